@@ -1,0 +1,35 @@
+"""dreamfusion_ngp: text to a textured 3D mesh, CUDA-accelerated DreamFusion on an instant-NGP field.
+
+Public names are loaded at first use, so `import dreamfusion_ngp` is quick and needs neither torch nor the native module.
+"""
+
+from importlib import import_module
+
+from .errors import DreamfusionError
+
+__version__ = "0.1.0"
+
+_HOME = {
+    "GridLayout": "ops.hashgrid",
+    "hashgrid_encode": "ops.hashgrid",
+    "field": "ops.field",
+    "field_density": "ops.field",
+    "march": "ops.march",
+    "occupancy_update": "ops.occupancy",
+    "shade": "ops.shade",
+    "composite": "ops.composite",
+    "adam_step": "ops.adam",
+}
+__all__ = ["DreamfusionError", "__version__", *_HOME]
+
+
+def __getattr__(name: str):
+    if name not in _HOME:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = getattr(import_module(f".{_HOME[name]}", __name__), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})
