@@ -18,6 +18,7 @@ import shlex
 import shutil
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 from typing import Mapping, NamedTuple
 
@@ -61,6 +62,23 @@ def output_of(*command: str) -> str:
         return ""
 
 
+def first_error(log: list[str]) -> str:
+    """The line of a compiler's output that says what went wrong."""
+    lines = [line.strip() for line in log if line.strip()] or ["no output"]
+    return next((line for line in lines if re.search(r"\b(error|fatal)\b ?:", line)), lines[-1])[:300]
+
+
+def compile_trouble(nvcc: str, env: Mapping[str, str]) -> str:
+    """Why this nvcc cannot compile a three-word kernel, such as a host compiler it does not know; "" if it can."""
+    host = ["-ccbin", env["CUDAHOSTCXX"]] if env.get("CUDAHOSTCXX") else []
+    with tempfile.TemporaryDirectory() as folder:
+        source = Path(folder) / "probe.cu"
+        source.write_text("#include <cuda_runtime.h>\n__global__ void probe() {}\n")
+        command = [nvcc, *host, "-std=c++17", "-c", str(source), "-o", f"{folder}/probe.o"]
+        probe = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, errors="replace")
+    return first_error(probe.stdout.splitlines()) if probe.returncode else ""
+
+
 def find_nvcc(env: Mapping[str, str]) -> Nvcc:
     """The first nvcc that runs and is new enough; BuildError names what was tried."""
     homes = [env.get("CUDA_HOME"), env.get("CUDA_PATH")]
@@ -76,6 +94,8 @@ def find_nvcc(env: Mapping[str, str]) -> Nvcc:
             tried.append(f"{candidate}: does not run")
         elif tuple(map(int, release.groups())) < OLDEST_CUDA:
             tried.append(f"{candidate}: CUDA {release[1]}.{release[2]} is older than {OLDEST_CUDA[0]}.{OLDEST_CUDA[1]}")
+        elif trouble := compile_trouble(path, env):
+            tried.append(f"{candidate}: cannot compile: {trouble}")
         else:
             return Nvcc(path, f"{release[1]}.{release[2]}", archs)
     raise BuildError(f"no usable nvcc ({'; '.join(tried)})")
@@ -150,12 +170,6 @@ def cmake_requirement() -> list[str]:
     version = re.search(r"version (\d+)\.(\d+)", output_of("cmake", "--version"))
     new_enough = version and tuple(map(int, version.groups())) >= OLDEST_CMAKE
     return [] if new_enough else [f"cmake>={OLDEST_CMAKE[0]}.{OLDEST_CMAKE[1]}"]
-
-
-def first_error(log: list[str]) -> str:
-    """The line of a build log that says what went wrong."""
-    telling = [line.strip() for line in log if re.search(r"\berror\b", line, re.I) and not line.startswith("CMake Error")]
-    return (telling or [line.strip() for line in log if line.strip()] or ["no output"])[0][:300]
 
 
 def run_logged(command: list[str]) -> None:
