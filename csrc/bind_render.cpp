@@ -1,0 +1,7 @@
+#include "bind.h"
+
+namespace dfn {
+
+void bind_render(py::module_&) {}
+
+}  // namespace dfn

@@ -1,0 +1,55 @@
+// What the CUDA launchers share: device guard, error check, grid size. Nothing here allocates or waits.
+#pragma once
+#include <cuda_runtime.h>
+
+#include <algorithm>
+#include <stdexcept>
+#include <string>
+
+#include "ops.h"
+
+namespace dfn::cuda {
+
+inline void check(cudaError_t status, const char* op) {
+    if (status != cudaSuccess) throw std::runtime_error(std::string(op) + ": CUDA error: " + cudaGetErrorString(status));
+}
+
+// Makes the tensors' device current for one launch; the caller's device comes back afterwards.
+class DeviceGuard {
+public:
+    explicit DeviceGuard(int device) {
+        check(cudaGetDevice(&previous_), "cudaGetDevice");
+        if (device != previous_) check(cudaSetDevice(device), "cudaSetDevice");
+        changed_ = device != previous_;
+    }
+    ~DeviceGuard() {
+        if (changed_) cudaSetDevice(previous_);
+    }
+    DeviceGuard(const DeviceGuard&) = delete;
+
+private:
+    int previous_ = 0;
+    bool changed_ = false;
+};
+
+inline cudaStream_t stream_of(const Exec& e) { return reinterpret_cast<cudaStream_t>(e.stream); }
+
+constexpr int kBlock = 256;  // threads per block of a one-thread-per-item kernel
+
+// Blocks of a grid-stride kernel over n items; a grid of zero blocks is an error in CUDA, so at least one.
+inline unsigned blocks_for(int64_t n, int block = kBlock) {
+    return unsigned(std::max<int64_t>(1, std::min<int64_t>((n + block - 1) / block, 65535)));
+}
+
+#define DFN_GRID_STRIDE(i, n) \
+    for (int64_t i = blockIdx.x * int64_t(blockDim.x) + threadIdx.x; i < (n); i += int64_t(gridDim.x) * blockDim.x)
+
+// kernel<<<blocks, block, 0, stream>>>(arguments...) with the device guard and the error check around it.
+template <class... Formal, class... Actual>
+void launch(const char* op, const Exec& e, void (*kernel)(Formal...), unsigned blocks, unsigned block, Actual... arguments) {
+    const DeviceGuard guard(e.device);
+    kernel<<<blocks, block, 0, stream_of(e)>>>(arguments...);
+    check(cudaGetLastError(), op);
+}
+
+}  // namespace dfn::cuda
