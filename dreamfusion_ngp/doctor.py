@@ -1,0 +1,320 @@
+"""`dreamfusion-ngp doctor`: facts about this installation, and verdicts with a remedy each.
+
+It must work when everything else is broken: the standard library comes first, torch is imported inside one check, and no
+check that fails keeps the next from running.
+"""
+
+import importlib.metadata
+import json
+import os
+import platform
+import re
+import shutil
+import subprocess
+import sys
+from dataclasses import asdict, dataclass
+
+from . import __version__
+from .errors import NativeError
+from .native import PACKAGE, REBUILD, build_info, build_record, cuda_remedy, is_stale, native, why_no_cuda
+
+OK, WARN, FAIL, SKIP = "OK", "WARN", "FAIL", "SKIP"
+PRIORS = PACKAGE / "toybox" / "priors"
+TOLERANCE = 1e-4  # relative error that the self-tests allow float32 kernels against the torch reference
+LITTLE_DISK = 1 << 30  # bytes; a default run leaves some 50 MB
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """One check's outcome; `remedy` is empty unless something should be done."""
+
+    name: str
+    status: str
+    detail: str
+    remedy: str = ""
+
+
+def run(json_output: bool = False) -> int:
+    """Print facts and verdicts, as text or as one JSON object. -> exit status: 1 if a verdict is FAIL, else 0."""
+    gpus = list_gpus()
+    facts = collect_facts(gpus)
+    verdicts = [guarded(check, gpus) for check in CHECKS]
+    if json_output:
+        print(json.dumps({"facts": facts, "verdicts": [asdict(v) for v in verdicts]}, indent=1))
+    else:
+        print_report(facts, verdicts)
+    return int(any(v.status == FAIL for v in verdicts))
+
+
+def print_report(facts: dict, verdicts: list[Verdict]) -> None:
+    for name, value in facts.items():
+        print(f"{name:14} {value}")
+    print()
+    for v in verdicts:
+        print(f"{v.status:5} {v.name}: {v.detail}")
+        if v.remedy:
+            print(f"      remedy: {v.remedy}")
+    failed = sum(v.status == FAIL for v in verdicts)
+    print(f"\n{failed} of {len(verdicts)} checks failed" if failed else "\nno check failed")
+
+
+def guarded(check, gpus: list[dict]) -> Verdict:
+    """The check's verdict; an exception that it did not foresee is a verdict too."""
+    try:
+        return check(gpus)
+    except Exception as error:  # noqa: BLE001 - whatever it was, the other checks must still run
+        return Verdict(check.__name__.replace("_", " "), FAIL, describe(error), f"install the package again: {REBUILD}")
+
+
+def describe(error: BaseException) -> str:
+    """An exception in one line."""
+    text = " ".join(str(error).split())
+    return f"{type(error).__name__}: {text}"[:400]
+
+
+# Facts -------------------------------------------------------------------------------------------------------------------
+
+
+def list_gpus() -> list[dict]:
+    """What nvidia-smi says of each GPU: name, arch (such as "90"), driver, free_mib; [] where it does not run."""
+    query = ["nvidia-smi", "--query-gpu=name,compute_cap,driver_version,memory.free", "--format=csv,noheader,nounits"]
+    try:
+        rows = subprocess.run(query, capture_output=True, text=True, timeout=60, check=True).stdout.splitlines()
+    except (OSError, subprocess.SubprocessError):
+        return []
+    cells = [[cell.strip() for cell in row.split(",")] for row in rows]
+    return [dict(name=c[0], arch=c[1].replace(".", ""), driver=c[2], free_mib=c[3]) for c in cells if len(c) == 4]
+
+
+def collect_facts(gpus: list[dict]) -> dict:
+    """Name -> value, all printable; what cannot be found out says so."""
+    try:
+        built = build_info()
+    except NativeError:
+        built = {**build_record(), "module": "not loaded"}
+    gpu_texts = [f"{g['name']} (sm_{g['arch']}, driver {g['driver']}, {g['free_mib']} MiB free)" for g in gpus]
+    return {
+        "dreamfusion_ngp": f"{__version__} in {PACKAGE}",
+        "python": f"{platform.python_version()} at {sys.executable}",
+        "platform": f"{platform.platform()}, {len(os.sched_getaffinity(0))} cores",
+        "native module": str(built["module"]),
+        "compiler": str(built.get("compiler", "unknown")),
+        "simd": str(built.get("simd", "unknown")),
+        "nvcc": built.get("nvcc_version") or "none at build time",
+        "CUDA archs": f"{', '.join(built['archs'])} (from {built['archs_from']})" if built.get("archs") else "none: CPU build",
+        "csrc": str(built.get("csrc", "unknown")),
+        "GPUs": "; ".join(gpu_texts) or "none seen by nvidia-smi",
+        **{name: installed_version(name) or "not installed" for name in ("torch", "diffusers", "transformers", "numpy")},
+    }
+
+
+def installed_version(name: str) -> str:
+    """The version of an installed distribution, or "". Imports nothing."""
+    try:
+        return importlib.metadata.version(name)
+    except importlib.metadata.PackageNotFoundError:
+        return ""
+
+
+def release(version: str) -> tuple[int, ...]:
+    """"2.13.0+cpu" -> (2, 13, 0)."""
+    return tuple(int(n) for n in re.match(r"\d+(?:\.\d+)*", version)[0].split("."))
+
+
+def cuda_name(number: int) -> str:
+    """13000 -> "13.0"."""
+    return f"{number // 1000}.{number % 1000 // 10}"
+
+
+# Verdicts ----------------------------------------------------------------------------------------------------------------
+
+
+def native_module(gpus: list[dict]) -> Verdict:
+    try:
+        native()
+    except NativeError as error:
+        return Verdict("native module", FAIL, str(error), REBUILD)
+    if is_stale():
+        return Verdict("native module", WARN, "loads, but csrc changed after it was built", "pip install -e .")
+    return Verdict("native module", OK, "loads")
+
+
+def cuda_code(gpus: list[dict]) -> Verdict:
+    if native().build_info()["cuda"]:
+        return Verdict("CUDA code", OK, f"built for {', '.join(build_record().get('archs', [])) or 'unrecorded architectures'}")
+    if gpus:
+        return Verdict("CUDA code", WARN, f"none, so the GPU is not used: {why_no_cuda()}", cuda_remedy())
+    return Verdict("CUDA code", OK, f"none, and no GPU to run it: {why_no_cuda()}")
+
+
+def driver(gpus: list[dict]) -> Verdict:
+    built = native().build_info()
+    if not built["cuda"] or not gpus:
+        return Verdict("driver", SKIP, "no GPU" if built["cuda"] else "no CUDA code")
+    have, need = built["cuda_driver"], built["cuda_runtime"]
+    detail = f"supports CUDA {cuda_name(have)}, the module was built with CUDA {cuda_name(need)}"
+    if have // 1000 < need // 1000:
+        remedy = f"update the NVIDIA driver, or rebuild with a CUDA toolkit not newer than {cuda_name(have)}"
+        return Verdict("driver", FAIL, detail, f"{remedy}: CUDA_HOME=... {REBUILD}")
+    return Verdict("driver", OK, detail)
+
+
+def gpu_architectures(gpus: list[dict]) -> Verdict:
+    archs = build_record().get("archs", [])
+    if not archs or not gpus:
+        return Verdict("GPU architectures", SKIP, "no CUDA code" if gpus else "no GPU")
+    missing = sorted({g["arch"] for g in gpus if not runs_on(archs, g["arch"])}, key=int)
+    if missing:
+        wanted = ";".join(missing)
+        remedy = f'DREAMFUSION_NGP_CUDA_ARCHS="{wanted}" {REBUILD}'
+        return Verdict("GPU architectures", FAIL, f"no code for sm_{wanted} among {', '.join(archs)}", remedy)
+    return Verdict("GPU architectures", OK, "code for every GPU here")
+
+
+def runs_on(archs: list[str], gpu: str) -> bool:
+    """Whether code for `archs` (CMake's notation) runs on `gpu` ("90"): SASS within a major version, PTX on all newer."""
+    for arch in archs:
+        number, suffix, kind = re.fullmatch(r"(\d+)([af]?)(-real|-virtual)?", arch).groups()
+        if suffix:  # architecture-specific code: exactly this one
+            if number == gpu:
+                return True
+            continue
+        same_major = kind != "-virtual" and number[:-1] == gpu[:-1]
+        if int(number) <= int(gpu) and (same_major or kind != "-real"):
+            return True
+    return False
+
+
+def torch_verdict(gpus: list[dict]) -> Verdict:
+    version = installed_version("torch")
+    remedy = "pip install -c constraints.txt torch"
+    try:
+        import torch
+
+        torch.zeros(1).sum().item()
+    except Exception as error:  # noqa: BLE001 - a broken torch may raise anything at import
+        return Verdict("torch", FAIL, f"{version or 'not installed'}: does not work: {describe(error)}", remedy)
+    if gpus and not torch.cuda.is_available():
+        why = f"built for CUDA {torch.version.cuda}" if torch.version.cuda else "a CPU build"
+        return Verdict("torch", WARN, f"{torch.__version__} does not see the GPU ({why})", "install torch built for CUDA")
+    return Verdict("torch", OK, f"{torch.__version__}, CUDA {torch.version.cuda or 'none'}")
+
+
+def requirements(gpus: list[dict]) -> Verdict:
+    """Versions against this package's own metadata."""
+    try:
+        lines = importlib.metadata.requires("dreamfusion_ngp") or []
+    except importlib.metadata.PackageNotFoundError:
+        return Verdict("requirements", FAIL, "dreamfusion_ngp itself is not installed", REBUILD)
+    wrong = []
+    for line in lines:
+        name, least = re.match(r"([\w.-]+)(?:>=([\d.]+))?", line).groups()
+        version = installed_version(name)
+        if "extra ==" in line:
+            continue
+        if not version:
+            wrong.append(f"{name} is missing")
+        elif least and release(version) < release(least):
+            wrong.append(f"{name} {version} is older than {least}")
+    return Verdict("requirements", FAIL, "; ".join(wrong), REBUILD) if wrong else Verdict("requirements", OK, "all present")
+
+
+def embedded_prior(gpus: list[dict]) -> Verdict:
+    sizes = [path.stat().st_size for path in PRIORS.rglob("*") if path.is_file()]
+    if not any(PRIORS.rglob("*.safetensors")):
+        return Verdict("embedded prior", FAIL, f"no weights under {PRIORS}", f"install the package again: {REBUILD}")
+    return Verdict("embedded prior", OK, f"{len(sizes)} files, {sum(sizes) / 1e6:.1f} MB")
+
+
+def ffmpeg(gpus: list[dict]) -> Verdict:
+    remedy = "pip install imageio-ffmpeg"
+    try:
+        from imageio_ffmpeg import get_ffmpeg_exe
+
+        path = get_ffmpeg_exe()
+        banner = subprocess.run([path, "-version"], capture_output=True, text=True, timeout=60, check=True).stdout
+    except Exception as error:  # noqa: BLE001 - missing, unreadable or not executable: the remedy is the same
+        return Verdict("ffmpeg", WARN, f"no turntable videos: {describe(error)}", remedy)
+    return Verdict("ffmpeg", OK, f"{' '.join(banner.split()[:3])} at {path}")
+
+
+def disk(gpus: list[dict]) -> Verdict:
+    free = shutil.disk_usage(os.getcwd()).free
+    detail = f"{free / 1e9:.1f} GB free in {os.getcwd()}"
+    return Verdict("disk", OK, detail) if free >= LITTLE_DISK else Verdict("disk", WARN, detail, "free some space, or use -o")
+
+
+def cpu_self_test(gpus: list[dict]) -> Verdict:
+    try:
+        import torch
+    except Exception:  # noqa: BLE001 - reported by its own check
+        return Verdict("CPU self-test", SKIP, "needs a working torch")
+    from .ops import field, reference
+
+    errors = compare(kernel_results(field.field, torch.device("cpu")), kernel_results(reference.field, torch.device("cpu")))
+    return self_test_verdict("CPU self-test", "the torch reference", errors)
+
+
+def gpu_self_test(gpus: list[dict]) -> Verdict:
+    try:
+        import torch
+    except Exception:  # noqa: BLE001 - reported by its own check
+        return Verdict("GPU self-test", SKIP, "needs a working torch")
+    if not native().build_info()["cuda"]:
+        return Verdict("GPU self-test", SKIP, "no CUDA code")
+    if not torch.cuda.is_available():
+        return Verdict("GPU self-test", SKIP, "torch sees no GPU")
+    from .ops import field
+
+    errors = compare(kernel_results(field.field, torch.device("cuda")), kernel_results(field.field, torch.device("cpu")))
+    return self_test_verdict("GPU self-test", "the CPU", errors)
+
+
+def kernel_results(field, device) -> dict:
+    """The field (hash grid, network, normals) forward and backward on fixed inputs -> name -> CPU tensor."""
+    import torch
+
+    from .ops.hashgrid import GridLayout
+
+    layout = GridLayout(levels=6, features=2, log2_table=10, base_resolution=4, finest_resolution=64)
+    draw = torch.Generator().manual_seed(0)
+    shapes = {"table": (layout.entries, 2), "W1": (16, 12), "b1": (16,), "W2": (4, 16), "b2": (4,)}
+    weights = {name: (0.5 * torch.randn(shape, generator=draw)).to(device) for name, shape in shapes.items()}
+    x = (2 * torch.rand(509, 3, generator=draw) - 1).to(device)
+    outputs = [torch.randn(shape, generator=draw).to(device) for shape in ((509,), (509, 3), (509, 3))]
+    for weight in weights.values():
+        weight.requires_grad_()
+    h, rgb, grad_h = field(
+        x, *weights.values(), layout, bound=1.0, level_weight=[1.0] * layout.levels, blob=("gaussian", 5.0, 0.2)
+    )
+    torch.autograd.backward([h, rgb, grad_h], outputs)
+    gradients = {f"d{name}": weight.grad for name, weight in weights.items()}
+    return {name: t.detach().cpu() for name, t in {"h": h, "rgb": rgb, "grad_h": grad_h, **gradients}.items()}
+
+
+def compare(ours: dict, theirs: dict) -> dict:
+    """Name -> relative L2 error."""
+    return {name: float((ours[name] - theirs[name]).norm() / theirs[name].norm()) for name in ours}
+
+
+def self_test_verdict(name: str, peer: str, errors: dict) -> Verdict:
+    worst = max(errors, key=lambda key: errors[key] if errors[key] == errors[key] else float("inf"))
+    detail = f"field, forward and backward, against {peer}: largest relative error {errors[worst]:.1e} ({worst})"
+    if errors[worst] <= TOLERANCE:
+        return Verdict(name, OK, detail)
+    return Verdict(name, FAIL, detail, f"rebuild: {REBUILD}; if it stays, report it with the output of doctor --json")
+
+
+CHECKS = (
+    native_module,
+    cuda_code,
+    driver,
+    gpu_architectures,
+    torch_verdict,
+    requirements,
+    embedded_prior,
+    ffmpeg,
+    disk,
+    cpu_self_test,
+    gpu_self_test,
+)
