@@ -51,7 +51,10 @@ setup(
         "rich",
         "imageio-ffmpeg",
     ],
-    extras_require={"test": ["pytest", "hypothesis", "drjit", "scipy"]},
+    extras_require={
+        # tiny-cuda-nn is used where it is installed, and is no extra: it must be built for one's own GPU and torch.
+        "test": ["pytest", "hypothesis", "drjit", "scipy", "setuptools>=68", "pybind11>=2.12", "ninja"],
+    },
     setup_requires=cmake_requirement(),
     entry_points={"console_scripts": ["dreamfusion-ngp = dreamfusion_ngp.cli:main"]},
     ext_modules=[Extension("dreamfusion_ngp._C", sources=[])],
