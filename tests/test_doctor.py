@@ -1,0 +1,170 @@
+"""doctor.py: right verdicts on this machine, and on machines that are broken in every way it knows."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import dreamfusion_ngp
+from dreamfusion_ngp import doctor
+
+PACKAGE = Path(dreamfusion_ngp.__file__).parent
+GPU = {"name": "NVIDIA H200", "arch": "90", "driver": "580.65", "free_mib": "140000"}
+NAMES = {
+    "native module", "CUDA code", "driver", "GPU architectures", "torch", "requirements", "embedded prior", "ffmpeg", "disk",
+    "CPU self-test", "GPU self-test",
+}  # fmt: skip
+
+
+def run_doctor(*paths: Path, **variables) -> tuple[int, dict]:
+    """Exit status and verdicts by name of a doctor in a fresh interpreter with `paths` first on sys.path."""
+    code = f"import sys; sys.path[:0] = {[str(p) for p in paths]}; from dreamfusion_ngp import doctor; sys.exit(doctor.run(True))"
+    env = {**os.environ, **variables}
+    result = subprocess.run([sys.executable, "-P", "-c", code], capture_output=True, text=True, cwd="/", env=env)
+    assert result.stdout.startswith("{"), result.stderr
+    return result.returncode, {v["name"]: v for v in json.loads(result.stdout)["verdicts"]}
+
+
+@pytest.fixture
+def built(monkeypatch):
+    """built(info, record): the module and the record that the doctor shall see."""
+
+    def see(record=(), **info):
+        module = type("Module", (), {"build_info": staticmethod(lambda: {"cuda": True, **info})})
+        monkeypatch.setattr(doctor, "native", lambda: module)
+        monkeypatch.setattr(doctor, "build_record", lambda: dict(record))
+
+    return see
+
+
+def test_this_installation_is_well(capsys):
+    status = doctor.run(json_output=True)
+    report = json.loads(capsys.readouterr().out)
+    verdicts = {v["name"]: v for v in report["verdicts"]}
+    assert set(verdicts) == NAMES
+    assert [v for v in verdicts.values() if v["status"] == "FAIL"] == [] and status == 0
+    assert verdicts["CPU self-test"]["status"] == "OK"
+    assert all(v["remedy"] for v in verdicts.values() if v["status"] == "WARN")
+    assert report["facts"]["torch"] and report["facts"]["native module"].endswith(".so")
+
+
+def test_text_report_says_the_same(capsys, monkeypatch):
+    bad = doctor.Verdict("thing", doctor.FAIL, "is broken", "mend it")
+    monkeypatch.setattr(doctor, "CHECKS", (lambda gpus: bad, doctor.disk))
+    assert doctor.run() == 1
+    out = capsys.readouterr().out
+    assert "FAIL  thing: is broken\n      remedy: mend it\n" in out and out.endswith("1 of 2 checks failed\n")
+
+
+@pytest.mark.parametrize("error", ["RuntimeError('libcudart.so.12: symbol lookup error')", "ModuleNotFoundError('No module named torch')"])
+def test_broken_torch_is_a_verdict_and_the_rest_still_runs(tmp_path, error):
+    (tmp_path / "torch").mkdir()
+    (tmp_path / "torch" / "__init__.py").write_text(f"raise {error}")
+    status, verdicts = run_doctor(tmp_path)
+    assert status == 1 and set(verdicts) == NAMES
+    assert verdicts["torch"]["status"] == "FAIL" and error.split("'")[1] in verdicts["torch"]["detail"] and verdicts["torch"]["remedy"]
+    assert verdicts["native module"]["status"] == "OK"
+    assert verdicts["CPU self-test"]["status"] == verdicts["GPU self-test"]["status"] == "SKIP"
+
+
+def test_source_tree_without_module_fails_with_the_remedy(tmp_path):
+    shutil.copytree(PACKAGE, tmp_path / "dreamfusion_ngp", ignore=shutil.ignore_patterns("*.so", "_build.json", "__pycache__"))
+    (tmp_path / "csrc").mkdir()
+    status, verdicts = run_doctor(tmp_path)
+    assert status == 1
+    assert "source tree" in verdicts["native module"]["detail"] and "pip install" in verdicts["native module"]["remedy"]
+    assert verdicts["torch"]["status"] == "OK"
+
+
+def test_a_check_that_crashes_is_a_failure_not_the_end(capsys, monkeypatch):
+    def lost_in_space(gpus):
+        raise OSError("no\nsuch thing")
+
+    monkeypatch.setattr(doctor, "CHECKS", (lost_in_space, doctor.disk))
+    assert doctor.run(json_output=True) == 1
+    first, second = json.loads(capsys.readouterr().out)["verdicts"]
+    assert first["name"] == "lost in space" and first["detail"] == "OSError: no such thing" and second["name"] == "disk"
+
+
+def test_gpu_with_cpu_build_says_why_and_how(built, monkeypatch):
+    built(cuda=False)
+    monkeypatch.setattr(doctor, "why_no_cuda", lambda: "no usable nvcc (nvcc: not found)")
+    verdict = doctor.cuda_code([GPU])
+    assert verdict.status == "WARN" and "nvcc: not found" in verdict.detail and "DREAMFUSION_NGP_CUDA=on" in verdict.remedy
+    assert doctor.cuda_code([]).status == "OK"
+
+
+@pytest.mark.parametrize("driver, status", [(13000, "OK"), (13020, "OK"), (12080, "FAIL"), (0, "FAIL")])
+def test_driver_must_not_be_older_than_the_runtime(built, driver, status):
+    built(cuda_driver=driver, cuda_runtime=13000)
+    verdict = doctor.driver([GPU])
+    assert verdict.status == status and "built with CUDA 13.0" in verdict.detail
+    assert doctor.driver([]).status == "SKIP"
+    if driver == 12080:
+        assert "not newer than 12.8" in verdict.remedy
+
+
+@pytest.mark.parametrize(
+    "archs, gpu, runs",
+    [
+        (["90-real"], "90", True),
+        (["80-real"], "86", True),  # SASS runs on later minor versions
+        (["86-real"], "80", False),
+        (["80-real"], "90", False),
+        (["75-real", "80"], "120", True),  # PTX runs on everything newer
+        (["80-virtual"], "80", True),
+        (["120"], "90", False),
+        (["100-real"], "103", True),
+        (["90a-real"], "90", True),
+        (["90a"], "100", False),
+        ([], "90", False),
+    ],
+)
+def test_which_code_runs_on_which_gpu(archs, gpu, runs):
+    assert doctor.runs_on(archs, gpu) is runs
+
+
+def test_missing_architecture_comes_with_the_command(built):
+    built(record={"archs": ["80-real"]})
+    verdict = doctor.gpu_architectures([GPU, {**GPU, "arch": "86"}])
+    assert verdict.status == "FAIL" and 'DREAMFUSION_NGP_CUDA_ARCHS="90"' in verdict.remedy
+    built(record={"archs": ["80-real", "90"]})
+    assert doctor.gpu_architectures([GPU]).status == "OK"
+
+
+def test_old_and_missing_requirements_are_named(monkeypatch):
+    monkeypatch.setattr(doctor.importlib.metadata, "requires", lambda name: ["torch>=2.6", "numpy", "rich", 'drjit; extra == "test"'])
+    versions = {"torch": "2.5.1+cu121", "numpy": "2.4.6"}
+    monkeypatch.setattr(doctor, "installed_version", lambda name: versions.get(name, ""))
+    verdict = doctor.requirements([])
+    assert verdict.status == "FAIL" and verdict.detail == "torch 2.5.1+cu121 is older than 2.6; rich is missing"
+
+
+def test_missing_prior_and_full_disk(tmp_path, monkeypatch):
+    monkeypatch.setattr(doctor, "PRIORS", tmp_path)
+    assert doctor.embedded_prior([]).status == "FAIL"
+    (tmp_path / "unet").mkdir()
+    (tmp_path / "unet" / "model.safetensors").write_bytes(bytes(2_500_000))
+    assert doctor.embedded_prior([]).detail == "1 files, 2.5 MB"
+    monkeypatch.setattr(doctor.shutil, "disk_usage", lambda path: shutil._ntuple_diskusage(10, 9, 1))
+    assert doctor.disk([]).status == "WARN"
+
+
+@pytest.mark.parametrize("wrong", [1e-2, float("nan"), float("inf")])
+def test_self_test_notices_a_wrong_kernel(wrong):
+    verdict = doctor.self_test_verdict("CPU self-test", "the torch reference", {"h": 1e-7, "dW1": wrong, "db1": 1e-6})
+    assert verdict.status == "FAIL" and "(dW1)" in verdict.detail and verdict.remedy
+
+
+def test_gpus_are_read_from_nvidia_smi(tmp_path, monkeypatch):
+    script = tmp_path / "nvidia-smi"
+    script.write_text('#!/bin/sh\necho "NVIDIA H200, 9.0, 580.65, 140000"\necho "No devices"\n')
+    script.chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert doctor.list_gpus() == [GPU]
+    script.write_text("#!/bin/sh\nexit 9\n")
+    assert doctor.list_gpus() == []
