@@ -1,0 +1,61 @@
+"""Captions of toys: "a red mug, front left view, high angle, clay", with parts left out at random for training."""
+
+from __future__ import annotations
+
+import re
+
+import numpy as np
+
+from ..lights import ALBEDO, TEXTURELESS
+from ..errors import PromptError
+from ..prompts import MODE_WORDS, fine_view, paper_view, view_prompt
+from .shapes import CLASSES, COLORS
+
+FILLER = ("a", "an", "the", "toy", "photo", "of", "dslr", "3d", "model", "render")
+VIEW_VOCABULARY = ("front", "back", "side", "left", "right", "view", "overhead", "high", "raised", "low", "angle")
+MODE_VOCABULARY = ("flat", "colors", "clay")
+WORDS = FILLER + tuple(COLORS) + CLASSES + VIEW_VOCABULARY + MODE_VOCABULARY
+
+# Dropout rates of training captions. No text at all trains the unconditional branch; view words without a subject train one
+# that keeps the view; the rest lets every shorter caption work.
+P_EMPTY, P_NO_SUBJECT, P_NO_COLOR, P_NO_VIEW, P_NO_MODE = 0.08, 0.07, 0.08, 0.10, 0.35
+P_NO_COLOR_IF_CLAY, P_PAPER_VIEW, P_PHOTO = 0.3, 0.3, 0.08
+
+
+def subject(name: str, color: str = "") -> str:
+    """"a red mug", "an orange torus", "a mug"."""
+    words = f"{color} {name}".strip()
+    return f"{'an' if words[0] in 'aeiou' else 'a'} {words}"
+
+
+def caption(name: str, color: str, azimuth: float, elevation: float, mode: int, random: np.random.Generator) -> str:
+    """A training caption for a picture of a toy; which parts it names is drawn from `random` (always seven draws)."""
+    draw = random.random(7)
+    if draw[0] < P_EMPTY:
+        return ""
+    clay = mode == TEXTURELESS
+    text = subject(name, "" if draw[2] < (P_NO_COLOR_IF_CLAY if clay else P_NO_COLOR) else color)
+    if draw[6] < P_PHOTO:
+        text = f"a photo of {text}"
+    view = (paper_view if draw[4] < P_PAPER_VIEW else fine_view)(azimuth, elevation)
+    mode_word = MODE_WORDS[0] if mode == ALBEDO else MODE_WORDS[2] if clay else ""
+    return view_prompt("" if draw[1] < P_NO_SUBJECT else text, "" if draw[3] < P_NO_VIEW else view,
+                       "" if draw[5] < P_NO_MODE else mode_word)
+
+
+def parse_prompt(prompt: str) -> tuple[str, str]:
+    """(class, colour) named by a prompt for the embedded prior; the colour may be "".
+
+    Raises PromptError that lists what the prior knows, for an unknown word, no class, or two classes or colours.
+    """
+    words = [w for w in re.split(r"[\s,.!]+", prompt.lower()) if w]
+    unknown = [w for w in words if w not in WORDS]
+    classes, colors = [w for w in words if w in CLASSES], [w for w in words if w in COLORS]
+    if unknown:
+        problem = f"the embedded prior does not know {', '.join(repr(w[:40]) for w in unknown[:3])}"
+    elif len(classes) != 1 or len(colors) > 1:
+        problem = "the embedded prior wants one object and at most one colour"
+    else:
+        return classes[0], (colors or [""])[0]
+    raise PromptError(f"{problem}. Objects: {', '.join(CLASSES)}. Colours: {', '.join(COLORS)}. For any other prompt give a "
+                      "diffusion model of your own: --guidance FOLDER (a pixel-space text-to-image model in diffusers format)")

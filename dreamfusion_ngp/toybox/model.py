@@ -1,0 +1,92 @@
+"""The architecture of the embedded prior, in diffusers and transformers classes only, and its folder on disk.
+
+A 64 x 64 picture enters the UNet as a 16 x 16 one with 48 channels (4 x 4 pixel unshuffle): on a CPU it trains 1.5 times as many pictures a
+second as with 2 x 2 at the same number of parameters. Whoever uses the UNet reads the factor from its channels:
+in_channels = 3 * factor^2.
+"""
+
+from __future__ import annotations
+
+import copy
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+from .captions import WORDS
+
+PRIOR = Path(__file__).parent / "priors" / "toybox-64"
+MAX_TOKENS = 16
+
+
+@dataclass
+class Prior:
+    """The four parts of a text-to-image diffusion folder."""
+
+    unet: object
+    text_encoder: object
+    tokenizer: object
+    scheduler: object
+
+    def save(self, folder: Path) -> None:
+        """Write a diffusers folder: model_index.json and one subfolder per part, float16 safetensors."""
+        import diffusers
+        import torch
+
+        folder = Path(folder)
+        for name in ("unet", "text_encoder"):
+            copy.deepcopy(getattr(self, name)).to(torch.float16).save_pretrained(folder / name, safe_serialization=True)
+        self.tokenizer.save_pretrained(folder / "tokenizer")
+        self.scheduler.save_pretrained(folder / "scheduler")
+        index = {"_class_name": "IFPipeline", "_diffusers_version": diffusers.__version__,
+                 "unet": ["diffusers", "UNet2DConditionModel"], "text_encoder": ["transformers", type(self.text_encoder).__name__],
+                 "tokenizer": ["transformers", "PreTrainedTokenizerFast"], "scheduler": ["diffusers", type(self.scheduler).__name__],
+                 "safety_checker": [None, None], "feature_extractor": [None, None], "watermarker": [None, None]}
+        (folder / "model_index.json").write_text(json.dumps(index, indent=2) + "\n")
+
+
+def build_tokenizer():
+    """A word-level tokenizer over the toybox vocabulary: lower case, punctuation dropped, </s> appended, padded to 16."""
+    from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
+    from transformers import PreTrainedTokenizerFast
+
+    vocabulary = {word: i for i, word in enumerate(("<pad>", "</s>", "<unk>") + WORDS)}
+    tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token="<unk>"))
+    tokenizer.normalizer = normalizers.Lowercase()
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence([pre_tokenizers.Split(",", "removed"), pre_tokenizers.WhitespaceSplit()])
+    tokenizer.post_processor = processors.TemplateProcessing(single="$A </s>", special_tokens=[("</s>", 1)])
+    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, pad_token="<pad>", eos_token="</s>", unk_token="<unk>",
+                                   model_max_length=MAX_TOKENS)
+
+
+def build_prior(seed: int = 0) -> Prior:
+    """The untrained prior: about 5 million parameters."""
+    import torch
+    from diffusers import DDPMScheduler, UNet2DConditionModel
+    from transformers import T5Config, T5EncoderModel
+
+    torch.manual_seed(seed)
+    tokenizer = build_tokenizer()
+    text_encoder = T5EncoderModel(T5Config(
+        vocab_size=len(tokenizer), d_model=128, d_kv=32, d_ff=256, num_layers=2, num_heads=4, dropout_rate=0.0,
+        relative_attention_num_buckets=16, relative_attention_max_distance=16, pad_token_id=0, eos_token_id=1))
+    unet = UNet2DConditionModel(
+        sample_size=16, in_channels=48, out_channels=48, block_out_channels=(96, 144), layers_per_block=1,
+        down_block_types=("DownBlock2D", "DownBlock2D"), mid_block_type="UNetMidBlock2DCrossAttn",
+        up_block_types=("UpBlock2D", "UpBlock2D"), cross_attention_dim=128, attention_head_dim=4, norm_num_groups=16,
+        resnet_time_scale_shift="scale_shift", addition_embed_type="text", addition_embed_type_num_heads=4)
+    scheduler = DDPMScheduler(num_train_timesteps=1000, beta_schedule="squaredcos_cap_v2", prediction_type="v_prediction",
+                              clip_sample=True)
+    return Prior(unet, text_encoder, tokenizer, scheduler)
+
+
+def load_prior(folder: Path = PRIOR) -> Prior:
+    """The prior saved in `folder`, weights in float32. Raises OSError where a part is missing."""
+    import torch
+    from diffusers import DDPMScheduler, UNet2DConditionModel
+    from transformers import PreTrainedTokenizerFast, T5EncoderModel
+
+    unet = UNet2DConditionModel.from_pretrained(folder / "unet", local_files_only=True, use_safetensors=True)
+    text_encoder = T5EncoderModel.from_pretrained(folder / "text_encoder", local_files_only=True, use_safetensors=True)
+    return Prior(unet.to(torch.float32), text_encoder.to(torch.float32),
+                 PreTrainedTokenizerFast.from_pretrained(folder / "tokenizer", local_files_only=True),
+                 DDPMScheduler.from_pretrained(folder / "scheduler", local_files_only=True))

@@ -1,0 +1,163 @@
+"""The training run of the prior: processes, optimiser, moving average, saving, progress."""
+
+from __future__ import annotations
+
+import copy
+import json
+import math
+import os
+import shutil
+import tempfile
+import time
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.distributed as dist
+
+from ..errors import PriorError
+from .model import Prior, build_prior, load_prior
+from .sampling import sheet
+from .training import Reservoir, TrainPriorConfig, denoising_loss, training_batch
+
+
+def train_prior(config: TrainPriorConfig, out: Path, *, resume: Path | None = None, processes: int = 1, device: str = "cpu") -> None:
+    """Train and leave a diffusers folder in `out`, with `training.json` (images seen, loss curve) and `samples.png` beside it.
+
+    resume: a folder to start from (weights only). processes: one-thread CPU processes with averaged gradients; on CUDA always 1.
+    """
+    if resume is not None and not (Path(resume) / "unet").is_dir():
+        raise PriorError(f"{resume} is no prior: it has no unet folder")
+    if device != "cpu" or processes <= 1:
+        return _run(0, 1, "", config, out, resume, device)
+    with tempfile.TemporaryDirectory() as folder:
+        torch.multiprocessing.spawn(_run, nprocs=processes,
+                                    args=(processes, f"file://{folder}/rendezvous", config, out, resume, device))
+
+
+def _run(rank: int, world: int, rendezvous: str, config: TrainPriorConfig, out: Path, resume: Path | None, device: str) -> None:
+    if device == "cpu":
+        torch.set_num_threads(1)
+    if world > 1:
+        os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")
+        dist.init_process_group("gloo", init_method=rendezvous, rank=rank, world_size=world)
+    prior = load_prior(resume) if resume else build_prior(config.seed)
+    prepare_for_training(prior, device)
+    seen = read_log(resume)["images"] if resume else 0
+    Run(prior, config, Path(out), rank, world, device, seen, read_log(resume)["loss"] if resume else []).loop()
+    if world > 1:
+        dist.barrier()
+        dist.destroy_process_group()
+
+
+def prepare_for_training(prior: Prior, device: str) -> None:
+    """Channels-last weights; plain attention, because the backward of fused attention is slow on a CPU."""
+    from diffusers.models.attention_processor import AttnProcessor
+
+    if device == "cpu":
+        prior.unet.set_attn_processor(AttnProcessor())
+    prior.unet.to(device=device, memory_format=torch.channels_last).train()
+    prior.text_encoder.to(device).train()
+
+
+def read_log(folder: Path) -> dict:
+    """training.json of a saved prior: {"images": images seen in all runs, "loss": [[images, loss], ...]}."""
+    path = Path(folder) / "training.json"
+    return json.loads(path.read_text()) if path.exists() else {"images": 0, "loss": []}
+
+
+class Run:
+    def __init__(self, prior, config, out, rank, world, device, seen, losses):
+        self.prior, self.config, self.out = prior, config, out
+        self.rank, self.world, self.device = rank, world, device
+        self.start, self.losses = seen, list(losses)
+        self.random = np.random.default_rng([config.seed, seen, rank])
+        torch.manual_seed(int(self.random.integers(1 << 31)))
+        self.parameters = [p for m in (prior.unet, prior.text_encoder) for p in m.parameters()]
+        self.average = [p.detach().clone() for p in self.parameters]
+        self.optimizer = torch.optim.AdamW(self.parameters, lr=0.0, betas=(0.9, 0.99), weight_decay=0.01, fused=True)
+        self.reservoir = Reservoir(config, self.random)
+
+    def loop(self) -> None:
+        config, per_step = self.config, self.config.batch * self.world
+        for _ in range(40):
+            self.reservoir.grow()
+        self.began = saved = time.monotonic()
+        recent, images = [], 0
+        while (progress := self.progress(images)) < 1.0:
+            recent.append(self.step(images, progress))
+            images += per_step
+            if images // per_step % config.trace_every == 0:
+                self.reservoir.grow()
+            if self.rank == 0 and len(recent) == 100:
+                self.report(images, progress, float(np.mean(recent)))
+                recent.clear()
+            if self.rank == 0 and time.monotonic() - saved > config.save_every:
+                self.save(self.start + images)
+                saved = time.monotonic()
+        if self.rank == 0:
+            self.save(self.start + images, with_sheet=True)
+
+    def progress(self, images: int) -> float:
+        """Fraction of the run that is done, by time or by images; rank 0 decides for all."""
+        config = self.config
+        by_time = (time.monotonic() - self.began) / (config.minutes * 60) if config.minutes else 0.0
+        value = torch.tensor(by_time if config.minutes else images / config.images, dtype=torch.float64)
+        if self.world > 1:
+            dist.broadcast(value, 0)
+        return float(value)
+
+    def report(self, images: int, progress: float, loss: float) -> None:
+        self.losses.append([self.start + images, round(loss, 5)])
+        seconds = time.monotonic() - self.began
+        print(f"images {self.start + images:>9,}  loss {loss:.4f}  {images / seconds:.0f} images/s  "
+              f"{seconds * (1 - progress) / max(progress, 1e-6) / 60:.0f} min left", flush=True)
+
+    def step(self, images: int, progress: float) -> float:
+        """One optimiser step; returns the loss."""
+        config = self.config
+        cosine = config.final_learning_rate + (1 - config.final_learning_rate) * 0.5 * (1 + math.cos(math.pi * progress))
+        for group in self.optimizer.param_groups:
+            group["lr"] = config.learning_rate * min(1.0, (images + 1) / config.warmup_images) * cosine
+        image, texts = training_batch(self.reservoir, config.batch, self.random)
+        loss = denoising_loss(self.prior, image.to(self.device), texts, self.random)
+        self.optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        self.average_gradients()
+        torch.nn.utils.clip_grad_norm_([p for p in self.parameters if p.grad is not None], 1.0)
+        self.optimizer.step()
+        decay = 0.5 ** (config.batch * self.world / config.ema_half_life)
+        with torch.no_grad():
+            torch._foreach_lerp_(self.average, self.parameters, 1 - min(decay, (images + 1) / (images + 20 * config.batch)))
+        return float(loss.detach())
+
+    def average_gradients(self) -> None:
+        if self.world == 1:
+            return
+        grads = [p.grad for p in self.parameters if p.grad is not None]
+        flat = torch.cat([g.reshape(-1) for g in grads])
+        dist.all_reduce(flat)
+        for g, part in zip(grads, flat.div_(self.world).split([g.numel() for g in grads])):
+            g.copy_(part.view_as(g))
+
+    def save(self, total: int, with_sheet: bool = False) -> None:
+        """Write the averaged weights into a new folder, then put it in the place of `out`."""
+        averaged = copy.deepcopy(self.prior)
+        with torch.no_grad():
+            for p, a in zip([p for m in (averaged.unet, averaged.text_encoder) for p in m.parameters()], self.average):
+                p.copy_(a)
+        part = self.out.with_name(self.out.name + ".part")
+        shutil.rmtree(part, ignore_errors=True)
+        averaged.save(part)
+        log = {"images": total, "loss": self.losses, "batch": self.config.batch * self.world, "seed": self.config.seed}
+        (part / "training.json").write_text(json.dumps(log) + "\n")
+        if with_sheet:
+            averaged.unet.eval()
+            sheet(averaged, part / "samples.png")
+        old = self.out.with_name(self.out.name + ".old")
+        shutil.rmtree(old, ignore_errors=True)
+        if self.out.exists():
+            self.out.rename(old)
+        part.rename(self.out)
+        shutil.rmtree(old, ignore_errors=True)
+        print(f"saved {self.out} after {total:,} images", flush=True)
