@@ -1,7 +1,7 @@
 """`dreamfusion-ngp doctor`: facts about this installation, and verdicts with a remedy each.
 
-It must work when everything else is broken: the standard library comes first, torch is imported inside one check, and no
-check that fails keeps the next from running.
+It must work when everything else is broken: torch is tried in a process of its own first, and no check that fails keeps the
+next from running.
 """
 
 import importlib.metadata
@@ -13,6 +13,7 @@ import shutil
 import subprocess
 import sys
 from dataclasses import asdict, dataclass
+from functools import cache
 
 from . import __version__
 from .errors import NativeError
@@ -28,7 +29,6 @@ LITTLE_DISK = 1 << 30  # bytes; a default run leaves some 50 MB
 class Verdict:
     """One check's outcome; `remedy` is empty unless something should be done."""
 
-    name: str
     status: str
     detail: str
     remedy: str = ""
@@ -38,23 +38,23 @@ def run(json_output: bool = False) -> int:
     """Print facts and verdicts, as text or as one JSON object. -> exit status: 1 if a verdict is FAIL, else 0."""
     gpus = list_gpus()
     facts = collect_facts(gpus)
-    verdicts = [guarded(check, gpus) for check in CHECKS]
+    verdicts = {name: guarded(check, gpus) for name, check in CHECKS.items()}
     if json_output:
-        print(json.dumps({"facts": facts, "verdicts": [asdict(v) for v in verdicts]}, indent=1))
+        print(json.dumps({"facts": facts, "verdicts": {name: asdict(v) for name, v in verdicts.items()}}, indent=1))
     else:
         print_report(facts, verdicts)
-    return int(any(v.status == FAIL for v in verdicts))
+    return int(any(v.status == FAIL for v in verdicts.values()))
 
 
-def print_report(facts: dict, verdicts: list[Verdict]) -> None:
+def print_report(facts: dict, verdicts: dict[str, Verdict]) -> None:
     for name, value in facts.items():
-        print(f"{name:14} {value}")
+        print(f"{name:16} {value}")
     print()
-    for v in verdicts:
-        print(f"{v.status:5} {v.name}: {v.detail}")
+    for name, v in verdicts.items():
+        print(f"{v.status:5} {name}: {v.detail}")
         if v.remedy:
             print(f"      remedy: {v.remedy}")
-    failed = sum(v.status == FAIL for v in verdicts)
+    failed = sum(v.status == FAIL for v in verdicts.values())
     print(f"\n{failed} of {len(verdicts)} checks failed" if failed else "\nno check failed")
 
 
@@ -62,8 +62,10 @@ def guarded(check, gpus: list[dict]) -> Verdict:
     """The check's verdict; an exception that it did not foresee is a verdict too."""
     try:
         return check(gpus)
-    except Exception as error:  # noqa: BLE001 - whatever it was, the other checks must still run
-        return Verdict(check.__name__.replace("_", " "), FAIL, describe(error), f"install the package again: {REBUILD}")
+    except NativeError:
+        return Verdict(SKIP, "needs the native module")
+    except Exception as error:  # whatever it was, the other checks must still run
+        return Verdict(FAIL, describe(error), f"install the package again: {REBUILD}")
 
 
 def describe(error: BaseException) -> str:
@@ -133,42 +135,42 @@ def native_module(gpus: list[dict]) -> Verdict:
     try:
         native()
     except NativeError as error:
-        return Verdict("native module", FAIL, str(error), REBUILD)
+        return Verdict(FAIL, str(error), REBUILD)
     if is_stale():
-        return Verdict("native module", WARN, "loads, but csrc changed after it was built", "pip install -e .")
-    return Verdict("native module", OK, "loads")
+        return Verdict(WARN, "loads, but csrc changed after it was built", "pip install -e .")
+    return Verdict(OK, "loads")
 
 
 def cuda_code(gpus: list[dict]) -> Verdict:
     if native().build_info()["cuda"]:
-        return Verdict("CUDA code", OK, f"built for {', '.join(build_record().get('archs', [])) or 'unrecorded architectures'}")
+        return Verdict(OK, f"built for {', '.join(build_record().get('archs', [])) or 'unrecorded architectures'}")
     if gpus:
-        return Verdict("CUDA code", WARN, f"none, so the GPU is not used: {why_no_cuda()}", cuda_remedy())
-    return Verdict("CUDA code", OK, f"none, and no GPU to run it: {why_no_cuda()}")
+        return Verdict(WARN, f"none, so the GPU is not used: {why_no_cuda()}", cuda_remedy())
+    return Verdict(OK, f"none, and no GPU to run it: {why_no_cuda()}")
 
 
 def driver(gpus: list[dict]) -> Verdict:
     built = native().build_info()
     if not built["cuda"] or not gpus:
-        return Verdict("driver", SKIP, "no GPU" if built["cuda"] else "no CUDA code")
+        return Verdict(SKIP, "no GPU" if built["cuda"] else "no CUDA code")
     have, need = built["cuda_driver"], built["cuda_runtime"]
     detail = f"supports CUDA {cuda_name(have)}, the module was built with CUDA {cuda_name(need)}"
     if have // 1000 < need // 1000:
         remedy = f"update the NVIDIA driver, or rebuild with a CUDA toolkit not newer than {cuda_name(have)}"
-        return Verdict("driver", FAIL, detail, f"{remedy}: CUDA_HOME=... {REBUILD}")
-    return Verdict("driver", OK, detail)
+        return Verdict(FAIL, detail, f"{remedy}: CUDA_HOME=... {REBUILD}")
+    return Verdict(OK, detail)
 
 
 def gpu_architectures(gpus: list[dict]) -> Verdict:
     archs = build_record().get("archs", [])
     if not archs or not gpus:
-        return Verdict("GPU architectures", SKIP, "no CUDA code" if gpus else "no GPU")
+        return Verdict(SKIP, "no CUDA code" if gpus else "no GPU")
     missing = sorted({g["arch"] for g in gpus if not runs_on(archs, g["arch"])}, key=int)
     if missing:
         wanted = ";".join(missing)
         remedy = f'DREAMFUSION_NGP_CUDA_ARCHS="{wanted}" {REBUILD}'
-        return Verdict("GPU architectures", FAIL, f"no code for sm_{wanted} among {', '.join(archs)}", remedy)
-    return Verdict("GPU architectures", OK, "code for every GPU here")
+        return Verdict(FAIL, f"no code for sm_{wanted} among {', '.join(archs)}", remedy)
+    return Verdict(OK, "code for every GPU here")
 
 
 def runs_on(archs: list[str], gpu: str) -> bool:
@@ -185,19 +187,29 @@ def runs_on(archs: list[str], gpu: str) -> bool:
     return False
 
 
-def torch_verdict(gpus: list[dict]) -> Verdict:
-    version = installed_version("torch")
-    remedy = "pip install -c constraints.txt torch"
-    try:
-        import torch
+@cache
+def probe_torch() -> dict:
+    """version, cuda, sees_gpu of torch, or error. In a process of its own: a broken torch may end the one that imports it."""
+    code = (
+        "import json, torch; torch.zeros(1).sum().item(); "
+        "print(json.dumps(dict(version=torch.__version__, cuda=torch.version.cuda, sees_gpu=torch.cuda.is_available())))"
+    )
+    probe = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=300)
+    if probe.returncode:
+        last = (probe.stderr.strip() or f"the process ended with {probe.returncode}").splitlines()[-1]
+        return {"error": last[:400]}
+    return json.loads(probe.stdout.splitlines()[-1])
 
-        torch.zeros(1).sum().item()
-    except Exception as error:  # noqa: BLE001 - a broken torch may raise anything at import
-        return Verdict("torch", FAIL, f"{version or 'not installed'}: does not work: {describe(error)}", remedy)
-    if gpus and not torch.cuda.is_available():
-        why = f"built for CUDA {torch.version.cuda}" if torch.version.cuda else "a CPU build"
-        return Verdict("torch", WARN, f"{torch.__version__} does not see the GPU ({why})", "install torch built for CUDA")
-    return Verdict("torch", OK, f"{torch.__version__}, CUDA {torch.version.cuda or 'none'}")
+
+def torch_works(gpus: list[dict]) -> Verdict:
+    torch = probe_torch()
+    if "error" in torch:
+        version = installed_version("torch") or "not installed"
+        return Verdict(FAIL, f"{version}: does not work: {torch['error']}", "pip install -c constraints.txt torch")
+    if gpus and not torch["sees_gpu"]:
+        why = f"built for CUDA {torch['cuda']}" if torch["cuda"] else "a CPU build"
+        return Verdict(WARN, f"{torch['version']} does not see the GPU ({why})", "install torch built for CUDA")
+    return Verdict(OK, f"{torch['version']}, CUDA {torch['cuda'] or 'none'}")
 
 
 def requirements(gpus: list[dict]) -> Verdict:
@@ -205,7 +217,7 @@ def requirements(gpus: list[dict]) -> Verdict:
     try:
         lines = importlib.metadata.requires("dreamfusion_ngp") or []
     except importlib.metadata.PackageNotFoundError:
-        return Verdict("requirements", FAIL, "dreamfusion_ngp itself is not installed", REBUILD)
+        return Verdict(FAIL, "dreamfusion_ngp itself is not installed", REBUILD)
     wrong = []
     for line in lines:
         name, least = re.match(r"([\w.-]+)(?:>=([\d.]+))?", line).groups()
@@ -216,14 +228,14 @@ def requirements(gpus: list[dict]) -> Verdict:
             wrong.append(f"{name} is missing")
         elif least and release(version) < release(least):
             wrong.append(f"{name} {version} is older than {least}")
-    return Verdict("requirements", FAIL, "; ".join(wrong), REBUILD) if wrong else Verdict("requirements", OK, "all present")
+    return Verdict(FAIL, "; ".join(wrong), REBUILD) if wrong else Verdict(OK, "all present")
 
 
 def embedded_prior(gpus: list[dict]) -> Verdict:
     sizes = [path.stat().st_size for path in PRIORS.rglob("*") if path.is_file()]
     if not any(PRIORS.rglob("*.safetensors")):
-        return Verdict("embedded prior", FAIL, f"no weights under {PRIORS}", f"install the package again: {REBUILD}")
-    return Verdict("embedded prior", OK, f"{len(sizes)} files, {sum(sizes) / 1e6:.1f} MB")
+        return Verdict(FAIL, f"no weights under {PRIORS}", f"install the package again: {REBUILD}")
+    return Verdict(OK, f"{len(sizes)} files, {sum(sizes) / 1e6:.1f} MB")
 
 
 def ffmpeg(gpus: list[dict]) -> Verdict:
@@ -233,44 +245,41 @@ def ffmpeg(gpus: list[dict]) -> Verdict:
 
         path = get_ffmpeg_exe()
         banner = subprocess.run([path, "-version"], capture_output=True, text=True, timeout=60, check=True).stdout
-    except Exception as error:  # noqa: BLE001 - missing, unreadable or not executable: the remedy is the same
-        return Verdict("ffmpeg", WARN, f"no turntable videos: {describe(error)}", remedy)
-    return Verdict("ffmpeg", OK, f"{' '.join(banner.split()[:3])} at {path}")
+    except Exception as error:  # missing, unreadable or not executable: the remedy is the same
+        return Verdict(WARN, f"no turntable videos: {describe(error)}", remedy)
+    return Verdict(OK, f"{' '.join(banner.split()[:3])} at {path}")
 
 
 def disk(gpus: list[dict]) -> Verdict:
     free = shutil.disk_usage(os.getcwd()).free
     detail = f"{free / 1e9:.1f} GB free in {os.getcwd()}"
-    return Verdict("disk", OK, detail) if free >= LITTLE_DISK else Verdict("disk", WARN, detail, "free some space, or use -o")
+    return Verdict(OK, detail) if free >= LITTLE_DISK else Verdict(WARN, detail, "free some space, or use -o")
 
 
 def cpu_self_test(gpus: list[dict]) -> Verdict:
-    try:
-        import torch
-    except Exception:  # noqa: BLE001 - reported by its own check
-        return Verdict("CPU self-test", SKIP, "needs a working torch")
+    if "error" in probe_torch():
+        return Verdict(SKIP, "needs a working torch")
+    native()
     from .ops import field, reference
 
-    errors = compare(kernel_results(field.field, torch.device("cpu")), kernel_results(reference.field, torch.device("cpu")))
-    return self_test_verdict("CPU self-test", "the torch reference", errors)
+    errors = compare(kernel_results(field.field, "cpu"), kernel_results(reference.field, "cpu"))
+    return self_test_verdict("the torch reference", errors)
 
 
 def gpu_self_test(gpus: list[dict]) -> Verdict:
-    try:
-        import torch
-    except Exception:  # noqa: BLE001 - reported by its own check
-        return Verdict("GPU self-test", SKIP, "needs a working torch")
+    if "error" in probe_torch():
+        return Verdict(SKIP, "needs a working torch")
     if not native().build_info()["cuda"]:
-        return Verdict("GPU self-test", SKIP, "no CUDA code")
-    if not torch.cuda.is_available():
-        return Verdict("GPU self-test", SKIP, "torch sees no GPU")
+        return Verdict(SKIP, "no CUDA code")
+    if not probe_torch()["sees_gpu"]:
+        return Verdict(SKIP, "torch sees no GPU")
     from .ops import field
 
-    errors = compare(kernel_results(field.field, torch.device("cuda")), kernel_results(field.field, torch.device("cpu")))
-    return self_test_verdict("GPU self-test", "the CPU", errors)
+    errors = compare(kernel_results(field.field, "cuda"), kernel_results(field.field, "cpu"))
+    return self_test_verdict("the CPU", errors)
 
 
-def kernel_results(field, device) -> dict:
+def kernel_results(field, device: str) -> dict:
     """The field (hash grid, network, normals) forward and backward on fixed inputs -> name -> CPU tensor."""
     import torch
 
@@ -297,24 +306,24 @@ def compare(ours: dict, theirs: dict) -> dict:
     return {name: float((ours[name] - theirs[name]).norm() / theirs[name].norm()) for name in ours}
 
 
-def self_test_verdict(name: str, peer: str, errors: dict) -> Verdict:
+def self_test_verdict(peer: str, errors: dict) -> Verdict:
     worst = max(errors, key=lambda key: errors[key] if errors[key] == errors[key] else float("inf"))
     detail = f"field, forward and backward, against {peer}: largest relative error {errors[worst]:.1e} ({worst})"
     if errors[worst] <= TOLERANCE:
-        return Verdict(name, OK, detail)
-    return Verdict(name, FAIL, detail, f"rebuild: {REBUILD}; if it stays, report it with the output of doctor --json")
+        return Verdict(OK, detail)
+    return Verdict(FAIL, detail, f"rebuild: {REBUILD}; if it stays, report it with the output of doctor --json")
 
 
-CHECKS = (
-    native_module,
-    cuda_code,
-    driver,
-    gpu_architectures,
-    torch_verdict,
-    requirements,
-    embedded_prior,
-    ffmpeg,
-    disk,
-    cpu_self_test,
-    gpu_self_test,
-)
+CHECKS = {
+    "native module": native_module,
+    "CUDA code": cuda_code,
+    "driver": driver,
+    "GPU architectures": gpu_architectures,
+    "torch": torch_works,
+    "requirements": requirements,
+    "embedded prior": embedded_prior,
+    "ffmpeg": ffmpeg,
+    "disk": disk,
+    "CPU self-test": cpu_self_test,
+    "GPU self-test": gpu_self_test,
+}
