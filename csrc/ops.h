@@ -5,8 +5,13 @@
 #include <stdexcept>
 #include <type_traits>
 
+#include "composite.h"
 #include "field.h"
 #include "hashgrid.h"
+#include "march.h"
+#include "occupancy.h"
+#include "optimizer.h"
+#include "shade.h"
 
 namespace dfn {
 
@@ -45,5 +50,13 @@ DFN_DECLARE(field_forward, Field)
 DFN_DECLARE(field_backward, Field)
 
 // march, occupancy, shade, composite, optimizer
+DFN_DECLARE(march, March)
+DFN_DECLARE(occupancy_update, Occupancy)
+DFN_DECLARE(cell_points, CellPoints)
+DFN_DECLARE(shade_forward, Shade)
+DFN_DECLARE(shade_backward, ShadeBackward)
+DFN_DECLARE(composite_forward, Composite)
+DFN_DECLARE(composite_backward, CompositeBackward)
+DFN_DECLARE(adam, Adam)
 
 }  // namespace dfn

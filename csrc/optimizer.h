@@ -1,0 +1,39 @@
+// Adam (Kingma & Ba 2015, algorithm 1), fused: one pass reads a gradient, applies it, and leaves zero behind.
+#pragma once
+#include "hd.h"
+
+namespace dfn {
+
+template <class T>
+struct Adam {
+    T* param;            // in, out (n)
+    T* grad;             // in (n), zero afterwards
+    T* exp_avg;          // in, out (n): first moment
+    T* exp_avg_sq;       // in, out (n): second moment
+    int64_t* nonfinite;  // in, out (1): raised by the number of NaN or infinite gradient elements
+    int64_t n;
+    T beta1, beta2;
+    T eps;
+    T weight_decay;      // added to the gradient, times the parameter (L2, as in torch.optim.Adam)
+    T step_size;         // lr / (1 - beta1^step)
+    T inverse_root;      // 1 / sqrt(1 - beta2^step)
+};
+
+// Returns 1 for a non-finite gradient, whose element then keeps its value and moments. Written without branches: a loop over
+// this body has to vectorise.
+template <class T>
+DFN_HD int adam_element(const Adam<T>& p, int64_t i) {
+    const T raw = p.grad[i], value = p.param[i], m0 = p.exp_avg[i], v0 = p.exp_avg_sq[i];
+    const bool ok = raw - raw == T(0);
+    const T g = raw + p.weight_decay * value;
+    const T m = p.beta1 * m0 + (T(1) - p.beta1) * g;
+    const T v = p.beta2 * v0 + (T(1) - p.beta2) * g * g;
+    const T next = value - p.step_size * m / (std::sqrt(v) * p.inverse_root + p.eps);
+    p.param[i] = ok ? next : value;
+    p.exp_avg[i] = ok ? m : m0;
+    p.exp_avg_sq[i] = ok ? v : v0;
+    p.grad[i] = T(0);
+    return ok ? 0 : 1;
+}
+
+}  // namespace dfn
