@@ -1,10 +1,10 @@
 """How setup.py builds dreamfusion_ngp._C: find nvcc, choose architectures, run CMake, leave a record.
 
 Environment variables
-    DREAMFUSION_NGP_CUDA        auto (default): CUDA code if an nvcc runs and can compile it, else a CPU build that records
-                                why; on: CUDA code or an error; off: CPU only
-    DREAMFUSION_NGP_CUDA_ARCHS  architectures such as "80;90" or "8.0;9.0+PTX"; wins over TORCH_CUDA_ARCH_LIST, which wins
-                                over the GPUs that nvidia-smi shows, which win over the default list
+    DREAMFUSION_NGP_CUDA        auto (default): CUDA code if an nvcc runs and can compile it, else a CPU build that
+                                records why; on: CUDA code or an error; off: CPU only
+    DREAMFUSION_NGP_CUDA_ARCHS  architectures such as "80;90" or "8.0;9.0+PTX"; wins over TORCH_CUDA_ARCH_LIST, which
+                                wins over the GPUs that nvidia-smi shows, which win over the default list
     MAX_JOBS                    compilers at a time; default: cores, but 2 GB of memory for each
     CMAKE_ARGS                  further arguments for CMake, such as -DDFN_SANITIZE=address
 
@@ -102,7 +102,7 @@ def find_nvcc(env: Mapping[str, str]) -> Nvcc:
 
 
 def parse_archs(text: str, source: str) -> list[str]:
-    """"8.0;9.0+PTX", "80 90+PTX" or "Ampere" -> CMake's ["80-real", "90"]; BuildError names what cannot be read."""
+    """ "8.0;9.0+PTX", "80 90+PTX" or "Ampere" -> CMake's ["80-real", "90"]; BuildError names what cannot be read."""
     archs = {}
     for word in filter(None, re.split(r"[;,\s]+", text)):
         name, ptx = re.subn(r"\+PTX$", "", word, flags=re.IGNORECASE)
@@ -130,7 +130,7 @@ def choose_archs(nvcc: Nvcc, env: Mapping[str, str]) -> tuple[list[str], str]:
             known = [arch for arch in asked if re.match(r"\d+", arch)[0] in nvcc.archs]
             if not known:
                 have = ", ".join(sorted(nvcc.archs, key=int))
-                raise BuildError(f"{source}={env[source]}: CUDA {nvcc.version} compiles none of these (it knows {have})")
+                raise BuildError(f"{source}={env[source]}: CUDA {nvcc.version} compiles none of these, only {have}")
             return known, source
     gpus = visible_gpus()
     if gpus and nvcc.archs.issuperset(gpus):
@@ -175,7 +175,8 @@ def cmake_requirement() -> list[str]:
 def run_logged(command: list[str]) -> None:
     """Run a command, passing its output on; BuildError with the telling line if it fails."""
     log = []
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, errors="replace") as process:
+    both = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True, "errors": "replace"}
+    with subprocess.Popen(command, **both) as process:
         for line in process.stdout:
             log.append(line)
             print(line, end="", flush=True)
@@ -197,8 +198,8 @@ def compile_module(plan: Plan, env: Mapping[str, str]) -> Path:
         "CMAKE_CUDA_COMPILER": plan.nvcc.path if plan.nvcc else "",
         "CMAKE_CUDA_ARCHITECTURES": ";".join(plan.archs),
     }
-    defines = [f"-D{key}={value}" for key, value in arguments.items()]
-    run_logged(["cmake", "-S", str(ROOT), "-B", str(folder), "-G", "Ninja", *defines, *shlex.split(env.get("CMAKE_ARGS", ""))])
+    defines = [f"-D{key}={value}" for key, value in arguments.items()] + shlex.split(env.get("CMAKE_ARGS", ""))
+    run_logged(["cmake", "-S", str(ROOT), "-B", str(folder), "-G", "Ninja", *defines])
     run_logged(["cmake", "--build", str(folder), "--target", "_C", "--parallel", str(max_jobs(env))])
     return next(folder.glob("_C*.so"))
 

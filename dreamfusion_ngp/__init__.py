@@ -1,6 +1,6 @@
 """dreamfusion_ngp: text to a textured 3D mesh, CUDA-accelerated DreamFusion on an instant-NGP field.
 
-Public names are loaded at first use, so `import dreamfusion_ngp` is quick and needs neither torch nor the native module.
+Public names are loaded at first use: `import dreamfusion_ngp` is quick and needs neither torch nor the native module.
 """
 
 from importlib import import_module

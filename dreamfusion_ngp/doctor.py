@@ -1,7 +1,7 @@
 """`dreamfusion-ngp doctor`: facts about this installation, and verdicts with a remedy each.
 
-It must work when everything else is broken: torch is tried in a process of its own first, and no check that fails keeps the
-next from running.
+It must work when everything else is broken: torch is tried in a process of its own first, and no check that fails
+keeps the next from running.
 """
 
 import importlib.metadata
@@ -74,7 +74,7 @@ def describe(error: BaseException) -> str:
     return f"{type(error).__name__}: {text}"[:400]
 
 
-# Facts -------------------------------------------------------------------------------------------------------------------
+# Facts
 
 
 def list_gpus() -> list[dict]:
@@ -103,10 +103,10 @@ def collect_facts(gpus: list[dict]) -> dict:
         "compiler": str(built.get("compiler", "unknown")),
         "simd": str(built.get("simd", "unknown")),
         "nvcc": built.get("nvcc_version") or "none at build time",
-        "CUDA archs": f"{', '.join(built['archs'])} (from {built['archs_from']})" if built.get("archs") else "none: CPU build",
+        "CUDA archs": f"{', '.join(built['archs'])} ({built['archs_from']})" if built.get("archs") else "none",
         "csrc": str(built.get("csrc", "unknown")),
         "GPUs": "; ".join(gpu_texts) or "none seen by nvidia-smi",
-        **{name: installed_version(name) or "not installed" for name in ("torch", "diffusers", "transformers", "numpy")},
+        **{name: installed_version(name) or "not installed" for name in ("torch", "diffusers", "transformers")},
     }
 
 
@@ -119,7 +119,7 @@ def installed_version(name: str) -> str:
 
 
 def release(version: str) -> tuple[int, ...]:
-    """"2.13.0+cpu" -> (2, 13, 0)."""
+    """ "2.13.0+cpu" -> (2, 13, 0)."""
     return tuple(int(n) for n in re.match(r"\d+(?:\.\d+)*", version)[0].split("."))
 
 
@@ -128,7 +128,7 @@ def cuda_name(number: int) -> str:
     return f"{number // 1000}.{number % 1000 // 10}"
 
 
-# Verdicts ----------------------------------------------------------------------------------------------------------------
+# Verdicts
 
 
 def native_module(gpus: list[dict]) -> Verdict:
@@ -174,7 +174,7 @@ def gpu_architectures(gpus: list[dict]) -> Verdict:
 
 
 def runs_on(archs: list[str], gpu: str) -> bool:
-    """Whether code for `archs` (CMake's notation) runs on `gpu` ("90"): SASS within a major version, PTX on all newer."""
+    """Whether code for `archs` (CMake's notation) runs on `gpu` ("90"): SASS within its major version, PTX on newer."""
     for arch in archs:
         number, suffix, kind = re.fullmatch(r"(\d+)([af]?)(-real|-virtual)?", arch).groups()
         if suffix:  # architecture-specific code: exactly this one
@@ -189,10 +189,10 @@ def runs_on(archs: list[str], gpu: str) -> bool:
 
 @cache
 def probe_torch() -> dict:
-    """version, cuda, sees_gpu of torch, or error. In a process of its own: a broken torch may end the one that imports it."""
+    """version, cuda, sees_gpu of torch, or error. In its own process: a broken torch may end the one that imports it."""
     code = (
-        "import json, torch; torch.zeros(1).sum().item(); "
-        "print(json.dumps(dict(version=torch.__version__, cuda=torch.version.cuda, sees_gpu=torch.cuda.is_available())))"
+        "import json, torch; torch.zeros(1).sum().item(); cuda = torch.version.cuda; "
+        "print(json.dumps(dict(version=torch.__version__, cuda=cuda, sees_gpu=torch.cuda.is_available())))"
     )
     probe = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=300)
     if probe.returncode:

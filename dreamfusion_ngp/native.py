@@ -26,7 +26,7 @@ def native() -> ModuleType:
         elif (SOURCE_TREE / "csrc").is_dir():
             why = (
                 f"dreamfusion_ngp was imported from its source tree {SOURCE_TREE}, which holds no built native module; "
-                f'install it ({REBUILD}) and start Python elsewhere or with -P, or build here: pip install -e .'
+                f"install it ({REBUILD}) and start Python elsewhere or with -P, or build here: pip install -e ."
             )
         else:
             why = f"the native module is missing from {PACKAGE}; install the package again: {REBUILD}"
@@ -52,7 +52,7 @@ def cuda_remedy() -> str:
 
 
 def build_record() -> dict:
-    """`_build.json`, written by the build: cuda, why_no_cuda, nvcc, nvcc_version, archs, archs_from, csrc; {} if missing."""
+    """`_build.json`, written by the build (see build_support.py); {} if missing."""
     try:
         return json.loads((PACKAGE / "_build.json").read_text(encoding="utf-8"))
     except (OSError, ValueError):
@@ -60,7 +60,7 @@ def build_record() -> dict:
 
 
 def build_info() -> dict:
-    """What the build recorded and what the module says of itself, and `stale`; the module's word wins. Needs `native()`."""
+    """What the build recorded, what the module says of itself (which wins), and `stale`. Raises as `native()`."""
     return {**build_record(), **native().build_info(), "module": native().__file__, "stale": is_stale()}
 
 

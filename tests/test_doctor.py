@@ -76,7 +76,8 @@ def test_broken_torch_is_a_verdict_and_the_rest_still_runs(tmp_path, torch, said
 
 
 def test_source_tree_without_module_fails_with_the_remedy(tmp_path):
-    shutil.copytree(PACKAGE, tmp_path / "dreamfusion_ngp", ignore=shutil.ignore_patterns("*.so", "_build.json", "__pycache__"))
+    built_files = shutil.ignore_patterns("*.so", "_build.json", "__pycache__")
+    shutil.copytree(PACKAGE, tmp_path / "dreamfusion_ngp", ignore=built_files)
     (tmp_path / "csrc").mkdir()
     status, verdicts = run_doctor(tmp_path)
     assert status == 1
@@ -99,7 +100,8 @@ def test_gpu_with_cpu_build_says_why_and_how(built, monkeypatch):
     built(cuda=False)
     monkeypatch.setattr(doctor, "why_no_cuda", lambda: "no usable nvcc (nvcc: not found)")
     verdict = doctor.cuda_code([GPU])
-    assert verdict.status == "WARN" and "nvcc: not found" in verdict.detail and "DREAMFUSION_NGP_CUDA=on" in verdict.remedy
+    assert verdict.status == "WARN" and "nvcc: not found" in verdict.detail
+    assert "DREAMFUSION_NGP_CUDA=on" in verdict.remedy
     assert doctor.cuda_code([]).status == "OK"
 
 
@@ -142,7 +144,8 @@ def test_missing_architecture_comes_with_the_command(built):
 
 
 def test_old_and_missing_requirements_are_named(monkeypatch):
-    monkeypatch.setattr(doctor.importlib.metadata, "requires", lambda name: ["torch>=2.6", "numpy", "rich", 'drjit; extra == "test"'])
+    needed = ["torch>=2.6", "numpy", "rich", 'drjit; extra == "test"']
+    monkeypatch.setattr(doctor.importlib.metadata, "requires", lambda name: needed)
     versions = {"torch": "2.5.1+cu121", "numpy": "2.4.6"}
     monkeypatch.setattr(doctor, "installed_version", lambda name: versions.get(name, ""))
     verdict = doctor.requirements([])

@@ -32,7 +32,7 @@ RANK = {name: rank for rank, line in enumerate(LAYERS.split("\n")) for name in l
 HEAVY = {"diffusers", "transformers", "skimage", "trimesh", "xatlas", "fast_simplification", "imageio_ffmpeg", "rich"}
 TORCH_FREE = {"__init__", "__main__", "errors", "config", "native", "doctor", "cli"}
 FORBIDDEN_IMPORTS = {"pickle", "yaml", "torchvision", "xformers", "nerfacc", "nvdiffrast"}
-FORBIDDEN_CALLS = {"eval", "exec", "nan_to_num", "load_inline", "torch.load", "torch.hub.load", "os.system", "marshal.loads"}
+FORBIDDEN_CALLS = {"eval", "exec", "torch.load", "torch.hub.load", "os.system", "marshal.loads"}
 
 MODULES = {".".join(p.relative_to(PACKAGE).with_suffix("").parts): p for p in sorted(PACKAGE.rglob("*.py"))}
 
@@ -93,7 +93,8 @@ def test_imports_only_from_layers_above(module):
 
 @pytest.mark.parametrize("folder", sorted({m.split(".")[0] for m in MODULES if "." in m}))
 def test_no_cycle_inside_a_folder(folder):
-    edges = {m: {n for n in own_imports(m) if n in MODULES and n.startswith(folder + ".")} for m in MODULES if m.startswith(folder + ".")}
+    inside = {m for m in MODULES if m.startswith(folder + ".")}
+    edges = {m: own_imports(m) & inside for m in inside}
     while edges:
         leaves = {m for m, targets in edges.items() if not targets & edges.keys()}
         assert leaves, f"modules that import each other: {sorted(edges)}"
@@ -116,13 +117,15 @@ def test_nothing_runs_code_from_data_or_hides_divergence(module):
             continue
         called = ast.unparse(node.func)
         assert called not in FORBIDDEN_CALLS and called.split(".")[-1] != "nan_to_num", f"{module}: {called}"
-        flags = {keyword.arg for keyword in node.keywords if not (isinstance(keyword.value, ast.Constant) and not keyword.value.value)}
+        flags = {keyword.arg for keyword in node.keywords if ast.unparse(keyword.value) != "False"}
         assert not flags & {"shell", "trust_remote_code"}, f"{module}: {called} with {flags}"
 
 
 def test_the_rules_catch_what_they_are_for(tmp_path, monkeypatch):
     offender = tmp_path / "config.py"
-    offender.write_text("import diffusers\nfrom .ops import field\nfrom . import train\n\n\ndef f():\n    from .cli import main\n")
+    offender.write_text(
+        "import diffusers\nfrom .ops import field\nfrom . import train\ndef f():\n    from .cli import main\n"
+    )
     monkeypatch.setitem(MODULES, "config", offender)
     monkeypatch.setitem(MODULES, "cli", offender)
     monkeypatch.setitem(MODULES, "train", offender)
