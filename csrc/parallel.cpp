@@ -16,8 +16,11 @@ namespace {
 thread_local bool in_parallel = false;
 
 struct Job {
-    int64_t n, grain, chunks;
-    const std::function<void(int64_t, int64_t)>* fn;
+    Job(int64_t n, int64_t grain, int64_t chunks, const std::function<void(int64_t, int64_t)>* fn, int seats)
+        : n(n), grain(grain), chunks(chunks), fn(fn), seats(seats) {}
+
+    const int64_t n, grain, chunks;
+    const std::function<void(int64_t, int64_t)>* const fn;
     int seats;                     // workers that may still join; guarded by the pool's mutex
     int active = 0;                // workers inside; guarded by the pool's mutex
     std::atomic<int64_t> next{0};  // the next chunk
@@ -105,7 +108,7 @@ void parallel_for(int64_t n, int threads, const std::function<void(int64_t, int6
         for (int64_t c = 0; c < chunks; ++c) fn(c * grain, std::min(n, (c + 1) * grain));
         return;
     }
-    Job job{n, grain, chunks, &fn, seats};
+    Job job(n, grain, chunks, &fn, seats);
     pool().run(job);
     if (job.error) std::rethrow_exception(job.error);
 }

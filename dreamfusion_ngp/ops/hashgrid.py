@@ -1,0 +1,233 @@
+"""Multiresolution hash-grid encoding (Mueller et al. 2022, "Instant Neural Graphics Primitives", section 3).
+
+The layout of the table and the lookup follow tiny-cuda-nn, so that tables can be exchanged with it and with Dr.Jit.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Optional, Sequence
+
+import torch
+from torch import Tensor
+
+from ._common import (
+    DEVICES, NAMESPACE, address, backend, check_count, check_scalar_type, check_tensor, execution, is_double,
+)
+
+INTERPOLATIONS = ("linear", "smoothstep")
+
+
+@dataclass(frozen=True)
+class GridLayout:
+    """Shape of a hash-grid table, and what a lookup needs of it.
+
+    All numbers that decide an index are computed once, here, in float64, so that they are the same on every device:
+    level l has scale_l = base_resolution * b^l - 1 and ceil(scale_l) + 1 corners along an axis, where b^(levels - 1) =
+    finest_resolution / base_resolution. Its corners are stored densely where they fit into 2^log2_table rows and are
+    hashed where they do not; the number of rows is a multiple of 8. Levels follow each other in the table.
+    """
+
+    levels: int = 16
+    features: int = 2  # per level
+    log2_table: int = 19  # of the most rows that a level may have
+    base_resolution: int = 16
+    finest_resolution: int = 2048
+    interpolation: str = "linear"  # or "smoothstep": continuous first derivatives
+
+    def __post_init__(self) -> None:
+        whole = {"levels": (1, 32), "features": (1, 8), "log2_table": (3, 26), "base_resolution": (1, 1 << 20)}
+        for name, (low, high) in whole.items():
+            if not low <= getattr(self, name) <= high:
+                raise ValueError(f"GridLayout: {name} must be from {low} to {high}, got {getattr(self, name)}")
+        if not self.base_resolution <= self.finest_resolution <= 1 << 20:
+            raise ValueError(f"GridLayout: finest_resolution must be from base_resolution to {1 << 20}, got {self.finest_resolution}")
+        if self.levels * self.features > 64:
+            raise ValueError(f"GridLayout: levels * features must be at most 64, got {self.levels * self.features}")
+        if self.interpolation not in INTERPOLATIONS:
+            raise ValueError(f"GridLayout: interpolation must be one of {INTERPOLATIONS}, got {self.interpolation!r}")
+
+    @cached_property
+    def scale(self) -> tuple[float, ...]:
+        """Cells along an axis, less half a cell at each end; rounded to float32, so that float64 sees the same cells."""
+        steps = max(1, self.levels - 1)
+        growth = math.log(self.finest_resolution / self.base_resolution) / steps
+        exact = [self.base_resolution * math.exp(level * growth) - 1.0 for level in range(self.levels)]
+        return tuple(torch.tensor(exact, dtype=torch.float64).to(torch.float32).to(torch.float64).tolist())
+
+    @cached_property
+    def resolution(self) -> tuple[int, ...]:
+        """Corners along an axis, per level."""
+        return tuple(math.ceil(s) + 1 for s in self.scale)
+
+    @cached_property
+    def offset(self) -> tuple[int, ...]:
+        """First row of each level in the table, and the number of all rows."""
+        offsets = [0]
+        for resolution in self.resolution:
+            offsets.append(offsets[-1] + min(-(-(resolution**3) // 8) * 8, 1 << self.log2_table))
+        return tuple(offsets)
+
+    @property
+    def entries(self) -> int:
+        """Rows of the table; its shape is (entries, features)."""
+        return self.offset[-1]
+
+    @property
+    def width(self) -> int:
+        """Length of an encoding: levels * features."""
+        return self.levels * self.features
+
+    @property
+    def smoothstep(self) -> bool:
+        return self.interpolation == "smoothstep"
+
+    @property
+    def arguments(self) -> tuple[list[float], list[int], list[int], bool]:
+        """What the registered ops take: scale, resolution, offset, smoothstep."""
+        return list(self.scale), list(self.resolution), list(self.offset), self.smoothstep
+
+
+def hashgrid_encode(x: Tensor, table: Tensor, layout: GridLayout, count: Tensor | None = None) -> Tensor:
+    """Encode points: trilinear (or smoothstep) interpolation of the table in every level.
+
+    x      (N, 3) float32, or float64 on the CPU; in [0, 1]. Outside, the lookup clamps and the derivative of that axis is zero.
+           At a cell face the linear derivative is that of the upper cell.
+    table  (layout.entries, layout.features), same dtype and device.
+    count  (1,) int64, the number of valid leading rows; the rest are zero and get no gradient.
+    Returns (N, levels * features), level-major. Differentiable in x and table, and so are its gradients; a third
+    differentiation through x raises RuntimeError. Raises TypeError or ValueError that names a bad argument.
+    """
+    op = "hashgrid_encode"
+    dtype = check_scalar_type(op, "x", x)
+    check_tensor(op, "x", x, (None, 3), dtype=dtype, text="(N, 3)")
+    check_table(op, table, layout, x)
+    check_count(op, count, x)
+    return _encode(x, table, *layout.arguments, count)
+
+
+def check_table(op: str, table: Tensor, layout: GridLayout, x: Tensor) -> None:
+    """The table must have the layout's shape, and x's dtype and device."""
+    if not isinstance(layout, GridLayout):
+        raise TypeError(f"{op}: layout must be a GridLayout, got {type(layout).__name__}")
+    shape = (layout.entries, layout.features)
+    check_tensor(op, "table", table, shape, dtype=x.dtype, like=x, text=f"(entries, features) = {shape}")
+
+
+def _launch(name: str, x: Tensor, layout: tuple, count: Optional[Tensor], **pointers: Tensor) -> None:
+    """Call a native hash-grid function; tensors that it does not use are null."""
+    scale, resolution, offset, smoothstep, features = layout
+    names = ("table", "grad_y", "grad_grad_x", "y", "grad_x", "grad_grad_y", "grad_table")
+    getattr(backend(x), name)(
+        is_double(x), scale, resolution, offset, features, smoothstep, address(x), *[address(pointers.get(n)) for n in names],
+        x.shape[0], address(count), *execution(x),
+    )
+
+
+@torch.library.custom_op(f"{NAMESPACE}::hashgrid_encode", mutates_args=(), device_types=DEVICES)
+def _encode(
+    x: Tensor, table: Tensor, scale: Sequence[float], resolution: Sequence[int], offset: Sequence[int], smoothstep: bool,
+    count: Optional[Tensor],
+) -> Tensor:
+    x, table = x.contiguous(), table.contiguous()
+    y = x.new_empty(x.shape[0], len(scale) * table.shape[1])
+    _launch("hashgrid_forward", x, (scale, resolution, offset, smoothstep, table.shape[1]), count, table=table, y=y)
+    return y
+
+
+@_encode.register_fake
+def _(x, table, scale, resolution, offset, smoothstep, count):
+    return x.new_empty(x.shape[0], len(scale) * table.shape[1])
+
+
+@torch.library.custom_op(f"{NAMESPACE}::hashgrid_grad_table", mutates_args=(), device_types=DEVICES)
+def _grad_table(
+    grad_y: Tensor, x: Tensor, scale: Sequence[float], resolution: Sequence[int], offset: Sequence[int], smoothstep: bool,
+    count: Optional[Tensor],
+) -> Tensor:
+    grad_y, x = grad_y.contiguous(), x.contiguous()
+    features = grad_y.shape[1] // len(scale)
+    grad_table = x.new_zeros(offset[-1], features)
+    _launch("hashgrid_grad_table", x, (scale, resolution, offset, smoothstep, features), count, grad_y=grad_y, grad_table=grad_table)
+    return grad_table
+
+
+@_grad_table.register_fake
+def _(grad_y, x, scale, resolution, offset, smoothstep, count):
+    return x.new_empty(offset[-1], grad_y.shape[1] // len(scale))
+
+
+@torch.library.custom_op(f"{NAMESPACE}::hashgrid_grad_x", mutates_args=(), device_types=DEVICES)
+def _grad_x(
+    grad_y: Tensor, x: Tensor, table: Tensor, scale: Sequence[float], resolution: Sequence[int], offset: Sequence[int],
+    smoothstep: bool, count: Optional[Tensor],
+) -> Tensor:
+    grad_y, x, table = grad_y.contiguous(), x.contiguous(), table.contiguous()
+    grad_x = torch.empty_like(x)
+    layout = (scale, resolution, offset, smoothstep, table.shape[1])
+    _launch("hashgrid_grad_x", x, layout, count, table=table, grad_y=grad_y, grad_x=grad_x)
+    return grad_x
+
+
+@_grad_x.register_fake
+def _(grad_y, x, table, scale, resolution, offset, smoothstep, count):
+    return x.new_empty(x.shape)
+
+
+@torch.library.custom_op(f"{NAMESPACE}::hashgrid_grad_x_backward", mutates_args=(), device_types=DEVICES)
+def _grad_x_backward(
+    grad_grad_x: Tensor, grad_y: Tensor, x: Tensor, table: Tensor, scale: Sequence[float], resolution: Sequence[int],
+    offset: Sequence[int], smoothstep: bool, count: Optional[Tensor],
+) -> tuple[Tensor, Tensor, Tensor]:
+    grad_grad_x, grad_y, x, table = (t.contiguous() for t in (grad_grad_x, grad_y, x, table))
+    grad_grad_y, grad_x, grad_table = torch.empty_like(grad_y), torch.empty_like(x), torch.zeros_like(table)
+    layout = (scale, resolution, offset, smoothstep, table.shape[1])
+    _launch(
+        "hashgrid_grad_x_backward", x, layout, count, table=table, grad_y=grad_y, grad_grad_x=grad_grad_x, grad_x=grad_x,
+        grad_grad_y=grad_grad_y, grad_table=grad_table,
+    )
+    return grad_grad_y, grad_x, grad_table
+
+
+@_grad_x_backward.register_fake
+def _(grad_grad_x, grad_y, x, table, scale, resolution, offset, smoothstep, count):
+    return grad_y.new_empty(grad_y.shape), x.new_empty(x.shape), table.new_empty(table.shape)
+
+
+def _save(ctx, inputs, output) -> None:
+    """Save the leading tensors; the layout's four arguments and count are the last five inputs."""
+    *tensors, count = [*inputs[:-5], inputs[-1]]
+    ctx.save_for_backward(*tensors, count)
+    ctx.layout = inputs[-5:-1]
+
+
+def _encode_backward(ctx, grad_y):
+    x, table, count = ctx.saved_tensors
+    grad_x = _grad_x(grad_y, x, table, *ctx.layout, count) if ctx.needs_input_grad[0] else None
+    grad_table = _grad_table(grad_y, x, *ctx.layout, count) if ctx.needs_input_grad[1] else None
+    return grad_x, grad_table, *[None] * 5
+
+
+def _grad_table_backward(ctx, direction):
+    """grad_table is linear in grad_y and is the adjoint of encoding: its own adjoint encodes with `direction` as the table."""
+    grad_y, x, count = ctx.saved_tensors
+    grad_grad_y = _encode(x, direction, *ctx.layout, count) if ctx.needs_input_grad[0] else None
+    grad_x = _grad_x(grad_y, x, direction, *ctx.layout, count) if ctx.needs_input_grad[1] else None
+    return grad_grad_y, grad_x, *[None] * 5
+
+
+def _grad_x_backward_formula(ctx, grad_grad_x):
+    grad_y, x, table, count = ctx.saved_tensors
+    return *_grad_x_backward(grad_grad_x, grad_y, x, table, *ctx.layout, count), *[None] * 5
+
+
+def _no_third_derivative(ctx, *grads):
+    raise RuntimeError("hashgrid_encode: differentiated three times through x; only the first two derivatives exist")
+
+
+_encode.register_autograd(_encode_backward, setup_context=_save)
+_grad_table.register_autograd(_grad_table_backward, setup_context=_save)
+_grad_x.register_autograd(_grad_x_backward_formula, setup_context=_save)
+_grad_x_backward.register_autograd(_no_third_derivative)
