@@ -185,7 +185,7 @@ def run_logged(command: list[str]) -> None:
 
 
 def compile_module(plan: Plan, env: Mapping[str, str]) -> Path:
-    """Configure and build with CMake in build/; -> the built module."""
+    """Configure and build with CMake in build/, and try to load the module. -> its path."""
     import pybind11
 
     flavour = f"cuda{plan.nvcc.version}" if plan.nvcc else "cpu"
@@ -201,6 +201,9 @@ def compile_module(plan: Plan, env: Mapping[str, str]) -> Path:
     defines = [f"-D{key}={value}" for key, value in arguments.items()] + shlex.split(env.get("CMAKE_ARGS", ""))
     run_logged(["cmake", "-S", str(ROOT), "-B", str(folder), "-G", "Ninja", *defines])
     run_logged(["cmake", "--build", str(folder), "--target", "_C", "--parallel", str(max_jobs(env))])
+    if "DFN_SANITIZE" not in env.get("CMAKE_ARGS", ""):  # a module with sanitizers loads only where they are preloaded
+        load = f"import sys; sys.path.insert(0, {str(folder)!r}); import _C; _C.build_info()"
+        run_logged([sys.executable, "-I", "-c", load])  # a symbol may be missing although the linker was content
     return next(folder.glob("_C*.so"))
 
 

@@ -189,7 +189,7 @@ def runs_on(archs: list[str], gpu: str) -> bool:
 
 @cache
 def probe_torch() -> dict:
-    """version, cuda, sees_gpu of torch, or error. In its own process: a broken torch may end the one that imports it."""
+    """version, cuda, sees_gpu of torch, or error. In its own process: a broken torch may end the importing one."""
     code = (
         "import json, torch; torch.zeros(1).sum().item(); cuda = torch.version.cuda; "
         "print(json.dumps(dict(version=torch.__version__, cuda=cuda, sees_gpu=torch.cuda.is_available())))"
