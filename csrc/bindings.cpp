@@ -34,11 +34,7 @@ py::dict build_info() {
 #else
     info["cuda"] = false;
 #endif
-#ifdef DFN_COMPILER  // the build system's names; a build by hand has none
-    info["compiler"] = DFN_COMPILER;
-    info["archs"] = DFN_ARCHS;
-    info["nvcc"] = DFN_NVCC;
-#endif
+    info["compiler"] = DFN_COMPILER;  // from CMakeLists.txt; what setup.py knows besides is in _build.json
     info["simd"] = simd_level();
     info["max_levels"] = kMaxLevels;
     info["max_hidden"] = kMaxHidden;

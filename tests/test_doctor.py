@@ -17,11 +17,11 @@ GPU = {"name": "NVIDIA H200", "arch": "90", "driver": "580.65", "free_mib": "140
 NAMES = set(doctor.CHECKS)
 
 
-def run_doctor(*paths: Path) -> tuple[int, dict]:
-    """Exit status and verdicts by name of a doctor in a fresh interpreter with `paths` first on sys.path."""
+def run_doctor(path: Path, *flags: str) -> tuple[int, dict]:
+    """Exit status and verdicts by name of a doctor in a fresh interpreter with `path` first on sys.path."""
     code = "import sys; from dreamfusion_ngp import doctor; sys.exit(doctor.run(True))"
-    env = {**os.environ, "PYTHONPATH": os.pathsep.join(map(str, paths))}
-    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd="/", env=env)
+    env = {**os.environ, "PYTHONPATH": str(path)}
+    result = subprocess.run([sys.executable, *flags, "-c", code], capture_output=True, text=True, cwd="/", env=env)
     assert result.stdout.startswith("{"), result.stderr
     return result.returncode, json.loads(result.stdout)["verdicts"]
 
@@ -79,7 +79,7 @@ def test_source_tree_without_module_fails_with_the_remedy(tmp_path):
     built_files = shutil.ignore_patterns("*.so", "_build.json", "__pycache__")
     shutil.copytree(PACKAGE, tmp_path / "dreamfusion_ngp", ignore=built_files)
     (tmp_path / "csrc").mkdir()
-    status, verdicts = run_doctor(tmp_path)
+    status, verdicts = run_doctor(tmp_path, "-S")  # without site-packages: an editable install would be found there
     assert status == 1
     assert "source tree" in verdicts["native module"]["detail"] and "pip install" in verdicts["native module"]["remedy"]
     assert verdicts["torch"]["status"] == "OK"

@@ -17,7 +17,8 @@ config
 native
 rng
 ops
-cameras lights prompts
+cameras lights prompts losses
+views
 fields
 render
 guidance

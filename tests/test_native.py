@@ -16,10 +16,11 @@ PACKAGE = Path(dreamfusion_ngp.__file__).parent
 
 
 def python(code: str, *paths: Path) -> str:
-    """Output of `code` in a fresh interpreter with `paths` first on sys.path."""
+    """Output of `code` in a fresh interpreter; with `paths`, these are on sys.path and site-packages are not."""
+    flags = ["-P", "-S"] if paths else ["-P"]
     code = f"import sys; sys.path[:0] = {[str(p) for p in paths]}\n{code}"
     return subprocess.run(
-        [sys.executable, "-P", "-c", code], capture_output=True, text=True, check=True, cwd="/"
+        [sys.executable, *flags, "-c", code], capture_output=True, text=True, check=True, cwd="/"
     ).stdout
 
 
