@@ -1,0 +1,107 @@
+"""March: the samples of rays that lie in occupied cells, packed ray by ray into a buffer of fixed size."""
+
+from __future__ import annotations
+
+from math import ceil, sqrt
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from ._common import NAMESPACE, address, backend, check_positive, check_scalar_type, check_tensor, execution, is_double
+
+BLOCK_EDGE = 4  # cells; the march skips empty blocks of BLOCK_EDGE^3
+LARGEST_RESOLUTION = 1024
+LONGEST_LATTICE = 1 << 20  # steps
+LARGEST_BUDGET = (1 << 31) - 1
+
+
+class Samples(NamedTuple):
+    """Packed samples. Rows of ray r are offsets[r] to offsets[r + 1] - 1, nearest first; rows from info[0] on are zero."""
+
+    t: Tensor        # (budget,) distance along the ray, of the middle of an interval of length `step`
+    ray_id: Tensor   # (budget,) int32
+    x: Tensor        # (budget, 3) world position
+    offsets: Tensor  # (R + 1,) int32
+    info: Tensor     # (2,) int64: rows in use, samples dropped for want of budget
+
+    @property
+    def count(self) -> Tensor:
+        """(1,) int64: rows in use, as the ops downstream take it."""
+        return self.info[:1]
+
+
+def march(
+    rays_o: Tensor, rays_d: Tensor, bitfield: Tensor, *, resolution: int, bound: float, near: float, step: float, budget: int,
+    seed: int, stream: int,
+) -> Samples:
+    """Sample rays at a constant step wherever the occupancy grid has a bit set. Not differentiable.
+
+    Args:
+        rays_o, rays_d: (R, 3) float32 or float64 (CPU): origins and unit directions, in world units. A ray with a number that is not
+            finite, or without a direction, gets no samples.
+        bitfield: (resolution^3 / 8,) uint8: bit i & 7 of byte i >> 3 is cell i = (ix * resolution + iy) * resolution + iz.
+        resolution: cells per axis of the cube [-bound, bound]^3, a multiple of 4.
+        near, step: world units. Samples are at t_near + (k + jitter) * step, k = 0, 1, ..., inside the cube, where t_near is the
+            entry into the cube, or `near` if that is farther.
+        budget: rows of the result. If the samples do not fit, every ray keeps its nearest `cap` ones, with the largest cap
+            for which all fit, and info[1] counts what was dropped.
+        seed, stream: of the jitter in [0, 1), the same on every device; one per ray. seed < 0: jitter is 0.5.
+
+    Returns `Samples`. Raises TypeError or ValueError that names the argument.
+    Source: Müller et al. 2022 (instant-NGP), appendix E.1; packing by scan, so the order is fixed.
+    """
+    dtype = check_scalar_type("march", "rays_o", rays_o)
+    check_tensor("march", "rays_o", rays_o, (None, 3), dtype=dtype, text="(R, 3)")
+    check_tensor("march", "rays_d", rays_d, tuple(rays_o.shape), dtype=dtype, like=rays_o)
+    check_resolution("march", resolution)
+    check_tensor("march", "bitfield", bitfield, (resolution**3 // 8,), dtype=torch.uint8, like=rays_o)
+    check_positive("march", bound=bound, step=step)
+    if not 0.0 <= near < float("inf"):
+        raise ValueError(f"march: near must be a finite number, at least 0, got {near}")
+    if lattice_length(bound, step) > LONGEST_LATTICE:
+        raise ValueError(f"march: step is too small for bound {bound}, got {step}")
+    if not 1 <= budget <= LARGEST_BUDGET:
+        raise ValueError(f"march: budget must be in [1, {LARGEST_BUDGET}], got {budget}")
+    return Samples(*torch.ops.dreamfusion_ngp.march(
+        rays_o.detach().contiguous(), rays_d.detach().contiguous(), bitfield.contiguous(), resolution, bound, near, step, budget,
+        seed, stream))
+
+
+def check_resolution(op: str, resolution: int) -> None:
+    """Raise ValueError unless `resolution` is a multiple of 4 that the kernels can take."""
+    if not 0 < resolution <= LARGEST_RESOLUTION or resolution % BLOCK_EDGE:
+        raise ValueError(f"{op}: resolution must be a multiple of {BLOCK_EDGE}, at most {LARGEST_RESOLUTION}, got {resolution}")
+
+
+def lattice_length(bound: float, step: float) -> int:
+    """The most samples that a ray can have: those of the cube's diagonal."""
+    return ceil(min(2.0 * sqrt(3.0) * bound / step, 2.0 * LONGEST_LATTICE)) + 1
+
+
+MARCH = f"{NAMESPACE}::march"
+torch.library.define(
+    MARCH,
+    "(Tensor rays_o, Tensor rays_d, Tensor bitfield, int resolution, float bound, float near, float step, int budget, int seed,"
+    " int stream) -> (Tensor, Tensor, Tensor, Tensor, Tensor)")
+
+
+@torch.library.register_fake(MARCH)
+def _outputs(rays_o, rays_d, bitfield, resolution, bound, near, step, budget, seed, stream):
+    return (
+        rays_o.new_empty(budget), rays_o.new_empty(budget, dtype=torch.int32), rays_o.new_empty(budget, 3),
+        rays_o.new_empty(rays_o.shape[0] + 1, dtype=torch.int32), rays_o.new_empty(2, dtype=torch.int64))
+
+
+@torch.library.impl(MARCH, ("cpu", "cuda"))
+def _march(rays_o, rays_d, bitfield, resolution, bound, near, step, budget, seed, stream):
+    outputs = _outputs(rays_o, rays_d, bitfield, resolution, bound, near, step, budget, seed, stream)
+    rays = rays_o.shape[0]
+    coarse = torch.empty((resolution // BLOCK_EDGE) ** 3, dtype=torch.uint8, device=rays_o.device)
+    counts = torch.empty(rays, dtype=torch.int32, device=rays_o.device)
+    device, cuda_stream, threads = execution(rays_o)
+    backend(rays_o).march(
+        is_double(rays_o), address(rays_o), address(rays_d), address(bitfield), address(coarse), address(counts),
+        *map(address, outputs), rays, budget, resolution, lattice_length(bound, step), bound, near, step, seed, stream,
+        device, cuda_stream, threads)
+    return outputs

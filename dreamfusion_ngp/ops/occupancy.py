@@ -1,0 +1,92 @@
+"""The occupancy grid: which cells of the scene's cube hold density, learnt from the field as it changes."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torch.autograd.graph import increment_version
+
+from ._common import NAMESPACE, address, backend, check_positive, check_tensor, execution
+from .march import check_resolution
+
+
+def occupancy_update(grid: Tensor, bitfield: Tensor, cells: Tensor, sigma: Tensor, *, decay: float, threshold: float) -> None:
+    """Decay the grid, raise the listed cells to their new values, and write the bits anew. Changes `grid` and `bitfield`.
+
+    Every value is multiplied by `decay`; then grid[cells] = max(grid[cells], sigma), in whatever order, so cells may be listed
+    many times. A cell is occupied if its value is above min(threshold, mean of the grid). If fewer than 1/4096 of the cells would
+    be occupied, all are: a field that is empty for a while is not locked out for ever.
+
+    A sigma that is NaN or infinite never enters the grid: its cell keeps its value and is occupied until the next update. Values
+    of the grid that are not finite, or negative, are replaced by 0. Cells outside the grid are ignored.
+
+    Args:
+        grid: (resolution^3,) float32, contiguous; in the units of sigma and threshold (densities, or optical thickness).
+        bitfield: (resolution^3 / 8,) uint8, contiguous; layout as in `march`.
+        cells: (M,) int64.   sigma: (M,) float32.
+        decay: in [0, 1].   threshold: at least 0.
+
+    Source: Müller et al. 2022 (instant-NGP), appendix E.2; the treatment of non-finite values and the floor are ours.
+    """
+    op = "occupancy_update"
+    check_tensor(op, "grid", grid, (None,), dtype=torch.float32, text="(resolution^3,)")
+    check_resolution(op, round(grid.shape[0] ** (1 / 3)))
+    if grid.shape[0] != round(grid.shape[0] ** (1 / 3)) ** 3:
+        raise ValueError(f"{op}: grid must be (resolution^3,), got {tuple(grid.shape)}")
+    check_tensor(op, "bitfield", bitfield, (grid.shape[0] // 8,), dtype=torch.uint8, like=grid)
+    check_tensor(op, "cells", cells, (None,), dtype=torch.int64, like=grid, text="(M,)")
+    check_tensor(op, "sigma", sigma, tuple(cells.shape), dtype=torch.float32, like=grid)
+    for name, tensor in (("grid", grid), ("bitfield", bitfield)):
+        if not tensor.is_contiguous():
+            raise ValueError(f"{op}: {name} is changed in place and must be contiguous")
+    if not 0.0 <= decay <= 1.0:
+        raise ValueError(f"{op}: decay must be in [0, 1], got {decay}")
+    if not 0.0 <= threshold < float("inf"):
+        raise ValueError(f"{op}: threshold must be a finite number, at least 0, got {threshold}")
+    torch.ops.dreamfusion_ngp.occupancy_update(grid, bitfield, cells.contiguous(), sigma.detach().contiguous(), decay, threshold)
+
+
+def cell_points(cells: Tensor, resolution: int, bound: float, seed: int, stream: int) -> Tensor:
+    """(M, 3) float32 world positions, one in each of the listed cells (M,) int64 of the grid over [-bound, bound]^3.
+
+    The position is uniform in the cell, drawn for (seed, stream, row), the same on every device; seed < 0: the cell's centre.
+    """
+    check_tensor("cell_points", "cells", cells, (None,), dtype=torch.int64, text="(M,)")
+    check_resolution("cell_points", resolution)
+    check_positive("cell_points", bound=bound)
+    return torch.ops.dreamfusion_ngp.cell_points(cells.contiguous(), resolution, bound, seed, stream)
+
+
+UPDATE = f"{NAMESPACE}::occupancy_update"
+POINTS = f"{NAMESPACE}::cell_points"
+torch.library.define(
+    UPDATE, "(Tensor(a!) grid, Tensor(b!) bitfield, Tensor cells, Tensor sigma, float decay, float threshold) -> ()")
+torch.library.define(POINTS, "(Tensor cells, int resolution, float bound, int seed, int stream) -> Tensor")
+
+
+@torch.library.register_fake(UPDATE)
+def _no_outputs(grid, bitfield, cells, sigma, decay, threshold):
+    return None
+
+
+@torch.library.impl(UPDATE, ("cpu", "cuda"))
+def _update(grid, bitfield, cells, sigma, decay, threshold):
+    module = backend(grid)
+    sums = torch.empty(module.occupancy_scratch, dtype=torch.float64, device=grid.device)
+    occupied = torch.zeros(1, dtype=torch.int64, device=grid.device)
+    module.occupancy_update(
+        address(grid), address(bitfield), address(cells), address(sigma), address(sums), address(occupied), grid.shape[0],
+        cells.shape[0], decay, threshold, *execution(grid))
+    increment_version((grid, bitfield))
+
+
+@torch.library.register_fake(POINTS)
+def _points_output(cells, resolution, bound, seed, stream):
+    return cells.new_empty(cells.shape[0], 3, dtype=torch.float32)
+
+
+@torch.library.impl(POINTS, ("cpu", "cuda"))
+def _points(cells, resolution, bound, seed, stream):
+    x = _points_output(cells, resolution, bound, seed, stream)
+    backend(cells).cell_points(address(cells), address(x), cells.shape[0], resolution, bound, seed, stream, *execution(cells))
+    return x
