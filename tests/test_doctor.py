@@ -71,7 +71,7 @@ def test_broken_torch_is_a_verdict_and_the_rest_still_runs(tmp_path, torch, said
     status, verdicts = run_doctor(tmp_path)
     assert status == 1 and set(verdicts) == NAMES
     assert verdicts["torch"]["status"] == "FAIL" and said in verdicts["torch"]["detail"] and verdicts["torch"]["remedy"]
-    assert verdicts["native module"]["status"] == "OK"
+    assert verdicts["native module"]["status"] != "FAIL"
     assert verdicts["CPU self-test"]["status"] == verdicts["GPU self-test"]["status"] == "SKIP"
 
 
