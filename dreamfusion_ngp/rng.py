@@ -15,27 +15,21 @@ import numpy as np
 
 SEED_LIMIT = 1 << 63
 STEP_LIMIT = 1 << 48
-STREAM_BITS = 8
+STREAM_BITS = 4
 
 
 class Stream(IntEnum):
     """What a number is drawn for. Ids are part of the meaning of a seed: they may be added, never changed or used again."""
 
-    CAMERA = 0
-    LIGHT = 1
-    SHADING = 2
-    BACKGROUND = 3
-    MARCH = 4
-    OCCUPANCY_CELLS = 5
-    OCCUPANCY_POINTS = 6
-    GUIDANCE_TIME = 7
-    GUIDANCE_NOISE = 8
-    FIELD_INIT = 9
-    PROMPT = 10
-    PRIOR_DATA = 11
-    PRIOR_NOISE = 12
-    EVALUATION = 13
-    TEST = 255
+    VIEWS = 0        # cameras, lights, shading modes
+    BACKGROUND = 1
+    GUIDANCE = 2     # times and noise of the diffusion model
+    MARCH = 3        # jitter of the samples along rays
+    OCCUPANCY = 4    # jitter of the points in cells
+    INIT = 5         # initial parameters
+    PRIOR = 6        # training of an embedded prior
+    EVALUATION = 7
+    TEST = 15
 
 
 def _bits(seed: int, step: int, stream: int) -> np.random.Philox:

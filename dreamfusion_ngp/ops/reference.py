@@ -11,7 +11,9 @@ import torch
 from torch import Tensor
 
 from ._common import zero_rows
+from .composite import Composited
 from .hashgrid import GridLayout
+from .march import Samples, lattice_length
 
 # hashgrid.py ----------------------------------------------------------------------------------------------------------
 
@@ -84,3 +86,171 @@ def field(
 def field_density(*args, **kwargs) -> Tensor:
     """See `dreamfusion_ngp.ops.field.field_density`."""
     return field(*args, **kwargs)[0].detach()
+
+
+# random numbers of the kernels ------------------------------------------------------------------------------------------
+
+
+def philox(key: int, low: Tensor, high: int) -> list[Tensor]:
+    """Philox4x32-10 (Salmon et al. 2011): four tensors of 32-bit words for the counters (low, high), in int64."""
+    mask = 0xFFFFFFFF
+
+    def multiply(a: int, b: Tensor) -> tuple[Tensor, Tensor]:
+        """High and low words of a 32 x 32-bit product; int64 cannot hold it, so b goes in halves."""
+        bottom, top = a * (b & 0xFFFF), a * (b >> 16)
+        return (top + (bottom >> 16)) >> 16, (bottom + ((top & 0xFFFF) << 16)) & mask
+
+    c = [low & mask, low >> 32 & mask, torch.full_like(low, high & mask), torch.full_like(low, high >> 32 & mask)]
+    k0, k1 = key & mask, key >> 32 & mask
+    for _ in range(10):
+        (h0, l0), (h1, l1) = multiply(0xD2511F53, c[0]), multiply(0xCD9E8D57, c[2])
+        c = [h1 ^ c[1] ^ k0, l1, h0 ^ c[3] ^ k1, l0]
+        k0, k1 = k0 + 0x9E3779B9 & mask, k1 + 0xBB67AE85 & mask
+    return c
+
+
+def kernel_uniform(n: int, seed: int, stream: int, dtype: torch.dtype, words: int = 1) -> Tensor:
+    """(n, words) numbers in [0, 1), of 24 bits each; 0.5 for a negative seed."""
+    if seed < 0:
+        return torch.full((n, words), 0.5, dtype=dtype)
+    bits = torch.stack(philox(seed, torch.arange(n), stream)[:words], 1)
+    return (bits >> 8).to(dtype) * 2.0**-24
+
+
+# march.py ---------------------------------------------------------------------------------------------------------------
+
+
+def unpack_bits(bitfield: Tensor) -> Tensor:
+    """(8 * bytes,) bool, low bits first."""
+    return (bitfield[:, None] >> torch.arange(8, device=bitfield.device, dtype=torch.uint8) & 1).bool().reshape(-1)
+
+
+def _clip(rays_o: Tensor, rays_d: Tensor, bound: float, near: float) -> tuple[Tensor, Tensor]:
+    """(R,), (R,): where each ray is inside the cube; the second is smaller where it never is."""
+    low, high = (-bound - rays_o) / rays_d, (bound - rays_o) / rays_d
+    parallel, inside = rays_d == 0, rays_o.abs() <= bound
+    enter = torch.where(parallel, -torch.inf, torch.minimum(low, high)).amax(1).clamp(min=near)
+    leave = torch.where(parallel, torch.where(inside, torch.inf, -1.0), torch.maximum(low, high)).amin(1)
+    usable = rays_o.isfinite().all(1) & rays_d.isfinite().all(1) & (rays_d != 0).any(1)
+    return torch.where(usable, enter, torch.inf), torch.where(usable, leave, -1.0)
+
+
+def _largest_cap(counts: Tensor, budget: int) -> int:
+    """The largest number of samples per ray for which all rays together fit."""
+    cap = int(counts.max()) if counts.numel() else 0
+    while int(counts.clamp(max=cap).sum()) > budget:
+        cap -= 1
+    return cap
+
+
+def march(
+    rays_o: Tensor, rays_d: Tensor, bitfield: Tensor, *, resolution: int, bound: float, near: float, step: float, budget: int,
+    seed: int, stream: int,
+) -> Samples:
+    """Every lattice point of every ray, looked up one by one."""
+    rays, dtype, device = rays_o.shape[0], rays_o.dtype, rays_o.device
+    bound, near, step = (torch.tensor(v, dtype=dtype, device=device) for v in (bound, near, step))
+    enter, leave = _clip(rays_o, rays_d, bound, near)
+    k = torch.arange(lattice_length(float(bound), float(step)), dtype=dtype, device=device)
+    t = enter[:, None] + (k + kernel_uniform(rays, seed, stream, dtype).to(device)) * step
+    x = rays_o[:, None] + t[..., None] * rays_d[:, None]
+    u = (x + bound) * (resolution / (bound + bound))
+    cell = torch.where(u > 0, u, 0).clamp(max=resolution - 1).long()
+    index = (cell[..., 0] * resolution + cell[..., 1]) * resolution + cell[..., 2]
+    keep = (t < leave[:, None]) & unpack_bits(bitfield)[index]
+    counts = keep.sum(1)
+    keep &= keep.cumsum(1) <= _largest_cap(counts, budget)
+    kept = keep.sum(1)
+    n, ray_id = int(kept.sum()), torch.arange(rays, device=device, dtype=torch.int32)[:, None].expand_as(keep)
+    out = Samples(
+        t.new_zeros(budget), ray_id.new_zeros(budget), t.new_zeros(budget, 3),
+        torch.cat([kept.new_zeros(1), kept.cumsum(0)]).int(), torch.tensor([n, int(counts.sum()) - n], device=device))
+    out.t[:n], out.ray_id[:n], out.x[:n] = t[keep], ray_id[keep], x[keep]
+    return out
+
+
+# occupancy.py -----------------------------------------------------------------------------------------------------------
+
+
+def pack_bits(occupied: Tensor) -> Tensor:
+    """Inverse of `unpack_bits`."""
+    return (occupied.view(-1, 8) * 2 ** torch.arange(8, device=occupied.device)).sum(1).to(torch.uint8)
+
+
+def occupancy_update(grid: Tensor, bitfield: Tensor, cells: Tensor, sigma: Tensor, *, decay: float, threshold: float) -> None:
+    """Scatter-max, mean in float64, threshold, floor."""
+    grid.mul_(decay)
+    grid[~(grid.isfinite() & (grid > 0))] = 0
+    inside = (cells >= 0) & (cells < grid.shape[0])
+    cells, sigma = cells[inside], sigma[inside]
+    finite = sigma.isfinite()
+    grid.scatter_reduce_(0, cells[finite], sigma[finite], "amax")
+    occupied = grid.double() > min(float(grid.double().mean()), float(grid.new_tensor(threshold)))
+    occupied[cells[~finite]] = True
+    if int(occupied.sum()) * 4096 < grid.shape[0]:
+        occupied[:] = True
+    bitfield.copy_(pack_bits(occupied))
+
+
+def cell_points(cells: Tensor, resolution: int, bound: float, seed: int, stream: int) -> Tensor:
+    corner = torch.stack([cells // resolution**2, cells // resolution % resolution, cells % resolution], 1).float()
+    size = torch.tensor(2 * bound, dtype=torch.float32) / resolution
+    return size * (corner + kernel_uniform(len(cells), seed, stream, torch.float32, 3).to(cells.device)) - bound
+
+
+# shade.py ---------------------------------------------------------------------------------------------------------------
+
+
+def shade(
+    h: Tensor, rgb_raw: Tensor, grad_h: Tensor, x: Tensor, ray_id: Tensor, view: Tensor, rays_per_view: int, *, density: str,
+    eps: float = 1e-2, count: Tensor | None = None,
+) -> tuple[Tensor, Tensor, Tensor]:
+    v = view.to(h.dtype)[(ray_id.long() // rays_per_view).clamp(0, view.shape[0] - 1)]
+    sigma = h.clamp(max=15).exp() if density == "exp" else torch.nn.functional.softplus(h, threshold=1e9)
+    normal = -grad_h / (grad_h.square().sum(1, keepdim=True) + eps**2).sqrt()
+    to_light = v[:, :3] - x
+    light = to_light / to_light.square().sum(1, keepdim=True).clamp(min=1e-20).sqrt()
+    shading = v[:, 3:4] + v[:, 4:5] * (normal * light).sum(1, keepdim=True).relu()
+    rgb = torch.where(v[:, 5:6] != 0, 1.0, rgb_raw.sigmoid()) * shading
+    return zero_rows(sigma, count), zero_rows(rgb, count), zero_rows(normal, count)
+
+
+# composite.py -----------------------------------------------------------------------------------------------------------
+
+
+def composite(
+    sigma: Tensor, rgb: Tensor, normal: Tensor, t: Tensor, offsets: Tensor, rays_d: Tensor, step: float,
+    count: Tensor | None = None,
+) -> Composited:
+    """Ray by ray, the weights spelled out."""
+    last = sigma.shape[0] if count is None else min(int(count), sigma.shape[0])
+    rays = []
+    for r, (begin, end) in enumerate(zip(offsets[:-1].tolist(), offsets[1:].tolist())):
+        rows = slice(begin, min(end, last))
+        clear = torch.exp(-sigma[rows] * step)
+        after = clear.cumprod(0)
+        before = torch.cat([after.new_ones(1), after])[: len(after)]
+        w = torch.where(before.detach() >= 1e-4, before * (1 - clear), 0.0)
+        away = (normal[rows] * rays_d[r]).sum(1).relu().square()
+        sums = (w[:, None] * rgb[rows]).sum(0), w.sum(), (w * t[rows]).sum(), (w[:, None] * normal[rows]).sum(0)
+        rays.append((*sums, (w.detach() * away).sum()))
+    if not rays:
+        return Composited(rgb.new_zeros(0, 3), *(sigma.new_zeros(0),) * 2, rgb.new_zeros(0, 3), sigma.new_zeros(0))
+    return Composited(*(torch.stack(column) for column in zip(*rays)))
+
+
+# adam.py ----------------------------------------------------------------------------------------------------------------
+
+
+def adam_step(
+    param: Tensor, grad: Tensor, exp_avg: Tensor, exp_avg_sq: Tensor, nonfinite: Tensor, *, lr: float, beta1: float, beta2: float,
+    eps: float, step: int, weight_decay: float = 0.0,
+) -> None:
+    ok = grad.isfinite()
+    g = torch.where(ok, grad + weight_decay * param, 0.0)
+    m, v = beta1 * exp_avg + (1 - beta1) * g, beta2 * exp_avg_sq + (1 - beta2) * g * g
+    update = lr / (1 - beta1**step) * m / (v.sqrt() / (1 - beta2**step) ** 0.5 + eps)
+    for target, value in ((param, param - update), (exp_avg, m), (exp_avg_sq, v)):
+        target.copy_(torch.where(ok, value, target))
+    nonfinite += (~ok).sum()
+    grad.zero_()
