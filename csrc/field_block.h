@@ -8,6 +8,13 @@
 
 namespace dfn {
 
+// Keeps a loop over loads of table entries from becoming vector gathers.
+#if defined(__GNUC__)
+#define DFN_SCALAR(pointer) asm("" : "+r"(pointer))
+#else
+#define DFN_SCALAR(pointer) (void)0
+#endif
+
 constexpr int kLanes = 64;  // samples per block
 constexpr int kTile = 16;   // width of a register tile
 
@@ -129,7 +136,6 @@ template <class T>
 struct FieldBlock {
     Points<T> points;
     LevelBlock<T> level;
-    T corner[8][kLanes];
     T e[kMaxInputs][kLanes], t[kMaxInputs][kLanes];  // weighted encoding; its derivative along v
     T jacobian[kMaxInputs][3][kLanes];               // its derivatives by u
     T q[kMaxInputs][kLanes], de[kMaxInputs][kLanes];
@@ -141,22 +147,29 @@ struct FieldBlock {
 
 enum class Encode { kValue, kJacobian, kTangent };
 
-// F = features, or 0 for any number (then read from the layout).
-template <Encode kMode, int F, class T>
-DFN_HD void encode_level(const FieldModel<T>& m, int level, FieldBlock<T>& b) {
-    const int features = F ? F : m.grid.features;
-    const T weight = m.level_weight[level];
-    const T* table = m.table + m.grid.offset[level] * features;
-    const LevelBlock<T>& l = b.level;
-    find_cells(m.grid, level, b.points.u, b.level);
-    for (int f = 0; f < features; ++f) {
-        const int k = level * features + f;
-        T(&v)[8][kLanes] = b.corner;
-        for (int c = 0; c < 8; ++c)
-            for (int i = 0; i < kLanes; ++i) v[c][i] = table[int32_t(l.row[c][i]) * features + f];
+// The table's values at the corners of every cell: corner[feature][c][i]. Loads of single entries: a vector gather is slower.
+template <int F, class T>
+DFN_HD void gather(const T* table, int feature, const LevelBlock<T>& l, T (&corner)[F][8][kLanes], int features) {
+    for (int c = 0; c < 8; ++c) {
         for (int i = 0; i < kLanes; ++i) {
-            const T corner[8] = {v[0][i], v[1][i], v[2][i], v[3][i], v[4][i], v[5][i], v[6][i], v[7][i]};
-            const Trilinear<T> y = trilinear(corner, {l.weight[0][i], l.weight[1][i], l.weight[2][i]});
+            const T* entry = table + int64_t(l.row[c][i]) * features + feature;
+            DFN_SCALAR(entry);
+            for (int f = 0; f < F; ++f) corner[f][c][i] = entry[f];
+        }
+    }
+}
+
+// F features at a time, from input k on.
+template <Encode kMode, int F, class T>
+DFN_HD void encode_features(const FieldModel<T>& m, const T* table, int feature, T weight, int k, FieldBlock<T>& b) {
+    const LevelBlock<T>& l = b.level;
+    T corner[F][8][kLanes];
+    gather<F>(table, feature, l, corner, m.grid.features);
+    for (int f = 0; f < F; ++f, ++k) {
+        const T(&v)[8][kLanes] = corner[f];
+        for (int i = 0; i < kLanes; ++i) {
+            const T values[8] = {v[0][i], v[1][i], v[2][i], v[3][i], v[4][i], v[5][i], v[6][i], v[7][i]};
+            const Trilinear<T> y = trilinear(values, {l.weight[0][i], l.weight[1][i], l.weight[2][i]});
             const Vec3<T> grad = Vec3<T>{l.slope[0][i], l.slope[1][i], l.slope[2][i]} * (weight * y.grad);
             b.e[k][i] = weight * y.value;
             if (kMode == Encode::kJacobian) b.jacobian[k][0][i] = grad.x, b.jacobian[k][1][i] = grad.y, b.jacobian[k][2][i] = grad.z;
@@ -182,8 +195,11 @@ template <Encode kMode, class T>
 DFN_HD void encode_block(const FieldModel<T>& m, FieldBlock<T>& b) {
     for (int level = 0; level < m.grid.levels; ++level) {
         if (m.level_weight[level] == T(0)) continue;
-        if (m.grid.features == 2) encode_level<kMode, 2>(m, level, b);
-        else encode_level<kMode, 0>(m, level, b);
+        const int features = m.grid.features;
+        const T* table = m.table + m.grid.offset[level] * features;
+        find_cells(m.grid, level, b.points.u, b.level);
+        if (features == 2) encode_features<kMode, 2>(m, table, 0, m.level_weight[level], level * 2, b);
+        else for (int f = 0; f < features; ++f) encode_features<kMode, 1>(m, table, f, m.level_weight[level], level * features + f, b);
     }
 }
 
@@ -191,9 +207,10 @@ template <class T>
 DFN_HD void hidden_block(const PackedWeights<T>& w, FieldBlock<T>& b) {
     multiply<false>(w.hidden, w.inputs, kLanes, w.W1.data(), w.inputs, 1, b.e[0], kLanes, b.fired[0], kLanes);
     for (int j = 0; j < w.hidden; ++j) {
+        const T bias = w.b1[j], w2 = w.W2[j];
         for (int i = 0; i < kLanes; ++i) {
-            const T z = b.fired[j][i] + w.b1[j];
-            b.fired[j][i] = max0(z), b.mask[j][i] = z > T(0) ? w.W2[j] : T(0);
+            const T z = b.fired[j][i] + bias;
+            b.fired[j][i] = max0(z), b.mask[j][i] = z > T(0) ? w2 : T(0);
         }
     }
 }
@@ -230,13 +247,14 @@ DFN_HD void output_backward_block(const PackedWeights<T>& w, FieldBlock<T>& b, W
     const T* W2 = w.W2.data();
     const int H = w.hidden;
     for (int j = 0; j < H; ++j) {
+        const T w0 = W2[j], w1 = W2[H + j], w2 = W2[2 * H + j], w3 = W2[3 * H + j];
         T s[WeightGradient<T>::kSums][kTile] = {};
         for (int first = 0; first < kLanes; first += kTile) {
             for (int n = 0; n < kTile; ++n) {
                 const int i = first + n;
                 const T fired = b.fired[j][i], on = fired > T(0) ? T(1) : T(0);
                 const T d0 = b.d[0][i], d1 = b.d[1][i], d2 = b.d[2][i], d3 = b.d[3][i];
-                const T dz = on * (W2[j] * d0 + W2[H + j] * d1 + W2[2 * H + j] * d2 + W2[3 * H + j] * d3);
+                const T dz = on * (w0 * d0 + w1 * d1 + w2 * d2 + w3 * d3);
                 b.dz[j][i] = dz;
                 s[0][n] += fired * d0 + on * b.a[j][i], s[1][n] += fired * d1, s[2][n] += fired * d2, s[3][n] += fired * d3;
                 s[4][n] += dz;
