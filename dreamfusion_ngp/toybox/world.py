@@ -13,8 +13,10 @@ import torch
 from ..cameras import Cameras, camera_rays
 from .shapes import SLOT_COLORS, MAIN, SHADE, distance, distance_and_slot
 
-EXTENT = 0.64            # world units: toys lie within a sphere of this radius, stretched proportions included
+EXTENT = 0.69            # world units: toys lie within a sphere of this radius, stretched proportions included
 MAX_STEPS = 64
+SURFACE = 0.05           # pixel footprints: a ray this close has met the surface
+EDGE = 0.2               # pixel footprints: coverage falls from 1 to 0 between this depth inside a silhouette and this far outside
 POSITION_SCALE = 127 / EXTENT
 
 
@@ -43,16 +45,17 @@ class GBuffer:
 def trace(name: str, u: torch.Tensor, cameras: Cameras, resolution: int = 64) -> GBuffer:
     """G-buffers of the toy `name` with proportions u (B, PARAMETERS), one view per camera.
 
-    The coverage of a pixel is read from the closest approach of its ray in units of the pixel's footprint, which anti-aliases
-    silhouettes without extra rays.
+    The coverage of a pixel is read from the least distance along its ray in units of the pixel's footprint, which anti-aliases
+    silhouettes without extra rays. The edge is as wide inside as outside, so that areas are right on average, and less than a pixel
+    wide, so that it does not show where parts overlap by little.
     """
     batch = len(cameras)
     origin, direction = camera_rays(cameras, resolution)
     footprint = (1.0 / (resolution * cameras.focal)).repeat_interleave(resolution * resolution)
     rays, t, t_far = _enter_sphere(origin, direction)
     instance = rays // (resolution * resolution)
-    approach, t_best = _march(name, u[instance], origin[rays], direction[rays], footprint[rays], t, t_far)
-    coverage = torch.where(approach < 0.3, 1.0, (0.75 - approach).clamp(0.0, 0.6) / 0.6)
+    least, t_best = _march(name, u[instance], origin[rays], direction[rays], footprint[rays], t, t_far)
+    coverage = ((EDGE - least) / (2 * EDGE)).clamp(0.0, 1.0)
     seen = coverage.gt(0).nonzero()[:, 0]
     ray = rays[seen]
     point = origin[ray] + direction[ray] * t_best[seen, None]
@@ -78,20 +81,23 @@ def _enter_sphere(origin, direction):
 
 
 def _march(name, u, origin, direction, footprint, t, t_far):
-    """Closest approach of every ray in pixel footprints, and where it was. Rays that hit or leave drop out of the batch."""
+    """Least distance of every ray in pixel footprints, down to -EDGE, and where it met the surface or came closest to it.
+
+    Marches towards the surface that lies EDGE of a pixel deeper than the toy's. Rays that arrive or leave drop out of the batch.
+    """
     best = torch.full_like(t, 1e3)
     t_best = t.clone()
     active = torch.arange(len(t), device=t.device)
     for step in range(MAX_STEPS):
         p = origin + direction * t[:, None]
+        pixel = footprint * t
         d = distance(name, (p[:, :1], p[:, 1:2], p[:, 2:]), u)[:, 0]
-        relative = d / (footprint * t)
-        closer = relative < best[active]
-        t_best[active] = torch.where(closer, t, t_best[active])
-        best[active] = torch.where(closer, relative, best[active])
-        t = t + d * 0.95
+        relative, before = d / pixel, best[active]
+        t_best[active] = torch.where((relative < before) & (before > SURFACE), t, t_best[active])
+        best[active] = torch.minimum(relative, before)
+        t = t + (d + (EDGE + SURFACE) * pixel) * 0.95
         if step % 2 or step < 4:
-            keep = ((relative > 0.05) & (t < t_far)).nonzero()[:, 0]
+            keep = ((relative > -EDGE) & (t < t_far)).nonzero()[:, 0]
             if not len(keep):
                 break
             active, t, t_far, footprint = active[keep], t[keep], t_far[keep], footprint[keep]
