@@ -46,7 +46,7 @@ inline unsigned blocks_for(int64_t n, int block = kBlock) {
 
 // kernel<<<blocks, block, 0, stream>>>(arguments...) with the device guard and the error check around it.
 template <class... Formal, class... Actual>
-void launch(const char* op, const Exec& e, void (*kernel)(Formal...), unsigned blocks, unsigned block, Actual... arguments) {
+void launch(const char* op, const Exec& e, void (*kernel)(Formal...), dim3 blocks, unsigned block, Actual... arguments) {
     const DeviceGuard guard(e.device);
     kernel<<<blocks, block, 0, stream_of(e)>>>(arguments...);
     check(cudaGetLastError(), op);
