@@ -1,0 +1,202 @@
+"""The command line. Imports nothing heavy before a verb is known, so that --help answers at once."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+from dataclasses import fields, is_dataclass, replace
+from pathlib import Path
+
+from . import __version__
+from .config import PRESETS, _restore, preset
+from .errors import DreamfusionError, UsageError
+
+FORMATS = ("glb", "obj", "ply", "stl")
+
+
+def build_parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="dreamfusion-ngp", description="A text prompt becomes a textured 3D mesh.")
+    parser.add_argument("--version", action="version", version=f"dreamfusion-ngp {__version__}")
+    verbs = parser.add_subparsers(dest="verb", required=True, metavar="VERB")
+
+    make = verbs.add_parser("generate", help="optimise a mesh for a prompt")
+    make.add_argument("prompt", nargs="?", help='what to make, e.g. "a red mug"')
+    make.add_argument("--prompt", dest="prompt_flag", metavar="TEXT", help="the same as a flag")
+    make.add_argument("--preset", default="fast", help=f"{' or '.join(PRESETS)} (default: fast)")
+    make.add_argument("--seed", type=int, default=0)
+    make.add_argument("--steps", type=int, help="optimisation steps (default: the preset's)")
+    make.add_argument("--guidance", metavar="MODEL", help="a folder with a pixel-space text-to-image model in diffusers format "
+                                                          "(default: the embedded prior)")
+    make.add_argument("--guidance-scale", type=float, help="uncond + scale (cond - uncond); default: the model's own")
+    make.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", dest="overrides",
+                      help="change one setting, e.g. --set render.step=0.01 (VALUE is JSON)")
+    make.add_argument("-o", "--out", type=Path, default=Path("outputs"), help="folder for the results (default: outputs)")
+    _machine(make), _formats(make)
+
+    again = verbs.add_parser("resume", help="go on with a stopped run")
+    again.add_argument("run", type=Path, help="folder of the run")
+    again.add_argument("--steps", type=int, help="new total number of steps")
+    _machine(again), _formats(again)
+
+    show = verbs.add_parser("render", help="make the turntable of a run again")
+    show.add_argument("run", type=Path)
+    show.add_argument("--frames", type=int, default=48)
+    show.add_argument("--resolution", type=int, default=192, help="pixels a side of each of the three pictures")
+    _machine(show)
+
+    mesh = verbs.add_parser("export", help="make the mesh of a run again")
+    mesh.add_argument("run", type=Path)
+    mesh.add_argument("--resolution", type=int, default=128, help="grid points a side of the marching cubes")
+    mesh.add_argument("--texture", type=int, default=1024, help="pixels a side of the texture")
+    mesh.add_argument("--faces", type=int, default=20000, help="triangles at most")
+    mesh.add_argument("--keep-all", action="store_true", help="keep small loose pieces")
+    _machine(mesh), _formats(mesh)
+
+    judge = verbs.add_parser("evaluate", help="compare a run with the true toy of its prompt")
+    judge.add_argument("run", type=Path)
+    judge.add_argument("--json", action="store_true")
+    _machine(judge)
+
+    prior = verbs.add_parser("train-prior", help="train the embedded prior, from nothing or from saved weights")
+    prior.add_argument("-o", "--out", type=Path, default=Path("prior"), help="folder to write (default: prior)")
+    prior.add_argument("--resume", type=Path, metavar="FOLDER", help='start from these weights; "embedded" for the shipped ones')
+    prior.add_argument("--images", type=int, default=1_500_000, help="training images of this run")
+    prior.add_argument("--minutes", type=float, default=0.0, help="end by time instead")
+    prior.add_argument("--processes", type=int, default=0, help="CPU processes (default: one per core)")
+    prior.add_argument("--learning-rate", type=float)
+    prior.add_argument("--seed", type=int, default=0)
+    prior.add_argument("--device", default="cpu", help="cpu or cuda")
+
+    doctor = verbs.add_parser("doctor", help="check this installation")
+    doctor.add_argument("--json", action="store_true")
+
+    bench = verbs.add_parser("bench", help="time the kernels and a whole step on this machine")
+    bench.add_argument("--json", type=Path, metavar="FILE", help="write the figures there as well")
+    bench.add_argument("--quick", action="store_true", help="tiny sizes, to see that everything runs")
+    _machine(bench)
+    return parser
+
+
+def _machine(parser) -> None:
+    parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N")
+    parser.add_argument("--threads", type=int, help="CPU threads (default: all cores)")
+
+
+def _formats(parser) -> None:
+    parser.add_argument("--formats", default="glb", help=f"comma-separated, of {', '.join(FORMATS)} (default: glb)")
+
+
+def parse_formats(text: str) -> tuple[str, ...]:
+    formats = tuple(part.strip().lower() for part in text.split(",") if part.strip())
+    unknown = [f for f in formats if f not in FORMATS]
+    if unknown or not formats:
+        raise UsageError(f"--formats: unknown format {', '.join(map(repr, unknown)) or 'list'}; choose of {', '.join(FORMATS)}")
+    return formats
+
+
+def override(config, text: str):
+    """The config with one setting changed by "group.key=JSON". Raises UsageError that lists the keys."""
+    path, equals, value = text.partition("=")
+    if not equals:
+        raise UsageError(f"--set wants KEY=VALUE, got {text!r}")
+    try:
+        parsed = json.loads(value)
+    except ValueError:
+        parsed = value
+    return _set(config, path.strip().split("."), parsed, path)
+
+
+def _set(config, keys: list[str], value, path: str):
+    names = [f.name for f in fields(config)]
+    if keys[0] not in names:
+        raise UsageError(f"--set {path}: no such setting; here are: {', '.join(names)}")
+    current = getattr(config, keys[0])
+    if len(keys) > 1 and is_dataclass(current):
+        return replace(config, **{keys[0]: _set(current, keys[1:], value, path)})
+    if len(keys) > 1 or is_dataclass(current):
+        raise UsageError(f"--set {path}: name one setting, e.g. render.step")
+    return replace(config, **{keys[0]: _restore(path, value, current)})
+
+
+def run_config(args):
+    """The preset with the flags of `generate` applied."""
+    prompt = args.prompt_flag if args.prompt_flag is not None else args.prompt
+    if prompt is None or (args.prompt_flag is not None and args.prompt is not None):
+        raise UsageError('give one prompt: dreamfusion-ngp generate "a red mug"')
+    config = replace(preset(args.preset), prompt=prompt, seed=args.seed)
+    for text in args.overrides:
+        config = override(config, text)
+    if args.steps is not None:
+        config = replace(config, steps=args.steps)
+    guidance = config.guidance
+    if args.guidance is not None:
+        # View and mode words beyond the paper's four are known to the embedded prior only.
+        guidance = replace(guidance, model=args.guidance, view_words="paper", mode_words=False, keep_view=False)
+    if args.guidance_scale is not None:
+        guidance = replace(guidance, scale=args.guidance_scale)
+    return replace(config, guidance=guidance)
+
+
+def run_verb(args) -> int:
+    if args.verb == "doctor":
+        from .doctor import run
+        return run(json_output=args.json)
+    if args.verb == "generate":
+        config, formats = run_config(args), parse_formats(args.formats)
+        from .workflow import generate
+        return generate(config, args.out, device=args.device, threads=args.threads, formats=formats)
+    if args.verb == "train-prior":
+        return train_prior_verb(args)
+    machine = dict(device=args.device, threads=args.threads)
+    if args.verb == "resume":
+        formats = parse_formats(args.formats)
+        from .workflow import resume
+        return resume(args.run, steps=args.steps, formats=formats, **machine)
+    if args.verb == "bench":
+        from .bench import run as run_bench
+        return run_bench(json_path=args.json, quick=args.quick, **machine)
+    from . import workflow
+    if args.verb == "evaluate":
+        result = workflow.evaluate_run(args.run, **machine)
+        print(json.dumps(result, indent=1) if args.json else workflow.evaluation_text(result))
+        return 0
+    formats = parse_formats(args.formats) if args.verb == "export" else ()
+    state, folder = workflow.load_state(args.run, **machine)
+    if args.verb == "render":
+        workflow.render_run(state, folder, frames=args.frames, resolution=args.resolution)
+    else:
+        workflow.export_run(state, folder, formats, resolution=args.resolution, texture=args.texture, faces=args.faces,
+                            keep_all=args.keep_all)
+    return 0
+
+
+def train_prior_verb(args) -> int:
+    from .toybox.model import PRIOR
+    from .toybox.trainer import train_prior
+    from .toybox.training import TrainPriorConfig
+
+    for name in ("images", "minutes", "processes"):
+        if getattr(args, name) < (1 if name == "images" else 0):
+            raise UsageError(f"--{name} must not be {getattr(args, name)}")
+    config = TrainPriorConfig(images=args.images, minutes=args.minutes, seed=args.seed)
+    if args.learning_rate is not None:
+        config = replace(config, learning_rate=args.learning_rate)
+    resume = PRIOR if args.resume == Path("embedded") else args.resume
+    train_prior(config, args.out, resume=resume, processes=args.processes or os.cpu_count() or 1, device=args.device)
+    return 0
+
+
+def main(argv: list[str] | None = None) -> int:
+    # Idle OpenMP threads that spin slow a machine with few cores down tenfold; must be set before torch is imported.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    args = build_parser().parse_args(argv)
+    try:
+        return run_verb(args)
+    except DreamfusionError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return error.exit_code
+    except KeyboardInterrupt:
+        print("stopped", file=sys.stderr)
+        return 130

@@ -1,0 +1,30 @@
+"""Regularisers of DreamFusion (appendix A.2) as free functions of a rendering. All are means over rays, in the scale of an SDS loss
+that is a mean over pixels and channels."""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from .config import LossConfig
+
+
+def orientation_loss(orientation: Tensor) -> Tensor:
+    """Mean over rays of sum_i stopgrad(w_i) max(0, n_i . v)^2: normals that face away from the camera (Ref-NeRF, Verbin et al. 2022)."""
+    return orientation.mean()
+
+
+def opacity_loss(opacity: Tensor) -> Tensor:
+    """Mean over rays of sqrt((sum_i w_i)^2 + 0.01): fewer opaque pixels, no fog."""
+    return (opacity * opacity + 0.01).sqrt().mean()
+
+
+def entropy_loss(opacity: Tensor) -> Tensor:
+    """Mean binary entropy of the rays' opacity, in nats: every pixel fully object or fully background."""
+    p = opacity.clamp(1e-4, 1 - 1e-4)
+    return -(p * p.log() + (1 - p) * (1 - p).log()).mean()
+
+
+def orientation_weight(config: LossConfig, progress: float) -> float:
+    """Linear ramp of the orientation weight over the first `orientation_ramp` of the run."""
+    start, end = config.orientation
+    return start + (end - start) * min(1.0, progress / max(config.orientation_ramp, 1e-9))

@@ -1,0 +1,94 @@
+"""Rays to pictures: occupancy grid, marching, shading, compositing. The field is any callable (x, count) -> (h, rgb_raw, grad_h)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from .cameras import Cameras, camera_rays
+from .config import RenderConfig
+from .ops.composite import composite
+from .ops.march import march
+from .ops.occupancy import cell_points, occupancy_update
+from .ops.shade import shade
+from .rng import Stream, kernel_stream
+
+
+class Occupancy(torch.nn.Module):
+    """Which cells of the scene cube may hold something: a decaying maximum of the density and its bits (Mueller et al. 2022)."""
+
+    PARTS = 4  # an update refreshes every fourth cell; four updates see them all
+
+    def __init__(self, config: RenderConfig, bound: float):
+        super().__init__()
+        self.config, self.bound, self.resolution = config, bound, config.occupancy_resolution
+        cells = self.resolution ** 3
+        self.register_buffer("values", torch.zeros(cells))
+        self.register_buffer("bits", torch.full((cells // 8,), 255, dtype=torch.uint8))
+
+    @torch.no_grad()
+    def update(self, density, seed: int, step: int, full: bool = False) -> None:
+        """Refresh a quarter of the cells (or all) from density(x (N, 3)) -> (N,), at one jittered point per cell."""
+        device = self.values.device
+        first, stride = (0, 1) if full else ((step // self.config.occupancy_interval) % self.PARTS, self.PARTS)
+        cells = torch.arange(first, self.resolution ** 3, stride, device=device)
+        points = cell_points(cells, self.resolution, self.bound, seed, kernel_stream(step, Stream.OCCUPANCY))
+        threshold = self.config.occupancy_threshold / self.config.step
+        occupancy_update(self.values, self.bits, cells, density(points), decay=self.config.occupancy_decay, threshold=threshold)
+
+    def fraction(self) -> float:
+        """Share of occupied cells. Waits for the device."""
+        return float((self.bits[:, None] >> torch.arange(8, device=self.bits.device) & 1).sum()) / self.resolution ** 3
+
+
+@dataclass(frozen=True)
+class Rendering:
+    """B square views of H x W pixels, R = B * H * W rays, view-major.
+
+    rgb: (B, H, W, 3) over the background.  opacity, depth: (B, H, W).  normal: (B, H, W, 3), weighted sum of unit normals.
+    orientation: (R,) per-ray orientation loss.  info: (2,) int64 samples taken, samples dropped by the budget.
+    """
+
+    rgb: Tensor
+    opacity: Tensor
+    depth: Tensor
+    normal: Tensor
+    orientation: Tensor
+    info: Tensor
+
+
+def render(field, occupancy: Occupancy, cameras: Cameras, shading: Tensor, background, config: RenderConfig, *, density: str,
+           resolution: int | None = None, seed: int = -1, step: int = 0) -> Rendering:
+    """Render `cameras` with one row of `shading` (B, 6) each (see ops.shade), on the device of the occupancy grid.
+
+    background: callable, ray directions (R, 3) -> colours (R, 3). density: activation, "softplus" or "exp". resolution: pixels a side,
+    default the config's. seed, step: of the jitter of sample positions; seed -1 puts samples at the centres of their intervals.
+    """
+    size = resolution or config.resolution
+    device = occupancy.bits.device
+    cameras, shading = cameras.to(device), shading.to(device)
+    origins, directions = camera_rays(cameras, size)
+    samples = march(origins, directions, occupancy.bits, resolution=occupancy.resolution, bound=occupancy.bound, near=config.near,
+                    step=config.step, budget=config.budget, seed=seed, stream=kernel_stream(step, Stream.MARCH))
+    count, t, ray, x = samples.info[:1], samples.t, samples.ray_id, samples.x
+    if not t.is_cuda:  # the count is at hand: work on the filled part of the buffers only
+        filled = int(count)
+        t, ray, x = t[:filled], ray[:filled], x[:filled]
+    h, rgb_raw, grad_h = field(x, count)
+    sigma, rgb, normal = shade(h, rgb_raw, grad_h, x, ray, shading, size * size, density=density, count=count)
+    color, opacity, depth, normals, orientation = composite(sigma, rgb, normal, t, samples.offsets, directions, config.step, count=count)
+    color = color + (1 - opacity)[:, None] * background(directions)
+
+    def image(values, *channels):
+        return values.reshape(len(cameras), size, size, *channels)
+
+    return Rendering(image(color, 3), image(opacity), image(depth), image(normals, 3), orientation, samples.info)
+
+
+def flat_background(colors: Tensor):
+    """A background with one colour (B, 3) per view."""
+    def background(directions: Tensor) -> Tensor:
+        return colors.to(directions).repeat_interleave(len(directions) // len(colors), 0)
+    return background

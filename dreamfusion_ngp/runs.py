@@ -1,0 +1,117 @@
+"""The folder that a run leaves behind: names, config, metrics, previews, turntable frames."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+import time
+import unicodedata
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from .cameras import orbit
+from .checkpoint import write_atomically
+from .config import RunConfig, to_dict
+from .errors import CheckpointError, UsageError
+from .render import flat_background, render
+from .train import State
+
+CHECKPOINT, CONFIG, METRICS = "checkpoint.safetensors", "config.json", "metrics.jsonl"
+DISPLAY_DISTANCE, DISPLAY_FOCAL = 1.55, 1.25   # world units, image widths: the whole object with a margin
+DISPLAY_BACKGROUND = (0.92, 0.92, 0.92)
+
+
+def slug(prompt: str) -> str:
+    """A file name for any prompt: at most 40 safe ASCII characters, then 8 hex digits of the prompt's SHA-256."""
+    plain = unicodedata.normalize("NFKD", prompt).encode("ascii", "ignore").decode().lower()
+    words = re.sub(r"[^a-z0-9]+", "-", plain).strip("-")[:40].strip("-")
+    return f"{words or 'prompt'}-{hashlib.sha256(prompt.encode()).hexdigest()[:8]}"
+
+
+def create_run(root: Path, config: RunConfig) -> Path:
+    """Make outputs/<slug>/<timestamp> with config.json in it. Raises UsageError where that cannot be written."""
+    base = Path(root) / slug(config.prompt)
+    folder, n = base / time.strftime("%Y%m%d-%H%M%S"), 1
+    while folder.exists():
+        folder, n = base / f"{time.strftime('%Y%m%d-%H%M%S')}-{n}", n + 1
+    try:
+        (folder / "previews").mkdir(parents=True)
+        write_atomically(folder / CONFIG, (json.dumps(to_dict(config), indent=1) + "\n").encode())
+    except OSError as error:
+        raise UsageError(f"cannot write to {folder}: {error.strerror or error}; choose another folder with -o") from None
+    return folder.resolve()
+
+
+def checkpoint_of(run: Path) -> Path:
+    """The checkpoint of a run folder (or the path itself if it is a file). Raises CheckpointError if there is none."""
+    run = Path(run)
+    path = run if run.is_file() else run / CHECKPOINT
+    if not path.is_file():
+        raise CheckpointError(f"{run} holds no {CHECKPOINT}; give the folder of a run (outputs/<prompt>/<time>)")
+    return path
+
+
+def append_metrics(folder: Path, record: dict) -> None:
+    with open(folder / METRICS, "a", encoding="utf-8") as file:
+        file.write(json.dumps(record) + "\n")
+
+
+def truncate_metrics(folder: Path, step: int) -> None:
+    """Drop the records of steps from `step` on: a resumed run writes them again."""
+    path = folder / METRICS
+    if path.exists():
+        kept = [line for line in path.read_text(encoding="utf-8").splitlines() if json.loads(line)["step"] < step]
+        write_atomically(path, "".join(f"{line}\n" for line in kept).encode())
+
+
+def display_shading(position: torch.Tensor, plain: bool) -> torch.Tensor:
+    """(B, 6) rows of a soft light above the viewer's shoulder; plain: white clay instead of the object's colours."""
+    light = position * 1.2 + torch.tensor([0.0, 0.8, 0.0])
+    row = torch.tensor([0.45, 0.55, 1.0]) if plain else torch.tensor([0.60, 0.40, 0.0])
+    return torch.cat([light, row.expand(len(position), 3)], -1)
+
+
+@torch.no_grad()
+def display(state: State, azimuths, elevation, resolution: int, plain: bool = False, samples_per_call: int = 8):
+    """Pictures around the object: a list of (rgb, normal, opacity) arrays per azimuth (degrees), float32 in [0, 1]."""
+    cameras = orbit(azimuths, elevation, DISPLAY_DISTANCE, DISPLAY_FOCAL)
+    frames = []
+    for i in range(0, len(cameras), samples_per_call):
+        part = type(cameras)(*(getattr(cameras, n)[i:i + samples_per_call] for n in ("c2w", "focal", "azimuth", "elevation")))
+        colors = torch.tensor(DISPLAY_BACKGROUND).expand(len(part), 3)
+        r = render(state.field, state.occupancy, part, display_shading(part.position, plain), flat_background(colors),
+                   state.config.render, density=state.config.field.density, resolution=resolution)
+        normal = 0.5 + 0.5 * r.normal + 0.5 * (1 - r.opacity)[..., None]  # white where there is nothing
+        frames += [tuple(v.clamp(0, 1).cpu().numpy() for v in triple) for triple in zip(r.rgb, normal, r.opacity)]
+    return frames
+
+
+def render_opacity(state: State):
+    """Callable (cameras, resolution) -> (B, H, W) opacity of the state's field, for silhouettes."""
+    @torch.no_grad()
+    def opacity(cameras, resolution):
+        flat = flat_background(torch.zeros(len(cameras), 3))
+        rows = torch.tensor([[0.0, 0.0, 0.0, 1.0, 0.0, 0.0]]).expand(len(cameras), 6)
+        return render(state.field, state.occupancy, cameras, rows, flat, state.config.render, density=state.config.field.density,
+                      resolution=resolution).opacity
+    return opacity
+
+
+def preview_picture(state: State, resolution: int = 128) -> np.ndarray:
+    """(2 H, 4 W, 3) uint8: front, right, back, left; colours above, untextured below."""
+    azimuths = (0, 90, 180, 270)
+    rows = [np.concatenate([rgb for rgb, _, _ in display(state, azimuths, 20.0, resolution, plain)], 1) for plain in (False, True)]
+    return (np.concatenate(rows) * 255).round().astype(np.uint8)
+
+
+def turntable_frames(state: State, count: int = 48, resolution: int = 192, elevation: float = 20.0):
+    """Yield (H, 3 W, 3) uint8 frames of one turn: colours, normals, untextured, side by side."""
+    for i in range(0, count, 4):
+        azimuths = [360.0 * k / count for k in range(i, min(i + 4, count))]
+        color = display(state, azimuths, elevation, resolution)
+        clay = display(state, azimuths, elevation, resolution, plain=True)
+        for (rgb, normal, _), (white, _, _) in zip(color, clay):
+            yield (np.concatenate([rgb, normal, white], 1) * 255).round().astype(np.uint8)

@@ -1,0 +1,229 @@
+"""What the verbs of the command line do: generate, resume, render, export, evaluate."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+
+from .checkpoint import load_checkpoint, save_checkpoint, write_atomically
+from .config import RunConfig
+from .errors import DivergenceError, NativeError, UsageError
+from .prompts import clean_prompt
+from .runs import (CHECKPOINT, append_metrics, checkpoint_of, create_run, preview_picture, render_opacity, truncate_metrics,
+                   turntable_frames)
+from .train import State, StepRecord, train
+
+FIRST_PREVIEW = 8.0        # seconds after the start; the first picture is wanted early
+PREVIEW_INTERVAL = 45.0    # seconds
+CHECKPOINT_INTERVAL = 60.0  # seconds
+LOG_INTERVAL = 10          # steps
+
+
+def choose_device(name: str) -> torch.device:
+    """"auto", "cpu", "cuda" or "cuda:N" as a device that works. Raises UsageError or NativeError that says why not."""
+    from .native import cuda_remedy, native, native_cuda, why_no_cuda
+
+    native()
+    if name == "cpu":
+        return torch.device("cpu")
+    if name == "auto":
+        usable = torch.cuda.is_available() and native().build_info()["cuda"]
+        if torch.cuda.is_available() and not usable:
+            print(f"note: a GPU is here, but this installation has no CUDA code ({why_no_cuda()}); {cuda_remedy()}", file=sys.stderr)
+        return torch.device("cuda" if usable else "cpu")
+    if name.split(":")[0] != "cuda":
+        raise UsageError(f"unknown device {name!r}; choose auto, cpu, cuda or cuda:N")
+    native_cuda()
+    if not torch.cuda.is_available():
+        build = "a CPU build of torch" if torch.version.cuda is None else f"torch with CUDA {torch.version.cuda}"
+        raise NativeError(f"--device {name}: no CUDA device can be used ({build}); run \"dreamfusion-ngp doctor\" for the reason")
+    try:
+        device = torch.device(name)
+        torch.cuda.get_device_properties(device)
+    except (RuntimeError, AssertionError) as error:
+        raise UsageError(f"--device {name}: {error}") from None
+    return torch.device("cuda", device.index or 0)
+
+
+def set_threads(threads: int | None) -> None:
+    if threads is not None and threads < 1:
+        raise UsageError(f"--threads must be at least 1, got {threads}")
+    torch.set_num_threads(threads or os.cpu_count() or 1)
+
+
+def check_prompt(config: RunConfig) -> RunConfig:
+    """The config with its prompt in normal form; the embedded prior's prompts must be made of words that it knows."""
+    config = replace(config, prompt=clean_prompt(config.prompt))
+    if config.steps < 1:
+        raise UsageError(f"--steps must be at least 1, got {config.steps}")
+    if config.guidance.model == "toybox":
+        from .toybox.captions import parse_prompt
+        parse_prompt(config.prompt)
+    return config
+
+
+class Interrupt:
+    """Ctrl-C and SIGTERM once: finish the step and wind up. Twice: stop at once."""
+
+    def __init__(self):
+        self.signal = 0
+
+    def __enter__(self):
+        self.old = {s: signal.signal(s, self.catch) for s in (signal.SIGINT, signal.SIGTERM)}
+        return self
+
+    def __exit__(self, *_):
+        for s, handler in self.old.items():
+            signal.signal(s, handler)
+
+    def catch(self, number, _frame):
+        if self.signal:
+            os._exit(128 + number)
+        self.signal = number
+        print("\nstopping after this step: saving and exporting what is there (once more: stop at once)", file=sys.stderr, flush=True)
+
+
+class Observer:
+    """Progress on the terminal, metrics, previews and checkpoints of a running optimisation."""
+
+    def __init__(self, state: State, folder: Path, interrupt: Interrupt, interactive: bool):
+        self.state, self.folder, self.interrupt, self.interactive = state, folder, interrupt, interactive
+        self.began = self.saved = time.monotonic()
+        self.first = state.step
+        self.next_preview = self.began + FIRST_PREVIEW
+        self.preview = ""
+        self.totals = {"guidance": 0.0, "field": 0.0, "other": 0.0}
+        self.line_at = self.began
+
+    def __call__(self, record: StepRecord) -> bool:
+        now = time.monotonic()
+        for key, seconds in record.seconds.items():
+            self.totals[key] += seconds
+        last = self.state.step == self.state.config.steps
+        if record.step % LOG_INTERVAL == 0 or last:
+            plain = record.plain()
+            append_metrics(self.folder, plain)
+            if self.interactive or last or now - self.line_at > 15 or record.step == self.first:
+                self.show(plain, now)
+        if now > self.next_preview or last:
+            self.write_preview()
+            self.next_preview = time.monotonic() + PREVIEW_INTERVAL
+        if now - self.saved > CHECKPOINT_INTERVAL:
+            save_checkpoint(self.folder / CHECKPOINT, self.state)
+            self.saved = time.monotonic()
+        self.totals["other"] += time.monotonic() - now
+        return bool(self.interrupt.signal)
+
+    def show(self, plain: dict, now: float) -> None:
+        self.line_at = now
+        done, steps = self.state.step, self.state.config.steps
+        rate = (done - self.first) / max(now - self.began, 1e-9)
+        left = (steps - done) / max(rate, 1e-9)
+        text = (f"step {done}/{steps}  {rate:.1f} steps/s  {int(left // 60)}:{int(left % 60):02d} left  sds {plain['sds']:+.4f}  "
+                f"opacity {plain['opacity']:.2f}  occupied {self.state.occupancy.fraction():.1%}  {self.preview}")
+        print(f"\r{text}\x1b[K" if self.interactive else text, end="" if self.interactive and done < steps else "\n", flush=True)
+
+    def write_preview(self) -> None:
+        from PIL import Image
+
+        path = self.folder / "previews" / f"{self.state.step:06d}.png"
+        Image.fromarray(preview_picture(self.state)).save(path)
+        self.preview = f"previews/{path.name}"
+
+
+def optimise(state: State, folder: Path, formats: tuple[str, ...]) -> int:
+    """Run `state` to its end (or to Ctrl-C) and leave everything in `folder`. Returns the exit code."""
+    from .guidance import load_guidance
+
+    guidance = load_guidance(state.config, state.occupancy.bits.device)
+    with Interrupt() as interrupt:
+        observer = Observer(state, folder, interrupt, sys.stdout.isatty())
+        train(state, guidance, observer)
+        save_checkpoint(folder / CHECKPOINT, state)
+    print(f"optimised {state.step - observer.first} steps in {time.monotonic() - observer.began:.0f} s: {shares(observer.totals)}")
+    export_run(state, folder, formats)
+    render_run(state, folder)
+    print(f"checkpoint  {folder / CHECKPOINT}\npreviews    {folder / 'previews'}")
+    return 128 + interrupt.signal if interrupt.signal else 0
+
+
+def shares(totals: dict[str, float]) -> str:
+    """"prior 41 %, field 55 %, elsewhere 4 %"."""
+    whole = max(sum(totals.values()), 1e-9)
+    return ", ".join(f"{name} {100 * totals[key] / whole:.0f} %" for name, key in
+                     (("prior", "guidance"), ("field", "field"), ("elsewhere", "other")))
+
+
+def generate(config: RunConfig, root: Path, *, device: str = "auto", threads: int | None = None,
+             formats: tuple[str, ...] = ("glb",)) -> int:
+    config = check_prompt(config)
+    set_threads(threads)
+    where = choose_device(device)
+    from .guidance import check_guidance
+    check_guidance(config)
+    folder = create_run(root, config)
+    print(f"{config.prompt!r}: {config.steps} steps, preset {config.preset}, seed {config.seed}, prior {config.guidance.model}, "
+          f"on {where}\nwriting to {folder}", flush=True)
+    return optimise(State(config, where), folder, formats)
+
+
+def resume(run: Path, *, steps: int | None = None, device: str = "auto", threads: int | None = None,
+           formats: tuple[str, ...] = ("glb",)) -> int:
+    set_threads(threads)
+    if steps is not None and steps < 1:
+        raise UsageError(f"--steps must be at least 1, got {steps}")
+    state = load_checkpoint(checkpoint_of(run), choose_device(device), steps=steps)
+    folder = checkpoint_of(run).parent.resolve()
+    (folder / "previews").mkdir(exist_ok=True)
+    truncate_metrics(folder, state.step)
+    print(f"{state.config.prompt!r}: resuming at step {state.step} of {state.config.steps}", flush=True)
+    return optimise(state, folder, formats)
+
+
+def load_state(run: Path, device: str = "auto", threads: int | None = None) -> tuple[State, Path]:
+    set_threads(threads)
+    path = checkpoint_of(run)
+    return load_checkpoint(path, choose_device(device)), path.parent.resolve()
+
+
+def export_run(state: State, folder: Path, formats: tuple[str, ...] = ("glb",), **options) -> dict:
+    from .export import export_mesh
+
+    device = state.occupancy.bits.device
+    result = export_mesh(lambda x: state.field.density(x.to(device)).cpu(), lambda x: state.field.albedo(x.to(device)).cpu(),
+                         state.config.field.bound, folder, formats=formats, **options)
+    for name, path in result["paths"].items():
+        print(f"{name:<11} {path}")
+    return result
+
+
+def render_run(state: State, folder: Path, *, frames: int = 48, resolution: int = 192) -> Path:
+    from .turntable import contact_sheet, write_turntable
+
+    pictures = list(turntable_frames(state, frames, resolution))
+    path = write_turntable(folder / "turntable.mp4", pictures, fps=16)
+    print(f"turntable   {path}")
+    sheet = contact_sheet(folder / "contact_sheet.png", [pictures[i * frames // 8] for i in range(8)], columns=2)
+    print(f"sheet       {sheet}")
+    return path
+
+
+def evaluate_run(run: Path, *, device: str = "auto", threads: int | None = None) -> dict:
+    from .evaluate import report
+
+    state, folder = load_state(run, device, threads)
+    where = state.occupancy.bits.device
+    result = report(state.config.prompt, lambda x: state.field.density(x.to(where)).cpu(), render_opacity(state),
+                    lambda x: state.field.albedo(x.to(where)).cpu(), state.config.field.bound)
+    write_atomically(folder / "evaluation.json", (json.dumps(result, indent=1) + "\n").encode())
+    return result
+
+
+__all__ = ["generate", "resume", "load_state", "export_run", "render_run", "evaluate_run", "DivergenceError"]
