@@ -5,6 +5,8 @@ import sys
 from importlib.machinery import PathFinder
 from pathlib import Path
 
+import pytest
+
 ROOT = Path(__file__).resolve().parents[1]
 
 # An ordinary install has its native module in site-packages; the source tree has none, so the package must not come
@@ -13,3 +15,23 @@ os.environ["PYTHONSAFEPATH"] = "1"
 elsewhere = [entry for entry in sys.path if Path(entry or ".").resolve() != ROOT]
 if PathFinder.find_spec("dreamfusion_ngp", elsewhere):
     sys.path[:] = elsewhere
+
+
+@pytest.fixture(params=["cpu", "cuda"])
+def device(request) -> str:
+    """A test that takes `device` runs on the CPU and, where there is one, on a CUDA device."""
+    if request.param == "cuda":
+        torch = pytest.importorskip("torch")
+        if not torch.cuda.is_available():
+            pytest.skip("no CUDA device: torch.cuda.is_available() is False")
+    return request.param
+
+
+@pytest.fixture
+def restore_threads():
+    """Gives torch its number of threads back after a test that changes it."""
+    import torch
+
+    threads = torch.get_num_threads()
+    yield
+    torch.set_num_threads(threads)
