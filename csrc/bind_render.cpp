@@ -12,13 +12,13 @@ std::vector<uint32_t> philox_words(uint64_t key, uint64_t counter_low, uint64_t 
 }
 
 // A negative seed stands for no randomness.
-void march_op(bool is_double, uintptr_t rays_o, uintptr_t rays_d, uintptr_t bitfield, uintptr_t coarse, uintptr_t counts, uintptr_t t,
+void march_op(bool is_double, uintptr_t rays_o, uintptr_t rays_d, uintptr_t bitfield, uintptr_t blocks, uintptr_t counts, uintptr_t t,
               uintptr_t ray_id, uintptr_t x, uintptr_t offsets, uintptr_t info, int64_t rays, int64_t budget, int resolution,
               int max_steps, double bound, double near, double step, int64_t seed, int64_t stream_id, int device, uintptr_t stream,
               int threads) {
     with_scalar(is_double, [&](auto tag) {
         using T = decltype(tag);
-        const March<T> p{ptr<const T>(rays_o), ptr<const T>(rays_d), ptr<const uint8_t>(bitfield), ptr<uint8_t>(coarse),
+        const March<T> p{ptr<const T>(rays_o), ptr<const T>(rays_d), ptr<const uint8_t>(bitfield), ptr<uint8_t>(blocks),
                          ptr<int32_t>(counts), ptr<T>(t), ptr<int32_t>(ray_id), ptr<T>(x), ptr<int32_t>(offsets), ptr<int64_t>(info),
                          rays, budget, resolution, max_steps, T(bound), T(near), T(step), uint64_t(seed), uint64_t(stream_id), seed >= 0};
         const Exec e{device, stream, threads};
@@ -160,7 +160,7 @@ void bind_composite(py::module_& m) {
 void bind_render(py::module_& m) {
     using py::arg;
     m.def("philox", &philox_words, arg("key"), arg("counter_low"), arg("counter_high"), "Philox4x32-10: four words.");
-    m.def("march", &march_op, arg("is_double"), arg("rays_o"), arg("rays_d"), arg("bitfield"), arg("coarse"), arg("counts"), arg("t"),
+    m.def("march", &march_op, arg("is_double"), arg("rays_o"), arg("rays_d"), arg("bitfield"), arg("blocks"), arg("counts"), arg("t"),
           arg("ray_id"), arg("x"), arg("offsets"), arg("info"), arg("rays"), arg("budget"), arg("resolution"), arg("max_steps"),
           arg("bound"), arg("near"), arg("step"), arg("seed"), arg("stream_id"), arg("device"), arg("stream"), arg("threads"));
     m.def("occupancy_update", &occupancy_update_op, arg("grid"), arg("bitfield"), arg("index"), arg("sigma"), arg("sums"),

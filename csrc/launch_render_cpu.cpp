@@ -66,8 +66,9 @@ DFN_SIMD int64_t adam_range(const Adam<T>& shared, int64_t begin, int64_t end) {
 
 template <class T>
 void march(const March<T>& p, const Exec& e) {
-    const int64_t blocks = p.resolution / kBlockEdge;
-    for_each(blocks * blocks * blocks, e, [&](int64_t b) { coarse_block(p, b); });
+    const int64_t row = p.resolution / kBlockEdge, blocks = row * row * row;
+    for_each(blocks, e, [&](int64_t b) { classify_block(p, b); });
+    for (int axis = 0; axis < 3; ++axis) for_each(blocks, e, [&](int64_t b) { spread_distance(p, b, axis); });
     for_each(p.rays, e, [&](int64_t r) { p.counts[r] = march_ray(p, r, -1, INT32_MAX); }, kRays);
     scan_counts(p);
     for_each(p.rays, e, [&](int64_t r) { march_ray(p, r, p.offsets[r], p.offsets[r + 1] - p.offsets[r]); }, kRays);

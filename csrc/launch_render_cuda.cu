@@ -11,8 +11,13 @@ constexpr unsigned kScanThreads = 1024;
 constexpr unsigned kRayBlock = 64;  // rays differ in length: small blocks finish early
 
 template <class T>
-__global__ void coarse_kernel(March<T> p, int64_t blocks) {
-    DFN_GRID_STRIDE(b, blocks) coarse_block(p, b);
+__global__ void classify_kernel(March<T> p, int64_t blocks) {
+    DFN_GRID_STRIDE(b, blocks) classify_block(p, b);
+}
+
+template <class T>
+__global__ void spread_kernel(March<T> p, int64_t blocks, int axis) {
+    DFN_GRID_STRIDE(b, blocks) spread_distance(p, b, axis);
 }
 
 // One kernel for both passes, so that they round alike.
@@ -151,9 +156,10 @@ __global__ void adam_kernel(Adam<T> p) {
 
 template <class T>
 void march(const March<T>& p, const Exec& e) {
-    const int64_t edge = p.resolution / kBlockEdge, blocks = edge * edge * edge;
+    const int64_t row = p.resolution / kBlockEdge, blocks = row * row * row;
     const unsigned ray_blocks = blocks_for(p.rays, kRayBlock);
-    launch("march", e, coarse_kernel<T>, blocks_for(blocks), kBlock, p, blocks);
+    launch("march", e, classify_kernel<T>, blocks_for(blocks), kBlock, p, blocks);
+    for (int axis = 0; axis < 3; ++axis) launch("march", e, spread_kernel<T>, blocks_for(blocks), kBlock, p, blocks, axis);
     launch("march", e, march_kernel<T>, ray_blocks, kRayBlock, p, false);
     launch("march", e, scan_kernel<T>, 1, kScanThreads, p);
     launch("march", e, march_kernel<T>, ray_blocks, kRayBlock, p, true);

@@ -1,19 +1,22 @@
 // March: the samples of a ray whose cells are occupied, on a lattice of constant step (instant-NGP, appendix E: without cascades).
-// Counting and writing are one body run twice, so they agree on every sample. Steps: `coarse_block` for every block of cells,
-// `march_ray` to count, a scan under the budget, `march_ray` to write.
+// Counting and writing are one body run twice, so they agree on every sample. Steps: `classify_block` for every block of cells,
+// `spread_distance` along each axis, `march_ray` to count, a scan under the budget, `march_ray` to write.
 #pragma once
 #include "hd.h"
 
 namespace dfn {
 
-constexpr int kBlockEdge = 4;  // cells along an edge of a coarse block
+constexpr int kBlockEdge = 4;  // cells along an edge of a block
+constexpr int kReach = 6;      // blocks: the longest distance that is recorded
+constexpr int kFull = 128;     // flag of a block without an empty cell
 
 template <class T>
 struct March {
     const T* rays_o;          // in (rays, 3)
     const T* rays_d;          // in (rays, 3), unit length
     const uint8_t* bitfield;  // in (resolution^3 / 8): cell (ix * resolution + iy) * resolution + iz, low bits first
-    uint8_t* coarse;          // scratch ((resolution / 4)^3): whether a block holds an occupied cell
+    uint8_t* blocks;          // scratch (2, (resolution / 4)^3): blocks to the nearest block that is not empty, along the axis
+                              // where it is farthest, at most kReach; and kFull. The second half is for the passes between
     int32_t* counts;          // scratch (rays): samples before the budget
     T* t;                     // out (budget): distance along the ray; every output is zero behind the last sample
     int32_t* ray_id;          // out (budget)
@@ -77,6 +80,9 @@ DFN_HD void clip(T o, T d, T bound, T& near, T& far) {
     far = far < leave ? far : leave;
 }
 
+template <class T>
+DFN_HD T smaller(T a, T b) { return a < b ? a : b; }
+
 // 1/d, kept small enough that no product with it overflows; 0 for a ray parallel to the planes.
 template <class T>
 DFN_HD T bounded_inverse(T d) { return d == T(0) ? T(0) : clamp(T(1) / d, T(-1e18), T(1e18)); }
@@ -137,30 +143,35 @@ DFN_HD T leaving(const March<T>& p, const RayWalk<T>& w, T o, T inverse, T delay
 
 DFN_HD bool bit_at(const uint8_t* bits, int64_t i) { return (bits[i >> 3] >> (i & 7)) & 1; }
 
-// Whether sample k is kept; `next` is a later sample before which all samples lie in the same cell, or in the same empty block.
+// Whether sample k is kept; `next` is a later sample before which all samples are like it.
 template <class T>
 DFN_HD bool occupied_at(const March<T>& p, const RayWalk<T>& w, int k, int& next) {
     const Vec3<T> x = point_at(w, lattice(p, w, k));
-    int ix = cell_of(p, w, x.x), iy = cell_of(p, w, x.y), iz = cell_of(p, w, x.z), size = 1;
-    const int blocks = p.resolution / kBlockEdge, r = p.resolution;
-    const int bx = ix / kBlockEdge, by = iy / kBlockEdge, bz = iz / kBlockEdge;
-    bool occupied = p.coarse[(bx * blocks + by) * blocks + bz];
-    if (occupied) occupied = bit_at(p.bitfield, (int64_t(ix) * r + iy) * r + iz);
-    else ix = bx * kBlockEdge, iy = by * kBlockEdge, iz = bz * kBlockEdge, size = kBlockEdge;
+    int ix = cell_of(p, w, x.x), iy = cell_of(p, w, x.y), iz = cell_of(p, w, x.z);
+    const int r = p.resolution, row = r / kBlockEdge;
+    const int block = p.blocks[((ix / kBlockEdge) * row + iy / kBlockEdge) * row + iz / kBlockEdge], distance = block & ~kFull;
+    if (block == 0) {
+        next = k + 1;
+        return bit_at(p.bitfield, (int64_t(ix) * r + iy) * r + iz);
+    }
+    // All blocks nearer than `distance` are empty; a full block is alone.
+    const int around = distance > 0 ? (distance - 1) * kBlockEdge : 0, size = kBlockEdge + 2 * around;
+    ix = ix / kBlockEdge * kBlockEdge - around, iy = iy / kBlockEdge * kBlockEdge - around, iz = iz / kBlockEdge * kBlockEdge - around;
     const T tx = leaving(p, w, w.o.x, w.inverse.x, w.delay.x, ix, size);
     const T ty = leaving(p, w, w.o.y, w.inverse.y, w.delay.y, iy, size);
     const T tz = leaving(p, w, w.o.z, w.inverse.z, w.delay.z, iz, size);
-    const T t = tx < ty ? (tx < tz ? tx : tz) : (ty < tz ? ty : tz);
+    const T t = smaller(smaller(tx, ty), tz);
     // The first lattice point behind t, rounded up: int() rounds towards zero, and the value is not negative.
     const T jump = clamp((t - w.start) * w.inverse_step - w.jitter - w.slack, T(0), T(p.max_steps));
     const int first = int(jump) + (T(int(jump)) < jump);
     next = first > k + 1 ? first : k + 1;
-    return occupied;
+    return block == kFull;
 }
 
 // Walks one ray and returns how many samples it keeps, at most `limit`; writes them to the rows from `row` on unless row < 0.
 template <class T>
 DFN_HD int march_ray(const March<T>& p, int64_t ray, int64_t row, int limit) {
+    if (limit == 0) return 0;
     const RayWalk<T> w = start_walk(p, ray);
     int kept = 0;
     for (int k = 0, next; k < w.steps && kept < limit; k = next) {
@@ -177,18 +188,36 @@ DFN_HD int march_ray(const March<T>& p, int64_t ray, int64_t row, int limit) {
     return kept;
 }
 
-// coarse[b]: whether any of the block's 4^3 cells is occupied. Four cells along z are half a byte.
+// The first pass over blocks: 0 or kFull where there are occupied cells, else kReach. Four cells along z are half a byte.
 template <class T>
-DFN_HD void coarse_block(const March<T>& p, int64_t b) {
-    const int64_t blocks = p.resolution / kBlockEdge, r = p.resolution;
-    const int64_t bx = b / (blocks * blocks), by = b / blocks % blocks, bz = b % blocks;
-    unsigned any = 0;
+DFN_HD void classify_block(const March<T>& p, int64_t b) {
+    const int64_t row = p.resolution / kBlockEdge, r = p.resolution;
+    const int64_t bx = b / (row * row), by = b / row % row, bz = b % row;
+    unsigned any = 0, all = 15;
     for (int64_t ix = bx * kBlockEdge; ix < (bx + 1) * kBlockEdge; ++ix)
         for (int64_t iy = by * kBlockEdge; iy < (by + 1) * kBlockEdge; ++iy) {
             const int64_t i = (ix * r + iy) * r + bz * kBlockEdge;
-            any |= (p.bitfield[i >> 3] >> (i & 7)) & 15u;
+            const unsigned four = (p.bitfield[i >> 3] >> (i & 7)) & 15u;
+            any |= four, all &= four;
         }
-    p.coarse[b] = any != 0;
+    p.blocks[row * row * row + b] = all == 15 ? kFull : (any ? 0 : kReach);
+}
+
+// A pass along axis 0, 1 or 2, in this order; the distance in three axes is the largest of the three. Even passes read the second
+// half of `blocks` and write the first; odd ones do the reverse, so the last one leaves the result in the first.
+template <class T>
+DFN_HD void spread_distance(const March<T>& p, int64_t b, int axis) {
+    const int row = p.resolution / kBlockEdge;
+    const int64_t all = int64_t(row) * row * row, stride = axis == 0 ? int64_t(row) * row : (axis == 1 ? row : 1);
+    const uint8_t* in = p.blocks + (axis == 1 ? 0 : all) + b;
+    const int place = int(b / stride % row);
+    int best = *in & ~kFull;
+    for (int k = 1; k < best; ++k) {
+        const int before = place >= k ? in[-k * stride] & ~kFull : kReach, behind = place + k < row ? in[k * stride] & ~kFull : kReach;
+        const int nearest = before < behind ? before : behind;
+        if (nearest < best) best = nearest > k ? nearest : k;
+    }
+    p.blocks[(axis == 1 ? all : 0) + b] = uint8_t((*in & kFull) | best);
 }
 
 // A row that holds no sample.

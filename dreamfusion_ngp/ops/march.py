@@ -97,11 +97,11 @@ def _outputs(rays_o, rays_d, bitfield, resolution, bound, near, step, budget, se
 def _march(rays_o, rays_d, bitfield, resolution, bound, near, step, budget, seed, stream):
     outputs = _outputs(rays_o, rays_d, bitfield, resolution, bound, near, step, budget, seed, stream)
     rays = rays_o.shape[0]
-    coarse = torch.empty((resolution // BLOCK_EDGE) ** 3, dtype=torch.uint8, device=rays_o.device)
+    blocks = torch.empty(2, (resolution // BLOCK_EDGE) ** 3, dtype=torch.uint8, device=rays_o.device)
     counts = torch.empty(rays, dtype=torch.int32, device=rays_o.device)
     device, cuda_stream, threads = execution(rays_o)
     backend(rays_o).march(
-        is_double(rays_o), address(rays_o), address(rays_d), address(bitfield), address(coarse), address(counts),
+        is_double(rays_o), address(rays_o), address(rays_d), address(bitfield), address(blocks), address(counts),
         *map(address, outputs), rays, budget, resolution, lattice_length(bound, step), bound, near, step, seed, stream,
         device, cuda_stream, threads)
     return outputs
