@@ -24,7 +24,11 @@ render
 guidance
 toybox
 train
-checkpoint export report evaluate doctor
+checkpoint
+runs
+export turntable report
+evaluate doctor bench
+workflow
 cli
 __main__
 """
