@@ -27,8 +27,9 @@ train
 checkpoint
 runs
 export turntable report
-evaluate doctor bench
+evaluate doctor
 workflow
+bench
 cli
 __main__
 """
