@@ -7,6 +7,8 @@ changes what measurements justify; every departure carries its reason.
 from __future__ import annotations
 
 import dataclasses
+import math
+import typing
 from dataclasses import dataclass
 
 from .errors import UsageError
@@ -151,25 +153,29 @@ def to_dict(config) -> dict:
 
 
 def from_dict(cls, data: dict):
-    """Inverse of `to_dict`: nested dataclasses and tuples are restored, an unknown or missing key raises UsageError."""
+    """Inverse of `to_dict`: nested dataclasses and tuples are restored. Raises UsageError that names the key for an unknown or missing
+    key, a value of another type, and a number that is not finite."""
     if not isinstance(data, dict):
         raise UsageError(f"{cls.__name__}: expected an object, got {type(data).__name__}")
-    fields = {f.name: f for f in dataclasses.fields(cls)}
-    unknown, missing = sorted(set(data) - set(fields)), sorted(set(fields) - set(data))
+    names = [f.name for f in dataclasses.fields(cls)]
+    unknown, missing = sorted(set(data) - set(names), key=str), sorted(set(names) - set(data))
     if unknown or missing:
         raise UsageError(f"{cls.__name__}: unknown keys {unknown}, missing keys {missing}")
-    default = cls()
-    return cls(**{name: _restore(f"{cls.__name__}.{name}", data[name], getattr(default, name)) for name in fields})
+    kinds = typing.get_type_hints(cls)
+    return cls(**{name: _restore(f"{cls.__name__}.{name}", data[name], kinds[name]) for name in names})
 
 
-def _restore(name: str, value, default):
-    """`value` in the type of `default`; lists become tuples."""
-    if dataclasses.is_dataclass(default):
-        return from_dict(type(default), value)
-    if isinstance(default, tuple) and isinstance(value, (list, tuple)) and len(value) == len(default):
-        return tuple(_restore(name, v, d) for v, d in zip(value, default))
-    if default is None or (isinstance(default, float) and isinstance(value, int) and not isinstance(value, bool)):
-        return value if value is None or default is None else float(value)
-    if type(value) is not type(default):
-        raise UsageError(f"{name}: expected {type(default).__name__}, got {value!r}")
+def _restore(name: str, value, kind):
+    """`value` as the annotated type `kind`: lists become tuples and whole numbers floats where the annotation says so."""
+    if dataclasses.is_dataclass(kind) and isinstance(value, dict):
+        return from_dict(kind, value)
+    options = typing.get_args(kind)
+    if typing.get_origin(kind) is tuple and isinstance(value, (list, tuple)) and len(value) == len(options):
+        return tuple(_restore(f"{name}[{i}]", v, k) for i, (v, k) in enumerate(zip(value, options)))
+    if type(None) in options:
+        return None if value is None else _restore(name, value, next(k for k in options if k is not type(None)))
+    if kind is float and type(value) is int and abs(value) < 1 << 63:
+        value = float(value)
+    if type(value) is not kind or (kind is float and not math.isfinite(value)):
+        raise UsageError(f"{name}: expected {kind if options else kind.__name__}, got {repr(value)[:60]}")
     return value

@@ -50,13 +50,16 @@ def view_prompt(prompt: str, view: str, mode: str = "") -> str:
 
 
 def clean_prompt(text: str) -> str:
-    """The prompt in normal form (NFC, single spaces). Raises PromptError for empty, over-long or non-printable text."""
+    """The prompt in normal form (NFC, single spaces). Raises PromptError for empty, over-long or non-printable text.
+
+    Whatever is printable stays text: slashes, dots and quotes have no meaning here. Invisible format characters alone are no prompt.
+    """
     if len(text) > MAX_PROMPT:
         raise PromptError(f"the prompt has {len(text)} characters; at most {MAX_PROMPT} are accepted")
     bad = sorted({f"U+{ord(c):04X}" for c in text if unicodedata.category(c) in ("Cc", "Cs", "Co", "Cn") and c not in "\t\n\r"})
     if bad:
         raise PromptError(f"the prompt contains control or unassigned characters ({', '.join(bad[:4])})")
     text = " ".join(unicodedata.normalize("NFC", text).split())
-    if not text:
+    if all(unicodedata.category(c) in ("Cf", "Zs") for c in text):
         raise PromptError('the prompt is empty; try: dreamfusion-ngp generate "a red mug"')
     return text

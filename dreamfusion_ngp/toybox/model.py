@@ -7,6 +7,7 @@ in_channels = 3 * factor^2.
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import json
 from dataclasses import dataclass
@@ -16,6 +17,27 @@ from .captions import WORDS
 
 PRIOR = Path(__file__).parent / "priors" / "toybox-64"
 MAX_TOKENS = 16
+
+
+@contextlib.contextmanager
+def quiet():
+    """Within it diffusers and transformers print errors only: no progress bars for a few megabytes, no advice about a cast that is
+    meant. What was set before is restored."""
+    from diffusers.utils import logging as diffusers_logging
+    from transformers.utils import logging as transformers_logging
+
+    logs = (diffusers_logging, transformers_logging)
+    before = [(log.get_verbosity(), log.is_progress_bar_enabled()) for log in logs]
+    for log in logs:
+        log.set_verbosity_error()
+        log.disable_progress_bar()
+    try:
+        yield
+    finally:
+        for log, (verbosity, bars) in zip(logs, before):
+            log.set_verbosity(verbosity)
+            if bars:
+                log.enable_progress_bar()
 
 
 @dataclass
@@ -33,10 +55,11 @@ class Prior:
         import torch
 
         folder = Path(folder)
-        for name in ("unet", "text_encoder"):
-            copy.deepcopy(getattr(self, name)).to(torch.float16).save_pretrained(folder / name, safe_serialization=True)
-        self.tokenizer.save_pretrained(folder / "tokenizer")
-        self.scheduler.save_pretrained(folder / "scheduler")
+        with quiet():
+            for name in ("unet", "text_encoder"):
+                copy.deepcopy(getattr(self, name)).to(torch.float16).save_pretrained(folder / name, safe_serialization=True)
+            self.tokenizer.save_pretrained(folder / "tokenizer")
+            self.scheduler.save_pretrained(folder / "scheduler")
         index = {"_class_name": "IFPipeline", "_diffusers_version": diffusers.__version__,
                  "unet": ["diffusers", "UNet2DConditionModel"], "text_encoder": ["transformers", type(self.text_encoder).__name__],
                  "tokenizer": ["transformers", "PreTrainedTokenizerFast"], "scheduler": ["diffusers", type(self.scheduler).__name__],
@@ -80,13 +103,17 @@ def build_prior(seed: int = 0) -> Prior:
 
 
 def load_prior(folder: Path = PRIOR) -> Prior:
-    """The prior saved in `folder`, weights in float32. Raises OSError where a part is missing."""
+    """The prior saved in `folder`, weights in float32. Raises OSError where a part or a weight is missing."""
     import torch
     from diffusers import DDPMScheduler, UNet2DConditionModel
     from transformers import PreTrainedTokenizerFast, T5EncoderModel
 
-    unet = UNet2DConditionModel.from_pretrained(folder / "unet", local_files_only=True, use_safetensors=True)
-    text_encoder = T5EncoderModel.from_pretrained(folder / "text_encoder", local_files_only=True, use_safetensors=True)
-    return Prior(unet.to(torch.float32), text_encoder.to(torch.float32),
-                 PreTrainedTokenizerFast.from_pretrained(folder / "tokenizer", local_files_only=True),
-                 DDPMScheduler.from_pretrained(folder / "scheduler", local_files_only=True))
+    folder, models = Path(folder), []
+    with quiet():
+        for cls, name in ((UNet2DConditionModel, "unet"), (T5EncoderModel, "text_encoder")):
+            model, info = cls.from_pretrained(folder / name, local_files_only=True, use_safetensors=True, output_loading_info=True)
+            if info["missing_keys"]:  # the libraries would put random numbers in their place
+                raise OSError(f"{folder / name}: {len(info['missing_keys'])} weights are missing")
+            models.append(model.to(torch.float32))
+        return Prior(*models, PreTrainedTokenizerFast.from_pretrained(folder / "tokenizer", local_files_only=True),
+                     DDPMScheduler.from_pretrained(folder / "scheduler", local_files_only=True))

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 import torch.distributed as dist
 
-from ..errors import PriorError
+from ..errors import PriorError, UsageError
 from .model import Prior, build_prior, load_prior
 from .sampling import sheet
 from .training import Reservoir, TrainPriorConfig, denoising_loss, training_batch
@@ -25,14 +25,38 @@ def train_prior(config: TrainPriorConfig, out: Path, *, resume: Path | None = No
     """Train and leave a diffusers folder in `out`, with `training.json` (images seen, loss curve) and `samples.png` beside it.
 
     resume: a folder to start from (weights only). processes: one-thread CPU processes with averaged gradients; on CUDA always 1.
+    Raises UsageError or PriorError before anything is written where that cannot be done.
     """
-    if resume is not None and not (Path(resume) / "unet").is_dir():
-        raise PriorError(f"{resume} is no prior: it has no unet folder")
+    check_request(config, Path(out), resume, device)
     if device != "cpu" or processes <= 1:
         return _run(0, 1, "", config, out, resume, device)
     with tempfile.TemporaryDirectory() as folder:
         torch.multiprocessing.spawn(_run, nprocs=processes,
                                     args=(processes, f"file://{folder}/rendezvous", config, out, resume, device))
+
+
+def check_request(config: TrainPriorConfig, out: Path, resume: Path | None, device: str) -> None:
+    """Whatever would fail hours later, or in another process, fails here."""
+    for name in ("images", "batch", "views_per_class", "chunk", "trace_every"):
+        if getattr(config, name) < 1:
+            raise UsageError(f"train-prior: {name} must be at least 1, got {getattr(config, name)}")
+    if config.seed < 0 or not 0 <= config.minutes < math.inf:
+        raise UsageError(f"train-prior: seed and minutes must not be negative, got {config.seed} and {config.minutes}")
+    if device != "cpu" and not (device.split(":")[0] == "cuda" and torch.cuda.is_available()):
+        raise UsageError(f"train-prior: cannot use device {device!r} here")
+    if out.exists() and not (out / "model_index.json").is_file() and not (out.is_dir() and not any(out.iterdir())):
+        raise UsageError(f"{out} exists and is no prior; it would be replaced, so choose another folder")
+    if resume is not None:
+        read_log(resume)
+        try:
+            load_prior(resume)
+        except (OSError, ValueError, RuntimeError) as error:
+            raise PriorError(f"{resume} cannot be resumed from: {str(error).strip().splitlines()[0]}") from error
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        tempfile.TemporaryFile(dir=out.parent).close()
+    except OSError as error:
+        raise UsageError(f"cannot write to {out.parent}: {error.strerror}") from error
 
 
 def _run(rank: int, world: int, rendezvous: str, config: TrainPriorConfig, out: Path, resume: Path | None, device: str) -> None:
@@ -61,9 +85,15 @@ def prepare_for_training(prior: Prior, device: str) -> None:
 
 
 def read_log(folder: Path) -> dict:
-    """training.json of a saved prior: {"images": images seen in all runs, "loss": [[images, loss], ...]}."""
+    """training.json of a saved prior: {"images": images seen in all runs, "loss": [[images, loss], ...]}. Raises PriorError if damaged."""
     path = Path(folder) / "training.json"
-    return json.loads(path.read_text()) if path.exists() else {"images": 0, "loss": []}
+    if not path.exists():
+        return {"images": 0, "loss": []}
+    try:
+        log = json.loads(path.read_text(encoding="utf-8"))
+        return {"images": int(log["images"]), "loss": [[int(n), float(loss)] for n, loss in log["loss"]]}
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise PriorError(f"{path} is damaged: {error}") from error
 
 
 class Run:
@@ -89,12 +119,13 @@ class Run:
             images += per_step
             if images // per_step % config.trace_every == 0:
                 self.reservoir.grow()
-            if self.rank == 0 and len(recent) == 100:
-                self.report(images, progress, float(np.mean(recent)))
-                recent.clear()
+            if len(recent) == 100:
+                self.report(images, progress, recent)
             if self.rank == 0 and time.monotonic() - saved > config.save_every:
                 self.save(self.start + images)
                 saved = time.monotonic()
+        if recent:
+            self.report(images, progress, recent)
         if self.rank == 0:
             self.save(self.start + images, with_sheet=True)
 
@@ -107,8 +138,13 @@ class Run:
             dist.broadcast(value, 0)
         return float(value)
 
-    def report(self, images: int, progress: float, loss: float) -> None:
+    def report(self, images: int, progress: float, recent: list[float]) -> None:
+        """Log and print the mean of the recent losses, and empty their list."""
+        loss = float(np.mean(recent))
+        recent.clear()
         self.losses.append([self.start + images, round(loss, 5)])
+        if self.rank:
+            return
         seconds = time.monotonic() - self.began
         print(f"images {self.start + images:>9,}  loss {loss:.4f}  {images / seconds:.0f} images/s  "
               f"{seconds * (1 - progress) / max(progress, 1e-6) / 60:.0f} min left", flush=True)
