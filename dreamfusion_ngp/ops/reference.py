@@ -235,7 +235,7 @@ def composite(
         sums = (w[:, None] * rgb[rows]).sum(0), w.sum(), (w * t[rows]).sum(), (w[:, None] * normal[rows]).sum(0)
         rays.append((*sums, (w.detach() * away).sum()))
     if not rays:
-        return Composited(rgb.new_zeros(0, 3), *(sigma.new_zeros(0),) * 2, rgb.new_zeros(0, 3), sigma.new_zeros(0))
+        return Composited(rgb[:0], sigma[:0], sigma[:0], normal[:0], sigma[:0])
     return Composited(*(torch.stack(column) for column in zip(*rays)))
 
 

@@ -1,0 +1,138 @@
+"""Fused Adam: against torch.optim.Adam and the reference, what it leaves behind, gradients that are not finite, its errors."""
+
+import pytest
+import torch
+
+from dreamfusion_ngp.ops import reference
+from dreamfusion_ngp.ops.adam import adam_step
+
+OPS = torch.ops.dreamfusion_ngp
+SETTINGS = dict(lr=1e-2, beta1=0.9, beta2=0.99, eps=1e-15)
+
+
+def state(shape, seed=0, dtype=torch.float32, device="cpu"):
+    """param, grad, exp_avg, exp_avg_sq, nonfinite, as in the middle of a run."""
+    generator = torch.Generator().manual_seed(seed)
+    param, grad, first, second = (torch.randn(shape, generator=generator).to(device, dtype) for _ in range(4))
+    return [param, grad, first * 0.1, second.square(), torch.zeros(1, dtype=torch.int64, device=device)]
+
+
+@pytest.mark.parametrize("dtype, tolerance", [(torch.float32, 2e-6), (torch.float64, 1e-14)])
+@pytest.mark.parametrize("weight_decay, eps", [(0.0, 1e-15), (0.03, 1e-8)])
+def test_fifty_steps_of_torch(device, dtype, tolerance, weight_decay, eps):
+    if device == "cuda" and dtype == torch.float64:
+        pytest.skip("float64 runs on the CPU only")
+    generator = torch.Generator().manual_seed(1)
+    theirs = torch.nn.Parameter(torch.randn(123, 3, generator=generator).to(device, dtype))
+    ours = theirs.detach().clone().requires_grad_()
+    optimizer = torch.optim.Adam([theirs], lr=1e-2, betas=(0.9, 0.99), eps=eps, weight_decay=weight_decay)
+    moments, nonfinite = [torch.zeros_like(ours) for _ in range(2)], torch.zeros(1, dtype=torch.int64, device=device)
+    for step in range(1, 51):
+        grad = torch.randn(123, 3, generator=generator).to(device, dtype) * 10.0 ** (step % 7 - 4)
+        grad[step % 123] = 0.0
+        theirs.grad = grad.clone()
+        optimizer.step()
+        adam_step(ours, grad, *moments, nonfinite, lr=1e-2, beta1=0.9, beta2=0.99, eps=eps, step=step, weight_decay=weight_decay)
+        assert not grad.any()
+    torch.testing.assert_close(ours.detach(), theirs.detach(), atol=tolerance, rtol=tolerance)
+    assert (ours - torch.randn(123, 3, generator=torch.Generator().manual_seed(1)).to(device, dtype)).abs().max() > 0.05
+    assert not nonfinite.any()
+
+
+@pytest.mark.parametrize("n", [0, 1, 7, 64, 1000, 40001])
+@pytest.mark.parametrize("step", [1, 1000])
+def test_matches_the_reference(device, n, step):
+    got, want = state(n, 2, device=device), state(n, 2, torch.float64)
+    adam_step(*got, **SETTINGS, step=step, weight_decay=0.1)
+    reference.adam_step(*want, **SETTINGS, step=step, weight_decay=0.1)
+    for a, b in zip(got, want):
+        torch.testing.assert_close(a.cpu().double(), b.double(), atol=1e-6, rtol=1e-5)
+
+
+def test_non_finite_gradients_are_counted_and_not_applied(device):
+    tensors = state(50000, 3, device=device)
+    untouched = [v.clone() for v in tensors]
+    bad = torch.zeros(50000, dtype=torch.bool)
+    bad[[0, 5, 31, 20000, 49999]] = True
+    tensors[1][bad] = torch.tensor([float("nan"), float("inf"), -float("inf"), float("nan"), float("inf")], device=device)
+    adam_step(*tensors, **SETTINGS, step=3)
+    assert int(tensors[4]) == 5 and not tensors[1].any()
+    for a, b in zip((tensors[0], *tensors[2:4]), (untouched[0], *untouched[2:4])):
+        assert torch.equal(a[bad], b[bad]) and (a[~bad] != b[~bad]).float().mean() > 0.99
+        assert a.isfinite().all()
+    tensors[1][:2] = float("nan")
+    adam_step(*tensors, **SETTINGS, step=4)
+    assert int(tensors[4]) == 7, "the counter goes on"
+
+
+def test_a_zero_gradient_without_history_changes_nothing(device):
+    param, grad, first, second, nonfinite = state(1000, 4, device=device)
+    before = param.clone()
+    adam_step(param, grad.zero_(), first.zero_(), second.zero_(), nonfinite, **SETTINGS, step=10)
+    assert torch.equal(param, before) and not first.any() and not second.any()
+
+
+def test_zero_learning_rate_only_moves_the_moments(device):
+    tensors = state(100, 5, device=device)
+    before = [v.clone() for v in tensors]
+    adam_step(*tensors, **SETTINGS | dict(lr=0.0), step=1)
+    assert torch.equal(tensors[0], before[0]) and not torch.equal(tensors[2], before[2])
+
+
+def test_same_bits_for_any_number_of_threads(restore_threads):
+    results = []
+    for threads in (1, 2, 3, 8, 8):
+        torch.set_num_threads(threads)
+        tensors = state(100003, 6)
+        tensors[1][::1000] = float("nan")
+        adam_step(*tensors, **SETTINGS, step=2)
+        results.append(tensors)
+    assert int(results[0][4]) == 101
+    for other in results[1:]:
+        assert all(torch.equal(a, b) for a, b in zip(results[0], other))
+
+
+def test_views_at_any_alignment():
+    """Slices of one flat buffer, as a field keeps its parameters."""
+    whole, want = state(1000, 7), state(1000, 7)
+    for begin, end in ((0, 1), (1, 334), (334, 1000)):
+        adam_step(*(v[begin:end] for v in whole[:4]), whole[4], **SETTINGS, step=2)
+    adam_step(*want, **SETTINGS, step=2)
+    for a, b in zip(whole, want):
+        torch.testing.assert_close(a, b, atol=1e-7, rtol=1e-6)
+
+
+def test_parameters_that_require_gradients_are_changed_in_place(device):
+    param, *rest = state((4, 5), 8, device=device)
+    param = torch.nn.Parameter(param)
+    before, version = param.detach().clone(), param._version
+    adam_step(param, *rest, **SETTINGS, step=1)
+    assert param.requires_grad and param.is_leaf and not torch.equal(param.detach(), before)
+    assert param._version > version, "autograd must know"
+
+
+@pytest.mark.parametrize("change, error, name", [
+    (dict(param=torch.zeros(4, dtype=torch.float16)), TypeError, "param"),
+    (dict(grad=torch.zeros(5)), ValueError, "grad"),
+    (dict(grad=None), TypeError, "grad"),
+    (dict(grad=torch.zeros(8)[::2]), ValueError, "grad"),
+    (dict(exp_avg=torch.zeros(4, dtype=torch.float64)), TypeError, "exp_avg"),
+    (dict(exp_avg_sq=torch.zeros(4, device="meta")), ValueError, "exp_avg_sq"),
+    (dict(nonfinite=torch.zeros(1)), TypeError, "nonfinite"),
+    (dict(nonfinite=torch.zeros((), dtype=torch.int64)), ValueError, "nonfinite"),
+    (dict(lr=-1.0), ValueError, "lr"),
+    (dict(lr=float("nan")), ValueError, "lr"),
+    (dict(beta1=1.0), ValueError, "beta1"),
+    (dict(beta2=-0.1), ValueError, "beta2"),
+    (dict(eps=0.0), ValueError, "eps"),
+    (dict(step=0), ValueError, "step"),
+    (dict(weight_decay=-1.0), ValueError, "weight_decay"),
+])
+def test_errors_name_the_argument(change, error, name):
+    names = ("param", "grad", "exp_avg", "exp_avg_sq", "nonfinite")
+    with pytest.raises(error, match=f"adam_step: {name} "):
+        adam_step(**dict(zip(names, state(4))) | SETTINGS | dict(step=1) | change)
+
+
+def test_opcheck(device):
+    torch.library.opcheck(OPS.adam_step.default, (*state(10, 9, device=device), 1e-2, 0.9, 0.99, 1e-8, 3, 0.0))
