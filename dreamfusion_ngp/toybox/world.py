@@ -136,7 +136,7 @@ def shade(buffer: GBuffer, colors: torch.Tensor, view: torch.Tensor, background:
     row = view[:, None, None, :]
     albedo = torch.where(row[..., 5:] > 0.5, torch.ones_like(albedo), albedo)
     light = torch.nn.functional.normalize(row[..., :3] - buffer.position.float() / POSITION_SCALE, dim=-1)
-    lambert = (buffer.normal.float() / 127 * light).sum(-1, keepdim=True).clamp(min=0)
+    lambert = (buffer.normal.float() / 127 * light).sum(-1, keepdim=True).clamp(0, 1)  # rounded normals may exceed length 1
     alpha = buffer.alpha.float()[..., None] / 255
     return albedo * (row[..., 3:4] + row[..., 4:5] * lambert) * alpha + (1 - alpha) * background
 
