@@ -5,7 +5,7 @@
 
 namespace dfn {
 
-constexpr double kExpLimit = 15;  // exp(h) is constant from here on, in value and in gradient
+constexpr double kExpLimit = 15;  // exp(h) is constant from here on, in value and in gradient; NaN stays NaN
 
 template <class T>
 struct Shade {
@@ -45,13 +45,13 @@ DFN_HD T softplus(T v) { return max0(v) + std::log1p(std::exp(v > T(0) ? -v : v)
 
 template <class T>
 DFN_HD T density(T h, bool exponential) {
-    return exponential ? std::exp(h < T(kExpLimit) ? h : T(kExpLimit)) : softplus(h);
+    return exponential ? std::exp(h > T(kExpLimit) ? T(kExpLimit) : h) : softplus(h);
 }
 
 template <class T>
 DFN_HD T density_slope(T h, bool exponential) {
     if (!exponential) return sigmoid(h);
-    return h < T(kExpLimit) ? std::exp(h) : T(0);
+    return h > T(kExpLimit) ? T(0) : std::exp(h);
 }
 
 // What both directions need of a sample.
