@@ -6,11 +6,11 @@ import argparse
 import json
 import os
 import sys
-from dataclasses import fields, is_dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
 from . import __version__
-from .config import PRESETS, _restore, preset
+from .config import PRESETS, from_dict, preset, to_dict
 from .errors import DreamfusionError, UsageError
 
 FORMATS = ("glb", "obj", "ply", "stl")
@@ -105,19 +105,16 @@ def override(config, text: str):
         parsed = json.loads(value)
     except ValueError:
         parsed = value
-    return _set(config, path.strip().split("."), parsed, path)
-
-
-def _set(config, keys: list[str], value, path: str):
-    names = [f.name for f in fields(config)]
-    if keys[0] not in names:
-        raise UsageError(f"--set {path}: no such setting; here are: {', '.join(names)}")
-    current = getattr(config, keys[0])
-    if len(keys) > 1 and is_dataclass(current):
-        return replace(config, **{keys[0]: _set(current, keys[1:], value, path)})
-    if len(keys) > 1 or is_dataclass(current):
-        raise UsageError(f"--set {path}: name one setting, e.g. render.step")
-    return replace(config, **{keys[0]: _restore(path, value, current)})
+    data = to_dict(config)
+    *groups, key = path.strip().split(".")
+    group = data
+    for name in groups:
+        group = group.get(name) if isinstance(group, dict) else None
+    if not isinstance(group, dict) or key not in group or isinstance(group[key], dict):
+        here = group if isinstance(group, dict) else data
+        raise UsageError(f"--set {path}: no such setting; here are: {', '.join(here)}")
+    group[key] = parsed
+    return from_dict(type(config), data)
 
 
 def run_config(args):

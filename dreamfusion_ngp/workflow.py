@@ -138,11 +138,8 @@ class Observer:
         self.preview = f"previews/{path.name}"
 
 
-def optimise(state: State, folder: Path, formats: tuple[str, ...]) -> int:
+def optimise(state: State, guidance, folder: Path, formats: tuple[str, ...]) -> int:
     """Run `state` to its end (or to Ctrl-C) and leave everything in `folder`. Returns the exit code."""
-    from .guidance import load_guidance
-
-    guidance = load_guidance(state.config, state.occupancy.bits.device)
     with Interrupt() as interrupt:
         observer = Observer(state, folder, interrupt, sys.stdout.isatty())
         train(state, guidance, observer)
@@ -166,12 +163,12 @@ def generate(config: RunConfig, root: Path, *, device: str = "auto", threads: in
     config = check_prompt(config)
     set_threads(threads)
     where = choose_device(device)
-    from .guidance import check_guidance
-    check_guidance(config)
+    from .guidance import load_guidance
+    guidance = load_guidance(config, where)
     folder = create_run(root, config)
     print(f"{config.prompt!r}: {config.steps} steps, preset {config.preset}, seed {config.seed}, prior {config.guidance.model}, "
           f"on {where}\nwriting to {folder}", flush=True)
-    return optimise(State(config, where), folder, formats)
+    return optimise(State(config, where), guidance, folder, formats)
 
 
 def resume(run: Path, *, steps: int | None = None, device: str = "auto", threads: int | None = None,
@@ -180,11 +177,13 @@ def resume(run: Path, *, steps: int | None = None, device: str = "auto", threads
     if steps is not None and steps < 1:
         raise UsageError(f"--steps must be at least 1, got {steps}")
     state = load_checkpoint(checkpoint_of(run), choose_device(device), steps=steps)
+    from .guidance import load_guidance
+    guidance = load_guidance(state.config, state.occupancy.bits.device)
     folder = checkpoint_of(run).parent.resolve()
     (folder / "previews").mkdir(exist_ok=True)
     truncate_metrics(folder, state.step)
     print(f"{state.config.prompt!r}: resuming at step {state.step} of {state.config.steps}", flush=True)
-    return optimise(state, folder, formats)
+    return optimise(state, guidance, folder, formats)
 
 
 def load_state(run: Path, device: str = "auto", threads: int | None = None) -> tuple[State, Path]:
@@ -226,4 +225,7 @@ def evaluate_run(run: Path, *, device: str = "auto", threads: int | None = None)
     return result
 
 
-__all__ = ["generate", "resume", "load_state", "export_run", "render_run", "evaluate_run", "DivergenceError"]
+def evaluation_text(result: dict) -> str:
+    """The figures of `evaluate` as lines of text."""
+    return "\n".join(f"{key:<24} {value:.3f}" if isinstance(value, float) else f"{key:<24} {value}"
+                     for key, value in result.items() if not isinstance(value, (dict, list)))

@@ -1,0 +1,104 @@
+"""Checkpoints: round trip, atomic writing, and one clear line for what cannot be read."""
+
+import json
+import os
+from dataclasses import replace
+
+import pytest
+import torch
+
+from dreamfusion_ngp.checkpoint import load_checkpoint, save_checkpoint, write_atomically
+from dreamfusion_ngp.errors import CheckpointError
+from dreamfusion_ngp.train import State
+from test_train import TINY, run
+
+
+@pytest.fixture(scope="module")
+def saved(tmp_path_factory):
+    path = tmp_path_factory.mktemp("run") / "checkpoint.safetensors"
+    state, _ = run(replace(TINY, steps=6))
+    save_checkpoint(path, state)
+    return path, state
+
+
+def test_round_trip(saved):
+    path, state = saved
+    loaded = load_checkpoint(path, "cpu")
+    assert loaded.step == 6 and loaded.config == state.config
+    assert all(torch.equal(a, b) for a, b in zip(state.tensors().values(), loaded.tensors().values()))
+
+
+def test_continues_bit_exactly(saved, tmp_path):
+    whole, _ = run(replace(TINY, steps=10))
+    part, _ = run(replace(TINY, steps=10), stop_after=4)
+    save_checkpoint(tmp_path / "c.safetensors", part)
+    again, _ = run(None, state=load_checkpoint(tmp_path / "c.safetensors", "cpu"))
+    assert all(torch.equal(a, b) for a, b in zip(whole.tensors().values(), again.tensors().values()))
+
+
+def test_more_steps(saved):
+    assert load_checkpoint(saved[0], "cpu", steps=99).config.steps == 99
+
+
+def test_missing(tmp_path):
+    with pytest.raises(CheckpointError, match="no checkpoint"):
+        load_checkpoint(tmp_path / "none.safetensors", "cpu")
+
+
+@pytest.mark.parametrize("keep", [0, 7, 100, 3000, -1])
+def test_truncated(saved, tmp_path, keep):
+    path = tmp_path / "t.safetensors"
+    path.write_bytes(saved[0].read_bytes()[:keep])
+    with pytest.raises(CheckpointError, match="damaged"):
+        load_checkpoint(path, "cpu")
+
+
+def foreign_file(path, tensors, metadata):
+    from safetensors.torch import save_file
+    save_file(tensors, path, metadata=metadata)
+
+
+def test_foreign_files(saved, tmp_path):
+    path = tmp_path / "f.safetensors"
+    foreign_file(path, {"x": torch.zeros(3)}, {"format": "pt"})
+    with pytest.raises(CheckpointError, match="not a checkpoint of dreamfusion_ngp"):
+        load_checkpoint(path, "cpu")
+    path.write_bytes(b"PK\x03\x04" + b"\0" * 400)
+    with pytest.raises(CheckpointError):
+        load_checkpoint(path, "cpu")
+
+
+@pytest.mark.parametrize("change, message", [
+    (lambda m, t: m.pop("config"), "header"),
+    (lambda m, t: m.update(config="{"), "header"),
+    (lambda m, t: m.update(config=json.dumps({"prompt": 1})), "header"),
+    (lambda m, t: m.update(step="x"), "header"),
+    (lambda m, t: t.pop("field.w1"), "do not fit"),
+    (lambda m, t: t.update({"field.w1": torch.zeros(2, 2)}), "do not fit"),
+])
+def test_wrong_content(saved, tmp_path, change, message):
+    from safetensors import safe_open
+    with safe_open(saved[0], framework="pt") as file:
+        metadata, tensors = dict(file.metadata()), {k: file.get_tensor(k) for k in file.keys()}
+    change(metadata, tensors)
+    foreign_file(tmp_path / "w.safetensors", tensors, metadata)
+    with pytest.raises(CheckpointError, match=message):
+        load_checkpoint(tmp_path / "w.safetensors", "cpu")
+
+
+def test_a_failed_write_leaves_the_old_file(tmp_path, monkeypatch):
+    path = tmp_path / "c"
+    write_atomically(path, b"old")
+
+    def full(*_):
+        raise OSError(28, "No space left on device")
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(OSError):
+        write_atomically(path, b"new")
+    assert path.read_bytes() == b"old" and os.listdir(tmp_path) == ["c"]
+
+
+def test_state_has_every_changing_tensor():
+    names = set(State(TINY, "cpu").tensors())
+    assert {"field.table", "field.w1", "field.b1", "field.w2", "field.b2", "background.w1", "occupancy.values", "occupancy.bits",
+            "adam.0.first", "adam.0.second"} <= names

@@ -1,0 +1,171 @@
+"""The command line: flags, errors as one line, and a whole small run with every verb."""
+
+import json
+import os
+import subprocess
+import sys
+import time
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from dreamfusion_ngp import cli, config
+from dreamfusion_ngp.errors import UsageError
+
+SMALL = ["--set", "render.resolution=16", "--set", "render.step=0.04", "--set", "views=2"]
+
+
+def command(*args, cwd=None, **env):
+    return subprocess.run([sys.executable, "-P", "-m", "dreamfusion_ngp", *map(str, args)], capture_output=True, text=True, cwd=cwd,
+                          env={**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", **env}, timeout=600)
+
+
+def one_line_error(done, *words):
+    assert done.returncode == 2, done.stdout + done.stderr
+    lines = done.stderr.strip().splitlines()
+    assert len(lines) == 1 and lines[0].startswith("error: "), done.stderr
+    assert all(word in lines[0] for word in words), lines[0]
+    assert "Traceback" not in done.stdout + done.stderr
+
+
+def test_help_is_quick_and_lists_every_verb():
+    best = 9.0
+    for _ in range(5):
+        began = time.perf_counter()
+        done = command("--help")
+        best = min(best, time.perf_counter() - began)
+    assert done.returncode == 0
+    assert all(verb in done.stdout for verb in ("generate", "resume", "render", "export", "evaluate", "train-prior", "doctor", "bench"))
+    assert best < 0.5
+
+
+def test_help_imports_nothing_heavy():
+    code = "import sys; from dreamfusion_ngp.cli import main\ntry: main(['--help'])\nexcept SystemExit: pass\n" \
+           "sys.exit(bool({'torch', 'numpy', 'diffusers'} & set(sys.modules)))"
+    assert subprocess.run([sys.executable, "-P", "-c", code], capture_output=True).returncode == 0
+
+
+@pytest.mark.parametrize("args, words", [
+    (["generate"], ["prompt"]),
+    (["generate", ""], ["empty"]),
+    (["generate", "   \n "], ["empty"]),
+    (["generate", "a red dragon"], ["dragon", "mug", "purple", "--guidance"]),
+    (["generate", "../../etc/passwd"], ["passwd"]),
+    (["generate", "a red mug and a blue chair"], ["and"]),
+    (["generate", "mug chair"], ["one object"]),
+    (["generate", "a red mug", "--preset", "slow"], ["slow", "fast", "dreamfusion"]),
+    (["generate", "a red mug", "--steps", "0"], ["--steps"]),
+    (["generate", "a red mug", "--steps", "-5"], ["--steps"]),
+    (["generate", "a red mug", "--threads", "0"], ["--threads"]),
+    (["generate", "a red mug", "--device", "tpu"], ["tpu"]),
+    (["generate", "a red mug", "--formats", "fbx"], ["fbx", "glb"]),
+    (["generate", "a red mug", "--guidance", "no/such/folder"], ["no/such/folder"]),
+    (["generate", "a red mug", "--set", "field.depth=3"], ["field.depth", "levels"]),
+    (["generate", "a red mug", "--set", "steps"], ["KEY=VALUE"]),
+    (["generate", "a red mug", "--set", "views=two"], ["views"]),
+    (["resume", "no-such-run"], ["no-such-run"]),
+    (["export", "no-such-run"], ["no-such-run"]),
+    (["render", "no-such-run"], ["no-such-run"]),
+    (["evaluate", "no-such-run"], ["no-such-run"]),
+    (["train-prior", "--resume", "no-such-folder"], ["no-such-folder"]),
+    (["train-prior", "--images", "0"], ["--images"]),
+])
+def test_bad_input_is_one_line_and_leaves_nothing(args, words, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    assert cli.main(args) == 2
+    error = capsys.readouterr().err.strip()
+    assert error.startswith("error: ") and "\n" not in error
+    assert all(word in error for word in words), error
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_hostile_prompts(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    for prompt in ("a red mug\0", "x" * (1 << 20), "\ud800", "${HOME}", "%s%n", "../" * 50 + "mug", "‮red mug", "CON", "🦆"):
+        assert cli.main(["generate", prompt]) == 2, prompt[:20]
+        error = capsys.readouterr().err
+        assert error.startswith("error: ") and len(error) < 2000 and error.count("\n") == 1
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_cuda_without_a_gpu_says_why(tmp_path):
+    import torch
+    if torch.cuda.is_available():
+        pytest.skip("a CUDA device is here")
+    one_line_error(command("generate", "a red mug", "--device", "cuda", cwd=tmp_path), "CUDA")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_unknown_flag_and_verb_exit_with_2(tmp_path):
+    assert command("generate", "a red mug", "--stepz", "3", cwd=tmp_path).returncode == 2
+    done = command("generator", cwd=tmp_path)
+    assert done.returncode == 2 and "Traceback" not in done.stderr
+
+
+def test_unwritable_output_folder(tmp_path):
+    (tmp_path / "file").write_text("in the way")
+    done = command("generate", "a red mug", "--steps", "1", "-o", tmp_path / "file", cwd=tmp_path)
+    one_line_error(done, "cannot write")
+
+
+def test_override_reaches_nested_settings_and_checks_types():
+    c = cli.override(config.fast(), "render.step=0.5")
+    assert c.render.step == 0.5 and c.field == config.fast().field
+    assert cli.override(c, 'field.blob=["none", 0, 1]').field.blob == ("none", 0.0, 1.0)
+    assert cli.override(c, "guidance.scale=7").guidance.scale == 7
+    with pytest.raises(UsageError, match="RenderConfig.step"):
+        cli.override(c, "render.step=small")
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    """One small run of `generate` by the command line."""
+    cwd = tmp_path_factory.mktemp("work")
+    done = command("generate", "a red mug", "--steps", "12", "--formats", "glb,obj,ply,stl", "--threads", "1", *SMALL, cwd=cwd,
+                   DREAMFUSION_NGP_CACHE=str(cwd / "cache"))
+    assert done.returncode == 0, done.stdout + done.stderr
+    folder = next((cwd / "outputs").glob("a-red-mug-*/*"))
+    return folder, done
+
+
+def test_generate_leaves_what_it_promises(finished):
+    folder, done = finished
+    for name in ("mesh.glb", "mesh.obj", "mesh.ply", "mesh.stl", "config.json", "metrics.jsonl", "checkpoint.safetensors",
+                 "contact_sheet.png"):
+        assert (folder / name).stat().st_size > 100, name
+        if name.startswith("mesh"):
+            assert str((folder / name).resolve()) in done.stdout, "the final lines print absolute paths"
+    assert list(folder.glob("turntable.*")) and list((folder / "previews").glob("*.png"))
+    assert "prior" in done.stdout and "field" in done.stdout and "elsewhere" in done.stdout
+    records = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    assert [r["step"] for r in records] == [0, 10, 11] and all(np.isfinite(r["sds"]) for r in records)
+    loaded = config.from_dict(config.RunConfig, json.loads((folder / "config.json").read_text()))
+    assert loaded == replace(loaded, prompt="a red mug", steps=12, views=2)
+    assert not list(folder.rglob("*.part"))
+
+
+def test_other_verbs_work_on_the_run(finished, tmp_path):
+    folder, _ = finished
+    assert command("render", folder, "--frames", "4", "--resolution", "32", "--threads", "1").returncode == 0
+    assert command("export", folder, "--resolution", "48", "--texture", "256", "--formats", "ply", "--threads", "1").returncode == 0
+    done = command("evaluate", folder, "--json", "--threads", "1")
+    assert done.returncode == 0, done.stderr
+    result = json.loads(done.stdout)
+    assert 0 <= result["volumetric_iou"] <= 1 and 0 <= result["silhouette_iou"] <= 1
+
+
+def test_resume_goes_on_to_more_steps(finished):
+    folder, _ = finished
+    done = command("resume", folder, "--steps", "15", "--threads", "1", DREAMFUSION_NGP_CACHE=str(folder.parents[2] / "cache"))
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "resuming at step 12 of 15" in done.stdout
+    assert [json.loads(line)["step"] for line in (folder / "metrics.jsonl").read_text().splitlines()] == [0, 10, 11, 14]
+
+
+def test_bench_runs_at_tiny_sizes(tmp_path):
+    done = command("bench", "--quick", "--json", tmp_path / "b.json", "--threads", "1")
+    assert done.returncode == 0, done.stderr
+    rows = json.loads((tmp_path / "b.json").read_text())["rows"]
+    assert {"march", "field forward + backward", "step without guidance"} <= {r["op"] for r in rows}
+    assert all(r["median_ms"] > 0 for r in rows)

@@ -1,0 +1,126 @@
+"""The loop: it learns from any guidance, draws the paper's schedule, resumes bit-exactly, and stops at what is not finite."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+
+from dreamfusion_ngp.config import (CameraConfig, FieldConfig, LightConfig, LossConfig, OptimConfig, RenderConfig, RunConfig, dreamfusion)
+from dreamfusion_ngp.errors import DivergenceError
+from dreamfusion_ngp.guidance.sds import SdsOutput
+from dreamfusion_ngp.losses import entropy_loss, opacity_loss, orientation_weight
+from dreamfusion_ngp.train import State, train
+
+TINY = RunConfig(
+    prompt="a red mug", steps=40, views=2, camera=CameraConfig(look_at_std=0.0),
+    field=FieldConfig(levels=4, base_resolution=4, finest_resolution=32, log2_table=12, hidden=16, density="exp",
+                      blob=("cone", 6.0, 0.3), density_bias=-1.0, background_hidden=8, background_frequencies=2),
+    render=RenderConfig(resolution=12, step=0.05, occupancy_resolution=16, occupancy_threshold=0.001, budget=1 << 15,
+                        random_background=0.5),
+    optim=OptimConfig(lr_grid=0.02, lr_mlp=0.01))
+
+
+class Target:
+    """A guidance that wants every picture to have one colour: 1/2 (rgb - colour)^2, exact gradient."""
+
+    def __init__(self, color=(0.9, 0.1, 0.1)):
+        self.color, self.seen = torch.tensor(color), []
+
+    def __call__(self, rgb, views, step):
+        self.seen.append((step, tuple(views.modes)))
+        return SdsOutput(0.5 * (rgb - self.color.to(rgb)).square().mean(), {"t": 0.5})
+
+
+def run(config, guidance=None, state=None, stop_after=None, device="cpu"):
+    state, records = state or State(config, device), []
+
+    def observe(record):
+        records.append(record.plain())
+        return stop_after is not None and state.step >= stop_after
+
+    train(state, guidance or Target(), observe)
+    return state, records
+
+
+def test_the_loop_follows_its_guidance(device):
+    still = replace(TINY, light=LightConfig(albedo_only_until=2.0), steps=80)
+    _, records = run(still, device=device)
+    first, last = (sum(r["sds"] for r in part) / len(part) for part in (records[:5], records[-5:]))
+    assert last < 0.3 * first
+    assert [r["step"] for r in records] == list(range(80))
+    assert all(r["samples"] > 0 and r["dropped"] == 0 for r in records)
+
+
+def test_stopped_and_continued_equals_uninterrupted():
+    whole, records = run(TINY)
+    part, before = run(TINY, stop_after=17)
+    assert part.step == 17
+    again = State(TINY, "cpu")
+    for name, value in part.tensors().items():
+        again.tensors()[name].copy_(value)
+    again.step = 17
+    again, after = run(TINY, state=again)
+    assert all(torch.equal(a, b) for a, b in zip(whole.tensors().values(), again.tensors().values()))
+    assert [r["sds"] for r in records] == [r["sds"] for r in before + after]
+
+
+def test_same_for_any_number_of_threads(restore_threads):
+    results = []
+    for threads in (1, 3):
+        torch.set_num_threads(threads)
+        results.append(run(replace(TINY, steps=12, field=replace(TINY.field, background_hidden=0)))[0].tensors())
+    assert all(torch.equal(a, b) for a, b in zip(*[r.values() for r in results]))
+
+
+def test_other_seed_other_run():
+    a, b = run(replace(TINY, steps=3))[0], run(replace(TINY, steps=3, seed=1))[0]
+    assert not torch.equal(a.field.table, b.field.table)
+
+
+def test_schedule_of_modes():
+    guidance = Target()
+    run(replace(TINY, steps=60, views=4, light=replace(TINY.light, albedo_only_until=0.5)), guidance)
+    early = [m for step, modes in guidance.seen for m in modes if step < 30]
+    late = [m for step, modes in guidance.seen for m in modes if step >= 30]
+    assert set(early) == {0} and set(late) == {0, 1, 2}
+
+
+@pytest.mark.parametrize("term", ["sds", "opacity_loss"])
+def test_a_nan_stops_with_step_and_term(term):
+    state = State(TINY, "cpu")
+
+    class Poison(Target):
+        def __call__(self, rgb, views, step):
+            output = super().__call__(rgb, views, step)
+            if step < 3:
+                return output
+            if term == "sds":
+                return SdsOutput(output.loss * float("nan"), {})
+            state.field.b2.data[0] = float("nan")  # seen in the rendering of the next step
+            return output
+
+    with pytest.raises(DivergenceError, match=rf"(sds|opacity_loss|orientation).*step {3 if term == 'sds' else 4}"):
+        train(state, Poison(), lambda record: None)
+    if term == "sds":
+        assert all(torch.isfinite(v).all() for v in state.tensors().values() if v.is_floating_point())
+
+
+def test_weights_of_the_regularisers():
+    config = LossConfig(orientation=(1e-4, 1e-2), orientation_ramp=1 / 3)
+    assert orientation_weight(config, 0.0) == pytest.approx(1e-4)
+    assert orientation_weight(config, 1 / 6) == pytest.approx((1e-4 + 1e-2) / 2)
+    assert orientation_weight(config, 1.0) == pytest.approx(1e-2)
+    assert float(opacity_loss(torch.zeros(4))) == pytest.approx(0.1)
+    assert float(entropy_loss(torch.full((4,), 0.5))) == pytest.approx(0.6931, abs=1e-3)
+    assert float(entropy_loss(torch.tensor([0.0, 1.0]))) < 2e-3
+
+
+def test_preset_dreamfusion_has_the_papers_numbers():
+    c = dreamfusion()
+    assert (c.steps, c.views, c.render.resolution) == (15000, 4, 64)
+    assert c.camera == CameraConfig((-10.0, 90.0), 0.5, (1.0, 1.5), (0.7, 1.35), False, 0.1, 0.2, 0.02, False)
+    assert c.light.albedo_only_until == pytest.approx(1000 / 15000)
+    assert (c.light.lit_probability, c.light.textureless_probability, c.light.ambient, c.light.diffuse) == (0.75, 0.5, 0.1, 0.9)
+    assert c.guidance.t_range == (0.02, 0.98) and c.guidance.weighting == "sigma2" and c.guidance.view_words == "paper"
+    assert c.field.blob == ("gaussian", 5.0, 0.2)
+    assert c.loss.orientation == (1e-4, 1e-2) and c.loss.orientation_ramp == pytest.approx(1 / 3) and 1e-3 <= c.loss.opacity <= 5e-3
