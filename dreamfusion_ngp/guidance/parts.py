@@ -1,0 +1,157 @@
+"""The parts of a pipeline folder in diffusers format, loaded one by one: from local files, safetensors only, never
+remote code."""
+
+from __future__ import annotations
+
+import importlib
+import json
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from ..errors import PriorError
+
+BIG = 2 << 30  # bytes of weights on disk above which a part is held in bfloat16 (T5-XXL), else in float32
+SETTINGS = "dreamfusion_ngp.json"
+BASES = {
+    "unet": ("diffusers", "ModelMixin"),
+    "scheduler": ("diffusers", "SchedulerMixin"),
+    "text_encoder": ("transformers", "PreTrainedModel"),
+    "tokenizer": ("transformers", "PreTrainedTokenizerBase"),
+}
+
+
+def read_index(folder: Path) -> dict:
+    """model_index.json of a pipeline folder. Raises PriorError that says what to give instead."""
+    if not folder.is_dir():
+        raise PriorError(f'{folder} is not a folder; give a local text-to-image model in diffusers format, or "toybox"')
+    path = folder / "model_index.json"
+    if not path.is_file():
+        raise PriorError(f"{folder} has no model_index.json: it is no pipeline folder in diffusers format")
+    return _read_object(path)
+
+
+def read_settings(folder: Path) -> dict:
+    """What the folder says to this package in dreamfusion_ngp.json; {} without one.
+
+    guidance_scale: number, the model's own scale, uncond + scale (cond - uncond).  encoder_attention_mask: bool,
+    whether the UNet was trained with padding hidden from it.
+    """
+    path = folder / SETTINGS
+    if not path.exists():
+        return {}
+    settings = _read_object(path)
+    for name, types in (("guidance_scale", (int, float)), ("encoder_attention_mask", bool)):
+        value = settings.get(name)
+        if value is not None and (not isinstance(value, types) or (types is not bool and isinstance(value, bool))):
+            raise PriorError(f"{path}: {name} cannot be {value!r}")
+    return settings
+
+
+def _read_object(path: Path) -> dict:
+    try:
+        data = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise PriorError(f"{path} cannot be read: {error}") from error
+    if not isinstance(data, dict):
+        raise PriorError(f"{path} is damaged: expected an object, got {type(data).__name__}")
+    return data
+
+
+def part_class(folder: Path, index: dict, name: str) -> type:
+    """The class that model_index.json names for a part, if it is one of diffusers' or transformers' own and of the
+    right kind."""
+    entry = index.get(name)
+    library, base = BASES[name]
+    if not (isinstance(entry, list) and len(entry) == 2 and all(isinstance(e, str) for e in entry)):
+        raise PriorError(f"{folder} has no {name} in its model_index.json; expected one of {library}")
+    if entry[0] != library or not entry[1].isidentifier():
+        raise PriorError(
+            f"{folder}: its {name} is {'.'.join(entry)}, not a class of {library}; "
+            "code from a model folder is never run"
+        )
+    module = importlib.import_module(library)
+    found, wanted = getattr(module, entry[1], None), getattr(module, base)
+    if not (isinstance(found, type) and issubclass(found, wanted)):
+        raise PriorError(
+            f"{folder}: its {name} is {'.'.join(entry)}, which this version of {library} does not have as a {name}"
+        )
+    return found
+
+
+def load_model(folder: Path, index: dict, name: str) -> torch.nn.Module:
+    """The part `name` with its weights: frozen, in eval mode, on the CPU, float32 (bfloat16 where it is BIG)."""
+    part = folder / name
+    cls, files = part_class(folder, index, name), weight_files(folder, name)
+    variant = "fp16" if all(".fp16" in f.name for f in files) else None
+    dtype = torch.bfloat16 if sum(f.stat().st_size for f in files) > BIG else torch.float32
+    model, info = _load(cls, part, dtype=dtype, variant=variant, use_safetensors=True, output_loading_info=True)
+    if info["missing_keys"] or info["mismatched_keys"]:
+        bad = sorted(map(str, [*info["missing_keys"], *info["mismatched_keys"]]))
+        raise PriorError(f"{part}: {len(bad)} weights are missing or have the wrong shape, the first is {bad[0]}")
+    return model.eval().requires_grad_(False)
+
+
+def weight_files(folder: Path, name: str) -> list[Path]:
+    """The weights of a part. Raises PriorError if there are none, or one is no safetensors file or shorter than it
+    says."""
+    from safetensors import SafetensorError, safe_open
+
+    part = folder / name
+    if not part.is_dir():
+        raise PriorError(f"{folder} is incomplete: {name}/ is missing")
+    files = sorted(part.glob("*.safetensors"))
+    if not files:
+        raise PriorError(f"{part} has no weights in safetensors format")
+    for file in files:
+        try:
+            with safe_open(file, "pt"):
+                pass
+        except (OSError, SafetensorError) as error:
+            raise PriorError(f"{file} is damaged: {error}") from error
+    return files
+
+
+def load_tokenizer(folder: Path, index: dict):
+    """The tokenizer of a pipeline folder."""
+    return _load(part_class(folder, index, "tokenizer"), folder / "tokenizer")
+
+
+def load_schedule(folder: Path, index: dict) -> tuple[np.ndarray, str]:
+    """abar (T,) float64 and the prediction type ("epsilon", "v_prediction" or "sample") of the folder's scheduler."""
+    scheduler = _load(part_class(folder, index, "scheduler"), folder / "scheduler")
+    abar = getattr(scheduler, "alphas_cumprod", None)
+    prediction = scheduler.config.get("prediction_type", "epsilon")
+    if abar is None or prediction not in ("epsilon", "v_prediction", "sample"):
+        raise PriorError(
+            f"{folder}: {type(scheduler).__name__} with prediction type {prediction!r} is not understood; "
+            "wanted is a variance-preserving one that predicts epsilon, v or the sample"
+        )
+    return np.asarray(abar, np.float64), prediction
+
+
+@contextmanager
+def _no_progress_bar():
+    """transformers draws a bar for every model that it loads; ours is the only progress to see."""
+    from transformers.utils import logging as transformers_logging
+
+    drawn = transformers_logging.is_progress_bar_enabled()
+    transformers_logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if drawn:
+            transformers_logging.enable_progress_bar()
+
+
+def _load(cls: type, part: Path, **options):
+    if not part.is_dir():
+        raise PriorError(f"{part.parent} is incomplete: {part.name}/ is missing")
+    try:
+        with _no_progress_bar():
+            return cls.from_pretrained(part, local_files_only=True, **options)
+    except Exception as error:  # these libraries raise anything from OSError to their own for a damaged or foreign file
+        reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
+        raise PriorError(f"{part} cannot be loaded as {cls.__name__}: {reason}") from error
