@@ -1,0 +1,151 @@
+"""The maths of score distillation against hand-written float64 numbers."""
+
+import numpy as np
+import pytest
+import torch
+
+from dreamfusion_ngp.config import GuidanceConfig
+from dreamfusion_ngp.guidance import sds
+from dreamfusion_ngp.rng import Stream, generator
+
+LENGTH = 1000
+ABAR = np.cos(np.linspace(0.01, 0.99, LENGTH) * np.pi / 2) ** 2
+
+
+def run(
+    x, output=lambda z, t: 0.3 * z + 0.1, prediction="epsilon", config=GuidanceConfig(), step=7, seed=5, progress=0.0
+):
+    def denoise(z, t, alpha, sigma):
+        return sds.predicted_noise(output(z, t), z, alpha, sigma, prediction)
+
+    return sds.distill(x, denoise, ABAR, config, seed=seed, step=step, progress=progress)
+
+
+@pytest.mark.parametrize("weighting", ["sigma2", "uniform"])
+@pytest.mark.parametrize("prediction", ["epsilon", "v_prediction", "sample"])
+def test_the_gradient_on_the_image_is_the_papers(prediction, weighting):
+    random = np.random.default_rng(0)
+    image = random.uniform(-1, 1, (3, 3, 5, 5))
+    x = torch.tensor(image, requires_grad=True)
+    out = run(
+        x,
+        lambda z, t: torch.tanh(z) * 0.7 + torch.tensor(t).double()[:, None, None, None] * 1e-3,
+        prediction,
+        GuidanceConfig(weighting=weighting),
+    )
+    out.loss.backward()
+
+    draws = generator(5, 7, Stream.GUIDANCE)
+    order, offset = draws.random((2, 3))
+    noise = draws.standard_normal((3, 3, 5, 5), dtype=np.float32).astype(np.float64)
+    for b in range(3):
+        t = int((0.02 + 0.96 * (np.argsort(order)[b] + offset[b]) / 3) * LENGTH)
+        alpha, sigma = np.sqrt(ABAR[t]), np.sqrt(1 - ABAR[t])
+        z = alpha * image[b] + sigma * noise[b]
+        predicted = np.tanh(z) * 0.7 + t * 1e-3
+        noise_hat = {
+            "epsilon": predicted,
+            "v_prediction": alpha * predicted + sigma * z,
+            "sample": (z - alpha * predicted) / sigma,
+        }[prediction]
+        w = sigma**2 if weighting == "sigma2" else 1.0
+        np.testing.assert_allclose(
+            x.grad[b].numpy(), w * (noise_hat - noise[b]) / image[b].size / 3, rtol=1e-12, atol=1e-15
+        )
+
+
+def test_a_model_that_is_right_gives_no_gradient():
+    x = torch.rand(2, 3, 4, 4, dtype=torch.float64, requires_grad=True)
+
+    def denoise(z, t, alpha, sigma):
+        return (z - alpha * x) / sigma
+
+    out = sds.distill(x, denoise, ABAR, GuidanceConfig(), seed=0, step=0, progress=0.0)
+    out.loss.backward()
+    assert x.grad.abs().max() < 1e-12 and float(out.loss.detach()) < 1e-12
+
+
+def test_the_loss_is_a_mean_per_view_and_a_small_gradient_survives_a_large_image():
+    x = torch.full((4, 3, 8, 8), 1e4, requires_grad=True)
+    gradient = torch.randn(4, 3, 8, 8) * 1e-6
+    loss = sds.sds_loss(x, gradient)
+    loss.backward()
+    torch.testing.assert_close(x.grad, gradient / (3 * 8 * 8) / 4, rtol=1e-6, atol=0)
+    assert float(loss.detach()) == pytest.approx(float(gradient.square().mean()) / 2)
+
+
+def test_nothing_of_the_denoiser_is_in_the_graph_of_the_loss():
+    scale = torch.tensor(0.5, requires_grad=True)
+    x = torch.rand(2, 3, 4, 4, requires_grad=True)
+    run(x, lambda z, t: z * scale).loss.backward()
+    assert scale.grad is None and x.grad is not None
+
+
+def test_guidance_scale_is_in_the_convention_of_diffusers():
+    uncond, cond = torch.tensor([1.0, 2.0]), torch.tensor([3.0, -1.0])
+    torch.testing.assert_close(sds.classifier_free_guidance(uncond, cond, 1.0), cond)
+    torch.testing.assert_close(sds.classifier_free_guidance(uncond, cond, 0.0), uncond)
+    omega = 100.0  # the paper's, equation of section 2
+    torch.testing.assert_close(
+        sds.classifier_free_guidance(uncond, cond, omega + 1), (1 + omega) * cond - omega * uncond
+    )
+
+
+@pytest.mark.parametrize("prediction", ["v_prediction", "sample"])
+def test_guiding_any_prediction_guides_the_noise(prediction):
+    z, a, b = torch.randn(3, 2, 3, 4, 4, dtype=torch.float64)
+    alpha, sigma = sds.signal_and_noise(ABAR, np.array([300, 800]), z)
+
+    def noise(output):
+        return sds.predicted_noise(output, z, alpha, sigma, prediction)
+
+    guided = noise(sds.classifier_free_guidance(a, b, 15.0))
+    torch.testing.assert_close(guided, sds.classifier_free_guidance(noise(a), noise(b), 15.0))
+
+
+def test_timesteps_are_stratified_uniform_and_every_view_gets_every_part():
+    config = GuidanceConfig(t_range=(0.02, 0.98))
+    random = np.random.default_rng(1)
+    t = np.stack([sds.sample_timesteps(config, random.random((2, 4)), 0.0, LENGTH) for _ in range(4000)])
+    assert t.min() >= 20 and t.max() < 980
+    parts = (t - 20) // 240
+    assert (np.sort(parts, 1) == np.arange(4)).all(), "each quarter of the interval once per step"
+    share = np.stack([np.bincount(parts[:, view], minlength=4) for view in range(4)]) / len(t)
+    assert abs(share - 0.25).max() < 0.03
+    counts = np.histogram(t.reshape(-1), 24, (20, 980))[0]
+    expected = t.size / 24
+    assert ((counts - expected) ** 2 / expected).sum() < 60, "chi-square over 24 bins"
+
+
+def test_the_upper_end_of_t_is_annealed_linearly():
+    config = GuidanceConfig(t_range=(0.02, 0.98), t_max_end=0.5)
+    assert [sds.t_max(config, p) for p in (-1.0, 0.0, 0.5, 1.0, 2.0)] == pytest.approx([0.98, 0.98, 0.74, 0.5, 0.5])
+    draws = np.stack([np.random.default_rng(2).random(64), np.full(64, 1 - 1e-9)])
+    assert sds.sample_timesteps(config, draws, 1.0, LENGTH).max() == 499
+    assert (
+        sds.sample_timesteps(GuidanceConfig(t_range=(0.0, 1.0), t_max_end=1.0), draws, 1.0, LENGTH).max() == LENGTH - 1
+    )
+
+
+def test_numbers_depend_on_seed_and_step_and_on_nothing_else():
+    x = torch.rand(4, 3, 6, 6)
+    losses = {(seed, step): float(run(x, seed=seed, step=step).loss) for seed in (0, 1) for step in (0, 1, 2)}
+    assert len(set(losses.values())) == 6
+    np.random.seed(3)
+    torch.manual_seed(4)
+    assert float(run(x, seed=1, step=2).loss) == losses[1, 2]
+
+
+def test_the_log_has_plain_numbers():
+    log = run(torch.rand(2, 3, 4, 4, requires_grad=True)).log
+    assert {k: float(v) for k, v in log.items()}.keys() == {"t", "gradient_rms", "residual_rms"}
+    assert 0.02 < log["t"] < 0.98 and not any(v.requires_grad for v in log.values() if torch.is_tensor(v))
+    assert float(log["gradient_rms"]) < float(log["residual_rms"])
+
+
+def test_unknown_names_are_refused():
+    x = torch.zeros(1, 3, 2, 2)
+    with pytest.raises(ValueError, match="prediction: must be"):
+        sds.predicted_noise(x, x, x, x, "flow")
+    with pytest.raises(ValueError, match="weighting: must be"):
+        sds.weight(x, "sds")
