@@ -24,6 +24,7 @@ FIRST_PREVIEW = 8.0        # seconds after the start; the first picture is wante
 PREVIEW_INTERVAL = 45.0    # seconds
 CHECKPOINT_INTERVAL = 60.0  # seconds
 LOG_INTERVAL = 10          # steps
+LINE_INTERVAL = 15.0       # seconds between lines where there is no terminal
 
 
 def choose_device(name: str) -> torch.device:
@@ -93,8 +94,9 @@ class Interrupt:
 class Observer:
     """Progress on the terminal, metrics, previews and checkpoints of a running optimisation."""
 
-    def __init__(self, state: State, folder: Path, interrupt: Interrupt, interactive: bool):
-        self.state, self.folder, self.interrupt, self.interactive = state, folder, interrupt, interactive
+    def __init__(self, state: State, folder: Path, interrupt: Interrupt, bar):
+        self.state, self.folder, self.interrupt, self.bar = state, folder, interrupt, bar
+        self.task = bar.add_task("", total=state.config.steps, completed=state.step)
         self.began = self.saved = time.monotonic()
         self.first = state.step
         self.next_preview = self.began + FIRST_PREVIEW
@@ -110,8 +112,7 @@ class Observer:
         if record.step % LOG_INTERVAL == 0 or last:
             plain = record.plain()
             append_metrics(self.folder, plain)
-            if self.interactive or last or now - self.line_at > 15 or record.step == self.first:
-                self.show(plain, now)
+            self.show(plain, now, last)
         if now > self.next_preview or last:
             self.write_preview()
             self.next_preview = time.monotonic() + PREVIEW_INTERVAL
@@ -121,14 +122,16 @@ class Observer:
         self.totals["other"] += time.monotonic() - now
         return bool(self.interrupt.signal)
 
-    def show(self, plain: dict, now: float) -> None:
-        self.line_at = now
+    def show(self, plain: dict, now: float, last: bool) -> None:
+        """A moving bar on a terminal; elsewhere a line now and then."""
         done, steps = self.state.step, self.state.config.steps
-        rate = (done - self.first) / max(now - self.began, 1e-9)
-        left = (steps - done) / max(rate, 1e-9)
-        text = (f"step {done}/{steps}  {rate:.1f} steps/s  {int(left // 60)}:{int(left % 60):02d} left  sds {plain['sds']:+.4f}  "
-                f"opacity {plain['opacity']:.2f}  occupied {self.state.occupancy.fraction():.1%}  {self.preview}")
-        print(f"\r{text}\x1b[K" if self.interactive else text, end="" if self.interactive and done < steps else "\n", flush=True)
+        text = (f"loss {plain['sds']:.2e}  opacity {plain['opacity']:.2f}  occupied {self.state.occupancy.fraction():.1%}  {self.preview}")
+        self.bar.update(self.task, completed=done, description=text)
+        if not self.bar.console.is_terminal and (last or now - self.line_at > LINE_INTERVAL or done == self.first + 1):
+            self.line_at = now
+            rate = (done - self.first) / max(now - self.began, 1e-9)
+            left = (steps - done) / max(rate, 1e-9)
+            print(f"step {done}/{steps}  {rate:.1f} steps/s  {int(left // 60)}:{int(left % 60):02d} left  {text}", flush=True)
 
     def write_preview(self) -> None:
         from PIL import Image
@@ -140,8 +143,8 @@ class Observer:
 
 def optimise(state: State, guidance, folder: Path, formats: tuple[str, ...]) -> int:
     """Run `state` to its end (or to Ctrl-C) and leave everything in `folder`. Returns the exit code."""
-    with Interrupt() as interrupt:
-        observer = Observer(state, folder, interrupt, sys.stdout.isatty())
+    with Interrupt() as interrupt, progress_bar() as bar:
+        observer = Observer(state, folder, interrupt, bar)
         train(state, guidance, observer)
         save_checkpoint(folder / CHECKPOINT, state)
     print(f"optimised {state.step - observer.first} steps in {time.monotonic() - observer.began:.0f} s: {shares(observer.totals)}")
@@ -149,6 +152,16 @@ def optimise(state: State, guidance, folder: Path, formats: tuple[str, ...]) -> 
     render_run(state, folder)
     print(f"checkpoint  {folder / CHECKPOINT}\npreviews    {folder / 'previews'}")
     return 128 + interrupt.signal if interrupt.signal else 0
+
+
+def progress_bar():
+    """A bar with step, rate and time left; silent where the output is not a terminal."""
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    console = Console()
+    return Progress(TextColumn("step"), MofNCompleteColumn(), BarColumn(30), TimeRemainingColumn(), TextColumn("{task.description}"),
+                    console=console, disable=not console.is_terminal)
 
 
 def shares(totals: dict[str, float]) -> str:
