@@ -8,7 +8,7 @@ import torch
 from tiny_models import cache, config, copy, folders, tiny_tokenizer, views  # noqa: F401 (fixtures)
 
 from dreamfusion_ngp.config import RunConfig
-from dreamfusion_ngp.guidance import TOYBOX, load_guidance, model_folder
+from dreamfusion_ngp.guidance import TOYBOX, load_guidance, model_folder, pixel
 from dreamfusion_ngp.guidance.pixel import resize, resize_matrix
 from dreamfusion_ngp.guidance.sds import classifier_free_guidance
 from dreamfusion_ngp.rng import Stream, generator
@@ -70,13 +70,15 @@ def test_noise_is_what_the_models_own_parts_predict(folders, kind, monkeypatch):
     folder, size = folders[kind], 8 if kind == "if" else 16
     unet = UNet2DConditionModel.from_pretrained(folder / "unet")
     encoder, tokenizer = T5EncoderModel.from_pretrained(folder / "text_encoder"), tiny_tokenizer(kind)
-    guidance = load_guidance(config(folder, scale=3.0), "cpu")
-    calls = recorded(guidance, monkeypatch)
-    guidance(image(size), views(), 0)
-    with monkeypatch.context() as m:
-        m.setattr(guidance, "autocast", False)
+    noise_hats = []
+    for bfloat16 in (True, False):
+        monkeypatch.setattr(pixel, "multiplies_bfloat16", lambda _, b=bfloat16: b)
+        guidance = load_guidance(config(folder, scale=3.0), "cpu")
+        calls = recorded(guidance, monkeypatch)
         guidance(image(size), views(), 0)
-    (*_, rounded), (z, t, alpha, sigma, _, noise_hat) = calls
+        ((z, t, alpha, sigma, _, noise_hat),) = calls
+        noise_hats.append(noise_hat)
+    rounded, exact = noise_hats
 
     def predict(b, prompt):
         tokens = tokenizer([prompt], padding="max_length", max_length=tokenizer.model_max_length, return_tensors="pt")
@@ -92,7 +94,7 @@ def test_noise_is_what_the_models_own_parts_predict(folders, kind, monkeypatch):
         for b, prompt in enumerate(("a red mug, front view", "a red mug, side view", "a red mug, back view")):
             output = classifier_free_guidance(predict(b, ""), predict(b, prompt), 3.0)[0]
             expected = output if kind == "if" else alpha[b] * output + sigma[b] * z[b]
-            torch.testing.assert_close(noise_hat[b], expected, rtol=1e-4, atol=2e-5)
+            torch.testing.assert_close(exact[b], expected, rtol=1e-4, atol=2e-5)
             assert (rounded[b] - expected).square().mean() < 0.05**2 * expected.square().mean()
 
 
