@@ -16,6 +16,18 @@ elsewhere = [entry for entry in sys.path if Path(entry or ".").resolve() != ROOT
 if PathFinder.find_spec("dreamfusion_ngp", elsewhere):
     sys.path[:] = elsewhere
 
+# No test needs the network, and one thread each: what is measured or compared does not depend on the number of cores.
+os.environ["HF_HUB_OFFLINE"] = "1"
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+
+
+@pytest.fixture(autouse=True)
+def one_thread():
+    """torch uses one thread, also after a test that took more."""
+    if "torch" in sys.modules:
+        sys.modules["torch"].set_num_threads(1)
+
 
 @pytest.fixture(params=["cpu", "cuda"])
 def device(request) -> str:

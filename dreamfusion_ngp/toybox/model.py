@@ -58,8 +58,12 @@ class Prior:
         with quiet():
             for name in ("unet", "text_encoder"):
                 copy.deepcopy(getattr(self, name)).to(torch.float16).save_pretrained(folder / name, safe_serialization=True)
-            self.tokenizer.save_pretrained(folder / "tokenizer")
+            # What was loaded would write where it came from into its config: the tokenizer is wrapped anew, the UNet's entry removed.
+            wrap_tokenizer(self.tokenizer.backend_tokenizer).save_pretrained(folder / "tokenizer")
             self.scheduler.save_pretrained(folder / "scheduler")
+        config = json.loads((folder / "unet" / "config.json").read_text(encoding="utf-8"))
+        config.pop("_name_or_path", None)
+        (folder / "unet" / "config.json").write_text(json.dumps(config, indent=2, sort_keys=True) + "\n")
         index = {"_class_name": "IFPipeline", "_diffusers_version": diffusers.__version__,
                  "unet": ["diffusers", "UNet2DConditionModel"], "text_encoder": ["transformers", type(self.text_encoder).__name__],
                  "tokenizer": ["transformers", "PreTrainedTokenizerFast"], "scheduler": ["diffusers", type(self.scheduler).__name__],
@@ -70,13 +74,19 @@ class Prior:
 def build_tokenizer():
     """A word-level tokenizer over the toybox vocabulary: lower case, punctuation dropped, </s> appended, padded to 16."""
     from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
-    from transformers import PreTrainedTokenizerFast
 
     vocabulary = {word: i for i, word in enumerate(("<pad>", "</s>", "<unk>") + WORDS)}
     tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token="<unk>"))
     tokenizer.normalizer = normalizers.Lowercase()
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence([pre_tokenizers.Split(",", "removed"), pre_tokenizers.WhitespaceSplit()])
     tokenizer.post_processor = processors.TemplateProcessing(single="$A </s>", special_tokens=[("</s>", 1)])
+    return wrap_tokenizer(tokenizer)
+
+
+def wrap_tokenizer(tokenizer):
+    """A tokenizers.Tokenizer with this vocabulary as a transformers one."""
+    from transformers import PreTrainedTokenizerFast
+
     return PreTrainedTokenizerFast(tokenizer_object=tokenizer, pad_token="<pad>", eos_token="</s>", unk_token="<unk>",
                                    model_max_length=MAX_TOKENS)
 
@@ -109,6 +119,8 @@ def load_prior(folder: Path = PRIOR) -> Prior:
     from transformers import PreTrainedTokenizerFast, T5EncoderModel
 
     folder, models = Path(folder), []
+    if not (folder / "tokenizer" / "tokenizer.json").is_file():
+        raise OSError(f"{folder} has no tokenizer/tokenizer.json")
     with quiet():
         for cls, name in ((UNet2DConditionModel, "unet"), (T5EncoderModel, "text_encoder")):
             model, info = cls.from_pretrained(folder / name, local_files_only=True, use_safetensors=True, output_loading_info=True)

@@ -37,7 +37,7 @@ def train_prior(config: TrainPriorConfig, out: Path, *, resume: Path | None = No
 
 def check_request(config: TrainPriorConfig, out: Path, resume: Path | None, device: str) -> None:
     """Whatever would fail hours later, or in another process, fails here."""
-    for name in ("images", "batch", "views_per_class", "chunk", "trace_every"):
+    for name in ("images", "batch", "views_per_class", "chunk", "trace_every", "report_every", "sheet_steps"):
         if getattr(config, name) < 1:
             raise UsageError(f"train-prior: {name} must be at least 1, got {getattr(config, name)}")
     if config.seed < 0 or not 0 <= config.minutes < math.inf:
@@ -119,7 +119,7 @@ class Run:
             images += per_step
             if images // per_step % config.trace_every == 0:
                 self.reservoir.grow()
-            if len(recent) == 100:
+            if len(recent) == config.report_every:
                 self.report(images, progress, recent)
             if self.rank == 0 and time.monotonic() - saved > config.save_every:
                 self.save(self.start + images)
@@ -189,7 +189,7 @@ class Run:
         (part / "training.json").write_text(json.dumps(log) + "\n")
         if with_sheet:
             averaged.unet.eval()
-            sheet(averaged, part / "samples.png")
+            sheet(averaged, part / "samples.png", steps=self.config.sheet_steps)
         old = self.out.with_name(self.out.name + ".old")
         shutil.rmtree(old, ignore_errors=True)
         if self.out.exists():

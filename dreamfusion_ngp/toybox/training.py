@@ -46,6 +46,8 @@ class TrainPriorConfig:
     trace_every: int = 6                # steps between new chunks
     seed: int = 0
     save_every: float = 300.0           # seconds
+    report_every: int = 100             # steps
+    sheet_steps: int = 30               # steps of the sampler for the sheet at the end
 
 
 class Reservoir:

@@ -1,0 +1,220 @@
+"""Training of the embedded prior: its pictures, its loss, and short runs that save, resume and stop."""
+
+import json
+import math
+import time
+from dataclasses import replace
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from scipy import stats
+
+from dreamfusion_ngp.errors import PriorError, UsageError
+from dreamfusion_ngp.lights import sample_modes
+from dreamfusion_ngp.toybox import training
+from dreamfusion_ngp.toybox.model import build_prior, build_tokenizer, load_prior
+from dreamfusion_ngp.toybox.sampling import SHEET_VIEWS, sample, sheet
+from dreamfusion_ngp.toybox.shapes import CLASSES, COLORS
+from dreamfusion_ngp.toybox.trainer import read_log, train_prior
+from dreamfusion_ngp.toybox.training import Reservoir, TrainPriorConfig, backgrounds, denoising_loss, training_batch
+
+TINY = TrainPriorConfig(images=320, batch=8, chunk=2, views_per_class=4, warmup_images=48, ema_half_life=32, report_every=5, sheet_steps=1)
+
+
+@pytest.fixture(scope="module")
+def reservoir():
+    r = Reservoir(replace(TINY, chunk=3, views_per_class=6), np.random.default_rng(0))
+    for _ in range(2 * len(CLASSES)):
+        r.grow()
+    return r
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    """A run of two processes, and the seconds it took."""
+    out = tmp_path_factory.mktemp("run") / "new" / "prior"
+    train_prior(TINY, out, processes=2)
+    return out
+
+
+def test_backgrounds_are_of_three_kinds():
+    images = backgrounds(3000, 8, np.random.default_rng(0))
+    assert images.shape == (3000, 8, 8, 3) and images.min() >= 0 and images.max() <= 1
+    plain = (images.flatten(1, 2).std(1).amax(-1) < 1e-6)
+    counts = np.array([int(plain.sum()), 3000 - int(plain.sum())])
+    assert stats.chisquare(counts, [1800, 1200]).pvalue > 1e-3
+    gray = (images[plain][:, 0, 0].amax(-1) - images[plain][:, 0, 0].amin(-1)) < 1e-6
+    assert abs(gray.float().mean() - 0.3) < 4 * math.sqrt(0.3 * 0.7 / len(gray))
+    assert stats.kstest(images[plain][:, 0, 0, 0].double().numpy(), "uniform").pvalue > 1e-3
+
+
+def test_the_reservoir_fills_every_class_and_turns_over(reservoir):
+    assert [len(shelf) for shelf in reservoir.buffers] == [2] * len(CLASSES)
+    first = reservoir.buffers[0][0]
+    reservoir.grow()
+    assert len(reservoir.buffers[0]) == 2 and reservoir.buffers[0][0] is not first, "the oldest chunk went"
+    buffer, classes, position, azimuth, elevation = reservoir.batch(16)
+    assert buffer.alpha.shape == (16, 64, 64) and len(classes) == 16 and position.shape == (16, 3)
+    assert azimuth.shape == elevation.shape == (16,)
+    assert (buffer.alpha.flatten(1).amax(1) > 0).all(), "every picture shows its toy"
+
+
+def test_pictures_and_captions_belong_together(reservoir, monkeypatch):
+    """Of single-coloured toys without light: the toy has the colour of its caption, up to the jitter of 0.04, and the caption the
+    class and the view of the picture."""
+    monkeypatch.setattr(training, "sample_modes", lambda light, n, progress, random: np.zeros(n, dtype=int))
+    seen = []
+    monkeypatch.setattr(training, "caption", lambda *args: seen.append(args) or "a mug")
+    random = np.random.default_rng(1)
+    images, texts = training_batch(reservoir, 200, random)
+    assert images.shape == (200, 3, 64, 64) and images.min() >= -1 and images.max() <= 1 and texts == ["a mug"] * 200
+    checked = 0
+    for image, (name, color, azimuth, elevation, mode, _) in zip((images + 1) / 2, seen):
+        assert name in CLASSES and mode == 0 and -0.2 < elevation < 1.58 and 0 <= azimuth < 6.3
+        if name in ("sphere", "cube", "cylinder") and (image[:, 31:33, 31:33].flatten(1).std(1) < 1e-3).all():
+            assert (image[:, 32, 32] - torch.tensor(COLORS[color])).abs().max() < 5 * training.COLOR_JITTER
+            checked += 1
+    assert checked > 5
+
+
+def test_batches_have_all_modes_and_known_words(reservoir):
+    images, texts = training_batch(reservoir, 120, np.random.default_rng(2))
+    tokenizer = build_tokenizer()
+    assert not any(tokenizer.unk_token_id in ids for ids in tokenizer(texts).input_ids)
+    assert any("clay" in t for t in texts) and any("flat" in t for t in texts) and "" in texts
+    assert len(set(texts)) > 80 and images.dtype == torch.float32
+    modes = sample_modes(training.LIGHTS, 8000, 1.0, np.random.default_rng(3))
+    assert stats.chisquare(np.bincount(modes), 8000 * np.array([0.25, 0.375, 0.375])).pvalue > 1e-3
+
+
+class Knowing:
+    """In the place of the UNet: knows the clean pictures and gives the exact v (or v plus `error`)."""
+
+    config = SimpleNamespace(in_channels=48)
+
+    def __init__(self, image, abar, error=0.0):
+        self.image, self.abar, self.error, self.steps = torch.nn.functional.pixel_unshuffle(image, 4), abar, error, None
+
+    def __call__(self, noisy, steps, hidden, encoder_attention_mask):
+        self.steps = steps
+        a = self.abar[steps].view(-1, 1, 1, 1).double()
+        v = (a.sqrt() * noisy.double() - self.image.double()) / (1 - a).sqrt()
+        return SimpleNamespace(sample=v + self.error)
+
+
+def test_the_loss_is_the_squared_error_of_v():
+    """v = sqrt(abar) eps - sqrt(1 - abar) x, written with the noisy picture z: (sqrt(abar) z - x) / sqrt(1 - abar)."""
+    prior = build_prior()
+    image = torch.rand(64, 3, 64, 64, generator=torch.Generator().manual_seed(0)) * 2 - 1
+    for error in (0.0, 0.5):
+        knowing = Knowing(image, prior.scheduler.alphas_cumprod, error)
+        fake = SimpleNamespace(unet=knowing, scheduler=prior.scheduler, tokenizer=prior.tokenizer, text_encoder=prior.text_encoder)
+        loss = denoising_loss(fake, image, ["a mug"] * 64, np.random.default_rng(0))
+        assert float(loss) == pytest.approx(error**2, abs=1e-4)
+    steps = knowing.steps.double().numpy() / 1000
+    assert stats.kstest(steps, lambda t: np.clip(t, 0, 1) ** (1 / training.HIGH_NOISE_POWER)).pvalue > 1e-3
+    assert steps.min() < 0.05 and steps.max() > 0.97
+
+
+def test_two_processes_train_with_falling_loss(trained):
+    """320 pictures in 20 steps: the mean loss of the last five is at most 0.9 of that of the first five (seeded; measured 0.75)."""
+    log = json.loads((trained / "training.json").read_text())
+    assert log["images"] == 320 and log["batch"] == 16
+    assert [images for images, _ in log["loss"]] == [80, 160, 240, 320]
+    losses = [loss for _, loss in log["loss"]]
+    assert losses[-1] < 0.9 * losses[0] and all(map(math.isfinite, losses))
+    assert sorted(p.name for p in trained.parent.iterdir()) == ["prior"], "no temporary folders stay"
+    load_prior(trained)
+
+
+def test_the_run_leaves_a_sheet(trained):
+    with Image.open(trained / "samples.png") as picture:
+        assert picture.format == "PNG" and picture.size == (2 * 64 * (len(SHEET_VIEWS) + 1), 64 * len(CLASSES) // 2)
+
+
+def test_resuming_needs_only_the_folder_and_continues_the_count(trained, tmp_path, capsys):
+    before = read_log(trained)
+    start = weights_of(load_prior(trained))
+    train_prior(replace(TINY, images=40, learning_rate=1e-5), tmp_path / "more", resume=trained)
+    log = read_log(tmp_path / "more")
+    assert log["images"] == 360 and log["loss"][: len(before["loss"])] == before["loss"] and log["loss"][-1][0] == 360
+    # The loss goes on from where it was: well below that of an untrained model, which predicts 0 and gets about 0.9.
+    assert log["loss"][-1][1] < 0.9 * before["loss"][0][1]
+    change = (weights_of(load_prior(tmp_path / "more")) - start).abs().max()
+    assert 0 < change < 0.01, "it started from the saved weights"
+    assert "images       360" in capsys.readouterr().out
+    assert read_log(trained) == before, "the source stays"
+
+
+def weights_of(prior):
+    return torch.cat([p.detach().flatten() for p in prior.unet.parameters()])
+
+
+def test_a_limit_in_minutes_ends_the_run_and_replaces_an_older_prior(trained, tmp_path):
+    out = tmp_path / "prior"
+    out.mkdir()
+    began = time.monotonic()
+    train_prior(replace(TINY, images=10**9, minutes=1 / 60), out)
+    assert time.monotonic() - began < 60
+    assert 8 <= read_log(out)["images"] < 10**6
+    train_prior(replace(TINY, images=8), out, resume=trained)
+    assert read_log(out)["images"] == 328 and [p.name for p in tmp_path.iterdir()] == ["prior"]
+
+
+@pytest.mark.parametrize("change, complaint", [(dict(images=0), "images"), (dict(batch=0), "batch"), (dict(minutes=-1.0), "minutes"),
+                                               (dict(minutes=math.nan), "minutes"), (dict(seed=-1), "seed")])
+def test_impossible_numbers_are_refused(change, complaint, tmp_path):
+    with pytest.raises(UsageError, match=complaint):
+        train_prior(replace(TINY, **change), tmp_path / "prior")
+    assert not any(tmp_path.iterdir())
+
+
+def test_a_folder_of_something_else_is_never_replaced(tmp_path):
+    (tmp_path / "thesis.txt").write_text("mine")
+    with pytest.raises(UsageError, match="is no prior"):
+        train_prior(TINY, tmp_path)
+    with pytest.raises(UsageError, match="is no prior"):
+        train_prior(TINY, tmp_path / "thesis.txt")
+    with pytest.raises(UsageError, match="cannot write"):
+        train_prior(TINY, tmp_path / "thesis.txt" / "prior")
+    assert (tmp_path / "thesis.txt").read_text() == "mine"
+
+
+@pytest.mark.parametrize("damage", ["nothing there", "no weights", "foreign log"])
+def test_what_cannot_be_resumed_is_said_at_once(damage, trained, tmp_path):
+    source = tmp_path / "source"
+    if damage != "nothing there":
+        load_prior(trained).save(source)
+    if damage == "no weights":
+        next((source / "unet").glob("*.safetensors")).unlink()
+    if damage == "foreign log":
+        (source / "training.json").write_text('{"images": "many"}')
+    with pytest.raises(PriorError, match="source") as caught:
+        train_prior(TINY, tmp_path / "out", resume=source, processes=2)
+    assert "\n" not in str(caught.value) and not (tmp_path / "out").exists()
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+@pytest.mark.parametrize("device", ["cuda", "cuda:1", "tpu"])
+def test_a_device_that_is_not_there(device, tmp_path):
+    with pytest.raises(UsageError, match=device):
+        train_prior(TINY, tmp_path / "prior", device=device)
+
+
+def test_samples_are_pictures_and_depend_on_seed_and_words(trained):
+    prior = load_prior(trained)
+    one, same, other = (sample(prior, ["a red mug", "a blue mug"], steps=2, seed=seed) for seed in (0, 0, 1))
+    assert one.shape == (2, 64, 64, 3) and one.min() >= 0 and one.max() <= 1
+    assert torch.equal(one, same) and not torch.equal(one, other)
+    alone = sample(prior, ["a green mug", "a blue mug"], steps=2, seed=0)
+    assert not torch.equal(alone[0], one[0])
+    assert torch.allclose(sample(prior, ["a red mug"], steps=2, scale=0.0), sample(prior, [""], steps=2, scale=0.0), atol=1e-5)
+
+
+def test_a_sheet_can_have_several_colours(trained, tmp_path):
+    sheet(load_prior(trained), tmp_path / "sheet.png", steps=1, seed=3)
+    with Image.open(tmp_path / "sheet.png") as picture:
+        assert np.asarray(picture).std() > 1
