@@ -1,6 +1,7 @@
 """The field: against the float64 reference, its derivatives, its edges, its errors, and the thread pool beneath it."""
 
 import os
+import threading
 import time
 
 import pytest
@@ -251,23 +252,44 @@ def test_same_bits_for_any_number_of_threads(restore_threads):
         assert relative_error(g, w) < 1e-3, name  # x is random: a few points may be on either side of a face
 
 
+def exit_status(child, seconds):
+    """The exit status of a child process, or None if it had to be killed."""
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline:
+        done, status = os.waitpid(child, os.WNOHANG)
+        if done:
+            return os.waitstatus_to_exitcode(status)
+        time.sleep(0.005)
+    os.kill(child, 9)
+    os.waitpid(child, 0)
+    return None
+
+
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
-def test_forked_process_has_a_pool_of_its_own(restore_threads):
+@pytest.mark.filterwarnings("ignore:.*multi-threaded, use of fork:DeprecationWarning")
+def test_process_forked_in_the_middle_of_a_job_has_a_pool_of_its_own(restore_threads):
     layout = GridLayout(**SMALL)
     x, tensors = points(layout, 1000).float().repeat(8, 1), [t.float() for t in network(layout, 16)]
-    torch.set_num_threads(3)
     settings = dict(bound=1.0, level_weight=[1.0] * 4)
+    torch.set_num_threads(3)
     want = field_density(x, *tensors, layout, **settings)
-    child = os.fork()
-    if child == 0:
-        os._exit(0 if torch.equal(field_density(x, *tensors, layout, **settings), want) else 1)
-    deadline = time.monotonic() + 20
-    while (waited := os.waitpid(child, os.WNOHANG))[0] == 0 and time.monotonic() < deadline:
-        time.sleep(0.01)
-    if waited[0] == 0:
-        os.kill(child, 9)
-        os.waitpid(child, 0)
-    assert waited == (child, 0), "the forked process hung or computed something else"
+    stop = threading.Event()
+
+    def keep_the_pool_busy():
+        while not stop.is_set():
+            field_density(x, *tensors, layout, **settings)
+
+    worker = threading.Thread(target=keep_the_pool_busy)
+    worker.start()
+    try:
+        for _ in range(5):
+            child = os.fork()
+            if child == 0:
+                os._exit(0 if torch.equal(field_density(x, *tensors, layout, **settings), want) else 1)
+            assert exit_status(child, seconds=20) == 0, "the forked process hung, or computed something else"
+    finally:
+        stop.set()
+        worker.join()
 
 
 GOOD_LAYOUT = GridLayout(**SMALL)
