@@ -81,6 +81,18 @@ def test_matches_the_reference_on_edge_rays(device, resolution, share):
     assert len(rays[0]) > 10000 and samples.x.isfinite().all()
 
 
+def test_matches_the_reference_on_rays_that_graze_faces(device):
+    """Such a ray crosses a face so slowly that rounding decides at which of many samples."""
+    generator = torch.Generator().manual_seed(12)
+    n = 4000
+    face = torch.randint(-15, 16, (n,), generator=generator) * 0.75 / 16
+    offset, slope = (torch.randn(n, generator=generator) * s for s in (3e-7, 5e-7))
+    rays_o = torch.stack([torch.full((n,), -0.9), face + offset, torch.rand(n, generator=generator) - 0.5], 1)
+    rays_d = torch.stack([torch.ones(n), slope, torch.zeros(n)], 1)
+    samples = compare(device, (rays_o, rays_d), random_bits(32, 0.02, 13), 32, step=0.01)
+    assert (samples.offsets.diff() > 0).float().mean() > 0.3
+
+
 def test_matches_the_reference_in_float64():
     for rays in (random_rays(300, 3, torch.float64), [r[::50] for r in edge_rays(0.75, torch.float64)]):
         compare("cpu", rays, random_bits(32, 0.05), 32)

@@ -132,6 +132,16 @@ def test_extremes_are_finite(device, density):
     assert not normal[::3].any() and (normal.square().sum(1) <= 1 + 1e-5).all()
 
 
+@pytest.mark.parametrize("density", ["softplus", "exp"])
+def test_nan_is_not_hidden(device, density):
+    """A diverged field has to be seen where it is checked, not become a wall or empty space."""
+    inputs = problem(6, 12)
+    inputs[0][2], inputs[1][0, 1], inputs[2][4, 0] = (float("nan"),) * 3
+    sigma, rgb, normal, d_h, *_ = run(shade, inputs, device, density=density)
+    assert sigma.isnan().nonzero().tolist() == [[2]] and d_h.isnan().nonzero().tolist() == [[2]]
+    assert rgb[0, 1].isnan() and normal[4].isnan().all()
+
+
 def test_views_follow_the_rays_and_stay_in_range():
     inputs = problem(4, 6)
     inputs[4] = torch.tensor([0, 10, 25, 2**31 - 1], dtype=torch.int32)
