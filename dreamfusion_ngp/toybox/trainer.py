@@ -75,12 +75,13 @@ def _run(rank: int, world: int, rendezvous: str, config: TrainPriorConfig, out: 
 
 
 def prepare_for_training(prior: Prior, device: str) -> None:
-    """Channels-last weights; plain attention, because the backward of fused attention is slow on a CPU."""
+    """On a CPU plain attention, whose backward is quicker than that of the fused one, and plain memory order, in which bf16 group
+    normalisation is several times as fast as channels last (20 % of a step)."""
     from diffusers.models.attention_processor import AttnProcessor
 
     if device == "cpu":
         prior.unet.set_attn_processor(AttnProcessor())
-    prior.unet.to(device=device, memory_format=torch.channels_last).train()
+    prior.unet.to(device=device, memory_format=torch.contiguous_format if device == "cpu" else torch.channels_last).train()
     prior.text_encoder.to(device).train()
 
 

@@ -36,7 +36,7 @@ LIGHTS = LightConfig(albedo_only_until=0.0)
 class TrainPriorConfig:
     images: int = 1_500_000             # training images of this run
     minutes: float = 0.0                # stop (and anneal) by time instead; 0: by images
-    batch: int = 32                     # per process
+    batch: int = 64                     # per process
     learning_rate: float = 1.2e-3
     warmup_images: int = 3000
     final_learning_rate: float = 0.03   # factor at the end of the run (cosine)
@@ -129,7 +129,7 @@ def denoising_loss(prior: Prior, image: torch.Tensor, texts: list[str], random: 
     noisy = abar.sqrt() * image + (1 - abar).sqrt() * noise
     target = abar.sqrt() * noise - (1 - abar).sqrt() * image
     factor = pixel_shuffle_factor(prior.unet)
-    squeeze = lambda x: torch.nn.functional.pixel_unshuffle(x, factor).contiguous(memory_format=torch.channels_last)  # noqa: E731
+    squeeze = lambda x: torch.nn.functional.pixel_unshuffle(x, factor)  # noqa: E731
     tokens = tokenize(prior.tokenizer, texts).to(image.device)
     with torch.autocast(image.device.type, torch.bfloat16):
         hidden = prior.text_encoder(tokens.input_ids, attention_mask=tokens.attention_mask).last_hidden_state
