@@ -10,7 +10,9 @@ namespace dfn {
 namespace py = pybind11;
 
 template <class T>
-T* ptr(uintptr_t address) { return reinterpret_cast<T*>(address); }
+T* ptr(uintptr_t address) {
+    return reinterpret_cast<T*>(address);
+}
 
 // Calls fn(T{}) with T = double or float, without the GIL.
 template <class Fn>

@@ -11,7 +11,8 @@
 namespace dfn::cuda {
 
 inline void check(cudaError_t status, const char* op) {
-    if (status != cudaSuccess) throw std::runtime_error(std::string(op) + ": CUDA error: " + cudaGetErrorString(status));
+    if (status != cudaSuccess)
+        throw std::runtime_error(std::string(op) + ": CUDA error: " + cudaGetErrorString(status));
 }
 
 // Makes the tensors' device current for one launch; the caller's device comes back afterwards.
@@ -46,7 +47,8 @@ inline unsigned blocks_for(int64_t n, int block = kBlock) {
 
 // kernel<<<blocks, block, 0, stream>>>(arguments...) with the device guard and the error check around it.
 template <class... Formal, class... Actual>
-void launch(const char* op, const Exec& e, void (*kernel)(Formal...), dim3 blocks, unsigned block, Actual... arguments) {
+void launch(
+    const char* op, const Exec& e, void (*kernel)(Formal...), dim3 blocks, unsigned block, Actual... arguments) {
     const DeviceGuard guard(e.device);
     kernel<<<blocks, block, 0, stream_of(e)>>>(arguments...);
     check(cudaGetLastError(), op);

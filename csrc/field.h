@@ -1,4 +1,4 @@
-// The field: hash grid -> level weights -> Linear, ReLU, Linear -> pre-activation density h and raw colour, plus dh/dx as an output.
+// The field: hash grid, level weights, Linear, ReLU, Linear: pre-activation density h, raw colour, and dh/dx.
 //
 //   e = level_weight * enc((x + bound) / (2 bound)),  z = W1 e + b1,  m = [z > 0],  o = W2 (m z) + b2
 //   h = o_0 + blob(x),  rgb_raw = o_1..3,  q = W1^T (m w2_0),  grad_h = J^T q + blob'(x),  J = de/dx
@@ -6,7 +6,7 @@
 // Gradient, given d_o (4) and v = d_grad_h; u = J v, a = m (W1 u), dz = m (W2^T d_o):
 //   dW2 = d_o (m z)^T, row 0 += a;  dW1 = dz e^T + (m w2_0) u^T;  db1 = dz;  db2 = d_o
 //   table, per corner: w_c de + (grad w_c . v) q with de = W1^T dz: the value and the normal path in one scatter.
-// No other terms: ReLU has no second derivative, and x gets no gradient. Table and weight gradients are accumulated (+=).
+// No other terms: ReLU has no second derivative, and x gets no gradient. All gradients are accumulated (+=).
 #pragma once
 #include "hashgrid.h"
 
@@ -59,8 +59,8 @@ DFN_HD Vec3<T> to_unit_cube(Vec3<T> x, T bound) {
     return {(x.x + bound) / size, (x.y + bound) / size, (x.z + bound) / size};
 }
 
-// Density bump: gaussian strength exp(-r^2 / (2 radius^2)) (DreamFusion, appendix A.2) or cone strength (1 - r / radius)
-// (Magic3D), with r rounded off within a ten-thousandth of the origin so that the cone has a gradient everywhere.
+// Density bump: gaussian strength * exp(-r^2 / (2 radius^2)) (DreamFusion, appendix A.2), or cone
+// strength * (1 - r / radius) (Magic3D), its tip rounded off over 1e-4 so that it has a gradient everywhere.
 template <class T>
 DFN_HD T blob_density(const Blob<T>& b, Vec3<T> x, Vec3<T>& grad) {
     const T rr = dot(x, x);
@@ -76,8 +76,8 @@ DFN_HD T blob_density(const Blob<T>& b, Vec3<T> x, Vec3<T>& grad) {
     return value;
 }
 
-// The body of one sample. e, t, q, d are this sample's rows of the inputs' size, element k at [k * stride]: private memory
-// on the CPU, a column of shared memory on the GPU.
+// The body of one sample. e, t, q, d are this sample's rows of the inputs' size, element k at [k * stride]: private
+// memory on the CPU, a column of shared memory on the GPU.
 
 // e = weighted encoding at unit coordinate u; and t = its derivative along v (world units), unless t is null.
 template <class T>
@@ -143,19 +143,22 @@ DFN_HD void field_forward_body(const Field<T>& p, int64_t i, T* e, T* q, int str
     store3(p.rgb_raw, i, Vec3<T>{o[1], o[2], o[3]});
 }
 
-// A sample's share of the gradient of one hidden unit: row of W1, b1, column of W2. e and t as from encode_sample, d the
-// gradients of the four outputs. weights is grad_weights or a block's own copy of it.
+// A sample's share of the gradient of one hidden unit: row of W1, b1, column of W2. e and t as from encode_sample, d
+// the gradients of the four outputs. weights is grad_weights or a block's own copy of it.
 template <class T, class Add>
-DFN_HD void field_unit_backward(const FieldModel<T>& m, int unit, const T* e, const T* t, const T* d, int stride, T* weights, Add) {
+DFN_HD void field_unit_backward(
+    const FieldModel<T>& m, int unit, const T* e, const T* t, const T* d, int stride, T* weights, Add) {
     const int inputs = m.grid.levels * m.grid.features, H = m.hidden;
     const T z = unit_product(m, unit, e, stride) + m.b1[unit];
     if (!(z > T(0))) return;
     T dz = T(0);
     for (int c = 0; c < kOutputs; ++c) dz += m.W2[c * H + unit] * d[c * stride];
     T* const W2 = weights + H * inputs + H + unit;
-    for (int c = 0; c < kOutputs; ++c) Add::add(W2 + c * H, z * d[c * stride] + (c == 0 ? unit_product(m, unit, t, stride) : T(0)));
+    for (int c = 0; c < kOutputs; ++c)
+        Add::add(W2 + c * H, z * d[c * stride] + (c == 0 ? unit_product(m, unit, t, stride) : T(0)));
     Add::add(weights + H * inputs + unit, dz);
-    for (int k = 0; k < inputs; ++k) Add::add(weights + unit * inputs + k, dz * e[k * stride] + m.W2[unit] * t[k * stride]);
+    for (int k = 0; k < inputs; ++k)
+        Add::add(weights + unit * inputs + k, dz * e[k * stride] + m.W2[unit] * t[k * stride]);
 }
 
 template <class T, class Add>
@@ -166,7 +169,8 @@ DFN_HD void field_bias_backward(const FieldModel<T>& m, const T* d, int stride, 
 
 // One sample's part of grad_table: de and q per input from the hidden layer, then one scatter. e as from encode_sample.
 template <class T, class Add>
-DFN_HD void field_table_backward(const Field<T>& p, int64_t i, const T* e, const T* d, T* de, T* q, int stride, Add add) {
+DFN_HD void field_table_backward(
+    const Field<T>& p, int64_t i, const T* e, const T* d, T* de, T* q, int stride, Add add) {
     const FieldModel<T>& m = p.model;
     const int F = m.grid.features, inputs = m.grid.levels * F;
     for (int k = 0; k < inputs; ++k) de[k * stride] = q[k * stride] = T(0);

@@ -1,10 +1,8 @@
-// The field on the CPU: the mathematics of field.h for a block of samples at a time, level by level, structure of arrays, so
-// that the compiler vectorises across samples (for the gradient of W1: across inputs). Lanes past the last sample compute
-// on zeros and are dropped, which keeps every loop's bounds constant and every result independent of the number of threads.
+// The field on the CPU: the mathematics of field.h for a block of samples at a time, level by level, structure of
+// arrays, so that the compiler vectorises across samples (for the gradient of W1: across inputs). Lanes past the last
+// sample compute on zeros and are dropped: every loop's bounds are constant.
 #pragma once
-#include <vector>
-
-#include "field.h"
+#include "dense.h"
 
 namespace dfn {
 
@@ -14,76 +12,6 @@ namespace dfn {
 #else
 #define DFN_SCALAR(pointer) (void)0
 #endif
-
-constexpr int kLanes = 64;  // samples per block
-constexpr int kTile = 16;   // width of a register tile
-
-DFN_HD int round_up(int n, int multiple) { return (n + multiple - 1) / multiple * multiple; }
-
-// out[r][c] (+)= sum_k a(r, k) b[k][c] with a(r, k) = a[r * row + k * inner_stride]; rows a multiple of 4, columns of kTile.
-template <bool kAccumulate, class T>
-DFN_HD void multiply(int rows, int inner, int columns, const T* a, int row, int inner_stride, const T* b, int ldb, T* out, int ldo) {
-    for (int r = 0; r < rows; r += 4) {
-        for (int c = 0; c < columns; c += kTile) {
-            T s0[kTile] = {}, s1[kTile] = {}, s2[kTile] = {}, s3[kTile] = {};
-            const T *w0 = a + r * row, *w1 = w0 + row, *w2 = w1 + row, *w3 = w2 + row;
-            for (int k = 0; k < inner; ++k) {
-                const T* x = b + k * ldb + c;
-                const int n = k * inner_stride;
-                for (int i = 0; i < kTile; ++i) s0[i] += w0[n] * x[i], s1[i] += w1[n] * x[i], s2[i] += w2[n] * x[i], s3[i] += w3[n] * x[i];
-            }
-            T* o = out + r * ldo + c;
-            for (int i = 0; i < kTile; ++i) o[i] = s0[i] + (kAccumulate ? o[i] : T(0));
-            for (int i = 0; i < kTile; ++i) o[ldo + i] = s1[i] + (kAccumulate ? o[ldo + i] : T(0));
-            for (int i = 0; i < kTile; ++i) o[2 * ldo + i] = s2[i] + (kAccumulate ? o[2 * ldo + i] : T(0));
-            for (int i = 0; i < kTile; ++i) o[3 * ldo + i] = s3[i] + (kAccumulate ? o[3 * ldo + i] : T(0));
-        }
-    }
-}
-
-// The weights, padded with zeros to whole tiles; padded units never fire.
-template <class T>
-struct PackedWeights {
-    int inputs, hidden;                 // padded
-    std::vector<T> W1, b1, W2, b2;      // W1 (hidden, inputs), W2 (4, hidden)
-
-    explicit PackedWeights(const FieldModel<T>& m)
-        : inputs(round_up(m.grid.levels * m.grid.features, kTile)), hidden(round_up(m.hidden, 4)),
-          W1(hidden * inputs), b1(hidden), W2(kOutputs * hidden), b2(m.b2, m.b2 + kOutputs) {
-        const int K = m.grid.levels * m.grid.features;
-        for (int j = 0; j < m.hidden; ++j) {
-            b1[j] = m.b1[j];
-            for (int c = 0; c < kOutputs; ++c) W2[c * hidden + j] = m.W2[c * m.hidden + j];
-            for (int k = 0; k < K; ++k) W1[j * inputs + k] = m.W1[j * K + k];
-        }
-    }
-};
-
-// The gradient of the weights over some blocks, padded like PackedWeights; sums over samples stay spread over kTile lanes.
-template <class T>
-struct WeightGradient {
-    enum { kBias = kOutputs, kSums };  // rows of `units`: W2's four rows, b1
-    std::vector<T> W1, units, b2;      // (hidden, inputs), (kSums, hidden, kTile), (4, kTile)
-
-    explicit WeightGradient(const PackedWeights<T>& w)
-        : W1(w.hidden * w.inputs), units(kSums * w.hidden * kTile), b2(kOutputs * kTile) {}
-
-    static T lanes(const T* s) {
-        T sum = T(0);
-        for (int i = 0; i < kTile; ++i) sum += s[i];
-        return sum;
-    }
-    // out += this, in the layout of Field::grad_weights.
-    void add_to(const FieldModel<T>& m, const PackedWeights<T>& w, T* out) const {
-        const int K = m.grid.levels * m.grid.features, H = m.hidden;
-        for (int j = 0; j < H; ++j) {
-            for (int k = 0; k < K; ++k) out[j * K + k] += W1[j * w.inputs + k];
-            out[H * K + j] += lanes(&units[(kBias * w.hidden + j) * kTile]);
-            for (int c = 0; c < kOutputs; ++c) out[H * K + H + c * H + j] += lanes(&units[(c * w.hidden + j) * kTile]);
-        }
-        for (int c = 0; c < kOutputs; ++c) out[H * K + 5 * H + c] += lanes(&b2[c * kTile]);
-    }
-};
 
 // A block of points in one level.
 template <class T>
@@ -109,7 +37,8 @@ DFN_HD void find_cells(const GridLayout& g, int level, const T (&u)[3][kLanes], 
             for (int i = 0; i < kLanes; ++i)
                 b.row[c][i] = dense_row(b.cell[0][i] + x, b.cell[1][i] + y, b.cell[2][i] + z, resolution, rows);
         } else {
-            for (int i = 0; i < kLanes; ++i) b.row[c][i] = hashed_row(b.cell[0][i] + x, b.cell[1][i] + y, b.cell[2][i] + z, rows);
+            for (int i = 0; i < kLanes; ++i)
+                b.row[c][i] = hashed_row(b.cell[0][i] + x, b.cell[1][i] + y, b.cell[2][i] + z, rows);
         }
     }
 }
@@ -147,7 +76,7 @@ struct FieldBlock {
 
 enum class Encode { kValue, kJacobian, kTangent };
 
-// The table's values at the corners of every cell: corner[feature][c][i]. Loads of single entries: a vector gather is slower.
+// The table's values at the corners of every cell: corner[feature][c][i]. Single loads: a vector gather is slower.
 template <int F, class T>
 DFN_HD void gather(const T* table, int feature, const LevelBlock<T>& l, T (&corner)[F][8][kLanes], int features) {
     for (int c = 0; c < 8; ++c) {
@@ -172,8 +101,10 @@ DFN_HD void encode_features(const FieldModel<T>& m, const T* table, int feature,
             const Trilinear<T> y = trilinear(values, {l.weight[0][i], l.weight[1][i], l.weight[2][i]});
             const Vec3<T> grad = Vec3<T>{l.slope[0][i], l.slope[1][i], l.slope[2][i]} * (weight * y.grad);
             b.e[k][i] = weight * y.value;
-            if (kMode == Encode::kJacobian) b.jacobian[k][0][i] = grad.x, b.jacobian[k][1][i] = grad.y, b.jacobian[k][2][i] = grad.z;
-            if (kMode == Encode::kTangent) b.t[k][i] = dot(grad, {b.points.v[0][i], b.points.v[1][i], b.points.v[2][i]});
+            if (kMode == Encode::kJacobian)
+                b.jacobian[k][0][i] = grad.x, b.jacobian[k][1][i] = grad.y, b.jacobian[k][2][i] = grad.z;
+            if (kMode == Encode::kTangent)
+                b.t[k][i] = dot(grad, {b.points.v[0][i], b.points.v[1][i], b.points.v[2][i]});
         }
     }
 }
@@ -199,7 +130,9 @@ DFN_HD void encode_block(const FieldModel<T>& m, FieldBlock<T>& b) {
         const T* table = m.table + m.grid.offset[level] * features;
         find_cells(m.grid, level, b.points.u, b.level);
         if (features == 2) encode_features<kMode, 2>(m, table, 0, m.level_weight[level], level * 2, b);
-        else for (int f = 0; f < features; ++f) encode_features<kMode, 1>(m, table, f, m.level_weight[level], level * features + f, b);
+        else
+            for (int f = 0; f < features; ++f)
+                encode_features<kMode, 1>(m, table, f, m.level_weight[level], level * features + f, b);
     }
 }
 
@@ -217,7 +150,8 @@ DFN_HD void hidden_block(const PackedWeights<T>& w, FieldBlock<T>& b) {
 
 // Rows [begin, begin + live) of the outputs.
 template <class T>
-DFN_HD void field_forward_block(const Field<T>& p, const PackedWeights<T>& w, int64_t begin, int live, FieldBlock<T>& b) {
+DFN_HD void field_forward_block(
+    const Field<T>& p, const PackedWeights<T>& w, int64_t begin, int live, FieldBlock<T>& b) {
     const FieldModel<T>& m = p.model;
     load_points(p, begin, live, b.points);
     if (p.grad_h) encode_block<Encode::kJacobian>(m, b);
@@ -256,8 +190,8 @@ DFN_HD void output_backward_block(const PackedWeights<T>& w, FieldBlock<T>& b, W
                 const T d0 = b.d[0][i], d1 = b.d[1][i], d2 = b.d[2][i], d3 = b.d[3][i];
                 const T dz = on * (w0 * d0 + w1 * d1 + w2 * d2 + w3 * d3);
                 b.dz[j][i] = dz;
-                s[0][n] += fired * d0 + on * b.a[j][i], s[1][n] += fired * d1, s[2][n] += fired * d2, s[3][n] += fired * d3;
-                s[4][n] += dz;
+                s[0][n] += fired * d0 + on * b.a[j][i], s[1][n] += fired * d1;
+                s[2][n] += fired * d2, s[3][n] += fired * d3, s[4][n] += dz;
             }
         }
         for (int row = 0; row < WeightGradient<T>::kSums; ++row)
@@ -269,7 +203,8 @@ DFN_HD void output_backward_block(const PackedWeights<T>& w, FieldBlock<T>& b, W
 
 // W1's gradient += rows r over units, columns over inputs of sum_i left[r][i] right[column][i].
 template <class T>
-DFN_HD void add_outer_product(const PackedWeights<T>& w, const T (*left)[kLanes], const T (*right)[kLanes], FieldBlock<T>& b, T* W1) {
+DFN_HD void add_outer_product(
+    const PackedWeights<T>& w, const T (*left)[kLanes], const T (*right)[kLanes], FieldBlock<T>& b, T* W1) {
     for (int k = 0; k < w.inputs; ++k)
         for (int i = 0; i < kLanes; ++i) b.transposed[i][k] = right[k][i];
     multiply<true>(w.hidden, kLanes, w.inputs, left[0], kLanes, 1, b.transposed[0], kMaxInputs, W1, w.inputs);
@@ -297,8 +232,8 @@ DFN_HD void field_backward_block(
 
 // One level of one block: the scatter of the value path (de) and the normal path (q); rows k of both are input k.
 template <int F, class T>
-DFN_HD void scatter_level(
-    const FieldModel<T>& m, int level, const Points<T>& points, const T (*de)[kLanes], const T (*q)[kLanes], int live, T* grad_table) {
+DFN_HD void scatter_level(const FieldModel<T>& m, int level, const Points<T>& points, const T (*de)[kLanes],
+    const T (*q)[kLanes], int live, T* grad_table) {
     const int features = F ? F : m.grid.features;
     const T weight = m.level_weight[level];
     T* grad = grad_table + m.grid.offset[level] * features;
@@ -308,8 +243,10 @@ DFN_HD void scatter_level(
     for (int f = 0; f < features; ++f) {
         const int k = level * features + f;
         for (int i = 0; i < kLanes; ++i) {
-            const Vec3<T> sv{l.slope[0][i] * points.v[0][i], l.slope[1][i] * points.v[1][i], l.slope[2][i] * points.v[2][i]};
-            trilinear_adjoint(weight * de[k][i], (weight * q[k][i]) * sv, {l.weight[0][i], l.weight[1][i], l.weight[2][i]}, out[i]);
+            const Vec3<T> sv{
+                l.slope[0][i] * points.v[0][i], l.slope[1][i] * points.v[1][i], l.slope[2][i] * points.v[2][i]};
+            trilinear_adjoint(
+                weight * de[k][i], (weight * q[k][i]) * sv, {l.weight[0][i], l.weight[1][i], l.weight[2][i]}, out[i]);
         }
         for (int i = 0; i < live; ++i)
             for (int c = 0; c < 8; ++c) grad[int32_t(l.row[c][i]) * features + f] += out[i][c];

@@ -1,8 +1,9 @@
-// Multiresolution hash grid (Mueller et al. 2022, "Instant Neural Graphics Primitives", section 3) in tiny-cuda-nn's convention.
-// Per level, with u in [0, 1]: p = scale * u + 0.5, cell = floor(p), weight = frac(p) or its smoothstep, trilinear over 8 corners.
+// Multiresolution hash grid (Mueller et al. 2022, "Instant Neural Graphics Primitives", section 3) in tiny-cuda-nn's
+// convention. Per level, with u in [0, 1]: p = scale * u + 0.5, cell = floor(p), weight = frac(p) or its smoothstep,
+// trilinear over 8 corners.
 //
-// Outside [0, 1] the lookup clamps and the derivative of that axis is zero. At a cell face the linear derivative is that of the
-// upper cell. Gradients of the table are accumulated (+=), everything else is overwritten.
+// Outside [0, 1] the lookup clamps and the derivative of that axis is zero. At a cell face the linear derivative is
+// that of the upper cell. Gradients of the table are accumulated (+=), everything else is overwritten.
 #pragma once
 #include "hd.h"
 
@@ -58,7 +59,7 @@ DFN_HD bool is_dense(const GridLayout& g, int level) {
     return r * r * r <= g.rows[level];
 }
 
-// Dense rows wrap like tiny-cuda-nn's: the last corner of a row may be the first of the next, and less than twice the rows.
+// Dense rows wrap like tiny-cuda-nn's: the last corner of a row may be the first of the next; below twice the rows.
 DFN_HD uint32_t dense_row(uint32_t x, uint32_t y, uint32_t z, uint32_t resolution, uint32_t rows) {
     const uint32_t row = x + resolution * (y + resolution * z);
     return row < rows ? row : row - rows;
@@ -67,8 +68,8 @@ DFN_HD uint32_t hashed_row(uint32_t x, uint32_t y, uint32_t z, uint32_t rows) {
     return (x ^ (y * 2654435761u) ^ (z * 805459861u)) & (rows - 1);
 }
 
-// Trilinear interpolation of 8 corners (bit 0 of the corner number is the upper x, bit 1 y, bit 2 z), its derivatives by the
-// three weights, and its mixed second derivatives (yz, xz, xy). The pure second derivatives are zero.
+// Trilinear interpolation of 8 corners (bit 0 of the corner number is the upper x, bit 1 y, bit 2 z), its derivatives
+// by the three weights, and its mixed second derivatives (yz, xz, xy). The pure second derivatives are zero.
 template <class T>
 struct Trilinear {
     T value;
@@ -111,7 +112,8 @@ DFN_HD Cell<T> find_cell(const GridLayout& g, int level, Vec3<T> u) {
     Cell<T> cell{{}, {x.weight, y.weight, z.weight}, {x.slope, y.slope, z.slope}, {x.curve, y.curve, z.curve}};
     for (uint32_t c = 0; c < 8; ++c) {
         const uint32_t i = x.cell + (c & 1), j = y.cell + ((c >> 1) & 1), k = z.cell + (c >> 2);
-        const uint32_t row = dense ? dense_row(i, j, k, g.resolution[level], g.rows[level]) : hashed_row(i, j, k, g.rows[level]);
+        const uint32_t row =
+            dense ? dense_row(i, j, k, g.resolution[level], g.rows[level]) : hashed_row(i, j, k, g.rows[level]);
         cell.entry[c] = (g.offset[level] + row) * g.features;
     }
     return cell;
@@ -158,7 +160,8 @@ DFN_HD void hashgrid_grad_x_body(const HashGrid<T>& p, int64_t i, bool live) {
     Vec3<T> sum{};
     for (int level = 0; level < (live ? p.grid.levels : 0); ++level) {
         const Cell<T> cell = find_cell(p.grid, level, load3(p.x, i));
-        for (int f = 0; f < F; ++f) sum = sum + grad_y[level * F + f] * (cell.slope * interpolate(p.table, cell, f).grad);
+        for (int f = 0; f < F; ++f)
+            sum = sum + grad_y[level * F + f] * (cell.slope * interpolate(p.table, cell, f).grad);
     }
     store3(p.grad_x, i, sum);
 }

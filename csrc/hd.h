@@ -59,14 +59,15 @@ struct AtomicAdd {  // device only; the host branch exists so that host/device t
     }
 };
 
-// Philox4x32-10 (Salmon et al. 2011, "Parallel random numbers: as easy as 1, 2, 3"): counter based, the same on every device.
+// Philox4x32-10 (Salmon et al. 2011, "Parallel random numbers: as easy as 1, 2, 3"): by counter, the same everywhere.
 struct Random4 {
     uint32_t v[4];
 };
 
 DFN_HD Random4 philox(uint64_t key, uint64_t counter_low, uint64_t counter_high) {
     uint32_t k0 = uint32_t(key), k1 = uint32_t(key >> 32);
-    Random4 c{{uint32_t(counter_low), uint32_t(counter_low >> 32), uint32_t(counter_high), uint32_t(counter_high >> 32)}};
+    const uint64_t low = counter_low, high = counter_high;
+    Random4 c{{uint32_t(low), uint32_t(low >> 32), uint32_t(high), uint32_t(high >> 32)}};
     for (int round = 0; round < 10; ++round) {
         const uint64_t p0 = uint64_t(0xD2511F53u) * c.v[0], p1 = uint64_t(0xCD9E8D57u) * c.v[2];
         c = {{uint32_t(p1 >> 32) ^ c.v[1] ^ k0, uint32_t(p1), uint32_t(p0 >> 32) ^ c.v[3] ^ k1, uint32_t(p0)}};
@@ -81,7 +82,9 @@ DFN_HD T to_unit(uint32_t bits) { return T(bits >> 8) * T(1.0 / 16777216.0); }
 
 // The index-th number of a stream: key = seed, counter = (index, stream).
 template <class T>
-DFN_HD T uniform(uint64_t seed, uint64_t stream, uint64_t index) { return to_unit<T>(philox(seed, index, stream).v[0]); }
+DFN_HD T uniform(uint64_t seed, uint64_t stream, uint64_t index) {
+    return to_unit<T>(philox(seed, index, stream).v[0]);
+}
 
 template <class T>
 DFN_HD Vec3<T> uniform3(uint64_t seed, uint64_t stream, uint64_t index) {

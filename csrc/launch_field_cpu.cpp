@@ -1,6 +1,6 @@
-// Hash grid and field on the CPU. float64 is there to check derivatives: it runs the bodies that CUDA runs, sample by sample.
-// Table gradients are summed by level, each level by one thread in the order of the samples: no atomics, and the same bits for
-// any number of threads. Weight gradients are summed by fixed chunks, then in the order of the chunks.
+// Hash grid and field on the CPU. float64 is there to check derivatives: it runs the bodies that CUDA runs, sample by
+// sample. Table gradients are summed by level, each level by one thread in the order of the samples, and weight
+// gradients by fixed chunks, then in the order of the chunks: no atomics, and the same bits for any number of threads.
 #include <algorithm>
 #include <memory>
 #include <vector>
@@ -10,6 +10,15 @@
 #include "parallel.h"
 
 namespace dfn::cpu {
+namespace {
+
+// Calls fn(level) for every level, each from one thread.
+template <class Fn>
+void for_each_level(const GridLayout& grid, const Exec& e, Fn fn) {
+    parallel_for(grid.levels, e.threads, [&](int64_t level, int64_t) { fn(int(level)); }, 1);
+}
+
+}  // namespace
 
 template <class T>
 void hashgrid_forward(const HashGrid<T>& p, const Exec& e) {
@@ -23,9 +32,9 @@ void hashgrid_forward(const HashGrid<T>& p, const Exec& e) {
 template <class T>
 void hashgrid_grad_table(const HashGrid<T>& p, const Exec& e) {
     const int64_t live = live_rows(p.n, p.count);
-    parallel_for(p.grid.levels, e.threads, [&](int64_t level, int64_t) {
-        for (int64_t i = 0; i < live; ++i) hashgrid_grad_table_body(p, i, int(level), PlainAdd());
-    }, 1);
+    for_each_level(p.grid, e, [&](int level) {
+        for (int64_t i = 0; i < live; ++i) hashgrid_grad_table_body(p, i, level, PlainAdd());
+    });
 }
 
 template <class T>
@@ -42,9 +51,9 @@ void hashgrid_grad_x_backward(const HashGrid<T>& p, const Exec& e) {
     parallel_for(p.n, e.threads, [&](int64_t begin, int64_t end) {
         for (int64_t i = begin; i < end; ++i) hashgrid_hessian_body(p, i, i < live);
     });
-    parallel_for(p.grid.levels, e.threads, [&](int64_t level, int64_t) {
-        for (int64_t i = 0; i < p.n; ++i) hashgrid_tangent_body(p, i, int(level), i < live, PlainAdd());
-    }, 1);
+    for_each_level(p.grid, e, [&](int level) {
+        for (int64_t i = 0; i < p.n; ++i) hashgrid_tangent_body(p, i, level, i < live, PlainAdd());
+    });
 }
 
 namespace {
@@ -52,17 +61,20 @@ namespace {
 constexpr int64_t kChunk = 16 * kLanes;  // samples of one task
 constexpr int64_t kSpan = 32 * kChunk;   // samples whose de and q are kept between the passes of the backward
 
-thread_local FieldBlock<float> scratch;  // a quarter of a megabyte: too much for a stack, too much to allocate for a chunk
+// A quarter of a megabyte: too much for a thread's stack, and slow to allocate for every chunk.
+thread_local FieldBlock<float> scratch;
 
 DFN_SIMD void forward_chunk(
     const Field<float>& p, const PackedWeights<float>& w, int64_t begin, int64_t end, FieldBlock<float>& block) {
     prepare_block(p.model, w, block);
-    for (int64_t i = begin; i < end; i += kLanes) field_forward_block(p, w, i, int(std::min<int64_t>(kLanes, end - i)), block);
+    for (int64_t i = begin; i < end; i += kLanes)
+        field_forward_block(p, w, i, int(std::min<int64_t>(kLanes, end - i)), block);
 }
 
 void forward_rows(const Field<float>& p, int64_t live, const Exec& e) {
     const PackedWeights<float> weights(p.model);
-    parallel_for(live, e.threads, [&](int64_t begin, int64_t end) { forward_chunk(p, weights, begin, end, scratch); }, kChunk);
+    const auto chunk = [&](int64_t begin, int64_t end) { forward_chunk(p, weights, begin, end, scratch); };
+    parallel_for(live, e.threads, chunk, kChunk);
 }
 
 void forward_rows(const Field<double>& p, int64_t live, const Exec& e) {
@@ -78,9 +90,8 @@ struct Pending {
     float de[kMaxInputs][kLanes], q[kMaxInputs][kLanes];
 };
 
-DFN_SIMD void backward_chunk(
-    const Field<float>& p, const PackedWeights<float>& w, int64_t begin, int64_t end, FieldBlock<float>& block, Pending* pending,
-    WeightGradient<float>& g) {
+DFN_SIMD void backward_chunk(const Field<float>& p, const PackedWeights<float>& w, int64_t begin, int64_t end,
+    FieldBlock<float>& block, Pending* pending, WeightGradient<float>& g) {
     const int inputs = p.model.grid.levels * p.model.grid.features;
     prepare_block(p.model, w, block);
     for (int64_t i = begin; i < end; i += kLanes, ++pending) {
@@ -94,24 +105,28 @@ DFN_SIMD void backward_chunk(
 DFN_SIMD void scatter_span(const Field<float>& p, int level, int64_t rows, const Pending* pending) {
     for (int64_t i = 0; i < rows; i += kLanes, ++pending) {
         const int live = int(std::min<int64_t>(kLanes, rows - i));
-        if (p.model.grid.features == 2) scatter_level<2>(p.model, level, pending->points, pending->de, pending->q, live, p.grad_table);
+        if (p.model.grid.features == 2)
+            scatter_level<2>(p.model, level, pending->points, pending->de, pending->q, live, p.grad_table);
         else scatter_level<0>(p.model, level, pending->points, pending->de, pending->q, live, p.grad_table);
     }
 }
 
 void backward_rows(const Field<float>& p, int64_t live, const Exec& e) {
     const PackedWeights<float> weights(p.model);
-    const std::unique_ptr<Pending[]> pending(new Pending[(std::min(live, kSpan) + kLanes - 1) / kLanes]);  // not cleared
+    const int64_t blocks = (std::min(live, kSpan) + kLanes - 1) / kLanes;
+    const std::unique_ptr<Pending[]> pending(new Pending[blocks]);  // not cleared, unlike make_unique's
     for (int64_t first = 0; first < live; first += kSpan) {
         const int64_t rows = std::min(kSpan, live - first);
         std::vector<WeightGradient<float>> partial((rows + kChunk - 1) / kChunk, WeightGradient<float>(weights));
-        parallel_for(rows, e.threads, [&](int64_t begin, int64_t end) {
-            backward_chunk(p, weights, first + begin, first + end, scratch, &pending[begin / kLanes], partial[begin / kChunk]);
-        }, kChunk);
+        const auto chunk = [&](int64_t begin, int64_t end) {
+            Pending* const blocks = &pending[begin / kLanes];
+            backward_chunk(p, weights, first + begin, first + end, scratch, blocks, partial[begin / kChunk]);
+        };
+        parallel_for(rows, e.threads, chunk, kChunk);
         for (const auto& part : partial) part.add_to(p.model, weights, p.grad_weights);
-        parallel_for(p.model.grid.levels, e.threads, [&](int64_t level, int64_t) {
-            if (p.model.level_weight[level] != 0.0f) scatter_span(p, int(level), rows, pending.get());
-        }, 1);
+        for_each_level(p.model.grid, e, [&](int level) {
+            if (p.model.level_weight[level] != 0.0f) scatter_span(p, level, rows, pending.get());
+        });
     }
 }
 

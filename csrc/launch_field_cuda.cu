@@ -1,5 +1,5 @@
-// Hash grid and field on CUDA: one thread per sample around the bodies of hashgrid.h and field.h. The number of valid rows is
-// read from device memory; table gradients are fp32 atomics; weight gradients are summed in shared memory, then one atomic each.
+// Hash grid and field on CUDA: one thread per sample around the bodies of hashgrid.h and field.h. The number of valid
+// rows is read from device memory. Table gradients are fp32 atomics; weight gradients are first summed in shared memory.
 #include "cuda_util.cuh"
 
 namespace dfn::cuda {
@@ -75,8 +75,9 @@ __global__ void field_table_kernel(const Field<T> p) {
 
 DFN_HD int weight_count(int inputs, int hidden) { return hidden * (inputs + 1 + kOutputs) + kOutputs; }
 
-// A block takes a tile of blockDim.x samples at a time: each thread encodes one sample, then sums whole hidden units over the
-// tile. Shared memory: the block's sum of the weights' gradient, then e, t, d with element k of sample s at [k * blockDim.x + s].
+// A block takes a tile of blockDim.x samples at a time: each thread encodes one sample, then sums whole hidden units
+// over the tile. Shared memory: the block's sum of the weights' gradient, then e, t and d, element k of sample s at
+// [k * blockDim.x + s].
 template <class T>
 __global__ void field_weights_kernel(const Field<T> p) {
     extern __shared__ float shared[];
@@ -116,7 +117,8 @@ void launch_weights(const Field<float>& p, const Exec& e) {
     const DeviceGuard guard(e.device);
     const auto kernel = field_weights_kernel<float>;
     if (bytes(tile) > kShared)  // at most 53 KB, which every supported device has
-        check(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, int(bytes(tile))), "field_backward");
+        check(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, int(bytes(tile))),
+            "field_backward");
     const unsigned blocks = unsigned(std::min<int64_t>(blocks_for(p.n, tile), kBlocks));
     kernel<<<blocks, tile, bytes(tile), stream_of(e)>>>(p);
     check(cudaGetLastError(), "field_backward");

@@ -1,5 +1,5 @@
 // Table of contents: one launcher per op and direction, declared for both devices with one signature.
-// cpu:: is instantiated for float and double, cuda:: for float. Launchers of cuda:: never allocate device memory and never wait.
+// cpu:: is instantiated for float and double, cuda:: for float. cuda:: never allocates device memory and never waits.
 #pragma once
 #include <cstdint>
 #include <stdexcept>

@@ -78,8 +78,8 @@ private:
     int workers_ = 0;
 };
 
-// Never destroyed: the workers are detached and outlive static destruction. A forked child has none of the parent's threads,
-// so it drops the parent's pool and builds its own.
+// Never destroyed: the workers are detached and outlive static destruction. A forked child has none of the parent's
+// threads, so it drops the parent's pool and builds its own.
 std::atomic<Pool*> the_pool{nullptr};
 
 Pool& pool() {

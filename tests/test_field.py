@@ -51,7 +51,8 @@ def cotangents(n, seed=0):
 def run(op, x, tensors, layout, grads, device="cpu", dtype=torch.float64, **settings):
     """The three outputs, then the gradients of the table and of the four weights."""
     tensors = [t.detach().to(device, dtype).requires_grad_() for t in tensors]
-    outputs = op(x.to(device, dtype), *tensors, layout, **{"bound": 1.0, "level_weight": [1.0] * layout.levels, **settings})
+    settings = {"bound": 1.0, "level_weight": [1.0] * layout.levels, **settings}
+    outputs = op(x.to(device, dtype), *tensors, layout, **settings)
     gradients = torch.autograd.grad(outputs, tensors, [g.to(device, dtype) for g in grads])
     return [o.detach() for o in outputs] + list(gradients)
 
@@ -125,14 +126,15 @@ def test_levels_of_weight_zero_are_not_read(device):
     layout = GridLayout(**SMALL)
     tensors = network(layout, 16)
     tensors[0][layout.offset[2]:] = float("nan")
-    results = run(field, points(layout, 100), tensors, layout, cotangents(100), device, torch.float32, level_weight=[1.0, 1.0, 0.0, 0.0])
+    args = points(layout, 100), tensors, layout, cotangents(100), device, torch.float32
+    results = run(field, *args, level_weight=[1.0, 1.0, 0.0, 0.0])
     assert all(torch.isfinite(r).all() for r in results)
     assert not results[3][layout.offset[2]:].any() and results[3][: layout.offset[2]].any()
 
 
 def test_level_weights_change_between_calls(device):
     """Scratch memory that one call leaves behind never reaches the next."""
-    layout, wide = GridLayout(**SMALL), GridLayout(levels=4, features=8, log2_table=9, base_resolution=4, finest_resolution=40)
+    layout, wide = GridLayout(**SMALL), GridLayout(**SMALL, features=8)
     args = points(layout, 100), network(layout, 16), layout, cotangents(100), device, torch.float32
     fresh = run(field, *args, level_weight=[1.0, 0.0, 0.0, 0.0])
     run(field, points(wide, 100), network(wide, 100), wide, cotangents(100), device, torch.float32)
@@ -171,8 +173,8 @@ def test_count_cuts_rows_off(device, valid):
         assert torch.equal(g[:valid], w) and not g[valid:].any()
     for g, w in zip(got[3:], want[3:]):
         torch.testing.assert_close(g, w)
-    h = field_density(got_x.to(device, torch.float32), *[t.to(device, torch.float32) for t in tensors], layout, bound=1.0,
-                      level_weight=[1.0] * 4, count=count)
+    x, *tensors = (t.to(device, torch.float32) for t in (got_x, *tensors))
+    h = field_density(x, *tensors, layout, bound=1.0, level_weight=[1.0] * 4, count=count)
     torch.testing.assert_close(h, got[0])
 
 
@@ -206,7 +208,8 @@ def test_gradcheck_through_every_output(blob):
     u, (table, W1, b1, _, _) = (x + 1) / 2, tensors
     z = reference.hashgrid_encode(u, table, TINY) * torch.tensor([1.0, 1.0, 0.7, 0.7]) @ W1.T + b1
     assert z.abs().min() > 1e-3 and (z > 0).any() and (z < 0).any()
-    assert torch.autograd.gradcheck(lambda *t: field(x, *t, TINY, bound=1.0, level_weight=[1.0, 0.7], blob=blob), tensors)
+    settings = dict(bound=1.0, level_weight=[1.0, 0.7], blob=blob)
+    assert torch.autograd.gradcheck(lambda *t: field(x, *t, TINY, **settings), tensors)
 
 
 def test_x_gets_no_gradient():
@@ -305,7 +308,7 @@ GOOD = dict(
     (dict(x=torch.rand(5, 4)), ValueError, r"x must be \(N, 3\), got \(5, 4\)"),
     (dict(x=torch.rand(5, 3, dtype=torch.bfloat16)), TypeError, "x must be torch.float32 or torch.float64 on cpu"),
     (dict(table=torch.rand(7, 2)), ValueError, r"table must be \(entries, features\)"),
-    (dict(W1=torch.rand(16, 7)), ValueError, r"W1 must be \(hidden, levels \* features\) = \(hidden, 8\), got \(16, 7\)"),
+    (dict(W1=torch.rand(16, 7)), ValueError, r"W1 must be \(hidden, .* = \(hidden, 8\), got \(16, 7\)"),
     (dict(W1=torch.rand(129, 8)), ValueError, "W1 must have from 1 to 128 rows"),
     (dict(b1=torch.rand(15)), ValueError, r"b1 must be \(hidden,\) = \(16,\), got \(15,\)"),
     (dict(b1=torch.rand(16).double()), TypeError, "b1 must be torch.float32, got torch.float64"),

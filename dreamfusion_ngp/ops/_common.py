@@ -1,6 +1,6 @@
 """What every op shares: argument checks that name the argument, and where an op runs.
 
-An op's public function checks its arguments with `check_*` and makes them contiguous; the registered kernel then asks `backend`
+An op's public function checks its arguments with `check_*`; the registered kernel makes them contiguous, asks `backend`
 for the native module and `execution` for the device index, the stream and the number of threads.
 """
 
@@ -19,7 +19,14 @@ DEVICES = ("cpu", "cuda")
 
 
 def check_tensor(
-    op: str, name: str, value: object, shape: Sequence[int | None], *, dtype: torch.dtype, like: Tensor | None = None, text: str = ""
+    op: str,
+    name: str,
+    value: object,
+    shape: Sequence[int | None],
+    *,
+    dtype: torch.dtype,
+    like: Tensor | None = None,
+    text: str = "",
 ) -> None:
     """Raise TypeError (not a tensor, wrong dtype) or ValueError (wrong shape or device) that names the argument.
 
@@ -32,7 +39,7 @@ def check_tensor(
         raise TypeError(f"{op}: {name} must be {dtype}, got {value.dtype}")
     fits = value.dim() == len(shape) and all(want is None or got == want for got, want in zip(value.shape, shape))
     if not fits:
-        expected = text or "(" + ", ".join("any" if s is None else str(s) for s in shape) + ("," if len(shape) == 1 else "") + ")"
+        expected = text or str(tuple("any" if size is None else size for size in shape)).replace("'", "")
         raise ValueError(f"{op}: {name} must be {expected}, got {tuple(value.shape)}")
     if like is not None and value.device != like.device:
         raise ValueError(f"{op}: {name} is on {value.device}, expected {like.device}; move it there first")

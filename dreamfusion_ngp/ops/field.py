@@ -1,20 +1,19 @@
-"""The field: hash grid, a hidden ReLU layer, pre-activation density and raw colour, with the density's gradient as an output.
+"""The field: hash grid, a hidden ReLU layer, density and raw colour; the density's gradient is an output.
 
-Because grad_h is an output, shading by normals trains through an ordinary first backward. The formulas are in csrc/field.h.
+Because grad_h is an output, shading by normals trains through an ordinary first backward. The formulas: csrc/field.h.
 """
 
 from __future__ import annotations
 
 import math
-from typing import Optional, Sequence
+from typing import Sequence
 
 import torch
 from torch import Tensor
 
-from ._common import (
-    DEVICES, NAMESPACE, address, backend, check_count, check_positive, check_scalar_type, check_tensor, execution, is_double,
-)
-from .hashgrid import GridLayout, check_table
+from ._common import DEVICES, NAMESPACE, address, backend, execution, is_double
+from ._common import check_count, check_positive, check_scalar_type, check_tensor
+from .hashgrid import GRID, GridLayout, check_table
 
 MAX_HIDDEN = 128
 BLOBS = ("none", "gaussian", "cone")  # the index is the kernel's code
@@ -22,35 +21,57 @@ Blob = tuple[str, float, float]  # kind, strength (of pre-activation density), r
 
 
 def field(
-    x: Tensor, table: Tensor, W1: Tensor, b1: Tensor, W2: Tensor, b2: Tensor, layout: GridLayout, *, bound: float,
-    level_weight: Sequence[float], blob: Blob = ("none", 0.0, 1.0), count: Tensor | None = None,
+    x: Tensor,
+    table: Tensor,
+    W1: Tensor,
+    b1: Tensor,
+    W2: Tensor,
+    b2: Tensor,
+    layout: GridLayout,
+    *,
+    bound: float,
+    level_weight: Sequence[float],
+    blob: Blob = ("none", 0.0, 1.0),
+    count: Tensor | None = None,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Pre-activation density, raw colour and density gradient of points.
 
     e = encoding((x + bound) / (2 bound)) * level_weight;  o = W2 relu(W1 e + b1) + b2;  h = o[0] + blob(x);
     rgb_raw = o[1:4];  grad_h = dh/dx per world unit, blob included.
 
-    x             (N, 3) world coordinates; float32, or float64 on the CPU, like all tensors here. Outside [-bound, bound]
-                  the lookup clamps and the encoding's derivative of that axis is zero.
+    x             (N, 3) world coordinates; float32, or float64 on the CPU, like all tensors here. Outside
+                  [-bound, bound] the lookup clamps and the encoding's derivative of that axis is zero.
     table         (layout.entries, layout.features)
     W1, b1        (hidden, levels * features), (hidden,); hidden at most 128
     W2, b2        (4, hidden), (4,)
     bound         half edge of the scene cube, world units
-    level_weight  one factor per level (coarse to fine); a level of weight 0 is not read and gets no gradient
-    blob          (kind, strength, radius): "gaussian" is strength exp(-|x|^2 / (2 radius^2)) (DreamFusion, appendix A.2), "cone"
-                  is strength (1 - |x| / radius) (Magic3D), rounded off at the origin, "none" is 0
+    level_weight  one factor per level, coarse to fine; a level of weight 0 is not read and gets no gradient
+    blob          (kind, strength, radius) of a bump at the origin: "gaussian" is strength exp(-|x|^2 / (2 radius^2))
+                  (DreamFusion, appendix A.2), "cone" is strength (1 - |x| / radius) (Magic3D), its tip rounded off,
+                  "none" is 0
     count         (1,) int64, the number of valid leading rows; the rest are zero and get no gradient
 
-    Returns h (N,), rgb_raw (N, 3), grad_h (N, 3). Differentiable once in table, W1, b1, W2 and b2, through all three outputs; x
-    gets no gradient. A second differentiation raises RuntimeError. Raises TypeError or ValueError naming a bad argument.
+    Returns h (N,), rgb_raw (N, 3), grad_h (N, 3). Differentiable once in table, W1, b1, W2 and b2, through all three
+    outputs; x gets no gradient. A second differentiation raises RuntimeError. Raises TypeError or ValueError that
+    names a bad argument.
     """
     settings = _check("field", x, table, W1, b1, W2, b2, layout, bound, level_weight, blob, count)
     return _field(x, table, W1, b1, W2, b2, *settings, count)
 
 
 def field_density(
-    x: Tensor, table: Tensor, W1: Tensor, b1: Tensor, W2: Tensor, b2: Tensor, layout: GridLayout, *, bound: float,
-    level_weight: Sequence[float], blob: Blob = ("none", 0.0, 1.0), count: Tensor | None = None,
+    x: Tensor,
+    table: Tensor,
+    W1: Tensor,
+    b1: Tensor,
+    W2: Tensor,
+    b2: Tensor,
+    layout: GridLayout,
+    *,
+    bound: float,
+    level_weight: Sequence[float],
+    blob: Blob = ("none", 0.0, 1.0),
+    count: Tensor | None = None,
 ) -> Tensor:
     """h (N,) of `field`, alone and without gradient: for occupancy grids and meshes. Same arguments, same errors."""
     settings = _check("field_density", x, table, W1, b1, W2, b2, layout, bound, level_weight, blob, count)
@@ -62,7 +83,8 @@ def _check(op, x, table, W1, b1, W2, b2, layout, bound, level_weight, blob, coun
     dtype = check_scalar_type(op, "x", x)
     check_tensor(op, "x", x, (None, 3), dtype=dtype, text="(N, 3)")
     check_table(op, table, layout, x)
-    check_tensor(op, "W1", W1, (None, layout.width), dtype=dtype, like=x, text=f"(hidden, levels * features) = (hidden, {layout.width})")
+    shape = f"(hidden, levels * features) = (hidden, {layout.width})"
+    check_tensor(op, "W1", W1, (None, layout.width), dtype=dtype, like=x, text=shape)
     hidden = W1.shape[0]
     if not 1 <= hidden <= MAX_HIDDEN:
         raise ValueError(f"{op}: W1 must have from 1 to {MAX_HIDDEN} rows (hidden units), got {hidden}")
@@ -92,66 +114,71 @@ def _check_blob(op: str, blob: Blob) -> tuple[int, float, float]:
     return BLOBS.index(kind), float(strength), float(radius)
 
 
-def _model(table, W1, b1, W2, b2, scale, resolution, offset, smoothstep, level_weight, bound, blob, strength, radius):
+TENSORS = "Tensor x, Tensor table, Tensor W1, Tensor b1, Tensor W2, Tensor b2"
+SETTINGS = f"{GRID}, float[] level_weight, float bound, int blob, float strength, float radius, Tensor? count"
+
+
+def _model(network: Sequence[Tensor], settings: tuple):
     """The native description of the network; the tensors must be contiguous and outlive it."""
-    pointers = [address(t) for t in (table, W1, b1, W2, b2)]
-    return backend(table).FieldModel(
-        scale, resolution, offset, table.shape[1], smoothstep, level_weight, W1.shape[0], bound, blob, strength, radius, *pointers
-    )
+    table, W1 = network[:2]
+    scale, resolution, offset, smoothstep, level_weight, bound, blob, strength, radius, _ = settings
+    layout = (scale, resolution, offset, table.shape[1], smoothstep)
+    pointers = [address(t) for t in network]
+    return backend(table).FieldModel(*layout, level_weight, W1.shape[0], bound, blob, strength, radius, *pointers)
 
 
-@torch.library.custom_op(f"{NAMESPACE}::field", mutates_args=(), device_types=DEVICES)
-def _field(
-    x: Tensor, table: Tensor, W1: Tensor, b1: Tensor, W2: Tensor, b2: Tensor, scale: Sequence[float], resolution: Sequence[int],
-    offset: Sequence[int], smoothstep: bool, level_weight: Sequence[float], bound: float, blob: int, strength: float, radius: float,
-    count: Optional[Tensor],
-) -> tuple[Tensor, Tensor, Tensor]:
-    x, *network = (t.contiguous() for t in (x, table, W1, b1, W2, b2))
-    model = _model(*network, scale, resolution, offset, smoothstep, level_weight, bound, blob, strength, radius)
+@torch.library.custom_op(
+    f"{NAMESPACE}::field",
+    mutates_args=(),
+    device_types=DEVICES,
+    schema=f"({TENSORS}, {SETTINGS}) -> (Tensor, Tensor, Tensor)",
+)
+def _field(*arguments):
+    x, *network = (t.contiguous() for t in arguments[:6])
     h, rgb_raw, grad_h = x.new_empty(x.shape[0]), torch.empty_like(x), torch.empty_like(x)
-    backend(x).field_forward(
-        is_double(x), model, address(x), address(h), address(rgb_raw), address(grad_h), x.shape[0], address(count), *execution(x)
-    )
+    rows = (x.shape[0], address(arguments[-1]))
+    outputs = (address(h), address(rgb_raw), address(grad_h))
+    backend(x).field_forward(is_double(x), _model(network, arguments[6:]), address(x), *outputs, *rows, *execution(x))
     return h, rgb_raw, grad_h
 
 
 @_field.register_fake
-def _(x, table, W1, b1, W2, b2, scale, resolution, offset, smoothstep, level_weight, bound, blob, strength, radius, count):
+def _(x, *others):
     return x.new_empty(x.shape[0]), x.new_empty(x.shape), x.new_empty(x.shape)
 
 
-@torch.library.custom_op(f"{NAMESPACE}::field_density", mutates_args=(), device_types=DEVICES)
-def _field_density(
-    x: Tensor, table: Tensor, W1: Tensor, b1: Tensor, W2: Tensor, b2: Tensor, scale: Sequence[float], resolution: Sequence[int],
-    offset: Sequence[int], smoothstep: bool, level_weight: Sequence[float], bound: float, blob: int, strength: float, radius: float,
-    count: Optional[Tensor],
-) -> Tensor:
-    x, *network = (t.contiguous() for t in (x, table, W1, b1, W2, b2))
-    model = _model(*network, scale, resolution, offset, smoothstep, level_weight, bound, blob, strength, radius)
+@torch.library.custom_op(
+    f"{NAMESPACE}::field_density",
+    mutates_args=(),
+    device_types=DEVICES,
+    schema=f"({TENSORS}, {SETTINGS}) -> Tensor",
+)
+def _field_density(*arguments):
+    x, *network = (t.contiguous() for t in arguments[:6])
     h = x.new_empty(x.shape[0])
-    backend(x).field_forward(is_double(x), model, address(x), address(h), 0, 0, x.shape[0], address(count), *execution(x))
+    rows, outputs = (x.shape[0], address(arguments[-1])), (address(h), 0, 0)
+    backend(x).field_forward(is_double(x), _model(network, arguments[6:]), address(x), *outputs, *rows, *execution(x))
     return h
 
 
 @_field_density.register_fake
-def _(x, table, W1, b1, W2, b2, scale, resolution, offset, smoothstep, level_weight, bound, blob, strength, radius, count):
+def _(x, *others):
     return x.new_empty(x.shape[0])
 
 
-@torch.library.custom_op(f"{NAMESPACE}::field_backward", mutates_args=(), device_types=DEVICES)
-def _field_backward(
-    d_h: Tensor, d_rgb_raw: Tensor, d_grad_h: Tensor, x: Tensor, table: Tensor, W1: Tensor, b1: Tensor, W2: Tensor, b2: Tensor,
-    scale: Sequence[float], resolution: Sequence[int], offset: Sequence[int], smoothstep: bool, level_weight: Sequence[float],
-    bound: float, blob: int, strength: float, radius: float, count: Optional[Tensor],
-) -> tuple[Tensor, Tensor]:
+@torch.library.custom_op(
+    f"{NAMESPACE}::field_backward",
+    mutates_args=(),
+    device_types=DEVICES,
+    schema=f"(Tensor d_h, Tensor d_rgb_raw, Tensor d_grad_h, {TENSORS}, {SETTINGS}) -> (Tensor, Tensor)",
+)
+def _field_backward(*arguments):
     """Gradients of the table, and of W1, b1, W2, b2 one after the other in one vector."""
-    d_h, d_rgb_raw, d_grad_h, x, *network = (t.contiguous() for t in (d_h, d_rgb_raw, d_grad_h, x, table, W1, b1, W2, b2))
-    model = _model(*network, scale, resolution, offset, smoothstep, level_weight, bound, blob, strength, radius)
+    d_h, d_rgb_raw, d_grad_h, x, *network = (t.contiguous() for t in arguments[:9])
     grad_table, grad_weights = torch.zeros_like(network[0]), x.new_zeros(sum(t.numel() for t in network[1:]))
-    backend(x).field_backward(
-        is_double(x), model, address(x), address(d_h), address(d_rgb_raw), address(d_grad_h), address(grad_table),
-        address(grad_weights), x.shape[0], address(count), *execution(x),
-    )
+    pointers = [address(t) for t in (x, d_h, d_rgb_raw, d_grad_h, grad_table, grad_weights)]
+    rows = (x.shape[0], address(arguments[-1]))
+    backend(x).field_backward(is_double(x), _model(network, arguments[9:]), *pointers, *rows, *execution(x))
     return grad_table, grad_weights
 
 
@@ -175,7 +202,8 @@ def _backward(ctx, d_h, d_rgb_raw, d_grad_h):
 
 def _no_second_derivative(ctx, *grads):
     raise RuntimeError(
-        "field: differentiated twice; its backward is final (grad_h is an output, so shading needs no second differentiation)"
+        "field: differentiated twice; its backward is final "
+        "(grad_h is an output, so shading needs no second differentiation)"
     )
 
 

@@ -8,14 +8,12 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Optional, Sequence
 
 import torch
 from torch import Tensor
 
-from ._common import (
-    DEVICES, NAMESPACE, address, backend, check_count, check_scalar_type, check_tensor, execution, is_double,
-)
+from ._common import DEVICES, NAMESPACE, address, backend, execution, is_double
+from ._common import check_count, check_scalar_type, check_tensor
 
 INTERPOLATIONS = ("linear", "smoothstep")
 
@@ -43,7 +41,9 @@ class GridLayout:
             if not low <= getattr(self, name) <= high:
                 raise ValueError(f"GridLayout: {name} must be from {low} to {high}, got {getattr(self, name)}")
         if not self.base_resolution <= self.finest_resolution <= 1 << 20:
-            raise ValueError(f"GridLayout: finest_resolution must be from base_resolution to {1 << 20}, got {self.finest_resolution}")
+            raise ValueError(
+                f"GridLayout: finest_resolution must be from base_resolution to {1 << 20}, got {self.finest_resolution}"
+            )
         if self.levels * self.features > 64:
             raise ValueError(f"GridLayout: levels * features must be at most 64, got {self.levels * self.features}")
         if self.interpolation not in INTERPOLATIONS:
@@ -51,7 +51,7 @@ class GridLayout:
 
     @cached_property
     def scale(self) -> tuple[float, ...]:
-        """Cells along an axis, less half a cell at each end; rounded to float32, so that float64 sees the same cells."""
+        """Cells along an axis, less half a cell at each end; rounded to float32: float64 sees the same cells."""
         steps = max(1, self.levels - 1)
         growth = math.log(self.finest_resolution / self.base_resolution) / steps
         exact = [self.base_resolution * math.exp(level * growth) - 1.0 for level in range(self.levels)]
@@ -93,8 +93,8 @@ class GridLayout:
 def hashgrid_encode(x: Tensor, table: Tensor, layout: GridLayout, count: Tensor | None = None) -> Tensor:
     """Encode points: trilinear (or smoothstep) interpolation of the table in every level.
 
-    x      (N, 3) float32, or float64 on the CPU; in [0, 1]. Outside, the lookup clamps and the derivative of that axis is zero.
-           At a cell face the linear derivative is that of the upper cell.
+    x      (N, 3) float32, or float64 on the CPU; in [0, 1]. Outside, the lookup clamps and the derivative of that axis
+           is zero. At a cell face the linear derivative is that of the upper cell.
     table  (layout.entries, layout.features), same dtype and device.
     count  (1,) int64, the number of valid leading rows; the rest are zero and get no gradient.
     Returns (N, levels * features), level-major. Differentiable in x and table, and so are its gradients; a third
@@ -116,83 +116,92 @@ def check_table(op: str, table: Tensor, layout: GridLayout, x: Tensor) -> None:
     check_tensor(op, "table", table, shape, dtype=x.dtype, like=x, text=f"(entries, features) = {shape}")
 
 
-def _launch(name: str, x: Tensor, layout: tuple, count: Optional[Tensor], **pointers: Tensor) -> None:
-    """Call a native hash-grid function; tensors that it does not use are null."""
-    scale, resolution, offset, smoothstep, features = layout
-    names = ("table", "grad_y", "grad_grad_x", "y", "grad_x", "grad_grad_y", "grad_table")
-    getattr(backend(x), name)(
-        is_double(x), scale, resolution, offset, features, smoothstep, address(x), *[address(pointers.get(n)) for n in names],
-        x.shape[0], address(count), *execution(x),
-    )
+# The last arguments of every op here: what GridLayout.arguments holds, and count.
+GRID = "float[] scale, int[] resolution, int[] offset, bool smoothstep"
+TAIL = f"{GRID}, Tensor? count"
+POINTERS = ("x", "table", "grad_y", "grad_grad_x", "y", "grad_x", "grad_grad_y", "grad_table")
 
 
-@torch.library.custom_op(f"{NAMESPACE}::hashgrid_encode", mutates_args=(), device_types=DEVICES)
-def _encode(
-    x: Tensor, table: Tensor, scale: Sequence[float], resolution: Sequence[int], offset: Sequence[int], smoothstep: bool,
-    count: Optional[Tensor],
-) -> Tensor:
+def _launch(name: str, x: Tensor, tail: tuple, features: int, **tensors: Tensor) -> None:
+    """Call a native hash-grid function; the tensors that it does not use are null."""
+    scale, resolution, offset, smoothstep, count = tail
+    pointers = [address({"x": x, **tensors}.get(pointer)) for pointer in POINTERS]
+    layout = (scale, resolution, offset, features, smoothstep)
+    getattr(backend(x), name)(is_double(x), *layout, *pointers, x.shape[0], address(count), *execution(x))
+
+
+@torch.library.custom_op(
+    f"{NAMESPACE}::hashgrid_encode",
+    mutates_args=(),
+    device_types=DEVICES,
+    schema=f"(Tensor x, Tensor table, {TAIL}) -> Tensor",
+)
+def _encode(x, table, *tail):
     x, table = x.contiguous(), table.contiguous()
-    y = x.new_empty(x.shape[0], len(scale) * table.shape[1])
-    _launch("hashgrid_forward", x, (scale, resolution, offset, smoothstep, table.shape[1]), count, table=table, y=y)
+    y = x.new_empty(x.shape[0], len(tail[0]) * table.shape[1])
+    _launch("hashgrid_forward", x, tail, table.shape[1], table=table, y=y)
     return y
 
 
 @_encode.register_fake
-def _(x, table, scale, resolution, offset, smoothstep, count):
+def _(x, table, scale, *others):
     return x.new_empty(x.shape[0], len(scale) * table.shape[1])
 
 
-@torch.library.custom_op(f"{NAMESPACE}::hashgrid_grad_table", mutates_args=(), device_types=DEVICES)
-def _grad_table(
-    grad_y: Tensor, x: Tensor, scale: Sequence[float], resolution: Sequence[int], offset: Sequence[int], smoothstep: bool,
-    count: Optional[Tensor],
-) -> Tensor:
+@torch.library.custom_op(
+    f"{NAMESPACE}::hashgrid_grad_table",
+    mutates_args=(),
+    device_types=DEVICES,
+    schema=f"(Tensor grad_y, Tensor x, {TAIL}) -> Tensor",
+)
+def _grad_table(grad_y, x, *tail):
     grad_y, x = grad_y.contiguous(), x.contiguous()
-    features = grad_y.shape[1] // len(scale)
-    grad_table = x.new_zeros(offset[-1], features)
-    _launch("hashgrid_grad_table", x, (scale, resolution, offset, smoothstep, features), count, grad_y=grad_y, grad_table=grad_table)
+    scale, _, offset, *_ = tail
+    grad_table = x.new_zeros(offset[-1], grad_y.shape[1] // len(scale))
+    _launch("hashgrid_grad_table", x, tail, grad_table.shape[1], grad_y=grad_y, grad_table=grad_table)
     return grad_table
 
 
 @_grad_table.register_fake
-def _(grad_y, x, scale, resolution, offset, smoothstep, count):
+def _(grad_y, x, scale, resolution, offset, *others):
     return x.new_empty(offset[-1], grad_y.shape[1] // len(scale))
 
 
-@torch.library.custom_op(f"{NAMESPACE}::hashgrid_grad_x", mutates_args=(), device_types=DEVICES)
-def _grad_x(
-    grad_y: Tensor, x: Tensor, table: Tensor, scale: Sequence[float], resolution: Sequence[int], offset: Sequence[int],
-    smoothstep: bool, count: Optional[Tensor],
-) -> Tensor:
+@torch.library.custom_op(
+    f"{NAMESPACE}::hashgrid_grad_x",
+    mutates_args=(),
+    device_types=DEVICES,
+    schema=f"(Tensor grad_y, Tensor x, Tensor table, {TAIL}) -> Tensor",
+)
+def _grad_x(grad_y, x, table, *tail):
     grad_y, x, table = grad_y.contiguous(), x.contiguous(), table.contiguous()
     grad_x = torch.empty_like(x)
-    layout = (scale, resolution, offset, smoothstep, table.shape[1])
-    _launch("hashgrid_grad_x", x, layout, count, table=table, grad_y=grad_y, grad_x=grad_x)
+    _launch("hashgrid_grad_x", x, tail, table.shape[1], table=table, grad_y=grad_y, grad_x=grad_x)
     return grad_x
 
 
 @_grad_x.register_fake
-def _(grad_y, x, table, scale, resolution, offset, smoothstep, count):
+def _(grad_y, x, *others):
     return x.new_empty(x.shape)
 
 
-@torch.library.custom_op(f"{NAMESPACE}::hashgrid_grad_x_backward", mutates_args=(), device_types=DEVICES)
-def _grad_x_backward(
-    grad_grad_x: Tensor, grad_y: Tensor, x: Tensor, table: Tensor, scale: Sequence[float], resolution: Sequence[int],
-    offset: Sequence[int], smoothstep: bool, count: Optional[Tensor],
-) -> tuple[Tensor, Tensor, Tensor]:
+@torch.library.custom_op(
+    f"{NAMESPACE}::hashgrid_grad_x_backward",
+    mutates_args=(),
+    device_types=DEVICES,
+    schema=f"(Tensor grad_grad_x, Tensor grad_y, Tensor x, Tensor table, {TAIL}) -> (Tensor, Tensor, Tensor)",
+)
+def _grad_x_backward(grad_grad_x, grad_y, x, table, *tail):
+    """Gradients of grad_y, x and table."""
     grad_grad_x, grad_y, x, table = (t.contiguous() for t in (grad_grad_x, grad_y, x, table))
-    grad_grad_y, grad_x, grad_table = torch.empty_like(grad_y), torch.empty_like(x), torch.zeros_like(table)
-    layout = (scale, resolution, offset, smoothstep, table.shape[1])
-    _launch(
-        "hashgrid_grad_x_backward", x, layout, count, table=table, grad_y=grad_y, grad_grad_x=grad_grad_x, grad_x=grad_x,
-        grad_grad_y=grad_grad_y, grad_table=grad_table,
-    )
-    return grad_grad_y, grad_x, grad_table
+    inputs = dict(table=table, grad_y=grad_y, grad_grad_x=grad_grad_x)
+    outputs = dict(grad_grad_y=torch.empty_like(grad_y), grad_x=torch.empty_like(x), grad_table=torch.zeros_like(table))
+    _launch("hashgrid_grad_x_backward", x, tail, table.shape[1], **inputs, **outputs)
+    return tuple(outputs.values())
 
 
 @_grad_x_backward.register_fake
-def _(grad_grad_x, grad_y, x, table, scale, resolution, offset, smoothstep, count):
+def _(grad_grad_x, grad_y, x, table, *others):
     return grad_y.new_empty(grad_y.shape), x.new_empty(x.shape), table.new_empty(table.shape)
 
 
@@ -211,7 +220,7 @@ def _encode_backward(ctx, grad_y):
 
 
 def _grad_table_backward(ctx, direction):
-    """grad_table is linear in grad_y and is the adjoint of encoding: its own adjoint encodes with `direction` as the table."""
+    """grad_table is the adjoint of encoding, linear in grad_y: its own adjoint encodes `direction` as if the table."""
     grad_y, x, count = ctx.saved_tensors
     grad_grad_y = _encode(x, direction, *ctx.layout, count) if ctx.needs_input_grad[0] else None
     grad_x = _grad_x(grad_y, x, direction, *ctx.layout, count) if ctx.needs_input_grad[1] else None

@@ -1,6 +1,6 @@
 """The slow, obvious torch twin of every op: the specification, and the oracle of the tests.
 
-Same arguments and results as the public functions, any float dtype, any device; gradients by torch's autograd. No checks.
+Same arguments and results as the public functions, any float dtype, any device; gradients by autograd. No checks.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from .march import Samples, lattice_length
 
 
 def _corners(u: Tensor, layout: GridLayout, level: int):
-    """For each of the 8 corners of the points' cells: table row (N,), weight (N,), derivative of the weight by u (N, 3)."""
+    """For each of the 8 corners of the points' cells: table row (N,), weight (N,), the weight's gradient (N, 3)."""
     scale, resolution = layout.scale[level], layout.resolution[level]
     first, rows = layout.offset[level], layout.offset[level + 1] - layout.offset[level]
     position = u.clamp(0, 1) * scale + 0.5
@@ -43,8 +43,8 @@ def _corners(u: Tensor, layout: GridLayout, level: int):
 def hashgrid_encode(x: Tensor, table: Tensor, layout: GridLayout, count: Tensor | None = None) -> Tensor:
     """See `dreamfusion_ngp.ops.hashgrid.hashgrid_encode`."""
     u = zero_rows(x, count)
-    levels = [sum(w[:, None] * table[row] for row, w, _ in _corners(u, layout, level)) for level in range(layout.levels)]
-    return zero_rows(torch.cat(levels, 1), count)
+    corners = [_corners(u, layout, level) for level in range(layout.levels)]
+    return zero_rows(torch.cat([sum(w[:, None] * table[row] for row, w, _ in c) for c in corners], 1), count)
 
 
 # field.py -------------------------------------------------------------------------------------------------------------
@@ -63,8 +63,18 @@ def _blob(x: Tensor, blob: tuple[str, float, float]) -> tuple[Tensor, Tensor]:
 
 
 def field(
-    x: Tensor, table: Tensor, W1: Tensor, b1: Tensor, W2: Tensor, b2: Tensor, layout: GridLayout, *, bound: float,
-    level_weight: Sequence[float], blob: tuple[str, float, float] = ("none", 0.0, 1.0), count: Tensor | None = None,
+    x: Tensor,
+    table: Tensor,
+    W1: Tensor,
+    b1: Tensor,
+    W2: Tensor,
+    b2: Tensor,
+    layout: GridLayout,
+    *,
+    bound: float,
+    level_weight: Sequence[float],
+    blob: tuple[str, float, float] = ("none", 0.0, 1.0),
+    count: Tensor | None = None,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """See `dreamfusion_ngp.ops.field.field`. grad_h is written out, so it is differentiable like the rest."""
     x = zero_rows(x.detach(), count)
