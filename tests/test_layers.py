@@ -26,6 +26,8 @@ toybox
 train
 checkpoint
 runs
+mesh
+texture
 export turntable report
 evaluate doctor
 workflow

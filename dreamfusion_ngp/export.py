@@ -1,0 +1,130 @@
+"""Mesh files: GLB, OBJ + MTL + PNG, PLY, STL. World axes as they are (+Y up, the front faces +Z: glTF's own)."""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+
+import numpy as np
+
+from .checkpoint import write_atomically
+from .errors import ExportError, UsageError
+from .mesh import Mesh, extract_mesh, vertex_normals
+from .texture import MAX_TEXTURE, TexturedMesh, bake_texture, surface_color
+
+FORMATS = ("glb", "obj", "ply", "stl")
+
+
+def export_mesh(density, albedo, bound: float, folder, formats=("glb",), resolution: int = 128, texture: int = 1024,
+                faces: int = 20000, keep_all: bool = False, smooth: int = 0, device="cpu") -> dict:
+    """Write mesh.<format> files into `folder` (made if missing); nothing is written unless every file could be made.
+
+    density, albedo: callables, world points (N, 3) float32 on `device` -> (N,) density per world unit, (N, 3) sRGB
+    values in [0, 1].
+    resolution: samples per axis of the scene cube [-bound, bound]^3. texture: texels a side. faces: budget, 0 for no
+    decimation.
+    keep_all: every separate piece, not only the largest. smooth: iterations of Taubin smoothing.
+    Returns {"paths": {"glb": absolute path, ...}} and the figures of `mesh.extract_mesh`. "obj" adds the paths "mtl"
+    and "png".
+    Raises UsageError for a bad argument, ExportError for an empty or not finite field or a folder that cannot be
+    written.
+    """
+    formats = check_formats(formats, texture)
+    folder = Path(folder).resolve()
+    mesh, stats = extract_mesh(density, bound, resolution=resolution, faces=faces, keep_all=keep_all, smooth=smooth,
+                               device=device)
+    files = {}
+    if {"glb", "obj"} & set(formats):
+        textured = bake_texture(mesh, density, albedo, size=texture, bound=bound, device=device)
+        check_finite(textured.vertices, textured.normals, textured.uv)
+        if "glb" in formats:
+            files["mesh.glb"] = glb_bytes(textured)
+        if "obj" in formats:
+            files |= obj_files(textured)
+    if "ply" in formats:
+        color = surface_color(density, albedo, mesh.vertices, vertex_normals(mesh), bound, device)
+        files["mesh.ply"] = ply_bytes(mesh, color)
+    if "stl" in formats:
+        files["mesh.stl"] = stl_bytes(mesh)
+    return {"paths": write_files(folder, files), **stats}
+
+
+def check_formats(formats, texture: int) -> tuple[str, ...]:
+    formats = (formats,) if isinstance(formats, str) else tuple(formats)
+    unknown = [f for f in formats if f not in FORMATS]
+    if unknown or not formats:
+        problem = f"unknown mesh format {unknown[0]!r}" if unknown else "no mesh format given"
+        raise UsageError(f"{problem}; choose from {', '.join(FORMATS)}")
+    if not 16 <= texture <= MAX_TEXTURE:
+        raise UsageError(f"texture size must be between 16 and {MAX_TEXTURE} texels, got {texture}")
+    return formats
+
+
+def check_finite(*arrays: np.ndarray) -> None:
+    if not all(np.isfinite(a).all() for a in arrays):
+        raise ExportError("the mesh has coordinates that are not finite; nothing was written")
+
+
+def write_files(folder: Path, files: dict[str, bytes]) -> dict[str, str]:
+    """Each file in one step. Returns absolute paths by extension."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        for name, data in files.items():
+            write_atomically(folder / name, data)
+    except OSError as error:
+        raise ExportError(f"cannot write to {folder}: {error.strerror or error}") from None
+    return {name.rsplit(".", 1)[1]: str(folder / name) for name in files}
+
+
+def png_bytes(image: np.ndarray) -> bytes:
+    from PIL import Image
+
+    buffer = io.BytesIO()
+    Image.fromarray(image).save(buffer, "PNG", optimize=True)
+    return buffer.getvalue()
+
+
+def glb_bytes(textured: TexturedMesh) -> bytes:
+    """Binary glTF 2.0: one mesh, one material with baseColorTexture (sRGB by the standard), metallic 0, roughness 1."""
+    import trimesh
+    from PIL import Image
+
+    texture = Image.open(io.BytesIO(png_bytes(textured.image)))  # has the format PNG, in which it is then embedded
+    material = trimesh.visual.material.PBRMaterial(name="surface", baseColorTexture=texture, metallicFactor=0.0,
+                                                   roughnessFactor=1.0, doubleSided=False)
+    mesh = trimesh.Trimesh(textured.vertices, textured.faces, vertex_normals=textured.normals, process=False,
+                           visual=trimesh.visual.TextureVisuals(uv=textured.uv, material=material))
+    scene = trimesh.Scene()
+    scene.add_geometry(mesh, geom_name="mesh", node_name="mesh")
+    return scene.export(file_type="glb", include_normals=True)
+
+
+def obj_files(textured: TexturedMesh) -> dict[str, bytes]:
+    """Wavefront OBJ with its material and texture beside it."""
+    lines = ["mtllib mesh.mtl", "o mesh", "usemtl surface"]
+    lines += ["v %.6f %.6f %.6f" % tuple(v) for v in textured.vertices]
+    lines += ["vt %.6f %.6f" % tuple(v) for v in textured.uv]
+    lines += ["vn %.4f %.4f %.4f" % tuple(v) for v in textured.normals]
+    lines += ["f %d/%d/%d %d/%d/%d %d/%d/%d" % tuple(np.repeat(f + 1, 3)) for f in textured.faces]
+    material = "newmtl surface\nKa 0 0 0\nKd 1 1 1\nKs 0 0 0\nd 1\nillum 1\nmap_Kd mesh.png\n"
+    return {"mesh.obj": ("\n".join(lines) + "\n").encode(), "mesh.mtl": material.encode(),
+            "mesh.png": png_bytes(textured.image)}
+
+
+def ply_bytes(mesh: Mesh, color: np.ndarray) -> bytes:
+    """Binary PLY with normals and vertex colours (8 bits, sRGB)."""
+    import trimesh
+
+    check_finite(mesh.vertices, color)
+    rgba = np.concatenate([(color * 255).round(), np.full((len(color), 1), 255)], 1).astype(np.uint8)
+    solid = trimesh.Trimesh(mesh.vertices, mesh.faces, vertex_normals=vertex_normals(mesh), vertex_colors=rgba,
+                            process=False)
+    return trimesh.exchange.ply.export_ply(solid, vertex_normal=True)
+
+
+def stl_bytes(mesh: Mesh) -> bytes:
+    """Binary STL: the shape alone."""
+    import trimesh
+
+    check_finite(mesh.vertices)
+    return trimesh.exchange.stl.export_stl(trimesh.Trimesh(mesh.vertices, mesh.faces, process=False))
