@@ -1,6 +1,7 @@
-// Composite: alpha compositing of a ray's samples (Max 1995; DreamFusion, section 2.2): alpha_i = 1 - exp(-sigma_i * step),
-// w_i = T_i alpha_i, T_(i+1) = T_i (1 - alpha_i). Backward overwrites the gradients of sigma, rgb and normal for every row and
-// stores no weights: with q_i = dL/dw_i, dL/dsigma_i = step * (T_(i+1) q_i - sum_(j>i) w_j q_j), the sum from the outputs.
+// Composite: alpha compositing of a ray's samples (NeRF, equation 3): alpha_i = 1 - exp(-sigma_i * step),
+// w_i = T_i alpha_i, T_(i+1) = T_i (1 - alpha_i). Backward overwrites the gradients of sigma, rgb and normal for every
+// row and stores no weights: with q_i = dL/dw_i, dL/dsigma_i = step * (T_(i+1) q_i - sum_(j>i) w_j q_j), and the sum is
+// what the outputs hold less what was passed.
 #pragma once
 #include "hd.h"
 
@@ -21,7 +22,7 @@ struct Composite {
     T* opacity;              // out (rays) sum w
     T* depth;                // out (rays) sum w t
     T* normals;              // out (rays, 3) sum w n
-    T* orient;               // out (rays) sum w max(0, n . d)^2 (Ref-NeRF, equation 11); w counts as a constant in backward
+    T* orient;               // out (rays) sum w max(0, n . d)^2 (Ref-NeRF, equation 11); w is a constant in backward
     int64_t rays;
     int64_t n;
     T step;

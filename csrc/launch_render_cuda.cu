@@ -1,5 +1,5 @@
-// CUDA launchers of march, occupancy, shade, composite and adam: one thread per ray, row or cell around the bodies of the CPU.
-// Everything is deterministic; nothing allocates or waits.
+// CUDA launchers of march, occupancy, shade, composite and adam: one thread per ray, row or cell around the bodies of
+// the CPU. Everything is deterministic; nothing allocates or waits.
 #include <climits>
 
 #include "cuda_util.cuh"
@@ -24,7 +24,8 @@ __global__ void spread_kernel(March<T> p, int64_t blocks, int axis) {
 template <class T>
 __global__ void march_kernel(March<T> p, bool write) {
     DFN_GRID_STRIDE(r, p.rays) {
-        const int kept = march_ray(p, r, write ? int64_t(p.offsets[r]) : -1, write ? p.offsets[r + 1] - p.offsets[r] : INT_MAX);
+        const int64_t row = write ? p.offsets[r] : -1;
+        const int kept = march_ray(p, r, row, write ? p.offsets[r + 1] - p.offsets[r] : INT_MAX);
         if (!write) p.counts[r] = kept;
     }
 }
@@ -159,7 +160,8 @@ void march(const March<T>& p, const Exec& e) {
     const int64_t row = p.resolution / kBlockEdge, blocks = row * row * row;
     const unsigned ray_blocks = blocks_for(p.rays, kRayBlock);
     launch("march", e, classify_kernel<T>, blocks_for(blocks), kBlock, p, blocks);
-    for (int axis = 0; axis < 3; ++axis) launch("march", e, spread_kernel<T>, blocks_for(blocks), kBlock, p, blocks, axis);
+    for (int axis = 0; axis < 3; ++axis)
+        launch("march", e, spread_kernel<T>, blocks_for(blocks), kBlock, p, blocks, axis);
     launch("march", e, march_kernel<T>, ray_blocks, kRayBlock, p, false);
     launch("march", e, scan_kernel<T>, 1, kScanThreads, p);
     launch("march", e, march_kernel<T>, ray_blocks, kRayBlock, p, true);

@@ -1,6 +1,7 @@
-// March: the samples of a ray whose cells are occupied, on a lattice of constant step (instant-NGP, appendix E: without cascades).
-// Counting and writing are one body run twice, so they agree on every sample. Steps: `classify_block` for every block of cells,
-// `spread_distance` along each axis, `march_ray` to count, a scan under the budget, `march_ray` to write.
+// March: the samples of a ray whose cells are occupied, on a lattice of constant step (instant-NGP, appendix E, without
+// cascades). Counting and writing are one body run twice, so they agree on every sample. Passes: `classify_block` for
+// every block of cells, `spread_distance` along each axis, `march_ray` to count, a scan under the budget, `march_ray` to
+// write.
 #pragma once
 #include "hd.h"
 
@@ -15,8 +16,8 @@ struct March {
     const T* rays_o;          // in (rays, 3)
     const T* rays_d;          // in (rays, 3), unit length
     const uint8_t* bitfield;  // in (resolution^3 / 8): cell (ix * resolution + iy) * resolution + iz, low bits first
-    uint8_t* blocks;          // scratch (2, (resolution / 4)^3): blocks to the nearest block that is not empty, along the axis
-                              // where it is farthest, at most kReach; and kFull. The second half is for the passes between
+    uint8_t* blocks;          // scratch (2, (resolution / 4)^3): the distance in blocks to the nearest one that is not
+                              // empty (the largest of three axes, at most kReach), and kFull; then room for passes
     int32_t* counts;          // scratch (rays): samples before the budget
     T* t;                     // out (budget): distance along the ray; every output is zero behind the last sample
     int32_t* ray_id;          // out (budget)
@@ -34,8 +35,8 @@ struct March {
     bool jittered;            // false: the lattice starts half a step inside
 };
 
-// A product that is rounded before anything is added to it. Contraction to a fused multiply-add is up to each compiler, and
-// would put a sample at a cell's face into different cells on different devices.
+// A product that is rounded before anything is added to it. Contraction to a fused multiply-add is up to each compiler,
+// and would put a sample at a cell's face into different cells on different devices.
 template <class T>
 DFN_HD T rounded_product(T a, T b) {
 #ifdef __CUDA_ARCH__
@@ -87,7 +88,7 @@ DFN_HD T smaller(T a, T b) { return a < b ? a : b; }
 template <class T>
 DFN_HD T bounded_inverse(T d) { return d == T(0) ? T(0) : clamp(T(1) / d, T(-1e18), T(1e18)); }
 
-// `delay` of an axis: earlier than the exact crossing by more than all roundings of a position, or never where parallel.
+// `delay` of an axis: earlier than the exact crossing by more than all roundings of a position; never where parallel.
 template <class T>
 DFN_HD T crossing_delay(T o, T inverse, T bound, T epsilon) {
     if (inverse == T(0)) return T(1e30);
@@ -115,15 +116,16 @@ DFN_HD RayWalk<T> start_walk(const March<T>& p, int64_t ray) {
     clip(w.o.y, w.d.y, p.bound, near, far);
     clip(w.o.z, w.d.z, p.bound, near, far);
     const T sum = w.o.x + w.o.y + w.o.z + w.d.x + w.d.y + w.d.z;
-    const bool usable = sum - sum == T(0) && dot(w.d, w.d) > T(0);  // a ray with a NaN, an infinity or no direction is empty
+    const bool usable = sum - sum == T(0) && dot(w.d, w.d) > T(0);  // no NaN, no infinity, and a direction
     w.start = near;
     w.jitter = p.jittered ? uniform<T>(p.seed, p.stream, uint64_t(ray)) : T(0.5);
     w.inverse_step = T(1) / p.step;
     w.steps = usable ? count_steps(p, w, far) : 0;
     w.slack = T(0.01) + T(8) * epsilon * far * w.inverse_step;
     w.inverse = {bounded_inverse(w.d.x), bounded_inverse(w.d.y), bounded_inverse(w.d.z)};
-    w.delay = {crossing_delay(w.o.x, w.inverse.x, p.bound, epsilon), crossing_delay(w.o.y, w.inverse.y, p.bound, epsilon),
-               crossing_delay(w.o.z, w.inverse.z, p.bound, epsilon)};
+    w.delay.x = crossing_delay(w.o.x, w.inverse.x, p.bound, epsilon);
+    w.delay.y = crossing_delay(w.o.y, w.inverse.y, p.bound, epsilon);
+    w.delay.z = crossing_delay(w.o.z, w.inverse.z, p.bound, epsilon);
     w.cells_per_unit = T(p.resolution) / (p.bound + p.bound);
     w.cell = (p.bound + p.bound) / T(p.resolution);
     return w;
@@ -147,19 +149,18 @@ DFN_HD bool bit_at(const uint8_t* bits, int64_t i) { return (bits[i >> 3] >> (i 
 template <class T>
 DFN_HD bool occupied_at(const March<T>& p, const RayWalk<T>& w, int k, int& next) {
     const Vec3<T> x = point_at(w, lattice(p, w, k));
-    int ix = cell_of(p, w, x.x), iy = cell_of(p, w, x.y), iz = cell_of(p, w, x.z);
-    const int r = p.resolution, row = r / kBlockEdge;
-    const int block = p.blocks[((ix / kBlockEdge) * row + iy / kBlockEdge) * row + iz / kBlockEdge], distance = block & ~kFull;
+    const int ix = cell_of(p, w, x.x), iy = cell_of(p, w, x.y), iz = cell_of(p, w, x.z);
+    const int r = p.resolution, row = r / kBlockEdge, bx = ix / kBlockEdge, by = iy / kBlockEdge, bz = iz / kBlockEdge;
+    const int block = p.blocks[(bx * row + by) * row + bz], distance = block & ~kFull;
     if (block == 0) {
         next = k + 1;
         return bit_at(p.bitfield, (int64_t(ix) * r + iy) * r + iz);
     }
     // All blocks nearer than `distance` are empty; a full block is alone.
     const int around = distance > 0 ? (distance - 1) * kBlockEdge : 0, size = kBlockEdge + 2 * around;
-    ix = ix / kBlockEdge * kBlockEdge - around, iy = iy / kBlockEdge * kBlockEdge - around, iz = iz / kBlockEdge * kBlockEdge - around;
-    const T tx = leaving(p, w, w.o.x, w.inverse.x, w.delay.x, ix, size);
-    const T ty = leaving(p, w, w.o.y, w.inverse.y, w.delay.y, iy, size);
-    const T tz = leaving(p, w, w.o.z, w.inverse.z, w.delay.z, iz, size);
+    const T tx = leaving(p, w, w.o.x, w.inverse.x, w.delay.x, bx * kBlockEdge - around, size);
+    const T ty = leaving(p, w, w.o.y, w.inverse.y, w.delay.y, by * kBlockEdge - around, size);
+    const T tz = leaving(p, w, w.o.z, w.inverse.z, w.delay.z, bz * kBlockEdge - around, size);
     const T t = smaller(smaller(tx, ty), tz);
     // The first lattice point behind t, rounded up: int() rounds towards zero, and the value is not negative.
     const T jump = clamp((t - w.start) * w.inverse_step - w.jitter - w.slack, T(0), T(p.max_steps));
@@ -168,7 +169,8 @@ DFN_HD bool occupied_at(const March<T>& p, const RayWalk<T>& w, int k, int& next
     return block == kFull;
 }
 
-// Walks one ray and returns how many samples it keeps, at most `limit`; writes them to the rows from `row` on unless row < 0.
+// Walks one ray and returns how many samples it keeps, at most `limit`; writes them to the rows from `row` on unless
+// row < 0.
 template <class T>
 DFN_HD int march_ray(const March<T>& p, int64_t ray, int64_t row, int limit) {
     if (limit == 0) return 0;
@@ -188,7 +190,8 @@ DFN_HD int march_ray(const March<T>& p, int64_t ray, int64_t row, int limit) {
     return kept;
 }
 
-// The first pass over blocks: 0 or kFull where there are occupied cells, else kReach. Four cells along z are half a byte.
+// The first pass over blocks: 0 or kFull where there are occupied cells, else kReach. Four cells along z are half a
+// byte.
 template <class T>
 DFN_HD void classify_block(const March<T>& p, int64_t b) {
     const int64_t row = p.resolution / kBlockEdge, r = p.resolution;
@@ -203,8 +206,9 @@ DFN_HD void classify_block(const March<T>& p, int64_t b) {
     p.blocks[row * row * row + b] = all == 15 ? kFull : (any ? 0 : kReach);
 }
 
-// A pass along axis 0, 1 or 2, in this order; the distance in three axes is the largest of the three. Even passes read the second
-// half of `blocks` and write the first; odd ones do the reverse, so the last one leaves the result in the first.
+// A pass along axis 0, 1 or 2, in this order; the distance in three axes is the largest of the three. Even passes read
+// the second half of `blocks` and write the first; odd ones do the reverse, so the last one leaves the result in the
+// first.
 template <class T>
 DFN_HD void spread_distance(const March<T>& p, int64_t b, int axis) {
     const int row = p.resolution / kBlockEdge;
@@ -213,7 +217,8 @@ DFN_HD void spread_distance(const March<T>& p, int64_t b, int axis) {
     const int place = int(b / stride % row);
     int best = *in & ~kFull;
     for (int k = 1; k < best; ++k) {
-        const int before = place >= k ? in[-k * stride] & ~kFull : kReach, behind = place + k < row ? in[k * stride] & ~kFull : kReach;
+        const int before = place >= k ? in[-k * stride] & ~kFull : kReach;
+        const int behind = place + k < row ? in[k * stride] & ~kFull : kReach;
         const int nearest = before < behind ? before : behind;
         if (nearest < best) best = nearest > k ? nearest : k;
     }

@@ -1,13 +1,14 @@
-// Occupancy grid (instant-NGP, appendix C): values decay, new densities raise them, bits say which cells the march visits.
-// Passes over all cells or over the listed ones, in this order: decay_cell, raise_cell, mark_cell, partial_sum, choose_threshold,
-// pack_byte, fill_byte. A non-finite density is never stored: it marks its cell through the sign of the value, until packed.
+// Occupancy grid (instant-NGP, appendix E.2): values decay, new densities raise them, bits say which cells the march
+// visits. Passes over all cells or over the listed ones, in this order: decay_cell, raise_cell, mark_cell, partial_sum,
+// choose_threshold, pack_byte, fill_byte. A non-finite density is never stored: it marks its cell through the sign of
+// the value, until packed.
 #pragma once
 #include "hd.h"
 
 namespace dfn {
 
-constexpr int kSumChunks = 4096;      // partial sums of the mean: the same on every device, so the mean is the same number
-constexpr int kFloorFraction = 4096;  // if fewer than one cell in so many is occupied, all are: a grid is never empty for ever
+constexpr int kSumChunks = 4096;      // partial sums of the mean: the same on every device, and so is the mean
+constexpr int kFloorFraction = 4096;  // if fewer than one cell in so many is occupied, all are: never empty for ever
 
 template <class T>
 struct Occupancy {

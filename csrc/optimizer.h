@@ -19,8 +19,8 @@ struct Adam {
     T inverse_root;      // 1 / sqrt(1 - beta2^step)
 };
 
-// Returns 1 for a non-finite gradient, whose element then keeps its value and moments. Written without branches: a loop over
-// this body has to vectorise.
+// Returns 1 for a non-finite gradient, whose element then keeps its value and moments. Written without branches: a loop
+// over this body has to vectorise.
 template <class T>
 DFN_HD int adam_element(const Adam<T>& p, int64_t i) {
     const T raw = p.grad[i], value = p.param[i], m0 = p.exp_avg[i], v0 = p.exp_avg_sq[i];

@@ -1,8 +1,8 @@
 """Counter-based random numbers on the host: each is a pure function of (seed, step, stream) and its place in the array.
 
-The generator is Philox4x64-10 (Salmon et al. 2011, "Parallel random numbers: as easy as 1, 2, 3") as numpy has it. Nothing here
-has a state, so a resumed run draws what the uninterrupted run would have drawn, and every device is given the same numbers.
-Kernels that draw for themselves (jitter of rays and of cells) use Philox4x32-10 with `kernel_stream`.
+The generator is Philox4x64-10 (Salmon et al. 2011, "Parallel random numbers: as easy as 1, 2, 3") as numpy has it.
+Nothing here has a state, so a resumed run draws what the uninterrupted run would have drawn, and every device is given
+the same numbers. Kernels that draw for themselves (jitter of rays and of cells) use Philox4x32-10 with `kernel_stream`.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ STREAM_BITS = 4
 
 
 class Stream(IntEnum):
-    """What a number is drawn for. Ids are part of the meaning of a seed: they may be added, never changed or used again."""
+    """What a number is drawn for. Ids are part of the meaning of a seed: they may be added, never changed."""
 
     VIEWS = 0        # cameras, lights, shading modes
     BACKGROUND = 1
@@ -32,10 +32,14 @@ class Stream(IntEnum):
     TEST = 15
 
 
-def _bits(seed: int, step: int, stream: int) -> np.random.Philox:
-    for name, value, limit in (("seed", seed, SEED_LIMIT), ("step", step, STEP_LIMIT), ("stream", stream, 1 << STREAM_BITS)):
+def _check(**values: tuple[int, int]) -> None:
+    for name, (value, limit) in values.items():
         if not 0 <= value < limit:
             raise ValueError(f"rng: {name} must be in [0, {limit}), got {value}")
+
+
+def _bits(seed: int, step: int, stream: int) -> np.random.Philox:
+    _check(seed=(seed, SEED_LIMIT), step=(step, STEP_LIMIT), stream=(stream, 1 << STREAM_BITS))
     return np.random.Philox(key=np.array([seed, stream], np.uint64), counter=np.array([0, 0, 0, step], np.uint64))
 
 
@@ -46,13 +50,12 @@ def generator(seed: int, step: int, stream: int) -> np.random.Generator:
 
 def kernel_stream(step: int, stream: int) -> int:
     """The `stream` argument of an op that draws in its kernel: one number for (step, stream)."""
-    if not (0 <= step < STEP_LIMIT and 0 <= stream < 1 << STREAM_BITS):
-        raise ValueError(f"rng: step must be in [0, {STEP_LIMIT}) and stream below {1 << STREAM_BITS}, got {step} and {stream}")
+    _check(step=(step, STEP_LIMIT), stream=(stream, 1 << STREAM_BITS))
     return (step << STREAM_BITS) | int(stream)
 
 
 def uniform(shape: int | Sequence[int], seed: int, step: int, stream: int, *, dtype: type = np.float32) -> np.ndarray:
-    """`shape` array in [0, 1): float32 with 24 random bits, or float64 with 53. The same draws in both, up to rounding down."""
+    """`shape` array in [0, 1): float32 with 24 random bits, or float64 with 53; rounded down, they are the same."""
     shape = (shape,) if isinstance(shape, int) else tuple(shape)
     bits = {np.dtype(np.float32): 24, np.dtype(np.float64): 53}.get(np.dtype(dtype))
     if bits is None:

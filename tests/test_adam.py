@@ -1,4 +1,4 @@
-"""Fused Adam: against torch.optim.Adam and the reference, what it leaves behind, gradients that are not finite, its errors."""
+"""Fused Adam: against torch.optim.Adam and the reference, gradients that are not finite, its errors."""
 
 import pytest
 import torch
@@ -32,7 +32,7 @@ def test_fifty_steps_of_torch(device, dtype, tolerance, weight_decay, eps):
         grad[step % 123] = 0.0
         theirs.grad = grad.clone()
         optimizer.step()
-        adam_step(ours, grad, *moments, nonfinite, lr=1e-2, beta1=0.9, beta2=0.99, eps=eps, step=step, weight_decay=weight_decay)
+        adam_step(ours, grad, *moments, nonfinite, **SETTINGS | dict(eps=eps), step=step, weight_decay=weight_decay)
         assert not grad.any()
     torch.testing.assert_close(ours.detach(), theirs.detach(), atol=tolerance, rtol=tolerance)
     assert (ours - torch.randn(123, 3, generator=torch.Generator().manual_seed(1)).to(device, dtype)).abs().max() > 0.05
@@ -54,7 +54,8 @@ def test_non_finite_gradients_are_counted_and_not_applied(device):
     untouched = [v.clone() for v in tensors]
     bad = torch.zeros(50000, dtype=torch.bool)
     bad[[0, 5, 31, 20000, 49999]] = True
-    tensors[1][bad] = torch.tensor([float("nan"), float("inf"), -float("inf"), float("nan"), float("inf")], device=device)
+    nan, inf = float("nan"), float("inf")
+    tensors[1][bad] = torch.tensor([nan, inf, -inf, nan, inf], device=device)
     adam_step(*tensors, **SETTINGS, step=3)
     assert int(tensors[4]) == 5 and not tensors[1].any()
     for a, b in zip((tensors[0], *tensors[2:4]), (untouched[0], *untouched[2:4])):

@@ -1,4 +1,4 @@
-"""Counter-based random numbers: the published vectors of both generators, frozen values, and the properties that runs rely on."""
+"""Counter-based random numbers: the published vectors of both generators, frozen values, what runs rely on."""
 
 import numpy as np
 import pytest
@@ -12,7 +12,8 @@ from dreamfusion_ngp.rng import Stream, generator, integers, kernel_stream, norm
 VECTORS = [
     ([0] * 4, [0] * 2, [0x6627E8D5, 0xE169C58D, 0xBC57AC4C, 0x9B00DBD8]),
     ([0xFFFFFFFF] * 4, [0xFFFFFFFF] * 2, [0x408F276D, 0x41C83B0E, 0xA20BC7C6, 0x6D5451FD]),
-    ([0x243F6A88, 0x85A308D3, 0x13198A2E, 0x03707344], [0xA4093822, 0x299F31D0], [0xD16CFE09, 0x94FDCCEB, 0x5001E420, 0x24126EA1]),
+    ([0x243F6A88, 0x85A308D3, 0x13198A2E, 0x03707344], [0xA4093822, 0x299F31D0],
+     [0xD16CFE09, 0x94FDCCEB, 0x5001E420, 0x24126EA1]),
 ]
 
 
@@ -45,12 +46,14 @@ def test_streams_are_frozen():
 def test_values_are_frozen():
     """A run must be the same run after an upgrade of numpy or of this package."""
     assert uniform(3, 1, 2, Stream.TEST).tolist() == [0.6264759302139282, 0.31379520893096924, 0.30223286151885986]
-    np.testing.assert_allclose(normal(3, 1, 2, Stream.TEST, dtype=np.float64), [-0.5475936000483423, -0.8460349366949328, -1.0551118085127436], rtol=1e-12)
+    double = normal(3, 1, 2, Stream.TEST, dtype=np.float64)
+    np.testing.assert_allclose(double, [-0.5475936000483423, -0.8460349366949328, -1.0551118085127436], rtol=1e-12)
     assert integers(4, 1000, 1, 2, Stream.TEST).tolist() == [626, 313, 302, 511]
 
 
 def test_every_part_of_the_key_matters():
-    draws = [uniform(4, *key) for key in [(0, 0, 0), (1, 0, 0), (0, 1, 0), (0, 0, 1), (1, 1, 0), (0, 1, 1), (2**62, 0, 0), (0, 2**40, 0)]]
+    keys = [(0, 0, 0), (1, 0, 0), (0, 1, 0), (0, 0, 1), (1, 1, 0), (0, 1, 1), (2**62, 0, 0), (0, 2**40, 0)]
+    draws = [uniform(4, *key) for key in keys]
     assert len({tuple(d.tolist()) for d in draws}) == len(draws)
 
 
@@ -94,7 +97,8 @@ def test_kernel_streams_do_not_collide():
 
 
 @pytest.mark.parametrize("arguments, name", [
-    ((-1, 0, 0), "seed"), ((2**63, 0, 0), "seed"), ((0, -1, 0), "step"), ((0, 2**48, 0), "step"), ((0, 0, 16), "stream"),
+    ((-1, 0, 0), "seed"), ((2**63, 0, 0), "seed"), ((0, -1, 0), "step"), ((0, 2**48, 0), "step"),
+    ((0, 0, 16), "stream"),
 ])
 def test_errors_name_the_argument(arguments, name):
     for draw in (uniform, normal):

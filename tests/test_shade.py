@@ -15,7 +15,8 @@ RAYS_PER_VIEW = 10
 def problem(n, seed=0, dtype=torch.float32):
     """h, rgb_raw, grad_h, x, ray_id, view: three views in the three shading modes."""
     generator = torch.Generator().manual_seed(seed)
-    h, rgb_raw, grad_h = (torch.randn(n, *k, generator=generator, dtype=torch.float64) * s for k, s in (((), 3), ((3,), 2), ((3,), 1)))
+    h, rgb_raw, grad_h = (torch.randn(k, generator=generator, dtype=torch.float64) for k in ((n,), (n, 3), (n, 3)))
+    h, rgb_raw = 3 * h, 2 * rgb_raw
     x = torch.rand(n, 3, generator=generator, dtype=torch.float64) - 0.5
     ray_id = (torch.arange(n) * 3 * RAYS_PER_VIEW // max(n, 1)).int()
     floats = [v.float().to(dtype) for v in (h, rgb_raw, grad_h, x)]
@@ -90,11 +91,13 @@ def one_mode(mode, light=None, n=200, seed=4):
 
 
 def test_albedo_does_not_depend_on_the_light():
-    here, there = (shade(*one_mode(ALBEDO, light), RAYS_PER_VIEW, density="exp")[1] for light in ([5.0, 0, 0], [-3.0, 1, 2]))
+    def colours(mode):
+        return [shade(*one_mode(mode, light), RAYS_PER_VIEW, density="exp")[1] for light in ([5.0, 0, 0], [-3.0, 1, 2])]
+
+    here, there = colours(ALBEDO)
     assert torch.equal(here, there)
     torch.testing.assert_close(here, one_mode(ALBEDO)[1].sigmoid())
-    lit = [shade(*one_mode(LAMBERTIAN, light), RAYS_PER_VIEW, density="exp")[1] for light in ([5.0, 0, 0], [-3.0, 1, 2])]
-    assert not torch.equal(*lit)
+    assert not torch.equal(*colours(LAMBERTIAN))
 
 
 def test_textureless_ignores_the_colour():
@@ -111,8 +114,8 @@ def test_lambert():
     grad_h = -torch.tensor([[0, 0, 1.0], [0, 0.75**0.5, 0.5], [0, 0, -1]]) * 1e4
     view = torch.tensor([[0.0, 0, 3, 0.1, 0.9, 0]])
     white = torch.full((3, 3), 50.0)
-    zeros = torch.zeros(3, 3)
-    _, rgb, normal = shade(torch.zeros(3), white, grad_h, zeros, torch.zeros(3, dtype=torch.int32), view, 1, density="exp")
+    zeros, ray_id = torch.zeros(3, 3), torch.zeros(3, dtype=torch.int32)
+    _, rgb, normal = shade(torch.zeros(3), white, grad_h, zeros, ray_id, view, 1, density="exp")
     torch.testing.assert_close(normal, -grad_h / 1e4)
     torch.testing.assert_close(rgb[:, 0], torch.tensor([1.0, 0.1 + 0.45, 0.1]), atol=1e-6, rtol=0)
 
@@ -162,7 +165,7 @@ def test_same_bits_for_any_number_of_threads(restore_threads):
 
 def test_takes_tensors_that_are_not_contiguous(device):
     inputs = problem(300, 8)
-    apart = [torch.stack([v, torch.full_like(v, -1) if v.dtype == torch.int32 else v * float("nan")], -1)[..., 0] for v in inputs]
+    apart = [torch.stack([v, v * float("nan") if v.is_floating_point() else -v], -1)[..., 0] for v in inputs]
     assert not any(v.is_contiguous() for v in apart)
     assert_close(run(shade, apart, device), [v.cpu() for v in run(shade, inputs, device)], 0)
 
@@ -209,8 +212,9 @@ def test_errors_name_the_argument(change, error, name):
 def test_opcheck(device):
     inputs = [v.to(device) for v in problem(10, 11)]
     count = torch.tensor([8], device=device)
+    leaves = [v.requires_grad_() for v in inputs[:3]]
     for n in (None, count):
-        torch.library.opcheck(OPS.shade.default, (*[v.requires_grad_() for v in inputs[:3]], *inputs[3:], n, RAYS_PER_VIEW, True, 0.01))
+        torch.library.opcheck(OPS.shade.default, (*leaves, *inputs[3:], n, RAYS_PER_VIEW, True, 0.01))
     incoming = [torch.ones(s, device=device) for s in ((10,), (10, 3), (10, 3))]
     inputs = [v.detach() for v in inputs]
     torch.library.opcheck(OPS.shade_backward.default, (*incoming, *inputs, count, RAYS_PER_VIEW, False, 0.01))

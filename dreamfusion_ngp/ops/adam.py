@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from math import sqrt
+from math import inf, sqrt
 
 import torch
 from torch import Tensor
@@ -12,18 +12,18 @@ from ._common import NAMESPACE, address, backend, check_positive, check_scalar_t
 
 
 def adam_step(
-    param: Tensor, grad: Tensor, exp_avg: Tensor, exp_avg_sq: Tensor, nonfinite: Tensor, *, lr: float, beta1: float, beta2: float,
-    eps: float, step: int, weight_decay: float = 0.0,
+    param: Tensor, grad: Tensor, exp_avg: Tensor, exp_avg_sq: Tensor, nonfinite: Tensor, *, lr: float, beta1: float,
+    beta2: float, eps: float, step: int, weight_decay: float = 0.0,
 ) -> None:
     """One step of Adam, in place; the numbers are those of torch.optim.Adam. Afterwards `grad` is zero.
 
-    A gradient element that is NaN or infinite is not applied: its parameter and moments stay as they are, and `nonfinite` is
-    raised by one. Several parameters may share one `nonfinite`; the caller zeroes it.
+    A gradient element that is NaN or infinite is not applied: its parameter and moments stay as they are, and
+    `nonfinite` is raised by one. Several parameters may share one `nonfinite`; the caller zeroes it.
 
     Args:
         param, grad, exp_avg, exp_avg_sq: one shape, contiguous, float32, or float64 on the CPU; all are changed.
         nonfinite: (1,) int64, changed.
-        lr: at least 0.   beta1, beta2: in [0, 1).   eps: above 0.   step: 1 for the first step.   weight_decay: L2, at least 0.
+        lr: at least 0.   beta1, beta2: in [0, 1).   eps: above 0.   step: from 1.   weight_decay: L2, at least 0.
 
     Source: Kingma & Ba 2015 (Adam), algorithm 1.
     """
@@ -35,7 +35,8 @@ def adam_step(
             raise ValueError(f"adam_step: {name} is changed in place and must be contiguous")
     check_tensor("adam_step", "nonfinite", nonfinite, (1,), dtype=torch.int64, like=param)
     check_positive("adam_step", eps=eps, step=step)
-    for name, value, limit in (("lr", lr, float("inf")), ("beta1", beta1, 1.0), ("beta2", beta2, 1.0), ("weight_decay", weight_decay, float("inf"))):
+    limits = {"lr": (lr, inf), "beta1": (beta1, 1.0), "beta2": (beta2, 1.0), "weight_decay": (weight_decay, inf)}
+    for name, (value, limit) in limits.items():
         if not 0.0 <= value < limit:
             raise ValueError(f"adam_step: {name} must be in [0, {limit}), got {value}")
     torch.ops.dreamfusion_ngp.adam_step(
@@ -45,8 +46,8 @@ def adam_step(
 STEP = f"{NAMESPACE}::adam_step"
 torch.library.define(
     STEP,
-    "(Tensor(a!) param, Tensor(b!) grad, Tensor(c!) exp_avg, Tensor(d!) exp_avg_sq, Tensor(e!) nonfinite, float lr, float beta1,"
-    " float beta2, float eps, int step, float weight_decay) -> ()")
+    "(Tensor(a!) param, Tensor(b!) grad, Tensor(c!) exp_avg, Tensor(d!) exp_avg_sq, Tensor(e!) nonfinite, float lr,"
+    " float beta1, float beta2, float eps, int step, float weight_decay) -> ()")
 
 
 @torch.library.register_fake(STEP)
@@ -58,6 +59,6 @@ def _no_outputs(*_):
 def _step(param, grad, exp_avg, exp_avg_sq, nonfinite, lr, beta1, beta2, eps, step, weight_decay):
     tensors = (param, grad, exp_avg, exp_avg_sq, nonfinite)
     backend(param).adam(
-        is_double(param), *map(address, tensors), param.numel(), beta1, beta2, eps, weight_decay, lr / (1.0 - beta1**step),
-        1.0 / sqrt(1.0 - beta2**step), *execution(param))
+        is_double(param), *map(address, tensors), param.numel(), beta1, beta2, eps, weight_decay,
+        lr / (1.0 - beta1**step), 1.0 / sqrt(1.0 - beta2**step), *execution(param))
     increment_version(tensors)

@@ -7,7 +7,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from ._common import NAMESPACE, address, backend, check_count, check_positive, check_scalar_type, check_tensor, execution, is_double
+from ._common import (
+    NAMESPACE, address, backend, check_count, check_positive, check_scalar_type, check_tensor, execution, is_double,
+)
 
 
 class Composited(NamedTuple):
@@ -32,13 +34,13 @@ def composite(
 
     Args:
         sigma (N,), rgb (N, 3), normal (N, 3): float32, or float64 on the CPU; the differentiable arguments.
-        t: (N,) distances.   offsets: (R + 1,) int32: rows of ray r are offsets[r] to offsets[r + 1] - 1, as from `march`.
+        t: (N,) distances.   offsets: (R + 1,) int32: ray r has rows offsets[r] to offsets[r + 1] - 1.
         rays_d: (R, 3) directions, away from the camera.   step: length of a sample's interval, world units.
         count: None, or (1,) int64: rows in use; the others do not contribute and get zero gradients.
 
     Returns `Composited`. Differentiable once; a second differentiation raises RuntimeError.
-    Source: Max 1995, equations 8 to 10; the orientation term is Verbin et al. 2022 (Ref-NeRF), equation 11, with the stopped weights of
-    Poole et al. 2022 (DreamFusion), appendix A.2.
+    Source: Mildenhall et al. 2020 (NeRF), equation 3; the orientation term is Verbin et al. 2022 (Ref-NeRF), equation
+    11, with the stopped weights of Poole et al. 2022 (DreamFusion), appendix A.2.
     """
     op = "composite"
     dtype = check_scalar_type(op, "sigma", sigma)
@@ -63,8 +65,8 @@ FIVE = "Tensor, Tensor, Tensor, Tensor, Tensor"
 torch.library.define(FORWARD, f"({INPUTS}) -> ({FIVE})")
 torch.library.define(
     BACKWARD,
-    "(Tensor d_color, Tensor d_opacity, Tensor d_depth, Tensor d_normals, Tensor d_orient, Tensor color, Tensor opacity,"
-    f" Tensor depth, Tensor normals, {INPUTS}) -> (Tensor, Tensor, Tensor)")
+    "(Tensor d_color, Tensor d_opacity, Tensor d_depth, Tensor d_normals, Tensor d_orient, Tensor color,"
+    f" Tensor opacity, Tensor depth, Tensor normals, {INPUTS}) -> (Tensor, Tensor, Tensor)")
 
 
 def _native_arguments(outputs, sigma, rgb, normal, t, offsets, rays_d, count, step):
@@ -87,8 +89,8 @@ def _forward(*inputs):
 
 
 @torch.library.register_fake(BACKWARD)
-def _gradients(d_color, d_opacity, d_depth, d_normals, d_orient, color, opacity, depth, normals, sigma, rgb, normal, *_):
-    return torch.empty_like(sigma), torch.empty_like(rgb), torch.empty_like(normal)
+def _gradients(*arguments):
+    return tuple(torch.empty_like(v) for v in arguments[9:12])
 
 
 @torch.library.impl(BACKWARD, ("cpu", "cuda"))
@@ -97,8 +99,8 @@ def _backward(*arguments):
     sigma = inputs[0]
     gradients = _gradients(*arguments)
     backend(sigma).composite_backward(
-        is_double(sigma), _native_arguments((*outputs, None), *inputs), *map(address, incoming), *map(address, gradients),
-        *execution(sigma))
+        is_double(sigma), _native_arguments((*outputs, None), *inputs), *map(address, incoming),
+        *map(address, gradients), *execution(sigma))
     return gradients
 
 

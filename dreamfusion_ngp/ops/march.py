@@ -17,7 +17,7 @@ LARGEST_BUDGET = (1 << 31) - 1
 
 
 class Samples(NamedTuple):
-    """Packed samples. Rows of ray r are offsets[r] to offsets[r + 1] - 1, nearest first; rows from info[0] on are zero."""
+    """Packed samples: rows offsets[r] to offsets[r + 1] - 1 are ray r's, nearest first; from info[0] on all is zero."""
 
     t: Tensor        # (budget,) distance along the ray, of the middle of an interval of length `step`
     ray_id: Tensor   # (budget,) int32
@@ -32,20 +32,21 @@ class Samples(NamedTuple):
 
 
 def march(
-    rays_o: Tensor, rays_d: Tensor, bitfield: Tensor, *, resolution: int, bound: float, near: float, step: float, budget: int,
-    seed: int, stream: int,
+    rays_o: Tensor, rays_d: Tensor, bitfield: Tensor, *, resolution: int, bound: float, near: float, step: float,
+    budget: int, seed: int, stream: int,
 ) -> Samples:
     """Sample rays at a constant step wherever the occupancy grid has a bit set. Not differentiable.
 
     Args:
-        rays_o, rays_d: (R, 3) float32 or float64 (CPU): origins and unit directions, in world units. A ray with a number that is not
-            finite, or without a direction, gets no samples.
-        bitfield: (resolution^3 / 8,) uint8: bit i & 7 of byte i >> 3 is cell i = (ix * resolution + iy) * resolution + iz.
+        rays_o, rays_d: (R, 3) float32, or float64 on the CPU: origins and unit directions, world units. A ray with a
+            number that is not finite, or without a direction, gets no samples.
+        bitfield: (resolution^3 / 8,) uint8: bit i & 7 of byte i >> 3 is cell i = (ix * resolution + iy) * resolution
+            + iz.
         resolution: cells per axis of the cube [-bound, bound]^3, a multiple of 4.
-        near, step: world units. Samples are at t_near + (k + jitter) * step, k = 0, 1, ..., inside the cube, where t_near is the
-            entry into the cube, or `near` if that is farther.
-        budget: rows of the result. If the samples do not fit, every ray keeps its nearest `cap` ones, with the largest cap
-            for which all fit, and info[1] counts what was dropped.
+        near, step: world units. Samples are at t_near + (k + jitter) * step, k = 0, 1, ..., inside the cube, where
+            t_near is the entry into the cube, or `near` if that is farther.
+        budget: rows of the result. If the samples do not fit, every ray keeps its nearest `cap` ones, with the
+            largest cap for which all fit, and info[1] counts what was dropped.
         seed, stream: of the jitter in [0, 1), the same on every device; one per ray. seed < 0: jitter is 0.5.
 
     Returns `Samples`. Raises TypeError or ValueError that names the argument.
@@ -64,14 +65,15 @@ def march(
     if not 1 <= budget <= LARGEST_BUDGET:
         raise ValueError(f"march: budget must be in [1, {LARGEST_BUDGET}], got {budget}")
     return Samples(*torch.ops.dreamfusion_ngp.march(
-        rays_o.detach().contiguous(), rays_d.detach().contiguous(), bitfield.contiguous(), resolution, bound, near, step, budget,
-        seed, stream))
+        rays_o.detach().contiguous(), rays_d.detach().contiguous(), bitfield.contiguous(), resolution, bound, near,
+        step, budget, seed, stream))
 
 
 def check_resolution(op: str, resolution: int) -> None:
     """Raise ValueError unless `resolution` is a multiple of 4 that the kernels can take."""
     if not 0 < resolution <= LARGEST_RESOLUTION or resolution % BLOCK_EDGE:
-        raise ValueError(f"{op}: resolution must be a multiple of {BLOCK_EDGE}, at most {LARGEST_RESOLUTION}, got {resolution}")
+        wanted = f"a multiple of {BLOCK_EDGE}, at most {LARGEST_RESOLUTION}"
+        raise ValueError(f"{op}: resolution must be {wanted}, got {resolution}")
 
 
 def lattice_length(bound: float, step: float) -> int:
@@ -82,8 +84,8 @@ def lattice_length(bound: float, step: float) -> int:
 MARCH = f"{NAMESPACE}::march"
 torch.library.define(
     MARCH,
-    "(Tensor rays_o, Tensor rays_d, Tensor bitfield, int resolution, float bound, float near, float step, int budget, int seed,"
-    " int stream) -> (Tensor, Tensor, Tensor, Tensor, Tensor)")
+    "(Tensor rays_o, Tensor rays_d, Tensor bitfield, int resolution, float bound, float near, float step, int budget,"
+    " int seed, int stream) -> (Tensor, Tensor, Tensor, Tensor, Tensor)")
 
 
 @torch.library.register_fake(MARCH)

@@ -10,18 +10,20 @@ from ._common import NAMESPACE, address, backend, check_positive, check_tensor, 
 from .march import check_resolution
 
 
-def occupancy_update(grid: Tensor, bitfield: Tensor, cells: Tensor, sigma: Tensor, *, decay: float, threshold: float) -> None:
-    """Decay the grid, raise the listed cells to their new values, and write the bits anew. Changes `grid` and `bitfield`.
+def occupancy_update(
+    grid: Tensor, bitfield: Tensor, cells: Tensor, sigma: Tensor, *, decay: float, threshold: float,
+) -> None:
+    """Decay the grid, raise the listed cells to their new values, write the bits. Changes `grid` and `bitfield`.
 
-    Every value is multiplied by `decay`; then grid[cells] = max(grid[cells], sigma), in whatever order, so cells may be listed
-    many times. A cell is occupied if its value is above min(threshold, mean of the grid). If fewer than 1/4096 of the cells would
-    be occupied, all are: a field that is empty for a while is not locked out for ever.
+    Every value is multiplied by `decay`; then grid[cells] = max(grid[cells], sigma), in whatever order, so cells may be
+    listed many times. A cell is occupied if its value is above min(threshold, mean of the grid). If fewer than 1/4096
+    of the cells would be occupied, all are: a field that is empty for a while is not locked out for ever.
 
-    A sigma that is NaN or infinite never enters the grid: its cell keeps its value and is occupied until the next update. Values
-    of the grid that are not finite, or negative, are replaced by 0. Cells outside the grid are ignored.
+    A sigma that is NaN or infinite never enters the grid: its cell keeps its value and is occupied until the next
+    update. Values of the grid that are not finite, or negative, are replaced by 0. Cells outside the grid are ignored.
 
     Args:
-        grid: (resolution^3,) float32, contiguous; in the units of sigma and threshold (densities, or optical thickness).
+        grid: (resolution^3,) float32, contiguous; in the units of sigma and threshold.
         bitfield: (resolution^3 / 8,) uint8, contiguous; layout as in `march`.
         cells: (M,) int64.   sigma: (M,) float32.
         decay: in [0, 1].   threshold: at least 0.
@@ -43,13 +45,15 @@ def occupancy_update(grid: Tensor, bitfield: Tensor, cells: Tensor, sigma: Tenso
         raise ValueError(f"{op}: decay must be in [0, 1], got {decay}")
     if not 0.0 <= threshold < float("inf"):
         raise ValueError(f"{op}: threshold must be a finite number, at least 0, got {threshold}")
-    torch.ops.dreamfusion_ngp.occupancy_update(grid, bitfield, cells.contiguous(), sigma.detach().contiguous(), decay, threshold)
+    torch.ops.dreamfusion_ngp.occupancy_update(
+        grid, bitfield, cells.contiguous(), sigma.detach().contiguous(), decay, threshold)
 
 
 def cell_points(cells: Tensor, resolution: int, bound: float, seed: int, stream: int) -> Tensor:
     """(M, 3) float32 world positions, one in each of the listed cells (M,) int64 of the grid over [-bound, bound]^3.
 
-    The position is uniform in the cell, drawn for (seed, stream, row), the same on every device; seed < 0: the cell's centre.
+    The position is uniform in the cell, drawn for (seed, stream, row), the same on every device. For seed < 0 it is the
+    cell's centre.
     """
     check_tensor("cell_points", "cells", cells, (None,), dtype=torch.int64, text="(M,)")
     check_resolution("cell_points", resolution)
@@ -75,8 +79,8 @@ def _update(grid, bitfield, cells, sigma, decay, threshold):
     sums = torch.empty(module.occupancy_scratch, dtype=torch.float64, device=grid.device)
     occupied = torch.zeros(1, dtype=torch.int64, device=grid.device)
     module.occupancy_update(
-        address(grid), address(bitfield), address(cells), address(sigma), address(sums), address(occupied), grid.shape[0],
-        cells.shape[0], decay, threshold, *execution(grid))
+        *map(address, (grid, bitfield, cells, sigma, sums, occupied)), grid.shape[0], cells.shape[0], decay, threshold,
+        *execution(grid))
     increment_version((grid, bitfield))
 
 
@@ -88,5 +92,6 @@ def _points_output(cells, resolution, bound, seed, stream):
 @torch.library.impl(POINTS, ("cpu", "cuda"))
 def _points(cells, resolution, bound, seed, stream):
     x = _points_output(cells, resolution, bound, seed, stream)
-    backend(cells).cell_points(address(cells), address(x), cells.shape[0], resolution, bound, seed, stream, *execution(cells))
+    backend(cells).cell_points(
+        address(cells), address(x), cells.shape[0], resolution, bound, seed, stream, *execution(cells))
     return x

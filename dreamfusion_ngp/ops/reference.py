@@ -98,7 +98,7 @@ def field_density(*args, **kwargs) -> Tensor:
     return field(*args, **kwargs)[0].detach()
 
 
-# random numbers of the kernels ------------------------------------------------------------------------------------------
+# random numbers of the kernels ----------------------------------------------------------------------------------------
 
 
 def philox(key: int, low: Tensor, high: int) -> list[Tensor]:
@@ -127,7 +127,7 @@ def kernel_uniform(n: int, seed: int, stream: int, dtype: torch.dtype, words: in
     return (bits >> 8).to(dtype) * 2.0**-24
 
 
-# march.py ---------------------------------------------------------------------------------------------------------------
+# march.py -------------------------------------------------------------------------------------------------------------
 
 
 def unpack_bits(bitfield: Tensor) -> Tensor:
@@ -154,8 +154,8 @@ def _largest_cap(counts: Tensor, budget: int) -> int:
 
 
 def march(
-    rays_o: Tensor, rays_d: Tensor, bitfield: Tensor, *, resolution: int, bound: float, near: float, step: float, budget: int,
-    seed: int, stream: int,
+    rays_o: Tensor, rays_d: Tensor, bitfield: Tensor, *, resolution: int, bound: float, near: float, step: float,
+    budget: int, seed: int, stream: int,
 ) -> Samples:
     """Every lattice point of every ray, looked up one by one."""
     rays, dtype, device = rays_o.shape[0], rays_o.dtype, rays_o.device
@@ -179,7 +179,7 @@ def march(
     return out
 
 
-# occupancy.py -----------------------------------------------------------------------------------------------------------
+# occupancy.py ---------------------------------------------------------------------------------------------------------
 
 
 def pack_bits(occupied: Tensor) -> Tensor:
@@ -187,7 +187,9 @@ def pack_bits(occupied: Tensor) -> Tensor:
     return (occupied.view(-1, 8) * 2 ** torch.arange(8, device=occupied.device)).sum(1).to(torch.uint8)
 
 
-def occupancy_update(grid: Tensor, bitfield: Tensor, cells: Tensor, sigma: Tensor, *, decay: float, threshold: float) -> None:
+def occupancy_update(
+    grid: Tensor, bitfield: Tensor, cells: Tensor, sigma: Tensor, *, decay: float, threshold: float,
+) -> None:
     """Scatter-max, mean in float64, threshold, floor."""
     grid.mul_(decay)
     grid[~(grid.isfinite() & (grid > 0))] = 0
@@ -208,12 +210,12 @@ def cell_points(cells: Tensor, resolution: int, bound: float, seed: int, stream:
     return size * (corner + kernel_uniform(len(cells), seed, stream, torch.float32, 3).to(cells.device)) - bound
 
 
-# shade.py ---------------------------------------------------------------------------------------------------------------
+# shade.py -------------------------------------------------------------------------------------------------------------
 
 
 def shade(
-    h: Tensor, rgb_raw: Tensor, grad_h: Tensor, x: Tensor, ray_id: Tensor, view: Tensor, rays_per_view: int, *, density: str,
-    eps: float = 1e-2, count: Tensor | None = None,
+    h: Tensor, rgb_raw: Tensor, grad_h: Tensor, x: Tensor, ray_id: Tensor, view: Tensor, rays_per_view: int, *,
+    density: str, eps: float = 1e-2, count: Tensor | None = None,
 ) -> tuple[Tensor, Tensor, Tensor]:
     v = view.to(h.dtype)[(ray_id.long() // rays_per_view).clamp(0, view.shape[0] - 1)]
     sigma = h.clamp(max=15).exp() if density == "exp" else torch.nn.functional.softplus(h, threshold=1e9)
@@ -225,7 +227,7 @@ def shade(
     return zero_rows(sigma, count), zero_rows(rgb, count), zero_rows(normal, count)
 
 
-# composite.py -----------------------------------------------------------------------------------------------------------
+# composite.py ---------------------------------------------------------------------------------------------------------
 
 
 def composite(
@@ -249,12 +251,12 @@ def composite(
     return Composited(*(torch.stack(column) for column in zip(*rays)))
 
 
-# adam.py ----------------------------------------------------------------------------------------------------------------
+# adam.py --------------------------------------------------------------------------------------------------------------
 
 
 def adam_step(
-    param: Tensor, grad: Tensor, exp_avg: Tensor, exp_avg_sq: Tensor, nonfinite: Tensor, *, lr: float, beta1: float, beta2: float,
-    eps: float, step: int, weight_decay: float = 0.0,
+    param: Tensor, grad: Tensor, exp_avg: Tensor, exp_avg_sq: Tensor, nonfinite: Tensor, *, lr: float, beta1: float,
+    beta2: float, eps: float, step: int, weight_decay: float = 0.0,
 ) -> None:
     ok = grad.isfinite()
     g = torch.where(ok, grad + weight_decay * param, 0.0)

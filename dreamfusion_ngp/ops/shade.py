@@ -5,14 +5,16 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from ._common import NAMESPACE, address, backend, check_count, check_positive, check_scalar_type, check_tensor, execution, is_double
+from ._common import (
+    NAMESPACE, address, backend, check_count, check_positive, check_scalar_type, check_tensor, execution, is_double,
+)
 
 DENSITIES = ("softplus", "exp")
 
 
 def shade(
-    h: Tensor, rgb_raw: Tensor, grad_h: Tensor, x: Tensor, ray_id: Tensor, view: Tensor, rays_per_view: int, *, density: str,
-    eps: float = 1e-2, count: Tensor | None = None,
+    h: Tensor, rgb_raw: Tensor, grad_h: Tensor, x: Tensor, ray_id: Tensor, view: Tensor, rays_per_view: int, *,
+    density: str, eps: float = 1e-2, count: Tensor | None = None,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Density, colour under a point light, and normal of every sample.
 
@@ -21,7 +23,7 @@ def shade(
         rgb = albedo * (ambient + diffuse * max(0, n . l)),  albedo = sigmoid(rgb_raw), or white in a textureless view
 
     Args:
-        h (N,), rgb_raw (N, 3), grad_h (N, 3): float32, or float64 on the CPU; the differentiable arguments. grad_h = dh/dx.
+        h (N,), rgb_raw (N, 3), grad_h = dh/dx (N, 3): float32, or float64 on the CPU; differentiable.
         x: (N, 3) positions in world units.   ray_id: (N,) int32.
         view: (V, 6) float32, one row per view: light x, y, z in world units, ambient, diffuse, textureless (0 or 1).
         rays_per_view: a sample belongs to view ray_id // rays_per_view (kept below V).
@@ -86,7 +88,8 @@ def _backward(d_sigma, d_rgb, d_normal, *inputs):
     h = inputs[0]
     incoming = [d.contiguous() for d in (d_sigma, d_rgb, d_normal)]
     outputs = _gradients(*incoming, *inputs)
-    backend(h).shade_backward(is_double(h), _native_inputs(*inputs), *map(address, incoming), *map(address, outputs), *execution(h))
+    backend(h).shade_backward(
+        is_double(h), _native_inputs(*inputs), *map(address, incoming), *map(address, outputs), *execution(h))
     return outputs
 
 
