@@ -1,7 +1,7 @@
 """Random cameras (DreamFusion appendix A.2) and the rays of their pixels.
 
-World: right-handed, +Y up, the object's front faces +Z. Azimuth 0 puts the camera on +Z looking at -Z, azimuth 90 degrees on
-+X. Camera-to-world matrices use OpenGL/Blender camera axes: x right, y up, looking down -z.
+World: right-handed, +Y up, the object's front faces +Z. Azimuth 0 puts the camera on +Z looking at -Z, azimuth 90
+degrees on +X. Camera-to-world matrices use OpenGL/Blender camera axes: x right, y up, looking down -z.
 """
 
 from __future__ import annotations
@@ -58,7 +58,8 @@ def look_at(position: torch.Tensor, target: torch.Tensor, up: torch.Tensor) -> t
 def orbit(azimuth_deg, elevation_deg, distance: float, focal: float) -> Cameras:
     """Cameras on a circle or sphere around the origin, without jitter.
 
-    azimuth_deg: sequence of B degrees. elevation_deg: a number or a sequence of B. distance: world units. focal: image widths.
+    azimuth_deg: sequence of B degrees. elevation_deg: a number or a sequence of B. distance: world units. focal: image
+    widths.
     """
     azimuth = torch.tensor(np.deg2rad(np.asarray(azimuth_deg, dtype=np.float64)), dtype=torch.float32)
     elevation = torch.tensor(np.broadcast_to(np.deg2rad(np.asarray(elevation_deg, dtype=np.float64)),
@@ -69,15 +70,15 @@ def orbit(azimuth_deg, elevation_deg, distance: float, focal: float) -> Cameras:
 
 
 def pole_safe_up(azimuth: torch.Tensor, elevation: torch.Tensor) -> torch.Tensor:
-    """(B, 3): d position / d elevation. Equal to world up after orthogonalisation, and still defined straight overhead."""
+    """(B, 3): d position / d elevation. World up after orthogonalisation, and still defined straight overhead."""
     return torch.stack([-torch.sin(elevation) * torch.sin(azimuth),
                         torch.cos(elevation),
                         -torch.sin(elevation) * torch.cos(azimuth)], -1)
 
 
 def sample_elevation(config: CameraConfig, n: int, random: np.random.Generator) -> np.ndarray:
-    """(n,) radians: with the configured probability uniform in angle over the whole range (which favours the pole), else
-    uniform in area over the part of the range on the upper half-sphere (DreamFusion A.2)."""
+    """(n,) radians: with the configured probability uniform in angle over the whole range (which favours the pole),
+    else uniform in area over the part of the range on the upper half-sphere (DreamFusion A.2)."""
     low, high = (math.radians(d) for d in config.elevation)
     in_angle = low + (high - low) * random.random(n)
     s0, s1 = math.sin(max(low, 0.0)), math.sin(high)
@@ -86,15 +87,15 @@ def sample_elevation(config: CameraConfig, n: int, random: np.random.Generator) 
 
 
 def sample_azimuth(config: CameraConfig, n: int, random: np.random.Generator) -> np.ndarray:
-    """(n,) radians in [0, 2 pi). Stratified: one random offset for the batch, the views evenly spaced around the object."""
+    """(n,) radians in [0, 2 pi). Stratified: one random offset for the batch, the views evenly spaced."""
     if config.stratified_azimuth:
         return (random.random() + np.arange(n) / n) % 1.0 * 2 * math.pi
     return random.random(n) * 2 * math.pi
 
 
 def sample_cameras(config: CameraConfig, n: int, random: np.random.Generator) -> Cameras:
-    """n cameras of DreamFusion A.2: position on a spherical shell plus uniform jitter, look-at point and up vector with Gaussian
-    jitter, random focal length. The draws come from `random` alone, in a fixed order."""
+    """n cameras of DreamFusion A.2: position on a spherical shell plus uniform jitter, look-at point and up vector with
+    Gaussian jitter, random focal length. The draws come from `random` alone, in a fixed order."""
     azimuth, elevation = sample_azimuth(config, n, random), sample_elevation(config, n, random)
     focal = _uniform(random, config.focal, n)
     radius = _uniform(random, config.distance, n) * (focal if config.distance_per_focal else 1.0)

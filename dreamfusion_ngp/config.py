@@ -1,7 +1,7 @@
 """Configuration as data: frozen dataclasses, units in the comments, presets as functions that return them.
 
-`dreamfusion()` is the paper (Poole et al., ICLR 2023, appendix A.2) where a hash-grid field allows it. `fast()` is the default and
-changes what measurements justify; every departure carries its reason.
+`dreamfusion()` is the paper (Poole et al., ICLR 2023, appendix A.2) where a hash-grid field allows it. `fast()` is the
+default and changes what measurements justify; every departure carries its reason.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ class CameraConfig:
     focal: tuple[float, float] = (0.7, 1.35)        # image widths; full field of view 71 to 41 degrees
     distance_per_focal: bool = False                # distance is multiplied by the focal length: constant framing
     position_jitter: float = 0.1                    # world units, uniform in each axis
-    look_at_std: float = 0.2                        # world units (the paper writes N(0, 0.2 I); everybody reads a deviation)
+    look_at_std: float = 0.2                        # world units (the paper's N(0, 0.2 I), read as a deviation)
     up_std: float = 0.02                            # added to the unit up vector
     stratified_azimuth: bool = False                # views of one step evenly spaced around the object
 
@@ -51,7 +51,7 @@ class FieldConfig:
     density: str = "softplus"                       # or "exp"
     blob: tuple[str, float, float] = ("gaussian", 5.0, 0.2)  # kind, strength (pre-activation), radius (world units)
     density_bias: float = 0.0                       # initial output bias of the pre-activation density
-    coarse_to_fine: tuple[int, float] = (0, 0.0)    # start with this many levels, all of them active at this fraction (0: off)
+    coarse_to_fine: tuple[int, float] = (0, 0.0)    # levels at the start, fraction when all are active (0: off)
     background_hidden: int = 32                     # width of the background network; 0: none
     background_frequencies: int = 4
 
@@ -132,8 +132,9 @@ def fast() -> RunConfig:
     )
 
 
-# Constant framing: the object fills the image whatever the focal length, so that a 64 x 64 prior spends its pixels on the object.
-# The paper's look-at jitter of 0.2 crops half of the object out of many views; a small model of whole toys does not know crops.
+# Constant framing: the object fills the image whatever the focal length, so that a 64 x 64 prior spends its pixels on
+# the object. The paper's look-at jitter of 0.2 crops half of the object out of many views; a small model of whole toys
+# does not know crops.
 FRAMED_CAMERAS = CameraConfig(distance=(1.1, 1.3), focal=(1.0, 1.35), distance_per_focal=True,
                               position_jitter=0.03, look_at_std=0.03, stratified_azimuth=True)
 
@@ -153,8 +154,8 @@ def to_dict(config) -> dict:
 
 
 def from_dict(cls, data: dict):
-    """Inverse of `to_dict`: nested dataclasses and tuples are restored. Raises UsageError that names the key for an unknown or missing
-    key, a value of another type, and a number that is not finite."""
+    """Inverse of `to_dict`: nested dataclasses and tuples are restored. Raises UsageError that names the key for an
+    unknown or missing key, a value of another type, and a number that is not finite."""
     if not isinstance(data, dict):
         raise UsageError(f"{cls.__name__}: expected an object, got {type(data).__name__}")
     names = [f.name for f in dataclasses.fields(cls)]
@@ -166,7 +167,8 @@ def from_dict(cls, data: dict):
 
 
 def _restore(name: str, value, kind):
-    """`value` as the annotated type `kind`: lists become tuples and whole numbers floats where the annotation says so."""
+    """`value` as the annotated type `kind`: lists become tuples and whole numbers floats where the annotation says
+    so."""
     if dataclasses.is_dataclass(kind) and isinstance(value, dict):
         return from_dict(kind, value)
     options = typing.get_args(kind)

@@ -14,15 +14,16 @@ MODE_NAMES = ("albedo", "lambertian", "textureless")
 def sample_modes(config: LightConfig, n: int, progress: float, random: np.random.Generator) -> np.ndarray:
     """(n,) int: one shading mode per view.
 
-    Before `config.albedo_only_until` (a fraction of the run) every view is albedo. Afterwards a view is lit with probability
-    `lit_probability`, and a lit view is textureless with probability `textureless_probability`.
+    Before `config.albedo_only_until` (a fraction of the run) every view is albedo. Afterwards a view is lit with
+    probability `lit_probability`, and a lit view is textureless with probability `textureless_probability`.
     """
     lit, plain = random.random(n) < config.lit_probability, random.random(n) < config.textureless_probability
     modes = np.where(lit, np.where(plain, TEXTURELESS, LAMBERTIAN), ALBEDO)
     return np.where(progress < config.albedo_only_until, ALBEDO, modes)
 
 
-def sample_light_positions(config: LightConfig, camera_position: torch.Tensor, random: np.random.Generator) -> torch.Tensor:
+def sample_light_positions(config: LightConfig, camera_position: torch.Tensor,
+                           random: np.random.Generator) -> torch.Tensor:
     """(B, 3) float32 point-light positions: the direction is that of N(camera position, std^2 I), the distance uniform.
     The order of draws is fixed."""
     n = camera_position.shape[0]

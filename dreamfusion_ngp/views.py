@@ -14,7 +14,8 @@ from .lights import sample_light_positions, sample_modes, shading_rows
 
 @dataclass(frozen=True)
 class Views:
-    """B views. shading: (B, 6) float32 rows of the shade op. modes: (B,) int, `lights.ALBEDO`, `LAMBERTIAN` or `TEXTURELESS`."""
+    """B views. shading: (B, 6) float32 rows of the shade op. modes: (B,) int, `lights.ALBEDO`, `LAMBERTIAN` or
+    `TEXTURELESS`."""
 
     cameras: Cameras
     shading: torch.Tensor
@@ -24,7 +25,8 @@ class Views:
         return len(self.cameras)
 
 
-def sample_views(camera: CameraConfig, light: LightConfig, n: int, progress: float, random: np.random.Generator) -> Views:
+def sample_views(camera: CameraConfig, light: LightConfig, n: int, progress: float,
+                 random: np.random.Generator) -> Views:
     """n views for a run at `progress` in [0, 1]. Every draw comes from `random`, in a fixed order."""
     cameras = sample_cameras(camera, n, random)
     modes = sample_modes(light, n, progress, random)

@@ -59,10 +59,31 @@ def test_the_prompts_of_every_preset_are_made_of_known_words():
         assert preset(name).guidance.view_words in VIEW_WORDS
 
 
-@pytest.mark.parametrize("name, color, expected", [("mug", "red", "a red mug"), ("torus", "orange", "an orange torus"), ("mug", "", "a mug"),
-                                                   ("airplane", "", "an airplane"), ("airplane", "blue", "a blue airplane")])
+@pytest.mark.parametrize(
+    "name, color, expected",
+    [
+        ("mug", "red", "a red mug"),
+        ("torus", "orange", "an orange torus"),
+        ("mug", "", "a mug"),
+        ("airplane", "", "an airplane"),
+        ("airplane", "blue", "a blue airplane"),
+    ],
+)
 def test_subject(name, color, expected):
     assert subject(name, color) == expected
+
+
+def test_dropout_leaves_enough_of_everything():
+    """The unconditional branch is trained (guidance needs it), and every part is named in most captions."""
+    assert 0.05 <= captions.P_EMPTY <= 0.2
+    for rate in (
+        captions.P_NO_SUBJECT,
+        captions.P_NO_COLOR,
+        captions.P_NO_VIEW,
+        captions.P_NO_MODE,
+        captions.P_NO_COLOR_IF_CLAY,
+    ):
+        assert 0.02 < rate < 0.5
 
 
 @pytest.mark.parametrize("mode", (ALBEDO, LAMBERTIAN, TEXTURELESS))
@@ -112,12 +133,21 @@ def test_every_caption_takes_the_same_number_of_draws():
         assert a.random() == b.random()
 
 
-@pytest.mark.parametrize("prompt, expected", [
-    ("a red mug", ("mug", "red")), ("red mug", ("mug", "red")), ("mug", ("mug", "")), ("A RED MUG.", ("mug", "red")),
-    ("an orange torus", ("torus", "orange")), ("a photo of a yellow chair", ("chair", "yellow")), ("mug, red!", ("mug", "red")),
-    ("a dslr photo of the purple house", ("house", "purple")), ("a red mug, front view, clay", ("mug", "red")),
-    ("3d render of a toy airplane", ("airplane", "")),
-])
+@pytest.mark.parametrize(
+    "prompt, expected",
+    [
+        ("a red mug", ("mug", "red")),
+        ("red mug", ("mug", "red")),
+        ("mug", ("mug", "")),
+        ("A RED MUG.", ("mug", "red")),
+        ("an orange torus", ("torus", "orange")),
+        ("a photo of a yellow chair", ("chair", "yellow")),
+        ("mug, red!", ("mug", "red")),
+        ("a dslr photo of the purple house", ("house", "purple")),
+        ("a red mug, front view, clay", ("mug", "red")),
+        ("3d render of a toy airplane", ("airplane", "")),
+    ],
+)
 def test_good_prompts(prompt, expected):
     assert parse_prompt(prompt) == expected
 
@@ -128,11 +158,24 @@ def test_every_class_and_colour_is_understood(name):
         assert parse_prompt(subject(name, color)) == (name, color)
 
 
-@pytest.mark.parametrize("prompt, complaint", [
-    ("a red dragon", "'dragon'"), ("a crimson mug", "'crimson'"), ("a corgi riding a bike", "'corgi'"), ("a mug and a chair", "'and'"),
-    ("a mug chair", "one object"), ("a red", "one object"), ("", "one object"), ("a red blue mug", "at most one colour"),
-    ("../../mug", "'/mug'"), ("mug\0", "mug"), ("\U0001f600", "\U0001f600"), ("mug" * 700, "mug"), ("red mug " * 200, "one object"),
-])
+@pytest.mark.parametrize(
+    "prompt, complaint",
+    [
+        ("a red dragon", "'dragon'"),
+        ("a crimson mug", "'crimson'"),
+        ("a corgi riding a bike", "'corgi'"),
+        ("a mug and a chair", "'and'"),
+        ("a mug chair", "one object"),
+        ("a red", "one object"),
+        ("", "one object"),
+        ("a red blue mug", "at most one colour"),
+        ("../../mug", "'/mug'"),
+        ("mug\0", "mug"),
+        ("\U0001f600", "\U0001f600"),
+        ("mug" * 700, "mug"),
+        ("red mug " * 200, "one object"),
+    ],
+)
 def test_bad_prompts_say_what_is_known(prompt, complaint):
     with pytest.raises(PromptError) as caught:
         parse_prompt(prompt)

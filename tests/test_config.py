@@ -21,8 +21,11 @@ def test_presets_carry_their_name_and_survive_json(name):
 
 def test_a_changed_config_survives_json():
     config = dataclasses.replace(fast(), prompt='a "red" mug \\ \U0001f600', seed=2**62, steps=7)
-    config = dataclasses.replace(config, guidance=dataclasses.replace(config.guidance, scale=12.5),
-                                 field=dataclasses.replace(config.field, blob=("none", 0.0, 1.0)))
+    config = dataclasses.replace(
+        config,
+        guidance=dataclasses.replace(config.guidance, scale=12.5),
+        field=dataclasses.replace(config.field, blob=("none", 0.0, 1.0)),
+    )
     assert from_dict(RunConfig, json.loads(json.dumps(to_dict(config)))) == config
 
 
@@ -32,11 +35,25 @@ def test_the_paper_preset_has_the_papers_numbers():
     camera, light, guidance, loss = config.camera, config.light, config.guidance, config.loss
     assert (config.steps, config.views, config.render.resolution) == (15000, 4, 64)
     assert (camera.elevation, camera.distance, camera.focal) == ((-10.0, 90.0), (1.0, 1.5), (0.7, 1.35))
-    assert (camera.position_jitter, camera.look_at_std, camera.up_std, camera.uniform_angle_probability) == (0.1, 0.2, 0.02, 0.5)
+    assert (camera.position_jitter, camera.look_at_std, camera.up_std, camera.uniform_angle_probability) == (
+        0.1,
+        0.2,
+        0.02,
+        0.5,
+    )
     assert not camera.distance_per_focal and not camera.stratified_azimuth
-    assert (light.albedo_only_until * config.steps, light.lit_probability, light.textureless_probability) == (1000, 0.75, 0.5)
+    assert (light.albedo_only_until * config.steps, light.lit_probability, light.textureless_probability) == (
+        1000,
+        0.75,
+        0.5,
+    )
     assert (light.ambient, light.diffuse, light.distance, light.direction_std) == (0.1, 0.9, (0.8, 1.5), 1.0)
-    assert (guidance.t_range, guidance.t_max_end, guidance.weighting, guidance.view_words) == ((0.02, 0.98), 0.98, "sigma2", "paper")
+    assert (guidance.t_range, guidance.t_max_end, guidance.weighting, guidance.view_words) == (
+        (0.02, 0.98),
+        0.98,
+        "sigma2",
+        "paper",
+    )
     assert (loss.orientation, loss.orientation_ramp) == ((1e-4, 1e-2), 1 / 3) and 1e-3 <= loss.opacity <= 5e-3
     assert config.field.blob == ("gaussian", 5.0, 0.2)
 
@@ -46,9 +63,18 @@ def test_unknown_presets_list_the_known():
         preset("slow")
 
 
-@pytest.mark.parametrize("part", [RunConfig(), *(getattr(RunConfig(), f.name) for f in dataclasses.fields(RunConfig)
-                                                 if dataclasses.is_dataclass(getattr(RunConfig(), f.name)))],
-                         ids=lambda part: type(part).__name__)
+@pytest.mark.parametrize(
+    "part",
+    [
+        RunConfig(),
+        *(
+            getattr(RunConfig(), f.name)
+            for f in dataclasses.fields(RunConfig)
+            if dataclasses.is_dataclass(getattr(RunConfig(), f.name))
+        ),
+    ],
+    ids=lambda part: type(part).__name__,
+)
 def test_configs_are_frozen_and_hashable(part):
     hash(part)
     name = dataclasses.fields(part)[0].name
@@ -69,15 +95,40 @@ def changed(path: str, value) -> dict:
     return data
 
 
-@pytest.mark.parametrize("path, value", [
-    ("steps", KeyError), ("camera", KeyError), ("camera.focal", KeyError), ("colour", 1), ("camera.zoom", 2.0),
-    ("steps", "1000"), ("steps", 10.0), ("steps", True), ("steps", None), ("prompt", None), ("prompt", 3), ("seed", [1]),
-    ("camera", None), ("camera", [1.0]), ("camera.position_jitter", "0.1"), ("camera.position_jitter", True),
-    ("camera.stratified_azimuth", 1), ("camera.focal", 1.0), ("camera.focal", [1.0]), ("camera.focal", (1.0, 1.2, 1.3)),
-    ("camera.focal", [1.0, "1.35"]), ("field.blob", ["gaussian", 5.0]), ("field.blob", [5.0, 0.2, "gaussian"]),
-    ("field.coarse_to_fine", [4.5, 0.5]), ("guidance.scale", "high"), ("guidance.scale", [7.0]),
-    ("guidance.scale", math.nan), ("loss.opacity", math.inf), ("optim.lr_grid", 10**400),
-])
+@pytest.mark.parametrize(
+    "path, value",
+    [
+        ("steps", KeyError),
+        ("camera", KeyError),
+        ("camera.focal", KeyError),
+        ("colour", 1),
+        ("camera.zoom", 2.0),
+        ("steps", "1000"),
+        ("steps", 10.0),
+        ("steps", True),
+        ("steps", None),
+        ("prompt", None),
+        ("prompt", 3),
+        ("seed", [1]),
+        ("camera", None),
+        ("camera", [1.0]),
+        ("camera.position_jitter", "0.1"),
+        ("camera.position_jitter", True),
+        ("camera.stratified_azimuth", 1),
+        ("camera.focal", 1.0),
+        ("camera.focal", [1.0]),
+        ("camera.focal", (1.0, 1.2, 1.3)),
+        ("camera.focal", [1.0, "1.35"]),
+        ("field.blob", ["gaussian", 5.0]),
+        ("field.blob", [5.0, 0.2, "gaussian"]),
+        ("field.coarse_to_fine", [4.5, 0.5]),
+        ("guidance.scale", "high"),
+        ("guidance.scale", [7.0]),
+        ("guidance.scale", math.nan),
+        ("loss.opacity", math.inf),
+        ("optim.lr_grid", 10**400),
+    ],
+)
 def test_errors_name_the_key(path, value):
     with pytest.raises(UsageError, match=path.split(".")[-1]) as caught:
         from_dict(RunConfig, changed(path, value))

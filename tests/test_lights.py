@@ -9,7 +9,15 @@ import torch
 from scipy import stats
 
 from dreamfusion_ngp.config import dreamfusion
-from dreamfusion_ngp.lights import ALBEDO, LAMBERTIAN, MODE_NAMES, TEXTURELESS, sample_light_positions, sample_modes, shading_rows
+from dreamfusion_ngp.lights import (
+    ALBEDO,
+    LAMBERTIAN,
+    MODE_NAMES,
+    TEXTURELESS,
+    sample_light_positions,
+    sample_modes,
+    shading_rows,
+)
 
 PAPER = dreamfusion().light
 STEPS = dreamfusion().steps
@@ -17,7 +25,13 @@ N = 20_000
 
 
 def lights(camera, config=PAPER, seed=0, n=N):
-    return sample_light_positions(config, torch.tensor(camera, dtype=torch.float32).expand(n, 3), np.random.default_rng(seed)).double().numpy()
+    return (
+        sample_light_positions(
+            config, torch.tensor(camera, dtype=torch.float32).expand(n, 3), np.random.default_rng(seed)
+        )
+        .double()
+        .numpy()
+    )
 
 
 def test_distance_is_uniform():
@@ -27,8 +41,8 @@ def test_distance_is_uniform():
 
 @pytest.mark.parametrize("camera", [(0.0, 0.0, 1.0), (0.4, 1.2, -0.7), (0.0, 1.5, 0.0)])
 def test_direction_is_that_of_a_normal_around_the_camera(camera):
-    """c = cosine between light and camera, for x ~ N(p, I) with |p| = r: given |x|, c has density ~ exp(r |x| c); integrated over
-    |x| it is compared with the samples by KS. The angle around the axis is uniform."""
+    """c = cosine between light and camera, for x ~ N(p, I) with |p| = r: given |x|, c has density ~ exp(r |x| c);
+    integrated over |x| it is compared with the samples by KS. The angle around the axis is uniform."""
     r = math.hypot(*camera)
     direction = lights(camera, seed=1)
     direction /= np.linalg.norm(direction, axis=-1, keepdims=True)
@@ -38,8 +52,8 @@ def test_direction_is_that_of_a_normal_around_the_camera(camera):
     density = (s**2 * np.exp(-0.5 * (s**2 - 2 * s * r * c + r * r))).sum(0)
     cdf = np.concatenate([[0], np.cumsum((density[1:] + density[:-1]) / 2)])
     assert stats.kstest(direction @ axis, lambda v: np.interp(v, c, cdf / cdf[-1])).pvalue > 1e-3
-    # Uniform around the axis: N |mean exp(i k angle)|^2 is exponential with mean 1 (Rayleigh's test). A KS test would depend on where the
-    # circle is cut open.
+    # Uniform around the axis: N |mean exp(i k angle)|^2 is exponential with mean 1 (Rayleigh's test). A KS test would
+    # depend on where the circle is cut open.
     other = np.cross(axis, [0.6, 0.0, 0.8] if abs(axis[1]) > 0.9 else [0.0, 1.0, 0.0])
     other /= np.linalg.norm(other)
     around = np.arctan2(direction @ np.cross(axis, other), direction @ other)
@@ -73,6 +87,13 @@ def test_mode_shares_after_the_thousandth_step(step):
     assert len(counts) == 3 == len(MODE_NAMES)
     assert stats.chisquare(counts, N * np.array([0.25, 0.375, 0.375])).pvalue > 1e-3
     assert stats.chisquare(counts, N * np.array([0.27, 0.365, 0.365])).pvalue < 1e-3, "the test tells a 2 % shift"
+
+
+def test_lit_and_textureless_probabilities_mean_what_they_say():
+    random = np.random.default_rng(5)
+    for lit, plain, expected in ((0.0, 1.0, ALBEDO), (1.0, 0.0, LAMBERTIAN), (1.0, 1.0, TEXTURELESS)):
+        config = replace(PAPER, lit_probability=lit, textureless_probability=plain)
+        assert (sample_modes(config, 50, 0.5, random) == expected).all()
 
 
 def test_the_schedule_does_not_shift_the_draws_that_follow():

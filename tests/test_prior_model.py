@@ -14,7 +14,13 @@ from dreamfusion_ngp.toybox.model import MAX_TOKENS, PRIOR, build_prior, build_t
 from dreamfusion_ngp.toybox.shapes import CLASSES, COLORS
 from dreamfusion_ngp.toybox.training import pixel_shuffle_factor, tokenize
 
-PHRASES = ["a red mug, front right view, high angle, clay", "", "A Photo of an Orange Torus, back view", "a dragon", "clay, overhead view"]
+PHRASES = [
+    "a red mug, front right view, high angle, clay",
+    "",
+    "A Photo of an Orange Torus, back view",
+    "a dragon",
+    "clay, overhead view",
+]
 
 
 @pytest.fixture(scope="module")
@@ -30,8 +36,10 @@ def folder(prior, tmp_path_factory):
 
 
 def weights(prior):
-    return {**{f"unet.{k}": v for k, v in prior.unet.state_dict().items()},
-            **{f"text.{k}": v for k, v in prior.text_encoder.state_dict().items()}}
+    return {
+        **{f"unet.{k}": v for k, v in prior.unet.state_dict().items()},
+        **{f"text.{k}": v for k, v in prior.text_encoder.state_dict().items()},
+    }
 
 
 def test_it_is_small(prior, folder):
@@ -51,7 +59,9 @@ def test_the_unet_takes_and_gives_packed_pictures(prior):
     assert tokens.input_ids.shape == (2, MAX_TOKENS)
     with torch.no_grad():
         hidden = prior.text_encoder(tokens.input_ids, attention_mask=tokens.attention_mask).last_hidden_state
-        out = prior.unet(torch.zeros(2, 48, 16, 16), torch.tensor(500), hidden, encoder_attention_mask=tokens.attention_mask).sample
+        out = prior.unet(
+            torch.zeros(2, 48, 16, 16), torch.tensor(500), hidden, encoder_attention_mask=tokens.attention_mask
+        ).sample
     assert out.shape == (2, 48, 16, 16) and torch.isfinite(out).all() and not torch.equal(out[0], out[1])
 
 
@@ -84,7 +94,9 @@ def test_saved_and_loaded_again_it_is_equal_bit_by_bit(prior, folder, tmp_path):
     assert prior.unet.dtype == torch.float32, "saving leaves the model as it was"
     loaded.save(tmp_path / "again")
     for file in folder.rglob("*.*"):
-        assert (tmp_path / "again" / file.relative_to(folder)).read_bytes() == file.read_bytes(), f"{file.name}: paths, dates?"
+        assert (tmp_path / "again" / file.relative_to(folder)).read_bytes() == file.read_bytes(), (
+            f"{file.name}: paths, dates?"
+        )
     assert loaded.scheduler.config.prediction_type == "v_prediction"
     assert torch.equal(loaded.scheduler.alphas_cumprod, prior.scheduler.alphas_cumprod)
 
@@ -131,8 +143,13 @@ def test_the_tokenizer_knows_every_caption_and_never_truncates():
     tokenizer = build_tokenizer()
     unknown = tokenizer.convert_tokens_to_ids("<unk>")
     views = {view(a * 0.26, e) for view in (fine_view, paper_view) for a in range(25) for e in (-0.1, 0.4, 0.7, 1.5)}
-    texts = [view_prompt(f"a photo of {subject(name, color)}", view, mode)
-             for name in CLASSES for color in COLORS for view in views for mode in MODE_WORDS]
+    texts = [
+        view_prompt(f"a photo of {subject(name, color)}", view, mode)
+        for name in CLASSES
+        for color in COLORS
+        for view in views
+        for mode in MODE_WORDS
+    ]
     ids = tokenizer(texts).input_ids
     assert max(map(len, ids)) <= MAX_TOKENS
     assert not any(unknown in row for row in ids)
@@ -167,8 +184,13 @@ from transformers import PreTrainedTokenizerFast
 tokenizer = PreTrainedTokenizerFast.from_pretrained(sys.argv[1])
 print(json.dumps(tokenizer(json.loads(sys.argv[2]), padding="max_length", max_length=16).input_ids))
 """
-    found = subprocess.run([sys.executable, "-c", script, folder / "tokenizer", json.dumps(PHRASES)], capture_output=True, text=True,
-                           env={**os.environ, "HF_HUB_OFFLINE": "1"}, timeout=300)
+    found = subprocess.run(
+        [sys.executable, "-c", script, folder / "tokenizer", json.dumps(PHRASES)],
+        capture_output=True,
+        text=True,
+        env={**os.environ, "HF_HUB_OFFLINE": "1"},
+        timeout=300,
+    )
     assert found.returncode == 0, found.stderr
     assert json.loads(found.stdout) == tokenize(build_tokenizer(), PHRASES).input_ids.tolist()
 

@@ -21,7 +21,9 @@ from dreamfusion_ngp.toybox.shapes import CLASSES, COLORS
 from dreamfusion_ngp.toybox.trainer import read_log, train_prior
 from dreamfusion_ngp.toybox.training import Reservoir, TrainPriorConfig, backgrounds, denoising_loss, training_batch
 
-TINY = TrainPriorConfig(images=320, batch=8, chunk=2, views_per_class=4, warmup_images=48, ema_half_life=32, report_every=5, sheet_steps=1)
+TINY = TrainPriorConfig(
+    images=240, batch=8, chunk=2, views_per_class=4, warmup_images=48, ema_half_life=32, report_every=3, sheet_steps=1
+)
 
 
 @pytest.fixture(scope="module")
@@ -34,7 +36,7 @@ def reservoir():
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory):
-    """A run of two processes, and the seconds it took."""
+    """The folder that a run of two processes left."""
     out = tmp_path_factory.mktemp("run") / "new" / "prior"
     train_prior(TINY, out, processes=2)
     return out
@@ -43,7 +45,7 @@ def trained(tmp_path_factory):
 def test_backgrounds_are_of_three_kinds():
     images = backgrounds(3000, 8, np.random.default_rng(0))
     assert images.shape == (3000, 8, 8, 3) and images.min() >= 0 and images.max() <= 1
-    plain = (images.flatten(1, 2).std(1).amax(-1) < 1e-6)
+    plain = images.flatten(1, 2).std(1).amax(-1) < 1e-6
     counts = np.array([int(plain.sum()), 3000 - int(plain.sum())])
     assert stats.chisquare(counts, [1800, 1200]).pvalue > 1e-3
     gray = (images[plain][:, 0, 0].amax(-1) - images[plain][:, 0, 0].amin(-1)) < 1e-6
@@ -63,8 +65,8 @@ def test_the_reservoir_fills_every_class_and_turns_over(reservoir):
 
 
 def test_pictures_and_captions_belong_together(reservoir, monkeypatch):
-    """Of single-coloured toys without light: the toy has the colour of its caption, up to the jitter of 0.04, and the caption the
-    class and the view of the picture."""
+    """Of single-coloured toys without light: the toy has the colour of its caption, up to the jitter of 0.04, and the
+    caption the class and the view of the picture."""
     monkeypatch.setattr(training, "sample_modes", lambda light, n, progress, random: np.zeros(n, dtype=int))
     seen = []
     monkeypatch.setattr(training, "caption", lambda *args: seen.append(args) or "a mug")
@@ -111,7 +113,9 @@ def test_the_loss_is_the_squared_error_of_v():
     image = torch.rand(64, 3, 64, 64, generator=torch.Generator().manual_seed(0)) * 2 - 1
     for error in (0.0, 0.5):
         knowing = Knowing(image, prior.scheduler.alphas_cumprod, error)
-        fake = SimpleNamespace(unet=knowing, scheduler=prior.scheduler, tokenizer=prior.tokenizer, text_encoder=prior.text_encoder)
+        fake = SimpleNamespace(
+            unet=knowing, scheduler=prior.scheduler, tokenizer=prior.tokenizer, text_encoder=prior.text_encoder
+        )
         loss = denoising_loss(fake, image, ["a mug"] * 64, np.random.default_rng(0))
         assert float(loss) == pytest.approx(error**2, abs=1e-4)
     steps = knowing.steps.double().numpy() / 1000
@@ -120,10 +124,11 @@ def test_the_loss_is_the_squared_error_of_v():
 
 
 def test_two_processes_train_with_falling_loss(trained):
-    """320 pictures in 20 steps: the mean loss of the last five is at most 0.9 of that of the first five (seeded; measured 0.75)."""
+    """240 pictures in 15 steps: the mean loss of the last three steps is below 0.9 of that of the first three. The run
+    is seeded; other seeds gave 0.77 to 0.83."""
     log = json.loads((trained / "training.json").read_text())
-    assert log["images"] == 320 and log["batch"] == 16
-    assert [images for images, _ in log["loss"]] == [80, 160, 240, 320]
+    assert log["images"] == 240 and log["batch"] == 16
+    assert [images for images, _ in log["loss"]] == [48, 96, 144, 192, 240]
     losses = [loss for _, loss in log["loss"]]
     assert losses[-1] < 0.9 * losses[0] and all(map(math.isfinite, losses))
     assert sorted(p.name for p in trained.parent.iterdir()) == ["prior"], "no temporary folders stay"
@@ -140,12 +145,12 @@ def test_resuming_needs_only_the_folder_and_continues_the_count(trained, tmp_pat
     start = weights_of(load_prior(trained))
     train_prior(replace(TINY, images=40, learning_rate=1e-5), tmp_path / "more", resume=trained)
     log = read_log(tmp_path / "more")
-    assert log["images"] == 360 and log["loss"][: len(before["loss"])] == before["loss"] and log["loss"][-1][0] == 360
-    # The loss goes on from where it was: well below that of an untrained model, which predicts 0 and gets about 0.9.
-    assert log["loss"][-1][1] < 0.9 * before["loss"][0][1]
+    assert log["images"] == 280 and log["loss"][: len(before["loss"])] == before["loss"] and log["loss"][-1][0] == 280
+    last = [loss for images, loss in log["loss"] if images > 240]
+    assert sum(last) / len(last) < 0.9 * before["loss"][0][1], "the loss goes on from where it was"
     change = (weights_of(load_prior(tmp_path / "more")) - start).abs().max()
     assert 0 < change < 0.01, "it started from the saved weights"
-    assert "images       360" in capsys.readouterr().out
+    assert "images       280" in capsys.readouterr().out
     assert read_log(trained) == before, "the source stays"
 
 
@@ -158,14 +163,22 @@ def test_a_limit_in_minutes_ends_the_run_and_replaces_an_older_prior(trained, tm
     out.mkdir()
     began = time.monotonic()
     train_prior(replace(TINY, images=10**9, minutes=1 / 60), out)
-    assert time.monotonic() - began < 60
+    assert time.monotonic() - began < 300, "one second of training, its sheet and a busy machine"
     assert 8 <= read_log(out)["images"] < 10**6
     train_prior(replace(TINY, images=8), out, resume=trained)
-    assert read_log(out)["images"] == 328 and [p.name for p in tmp_path.iterdir()] == ["prior"]
+    assert read_log(out)["images"] == 248 and [p.name for p in tmp_path.iterdir()] == ["prior"]
 
 
-@pytest.mark.parametrize("change, complaint", [(dict(images=0), "images"), (dict(batch=0), "batch"), (dict(minutes=-1.0), "minutes"),
-                                               (dict(minutes=math.nan), "minutes"), (dict(seed=-1), "seed")])
+@pytest.mark.parametrize(
+    "change, complaint",
+    [
+        (dict(images=0), "images"),
+        (dict(batch=0), "batch"),
+        (dict(minutes=-1.0), "minutes"),
+        (dict(minutes=math.nan), "minutes"),
+        (dict(seed=-1), "seed"),
+    ],
+)
 def test_impossible_numbers_are_refused(change, complaint, tmp_path):
     with pytest.raises(UsageError, match=complaint):
         train_prior(replace(TINY, **change), tmp_path / "prior")
@@ -211,7 +224,9 @@ def test_samples_are_pictures_and_depend_on_seed_and_words(trained):
     assert torch.equal(one, same) and not torch.equal(one, other)
     alone = sample(prior, ["a green mug", "a blue mug"], steps=2, seed=0)
     assert not torch.equal(alone[0], one[0])
-    assert torch.allclose(sample(prior, ["a red mug"], steps=2, scale=0.0), sample(prior, [""], steps=2, scale=0.0), atol=1e-5)
+    assert torch.allclose(
+        sample(prior, ["a red mug"], steps=2, scale=0.0), sample(prior, [""], steps=2, scale=0.0), atol=1e-5
+    )
 
 
 def test_a_sheet_can_have_several_colours(trained, tmp_path):

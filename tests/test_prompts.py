@@ -13,11 +13,32 @@ def at(view, azimuth_deg, elevation_deg=15.0):
     return view(math.radians(azimuth_deg), math.radians(elevation_deg))
 
 
-@pytest.mark.parametrize("azimuth, word", [
-    (0, "front"), (44.9, "front"), (45.1, "side"), (90, "side"), (134.9, "side"), (135.1, "back"), (180, "back"), (224.9, "back"),
-    (225.1, "side"), (270, "side"), (314.9, "side"), (315.1, "front"), (359.9, "front"), (360, "front"),
-    (-44.9, "front"), (-45.1, "side"), (-90, "side"), (-135.1, "back"), (-180, "back"), (404.9, "front"), (3600 + 180, "back"),
-])
+@pytest.mark.parametrize(
+    "azimuth, word",
+    [
+        (0, "front"),
+        (44.9, "front"),
+        (45.1, "side"),
+        (90, "side"),
+        (134.9, "side"),
+        (135.1, "back"),
+        (180, "back"),
+        (224.9, "back"),
+        (225.1, "side"),
+        (270, "side"),
+        (314.9, "side"),
+        (315.1, "front"),
+        (359.9, "front"),
+        (360, "front"),
+        (-44.9, "front"),
+        (-45.1, "side"),
+        (-90, "side"),
+        (-135.1, "back"),
+        (-180, "back"),
+        (404.9, "front"),
+        (3600 + 180, "back"),
+    ],
+)
 def test_paper_view_is_the_nearest_quadrant(azimuth, word):
     assert at(paper_view, azimuth) == f"{word} view"
 
@@ -38,8 +59,19 @@ def test_fine_view_has_eight_directions(turn):
             assert at(fine_view, 45 * i + offset + turn) == f"{word} view, raised angle"
 
 
-@pytest.mark.parametrize("elevation, height", [(-10, "low angle"), (11.9, "low angle"), (12.1, "raised angle"), (34.9, "raised angle"),
-                                               (35.1, "high angle"), (59.9, "high angle"), (60.1, "overhead"), (90, "overhead")])
+@pytest.mark.parametrize(
+    "elevation, height",
+    [
+        (-10, "low angle"),
+        (11.9, "low angle"),
+        (12.1, "raised angle"),
+        (34.9, "raised angle"),
+        (35.1, "high angle"),
+        (59.9, "high angle"),
+        (60.1, "overhead"),
+        (90, "overhead"),
+    ],
+)
 def test_fine_view_has_four_heights(elevation, height):
     assert at(fine_view, 0, elevation) == f"front view, {height}"
 
@@ -57,10 +89,26 @@ def test_view_prompt_joins_what_is_there():
     assert view_prompt("", "", "") == ""
 
 
-@pytest.mark.parametrize("text", [
-    "../../etc/passwd", "a/b\\c:d*e?", "C:\\mug", "~", "$HOME `id`", "a mug; rm -rf /", "%00", "-o", "{prompt}", "\U0001f600 a mug",
-    "\u05e7\u05e2\u05e8\u05d4 \u05d0\u05d3\u05d5\u05de\u05d4", "\u0643\u0648\u0628", "a \u202emug\u202c", "\U0001f468\u200d\U0001f469\u200d\U0001f467", "x" * MAX_PROMPT,
-])
+@pytest.mark.parametrize(
+    "text",
+    [
+        "../../etc/passwd",
+        "a/b\\c:d*e?",
+        "C:\\mug",
+        "~",
+        "$HOME `id`",
+        "a mug; rm -rf /",
+        "%00",
+        "-o",
+        "{prompt}",
+        "\U0001f600 a mug",
+        "\u05e7\u05e2\u05e8\u05d4 \u05d0\u05d3\u05d5\u05de\u05d4",
+        "\u0643\u0648\u0628",
+        "a \u202emug\u202c",
+        "\U0001f468\u200d\U0001f469\u200d\U0001f467",
+        "x" * MAX_PROMPT,
+    ],
+)
 def test_printable_text_stays_as_it_is(text):
     assert clean_prompt(text) == text
 
@@ -71,14 +119,26 @@ def test_white_space_and_composition_are_normalised():
     assert clean_prompt(clean_prompt("  a   b ")) == "a b"
 
 
-@pytest.mark.parametrize("text", ["", " ", "\t\n\r", "\u3000\u00a0", "\u200b", "\u200b \u2060\ufeff", "\u202e\u202c", "\u00ad"])
+@pytest.mark.parametrize(
+    "text", ["", " ", "\t\n\r", "\u3000\u00a0", "\u200b", "\u200b \u2060\ufeff", "\u202e\u202c", "\u00ad"]
+)
 def test_nothing_visible_is_an_empty_prompt(text):
     with pytest.raises(PromptError, match="empty.*a red mug"):
         clean_prompt(text)
 
 
-@pytest.mark.parametrize("text, code", [("a\0mug", "U+0000"), ("\x1b[31mmug", "U+001B"), ("mug\x7f", "U+007F"), ("mug \ud800", "U+D800"),
-                                        ("\udfff\ud83d", "U+D83D"), ("mug \ue000", "U+E000"), ("mug \uffff", "U+FFFF")])
+@pytest.mark.parametrize(
+    "text, code",
+    [
+        ("a\0mug", "U+0000"),
+        ("\x1b[31mmug", "U+001B"),
+        ("mug\x7f", "U+007F"),
+        ("mug \ud800", "U+D800"),
+        ("\udfff\ud83d", "U+D83D"),
+        ("mug \ue000", "U+E000"),
+        ("mug \uffff", "U+FFFF"),
+    ],
+)
 def test_control_and_broken_characters_are_named_not_printed(text, code):
     with pytest.raises(PromptError) as caught:
         clean_prompt(text)

@@ -81,7 +81,11 @@ PRIMITIVES = {
     "pyramid": (lambda p: sdf.pyramid(p, C, 0.25, 0.3), in_pyramid, 0.3),
     "roof": (lambda p: sdf.roof(p, C, 0.35, 0.3, 0.2), in_roof, 0.25),
     "ellipsoid": (lambda p: sdf.ellipsoid(p, C, (0.2, 0.3, 0.4)), lambda p: in_ellipsoid(p, (0.2, 0.3, 0.4)), 0.7),
-    "flat ellipsoid": (lambda p: sdf.ellipsoid(p, C, (0.1, 0.04, 0.1)), lambda p: in_ellipsoid(p, (0.1, 0.04, 0.1)), 0.5),
+    "flat ellipsoid": (
+        lambda p: sdf.ellipsoid(p, C, (0.1, 0.04, 0.1)),
+        lambda p: in_ellipsoid(p, (0.1, 0.04, 0.1)),
+        0.5,
+    ),
 }
 EXACT = [name for name, (_, _, share) in PRIMITIVES.items() if share == 1.0]
 
@@ -109,8 +113,9 @@ def surface(inside, n=4000):
 
 
 def way_to(inside, found, points):
-    """Distance from outside points to the solid by brute force: the nearest of its surface points, then random steps that stay
-    inside and come closer. Never too short; up to 0.015 too long at edges, along which few steps stay inside."""
+    """Distance from outside points to the solid by brute force: the nearest of its surface points, then random steps
+    that stay inside and come closer. Never too short; up to 0.015 too long at edges, along which few steps stay
+    inside."""
     nearest = found[torch.cdist(points, found).argmin(1)]
     best = (points - nearest).norm(dim=-1)
     g = torch.Generator().manual_seed(0)
@@ -163,8 +168,19 @@ def test_one_lipschitz(name):
     assert (change <= (a - b).norm(dim=-1) + 2e-6).all()
 
 
-@pytest.mark.parametrize("name, axes", [("sphere", (0, 1, 2)), ("box", (0, 1, 2)), ("cylinder y", (0, 1, 2)), ("torus y", (0, 1, 2)),
-                                        ("cone", (0, 2)), ("pyramid", (0, 2)), ("roof", (0, 2)), ("ellipsoid", (0, 1, 2))])
+@pytest.mark.parametrize(
+    "name, axes",
+    [
+        ("sphere", (0, 1, 2)),
+        ("box", (0, 1, 2)),
+        ("cylinder y", (0, 1, 2)),
+        ("torus y", (0, 1, 2)),
+        ("cone", (0, 2)),
+        ("pyramid", (0, 2)),
+        ("roof", (0, 2)),
+        ("ellipsoid", (0, 1, 2)),
+    ],
+)
 def test_symmetric_axes(name, axes):
     offset, centre = cloud(2000, 7), torch.tensor(C, dtype=torch.float64)
     for axis in axes:
@@ -206,8 +222,12 @@ def test_sizes_may_be_tensors_one_per_instance():
     r = torch.tensor([[0.1], [0.2], [0.3]])
     for i in range(3):
         one = tuple(a[i : i + 1] for a in p)
-        assert torch.equal(sdf.cylinder(p, (0, r, 0), r, 0.2)[i], sdf.cylinder(one, (0, float(r[i]), 0), float(r[i]), 0.2)[0])
-        assert torch.allclose(sdf.cone(p, (0, 0, 0), 0.2, r, 0.1)[i], sdf.cone(one, (0, 0, 0), 0.2, float(r[i]), 0.1)[0])
+        assert torch.equal(
+            sdf.cylinder(p, (0, r, 0), r, 0.2)[i], sdf.cylinder(one, (0, float(r[i]), 0), float(r[i]), 0.2)[0]
+        )
+        assert torch.allclose(
+            sdf.cone(p, (0, 0, 0), 0.2, r, 0.1)[i], sdf.cone(one, (0, 0, 0), 0.2, float(r[i]), 0.1)[0]
+        )
 
 
 def test_gradients_are_finite_at_centres():

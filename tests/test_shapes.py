@@ -8,7 +8,16 @@ import torch
 
 from dreamfusion_ngp.cameras import orbit
 from dreamfusion_ngp.toybox import shapes, world
-from dreamfusion_ngp.toybox.shapes import CLASSES, COLORS, DIRECTIONAL, PARAMETERS, SLOTS, distance, distance_and_slot, parts
+from dreamfusion_ngp.toybox.shapes import (
+    CLASSES,
+    COLORS,
+    DIRECTIONAL,
+    PARAMETERS,
+    SLOTS,
+    distance,
+    distance_and_slot,
+    parts,
+)
 
 CANONICAL = torch.zeros(1, PARAMETERS)
 
@@ -48,7 +57,8 @@ def test_every_proportion_stays_within_the_extent(name):
 
 @pytest.mark.parametrize("name", CLASSES)
 def test_every_proportion_is_a_solid_body(name):
-    """Volume by counting: never empty and never close to filling the cube, and no proportion changes it more than fivefold."""
+    """Volume by counting: never empty and never close to filling the cube, and no proportion changes it more than
+    fivefold."""
     points = cloud(20_000, 0.7, 1)
     u = proportions(12, 1)
     share = (distance(name, points_for(u, points), u) < 0).float().mean(1) * 1.4**3
@@ -76,8 +86,10 @@ def test_proportions_change_the_shape(name):
         assert not torch.allclose(distance(name, points_for(u, points), u), base)
     stretched = torch.tensor([[1.0, 0, 0, 0, 0, 0, 0, 0]])
     shifted = points * torch.tensor([1 + shapes.STRETCH, 1, 1])
-    assert torch.equal(distance(name, points_for(stretched, shifted), stretched) < -1e-4, base < -1e-4) or (
-        (distance(name, points_for(stretched, shifted), stretched) < 0) == (base < 0)).float().mean() > 0.999
+    assert (
+        torch.equal(distance(name, points_for(stretched, shifted), stretched) < -1e-4, base < -1e-4)
+        or ((distance(name, points_for(stretched, shifted), stretched) < 0) == (base < 0)).float().mean() > 0.999
+    )
 
 
 @pytest.mark.parametrize("name", CLASSES)
@@ -126,7 +138,9 @@ def look(name, azimuths, color="red"):
 
 def difference(name, a, b, azimuths=(0, 90, 137, 180)):
     """Share of the pixels of either picture that differ by more than a fifth in some channel."""
-    images, silhouettes = (torch.stack([pair[azimuths.index(a)], pair[azimuths.index(b)]]) for pair in look(name, azimuths))
+    images, silhouettes = (
+        torch.stack([pair[azimuths.index(a)], pair[azimuths.index(b)]]) for pair in look(name, azimuths)
+    )
     either = (silhouettes[0] | silhouettes[1]).sum()
     return float(((images[0] - images[1]).abs().amax(-1) > 0.2).sum() / either)
 
@@ -138,7 +152,11 @@ def test_directional_toys_look_different_from_front_and_side(name):
 
 def test_at_least_ten_toys_have_three_different_faces():
     """Front and side, front and back, side and back: each pair differs in at least 2 % of the toy's pixels."""
-    different = [name for name in CLASSES if min(difference(name, 0, 90), difference(name, 0, 180), difference(name, 90, 180)) > 0.02]
+    different = [
+        name
+        for name in CLASSES
+        if min(difference(name, 0, 90), difference(name, 0, 180), difference(name, 90, 180)) > 0.02
+    ]
     assert len(different) >= 10, different
     assert "sphere" not in different and "torus" not in different
 
@@ -150,7 +168,13 @@ def test_bodies_of_revolution_look_the_same_from_all_sides():
 
 def test_the_front_faces_plus_z():
     """What a face is known by shows in the front view and not in the back view."""
-    for name, slot in (("snowman", "orange"), ("duck", "orange"), ("car", "yellow"), ("house", "wood"), ("table", "dark")):
+    for name, slot in (
+        ("snowman", "orange"),
+        ("duck", "orange"),
+        ("car", "yellow"),
+        ("house", "wood"),
+        ("table", "dark"),
+    ):
         cameras = orbit([0, 180], 10.0, 1.3, 1.25)
         seen = world.trace(name, torch.zeros(2, PARAMETERS), cameras, 48).slot == SLOTS.index(slot)
         assert seen[0].sum() > 5 > seen[1].sum(), name

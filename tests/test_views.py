@@ -18,7 +18,8 @@ def test_shapes_and_that_the_parts_belong_together():
     assert len(views) == 64 and views.shading.shape == (64, 6) and views.shading.dtype == torch.float32
     assert torch.equal(views.shading[:, 5] > 0, torch.as_tensor(views.modes == TEXTURELESS))
     assert torch.equal(views.shading[:, 4] == 0, torch.as_tensor(views.modes == ALBEDO))
-    # The light follows its own camera: with deviation 1 around a position of length 1 to 1.5, the mean cosine is about 0.6.
+    # The light follows its own camera: with deviation 1 around a position of length 1 to 1.5, the mean cosine is about
+    # 0.6.
     light = torch.nn.functional.normalize(views.shading[:, :3], dim=-1)
     camera = torch.nn.functional.normalize(views.cameras.position, dim=-1)
     own = (light * camera).sum(-1).mean()
@@ -27,7 +28,9 @@ def test_shapes_and_that_the_parts_belong_together():
 
 def test_the_same_generator_gives_the_same_views():
     a, b, c = draw(7), draw(7), draw(8)
-    assert torch.equal(a.shading, b.shading) and torch.equal(a.cameras.c2w, b.cameras.c2w) and (a.modes == b.modes).all()
+    assert (
+        torch.equal(a.shading, b.shading) and torch.equal(a.cameras.c2w, b.cameras.c2w) and (a.modes == b.modes).all()
+    )
     assert not torch.equal(a.shading, c.shading)
 
 

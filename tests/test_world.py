@@ -1,4 +1,5 @@
-"""Pictures of toys: silhouettes, normals, anti-aliasing, and the paper's shading equation on pixels computed by hand."""
+"""Pictures of toys: silhouettes, normals, anti-aliasing, and the paper's shading equation on pixels computed by
+hand."""
 
 import math
 
@@ -25,16 +26,20 @@ def trace(name, azimuths=(0,), elevation=0.0, distance=1.3, focal=1.2, resolutio
 
 def single(position, normal, slot=MAIN, alpha=255):
     """A G-buffer of one pixel."""
-    return world.GBuffer((torch.tensor(position) * world.POSITION_SCALE).round().to(torch.int8).view(1, 1, 1, 3),
-                         (torch.tensor(normal) * 127).round().to(torch.int8).view(1, 1, 1, 3),
-                         torch.full((1, 1, 1), slot, dtype=torch.uint8), torch.full((1, 1, 1), alpha, dtype=torch.uint8))
+    return world.GBuffer(
+        (torch.tensor(position) * world.POSITION_SCALE).round().to(torch.int8).view(1, 1, 1, 3),
+        (torch.tensor(normal) * 127).round().to(torch.int8).view(1, 1, 1, 3),
+        torch.full((1, 1, 1), slot, dtype=torch.uint8),
+        torch.full((1, 1, 1), alpha, dtype=torch.uint8),
+    )
 
 
 @pytest.mark.parametrize("distance, focal", [(1.2, 1.2), (1.5, 0.7), (1.5, 1.2), (1.05, 0.9)])
 @pytest.mark.parametrize("azimuth, elevation", [(0, 0), (123, 45), (0, 90)])
 def test_the_silhouette_of_a_sphere_has_the_analytic_area(distance, focal, azimuth, elevation):
-    """A centred sphere projects to a disc of radius f r / sqrt(d^2 - r^2) image widths. Counting pixels of a disc of radius R is off
-    by about 2 sqrt(R), 1 % here; a boundary that is wrong by a quarter of a pixel is off by 0.5 / R = 2 to 4 %."""
+    """A centred sphere projects to a disc of radius f r / sqrt(d^2 - r^2) image widths. Counting pixels of a disc of
+    radius R is off by about 2 sqrt(R), 1 % here; a boundary that is wrong by a quarter of a pixel is off by 0.5 / R = 2
+    to 4 %."""
     buffer = trace("sphere", (azimuth,), elevation, distance, focal)
     radius = 64 * focal * RADIUS / math.sqrt(distance**2 - RADIUS**2)
     area = math.pi * radius**2
@@ -45,7 +50,8 @@ def test_the_silhouette_of_a_sphere_has_the_analytic_area(distance, focal, azimu
 
 @pytest.mark.parametrize("name", CLASSES)
 def test_coverage_is_that_of_a_picture_with_sixteen_times_the_pixels(name):
-    """No class has a silhouette that is systematically too large or too small, holes at the seams of parts, or hard edges."""
+    """No class has a silhouette that is systematically too large or too small, holes at the seams of parts, or hard
+    edges."""
     azimuths = (20, 155)
     low, high = (trace(name, azimuths, 20.0, resolution=n).alpha.float() / 255 for n in (32, 128))
     true = high.view(2, 32, 4, 32, 4).mean((2, 4))
@@ -66,7 +72,9 @@ def test_normals_are_unit_and_face_the_camera(name):
     normal, solid = buffer.normal.float() / 127, buffer.alpha >= 128
     assert (normal[solid].norm(dim=-1) - 1).abs().max() < 0.02
     facing = (normal * direction).sum(-1)[solid]
-    assert (facing < 0.1).float().mean() > 0.98, "a ray through a sharp rim may end on its far side, no other on a back face"
+    assert (facing < 0.1).float().mean() > 0.98, (
+        "a ray through a sharp rim may end on its far side, no other on a back face"
+    )
 
 
 def test_positions_and_normals_of_a_sphere_are_exact_to_the_quantisation():
@@ -93,17 +101,21 @@ def test_image_orientation_of_a_g_buffer():
 
 
 def test_the_lambertian_pixel_by_hand():
-    """Point at the origin facing +Z; light at (0, 3, 4), so n.l = 0.8: colour = albedo (0.1 + 0.9 * 0.8) = 0.82 albedo."""
+    """Point at the origin facing +Z; light at (0, 3, 4), so n.l = 0.8: colour = albedo (0.1 + 0.9 * 0.8) = 0.82
+    albedo."""
     colors = world.part_colors(torch.tensor([[0.5, 0.25, 1.0]]))
     view = shading_rows(LightConfig(), torch.tensor([[0.0, 3.0, 4.0]]), np.array([LAMBERTIAN]))
     pixel = world.shade(single((0.0, 0.0, 0.0), (0.0, 0.0, 1.0)), colors, view, torch.tensor(0.0))
     assert torch.allclose(pixel.flatten(), torch.tensor([0.41, 0.205, 0.82]), atol=1e-6)
     away = world.shade(single((0.0, 0.0, 0.0), (0.0, 0.0, -1.0)), colors, view, torch.tensor(0.0))
-    assert torch.allclose(away.flatten(), torch.tensor([0.05, 0.025, 0.1]), atol=1e-6), "from behind only the ambient light"
+    assert torch.allclose(away.flatten(), torch.tensor([0.05, 0.025, 0.1]), atol=1e-6), (
+        "from behind only the ambient light"
+    )
 
 
 def test_the_light_is_a_point_not_a_direction():
-    """Light at (0.5, 0, 1): from a point at (0.5, 0, 0) it is straight ahead, from the origin at cos = 1 / sqrt(1.25)."""
+    """Light at (0.5, 0, 1): from a point at (0.5, 0, 0) it is straight ahead, from the origin at cos = 1 /
+    sqrt(1.25)."""
     view = torch.tensor([[0.5, 0.0, 1.0, 0.0, 1.0, 1.0]])
     colors = world.part_colors(torch.zeros(1, 3))
     ahead = world.shade(single((0.5, 0.0, 0.0), (0.0, 0.0, 1.0)), colors, view, torch.tensor(0.0))
@@ -113,7 +125,8 @@ def test_the_light_is_a_point_not_a_direction():
 
 
 def test_a_traced_pixel_by_hand():
-    """The pixels around the image centre of a sphere lit from the camera at 1.3: n = l there, so the albedo times 0.1 + 0.9."""
+    """The pixels around the image centre of a sphere lit from the camera at 1.3: n = l there, so the albedo times 0.1 +
+    0.9."""
     color = torch.tensor([[0.2, 0.6, 0.4]])
     view = shading_rows(LightConfig(), torch.tensor([[0.0, 0.0, 1.3]]), np.array([LAMBERTIAN]))
     image = world.shade(trace("sphere"), world.part_colors(color), view, torch.tensor(1.0))
@@ -141,7 +154,9 @@ def test_the_background_is_composited_by_coverage():
     color, behind = torch.tensor([[0.25, 0.5, 0.75]]), torch.tensor([1.0, 0.0, 0.5])
     view = torch.tensor([[0.0, 0.0, 2.0, 1.0, 0.0, 0.0]])
     for alpha in (0, 51, 255):
-        pixel = world.shade(single((0.0, 0.0, 0.3), (0.0, 0.0, 1.0), alpha=alpha), world.part_colors(color), view, behind)
+        pixel = world.shade(
+            single((0.0, 0.0, 0.3), (0.0, 0.0, 1.0), alpha=alpha), world.part_colors(color), view, behind
+        )
         expected = color[0] * alpha / 255 + behind * (1 - alpha / 255)
         assert torch.allclose(pixel.flatten(), expected, atol=1e-6)
     field = torch.rand(1, 64, 64, 3, generator=torch.Generator().manual_seed(0))
@@ -159,7 +174,9 @@ def test_pictures_stay_in_range_for_any_view():
     modes = np.array([ALBEDO, LAMBERTIAN, TEXTURELESS] * 2)
     rows = shading_rows(LightConfig(), cameras.position, modes)
     image = world.shade(buffer, world.part_colors(torch.rand(6, 3)), rows, torch.tensor(1.0))
-    assert image.shape == (6, 32, 32, 3) and image.dtype == torch.float32 and image.min() >= 0 and image.max() <= 1 + 1e-6
+    assert (
+        image.shape == (6, 32, 32, 3) and image.dtype == torch.float32 and image.min() >= 0 and image.max() <= 1 + 1e-6
+    )
 
 
 def test_part_colors_have_the_main_colour_and_its_shade():
@@ -191,6 +208,8 @@ def test_g_buffers_can_be_cut_and_joined():
 
 def test_a_camera_that_looks_away_sees_nothing():
     cameras = orbit((0,), 0.0, 3.0, 1.2)
-    turned = type(cameras)(cameras.c2w * torch.tensor([-1.0, 1.0, -1.0, 1.0]), cameras.focal, cameras.azimuth, cameras.elevation)
+    turned = type(cameras)(
+        cameras.c2w * torch.tensor([-1.0, 1.0, -1.0, 1.0]), cameras.focal, cameras.azimuth, cameras.elevation
+    )
     buffer = world.trace("sphere", canonical(1), turned, 16)
     assert (buffer.alpha == 0).all()

@@ -16,8 +16,8 @@ VIEW_VOCABULARY = ("front", "back", "side", "left", "right", "view", "overhead",
 MODE_VOCABULARY = ("flat", "colors", "clay")
 WORDS = FILLER + tuple(COLORS) + CLASSES + VIEW_VOCABULARY + MODE_VOCABULARY
 
-# Dropout rates of training captions. No text at all trains the unconditional branch; view words without a subject train one
-# that keeps the view; the rest lets every shorter caption work.
+# Dropout rates of training captions. No text at all trains the unconditional branch; view words without a subject train
+# one that keeps the view; the rest lets every shorter caption work.
 P_EMPTY, P_NO_SUBJECT, P_NO_COLOR, P_NO_VIEW, P_NO_MODE = 0.08, 0.07, 0.08, 0.10, 0.35
 P_NO_COLOR_IF_CLAY, P_PAPER_VIEW, P_PHOTO = 0.3, 0.3, 0.08
 
@@ -57,5 +57,6 @@ def parse_prompt(prompt: str) -> tuple[str, str]:
         problem = "the embedded prior wants one object and at most one colour"
     else:
         return classes[0], (colors or [""])[0]
-    raise PromptError(f"{problem}. Objects: {', '.join(CLASSES)}. Colours: {', '.join(COLORS)}. For any other prompt give a "
-                      "diffusion model of your own: --guidance FOLDER (a pixel-space text-to-image model in diffusers format)")
+    raise PromptError(f"{problem}. Objects: {', '.join(CLASSES)}. Colours: {', '.join(COLORS)}. For any other "
+                      "prompt give a diffusion model of your own: --guidance FOLDER (a pixel-space text-to-image model "
+                      "in diffusers format)")

@@ -1,8 +1,8 @@
 """The architecture of the embedded prior, in diffusers and transformers classes only, and its folder on disk.
 
-A 64 x 64 picture enters the UNet as a 16 x 16 one with 48 channels (4 x 4 pixel unshuffle): on a CPU it trains 1.5 times as many pictures a
-second as with 2 x 2 at the same number of parameters. Whoever uses the UNet reads the factor from its channels:
-in_channels = 3 * factor^2.
+A 64 x 64 picture enters the UNet as a 16 x 16 one with 48 channels (4 x 4 pixel unshuffle): on a CPU it trains 1.5
+times as many pictures a second as with 2 x 2 at the same number of parameters. Whoever uses the UNet reads the factor
+from its channels: in_channels = 3 * factor^2.
 """
 
 from __future__ import annotations
@@ -21,8 +21,8 @@ MAX_TOKENS = 16
 
 @contextlib.contextmanager
 def quiet():
-    """Within it diffusers and transformers print errors only: no progress bars for a few megabytes, no advice about a cast that is
-    meant. What was set before is restored."""
+    """Within it diffusers and transformers print errors only: no progress bars for a few megabytes, no advice about a
+    cast that is meant. What was set before is restored."""
     from diffusers.utils import logging as diffusers_logging
     from transformers.utils import logging as transformers_logging
 
@@ -57,28 +57,34 @@ class Prior:
         folder = Path(folder)
         with quiet():
             for name in ("unet", "text_encoder"):
-                copy.deepcopy(getattr(self, name)).to(torch.float16).save_pretrained(folder / name, safe_serialization=True)
-            # What was loaded would write where it came from into its config: the tokenizer is wrapped anew, the UNet's entry removed.
+                half = copy.deepcopy(getattr(self, name)).to(torch.float16)
+                half.save_pretrained(folder / name, safe_serialization=True)
+            # What was loaded would write where it came from into its config: the tokenizer is wrapped anew, the UNet's
+            # entry removed.
             wrap_tokenizer(self.tokenizer.backend_tokenizer).save_pretrained(folder / "tokenizer")
             self.scheduler.save_pretrained(folder / "scheduler")
         config = json.loads((folder / "unet" / "config.json").read_text(encoding="utf-8"))
         config.pop("_name_or_path", None)
         (folder / "unet" / "config.json").write_text(json.dumps(config, indent=2, sort_keys=True) + "\n")
         index = {"_class_name": "IFPipeline", "_diffusers_version": diffusers.__version__,
-                 "unet": ["diffusers", "UNet2DConditionModel"], "text_encoder": ["transformers", type(self.text_encoder).__name__],
-                 "tokenizer": ["transformers", "PreTrainedTokenizerFast"], "scheduler": ["diffusers", type(self.scheduler).__name__],
+                 "unet": ["diffusers", "UNet2DConditionModel"],
+                 "text_encoder": ["transformers", type(self.text_encoder).__name__],
+                 "tokenizer": ["transformers", "PreTrainedTokenizerFast"],
+                 "scheduler": ["diffusers", type(self.scheduler).__name__],
                  "safety_checker": [None, None], "feature_extractor": [None, None], "watermarker": [None, None]}
         (folder / "model_index.json").write_text(json.dumps(index, indent=2) + "\n")
 
 
 def build_tokenizer():
-    """A word-level tokenizer over the toybox vocabulary: lower case, punctuation dropped, </s> appended, padded to 16."""
+    """A word-level tokenizer over the toybox vocabulary: lower case, punctuation dropped, </s> appended, padded to
+    16."""
     from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
 
     vocabulary = {word: i for i, word in enumerate(("<pad>", "</s>", "<unk>") + WORDS)}
     tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token="<unk>"))
     tokenizer.normalizer = normalizers.Lowercase()
-    tokenizer.pre_tokenizer = pre_tokenizers.Sequence([pre_tokenizers.Split(",", "removed"), pre_tokenizers.WhitespaceSplit()])
+    split = [pre_tokenizers.Split(",", "removed"), pre_tokenizers.WhitespaceSplit()]
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(split)
     tokenizer.post_processor = processors.TemplateProcessing(single="$A </s>", special_tokens=[("</s>", 1)])
     return wrap_tokenizer(tokenizer)
 
@@ -107,8 +113,8 @@ def build_prior(seed: int = 0) -> Prior:
         down_block_types=("DownBlock2D", "DownBlock2D"), mid_block_type="UNetMidBlock2DCrossAttn",
         up_block_types=("UpBlock2D", "UpBlock2D"), cross_attention_dim=128, attention_head_dim=4, norm_num_groups=16,
         resnet_time_scale_shift="scale_shift", addition_embed_type="text", addition_embed_type_num_heads=4)
-    scheduler = DDPMScheduler(num_train_timesteps=1000, beta_schedule="squaredcos_cap_v2", prediction_type="v_prediction",
-                              clip_sample=True)
+    scheduler = DDPMScheduler(num_train_timesteps=1000, beta_schedule="squaredcos_cap_v2",
+                              prediction_type="v_prediction", clip_sample=True)
     return Prior(unet, text_encoder, tokenizer, scheduler)
 
 
@@ -123,7 +129,8 @@ def load_prior(folder: Path = PRIOR) -> Prior:
         raise OSError(f"{folder} has no tokenizer/tokenizer.json")
     with quiet():
         for cls, name in ((UNet2DConditionModel, "unet"), (T5EncoderModel, "text_encoder")):
-            model, info = cls.from_pretrained(folder / name, local_files_only=True, use_safetensors=True, output_loading_info=True)
+            model, info = cls.from_pretrained(folder / name, local_files_only=True, use_safetensors=True,
+                                              output_loading_info=True)
             if info["missing_keys"]:  # the libraries would put random numbers in their place
                 raise OSError(f"{folder / name}: {len(info['missing_keys'])} weights are missing")
             models.append(model.to(torch.float32))

@@ -10,13 +10,15 @@ from .captions import subject
 from .shapes import CLASSES, COLORS
 from .training import pixel_shuffle_factor, tokenize
 
-SHEET_VIEWS = ("front view, raised angle", "right side view, raised angle", "back view, raised angle", "left side view, raised angle",
-               "front right view, high angle", "overhead view")
+SHEET_VIEWS = ("front view, raised angle", "right side view, raised angle", "back view, raised angle",
+               "left side view, raised angle", "front right view, high angle", "overhead view")
 
 
 @torch.no_grad()
-def sample(prior, texts: list[str], *, scale: float = 4.0, steps: int = 30, seed: int = 0, batch: int = 40) -> torch.Tensor:
-    """(B, 64, 64, 3) images in [0, 1] for the captions, by DDIM (Song et al. 2021) with guidance uncond + scale (cond - uncond)."""
+def sample(prior, texts: list[str], *, scale: float = 4.0, steps: int = 30, seed: int = 0,
+           batch: int = 40) -> torch.Tensor:
+    """(B, 64, 64, 3) images in [0, 1] for the captions, by DDIM (Song et al. 2021) with guidance uncond + scale (cond -
+    uncond)."""
     out = [_sample_batch(prior, texts[i:i + batch], scale, steps, seed + i) for i in range(0, len(texts), batch)]
     return torch.cat(out)
 
@@ -33,8 +35,9 @@ def _sample_batch(prior, texts, scale, steps, seed):
         hidden = prior.text_encoder(tokens.input_ids, attention_mask=tokens.attention_mask).last_hidden_state
     for now, then in zip(timesteps[:-1], timesteps[1:]):
         with torch.autocast(device.type, torch.bfloat16):
-            v = prior.unet(torch.cat([x, x]), now.to(device), hidden, encoder_attention_mask=tokens.attention_mask).sample.float()
-        cond, uncond = v.chunk(2)
+            v = prior.unet(torch.cat([x, x]), now.to(device), hidden,
+                           encoder_attention_mask=tokens.attention_mask).sample
+        cond, uncond = v.float().chunk(2)
         v = uncond + scale * (cond - uncond)
         a, s = abar[now].sqrt(), (1 - abar[now]).sqrt()
         x0 = (a * x - s * v).clamp(-1, 1)
@@ -45,8 +48,8 @@ def _sample_batch(prior, texts, scale, steps, seed):
 
 
 def sheet(prior, path, *, scale: float = 4.0, steps: int = 30, colors_per_class: int = 1, seed: int = 0) -> None:
-    """Write a PNG contact sheet: every class in the next colour of the list, one row per class and colour, one column per view, the last
-    column an untextured ("clay") one."""
+    """Write a PNG contact sheet: every class in the next colour of the list, one row per class and colour, one column
+    per view, the last column an untextured ("clay") one."""
     from PIL import Image
 
     names = list(COLORS)

@@ -1,8 +1,8 @@
 """Signed-distance primitives on point components (formulas: Inigo Quilez, "Distance functions").
 
-A point is a tuple (x, y, z) of tensors of any broadcastable shape; lengths may be floats or tensors that broadcast with them.
-Distances are negative inside. Every primitive is centred at `c` and stays within a factor of the true distance, so sphere
-tracing with a small safety factor is valid.
+A point is a tuple (x, y, z) of tensors of any broadcastable shape; lengths may be floats or tensors that broadcast with
+them. Distances are negative inside. Every primitive is centred at `c` and stays within a factor of the true distance,
+so sphere tracing with a small safety factor is valid.
 """
 
 from __future__ import annotations

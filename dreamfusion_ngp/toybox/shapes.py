@@ -1,19 +1,20 @@
 """The toys: twenty object classes composed of signed-distance primitives, each with a family of proportions.
 
-+Y up, the front faces +Z, everything within about 0.5 world units of the origin (the paper's cameras stand at 1.0 to 1.5).
-A toy is a function (p, v) -> [(distance, slot), ...]: p = (x, y, z) tensors (B, N); v(i, amount) = 1 + amount * u_i with u_i in [-1, 1]
-per instance, (B, 1); slot names the part's colour. With u = 0 a toy has its canonical proportions: the shape that results are
-measured against.
++Y up, the front faces +Z, everything within about 0.5 world units of the origin (the paper's cameras stand at 1.0 to
+1.5). A toy is a function (p, v) -> [(distance, slot), ...]: p = (x, y, z) tensors (B, N); v(i, amount) = 1 + amount *
+u_i with u_i in [-1, 1] per instance, (B, 1); slot names the part's colour. With u = 0 a toy has its canonical
+proportions: the shape that results are measured against.
 """
 
 from __future__ import annotations
 
 import torch
 
-from .sdf import (box, capsule, cone, cylinder, ellipsoid, intersect, mirror, pyramid, roof, sphere, subtract, torus, union)
+from .sdf import (box, capsule, cone, cylinder, ellipsoid, intersect, mirror, pyramid, roof, sphere, subtract, torus,
+                  union)
 
-# Part colours. "main" is the colour in the caption and "shade" a darker version of it; the others are the canonical colours of
-# parts and may be repainted in training so that no class is tied to one of them.
+# Part colours. "main" is the colour in the caption and "shade" a darker version of it; the others are the canonical
+# colours of parts and may be repainted in training so that no class is tied to one of them.
 SLOTS = ("main", "shade", "dark", "wood", "white", "glass", "red", "orange", "yellow")
 MAIN, SHADE, DARK, WOOD, WHITE, GLASS, RED, ORANGE, YELLOW = range(len(SLOTS))
 SLOT_COLORS = torch.tensor([[0, 0, 0], [0, 0, 0], [.11, .11, .13], [.45, .27, .13], [.92, .92, .90], [.60, .82, .95],
@@ -53,7 +54,8 @@ def _pyramid(p, v):
 def _mug(p, v):
     r = .235 * v(3, .12)
     body = subtract(cylinder(p, (-.06, 0, 0), r, .28), cylinder(p, (-.06, .10, 0), r - .045, .28))
-    handle = subtract(torus(p, (-.07 + r, 0, 0), .155 * v(4, .12), .042 * v(5, .15), axis=2), cylinder(p, (-.06, 0, 0), r - .01, 1.0))
+    ring = torus(p, (-.07 + r, 0, 0), .155 * v(4, .12), .042 * v(5, .15), axis=2)
+    handle = subtract(ring, cylinder(p, (-.06, 0, 0), r - .01, 1.0))
     coffee = cylinder(p, (-.06, -.06 + .07 * (v(6, 1.0) - 1), 0), r - .02, .20)
     return [(union(body, handle), MAIN), (coffee, WOOD)]
 
@@ -79,7 +81,8 @@ def _car(p, v):
     body = union(box(p, (0, -.05, 0), (.20, .095, .43), .05), box(p, (0, .17, -.05), (.165, .025, cabin - .02), .02))
     wheels = cylinder(mirror(p, 0, 2), (.18, -.13, .27), .105 * v(4, .12), .05, axis=0)
     return [(body, MAIN), (box(p, (0, .09, -.05), (.175, .09, cabin), .03), GLASS), (wheels, DARK),
-            (sphere(mirror(p, 0), (.12, -.04, .42), .045), YELLOW), (box(mirror(p, 0), (.12, -.03, -.42), (.045, .03, .025)), RED)]
+            (sphere(mirror(p, 0), (.12, -.04, .42), .045), YELLOW),
+            (box(mirror(p, 0), (.12, -.03, -.42), (.045, .03, .025)), RED)]
 
 
 def _airplane(p, v):
@@ -95,8 +98,9 @@ def _house(p, v):
     walls = box(p, (0, (top - .34) / 2, 0), (.30, (top + .34) / 2, .26))
     chimney = box(p, (.17, .24, -.09), (.05, .13, .05))
     windows = box(mirror(p, 0), (.18, -.10, .26), (.06, .06, .02))
-    return [(walls, MAIN), (roof(p, (0, top - .01, 0), .35, .35, .28 * v(4, .15)), RED), (box(p, (0, -.22, .26), (.065, .12, .025)), WOOD),
-            (windows, GLASS), (chimney, DARK)]
+    door = box(p, (0, -.22, .26), (.065, .12, .025))
+    return [(walls, MAIN), (roof(p, (0, top - .01, 0), .35, .35, .28 * v(4, .15)), RED), (door, WOOD), (windows, GLASS),
+            (chimney, DARK)]
 
 
 def _snowman(p, v):
@@ -106,14 +110,16 @@ def _snowman(p, v):
     eyes = sphere(mirror(p, 0), (.05, y2 + .035, head * .86), .026)
     buttons = union(sphere(p, (0, y1 + .06, mid * .93), .026), sphere(p, (0, y1 - .04, mid * .98), .026))
     hat = union(cylinder(p, (0, y2 + .09, 0), .145, .018), cylinder(p, (0, y2 + .16, 0), .095, .075))
-    return [(body, MAIN), (cone(p, (0, y2, head + .05), .085, .04, .006, axis=2), ORANGE), (union(eyes, buttons, hat), DARK)]
+    nose = cone(p, (0, y2, head + .05), .085, .04, .006, axis=2)
+    return [(body, MAIN), (nose, ORANGE), (union(eyes, buttons, hat), DARK)]
 
 
 def _duck(p, v):
-    body = union(ellipsoid(p, (0, -.12, -.04), (.21, .18, .29 * v(3, .08))), capsule(p, (0, -.06, -.24), (0, .06, -.36), .055),
-                 sphere(p, (0, .15, .16), .145 * v(4, .08)))
+    body = union(ellipsoid(p, (0, -.12, -.04), (.21, .18, .29 * v(3, .08))),
+                 capsule(p, (0, -.06, -.24), (0, .06, -.36), .055), sphere(p, (0, .15, .16), .145 * v(4, .08)))
     return [(body, MAIN), (ellipsoid(p, (0, .12, .32), (.085, .035, .09)), ORANGE),
-            (sphere(mirror(p, 0), (.075, .20, .265), .03), DARK), (ellipsoid(mirror(p, 0), (.19, -.10, -.06), (.05, .10, .17)), SHADE)]
+            (sphere(mirror(p, 0), (.075, .20, .265), .03), DARK),
+            (ellipsoid(mirror(p, 0), (.19, -.10, -.06), (.05, .10, .17)), SHADE)]
 
 
 def _rocket(p, v):
@@ -130,8 +136,8 @@ def _lamp(p, v):
 
 def _mushroom(p, v):
     cap = intersect(ellipsoid(p, (0, .04, 0), (.36, .30 * v(3, .12), .36)), -(p[1] - .03))
-    spots = union(sphere(mirror(p, 0, 2), (.17, .21, .17), .055), sphere(p, (0, .32, 0), .055), sphere(mirror(p, 0), (.31, .11, 0), .05),
-                  sphere(mirror(p, 2), (0, .11, .31), .05))
+    spots = union(sphere(mirror(p, 0, 2), (.17, .21, .17), .055), sphere(p, (0, .32, 0), .055),
+                  sphere(mirror(p, 0), (.31, .11, 0), .05), sphere(mirror(p, 2), (0, .11, .31), .05))
     return [(cap, MAIN), (cone(p, (0, -.18, 0), .23, .17 * v(4, .15), .12), WHITE), (spots, WHITE)]
 
 
@@ -145,19 +151,22 @@ def _teapot(p, v):
     body = ellipsoid(p, (0, -.04, 0), (.25, .21 * v(3, .1), .25))
     spout = capsule(p, (.18, -.08, 0), (.40, .12, 0), .05 * v(4, .15))
     handle = torus(p, (-.26, 0, 0), .13, .038, axis=2)
-    return [(union(body, spout, handle), MAIN), (union(ellipsoid(p, (0, .14, 0), (.13, .05, .13)), sphere(p, (0, .22, 0), .045)), SHADE)]
+    lid = union(ellipsoid(p, (0, .14, 0), (.13, .05, .13)), sphere(p, (0, .22, 0), .045))
+    return [(union(body, spout, handle), MAIN), (lid, SHADE)]
 
 
 def _boat(p, v):
     hull = intersect(ellipsoid(p, (0, .02, .02), (.21, .26, .46 * v(3, .05))), p[1] + .04)
     cabin = box(p, (0, .05, -.12), (.115, .10, .14 * v(4, .2)))
-    return [(hull, MAIN), (intersect(ellipsoid(p, (0, .03, .02), (.17, .2, .40)), (p[1] + .035).abs() - .012), WOOD), (cabin, WHITE),
-            (cylinder(p, (0, .24, -.12), .06, .11), RED), (box(p, (0, .08, .025), (.08, .045, .02)), GLASS)]
+    deck = intersect(ellipsoid(p, (0, .03, .02), (.17, .2, .40)), (p[1] + .035).abs() - .012)
+    return [(hull, MAIN), (deck, WOOD), (cabin, WHITE), (cylinder(p, (0, .24, -.12), .06, .11), RED),
+            (box(p, (0, .08, .025), (.08, .045, .02)), GLASS)]
 
 
 TOYS = {name[1:]: function for name, function in list(globals().items())
-        if name in ("_sphere", "_cube", "_cylinder", "_cone", "_torus", "_pyramid", "_mug", "_chair", "_table", "_car", "_airplane",
-                    "_house", "_snowman", "_duck", "_rocket", "_lamp", "_mushroom", "_tree", "_teapot", "_boat")}
+        if name in ("_sphere", "_cube", "_cylinder", "_cone", "_torus", "_pyramid", "_mug", "_chair", "_table", "_car",
+                    "_airplane", "_house", "_snowman", "_duck", "_rocket", "_lamp", "_mushroom", "_tree", "_teapot",
+                    "_boat")}
 CLASSES = tuple(TOYS)
 # Classes whose front, side and back look different: the ones on which a multi-face (Janus) result can be told.
 DIRECTIONAL = ("mug", "chair", "table", "car", "airplane", "house", "snowman", "duck", "rocket", "teapot", "boat")
@@ -165,7 +174,10 @@ STRETCH = 0.12  # u_0..u_2 = +-1 stretch an axis by this much
 
 
 def parts(name: str, p, u: torch.Tensor):
-    """Distances (B, N) of every part of `name` with its slot. p: (x, y, z), each (B, N). u: (B, PARAMETERS) in [-1, 1]."""
+    """Distances (B, N) of every part of `name` with its slot.
+
+    p: (x, y, z), each (B, N). u: (B, PARAMETERS) in [-1, 1].
+    """
     def v(i: int, amount: float):
         return 1.0 + amount * u[:, i:i + 1]
 

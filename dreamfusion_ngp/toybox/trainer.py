@@ -21,11 +21,13 @@ from .sampling import sheet
 from .training import Reservoir, TrainPriorConfig, denoising_loss, training_batch
 
 
-def train_prior(config: TrainPriorConfig, out: Path, *, resume: Path | None = None, processes: int = 1, device: str = "cpu") -> None:
-    """Train and leave a diffusers folder in `out`, with `training.json` (images seen, loss curve) and `samples.png` beside it.
+def train_prior(config: TrainPriorConfig, out: Path, *, resume: Path | None = None, processes: int = 1,
+                device: str = "cpu") -> None:
+    """Train and leave a diffusers folder in `out`, with `training.json` (images seen, loss curve) and `samples.png`
+    beside it.
 
-    resume: a folder to start from (weights only). processes: one-thread CPU processes with averaged gradients; on CUDA always 1.
-    Raises UsageError or PriorError before anything is written where that cannot be done.
+    resume: a folder to start from (weights only). processes: one-thread CPU processes with averaged gradients; on CUDA
+    always 1. Raises UsageError or PriorError before anything is written where that cannot be done.
     """
     check_request(config, Path(out), resume, device)
     if device != "cpu" or processes <= 1:
@@ -59,7 +61,8 @@ def check_request(config: TrainPriorConfig, out: Path, resume: Path | None, devi
         raise UsageError(f"cannot write to {out.parent}: {error.strerror}") from error
 
 
-def _run(rank: int, world: int, rendezvous: str, config: TrainPriorConfig, out: Path, resume: Path | None, device: str) -> None:
+def _run(rank: int, world: int, rendezvous: str, config: TrainPriorConfig, out: Path, resume: Path | None,
+         device: str) -> None:
     if device == "cpu":
         torch.set_num_threads(1)
     if world > 1:
@@ -75,18 +78,22 @@ def _run(rank: int, world: int, rendezvous: str, config: TrainPriorConfig, out: 
 
 
 def prepare_for_training(prior: Prior, device: str) -> None:
-    """On a CPU plain attention, whose backward is quicker than that of the fused one, and plain memory order, in which bf16 group
-    normalisation is several times as fast as channels last (20 % of a step)."""
+    """On a CPU plain attention, whose backward is quicker than that of the fused one, and plain memory order, in which
+    bf16 group normalisation is several times as fast as channels last (20 % of a step)."""
     from diffusers.models.attention_processor import AttnProcessor
 
     if device == "cpu":
         prior.unet.set_attn_processor(AttnProcessor())
-    prior.unet.to(device=device, memory_format=torch.contiguous_format if device == "cpu" else torch.channels_last).train()
+    order = torch.contiguous_format if device == "cpu" else torch.channels_last
+    prior.unet.to(device=device, memory_format=order).train()
     prior.text_encoder.to(device).train()
 
 
 def read_log(folder: Path) -> dict:
-    """training.json of a saved prior: {"images": images seen in all runs, "loss": [[images, loss], ...]}. Raises PriorError if damaged."""
+    """training.json of a saved prior: {"images": images seen in all runs, "loss": [[images, loss], ...]}.
+
+    Raises PriorError where it is damaged.
+    """
     path = Path(folder) / "training.json"
     if not path.exists():
         return {"images": 0, "loss": []}
@@ -153,7 +160,8 @@ class Run:
     def step(self, images: int, progress: float) -> float:
         """One optimiser step; returns the loss."""
         config = self.config
-        cosine = config.final_learning_rate + (1 - config.final_learning_rate) * 0.5 * (1 + math.cos(math.pi * progress))
+        final = config.final_learning_rate
+        cosine = final + (1 - final) * 0.5 * (1 + math.cos(math.pi * progress))
         for group in self.optimizer.param_groups:
             group["lr"] = config.learning_rate * min(1.0, (images + 1) / config.warmup_images) * cosine
         image, texts = training_batch(self.reservoir, config.batch, self.random)
@@ -165,7 +173,8 @@ class Run:
         self.optimizer.step()
         decay = 0.5 ** (config.batch * self.world / config.ema_half_life)
         with torch.no_grad():
-            torch._foreach_lerp_(self.average, self.parameters, 1 - min(decay, (images + 1) / (images + 20 * config.batch)))
+            decay = min(decay, (images + 1) / (images + 20 * config.batch))
+            torch._foreach_lerp_(self.average, self.parameters, 1 - decay)
         return float(loss.detach())
 
     def average_gradients(self) -> None:

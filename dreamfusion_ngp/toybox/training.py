@@ -1,9 +1,9 @@
 """Training of the embedded prior: `dreamfusion-ngp train-prior`.
 
-Denoising-diffusion training (v-prediction, Salimans & Ho 2022) on pictures of toys. Every process keeps a reservoir of G-buffers that
-grows and turns over while it trains, and shades each batch afresh. Several one-thread processes with averaged gradients are
-faster on a CPU than one process with several threads. Resumes from a saved folder alone: the optimiser's state is rebuilt by a
-short warm-up.
+Denoising-diffusion training (v-prediction, Salimans & Ho 2022) on pictures of toys. Every process keeps a reservoir of
+G-buffers that grows and turns over while it trains, and shades each batch afresh. Several one-thread processes with
+averaged gradients are faster on a CPU than one process with several threads. Resumes from a saved folder alone: the
+optimiser's state is rebuilt by a short warm-up.
 """
 
 from __future__ import annotations
@@ -27,8 +27,10 @@ REPAINT_PROBABILITY = 0.35      # of a secondary part, to a random colour
 COLOR_JITTER = 0.04             # standard deviation per channel
 HIGH_NOISE_POWER = 0.65         # t = u^power: more high noise, where shape and view are decided
 # Six primitives are learnt early; the composed toys get twice the pictures.
-CLASS_WEIGHTS = np.array([0.5 if name in ("sphere", "cube", "cylinder", "cone", "torus", "pyramid") else 1.0 for name in CLASSES])
-# Paper: lit with probability 0.75, half of these textureless; here for the whole run, since the prior must know all three modes.
+PRIMITIVES = ("sphere", "cube", "cylinder", "cone", "torus", "pyramid")
+CLASS_WEIGHTS = np.array([0.5 if name in PRIMITIVES else 1.0 for name in CLASSES])
+# Paper: lit with probability 0.75, half of these textureless; here for the whole run, since the prior must know all
+# three modes.
 LIGHTS = LightConfig(albedo_only_until=0.0)
 
 
@@ -75,7 +77,8 @@ class Reservoir:
         filled = [i for i, shelf in enumerate(self.buffers) if shelf]
         weights = CLASS_WEIGHTS[filled] / CLASS_WEIGHTS[filled].sum()
         classes = [filled[k] for k in self.random.choice(len(filled), size=n, p=weights)]
-        picks = [(self.buffers[c][self.random.integers(len(self.buffers[c]))], self.random.integers(self.config.chunk)) for c in classes]
+        picks = [(self.buffers[c][self.random.integers(len(self.buffers[c]))], self.random.integers(self.config.chunk))
+                 for c in classes]
         buffer = GBuffer.cat([chunk[0][k:k + 1] for chunk, k in picks])
         position, azimuth, elevation = (torch.stack([getattr(chunk[1], name)[k] for chunk, k in picks])
                                         for name in ("position", "azimuth", "elevation"))
@@ -93,7 +96,8 @@ def backgrounds(n: int, resolution: int, random: np.random.Generator) -> torch.T
     angle = torch.tensor(random.random((n, 1, 1)) * 2 * math.pi, dtype=torch.float32)
     ramp = (0.5 + 0.35 * (axis[None, :, None] * angle.sin() + axis[None, None, :] * angle.cos()))[..., None]
     low = torch.tensor(random.random((n, 3, 4, 4)), dtype=torch.float32)
-    smooth = torch.nn.functional.interpolate(low, size=resolution, mode="bicubic", align_corners=True).permute(0, 2, 3, 1)
+    smooth = torch.nn.functional.interpolate(low, size=resolution, mode="bicubic", align_corners=True)
+    smooth = smooth.permute(0, 2, 3, 1)
     one = colors()
     out = torch.where(kind < 0.6, one, torch.where(kind < 0.85, one + (colors() - one) * ramp, smooth))
     return out.clamp(0, 1)

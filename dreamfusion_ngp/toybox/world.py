@@ -1,7 +1,7 @@
 """Pictures of toys: a batched sphere tracer that writes G-buffers, and deferred shading with the paper's point light.
 
-Tracing is dear and shading is cheap, so training keeps G-buffers and shades each of them many times with new colours, lights and
-backgrounds.
+Tracing is dear and shading is cheap, so training keeps G-buffers and shades each of them many times with new colours,
+lights and backgrounds.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from .shapes import SLOT_COLORS, MAIN, SHADE, distance, distance_and_slot
 EXTENT = 0.69            # world units: toys lie within a sphere of this radius, stretched proportions included
 MAX_STEPS = 64
 SURFACE = 0.05           # pixel footprints: a ray this close has met the surface
-EDGE = 0.2               # pixel footprints: coverage falls from 1 to 0 between this depth inside a silhouette and this far outside
+EDGE = 0.2               # pixel footprints inside and outside a silhouette, between which coverage falls from 1 to 0
 POSITION_SCALE = 127 / EXTENT
 
 
@@ -45,9 +45,9 @@ class GBuffer:
 def trace(name: str, u: torch.Tensor, cameras: Cameras, resolution: int = 64) -> GBuffer:
     """G-buffers of the toy `name` with proportions u (B, PARAMETERS), one view per camera.
 
-    The coverage of a pixel is read from the least distance along its ray in units of the pixel's footprint, which anti-aliases
-    silhouettes without extra rays. The edge is as wide inside as outside, so that areas are right on average, and less than a pixel
-    wide, so that it does not show where parts overlap by little.
+    The coverage of a pixel is read from the least distance along its ray in units of the pixel's footprint, which
+    anti-aliases silhouettes without extra rays. The edge is as wide inside as outside, so that areas are right on
+    average, and less than a pixel wide, so that it does not show where parts overlap by little.
     """
     batch = len(cameras)
     origin, direction = camera_rays(cameras, resolution)
@@ -81,9 +81,11 @@ def _enter_sphere(origin, direction):
 
 
 def _march(name, u, origin, direction, footprint, t, t_far):
-    """Least distance of every ray in pixel footprints, down to -EDGE, and where it met the surface or came closest to it.
+    """Least distance of every ray in pixel footprints, down to -EDGE, and where it met the surface or came closest to
+    it.
 
-    Marches towards the surface that lies EDGE of a pixel deeper than the toy's. Rays that arrive or leave drop out of the batch.
+    Marches towards the surface that lies EDGE of a pixel deeper than the toy's. Rays that arrive or leave drop out of
+    the batch.
     """
     best = torch.full_like(t, 1e3)
     t_best = t.clone()
@@ -129,14 +131,17 @@ def shade(buffer: GBuffer, colors: torch.Tensor, view: torch.Tensor, background:
     """(B, H, W, 3) float32 images in [0, 1].
 
     colors: (B, slots, 3). view: (B, 6) rows of `lights.shading_rows` (point light, ambient, diffuse, textureless).
-    background: broadcastable to (B, H, W, 3). colour = albedo * (ambient + diffuse * max(0, n.l)), the paper's equation.
+    background: broadcastable to (B, H, W, 3). colour = albedo * (ambient + diffuse * max(0, n.l)), the paper's
+    equation.
     """
     batch, height, width = buffer.slot.shape
-    albedo = torch.gather(colors, 1, buffer.slot.reshape(batch, -1, 1).long().expand(-1, -1, 3)).view(batch, height, width, 3)
+    slots = buffer.slot.reshape(batch, -1, 1).long().expand(-1, -1, 3)
+    albedo = torch.gather(colors, 1, slots).view(batch, height, width, 3)
     row = view[:, None, None, :]
     albedo = torch.where(row[..., 5:] > 0.5, torch.ones_like(albedo), albedo)
     light = torch.nn.functional.normalize(row[..., :3] - buffer.position.float() / POSITION_SCALE, dim=-1)
-    lambert = (buffer.normal.float() / 127 * light).sum(-1, keepdim=True).clamp(0, 1)  # rounded normals may exceed length 1
+    # Rounded normals may exceed length 1.
+    lambert = (buffer.normal.float() / 127 * light).sum(-1, keepdim=True).clamp(0, 1)
     alpha = buffer.alpha.float()[..., None] / 255
     return albedo * (row[..., 3:4] + row[..., 4:5] * lambert) * alpha + (1 - alpha) * background
 
