@@ -45,6 +45,7 @@ setup(
         "safetensors",
         "pillow",
         "scikit-image",
+        "scipy",
         "trimesh",
         "xatlas",
         "fast-simplification",
@@ -53,7 +54,7 @@ setup(
     ],
     extras_require={
         # tiny-cuda-nn is used where it is installed, and is no extra: it must be built for one's own GPU and torch.
-        "test": ["pytest", "hypothesis", "drjit", "scipy", "setuptools>=68", "pybind11>=2.12", "ninja"],
+        "test": ["pytest", "hypothesis", "drjit", "setuptools>=68", "pybind11>=2.12", "ninja"],
     },
     setup_requires=cmake_requirement(),
     entry_points={"console_scripts": ["dreamfusion-ngp = dreamfusion_ngp.cli:main"]},

@@ -16,7 +16,7 @@ from .cameras import Cameras, orbit
 from .mesh import cell_centres, iso_level, query, sample_grid
 from .toybox.captions import parse_prompt
 from .toybox.shapes import COLORS, PARAMETERS, distance
-from .toybox.world import silhouette, trace
+from .toybox.world import EXTENT, silhouette, trace
 
 RESOLUTION = 64                      # cells per axis of the compared solids
 SCALES = (0.7, 1.4)                  # of the toy
@@ -62,16 +62,22 @@ class _Fit:
 
     def __init__(self, solid: np.ndarray, axis: np.ndarray, name: str):
         self.solid, self.name = solid, name
-        points = torch.tensor(axis, dtype=torch.float32)
-        self.x, self.y, self.z = (a.reshape(1, -1) for a in torch.meshgrid(points, points, points, indexing="ij"))
+        points = np.stack(np.meshgrid(axis, axis, axis, indexing="ij"), -1).reshape(-1, 3)
+        radius = np.linalg.norm(points, axis=1)
+        self.order = np.argsort(radius)  # from the centre outwards: a small toy needs few of the points
+        self.radius = radius[self.order]
+        self.points = torch.tensor(points[self.order].T[:, None], dtype=torch.float32)
 
     def toy(self, yaw: float, scale: float) -> np.ndarray:
         """The toy turned by `yaw` degrees about +Y (from +Z towards +X) and scaled about the origin, cavities
         filled."""
-        c, s = math.cos(math.radians(yaw)) / scale, math.sin(math.radians(yaw)) / scale
-        p = (c * self.x - s * self.z, self.y / scale, s * self.x + c * self.z)
-        inside = distance(self.name, p, torch.zeros(1, PARAMETERS))[0] < 0
-        return fill_cavities(inside.numpy().reshape(self.solid.shape))
+        near = int(np.searchsorted(self.radius, EXTENT * scale))
+        x, y, z = self.points[..., :near] / scale
+        c, s = math.cos(math.radians(yaw)), math.sin(math.radians(yaw))
+        inside = np.zeros(self.solid.size, dtype=bool)
+        found = distance(self.name, (c * x - s * z, y, s * x + c * z), torch.zeros(1, PARAMETERS))[0] < 0
+        inside[self.order[:near]] = found.numpy()
+        return fill_cavities(inside.reshape(self.solid.shape))
 
     def __call__(self, yaw: float, scale: float) -> float:
         return iou(self.solid, self.toy(yaw, scale))

@@ -7,6 +7,7 @@ import json
 import re
 import time
 import unicodedata
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -75,15 +76,27 @@ def display_shading(position: torch.Tensor, plain: bool) -> torch.Tensor:
 
 
 @torch.no_grad()
-def display(state: State, azimuths, elevation, resolution: int, plain: bool = False, samples_per_call: int = 8):
+def render_whole(state: State, cameras, shading: torch.Tensor, colors: torch.Tensor, resolution: int):
+    """Yield the rendering of every camera, over a background of its row of colors (B, 3), with as many samples as it takes: the
+    training budget would cut rays off where many pixels are asked for."""
+    config = state.config.render
+    for i in range(len(cameras)):
+        one = type(cameras)(*(getattr(cameras, name)[i:i + 1] for name in ("c2w", "focal", "azimuth", "elevation")))
+        while True:
+            result = render(state.field, state.occupancy, one, shading[i:i + 1], flat_background(colors[i:i + 1]), config,
+                            density=state.config.field.density, resolution=resolution)
+            if not int(result.info[1]):
+                break
+            config = replace(config, budget=2 * config.budget)
+        yield result
+
+
+def display(state: State, azimuths, elevation, resolution: int, plain: bool = False):
     """Pictures around the object: a list of (rgb, normal, opacity) arrays per azimuth (degrees), float32 in [0, 1]."""
     cameras = orbit(azimuths, elevation, DISPLAY_DISTANCE, DISPLAY_FOCAL)
+    colors = torch.tensor(DISPLAY_BACKGROUND).expand(len(cameras), 3)
     frames = []
-    for i in range(0, len(cameras), samples_per_call):
-        part = type(cameras)(*(getattr(cameras, n)[i:i + samples_per_call] for n in ("c2w", "focal", "azimuth", "elevation")))
-        colors = torch.tensor(DISPLAY_BACKGROUND).expand(len(part), 3)
-        r = render(state.field, state.occupancy, part, display_shading(part.position, plain), flat_background(colors),
-                   state.config.render, density=state.config.field.density, resolution=resolution)
+    for r in render_whole(state, cameras, display_shading(cameras.position, plain), colors, resolution):
         normal = 0.5 + 0.5 * r.normal + 0.5 * (1 - r.opacity)[..., None]  # white where there is nothing
         frames += [tuple(v.clamp(0, 1).cpu().numpy() for v in triple) for triple in zip(r.rgb, normal, r.opacity)]
     return frames
@@ -91,12 +104,9 @@ def display(state: State, azimuths, elevation, resolution: int, plain: bool = Fa
 
 def render_opacity(state: State):
     """Callable (cameras, resolution) -> (B, H, W) opacity of the state's field, for silhouettes."""
-    @torch.no_grad()
     def opacity(cameras, resolution):
-        flat = flat_background(torch.zeros(len(cameras), 3))
         rows = torch.tensor([[0.0, 0.0, 0.0, 1.0, 0.0, 0.0]]).expand(len(cameras), 6)
-        return render(state.field, state.occupancy, cameras, rows, flat, state.config.render, density=state.config.field.density,
-                      resolution=resolution).opacity
+        return torch.cat([r.opacity for r in render_whole(state, cameras, rows, torch.zeros(len(cameras), 3), resolution)])
     return opacity
 
 

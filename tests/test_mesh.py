@@ -8,7 +8,7 @@ import torch
 
 from analytic import ball, solid, toy, union
 from dreamfusion_ngp.errors import ExportError, UsageError
-from dreamfusion_ngp.mesh import (LEVEL, Mesh, decimate, extract_mesh, is_closed, iso_level, marching_cubes,
+from dreamfusion_ngp.mesh import (CREST, LEVEL, Mesh, decimate, extract_mesh, is_closed, iso_level, marching_cubes,
                                   outer_shells, query, sample_grid, signed_volume, taubin, vertex_normals)
 from dreamfusion_ngp.toybox.shapes import CLASSES
 
@@ -86,7 +86,7 @@ def test_a_thin_field_gets_a_lower_level_that_shows_it():
     def density(x):
         return 0.3 * torch.sigmoid(-100 * ball((0.0, 0.0, 0.0), 0.5)(x))
     _, stats = extract_mesh(density, BOUND, resolution=48)
-    assert stats["level"] == LEVEL / 2**5  # the first halving below half of 0.3
+    assert stats["level"] == pytest.approx(CREST * 0.3, rel=0.01)
     assert stats["volume"] == pytest.approx(4 / 3 * math.pi * 0.5**3, rel=0.05)
 
 
@@ -103,8 +103,9 @@ def test_an_empty_field_is_refused_with_the_reason(amount):
 
 
 def test_the_level_does_not_depend_on_the_resolution():
-    levels = {iso_level(sample_grid(toy("chair", most=3.0), BOUND, r), 1.5 / r) for r in (32, 64, 100)}
-    assert levels == {LEVEL / 4}
+    levels = [iso_level(sample_grid(toy("chair", most=3.0), BOUND, r), 1.5 / r) for r in (32, 64, 100)]
+    assert levels == pytest.approx([CREST * 3.0] * 3, rel=0.05)
+    assert {iso_level(sample_grid(toy("chair"), BOUND, r), 1.5 / r) for r in (32, 64, 100)} == {LEVEL}
 
 
 @pytest.mark.parametrize("bad", [math.nan, math.inf])

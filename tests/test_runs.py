@@ -79,3 +79,12 @@ def test_opacity_for_silhouettes(ball):
     from dreamfusion_ngp.cameras import orbit
     opacity = render_opacity(ball)(orbit([0.0, 45.0], 0.0, 1.55, 1.25), 16)
     assert opacity.shape == (2, 16, 16) and float(opacity[0, 8, 8]) > 0.95 and not opacity.requires_grad
+
+
+def test_pictures_do_not_suffer_from_the_training_budget(ball):
+    """Many pixels need more samples than a training step may take; rays must not be cut off."""
+    from dreamfusion_ngp.cameras import orbit
+    small = State(replace(ball.config, render=replace(ball.config.render, budget=64)), "cpu")
+    small.occupancy.load_state_dict(ball.occupancy.state_dict())
+    cameras = orbit([0.0, 45.0, 90.0], 0.0, 1.55, 1.25)
+    assert np.array_equal(render_opacity(small)(cameras, 24), render_opacity(ball)(cameras, 24))
