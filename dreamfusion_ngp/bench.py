@@ -26,6 +26,9 @@ from .rng import Stream, generator
 from .views import sample_views
 
 
+SMALL_FIELD = FieldConfig(levels=4, log2_table=10, finest_resolution=64, hidden=16)  # for a look whether everything runs
+
+
 def timed(call, device: torch.device, seconds: float) -> dict:
     """Median, fastest and slowest call in milliseconds over about `seconds`, after one warm-up call."""
     def once() -> float:
@@ -48,9 +51,9 @@ def timed(call, device: torch.device, seconds: float) -> dict:
 class Scene:
     """A field, an occupancy grid around its blob, four views and the samples of their rays."""
 
-    def __init__(self, resolution: int, device: torch.device):
+    def __init__(self, resolution: int, device: torch.device, field: FieldConfig):
         self.config = RenderConfig(resolution=resolution)
-        self.field = HashField(FieldConfig(), 0).to(device)
+        self.field = HashField(field, 0).to(device)
         self.occupancy = Occupancy(self.config, self.field.config.bound).to(device)
         centre = torch.arange(self.occupancy.resolution ** 3, device=device)
         axes = torch.stack([centre // self.occupancy.resolution ** 2, centre // self.occupancy.resolution % self.occupancy.resolution,
@@ -74,7 +77,7 @@ class Scene:
     def step(self) -> None:
         """Render and differentiate, without guidance: what the field costs in a training step."""
         r = render(self.field, self.occupancy, self.cameras, self.shading, flat_background(torch.ones(4, 3)), self.config,
-                   density="softplus", seed=0)
+                   density="exp", seed=0)
         (r.rgb.square().mean() + r.orientation.mean() + r.opacity.mean()).backward()
         self.field.zero_grad(set_to_none=True)
 
@@ -85,7 +88,7 @@ def cases(scene: Scene) -> dict:
     c, positional, named = scene.config, *f._arguments()
     unit = (scene.x / f.config.bound + 1) / 2
     h, raw, g = (v.detach().requires_grad_() for v in f(scene.x))
-    shaded = [v.detach().requires_grad_() for v in shade(h, raw, g, scene.x, scene.ray, scene.shading, rays // 4, density="softplus")]
+    shaded = [v.detach().requires_grad_() for v in shade(h, raw, g, scene.x, scene.ray, scene.shading, rays // 4, density="exp")]
 
     def both(call, *inputs):
         def run():
@@ -103,10 +106,10 @@ def cases(scene: Scene) -> dict:
         "field_density": (n, lambda: field_density(scene.x, *positional, **named), None),
         "field forward + backward": (n, both(lambda: f(scene.x), *f.parameters()),
                                      both(lambda: reference.field(scene.x, *positional, **named), *f.parameters())),
-        "shade forward + backward": (n, both(lambda: shade(*shade_args, density="softplus"), h, raw, g),
-                                     both(lambda: reference.shade(*shade_args, density="softplus"), h, raw, g)),
-        "composite forward + backward": (rays, both(lambda: composite(*composite_args), *shaded),
-                                         both(lambda: reference.composite(*composite_args), *shaded)),
+        "shade forward + backward": (n, both(lambda: shade(*shade_args, density="exp"), h, raw, g),
+                                     both(lambda: reference.shade(*shade_args, density="exp"), h, raw, g)),
+        # no ratio: the reference walks ray by ray in Python, to be read and not to be raced
+        "composite forward + backward": (rays, both(lambda: composite(*composite_args), *shaded), None),
         "step without guidance": (n, scene.step, None),
     }
 
@@ -120,7 +123,7 @@ def run(*, json_path: Path | None = None, quick: bool = False, device: str = "au
     where = choose_device(device)
     rows, seconds = [], 0.02 if quick else 1.0
     for resolution in (8,) if quick else (64, 128):
-        scene = Scene(resolution, where)
+        scene = Scene(resolution, where, SMALL_FIELD if quick else FieldConfig())
         for name, (size, ours, theirs) in cases(scene).items():
             row = {"op": name, "resolution": resolution, "size": size, **timed(ours, where, seconds)}
             if theirs is not None:

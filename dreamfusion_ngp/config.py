@@ -48,9 +48,9 @@ class FieldConfig:
     interpolation: str = "linear"                   # or "smoothstep"
     hidden: int = 64                                # width of the one hidden ReLU layer
     bound: float = 0.75                             # world units: the scene is the cube [-bound, bound]^3
-    density: str = "softplus"                       # or "exp"
+    density: str = "exp"                            # or "softplus"
     blob: tuple[str, float, float] = ("gaussian", 5.0, 0.2)  # kind, strength (pre-activation), radius (world units)
-    density_bias: float = 0.0                       # initial output bias of the pre-activation density
+    density_bias: float = -3.0                      # of the pre-activation: space starts almost empty, exp(-3) per unit
     coarse_to_fine: tuple[int, float] = (0, 0.0)    # levels at the start, fraction when all are active (0: off)
     background_hidden: int = 32                     # width of the background network; 0: none
     background_frequencies: int = 4
