@@ -77,7 +77,7 @@ BROKEN = {
         "is not understood",
     ),
     "unknown prediction": (edit("scheduler/scheduler_config.json", prediction_type="flow"), "is not understood"),
-    "super-resolution": (edit("unet/config.json", in_channels=6), "weights|channels"),
+    "super-resolution": (edit("unet/config.json", in_channels=6), "weight|channels"),
     "layer missing": (edit("unet/config.json", block_out_channels=[8, 24]), "unet"),
     "unet config": (write("unet/config.json", "no"), "unet"),
     "tokenizer": (write("tokenizer/tokenizer.json", "{}"), "tokenizer"),

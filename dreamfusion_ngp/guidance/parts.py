@@ -87,7 +87,9 @@ def load_model(folder: Path, index: dict, name: str) -> torch.nn.Module:
     cls, files = part_class(folder, index, name), weight_files(folder, name)
     variant = "fp16" if all(".fp16" in f.name for f in files) else None
     dtype = torch.bfloat16 if sum(f.stat().st_size for f in files) > BIG else torch.float32
-    model, info = _load(cls, part, dtype=dtype, variant=variant, use_safetensors=True, output_loading_info=True)
+    # The frugal loading of diffusers needs accelerate, which is no dependency, and says so on the terminal.
+    frugal = {"low_cpu_mem_usage": False} if name == "unet" else {}
+    model, info = _load(cls, part, dtype=dtype, variant=variant, use_safetensors=True, output_loading_info=True, **frugal)
     if info["missing_keys"] or info["mismatched_keys"]:
         bad = sorted(map(str, [*info["missing_keys"], *info["mismatched_keys"]]))
         raise PriorError(f"{part}: {len(bad)} weights are missing or have the wrong shape, the first is {bad[0]}")
@@ -153,5 +155,6 @@ def _load(cls: type, part: Path, **options):
         with _no_progress_bar():
             return cls.from_pretrained(part, local_files_only=True, **options)
     except Exception as error:  # these libraries raise anything from OSError to their own for a damaged or foreign file
-        reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
+        lines = [line.strip() for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
+        reason = " ".join(lines[:2]) if lines[0].endswith(":") else lines[0]
         raise PriorError(f"{part} cannot be loaded as {cls.__name__}: {reason}") from error
