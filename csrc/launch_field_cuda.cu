@@ -1,5 +1,6 @@
 // Hash grid and field on CUDA: one thread per sample around the bodies of hashgrid.h and field.h. The number of valid
-// rows is read from device memory. Table gradients are fp32 atomics; weight gradients are first summed in shared memory.
+// rows is read from device memory. Table gradients are fp32 atomics; weight gradients are first summed in
+// shared memory.
 #include "cuda_util.cuh"
 
 namespace dfn::cuda {

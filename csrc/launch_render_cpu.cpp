@@ -1,6 +1,6 @@
-// CPU launchers of march, occupancy, shade, composite and adam: threads around the bodies. A result depends on its chunk
-// alone, and what crosses chunks is summed in a fixed order or counted in integers: bit-identical for any number of
-// threads.
+// CPU launchers of march, occupancy, shade, composite and adam: threads around the bodies. A result depends on its
+// chunk alone, and what crosses chunks is summed in a fixed order or counted in integers: bit-identical for any number
+// of threads.
 #include <atomic>
 
 #include "ops.h"

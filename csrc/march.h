@@ -1,7 +1,7 @@
 // March: the samples of a ray whose cells are occupied, on a lattice of constant step (instant-NGP, appendix E, without
 // cascades). Counting and writing are one body run twice, so they agree on every sample. Passes: `classify_block` for
-// every block of cells, `spread_distance` along each axis, `march_ray` to count, a scan under the budget, `march_ray` to
-// write.
+// every block of cells, `spread_distance` along each axis, `march_ray` to count, a scan under the budget, `march_ray`
+// to write.
 #pragma once
 #include "hd.h"
 

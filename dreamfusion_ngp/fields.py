@@ -1,4 +1,5 @@
-"""The radiance field: hash grid + small MLP -> pre-activation density, colour, density gradient. And the background network."""
+"""The radiance field: hash grid + small MLP -> pre-activation density, colour, density gradient. And the background
+network."""
 
 from __future__ import annotations
 
@@ -19,8 +20,8 @@ CHUNK = 1 << 17  # points per call of the no-grad queries; bounds the memory
 class HashField(torch.nn.Module):
     """Instant-NGP field (Mueller et al. 2022) with DreamFusion's density blob.
 
-    Parameters: table (entries, features); w1 (hidden, levels * features), b1 (hidden); w2 (4, hidden), b2 (4): density and three colour
-    outputs. All float32. Initial values are drawn from `seed` alone, the same on every device.
+    Parameters: table (entries, features); w1 (hidden, levels * features), b1 (hidden); w2 (4, hidden), b2 (4): density
+    and three colour outputs. All float32. Initial values are drawn from `seed` alone, the same on every device.
     """
 
     def __init__(self, config: FieldConfig, seed: int):
@@ -102,7 +103,7 @@ class Background(torch.nn.Module):
 
 
 def random_background(n: int, random: np.random.Generator) -> Tensor:
-    """(n, 3) float32: a grey with probability 0.25, else any colour. Without random backgrounds the field hides background-coloured
-    plugs in the holes of objects."""
+    """(n, 3) float32: a grey with probability 0.25, else any colour. Without random backgrounds the field hides
+    background-coloured plugs in the holes of objects."""
     color, grey = random.random((n, 3)), random.random((n, 1)) < 0.25
     return torch.tensor(np.where(grey, color[:, :1], color), dtype=torch.float32)

@@ -1,5 +1,5 @@
-"""Regularisers of DreamFusion (appendix A.2) as free functions of a rendering. All are means over rays, in the scale of an SDS loss
-that is a mean over pixels and channels."""
+"""Regularisers of DreamFusion (appendix A.2) as free functions of a rendering. All are means over rays, in the scale of
+an SDS loss that is a mean over pixels and channels."""
 
 from __future__ import annotations
 
@@ -9,7 +9,8 @@ from .config import LossConfig
 
 
 def orientation_loss(orientation: Tensor) -> Tensor:
-    """Mean over rays of sum_i stopgrad(w_i) max(0, n_i . v)^2: normals that face away from the camera (Ref-NeRF, Verbin et al. 2022)."""
+    """Mean over rays of sum_i stopgrad(w_i) max(0, n_i . v)^2: normals that face away from the camera (Ref-NeRF, Verbin
+    et al. 2022)."""
     return orientation.mean()
 
 

@@ -9,8 +9,8 @@ import torch
 from dreamfusion_ngp.config import FieldConfig
 from dreamfusion_ngp.fields import CHUNK, Background, HashField, random_background
 
-SMALL = FieldConfig(levels=4, base_resolution=4, finest_resolution=32, log2_table=12, hidden=16, blob=("cone", 6.0, 0.3),
-                    density="exp", density_bias=0.0)
+SMALL = FieldConfig(levels=4, base_resolution=4, finest_resolution=32, log2_table=12, hidden=16,
+                    blob=("cone", 6.0, 0.3), density="exp", density_bias=0.0)
 
 
 def points(n, seed=0):

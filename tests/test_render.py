@@ -35,8 +35,8 @@ def filled(update=True):
 
 
 def picture(occupancy, azimuth=0.0, shading=ALBEDO, background=(0.2, 0.4, 0.6), **options):
-    return render(ball, occupancy, orbit([azimuth], 0.0, 2.0, 1.5), torch.tensor([shading]), flat_background(torch.tensor([background])),
-                  CONFIG, density="exp", **options)
+    return render(ball, occupancy, orbit([azimuth], 0.0, 2.0, 1.5), torch.tensor([shading]),
+                  flat_background(torch.tensor([background])), CONFIG, density="exp", **options)
 
 
 def test_ball_has_its_silhouette_depth_colour_and_normal():
@@ -73,7 +73,8 @@ def test_empty_grid_shows_the_background_with_a_valid_graph():
         h, raw, g = ball(x)
         return h * weight, raw * weight, g * weight
 
-    r = render(faint, occupancy, orbit([0.0], 0.0, 2.0, 1.5), torch.tensor([ALBEDO]), flat_background(torch.ones(1, 3)), CONFIG, density="exp")
+    r = render(faint, occupancy, orbit([0.0], 0.0, 2.0, 1.5), torch.tensor([ALBEDO]),
+                flat_background(torch.ones(1, 3)), CONFIG, density="exp")
     assert torch.equal(r.rgb, torch.ones_like(r.rgb)) and int(r.info[0]) == 0
     (r.rgb.sum() + r.orientation.sum()).backward()
     assert weight.grad is None or float(weight.grad) == 0.0
@@ -99,7 +100,8 @@ def test_partial_updates_find_the_ball_in_four():
 def test_occupancy_forgets_what_has_gone():
     occupancy = filled()
     for k in range(1, 400):
-        occupancy.update(lambda x: torch.zeros(len(x)) + (x[:, 0] > 0.6).float() * 100, 0, k * CONFIG.occupancy_interval)
+        occupancy.update(lambda x: torch.zeros(len(x)) + (x[:, 0] > 0.6).float() * 100, 0,
+                         k * CONFIG.occupancy_interval)
     centre = (16 * 32 + 16) * 32 + 16
     assert not occupancy.bits[centre >> 3] >> (centre & 7) & 1
 
@@ -108,7 +110,8 @@ def test_views_are_rendered_independently():
     occupancy = filled()
     cameras = orbit([0.0, 90.0], 0.0, 2.0, 1.5)
     rows = torch.tensor([ALBEDO, [3.0, 0.0, 0.0, 0.1, 0.9, 1.0]])
-    both = render(ball, occupancy, cameras, rows, flat_background(torch.tensor([[0.0] * 3, [1.0] * 3])), CONFIG, density="exp")
+    colors = torch.tensor([[0.0] * 3, [1.0] * 3])
+    both = render(ball, occupancy, cameras, rows, flat_background(colors), CONFIG, density="exp")
     alone = picture(occupancy, 90.0, shading=[3.0, 0.0, 0.0, 0.1, 0.9, 1.0], background=(1.0, 1.0, 1.0))
     assert torch.equal(both.rgb[1], alone.rgb[0])
     assert both.rgb.shape == (2, 32, 32, 3) and both.orientation.shape == (2 * 32 * 32,)

@@ -118,8 +118,8 @@ def multiplies_bfloat16(device: torch.device) -> bool:
 def _prepare(unet, device: torch.device, autocast: bool) -> torch.memory_format:
     """Move the frozen UNet to `device` and return the layout that its input should have.
 
-    With autocast, the weights of convolutions and products are rounded to bfloat16 once, which autocast would do anew at
-    every call. On the CPU, group normalisation of bfloat16 is ten times slower in channels-last than in plain order.
+    With autocast, the weights of convolutions and products are rounded to bfloat16 once, which autocast would do anew
+    at every call. On the CPU, group normalisation of bfloat16 is ten times slower in channels-last than in plain order.
     """
     if autocast:
         for module in unet.modules():
