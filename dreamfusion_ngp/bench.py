@@ -1,6 +1,8 @@
-"""`dreamfusion-ngp bench`: time of every op and of a whole non-guidance step on this machine, beside the torch references.
+"""`dreamfusion-ngp bench`: time of every op and of a whole non-guidance step on this machine, beside the torch
+references.
 
-Every figure is the median of repeated calls with its spread, at a stated size; a ratio compares two things timed in turn in one run.
+Every figure is the median of repeated calls with its spread, at a stated size; a ratio compares two things timed in
+turn in one run.
 """
 
 from __future__ import annotations
@@ -13,7 +15,9 @@ from pathlib import Path
 import torch
 
 from . import __version__
+from .cameras import camera_rays
 from .config import CameraConfig, FieldConfig, LightConfig, RenderConfig
+from .errors import UsageError, writing
 from .fields import HashField
 from .ops import reference
 from .ops.composite import composite
@@ -25,8 +29,7 @@ from .render import Occupancy, flat_background, render
 from .rng import Stream, generator
 from .views import sample_views
 
-
-SMALL_FIELD = FieldConfig(levels=4, log2_table=10, finest_resolution=64, hidden=16)  # for a look whether everything runs
+SMALL_FIELD = FieldConfig(levels=4, log2_table=10, finest_resolution=64, hidden=16)  # to see that everything runs
 
 
 def timed(call, device: torch.device, seconds: float) -> dict:
@@ -55,29 +58,29 @@ class Scene:
         self.config = RenderConfig(resolution=resolution)
         self.field = HashField(field, 0).to(device)
         self.occupancy = Occupancy(self.config, self.field.config.bound).to(device)
-        centre = torch.arange(self.occupancy.resolution ** 3, device=device)
-        axes = torch.stack([centre // self.occupancy.resolution ** 2, centre // self.occupancy.resolution % self.occupancy.resolution,
-                            centre % self.occupancy.resolution], -1)
-        inside = (((axes + 0.5) / self.occupancy.resolution * 2 - 1) * self.occupancy.bound).norm(dim=-1) < 0.4
+        edge = self.occupancy.resolution
+        cell = torch.arange(edge ** 3, device=device)
+        axes = torch.stack([cell // edge ** 2, cell // edge % edge, cell % edge], -1)
+        inside = (((axes + 0.5) / edge * 2 - 1) * self.occupancy.bound).norm(dim=-1) < 0.4
         weights = 2 ** torch.arange(8, device=device)
         self.occupancy.bits.copy_((inside.view(-1, 8).long() * weights).sum(-1).to(torch.uint8))
         views = sample_views(CameraConfig(), LightConfig(), 4, 1.0, generator(0, 0, Stream.VIEWS))
         self.cameras, self.shading = views.cameras.to(device), views.shading.to(device)
-        from .cameras import camera_rays
         self.origins, self.directions = camera_rays(self.cameras, resolution)
         self.samples = self.march()
         self.n = int(self.samples.info[0])
-        self.x, self.ray, self.t = (v[:self.n].contiguous() for v in (self.samples.x, self.samples.ray_id, self.samples.t))
+        samples = self.samples
+        self.x, self.ray, self.t = (v[:self.n].contiguous() for v in (samples.x, samples.ray_id, samples.t))
 
     def march(self):
         c = self.config
-        return march(self.origins, self.directions, self.occupancy.bits, resolution=self.occupancy.resolution, bound=self.occupancy.bound,
-                     near=c.near, step=c.step, budget=c.budget, seed=0, stream=0)
+        return march(self.origins, self.directions, self.occupancy.bits, resolution=self.occupancy.resolution,
+                     bound=self.occupancy.bound, near=c.near, step=c.step, budget=c.budget, seed=0, stream=0)
 
     def step(self) -> None:
         """Render and differentiate, without guidance: what the field costs in a training step."""
-        r = render(self.field, self.occupancy, self.cameras, self.shading, flat_background(torch.ones(4, 3)), self.config,
-                   density="exp", seed=0)
+        r = render(self.field, self.occupancy, self.cameras, self.shading, flat_background(torch.ones(4, 3)),
+                   self.config, density="exp", seed=0)
         (r.rgb.square().mean() + r.orientation.mean() + r.opacity.mean()).backward()
         self.field.zero_grad(set_to_none=True)
 
@@ -88,7 +91,8 @@ def cases(scene: Scene) -> dict:
     c, positional, named = scene.config, *f._arguments()
     unit = (scene.x / f.config.bound + 1) / 2
     h, raw, g = (v.detach().requires_grad_() for v in f(scene.x))
-    shaded = [v.detach().requires_grad_() for v in shade(h, raw, g, scene.x, scene.ray, scene.shading, rays // 4, density="exp")]
+    shade_args = (h, raw, g, scene.x, scene.ray, scene.shading, rays // 4)
+    shaded = [v.detach().requires_grad_() for v in shade(*shade_args, density="exp")]
 
     def both(call, *inputs):
         def run():
@@ -97,7 +101,6 @@ def cases(scene: Scene) -> dict:
                 tensor.grad = None
         return run
 
-    shade_args = (h, raw, g, scene.x, scene.ray, scene.shading, rays // 4)
     composite_args = (*shaded, scene.t, scene.samples.offsets, scene.directions, c.step)
     return {
         "march": (rays, scene.march, None),
@@ -115,10 +118,13 @@ def cases(scene: Scene) -> dict:
 
 
 def run(*, json_path: Path | None = None, quick: bool = False, device: str = "auto", threads: int | None = None) -> int:
-    """Print a table; write it as JSON if asked. quick: tiny sizes. Returns the exit code."""
+    """Print a table; write it as JSON if asked. quick: tiny sizes. Returns the exit code. Raises UsageError before the
+    work if there is no folder for the JSON."""
     from .native import build_info
     from .workflow import choose_device, set_threads
 
+    if json_path is not None and (json_path.is_dir() or not json_path.resolve().parent.is_dir()):
+        raise UsageError(f"--json {json_path}: not a file in an existing folder")
     set_threads(threads)
     where = choose_device(device)
     rows, seconds = [], 0.02 if quick else 1.0
@@ -131,14 +137,17 @@ def run(*, json_path: Path | None = None, quick: bool = False, device: str = "au
                 row["ratio"] = row["reference"]["median_ms"] / row["median_ms"]
             rows.append(row)
             print(table_line(row), flush=True)
-    result = {"version": __version__, "torch": torch.__version__, "device": str(where), "machine": platform.processor() or platform.machine(),
-              "threads": torch.get_num_threads(), "build": {k: build_info().get(k) for k in ("cuda", "simd", "archs", "csrc")}, "rows": rows}
+    result = {"version": __version__, "torch": torch.__version__, "device": str(where),
+              "machine": platform.processor() or platform.machine(), "threads": torch.get_num_threads(),
+              "build": {k: build_info().get(k) for k in ("cuda", "simd", "archs", "csrc")}, "rows": rows}
     if json_path is not None:
-        json_path.write_text(json.dumps(result, indent=1) + "\n")
+        with writing(json_path):
+            json_path.write_text(json.dumps(result, indent=1) + "\n")
     return 0
 
 
 def table_line(row: dict) -> str:
     ratio = f"{row['ratio']:7.1f} x the torch reference" if "ratio" in row else ""
     return (f"{row['op']:<30} {row['resolution']:>4}^2 x 4  {row['size']:>8}  {row['median_ms']:9.2f} ms "
-            f"({row['min_ms']:.2f}-{row['max_ms']:.2f}) {1e6 * row['median_ms'] / max(row['size'], 1):9.0f} ns each {ratio}")
+            f"({row['min_ms']:.2f}-{row['max_ms']:.2f}) {1e6 * row['median_ms'] / max(row['size'], 1):9.0f} ns each "
+            f"{ratio}")

@@ -1,4 +1,5 @@
-"""Checkpoints: one safetensors file with every tensor of a run; config, step and format in its header. Written atomically."""
+"""Checkpoints: one safetensors file with every tensor of a run; config, step and format in its header, written
+atomically."""
 
 from __future__ import annotations
 
@@ -8,20 +9,21 @@ from pathlib import Path
 
 import torch
 
-from .config import RunConfig, from_dict, to_dict
-from .errors import CheckpointError, UsageError
+from .config import RunConfig, check_config, from_dict, to_dict
+from .errors import CheckpointError, UsageError, writing
 from .train import State
 
 FORMAT = "dreamfusion_ngp.checkpoint.1"
 
 
 def save_checkpoint(path: Path, state: State) -> None:
-    """Write `path` in one step: a crash leaves the old file or the new one, never half of one."""
+    """Write `path` in one step: a crash leaves the old file or the new one, never half of one. Raises OutputError."""
     from safetensors.torch import save
 
     header = {"format": FORMAT, "step": str(state.step), "config": json.dumps(to_dict(state.config))}
     data = save({k: v.detach().cpu().contiguous() for k, v in state.tensors().items()}, metadata=header)
-    write_atomically(path, data)
+    with writing(path):
+        write_atomically(path, data)
 
 
 def write_atomically(path: Path, data: bytes) -> None:
@@ -44,13 +46,17 @@ def load_checkpoint(path: Path, device: str | torch.device, *, steps: int | None
     """
     header, tensors = _read(Path(path))
     try:
-        config = from_dict(RunConfig, json.loads(header["config"]) | ({"steps": steps} if steps else {}))
+        config = from_dict(RunConfig, json.loads(header["config"]) | ({} if steps is None else {"steps": steps}))
+        check_config(config)
         step = int(header["step"])
-    except (KeyError, ValueError, UsageError) as error:
-        raise CheckpointError(f"{path}: its header cannot be read ({error}); was it written by another version?") from None
+        if step < 0:
+            raise ValueError(f"step {step}")
+    except (KeyError, TypeError, ValueError, UsageError) as error:
+        raise CheckpointError(f"{path}: its header cannot be read ({error}); "
+                              "was it written by another version?") from None
     state = State(config, device)
     own = state.tensors()
-    if set(own) != set(tensors) or any(own[k].shape != v.shape or own[k].dtype != v.dtype for k, v in tensors.items()):
+    if set(own) != set(tensors) or any((own[k].shape, own[k].dtype) != (v.shape, v.dtype) for k, v in tensors.items()):
         raise CheckpointError(f"{path}: its tensors do not fit its config; was it written by another version?")
     for name, value in tensors.items():
         own[name].copy_(value)
@@ -68,7 +74,8 @@ def _read(path: Path) -> tuple[dict, dict]:
         with safe_open(path, framework="pt") as file:
             header = file.metadata() or {}
             if header.get("format") != FORMAT:
-                raise CheckpointError(f"{path} is not a checkpoint of dreamfusion_ngp (format {header.get('format')!r})")
+                kind = header.get("format")
+                raise CheckpointError(f"{path} is not a checkpoint of dreamfusion_ngp (format {kind!r})")
             return header, {name: file.get_tensor(name) for name in file.keys()}
     except (SafetensorError, OSError) as error:
         raise CheckpointError(f"{path} is damaged or no checkpoint: {error}") from None

@@ -27,12 +27,13 @@ def build_parser() -> argparse.ArgumentParser:
     make.add_argument("--preset", default="fast", help=f"{' or '.join(PRESETS)} (default: fast)")
     make.add_argument("--seed", type=int, default=0)
     make.add_argument("--steps", type=int, help="optimisation steps (default: the preset's)")
-    make.add_argument("--guidance", metavar="MODEL", help="a folder with a pixel-space text-to-image model in diffusers format "
-                                                          "(default: the embedded prior)")
+    make.add_argument("--guidance", metavar="MODEL", help="a folder with a pixel-space text-to-image model in "
+                                                          "diffusers format (default: the embedded prior)")
     make.add_argument("--guidance-scale", type=float, help="uncond + scale (cond - uncond); default: the model's own")
     make.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", dest="overrides",
                       help="change one setting, e.g. --set render.step=0.01 (VALUE is JSON)")
-    make.add_argument("-o", "--out", type=Path, default=Path("outputs"), help="folder for the results (default: outputs)")
+    make.add_argument("-o", "--out", type=Path, default=Path("outputs"),
+                      help="folder for the results (default: outputs)")
     _machine(make), _formats(make)
 
     again = verbs.add_parser("resume", help="go on with a stopped run")
@@ -61,7 +62,8 @@ def build_parser() -> argparse.ArgumentParser:
 
     prior = verbs.add_parser("train-prior", help="train the embedded prior, from nothing or from saved weights")
     prior.add_argument("-o", "--out", type=Path, default=Path("prior"), help="folder to write (default: prior)")
-    prior.add_argument("--resume", type=Path, metavar="FOLDER", help='start from these weights; "embedded" for the shipped ones')
+    prior.add_argument("--resume", type=Path, metavar="FOLDER",
+                       help='start from these weights; "embedded" for the shipped ones')
     prior.add_argument("--images", type=int, default=1_500_000, help="training images of this run")
     prior.add_argument("--minutes", type=float, default=0.0, help="end by time instead")
     prior.add_argument("--processes", type=int, default=0, help="CPU processes (default: one per core)")
@@ -92,7 +94,8 @@ def parse_formats(text: str) -> tuple[str, ...]:
     formats = tuple(part.strip().lower() for part in text.split(",") if part.strip())
     unknown = [f for f in formats if f not in FORMATS]
     if unknown or not formats:
-        raise UsageError(f"--formats: unknown format {', '.join(map(repr, unknown)) or 'list'}; choose of {', '.join(FORMATS)}")
+        wrong = ", ".join(map(repr, unknown)) or "list"
+        raise UsageError(f"--formats: unknown format {wrong}; choose of {', '.join(FORMATS)}")
     return formats
 
 
@@ -197,3 +200,24 @@ def main(argv: list[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("stopped", file=sys.stderr)
         return 130
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # nobody reads on: nothing more to say, at exit neither
+        return 141
+    except (OSError, ImportError, MemoryError, RuntimeError, ValueError) as error:
+        text = foreseen(error, args)
+        if text is None:
+            raise
+        print(f"error: {text}", file=sys.stderr)
+        return DreamfusionError.exit_code
+
+
+def foreseen(error: Exception, args) -> str | None:
+    """One line for an error of the system or of a setting; None for a defect, whose traceback is wanted."""
+    first = (str(error).strip().splitlines() or [type(error).__name__])[0]
+    if isinstance(error, OSError):
+        return first
+    if isinstance(error, ImportError):
+        return f'{first}; this installation is incomplete: run "dreamfusion-ngp doctor"'
+    if isinstance(error, MemoryError) or "out of memory" in first or "allocate memory" in first:
+        return f"not enough memory ({first[:200]}); try smaller numbers"
+    return f"--set: {first}" if isinstance(error, ValueError) and getattr(args, "overrides", None) else None

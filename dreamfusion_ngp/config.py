@@ -131,14 +131,16 @@ def fast() -> RunConfig:
         camera=FRAMED_CAMERAS,
         # Shape first needs few steps of plain colour when colour and shape are learnt by Adam on a grid.
         light=LightConfig(albedo_only_until=0.05),
-        # A 64 x 64 prior knows no detail below 1/64 of the scene: eight levels to 96 are enough, fit into the cache, and cost a
-        # quarter of sixteen. The exponential reaches the density of thin parts soonest; the cone starts as a ball of half the object.
-        field=FieldConfig(levels=8, base_resolution=8, finest_resolution=96, log2_table=15, interpolation="smoothstep", hidden=32,
-                          density="exp", blob=("cone", 5.0, 0.25), density_bias=-1.0, background_hidden=0),
-        # Two samples per prior pixel along the ray. Random plain backgrounds: a fixed or learnt one lets the field hide plugs of
-        # background colour in the holes of objects.
+        # A 64 x 64 prior knows no detail below 1/64 of the scene: eight levels to 96 are enough, fit into the cache,
+        # and cost a quarter of sixteen. The exponential reaches the density of thin parts soonest; the cone starts as a
+        # ball of half the object.
+        field=FieldConfig(levels=8, base_resolution=8, finest_resolution=96, log2_table=15, interpolation="smoothstep",
+                          hidden=32, density="exp", blob=("cone", 5.0, 0.25), density_bias=-1.0, background_hidden=0),
+        # Two samples per prior pixel along the ray. Random plain backgrounds: a fixed or learnt one lets the field hide
+        # plugs of background colour in the holes of objects.
         render=RenderConfig(step=0.02, occupancy_threshold=0.002, random_background=1.0),
-        # The embedded prior was trained on these words. High noise decides views and shape, low noise sharpens: t anneals.
+        # The embedded prior was trained on these words. High noise decides views and shape, low noise sharpens: t
+        # anneals.
         guidance=GuidanceConfig(view_words="fine", mode_words=True, t_max_end=0.6),
         loss=LossConfig(orientation=(1e-3, 1e-2)),
         optim=OptimConfig(final=0.1),
@@ -194,3 +196,63 @@ def _restore(name: str, value, kind):
     if type(value) is not kind or (kind is float and not math.isfinite(value)):
         raise UsageError(f"{name}: expected {kind if options else kind.__name__}, got {repr(value)[:60]}")
     return value
+
+
+CHOICES = {
+    "field.interpolation": ("linear", "smoothstep"), "field.density": ("exp", "softplus"),
+    "guidance.weighting": ("sigma2", "uniform"), "guidance.view_words": ("paper", "fine", "none"),
+}
+# Lowest and highest value of a number, or of both ends of an interval.
+RANGES = {
+    "seed": (0, (1 << 63) - 1), "steps": (1, 1 << 40), "views": (1, 256),
+    "camera.elevation": (-90, 90), "camera.uniform_angle_probability": (0, 1), "camera.distance": (1e-3, 1e3),
+    "camera.focal": (1e-2, 1e2), "camera.position_jitter": (0, 1e3), "camera.look_at_std": (0, 1e3),
+    "camera.up_std": (0, 10), "light.lit_probability": (0, 1), "light.textureless_probability": (0, 1),
+    "light.direction_std": (0, 1e3), "light.distance": (1e-3, 1e3),
+    "field.levels": (1, 32), "field.features": (1, 8), "field.log2_table": (3, 26),
+    "field.base_resolution": (1, 1 << 20), "field.finest_resolution": (1, 1 << 20), "field.hidden": (1, 128), 
+    "field.bound": (1e-3, 1e3), "field.background_hidden": (0, 4096), "field.background_frequencies": (0, 16),
+    "render.resolution": (1, 4096), "render.step": (1e-6, 1e3), "render.near": (0, 1e3),
+    "render.budget": (1, (1 << 31) - 1), "render.occupancy_resolution": (4, 512), "render.occupancy_decay": (0, 1),
+    "render.occupancy_threshold": (0, 1e6), "render.occupancy_interval": (1, 1 << 40),
+    "render.random_background": (0, 1), "guidance.t_range": (0, 1), "guidance.t_max_end": (0, 1),
+    "loss.orientation_ramp": (0, 1),
+    "optim.lr_grid": (0, 1e3), "optim.lr_mlp": (0, 1e3), "optim.lr_background": (0, 1e3), "optim.betas": (0, 1 - 1e-9),
+    "optim.eps": (1e-38, 1), "optim.warmup": (0, 1), "optim.final": (0, 1),
+}
+INTERVALS = ("camera.elevation", "camera.distance", "camera.focal", "light.distance", "guidance.t_range")
+
+
+def setting(config: RunConfig, path: str):
+    """The value at "group.key"."""
+    for name in path.split("."):
+        config = getattr(config, name)
+    return config
+
+
+def check_config(config: RunConfig) -> None:
+    """Raise UsageError that names the setting for a value of a wrong type, not finite, out of range or not a choice."""
+    from_dict(RunConfig, to_dict(config))
+    for path, known in CHOICES.items():
+        if setting(config, path) not in known:
+            raise UsageError(f"{path} must be one of {', '.join(known)}, got {setting(config, path)!r}")
+    for path, (low, high) in RANGES.items():
+        value = setting(config, path)
+        if not all(low <= v <= high for v in (value if isinstance(value, tuple) else (value,))):
+            raise UsageError(f"{path} must be from {low} to {high}, got {value}")
+    for path in INTERVALS:
+        if setting(config, path)[0] > setting(config, path)[1]:
+            raise UsageError(f"{path} must be (lowest, highest), got {setting(config, path)}")
+    field, (kind, _, radius) = config.field, config.field.blob
+    problems = {
+        "field.finest_resolution must be at least field.base_resolution":
+            field.finest_resolution < field.base_resolution,
+        "field.levels * field.features must be at most 64": field.levels * field.features > 64,
+        'field.blob must be ["gaussian", "cone" or "none", strength, radius above 0]':
+            kind not in ("gaussian", "cone", "none") or radius <= 0,
+        "render.occupancy_resolution must be a multiple of 4": config.render.occupancy_resolution % 4 != 0,
+        "guidance.t_max_end must be at least the lower end of guidance.t_range":
+            config.guidance.t_max_end < config.guidance.t_range[0],
+    }
+    for problem in (text for text, wrong in problems.items() if wrong):
+        raise UsageError(problem)

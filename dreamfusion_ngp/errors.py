@@ -3,6 +3,8 @@
 Ops raise ValueError / TypeError that name the argument; everything else that a user can see derives from here.
 """
 
+from contextlib import contextmanager
+
 
 class DreamfusionError(Exception):
     """Base of all errors that the command line prints as one line; `exit_code` is the process's exit status."""
@@ -30,9 +32,22 @@ class DivergenceError(DreamfusionError):
     """The optimisation produced a non-finite number; the message names the step and the term."""
 
 
+class OutputError(DreamfusionError):
+    """A file of a run could not be written: the disk is full, the folder is gone or not ours."""
+
+
 class ExportError(DreamfusionError):
     """A mesh, texture or video could not be made or written."""
 
 
 class PriorError(DreamfusionError):
     """The diffusion prior is missing, incomplete, or of a kind that is not understood."""
+
+
+@contextmanager
+def writing(path):
+    """Turn an OSError of the block, which writes `path`, into an OutputError that names it."""
+    try:
+        yield
+    except OSError as error:
+        raise OutputError(f"cannot write {path}: {error.strerror or error}") from None

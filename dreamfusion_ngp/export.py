@@ -30,6 +30,8 @@ def export_mesh(density, albedo, bound: float, folder, formats=("glb",), resolut
     written.
     """
     formats = check_formats(formats, texture)
+    if faces < 0:
+        raise UsageError(f"faces must be at least 0 (0: no limit), got {faces}")
     folder = Path(folder).resolve()
     mesh, stats = extract_mesh(density, bound, resolution=resolution, faces=faces, keep_all=keep_all, smooth=smooth,
                                device=device)

@@ -1,4 +1,5 @@
-"""Rays to pictures: occupancy grid, marching, shading, compositing. The field is any callable (x, count) -> (h, rgb_raw, grad_h)."""
+"""Rays to pictures: occupancy grid, marching, shading, compositing. The field is any callable (x, count) ->
+(h, rgb_raw, grad_h)."""
 
 from __future__ import annotations
 
@@ -17,7 +18,8 @@ from .rng import Stream, kernel_stream
 
 
 class Occupancy(torch.nn.Module):
-    """Which cells of the scene cube may hold something: a decaying maximum of the density and its bits (Mueller et al. 2022)."""
+    """Which cells of the scene cube may hold something: a decaying maximum of the density and its bits (Mueller et al.
+    2022)."""
 
     PARTS = 4  # an update refreshes every fourth cell; four updates see them all
 
@@ -36,19 +38,21 @@ class Occupancy(torch.nn.Module):
         cells = torch.arange(first, self.resolution ** 3, stride, device=device)
         points = cell_points(cells, self.resolution, self.bound, seed, kernel_stream(step, Stream.OCCUPANCY))
         threshold = self.config.occupancy_threshold / self.config.step
-        occupancy_update(self.values, self.bits, cells, density(points), decay=self.config.occupancy_decay, threshold=threshold)
+        occupancy_update(self.values, self.bits, cells, density(points), decay=self.config.occupancy_decay,
+                         threshold=threshold)
 
     def fraction(self) -> float:
         """Share of occupied cells. Waits for the device."""
-        return float((self.bits[:, None] >> torch.arange(8, device=self.bits.device) & 1).sum()) / self.resolution ** 3
+        return float((self.bits[:, None] >> torch.arange(8, device=self.bits.device) & 1).sum()) / len(self.values)
 
 
 @dataclass(frozen=True)
 class Rendering:
     """B square views of H x W pixels, R = B * H * W rays, view-major.
 
-    rgb: (B, H, W, 3) over the background.  opacity, depth: (B, H, W).  normal: (B, H, W, 3), weighted sum of unit normals.
-    orientation: (R,) per-ray orientation loss.  info: (2,) int64 samples taken, samples dropped by the budget.
+    rgb: (B, H, W, 3) over the background.  opacity, depth: (B, H, W).  normal: (B, H, W, 3), weighted sum of unit
+    normals.  orientation: (R,) per-ray orientation loss.  info: (2,) int64 samples taken, samples dropped by the
+    budget.
     """
 
     rgb: Tensor
@@ -59,26 +63,31 @@ class Rendering:
     info: Tensor
 
 
-def render(field, occupancy: Occupancy, cameras: Cameras, shading: Tensor, background, config: RenderConfig, *, density: str,
-           resolution: int | None = None, seed: int = -1, step: int = 0) -> Rendering:
+def render(field, occupancy: Occupancy, cameras: Cameras, shading: Tensor, background, config: RenderConfig, *,
+           density: str, resolution: int | None = None, seed: int = -1, step: int = 0) -> Rendering:
     """Render `cameras` with one row of `shading` (B, 6) each (see ops.shade), on the device of the occupancy grid.
 
-    background: callable, ray directions (R, 3) -> colours (R, 3). density: activation, "softplus" or "exp". resolution: pixels a side,
-    default the config's. seed, step: of the jitter of sample positions; seed -1 puts samples at the centres of their intervals.
+    background: callable, ray directions (R, 3) -> colours (R, 3). density: activation, "softplus" or "exp". resolution:
+    pixels a side, default the config's. seed, step: of the jitter of sample positions; seed -1 puts samples at the
+    centres of their intervals. Raises ValueError for a resolution below 1.
     """
-    size = resolution or config.resolution
+    size = config.resolution if resolution is None else resolution
+    if size < 1:
+        raise ValueError(f"render: resolution must be at least 1, got {size}")
     device = occupancy.bits.device
     cameras, shading = cameras.to(device), shading.to(device)
     origins, directions = camera_rays(cameras, size)
-    samples = march(origins, directions, occupancy.bits, resolution=occupancy.resolution, bound=occupancy.bound, near=config.near,
-                    step=config.step, budget=config.budget, seed=seed, stream=kernel_stream(step, Stream.MARCH))
+    samples = march(origins, directions, occupancy.bits, resolution=occupancy.resolution, bound=occupancy.bound,
+                    near=config.near, step=config.step, budget=config.budget, seed=seed,
+                    stream=kernel_stream(step, Stream.MARCH))
     count, t, ray, x = samples.info[:1], samples.t, samples.ray_id, samples.x
     if not t.is_cuda:  # the count is at hand: work on the filled part of the buffers only
         filled = int(count)
         t, ray, x = t[:filled], ray[:filled], x[:filled]
     h, rgb_raw, grad_h = field(x, count)
     sigma, rgb, normal = shade(h, rgb_raw, grad_h, x, ray, shading, size * size, density=density, count=count)
-    color, opacity, depth, normals, orientation = composite(sigma, rgb, normal, t, samples.offsets, directions, config.step, count=count)
+    color, opacity, depth, normals, orientation = composite(sigma, rgb, normal, t, samples.offsets, directions,
+                                                            config.step, count=count)
     color = color + (1 - opacity)[:, None] * background(directions)
 
     def image(values, *channels):

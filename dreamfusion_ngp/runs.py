@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import re
 import time
 import unicodedata
@@ -16,7 +17,7 @@ import torch
 from .cameras import orbit
 from .checkpoint import write_atomically
 from .config import RunConfig, to_dict
-from .errors import CheckpointError, UsageError
+from .errors import CheckpointError, UsageError, writing
 from .render import flat_background, render
 from .train import State
 
@@ -40,10 +41,25 @@ def create_run(root: Path, config: RunConfig) -> Path:
         folder, n = base / f"{time.strftime('%Y%m%d-%H%M%S')}-{n}", n + 1
     try:
         (folder / "previews").mkdir(parents=True)
-        write_atomically(folder / CONFIG, (json.dumps(to_dict(config), indent=1) + "\n").encode())
+        write_atomically(folder / CONFIG, config_bytes(config))
     except OSError as error:
-        raise UsageError(f"cannot write to {folder}: {error.strerror or error}; choose another folder with -o") from None
+        raise UsageError(f"cannot write to {folder}: {error.strerror or error}; "
+                         "choose another folder with -o") from None
     return folder.resolve()
+
+
+def config_bytes(config: RunConfig) -> bytes:
+    return (json.dumps(to_dict(config), indent=1) + "\n").encode()
+
+
+def reopen_run(folder: Path, state: State) -> None:
+    """Bring a run's folder to where `state` stands: config.json as it goes on, later metrics dropped. Raises
+    OutputError where it cannot be written."""
+    with writing(folder / "previews"):
+        (folder / "previews").mkdir(exist_ok=True)
+    with writing(folder / CONFIG):
+        write_atomically(folder / CONFIG, config_bytes(state.config))
+    truncate_metrics(folder, state.step)
 
 
 def checkpoint_of(run: Path) -> Path:
@@ -56,16 +72,27 @@ def checkpoint_of(run: Path) -> Path:
 
 
 def append_metrics(folder: Path, record: dict) -> None:
-    with open(folder / METRICS, "a", encoding="utf-8") as file:
+    with writing(folder / METRICS), open(folder / METRICS, "a", encoding="utf-8") as file:
         file.write(json.dumps(record) + "\n")
 
 
 def truncate_metrics(folder: Path, step: int) -> None:
-    """Drop the records of steps from `step` on: a resumed run writes them again."""
+    """Drop the records of steps from `step` on, which a resumed run writes again, and lines that are no records: a
+    crash or a full disk may have left half of one."""
     path = folder / METRICS
     if path.exists():
-        kept = [line for line in path.read_text(encoding="utf-8").splitlines() if json.loads(line)["step"] < step]
-        write_atomically(path, "".join(f"{line}\n" for line in kept).encode())
+        with writing(path):
+            lines = path.read_bytes().decode("utf-8", "replace").split("\n")
+            write_atomically(path, "".join(f"{line}\n" for line in lines if recorded_step(line) < step).encode())
+
+
+def recorded_step(line: str) -> float:
+    """The step of a line of metrics; infinity for what is no record."""
+    try:
+        step = json.loads(line)["step"]
+    except (ValueError, TypeError, KeyError):
+        return math.inf
+    return step if type(step) is int else math.inf
 
 
 def display_shading(position: torch.Tensor, plain: bool) -> torch.Tensor:
@@ -77,14 +104,14 @@ def display_shading(position: torch.Tensor, plain: bool) -> torch.Tensor:
 
 @torch.no_grad()
 def render_whole(state: State, cameras, shading: torch.Tensor, colors: torch.Tensor, resolution: int):
-    """Yield the rendering of every camera, over a background of its row of colors (B, 3), with as many samples as it takes: the
-    training budget would cut rays off where many pixels are asked for."""
+    """Yield the rendering of every camera, over a background of its row of colors (B, 3), with as many samples as it
+    takes: the training budget would cut rays off where many pixels are asked for."""
     config = state.config.render
     for i in range(len(cameras)):
         one = type(cameras)(*(getattr(cameras, name)[i:i + 1] for name in ("c2w", "focal", "azimuth", "elevation")))
         while True:
-            result = render(state.field, state.occupancy, one, shading[i:i + 1], flat_background(colors[i:i + 1]), config,
-                            density=state.config.field.density, resolution=resolution)
+            result = render(state.field, state.occupancy, one, shading[i:i + 1], flat_background(colors[i:i + 1]),
+                            config, density=state.config.field.density, resolution=resolution)
             if not int(result.info[1]):
                 break
             config = replace(config, budget=2 * config.budget)
@@ -106,14 +133,16 @@ def render_opacity(state: State):
     """Callable (cameras, resolution) -> (B, H, W) opacity of the state's field, for silhouettes."""
     def opacity(cameras, resolution):
         rows = torch.tensor([[0.0, 0.0, 0.0, 1.0, 0.0, 0.0]]).expand(len(cameras), 6)
-        return torch.cat([r.opacity for r in render_whole(state, cameras, rows, torch.zeros(len(cameras), 3), resolution)])
+        black = torch.zeros(len(cameras), 3)
+        return torch.cat([r.opacity for r in render_whole(state, cameras, rows, black, resolution)])
     return opacity
 
 
 def preview_picture(state: State, resolution: int = 128) -> np.ndarray:
     """(2 H, 4 W, 3) uint8: front, right, back, left; colours above, untextured below."""
     azimuths = (0, 90, 180, 270)
-    rows = [np.concatenate([rgb for rgb, _, _ in display(state, azimuths, 20.0, resolution, plain)], 1) for plain in (False, True)]
+    rows = [np.concatenate([rgb for rgb, _, _ in display(state, azimuths, 20.0, resolution, plain)], 1)
+            for plain in (False, True)]
     return (np.concatenate(rows) * 255).round().astype(np.uint8)
 
 

@@ -38,12 +38,13 @@ class Adam:
         warmup = min(1.0, (step + 1) / max(1.0, config.warmup * steps))
         factor = warmup * (config.final + (1 - config.final) * 0.5 * (1 + math.cos(math.pi * step / steps)))
         for (parameter, rate), (first, second) in zip(self.pairs, self.moments):
-            adam_step(parameter.data, parameter.grad, first, second, self.nonfinite, lr=rate * factor, beta1=config.betas[0],
-                      beta2=config.betas[1], eps=config.eps, step=step + 1)
+            adam_step(parameter.data, parameter.grad, first, second, self.nonfinite, lr=rate * factor,
+                      beta1=config.betas[0], beta2=config.betas[1], eps=config.eps, step=step + 1)
 
 
 class State:
-    """Everything that a run changes: field, background network, occupancy grid, optimiser, and the number of the next step."""
+    """Everything that a run changes: field, background network, occupancy grid, optimiser, and the number of the next
+    step."""
 
     def __init__(self, config: RunConfig, device: str | torch.device):
         self.config, self.step = config, 0
@@ -69,8 +70,8 @@ class State:
 
 @dataclass(frozen=True)
 class StepRecord:
-    """What one step did. terms: loss terms, unweighted. log: the guidance's own numbers. seconds: {"guidance", "field", "other"}.
-    samples: taken and dropped. Values are tensors on the device until `plain()` reads them."""
+    """What one step did. terms: loss terms, unweighted. log: the guidance's own numbers. seconds: {"guidance", "field",
+    "other"}. samples: taken and dropped. Values are tensors on the device until `plain()` reads them."""
 
     step: int
     terms: dict[str, Tensor]
@@ -88,7 +89,8 @@ class StepRecord:
 
 
 def choose_background(state: State, config: RunConfig, views: int, random):
-    """The background network, or with the configured probability (always, without a network) one random colour per view."""
+    """The background network, or with the configured probability (always, without a network) one random colour per
+    view."""
     colors, use_random = random_background(views, random), random.random() < config.render.random_background
     return flat_background(colors) if state.background is None or use_random else state.background
 
@@ -110,8 +112,8 @@ def train_step(state: State, guidance, config: RunConfig, clock: Callable[[], fl
     sds = guidance(rendering.rgb, views, step)
     guided = clock()
     loss_config = config.loss
-    terms = {"sds": sds.loss, "orientation": orientation_loss(rendering.orientation), "opacity_loss": opacity_loss(rendering.opacity),
-             "entropy": entropy_loss(rendering.opacity)}
+    terms = {"sds": sds.loss, "orientation": orientation_loss(rendering.orientation),
+             "opacity_loss": opacity_loss(rendering.opacity), "entropy": entropy_loss(rendering.opacity)}
     loss = (terms["sds"] + orientation_weight(loss_config, progress) * terms["orientation"]
             + loss_config.opacity * terms["opacity_loss"] + loss_config.entropy * terms["entropy"])
     check_finite(terms, step)
@@ -120,18 +122,19 @@ def train_step(state: State, guidance, config: RunConfig, clock: Callable[[], fl
     done = clock()
     state.step += 1
     seconds = {"guidance": guided - rendered, "field": (rendered - drawn) + (done - guided), "other": drawn - began}
-    return StepRecord(step, {k: v.detach() for k, v in terms.items()}, sds.log, rendering.opacity.detach().mean(), rendering.info, seconds)
+    return StepRecord(step, {k: v.detach() for k, v in terms.items()}, sds.log, rendering.opacity.detach().mean(),
+                      rendering.info, seconds)
 
 
 def check_finite(terms: dict[str, Tensor], step: int) -> None:
-    """Raise DivergenceError that names the step and the term. On CUDA only every CHECK_INTERVAL_CUDA steps; what slips through in
-    between cannot reach the parameters, because adam_step leaves out non-finite gradients."""
+    """Raise DivergenceError that names the step and the term. On CUDA only every CHECK_INTERVAL_CUDA steps; what slips
+    through in between cannot reach the parameters, because adam_step leaves out non-finite gradients."""
     if next(iter(terms.values())).is_cuda and step % CHECK_INTERVAL_CUDA:
         return
     for name, value in terms.items():
         if not math.isfinite(float(value.detach())):
             raise DivergenceError(f"the loss term {name!r} is {float(value.detach())} at step {step}: stopped; "
-                                  "the last checkpoint is good (a lower learning rate or another seed may help)")
+                                  "a checkpoint saved before is good (a lower learning rate or another seed may help)")
 
 
 def device_clock(device: torch.device) -> Callable[[], float]:

@@ -13,10 +13,10 @@ from pathlib import Path
 import torch
 
 from .checkpoint import load_checkpoint, save_checkpoint, write_atomically
-from .config import RunConfig
-from .errors import DivergenceError, NativeError, UsageError
+from .config import RunConfig, check_config
+from .errors import ExportError, NativeError, UsageError, writing
 from .prompts import clean_prompt
-from .runs import (CHECKPOINT, append_metrics, checkpoint_of, create_run, preview_picture, render_opacity, truncate_metrics,
+from .runs import (CHECKPOINT, append_metrics, checkpoint_of, create_run, preview_picture, render_opacity, reopen_run,
                    turntable_frames)
 from .train import State, StepRecord, train
 
@@ -25,6 +25,7 @@ PREVIEW_INTERVAL = 45.0    # seconds
 CHECKPOINT_INTERVAL = 60.0  # seconds
 LOG_INTERVAL = 10          # steps
 LINE_INTERVAL = 15.0       # seconds between lines where there is no terminal
+MAX_THREADS, MAX_FRAMES, MAX_PIXELS = 1024, 3600, 2048
 
 
 def choose_device(name: str) -> torch.device:
@@ -37,33 +38,40 @@ def choose_device(name: str) -> torch.device:
     if name == "auto":
         usable = torch.cuda.is_available() and native().build_info()["cuda"]
         if torch.cuda.is_available() and not usable:
-            print(f"note: a GPU is here, but this installation has no CUDA code ({why_no_cuda()}); {cuda_remedy()}", file=sys.stderr)
+            print(f"note: a GPU is here, but this installation has no CUDA code ({why_no_cuda()}); {cuda_remedy()}",
+                  file=sys.stderr)
         return torch.device("cuda" if usable else "cpu")
     if name.split(":")[0] != "cuda":
         raise UsageError(f"unknown device {name!r}; choose auto, cpu, cuda or cuda:N")
     native_cuda()
     if not torch.cuda.is_available():
         build = "a CPU build of torch" if torch.version.cuda is None else f"torch with CUDA {torch.version.cuda}"
-        raise NativeError(f"--device {name}: no CUDA device can be used ({build}); run \"dreamfusion-ngp doctor\" for the reason")
+        raise NativeError(f"--device {name}: no CUDA device can be used ({build}); "
+                          'run "dreamfusion-ngp doctor" for the reason')
     try:
         device = torch.device(name)
         torch.cuda.get_device_properties(device)
     except (RuntimeError, AssertionError) as error:
-        raise UsageError(f"--device {name}: {error}") from None
+        raise UsageError(f"--device {name}: {str(error).strip().splitlines()[0]}") from None
     return torch.device("cuda", device.index or 0)
 
 
 def set_threads(threads: int | None) -> None:
-    if threads is not None and threads < 1:
-        raise UsageError(f"--threads must be at least 1, got {threads}")
+    if threads is not None and not 1 <= threads <= MAX_THREADS:
+        raise UsageError(f"--threads must be from 1 to {MAX_THREADS}, got {threads}")
     torch.set_num_threads(threads or os.cpu_count() or 1)
 
 
 def check_prompt(config: RunConfig) -> RunConfig:
-    """The config with its prompt in normal form; the embedded prior's prompts must be made of words that it knows."""
+    """The config with its prompt in normal form and its values checked; the embedded prior's prompts must be made of
+    words that it knows. A model's folder becomes absolute, so that the run can be resumed from anywhere."""
     config = replace(config, prompt=clean_prompt(config.prompt))
     if config.steps < 1:
         raise UsageError(f"--steps must be at least 1, got {config.steps}")
+    check_config(config)
+    if config.guidance.model != "toybox":
+        model = str(Path(os.path.expanduser(config.guidance.model)).absolute())
+        config = replace(config, guidance=replace(config.guidance, model=model))
     if config.guidance.model == "toybox":
         from .toybox.captions import parse_prompt
         parse_prompt(config.prompt)
@@ -86,9 +94,12 @@ class Interrupt:
 
     def catch(self, number, _frame):
         if self.signal:
+            if sys.stdout.isatty():
+                os.write(1, b"\x1b[?25h\n")  # the progress bar has hidden the cursor
             os._exit(128 + number)
         self.signal = number
-        print("\nstopping after this step: saving and exporting what is there (once more: stop at once)", file=sys.stderr, flush=True)
+        print("\nstopping after this step: saving and exporting what is there (once more: stop at once)",
+              file=sys.stderr, flush=True)
 
 
 class Observer:
@@ -125,32 +136,44 @@ class Observer:
     def show(self, plain: dict, now: float, last: bool) -> None:
         """A moving bar on a terminal; elsewhere a line now and then."""
         done, steps = self.state.step, self.state.config.steps
-        text = (f"loss {plain['sds']:.2e}  opacity {plain['opacity']:.2f}  occupied {self.state.occupancy.fraction():.1%}  {self.preview}")
+        text = (f"loss {plain['sds']:.2e}  opacity {plain['opacity']:.2f}  "
+                f"occupied {self.state.occupancy.fraction():.1%}  {self.preview}")
         self.bar.update(self.task, completed=done, description=text)
         if not self.bar.console.is_terminal and (last or now - self.line_at > LINE_INTERVAL or done == self.first + 1):
             self.line_at = now
             rate = (done - self.first) / max(now - self.began, 1e-9)
             left = (steps - done) / max(rate, 1e-9)
-            print(f"step {done}/{steps}  {rate:.1f} steps/s  {int(left // 60)}:{int(left % 60):02d} left  {text}", flush=True)
+            print(f"step {done}/{steps}  {rate:.1f} steps/s  {int(left // 60)}:{int(left % 60):02d} left  {text}",
+                  flush=True)
 
     def write_preview(self) -> None:
         from PIL import Image
 
         path = self.folder / "previews" / f"{self.state.step:06d}.png"
-        Image.fromarray(preview_picture(self.state)).save(path)
+        picture = Image.fromarray(preview_picture(self.state))
+        with writing(path):
+            picture.save(path)
         self.preview = f"previews/{path.name}"
 
 
 def optimise(state: State, guidance, folder: Path, formats: tuple[str, ...]) -> int:
-    """Run `state` to its end (or to Ctrl-C) and leave everything in `folder`. Returns the exit code."""
+    """Run `state` to its end (or to Ctrl-C) and leave everything in `folder`. Returns the exit code. A mesh that cannot
+    be made does not keep the pictures from being made: they show why."""
     with Interrupt() as interrupt, progress_bar() as bar:
         observer = Observer(state, folder, interrupt, bar)
         train(state, guidance, observer)
         save_checkpoint(folder / CHECKPOINT, state)
-    print(f"optimised {state.step - observer.first} steps in {time.monotonic() - observer.began:.0f} s: {shares(observer.totals)}")
-    export_run(state, folder, formats)
+    print(f"optimised {state.step - observer.first} steps in {time.monotonic() - observer.began:.0f} s: "
+          f"{shares(observer.totals)}")
+    failure = None
+    try:
+        export_run(state, folder, formats)
+    except ExportError as error:
+        failure = error
     render_run(state, folder)
     print(f"checkpoint  {folder / CHECKPOINT}\npreviews    {folder / 'previews'}")
+    if failure is not None:
+        raise failure
     return 128 + interrupt.signal if interrupt.signal else 0
 
 
@@ -160,8 +183,8 @@ def progress_bar():
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
     console = Console()
-    return Progress(TextColumn("step"), MofNCompleteColumn(), BarColumn(30), TimeRemainingColumn(), TextColumn("{task.description}"),
-                    console=console, disable=not console.is_terminal)
+    return Progress(TextColumn("step"), MofNCompleteColumn(), BarColumn(30), TimeRemainingColumn(),
+                    TextColumn("{task.description}"), console=console, disable=not console.is_terminal)
 
 
 def shares(totals: dict[str, float]) -> str:
@@ -179,8 +202,8 @@ def generate(config: RunConfig, root: Path, *, device: str = "auto", threads: in
     from .guidance import load_guidance
     guidance = load_guidance(config, where)
     folder = create_run(root, config)
-    print(f"{config.prompt!r}: {config.steps} steps, preset {config.preset}, seed {config.seed}, prior {config.guidance.model}, "
-          f"on {where}\nwriting to {folder}", flush=True)
+    print(f"{config.prompt!r}: {config.steps} steps, preset {config.preset}, seed {config.seed}, "
+          f"prior {config.guidance.model}, on {where}\nwriting to {folder}", flush=True)
     return optimise(State(config, where), guidance, folder, formats)
 
 
@@ -190,11 +213,12 @@ def resume(run: Path, *, steps: int | None = None, device: str = "auto", threads
     if steps is not None and steps < 1:
         raise UsageError(f"--steps must be at least 1, got {steps}")
     state = load_checkpoint(checkpoint_of(run), choose_device(device), steps=steps)
+    if state.config.steps < state.step:
+        raise UsageError(f"--steps {steps}: the run has made {state.step} steps already")
     from .guidance import load_guidance
     guidance = load_guidance(state.config, state.occupancy.bits.device)
     folder = checkpoint_of(run).parent.resolve()
-    (folder / "previews").mkdir(exist_ok=True)
-    truncate_metrics(folder, state.step)
+    reopen_run(folder, state)
     print(f"{state.config.prompt!r}: resuming at step {state.step} of {state.config.steps}", flush=True)
     return optimise(state, guidance, folder, formats)
 
@@ -209,8 +233,9 @@ def export_run(state: State, folder: Path, formats: tuple[str, ...] = ("glb",), 
     from .export import export_mesh
 
     device = state.occupancy.bits.device
-    result = export_mesh(lambda x: state.field.density(x.to(device)).cpu(), lambda x: state.field.albedo(x.to(device)).cpu(),
-                         state.config.field.bound, folder, formats=formats, **options)
+    result = export_mesh(lambda x: state.field.density(x.to(device)).cpu(),
+                         lambda x: state.field.albedo(x.to(device)).cpu(), state.config.field.bound, folder,
+                         formats=formats, **options)
     for name, path in result["paths"].items():
         print(f"{name:<11} {path}")
     return result
@@ -219,6 +244,9 @@ def export_run(state: State, folder: Path, formats: tuple[str, ...] = ("glb",), 
 def render_run(state: State, folder: Path, *, frames: int = 48, resolution: int = 192) -> Path:
     from .turntable import contact_sheet, write_turntable
 
+    for name, value, low, high in (("frames", frames, 1, MAX_FRAMES), ("resolution", resolution, 8, MAX_PIXELS)):
+        if not low <= value <= high:
+            raise UsageError(f"--{name} must be from {low} to {high}, got {value}")
     pictures = list(turntable_frames(state, frames, resolution))
     path = write_turntable(folder / "turntable.mp4", pictures, fps=16)
     print(f"turntable   {path}")
@@ -234,7 +262,8 @@ def evaluate_run(run: Path, *, device: str = "auto", threads: int | None = None)
     where = state.occupancy.bits.device
     result = report(state.config.prompt, lambda x: state.field.density(x.to(where)).cpu(), render_opacity(state),
                     lambda x: state.field.albedo(x.to(where)).cpu(), state.config.field.bound)
-    write_atomically(folder / "evaluation.json", (json.dumps(result, indent=1) + "\n").encode())
+    with writing(folder / "evaluation.json"):
+        write_atomically(folder / "evaluation.json", (json.dumps(result, indent=1) + "\n").encode())
     return result
 
 

@@ -8,7 +8,8 @@ import pytest
 import torch
 
 from dreamfusion_ngp.checkpoint import load_checkpoint, save_checkpoint, write_atomically
-from dreamfusion_ngp.errors import CheckpointError
+from dreamfusion_ngp.config import to_dict
+from dreamfusion_ngp.errors import CheckpointError, OutputError
 from dreamfusion_ngp.train import State
 from test_train import TINY, run
 
@@ -72,7 +73,10 @@ def test_foreign_files(saved, tmp_path):
     (lambda m, t: m.pop("config"), "header"),
     (lambda m, t: m.update(config="{"), "header"),
     (lambda m, t: m.update(config=json.dumps({"prompt": 1})), "header"),
+    (lambda m, t: m.update(config="[1]"), "header"),
+    (lambda m, t: m.update(config=json.dumps(to_dict(replace(TINY, seed=-1)))), "seed"),
     (lambda m, t: m.update(step="x"), "header"),
+    (lambda m, t: m.update(step="-1"), "header"),
     (lambda m, t: t.pop("field.w1"), "do not fit"),
     (lambda m, t: t.update({"field.w1": torch.zeros(2, 2)}), "do not fit"),
 ])
@@ -95,10 +99,12 @@ def test_a_failed_write_leaves_the_old_file(tmp_path, monkeypatch):
     monkeypatch.setattr(os, "fsync", full)
     with pytest.raises(OSError):
         write_atomically(path, b"new")
+    with pytest.raises(OutputError, match="cannot write .*No space left"):
+        save_checkpoint(path, State(TINY, "cpu"))
     assert path.read_bytes() == b"old" and os.listdir(tmp_path) == ["c"]
 
 
 def test_state_has_every_changing_tensor():
     names = set(State(TINY, "cpu").tensors())
-    assert {"field.table", "field.w1", "field.b1", "field.w2", "field.b2", "background.w1", "occupancy.values", "occupancy.bits",
-            "adam.0.first", "adam.0.second"} <= names
+    assert {"field.table", "field.w1", "field.b1", "field.w2", "field.b2", "background.w1", "occupancy.values",
+            "occupancy.bits", "adam.0.first", "adam.0.second"} <= names

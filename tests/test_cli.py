@@ -17,8 +17,9 @@ SMALL = ["--set", "render.resolution=16", "--set", "render.step=0.04", "--set", 
 
 
 def command(*args, cwd=None, **env):
-    return subprocess.run([sys.executable, "-P", "-m", "dreamfusion_ngp", *map(str, args)], capture_output=True, text=True, cwd=cwd,
-                          env={**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", **env}, timeout=600)
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", **env}
+    return subprocess.run([sys.executable, "-P", "-m", "dreamfusion_ngp", *map(str, args)], capture_output=True,
+                          text=True, cwd=cwd, env=environment, timeout=600)
 
 
 def one_line_error(done, *words):
@@ -36,7 +37,8 @@ def test_help_is_quick_and_lists_every_verb():
         done = command("--help")
         best = min(best, time.perf_counter() - began)
     assert done.returncode == 0
-    assert all(verb in done.stdout for verb in ("generate", "resume", "render", "export", "evaluate", "train-prior", "doctor", "bench"))
+    verbs = ("generate", "resume", "render", "export", "evaluate", "train-prior", "doctor", "bench")
+    assert all(verb in done.stdout for verb in verbs)
     assert best < 0.5
 
 
@@ -64,7 +66,17 @@ def test_help_imports_nothing_heavy():
     (["generate", "a red mug", "--set", "field.depth=3"], ["field.depth", "levels"]),
     (["generate", "a red mug", "--set", "steps"], ["KEY=VALUE"]),
     (["generate", "a red mug", "--set", "views=two"], ["views"]),
+    (["generate", "a red mug", "--seed", "-1"], ["seed"]),
+    (["generate", "a red mug", "--seed", str(1 << 63)], ["seed"]),
+    (["generate", "a red mug", "--steps", "9" * 30], ["steps"]),
+    (["generate", "a red mug", "--threads", "9" * 12], ["--threads"]),
+    (["generate", "a red mug", "--guidance-scale", "nan"], ["scale"]),
+    (["generate", "a red mug", "--set", "field.density=relu"], ["field.density", "softplus"]),
+    (["generate", "a red mug", "--set", "render.occupancy_resolution=30"], ["occupancy_resolution"]),
+    (["generate", "a red mug", "--set", "views=0"], ["views"]),
+    (["bench", "--json", "no/such/folder/b.json"], ["no/such/folder"]),
     (["resume", "no-such-run"], ["no-such-run"]),
+    (["resume", "x" * 5000], ["too long"]),
     (["export", "no-such-run"], ["no-such-run"]),
     (["render", "no-such-run"], ["no-such-run"]),
     (["evaluate", "no-such-run"], ["no-such-run"]),
@@ -82,7 +94,8 @@ def test_bad_input_is_one_line_and_leaves_nothing(args, words, tmp_path, monkeyp
 
 def test_hostile_prompts(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
-    for prompt in ("a red mug\0", "x" * (1 << 20), "\ud800", "${HOME}", "%s%n", "../" * 50 + "mug", "‮red mug", "CON", "🦆"):
+    for prompt in ("a red mug\0", "x" * (1 << 20), "\ud800", "${HOME}", "%s%n", "../" * 50 + "mug",
+                   "‮red mug", "CON", "🦆"):
         assert cli.main(["generate", prompt]) == 2, prompt[:20]
         error = capsys.readouterr().err
         assert error.startswith("error: ") and len(error) < 2000 and error.count("\n") == 1
@@ -95,6 +108,30 @@ def test_cuda_without_a_gpu_says_why(tmp_path):
         pytest.skip("a CUDA device is here")
     one_line_error(command("generate", "a red mug", "--device", "cuda", cwd=tmp_path), "CUDA")
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("error, overrides, words", [
+    (OSError(28, "No space left on device"), [], ["No space left"]),
+    (ModuleNotFoundError("No module named 'torch'"), [], ["torch", "doctor"]),
+    (MemoryError(), [], ["memory"]),
+    (RuntimeError("CUDA out of memory.\nTried to allocate"), [], ["memory"]),
+    (ValueError("march: step is too small"), ["render.step=0.1"], ["--set", "march"]),
+])
+def test_what_the_system_refuses_is_one_line(error, overrides, words, monkeypatch, capsys):
+    def refuse(_):
+        raise error
+    monkeypatch.setattr(cli, "run_verb", refuse)
+    assert cli.main(["generate", "a red mug", *(f"--set={text}" for text in overrides)]) == 2
+    line = capsys.readouterr().err.strip()
+    assert line.startswith("error: ") and "\n" not in line and all(word in line for word in words)
+
+
+def test_a_defect_keeps_its_traceback(monkeypatch):
+    def broken(_):
+        raise ValueError("a defect")
+    monkeypatch.setattr(cli, "run_verb", broken)
+    with pytest.raises(ValueError, match="a defect"):
+        cli.main(["generate", "a red mug"])
 
 
 def test_unknown_flag_and_verb_exit_with_2(tmp_path):
@@ -122,8 +159,8 @@ def test_override_reaches_nested_settings_and_checks_types():
 def finished(tmp_path_factory):
     """One small run of `generate` by the command line."""
     cwd = tmp_path_factory.mktemp("work")
-    done = command("generate", "a red mug", "--steps", "12", "--formats", "glb,obj,ply,stl", "--threads", "1", *SMALL, cwd=cwd,
-                   DREAMFUSION_NGP_CACHE=str(cwd / "cache"))
+    done = command("generate", "a red mug", "--steps", "12", "--formats", "glb,obj,ply,stl", "--threads", "1", *SMALL,
+                   cwd=cwd, DREAMFUSION_NGP_CACHE=str(cwd / "cache"))
     assert done.returncode == 0, done.stdout + done.stderr
     folder = next((cwd / "outputs").glob("a-red-mug-*/*"))
     return folder, done
@@ -131,8 +168,8 @@ def finished(tmp_path_factory):
 
 def test_generate_leaves_what_it_promises(finished):
     folder, done = finished
-    for name in ("mesh.glb", "mesh.obj", "mesh.ply", "mesh.stl", "config.json", "metrics.jsonl", "checkpoint.safetensors",
-                 "contact_sheet.png"):
+    for name in ("mesh.glb", "mesh.obj", "mesh.ply", "mesh.stl", "config.json", "metrics.jsonl",
+                 "checkpoint.safetensors", "contact_sheet.png"):
         assert (folder / name).stat().st_size > 100, name
         if name.startswith("mesh"):
             assert str((folder / name).resolve()) in done.stdout, "the final lines print absolute paths"
@@ -148,18 +185,36 @@ def test_generate_leaves_what_it_promises(finished):
 def test_other_verbs_work_on_the_run(finished, tmp_path):
     folder, _ = finished
     assert command("render", folder, "--frames", "4", "--resolution", "32", "--threads", "1").returncode == 0
-    assert command("export", folder, "--resolution", "48", "--texture", "256", "--formats", "ply", "--threads", "1").returncode == 0
+    small = ("--resolution", "48", "--texture", "256", "--formats", "ply", "--threads", "1")
+    assert command("export", folder, *small).returncode == 0
     done = command("evaluate", folder, "--json", "--threads", "1")
     assert done.returncode == 0, done.stderr
     result = json.loads(done.stdout)
     assert 0 <= result["volumetric_iou"] <= 1 and 0 <= result["silhouette_iou"] <= 1
 
 
+@pytest.mark.parametrize("args, word", [
+    (["render", "--frames", "0"], "--frames"), (["render", "--resolution", "0"], "--resolution"),
+    (["render", "--resolution", "-8"], "--resolution"), (["export", "--resolution", "0"], "resolution"),
+    (["export", "--texture", "-1"], "texture"), (["export", "--faces", "-1"], "faces"),
+    (["resume", "--steps", "3"], "12 steps already"), (["resume", "--steps", "0"], "--steps"),
+])
+def test_bad_numbers_for_a_run_change_nothing(finished, args, word, capsys):
+    folder, _ = finished
+    before = {path: path.stat().st_mtime_ns for path in folder.rglob("*")}
+    assert cli.main([args[0], str(folder), *args[1:]]) == 2
+    error = capsys.readouterr().err.strip()
+    assert error.startswith("error: ") and "\n" not in error and word in error
+    assert {path: path.stat().st_mtime_ns for path in folder.rglob("*")} == before
+
+
 def test_resume_goes_on_to_more_steps(finished):
     folder, _ = finished
-    done = command("resume", folder, "--steps", "15", "--threads", "1", DREAMFUSION_NGP_CACHE=str(folder.parents[2] / "cache"))
+    done = command("resume", folder, "--steps", "15", "--threads", "1",
+                   DREAMFUSION_NGP_CACHE=str(folder.parents[2] / "cache"))
     assert done.returncode == 0, done.stdout + done.stderr
     assert "resuming at step 12 of 15" in done.stdout
+    assert json.loads((folder / "config.json").read_text())["steps"] == 15
     assert [json.loads(line)["step"] for line in (folder / "metrics.jsonl").read_text().splitlines()] == [0, 10, 11, 14]
 
 

@@ -7,7 +7,8 @@ import math
 
 import pytest
 
-from dreamfusion_ngp.config import PRESETS, CameraConfig, RunConfig, dreamfusion, fast, from_dict, preset, to_dict
+from dreamfusion_ngp.config import (PRESETS, CameraConfig, RunConfig, check_config, dreamfusion, fast, from_dict,
+                                    preset, to_dict)
 from dreamfusion_ngp.errors import UsageError
 
 
@@ -146,3 +147,24 @@ def test_whole_numbers_stand_for_floats():
 def test_what_is_no_config_at_all_is_a_usage_error(data):
     with pytest.raises(UsageError, match="CameraConfig"):
         from_dict(CameraConfig, data)
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_presets_pass_their_own_check(name):
+    check_config(preset(name))
+
+
+@pytest.mark.parametrize("group, key, value", [
+    ("", "seed", -1), ("", "seed", 1 << 63), ("", "steps", 0), ("", "views", 0), ("camera", "distance", (2.0, 1.0)),
+    ("camera", "focal", (0.0, 1.0)), ("field", "interpolation", "cubic"), ("field", "hidden", 129),
+    ("field", "finest_resolution", 4), ("field", "features", 9), ("field", "levels", 33), ("field", "blob", ("ball", 5.0, 0.2)),
+    ("field", "blob", ("cone", 5.0, 0.0)), ("render", "step", 0.0), ("render", "occupancy_interval", 0),
+    ("render", "occupancy_resolution", 30), ("guidance", "t_range", (0.5, 0.1)), ("guidance", "t_max_end", 0.0),
+    ("guidance", "scale", math.nan), ("guidance", "view_words", "many"), ("optim", "betas", (0.9, 1.0)),
+])
+def test_a_value_out_of_range_is_named(group, key, value):
+    config = fast()
+    part = getattr(config, group) if group else config
+    part = dataclasses.replace(part, **{key: value})
+    with pytest.raises(UsageError, match=f"{group}.*{key}" if group != "guidance" else key):
+        check_config(dataclasses.replace(config, **{group: part}) if group else part)

@@ -7,14 +7,15 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from dreamfusion_ngp.errors import CheckpointError, UsageError
-from dreamfusion_ngp.runs import (append_metrics, checkpoint_of, create_run, display, preview_picture, render_opacity, slug,
-                                  truncate_metrics, turntable_frames)
+from dreamfusion_ngp.errors import CheckpointError, OutputError, UsageError
+from dreamfusion_ngp.runs import (append_metrics, checkpoint_of, create_run, display, preview_picture, render_opacity,
+                                  reopen_run, slug, truncate_metrics, turntable_frames)
 from dreamfusion_ngp.train import State
 from test_train import TINY
 
 
-@pytest.mark.parametrize("prompt", ["a red mug", "../../etc/passwd", "/", "CON", "…", "é" * 500, "a\tb", "🦆", "x" * 4000, "${HOME}", "-rf"])
+@pytest.mark.parametrize("prompt", ["a red mug", "../../etc/passwd", "/", "CON", "…", "é" * 500,
+                                    "a\tb", "🦆", "x" * 4000, "${HOME}", "-rf"])
 def test_slug_is_a_safe_name(prompt):
     assert re.fullmatch(r"[a-z0-9][a-z0-9-]{0,39}-[0-9a-f]{8}", slug(prompt))
 
@@ -47,7 +48,22 @@ def test_checkpoint_of(tmp_path):
     with pytest.raises(CheckpointError, match="holds no"):
         checkpoint_of(tmp_path)
     (tmp_path / "checkpoint.safetensors").write_bytes(b"x")
-    assert checkpoint_of(tmp_path) == checkpoint_of(tmp_path / "checkpoint.safetensors") == tmp_path / "checkpoint.safetensors"
+    path = tmp_path / "checkpoint.safetensors"
+    assert checkpoint_of(tmp_path) == checkpoint_of(path) == path
+
+
+def test_half_a_record_does_not_stop_a_resumed_run(tmp_path):
+    path = tmp_path / "metrics.jsonl"
+    path.write_bytes(b'{"step": 0, "sds": 1}\nnull\n\n{"sds": 1}\n{"step": "1"}\n\xff\xfe\n{"step": 3, "sd')
+    truncate_metrics(tmp_path, 20)
+    assert path.read_text() == '{"step": 0, "sds": 1}\n'
+
+
+def test_what_cannot_be_written_is_a_clear_error(tmp_path, ball):
+    with pytest.raises(OutputError, match="cannot write .*metrics.jsonl"):
+        append_metrics(tmp_path / "gone", {"step": 0})
+    with pytest.raises(OutputError, match="cannot write .*previews"):
+        reopen_run(tmp_path / "gone", ball)
 
 
 @pytest.fixture(scope="module")
@@ -63,8 +79,10 @@ def test_pictures_show_the_object_from_all_sides(ball):
     assert len(frames) == 3
     for rgb, normal, opacity in frames:
         assert rgb.shape == normal.shape == (24, 24, 3) and opacity.shape == (24, 24)
-        assert opacity[12, 12] > 0.95 and opacity[0, 0] == 0 and (rgb[0, 0] == np.float32(0.92)).all() and normal[0, 0].min() == 1
-    assert frames[0][1][12, 12, 2] > 0.9 and frames[1][1][12, 12, 0] > 0.9 and frames[2][1][12, 12, 2] < 0.1, "normals face each camera"
+        assert opacity[12, 12] > 0.95 and opacity[0, 0] == 0
+        assert (rgb[0, 0] == np.float32(0.92)).all() and normal[0, 0].min() == 1
+    front, right, back = (normal[12, 12] for _, normal, _ in frames)
+    assert front[2] > 0.9 and right[0] > 0.9 and back[2] < 0.1, "normals face each camera"
 
 
 def test_preview_and_turntable_sizes(ball):
