@@ -157,7 +157,8 @@ def test_presets_pass_their_own_check(name):
 @pytest.mark.parametrize("group, key, value", [
     ("", "seed", -1), ("", "seed", 1 << 63), ("", "steps", 0), ("", "views", 0), ("camera", "distance", (2.0, 1.0)),
     ("camera", "focal", (0.0, 1.0)), ("field", "interpolation", "cubic"), ("field", "hidden", 129),
-    ("field", "finest_resolution", 4), ("field", "features", 9), ("field", "levels", 33), ("field", "blob", ("ball", 5.0, 0.2)),
+    ("field", "finest_resolution", 4), ("field", "features", 9), ("field", "levels", 33),
+    ("field", "blob", ("ball", 5.0, 0.2)),
     ("field", "blob", ("cone", 5.0, 0.0)), ("render", "step", 0.0), ("render", "occupancy_interval", 0),
     ("render", "occupancy_resolution", 30), ("guidance", "t_range", (0.5, 0.1)), ("guidance", "t_max_end", 0.0),
     ("guidance", "scale", math.nan), ("guidance", "view_words", "many"), ("optim", "betas", (0.9, 1.0)),
