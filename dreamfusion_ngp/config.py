@@ -210,7 +210,7 @@ RANGES = {
     "camera.up_std": (0, 10), "light.lit_probability": (0, 1), "light.textureless_probability": (0, 1),
     "light.direction_std": (0, 1e3), "light.distance": (1e-3, 1e3),
     "field.levels": (1, 32), "field.features": (1, 8), "field.log2_table": (3, 26),
-    "field.base_resolution": (1, 1 << 20), "field.finest_resolution": (1, 1 << 20), "field.hidden": (1, 128), 
+    "field.base_resolution": (1, 1 << 20), "field.finest_resolution": (1, 1 << 20), "field.hidden": (1, 128),
     "field.bound": (1e-3, 1e3), "field.background_hidden": (0, 4096), "field.background_frequencies": (0, 16),
     "render.resolution": (1, 4096), "render.step": (1e-6, 1e3), "render.near": (0, 1e3),
     "render.budget": (1, (1 << 31) - 1), "render.occupancy_resolution": (4, 512), "render.occupancy_decay": (0, 1),
