@@ -1,7 +1,7 @@
 """Configuration as data: frozen dataclasses, units in the comments, presets as functions that return them.
 
 `dreamfusion()` is the paper (Poole et al., ICLR 2023, appendix A.2) where a hash-grid field allows it. `fast()` is the
-default and changes what measurements justify; every departure carries its reason.
+default; every departure carries its reason.
 """
 
 from __future__ import annotations
@@ -124,7 +124,7 @@ def dreamfusion() -> RunConfig:
 
 
 def fast() -> RunConfig:
-    """The default: the same method within minutes on two cores. What differs from the paper, and the reason to try it; these are
+    """The default: the same method within minutes on two cores. What differs from the paper, and the reason to try it:
     choices by argument and by the feasibility study, not yet by ablation with the shipped prior."""
     return RunConfig(
         preset="fast",
