@@ -17,6 +17,7 @@ import torch.distributed as dist
 
 from ..errors import PriorError, UsageError
 from .model import Prior, build_prior, load_prior
+from .optimizer import PriorOptimizer
 from .sampling import sheet
 from .training import Reservoir, TrainPriorConfig, denoising_loss, training_batch
 
@@ -111,9 +112,9 @@ class Run:
         self.start, self.losses = seen, list(losses)
         self.random = np.random.default_rng([config.seed, seen, rank])
         torch.manual_seed(int(self.random.integers(1 << 31)))
-        self.parameters = [p for m in (prior.unet, prior.text_encoder) for p in m.parameters()]
+        self.optimizer = PriorOptimizer([prior.unet, prior.text_encoder])
+        self.parameters = self.optimizer.parameters
         self.average = [p.detach().clone() for p in self.parameters]
-        self.optimizer = torch.optim.AdamW(self.parameters, lr=0.0, betas=(0.9, 0.99), weight_decay=0.01, fused=True)
         self.reservoir = Reservoir(config, self.random)
 
     def loop(self) -> None:
@@ -162,15 +163,14 @@ class Run:
         config = self.config
         final = config.final_learning_rate
         cosine = final + (1 - final) * 0.5 * (1 + math.cos(math.pi * progress))
-        for group in self.optimizer.param_groups:
-            group["lr"] = config.learning_rate * min(1.0, (images + 1) / config.warmup_images) * cosine
+        rate = config.learning_rate * min(1.0, (images + 1) / config.warmup_images) * cosine
         image, texts = training_batch(self.reservoir, config.batch, self.random)
         loss = denoising_loss(self.prior, image.to(self.device), texts, self.random)
-        self.optimizer.zero_grad(set_to_none=True)
+        self.optimizer.zero_grad()
         loss.backward()
         self.average_gradients()
         torch.nn.utils.clip_grad_norm_([p for p in self.parameters if p.grad is not None], 1.0)
-        self.optimizer.step()
+        self.optimizer.step(rate)
         decay = 0.5 ** (config.batch * self.world / config.ema_half_life)
         with torch.no_grad():
             decay = min(decay, (images + 1) / (images + 20 * config.batch))

@@ -86,7 +86,7 @@ class Reservoir:
 
 
 def backgrounds(n: int, resolution: int, random: np.random.Generator) -> torch.Tensor:
-    """(n, H, W, 3): one grey or colour (60 %), a linear gradient of two (25 %), or a smooth random field (15 %)."""
+    """(n, H, W, 3): one grey or colour (75 %), a linear gradient of two (15 %), or a smooth random field (10 %)."""
     def colors():
         c = torch.tensor(random.random((n, 1, 1, 3)), dtype=torch.float32)
         return torch.where(torch.tensor(random.random((n, 1, 1, 1)) < 0.3), c[..., :1].expand_as(c), c)
@@ -99,7 +99,7 @@ def backgrounds(n: int, resolution: int, random: np.random.Generator) -> torch.T
     smooth = torch.nn.functional.interpolate(low, size=resolution, mode="bicubic", align_corners=True)
     smooth = smooth.permute(0, 2, 3, 1)
     one = colors()
-    out = torch.where(kind < 0.6, one, torch.where(kind < 0.85, one + (colors() - one) * ramp, smooth))
+    out = torch.where(kind < 0.75, one, torch.where(kind < 0.9, one + (colors() - one) * ramp, smooth))
     return out.clamp(0, 1)
 
 

@@ -1,0 +1,54 @@
+"""The optimiser of the prior: Muon on the hidden matrices, AdamW on the rest.
+
+Muon (Jordan et al. 2024) replaces the momentum of a matrix by the nearest orthogonal one. A convolution's kernel counts
+as the matrix (out, in * height * width).
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+MATRIX_RATE = 16.0  # Muon's learning rate in units of AdamW's: 0.02 where that is 1.25e-3
+# Not hidden, though matrices: what enters and leaves the network, and tables that are looked up.
+OUTER = ("conv_in", "conv_out")
+
+
+class PriorOptimizer:
+    """Muon and AdamW behind one step; `parameters` lists what they train, in the order of the modules."""
+
+    def __init__(self, modules: list[nn.Module]):
+        self.parameters = [p for module in modules for p in module.parameters()]
+        hidden = {id(p) for module in modules for p in hidden_matrices(module)}
+        self.matrices = [p for p in self.parameters if id(p) in hidden]
+        self.flat = [as_matrix(p.detach(), p) for p in self.matrices]  # share the storage: a step moves the kernels
+        self.muon = torch.optim.Muon(self.flat, lr=0.0, momentum=0.95, weight_decay=0.01)
+        rest = [p for p in self.parameters if id(p) not in hidden]
+        self.adam = torch.optim.AdamW(rest, lr=0.0, betas=(0.9, 0.99), weight_decay=0.01, fused=True)
+
+    def zero_grad(self) -> None:
+        for p in self.parameters:
+            p.grad = None
+
+    def step(self, rate: float) -> None:
+        """Apply the gradients with AdamW's learning rate `rate`."""
+        for optimizer, factor in ((self.muon, MATRIX_RATE), (self.adam, 1.0)):
+            for group in optimizer.param_groups:
+                group["lr"] = rate * factor
+        for matrix, p in zip(self.flat, self.matrices):
+            matrix.grad = None if p.grad is None else as_matrix(p.grad, p)
+        self.muon.step()
+        self.adam.step()
+
+
+def hidden_matrices(module: nn.Module) -> list[nn.Parameter]:
+    """Weights with two or more axes of every layer that is neither an embedding nor one of OUTER."""
+    return [p for name, layer in module.named_modules() if not isinstance(layer, nn.Embedding) and name not in OUTER
+            for p in layer.parameters(recurse=False) if p.ndim >= 2]
+
+
+def as_matrix(tensor: Tensor, parameter: Tensor) -> Tensor:
+    """`tensor` (out, ...) as (out, -1) in the order in which `parameter` lies in memory: a view of the parameter itself
+    in plain as in channels-last order."""
+    channels_last = parameter.ndim == 4 and not parameter.is_contiguous()
+    return (tensor.permute(0, 2, 3, 1) if channels_last else tensor).flatten(1)
