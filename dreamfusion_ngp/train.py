@@ -71,13 +71,15 @@ class State:
 @dataclass(frozen=True)
 class StepRecord:
     """What one step did. terms: loss terms, unweighted. log: the guidance's own numbers. seconds: {"guidance", "field",
-    "other"}. samples: taken and dropped. Values are tensors on the device until `plain()` reads them."""
+    "other"}. samples: taken and dropped. nonfinite: elements of gradients left out so far in the run because they were
+    not finite. Values are tensors on the device until `plain()` reads them."""
 
     step: int
     terms: dict[str, Tensor]
     log: dict[str, Tensor | float]
     opacity: Tensor
     samples: Tensor
+    nonfinite: Tensor
     seconds: dict[str, float]
 
     def plain(self) -> dict:
@@ -85,6 +87,7 @@ class StepRecord:
         numbers = {k: float(v) for k, v in {**self.terms, **self.log}.items()}
         taken, dropped = (int(v) for v in self.samples)
         return {"step": self.step, **numbers, "opacity": float(self.opacity), "samples": taken, "dropped": dropped,
+                "nonfinite": int(self.nonfinite),
                 **{f"{k}_ms": round(v * 1e3, 2) for k, v in self.seconds.items()}}
 
 
@@ -123,7 +126,7 @@ def train_step(state: State, guidance, config: RunConfig, clock: Callable[[], fl
     state.step += 1
     seconds = {"guidance": guided - rendered, "field": (rendered - drawn) + (done - guided), "other": drawn - began}
     return StepRecord(step, {k: v.detach() for k, v in terms.items()}, sds.log, rendering.opacity.detach().mean(),
-                      rendering.info, seconds)
+                      rendering.info, state.adam.nonfinite, seconds)
 
 
 def check_finite(terms: dict[str, Tensor], step: int) -> None:

@@ -165,6 +165,8 @@ def optimise(state: State, guidance, folder: Path, formats: tuple[str, ...]) -> 
         save_checkpoint(folder / CHECKPOINT, state)
     print(f"optimised {state.step - observer.first} steps in {time.monotonic() - observer.began:.0f} s: "
           f"{shares(observer.totals)}")
+    if lost := int(state.adam.nonfinite):
+        print(f"note        {lost} elements of gradients were not finite and were left out; try a lower optim.lr_grid")
     failure = None
     try:
         export_run(state, folder, formats)

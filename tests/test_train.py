@@ -107,6 +107,20 @@ def test_a_nan_stops_with_step_and_term(term):
         assert all(torch.isfinite(v).all() for v in state.tensors().values() if v.is_floating_point())
 
 
+def test_gradients_that_are_not_finite_are_left_out_and_counted():
+    class Poison(Target):
+        def __call__(self, rgb, views, step):
+            if step == 2:
+                rgb = rgb * 1.0
+                rgb.register_hook(lambda gradient: gradient * float("nan"))
+            return super().__call__(rgb, views, step)
+
+    state, records = run(TINY, Poison(), stop_after=5)
+    assert all(torch.isfinite(v).all() for v in state.tensors().values() if v.is_floating_point())
+    counts = [record["nonfinite"] for record in records]
+    assert counts[:2] == [0, 0] and counts[2] > 0 and counts[2:] == [counts[2]] * 3
+
+
 def test_weights_of_the_regularisers():
     config = LossConfig(orientation=(1e-4, 1e-2), orientation_ramp=1 / 3)
     assert orientation_weight(config, 0.0) == pytest.approx(1e-4)

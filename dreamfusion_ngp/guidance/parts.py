@@ -89,7 +89,8 @@ def load_model(folder: Path, index: dict, name: str) -> torch.nn.Module:
     dtype = torch.bfloat16 if sum(f.stat().st_size for f in files) > BIG else torch.float32
     # The frugal loading of diffusers needs accelerate, which is no dependency, and says so on the terminal.
     frugal = {"low_cpu_mem_usage": False} if name == "unet" else {}
-    model, info = _load(cls, part, dtype=dtype, variant=variant, use_safetensors=True, output_loading_info=True, **frugal)
+    model, info = _load(cls, part, dtype=dtype, variant=variant, use_safetensors=True, output_loading_info=True,
+                        **frugal)
     if info["missing_keys"] or info["mismatched_keys"]:
         bad = sorted(map(str, [*info["missing_keys"], *info["mismatched_keys"]]))
         raise PriorError(f"{part}: {len(bad)} weights are missing or have the wrong shape, the first is {bad[0]}")

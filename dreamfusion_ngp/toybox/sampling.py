@@ -35,21 +35,19 @@ def _sample_batch(prior, texts, scale, steps, seed):
         hidden = prior.text_encoder(tokens.input_ids, attention_mask=tokens.attention_mask).last_hidden_state
     for now, then in zip(timesteps[:-1], timesteps[1:]):
         with torch.autocast(device.type, torch.bfloat16):
-            v = prior.unet(torch.cat([x, x]), now.to(device), hidden,
-                           encoder_attention_mask=tokens.attention_mask).sample
-        cond, uncond = v.float().chunk(2)
-        v = uncond + scale * (cond - uncond)
-        a, s = abar[now].sqrt(), (1 - abar[now]).sqrt()
-        x0 = (a * x - s * v).clamp(-1, 1)
-        eps = (x - a * x0) / s
+            clean = prior.unet(torch.cat([x, x]), now.to(device), hidden,
+                               encoder_attention_mask=tokens.attention_mask).sample
+        cond, uncond = clean.float().chunk(2)
+        x0 = (uncond + scale * (cond - uncond)).clamp(-1, 1)
+        eps = (x - abar[now].sqrt() * x0) / (1 - abar[now]).sqrt()
         x = abar[then].sqrt() * x0 + (1 - abar[then]).sqrt() * eps
     image = torch.nn.functional.pixel_shuffle(x0, factor).permute(0, 2, 3, 1)
     return (image.cpu() + 1) / 2
 
 
 def sheet(prior, path, *, scale: float = 4.0, steps: int = 30, colors_per_class: int = 1, seed: int = 0) -> None:
-    """Write a PNG contact sheet: every class in the next colour of the list, one row per class and colour, one column
-    per view, the last column an untextured ("clay") one."""
+    """Write a contact sheet, the format by its suffix: every class in the next colour of the list, one row per class
+    and colour, one column per view, the last column an untextured ("clay") one."""
     from PIL import Image
 
     names = list(COLORS)
@@ -66,4 +64,4 @@ def sheet(prior, path, *, scale: float = 4.0, steps: int = 30, colors_per_class:
     tall = max(b.shape[0] for b in blocks)
     blocks = [torch.cat([b, torch.ones(tall - b.shape[0], *b.shape[1:])]) for b in blocks]
     pixels = (torch.cat(blocks, 1).clamp(0, 1) * 255).round().to(torch.uint8).numpy()
-    Image.fromarray(pixels).save(path, optimize=True)
+    Image.fromarray(pixels).save(path, optimize=True, quality=88)

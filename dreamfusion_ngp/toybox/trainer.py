@@ -24,7 +24,7 @@ from .training import Reservoir, TrainPriorConfig, denoising_loss, training_batc
 
 def train_prior(config: TrainPriorConfig, out: Path, *, resume: Path | None = None, processes: int = 1,
                 device: str = "cpu") -> None:
-    """Train and leave a diffusers folder in `out`, with `training.json` (images seen, loss curve) and `samples.png`
+    """Train and leave a diffusers folder in `out`, with `training.json` (images seen, loss curve) and `samples.jpg`
     beside it.
 
     resume: a folder to start from (weights only). processes: one-thread CPU processes with averaged gradients; on CUDA
@@ -52,7 +52,9 @@ def check_request(config: TrainPriorConfig, out: Path, resume: Path | None, devi
     if resume is not None:
         read_log(resume)
         try:
-            load_prior(resume)
+            target = load_prior(resume).scheduler.config.prediction_type
+            if target != "sample":
+                raise ValueError(f"it predicts {target}, not the clean picture")
         except (OSError, ValueError, RuntimeError) as error:
             raise PriorError(f"{resume} cannot be resumed from: {str(error).strip().splitlines()[0]}") from error
     try:
@@ -199,7 +201,7 @@ class Run:
         (part / "training.json").write_text(json.dumps(log) + "\n")
         if with_sheet:
             averaged.unet.eval()
-            sheet(averaged, part / "samples.png", steps=self.config.sheet_steps)
+            sheet(averaged, part / "samples.jpg", steps=self.config.sheet_steps)
         old = self.out.with_name(self.out.name + ".old")
         shutil.rmtree(old, ignore_errors=True)
         if self.out.exists():

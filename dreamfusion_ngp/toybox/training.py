@@ -1,6 +1,6 @@
 """Training of the embedded prior: `dreamfusion-ngp train-prior`.
 
-Denoising-diffusion training (v-prediction, Salimans & Ho 2022) on pictures of toys. Every process keeps a reservoir of
+Denoising-diffusion training (prediction of the clean picture) on pictures of toys. Every process keeps a reservoir of
 G-buffers that grows and turns over while it trains, and shades each batch afresh. Several one-thread processes with
 averaged gradients are faster on a CPU than one process with several threads. Resumes from a saved folder alone: the
 optimiser's state is rebuilt by a short warm-up.
@@ -26,6 +26,7 @@ PAPER_CAMERA_SHARE = 0.2        # the rest has constant framing, what preset `fa
 REPAINT_PROBABILITY = 0.35      # of a secondary part, to a random colour
 COLOR_JITTER = 0.04             # standard deviation per channel
 HIGH_NOISE_POWER = 0.65         # t = u^power: more high noise, where shape and view are decided
+MAX_WEIGHT = 5.0                # of the squared error of a picture with little noise
 # Six primitives are learnt early; the composed toys get twice the pictures.
 PRIMITIVES = ("sphere", "cube", "cylinder", "cone", "torus", "pyramid")
 CLASS_WEIGHTS = np.array([0.5 if name in PRIMITIVES else 1.0 for name in CLASSES])
@@ -38,7 +39,7 @@ LIGHTS = LightConfig(albedo_only_until=0.0)
 class TrainPriorConfig:
     images: int = 1_500_000             # training images of this run
     minutes: float = 0.0                # stop (and anneal) by time instead; 0: by images
-    batch: int = 64                     # per process
+    batch: int = 48                     # per process
     learning_rate: float = 1.2e-3
     warmup_images: int = 3000
     final_learning_rate: float = 0.03   # factor at the end of the run (cosine)
@@ -124,21 +125,21 @@ def training_batch(reservoir: Reservoir, n: int, random: np.random.Generator) ->
 
 
 def denoising_loss(prior: Prior, image: torch.Tensor, texts: list[str], random: np.random.Generator) -> torch.Tensor:
-    """E || v_hat - v ||^2 with v = sqrt(abar) eps - sqrt(1 - abar) x, timesteps stratified over the batch."""
+    """E w(t) || x_hat - x ||^2 with w = min(1 / sigma_t^2, MAX_WEIGHT): the squared error of v (Salimans & Ho 2022),
+    bounded where there is little noise as in Hang et al. (2023). Timesteps are stratified over the batch."""
     n = len(image)
     u = (np.arange(n) + random.random(n)) / n
     steps = torch.tensor((u ** HIGH_NOISE_POWER * 1000).astype(np.int64).clip(0, 999)).to(image.device)
     abar = prior.scheduler.alphas_cumprod.to(image.device)[steps].view(-1, 1, 1, 1)
-    noise = torch.randn_like(image)
-    noisy = abar.sqrt() * image + (1 - abar).sqrt() * noise
-    target = abar.sqrt() * noise - (1 - abar).sqrt() * image
+    noisy = abar.sqrt() * image + (1 - abar).sqrt() * torch.randn_like(image)
     factor = pixel_shuffle_factor(prior.unet)
     squeeze = lambda x: torch.nn.functional.pixel_unshuffle(x, factor)  # noqa: E731
     tokens = tokenize(prior.tokenizer, texts).to(image.device)
     with torch.autocast(image.device.type, torch.bfloat16):
         hidden = prior.text_encoder(tokens.input_ids, attention_mask=tokens.attention_mask).last_hidden_state
-        v = prior.unet(squeeze(noisy), steps, hidden, encoder_attention_mask=tokens.attention_mask).sample
-    return (v.float() - squeeze(target)).square().mean()
+        x = prior.unet(squeeze(noisy), steps, hidden, encoder_attention_mask=tokens.attention_mask).sample
+    weight = (1 / (1 - abar)).clamp(max=MAX_WEIGHT)
+    return (weight * (x.float() - squeeze(image)).square()).mean()
 
 
 def pixel_shuffle_factor(unet) -> int:
