@@ -21,6 +21,8 @@ import sys
 import time
 from pathlib import Path
 
+from dreamfusion_ngp.runs import slug
+
 PROMPTS = ("a red mug", "a yellow chair", "a green snowman", "a blue airplane", "an orange torus", "a purple house")
 SCORES = ("volumetric_iou", "silhouette_iou", "silhouette_iou_worst", "volumetric_iou_unaligned", "scale",
           "color_error", "color_share")
@@ -29,9 +31,10 @@ PROGRAM = (sys.executable, "-m", "dreamfusion_ngp")
 
 def make_run(prompt: str, seed: int, root: Path, options: list[str]) -> Path:
     """The folder of a finished run of `prompt`; made where there is none in `root`."""
-    done = root / f"{prompt.replace(' ', '-')}-{seed}.json"
+    name = f"{slug(prompt)}-{seed}"
+    done = root / f"{name}.json"
     if not done.exists():
-        place, began = root / f"{prompt.replace(' ', '-')}-{seed}", time.monotonic()
+        place, began = root / name, time.monotonic()
         shutil.rmtree(place, ignore_errors=True)
         subprocess.run([*PROGRAM, "generate", prompt, "--seed", str(seed), "-o", str(place), *options], check=True)
         seconds = time.monotonic() - began
@@ -45,7 +48,7 @@ def record(prompt: str, seed: int, done: Path, out: Path) -> dict:
     """Copy the contact sheet and read the scores of a run."""
     made = json.loads(done.read_text())
     run = done.parent / made["run"]
-    sheet = f"{prompt.replace(' ', '-')}-{seed}.png"
+    sheet = f"{done.stem}.png"
     shutil.copy(run / "contact_sheet.png", out / sheet)
     scores = json.loads((run / "evaluation.json").read_text())
     return {"prompt": prompt, "seed": seed, "seconds": made["seconds"], "sheet": sheet,

@@ -6,7 +6,7 @@ from its channels: in_channels = 3 * factor^2.
 
 The UNet predicts the clean picture. Noise, or v, would have to travel through 96 channels in 48 dimensions that hold no
 structure, where the pixels of a toy lie near a few (Li and He 2025, "Back to Basics: Let Denoising Generative Models
-Denoise"); from the same weights it learnt several times as fast (docs/decisions.md).
+Denoise"); the measurement is in docs/decisions.md.
 """
 
 from __future__ import annotations
