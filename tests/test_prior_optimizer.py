@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+import torch.distributed as dist
 
 from dreamfusion_ngp.toybox.model import build_prior
 from dreamfusion_ngp.toybox.optimizer import MATRIX_RATE, PriorOptimizer, as_matrix, hidden_matrices
@@ -71,3 +72,30 @@ def test_zero_grad_drops_the_gradients(small):
     assert small.hidden.weight.grad is not None
     optimizer.zero_grad()
     assert all(p.grad is None for p in small.parameters())
+
+
+def two_steps(rank, world, rendezvous, folder):
+    torch.set_num_threads(1)
+    if world > 1:
+        dist.init_process_group("gloo", init_method=rendezvous, rank=rank, world_size=world)
+    torch.manual_seed(0)
+    model = Small()
+    optimizer = PriorOptimizer([model], rank, world)
+    for _ in range(2):
+        for name, p in model.named_parameters():
+            p.grad = None if name.startswith("unused") else torch.randn_like(p)
+        optimizer.step(1e-3)
+    torch.save(model.state_dict(), f"{folder}/{world}-{rank}.pt")
+    if world > 1:
+        dist.destroy_process_group()
+
+
+def test_processes_that_share_the_matrices_end_where_one_alone_ends(tmp_path, monkeypatch):
+    monkeypatch.setenv("GLOO_SOCKET_IFNAME", "lo")
+    two_steps(0, 1, "", tmp_path)
+    torch.multiprocessing.spawn(two_steps, nprocs=2, args=(2, f"file://{tmp_path}/rendezvous", tmp_path))
+    alone, first, second = (torch.load(tmp_path / f"{name}.pt") for name in ("1-0", "2-0", "2-1"))
+    for name, value in alone.items():
+        assert torch.equal(first[name], value) and torch.equal(second[name], value), name
+    mine, other = (sum(m.numel() for m in share) for share in PriorOptimizer([Small()], 1, 2).shares)
+    assert mine > 0 and other > 0, "both have work"

@@ -7,6 +7,7 @@ as the matrix (out, in * height * width).
 from __future__ import annotations
 
 import torch
+import torch.distributed as dist
 from torch import Tensor, nn
 
 MATRIX_RATE = 16.0  # Muon's learning rate in units of AdamW's: 0.02 where that is 1.25e-3
@@ -15,14 +16,21 @@ OUTER = ("conv_in", "conv_out")
 
 
 class PriorOptimizer:
-    """Muon and AdamW behind one step; `parameters` lists what they train, in the order of the modules."""
+    """Muon and AdamW behind one step; `parameters` lists what they train, in the order of the modules.
 
-    def __init__(self, modules: list[nn.Module]):
+    With averaged gradients every process of `world` would compute the same update. Orthogonal matrices are dear, so
+    each process computes its share of them and sends it to the others (a process group must be there).
+    """
+
+    def __init__(self, modules: list[nn.Module], rank: int = 0, world: int = 1):
+        self.rank = rank
         self.parameters = [p for module in modules for p in module.parameters()]
         hidden = {id(p) for module in modules for p in hidden_matrices(module)}
         self.matrices = [p for p in self.parameters if id(p) in hidden]
         self.flat = [as_matrix(p.detach(), p) for p in self.matrices]  # share the storage: a step moves the kernels
-        self.muon = torch.optim.Muon(self.flat, lr=0.0, momentum=0.95, weight_decay=0.01)
+        by_size = sorted(self.flat, key=Tensor.numel, reverse=True)
+        self.shares = [by_size[r::world] for r in range(world)]
+        self.muon = torch.optim.Muon(self.shares[rank], lr=0.0, momentum=0.95, weight_decay=0.01)
         rest = [p for p in self.parameters if id(p) not in hidden]
         self.adam = torch.optim.AdamW(rest, lr=0.0, betas=(0.9, 0.99), weight_decay=0.01, fused=True)
 
@@ -39,6 +47,18 @@ class PriorOptimizer:
             matrix.grad = None if p.grad is None else as_matrix(p.grad, p)
         self.muon.step()
         self.adam.step()
+        if len(self.shares) > 1:
+            self.exchange()
+
+    @torch.no_grad()
+    def exchange(self) -> None:
+        """Every process sends the matrices of its share to the others."""
+        for owner, share in enumerate(self.shares):
+            packed = torch.cat([matrix.reshape(-1) for matrix in share])
+            dist.broadcast(packed, owner)
+            if owner != self.rank:
+                for matrix, part in zip(share, packed.split([m.numel() for m in share])):
+                    matrix.copy_(part.view_as(matrix))
 
 
 def hidden_matrices(module: nn.Module) -> list[nn.Parameter]:

@@ -114,7 +114,7 @@ class Run:
         self.start, self.losses = seen, list(losses)
         self.random = np.random.default_rng([config.seed, seen, rank])
         torch.manual_seed(int(self.random.integers(1 << 31)))
-        self.optimizer = PriorOptimizer([prior.unet, prior.text_encoder])
+        self.optimizer = PriorOptimizer([prior.unet, prior.text_encoder], rank, world)
         self.parameters = self.optimizer.parameters
         self.average = [p.detach().clone() for p in self.parameters]
         self.reservoir = Reservoir(config, self.random)
