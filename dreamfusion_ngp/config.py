@@ -75,6 +75,7 @@ class GuidanceConfig:
     scale: float | None = None                      # uncond + scale (cond - uncond); None: the model's own default
     t_range: tuple[float, float] = (0.02, 0.98)     # of the schedule
     t_max_end: float = 0.98                         # upper end at the end of the run (annealed linearly)
+    t_window: float = 1.0                           # width: t is at least the upper end less this
     weighting: str = "sigma2"                       # w(t) = sigma_t^2, or "uniform"
     view_words: str = "paper"                       # "paper", "fine" or "none" (prompts.py)
     mode_words: bool = False                        # name the shading mode; only for models that know the words
@@ -88,7 +89,8 @@ class LossConfig:
     orientation: tuple[float, float] = (1e-4, 1e-2)  # start, end (linear ramp)
     orientation_ramp: float = 1 / 3                  # fraction of the run
     opacity: float = 1e-3
-    entropy: float = 0.0                             # binary entropy of the rays' opacity
+    entropy: float = 0.0                             # binary entropy of the rays' opacity, at the end of the run
+    entropy_from: float = 0.0                        # fraction of the run where its linear ramp from 0 begins
 
 
 @dataclass(frozen=True)
@@ -151,7 +153,7 @@ def fast() -> RunConfig:
 # Constant framing: the object fills the image whatever the focal length, so that a 64 x 64 prior spends its pixels on
 # the object. The paper's look-at jitter of 0.2 crops half of the object out of many views; a small model of whole toys
 # does not know crops.
-FRAMED_CAMERAS = CameraConfig(distance=(1.1, 1.3), focal=(1.0, 1.35), distance_per_focal=True,
+FRAMED_CAMERAS = CameraConfig(distance=(1.2, 1.4), focal=(1.0, 1.35), distance_per_focal=True,
                               position_jitter=0.03, look_at_std=0.03, stratified_azimuth=True)
 
 PRESETS = {"fast": fast, "dreamfusion": dreamfusion}
@@ -216,8 +218,8 @@ RANGES = {
     "render.resolution": (1, 4096), "render.step": (1e-6, 1e3), "render.near": (0, 1e3),
     "render.budget": (1, (1 << 31) - 1), "render.occupancy_resolution": (4, 512), "render.occupancy_decay": (0, 1),
     "render.occupancy_threshold": (0, 1e6), "render.occupancy_interval": (1, 1 << 40),
-    "render.random_background": (0, 1), "guidance.t_range": (0, 1), "guidance.t_max_end": (0, 1),
-    "loss.orientation_ramp": (0, 1),
+    "render.random_background": (0, 1), "guidance.t_range": (0, 1), "guidance.t_max_end": (0, 1), "guidance.t_window": (0, 1),
+    "loss.orientation_ramp": (0, 1), "loss.entropy_from": (0, 1),
     "optim.lr_grid": (0, 1e3), "optim.lr_mlp": (0, 1e3), "optim.lr_background": (0, 1e3), "optim.betas": (0, 1 - 1e-9),
     "optim.eps": (1e-38, 1), "optim.warmup": (0, 1), "optim.final": (0, 1),
 }

@@ -29,3 +29,9 @@ def orientation_weight(config: LossConfig, progress: float) -> float:
     """Linear ramp of the orientation weight over the first `orientation_ramp` of the run."""
     start, end = config.orientation
     return start + (end - start) * min(1.0, progress / max(config.orientation_ramp, 1e-9))
+
+
+def entropy_weight(config: LossConfig, progress: float) -> float:
+    """Linear ramp of the entropy weight from 0 at `entropy_from` to its full value at the end of the run: earlier, what
+    is half there is still being decided."""
+    return config.entropy * max(0.0, progress - config.entropy_from) / max(1.0 - config.entropy_from, 1e-9)

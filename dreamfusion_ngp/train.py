@@ -13,7 +13,7 @@ from torch import Tensor
 from .config import OptimConfig, RunConfig
 from .errors import DivergenceError
 from .fields import Background, HashField, random_background
-from .losses import entropy_loss, opacity_loss, orientation_loss, orientation_weight
+from .losses import entropy_loss, entropy_weight, opacity_loss, orientation_loss, orientation_weight
 from .ops.adam import adam_step
 from .render import Occupancy, flat_background, render
 from .rng import Stream, generator
@@ -118,7 +118,7 @@ def train_step(state: State, guidance, config: RunConfig, clock: Callable[[], fl
     terms = {"sds": sds.loss, "orientation": orientation_loss(rendering.orientation),
              "opacity_loss": opacity_loss(rendering.opacity), "entropy": entropy_loss(rendering.opacity)}
     loss = (terms["sds"] + orientation_weight(loss_config, progress) * terms["orientation"]
-            + loss_config.opacity * terms["opacity_loss"] + loss_config.entropy * terms["entropy"])
+            + loss_config.opacity * terms["opacity_loss"] + entropy_weight(loss_config, progress) * terms["entropy"])
     check_finite(terms, step)
     loss.backward()
     state.adam.step(step, config.steps)

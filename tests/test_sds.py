@@ -127,6 +127,14 @@ def test_the_upper_end_of_t_is_annealed_linearly():
     )
 
 
+def test_a_window_follows_the_upper_end_down_and_stops_at_the_lower():
+    config = GuidanceConfig(t_range=(0.02, 0.98), t_max_end=0.1, t_window=0.3)
+    draws = np.random.default_rng(3).random((2, 4096))
+    for progress, low, high in ((0.0, 680, 980), (0.5, 240, 540), (1.0, 20, 100)):
+        t = sds.sample_timesteps(config, draws, progress, LENGTH)
+        assert (t.min(), t.max()) == (low, high - 1), progress
+
+
 def test_numbers_depend_on_seed_and_step_and_on_nothing_else():
     x = torch.rand(4, 3, 6, 6)
     losses = {(seed, step): float(run(x, seed=seed, step=step).loss) for seed in (0, 1) for step in (0, 1, 2)}

@@ -10,7 +10,7 @@ from dreamfusion_ngp.config import (CameraConfig, FieldConfig, LightConfig, Loss
                                     RunConfig, dreamfusion)
 from dreamfusion_ngp.errors import DivergenceError
 from dreamfusion_ngp.guidance.sds import SdsOutput
-from dreamfusion_ngp.losses import entropy_loss, opacity_loss, orientation_weight
+from dreamfusion_ngp.losses import entropy_loss, entropy_weight, opacity_loss, orientation_weight
 from dreamfusion_ngp.train import State, train
 
 TINY = RunConfig(
@@ -129,6 +129,9 @@ def test_weights_of_the_regularisers():
     assert float(opacity_loss(torch.zeros(4))) == pytest.approx(0.1)
     assert float(entropy_loss(torch.full((4,), 0.5))) == pytest.approx(0.6931, abs=1e-3)
     assert float(entropy_loss(torch.tensor([0.0, 1.0]))) < 2e-3
+    late = LossConfig(entropy=0.2, entropy_from=0.6)
+    assert [entropy_weight(late, p) for p in (0.0, 0.6, 0.8, 1.0)] == pytest.approx([0.0, 0.0, 0.1, 0.2])
+    assert entropy_weight(LossConfig(entropy=0.2, entropy_from=1.0), 0.5) == 0.0
 
 
 def test_preset_dreamfusion_has_the_papers_numbers():

@@ -37,12 +37,13 @@ def t_max(config: GuidanceConfig, progress: float) -> float:
 def sample_timesteps(config: GuidanceConfig, draws: np.ndarray, progress: float, length: int) -> np.ndarray:
     """(n,) int64 timesteps of a schedule of `length` steps, for the n views of a step.
 
-    t ~ U(t_range[0], t_max) for each view (paper: U(0.02, 0.98)), stratified: the interval is cut into n equal parts,
-    and each view gets one of them at random. draws: (2, n) uniform numbers in [0, 1); the first row orders the parts,
-    the second places t in its part.
+    t ~ U(t_range[0], t_max) for each view (paper: U(0.02, 0.98)), its lower end raised to t_max - t_window: with a
+    narrow window and an annealed upper end, noise only falls in the course of the run (Huang et al., "DreamTime", ICLR
+    2024). Stratified: the interval is cut into n equal parts, and each view gets one of them at random. draws: (2, n)
+    uniform numbers in [0, 1); the first row orders the parts, the second places t in its part.
     """
-    n = draws.shape[1]
-    low, high = config.t_range[0], t_max(config, progress)
+    n, high = draws.shape[1], t_max(config, progress)
+    low = max(config.t_range[0], high - config.t_window)
     t = low + (high - low) * (np.argsort(draws[0], kind="stable") + draws[1]) / n
     return np.clip((t * length).astype(np.int64), 0, length - 1)
 
