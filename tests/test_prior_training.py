@@ -71,7 +71,7 @@ def test_pictures_and_captions_belong_together(reservoir, monkeypatch):
     seen = []
     monkeypatch.setattr(training, "caption", lambda *args: seen.append(args) or "a mug")
     random = np.random.default_rng(1)
-    images, texts = training_batch(reservoir, 200, random)
+    images, texts, _ = training_batch(reservoir, 200, random)
     assert images.shape == (200, 3, 64, 64) and images.min() >= -1 and images.max() <= 1 and texts == ["a mug"] * 200
     checked = 0
     for image, (name, color, azimuth, elevation, mode, _) in zip((images + 1) / 2, seen):
@@ -83,7 +83,11 @@ def test_pictures_and_captions_belong_together(reservoir, monkeypatch):
 
 
 def test_batches_have_all_modes_and_known_words(reservoir):
-    images, texts = training_batch(reservoir, 120, np.random.default_rng(2))
+    images, texts, steps = training_batch(reservoir, 120, np.random.default_rng(2))
+    corners = images[:, :, ::63, ::63].flatten(1)
+    blind = torch.tensor(steps >= training.BLIND)
+    assert 5 < blind.sum() < 20 and (corners[blind] == 0).float().mean() > 0.8, "toys seldom reach the corners"
+    assert (corners[~blind] == 0).float().mean() < 0.05
     tokenizer = build_tokenizer()
     assert not any(tokenizer.unk_token_id in ids for ids in tokenizer(texts).input_ids)
     assert any("clay" in t for t in texts) and any("flat" in t for t in texts) and "" in texts
@@ -115,15 +119,27 @@ def test_the_loss_is_the_bounded_squared_error_of_v():
         fake = SimpleNamespace(
             unet=knowing, scheduler=prior.scheduler, tokenizer=prior.tokenizer, text_encoder=prior.text_encoder
         )
-        loss = denoising_loss(fake, image, ["a mug"] * 64, np.random.default_rng(0))
+        steps = training.sample_noise_levels(64, np.random.default_rng(0))
+        loss = denoising_loss(fake, image, ["a mug"] * 64, steps)
         abar = prior.scheduler.alphas_cumprod[knowing.steps].double()
         expected = (error**2 / (1 - abar)).clamp(max=5 * error**2).mean()
         assert float(loss) == pytest.approx(float(expected), abs=1e-6)
         noise = (knowing.noisy - abar.sqrt().view(-1, 1, 1, 1) * knowing.image) / (1 - abar).sqrt().view(-1, 1, 1, 1)
         assert noise.std(dim=(1, 2, 3)).sub(1).abs().max() < 0.05, "unit noise at every timestep"
     steps = knowing.steps.double().numpy() / 1000
-    assert stats.kstest(steps, lambda t: np.clip(t, 0, 1) ** (1 / training.HIGH_NOISE_POWER)).pvalue > 1e-3
     assert steps.min() < 0.05 and steps.max() > 0.97
+
+
+def test_noise_levels_are_a_mixture_of_a_power_and_of_almost_pure_noise():
+    steps = training.sample_noise_levels(20_000, np.random.default_rng(1)) / 1000
+    share, start, power = training.TEXT_SHARE, training.TEXT_FROM, training.HIGH_NOISE_POWER
+
+    def cdf(t):
+        t = np.clip(t, 0, 1)
+        return (1 - share) * t ** (1 / power) + share * ((t - start) / (1 - start)).clip(0)
+
+    assert stats.kstest(steps + 5e-4, cdf).statistic < 4e-3, "stratified: as near as whole timesteps can be"
+    assert steps.min() < 0.005 and steps.max() == 0.999
 
 
 def test_two_processes_train_with_falling_loss(trained):

@@ -166,8 +166,8 @@ class Run:
         final = config.final_learning_rate
         cosine = final + (1 - final) * 0.5 * (1 + math.cos(math.pi * progress))
         rate = config.learning_rate * min(1.0, (images + 1) / config.warmup_images) * cosine
-        image, texts = training_batch(self.reservoir, config.batch, self.random)
-        loss = denoising_loss(self.prior, image.to(self.device), texts, self.random)
+        image, texts, steps = training_batch(self.reservoir, config.batch, self.random)
+        loss = denoising_loss(self.prior, image.to(self.device), texts, steps)
         self.optimizer.zero_grad()
         loss.backward()
         self.average_gradients()

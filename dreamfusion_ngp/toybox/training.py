@@ -26,6 +26,8 @@ PAPER_CAMERA_SHARE = 0.2        # the rest has constant framing, what preset `fa
 REPAINT_PROBABILITY = 0.35      # of a secondary part, to a random colour
 COLOR_JITTER = 0.04             # standard deviation per channel
 HIGH_NOISE_POWER = 0.65         # t = u^power: more high noise, where shape and view are decided
+TEXT_SHARE, TEXT_FROM = 0.3, 0.92  # of the pictures, at t above this, where the text is all that there is to go by
+BLIND = 980                     # timesteps from here on show at most 1/34 of a background
 MAX_WEIGHT = 5.0                # of the squared error of a picture with little noise
 # Six primitives are learnt early; the composed toys get twice the pictures.
 PRIMITIVES = ("sphere", "cube", "cylinder", "cone", "torus", "pyramid")
@@ -104,8 +106,26 @@ def backgrounds(n: int, resolution: int, random: np.random.Generator) -> torch.T
     return out.clamp(0, 1)
 
 
-def training_batch(reservoir: Reservoir, n: int, random: np.random.Generator) -> tuple[torch.Tensor, list[str]]:
-    """(n, 3, 64, 64) images in [-1, 1] and their captions."""
+def sample_noise_levels(n: int, random: np.random.Generator) -> np.ndarray:
+    """(n,) int64 timesteps of 1000, stratified: TEXT_SHARE of them uniform above TEXT_FROM, the rest u^HIGH_NOISE_POWER.
+
+    The mean picture of a class from one side is sharp, but it differs little between sides beside what random colours
+    and backgrounds do to a batch: few pictures at full noise leave the view words unlearnt for very long.
+    """
+    u = (np.arange(n) + random.random(n)) / n
+    text = TEXT_FROM + (1 - TEXT_FROM) * u / TEXT_SHARE
+    rest = ((u - TEXT_SHARE).clip(0) / (1 - TEXT_SHARE)) ** HIGH_NOISE_POWER
+    return (np.where(u < TEXT_SHARE, text, rest) * 1000).astype(np.int64).clip(0, 999)
+
+
+def training_batch(reservoir: Reservoir, n: int,
+                   random: np.random.Generator) -> tuple[torch.Tensor, list[str], np.ndarray]:
+    """(n, 3, 64, 64) images in [-1, 1], their captions and the timesteps at which to show them.
+
+    Where the noise hides the background (BLIND), it is its mean, mid-grey, which is what the model should answer: a
+    random one there would only be noise in the gradient, several times what the toys have to say.
+    """
+    steps = sample_noise_levels(n, random)
     buffer, classes, position, azimuth, elevation = reservoir.batch(n)
     palette = torch.tensor(list(COLORS.values()), dtype=torch.float32)
     color = random.integers(len(COLORS), size=n)
@@ -117,19 +137,19 @@ def training_batch(reservoir: Reservoir, n: int, random: np.random.Generator) ->
     colors = (torch.where(repaint[..., None], other, colors) + jitter(*colors.shape)).clamp(0, 1)
     modes = sample_modes(LIGHTS, n, 1.0, random)
     rows = shading_rows(LIGHTS, sample_light_positions(LIGHTS, position, random), modes)
-    image = shade(buffer, colors, rows, backgrounds(n, buffer.slot.shape[-1], random))
+    behind = backgrounds(n, buffer.slot.shape[-1], random)
+    behind[steps >= BLIND] = 0.5
+    image = shade(buffer, colors, rows, behind)
     names = list(COLORS)
     texts = [caption(CLASSES[c], names[k], float(a), float(e), int(m), random)
              for c, k, a, e, m in zip(classes, color, azimuth, elevation, modes)]
-    return image.permute(0, 3, 1, 2) * 2 - 1, texts
+    return image.permute(0, 3, 1, 2) * 2 - 1, texts, steps
 
 
-def denoising_loss(prior: Prior, image: torch.Tensor, texts: list[str], random: np.random.Generator) -> torch.Tensor:
+def denoising_loss(prior: Prior, image: torch.Tensor, texts: list[str], steps: np.ndarray) -> torch.Tensor:
     """E w(t) || x_hat - x ||^2 with w = min(1 / sigma_t^2, MAX_WEIGHT): the squared error of v (Salimans & Ho 2022),
-    bounded where there is little noise as in Hang et al. (2023). Timesteps are stratified over the batch."""
-    n = len(image)
-    u = (np.arange(n) + random.random(n)) / n
-    steps = torch.tensor((u ** HIGH_NOISE_POWER * 1000).astype(np.int64).clip(0, 999)).to(image.device)
+    bounded where there is little noise as in Hang et al. (2023). steps: (n,) int64 timesteps."""
+    steps = torch.tensor(steps).to(image.device)
     abar = prior.scheduler.alphas_cumprod.to(image.device)[steps].view(-1, 1, 1, 1)
     noisy = abar.sqrt() * image + (1 - abar).sqrt() * torch.randn_like(image)
     factor = pixel_shuffle_factor(prior.unet)
