@@ -127,7 +127,7 @@ def dreamfusion() -> RunConfig:
 
 def fast() -> RunConfig:
     """The default: the same method within minutes on two cores. What differs from the paper, and the reason to try it:
-    measurements where figures stand (in runs of half the steps at 32 x 32), else arguments and the feasibility study."""
+    measurements where figures stand (runs of half the steps at 32 x 32), else arguments and the feasibility study."""
     return RunConfig(
         preset="fast",
         steps=1200,
@@ -219,8 +219,8 @@ RANGES = {
     "render.resolution": (1, 4096), "render.step": (1e-6, 1e3), "render.near": (0, 1e3),
     "render.budget": (1, (1 << 31) - 1), "render.occupancy_resolution": (4, 512), "render.occupancy_decay": (0, 1),
     "render.occupancy_threshold": (0, 1e6), "render.occupancy_interval": (1, 1 << 40),
-    "render.random_background": (0, 1), "guidance.t_range": (0, 1), "guidance.t_max_end": (0, 1), "guidance.t_window": (0, 1),
-    "loss.orientation_ramp": (0, 1), "loss.entropy_from": (0, 1),
+    "render.random_background": (0, 1), "guidance.t_range": (0, 1), "guidance.t_max_end": (0, 1),
+    "guidance.t_window": (0, 1), "loss.orientation_ramp": (0, 1), "loss.entropy_from": (0, 1),
     "optim.lr_grid": (0, 1e3), "optim.lr_mlp": (0, 1e3), "optim.lr_background": (0, 1e3), "optim.betas": (0, 1 - 1e-9),
     "optim.eps": (1e-38, 1), "optim.warmup": (0, 1), "optim.final": (0, 1),
 }

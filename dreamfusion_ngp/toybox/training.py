@@ -107,7 +107,8 @@ def backgrounds(n: int, resolution: int, random: np.random.Generator) -> torch.T
 
 
 def sample_noise_levels(n: int, random: np.random.Generator) -> np.ndarray:
-    """(n,) int64 timesteps of 1000, stratified: TEXT_SHARE of them uniform above TEXT_FROM, the rest u^HIGH_NOISE_POWER.
+    """(n,) int64 timesteps of 1000, stratified: TEXT_SHARE of them uniform above TEXT_FROM, the others
+    u^HIGH_NOISE_POWER.
 
     The mean picture of a class from one side is sharp, but it differs little between sides beside what random colours
     and backgrounds do to a batch: few pictures at full noise leave the view words unlearnt for very long.
