@@ -125,6 +125,13 @@ def test_captions_read_like_prompts_with_view_words():
     assert "a photo of a red mug, right side view, raised angle" in texts
 
 
+def test_whole_captions_leave_nothing_out():
+    random = np.random.default_rng(0)
+    for mode, end in ((ALBEDO, ", flat colors"), (LAMBERTIAN, ""), (TEXTURELESS, ", clay")):
+        texts = {caption("mug", "red", np.pi / 2, 0.3, mode, random, whole=True) for _ in range(30)}
+        assert texts == {f"a red mug, right side view, raised angle{end}"}
+
+
 def test_every_caption_takes_the_same_number_of_draws():
     for mode, seed in itertools.product((ALBEDO, LAMBERTIAN, TEXTURELESS), range(20)):
         a, b = np.random.default_rng(seed), np.random.default_rng(seed)

@@ -17,7 +17,7 @@ config
 native
 rng
 ops
-cameras lights prompts losses
+cameras lights prompts losses packing
 views
 fields
 render

@@ -11,6 +11,7 @@ from dreamfusion_ngp.config import RunConfig
 from dreamfusion_ngp.guidance import TOYBOX, load_guidance, model_folder, pixel
 from dreamfusion_ngp.guidance.pixel import resize, resize_matrix
 from dreamfusion_ngp.guidance.sds import classifier_free_guidance
+from dreamfusion_ngp.packing import position_maps
 from dreamfusion_ngp.rng import Stream, generator
 
 
@@ -30,7 +31,7 @@ def recorded(guidance, monkeypatch) -> list:
     return calls
 
 
-@pytest.mark.parametrize("kind, size", [("packed", 16), ("if", 8)])
+@pytest.mark.parametrize("kind, size", [("packed", 16), ("placed", 16), ("if", 8)])
 def test_the_gradient_on_rgb_is_exact_and_reaches_nothing_else(folders, kind, size, monkeypatch):
     guidance = load_guidance(config(folders[kind]), "cpu")
     calls = recorded(guidance, monkeypatch)
@@ -60,7 +61,7 @@ def leaves(loss) -> set[int]:
     return found
 
 
-@pytest.mark.parametrize("kind", ["packed", "if"])
+@pytest.mark.parametrize("kind", ["packed", "placed", "if"])
 def test_noise_is_what_the_models_own_parts_predict(folders, kind, monkeypatch):
     """Against the parts loaded and called by hand, one view and one branch at a time; in float32 exactly, in bfloat16
     closely."""
@@ -86,6 +87,8 @@ def test_noise_is_what_the_models_own_parts_predict(folders, kind, monkeypatch):
         if kind == "if":
             return unet(z[b : b + 1], int(t[b]), hidden).sample[:, :3]
         x = torch.nn.functional.pixel_unshuffle(z[b : b + 1], 2)
+        if kind == "placed":
+            x = torch.cat([x, position_maps(8)], 1)
         return torch.nn.functional.pixel_shuffle(
             unet(x, int(t[b]), hidden, encoder_attention_mask=tokens.attention_mask).sample, 2
         )

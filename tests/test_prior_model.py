@@ -8,11 +8,12 @@ import sys
 import pytest
 import torch
 
+from dreamfusion_ngp.packing import pack
 from dreamfusion_ngp.prompts import MODE_WORDS, fine_view, paper_view, view_prompt
 from dreamfusion_ngp.toybox.captions import WORDS, subject
 from dreamfusion_ngp.toybox.model import MAX_TOKENS, PRIOR, build_prior, build_tokenizer, load_prior, quiet
 from dreamfusion_ngp.toybox.shapes import CLASSES, COLORS
-from dreamfusion_ngp.toybox.training import pixel_shuffle_factor, tokenize
+from dreamfusion_ngp.toybox.training import tokenize
 
 PHRASES = [
     "a red mug, front right view, high angle, clay",
@@ -54,13 +55,12 @@ def test_the_same_seed_builds_the_same_weights(prior):
 
 
 def test_the_unet_takes_and_gives_packed_pictures(prior):
-    assert pixel_shuffle_factor(prior.unet) == 4
     tokens = tokenize(prior.tokenizer, ["a red mug", ""])
     assert tokens.input_ids.shape == (2, MAX_TOKENS)
     with torch.no_grad():
         hidden = prior.text_encoder(tokens.input_ids, attention_mask=tokens.attention_mask).last_hidden_state
         out = prior.unet(
-            torch.zeros(2, 48, 16, 16), torch.tensor(500), hidden, encoder_attention_mask=tokens.attention_mask
+            pack(torch.zeros(2, 3, 64, 64), prior.unet.config.in_channels), torch.tensor(500), hidden, encoder_attention_mask=tokens.attention_mask
         ).sample
     assert out.shape == (2, 48, 16, 16) and torch.isfinite(out).all() and not torch.equal(out[0], out[1])
 

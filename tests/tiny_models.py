@@ -21,7 +21,7 @@ def tiny_unet(kind: str):
     learned = kind == "if"
     return UNet2DConditionModel(
         sample_size=8,
-        in_channels=3 if learned else 12,
+        in_channels=3 if learned else 18 if kind == "placed" else 12,
         out_channels=6 if learned else 12,
         block_out_channels=(8, 16),
         layers_per_block=1,
@@ -63,8 +63,8 @@ def tiny_tokenizer(kind: str):
 
 
 def tiny_folder(folder, kind: str):
-    """A whole random pipeline. "packed": 2 x 2 pixels in channels, predicts v; "if": 3 channels in, 6 out, predicts the
-    noise."""
+    """A whole random pipeline. "packed": 2 x 2 pixels in channels, predicts v; "placed": position maps besides; "if":
+    3 channels in, 6 out, predicts the noise."""
     from diffusers import DDPMScheduler
     from transformers import T5Config, T5EncoderModel
 
@@ -99,7 +99,7 @@ def tiny_folder(folder, kind: str):
 
 @pytest.fixture(scope="session")
 def folders(tmp_path_factory):
-    return {kind: tiny_folder(tmp_path_factory.mktemp(kind), kind) for kind in ("packed", "if")}
+    return {kind: tiny_folder(tmp_path_factory.mktemp(kind), kind) for kind in ("packed", "placed", "if")}
 
 
 @pytest.fixture

@@ -3,17 +3,16 @@ with a text encoder."""
 
 from __future__ import annotations
 
-import math
 from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
 import torch
 from torch import Tensor
-from torch.nn.functional import pixel_shuffle, pixel_unshuffle
 
 from ..config import RunConfig
 from ..errors import PriorError
+from ..packing import POSITIONS, pack, packing_factor, unpack
 from ..prompts import MODE_WORDS, VIEW_WORDS, view_prompt
 from ..views import Views
 from . import text
@@ -28,8 +27,9 @@ class PixelGuidance:
 
     The render is resized to the model's resolution and mapped to [-1, 1], so by the chain rule the gradient on rgb is
     twice the one of `sds_loss` (and goes back through the resize). A UNet with 3 f^2 input channels sees f x f pixels
-    packed into one; with twice as many output channels it also predicts variances, which are dropped. The guidance
-    scale is that of the config, else `guidance_scale` in the folder's dreamfusion_ngp.json, else 20.
+    packed into one, with six more their positions besides (`packing`); with 6 f^2 output channels it also predicts
+    variances, which are dropped. The guidance scale is that of the config, else `guidance_scale` in the folder's
+    dreamfusion_ngp.json, else 20.
     """
 
     def __init__(self, config: RunConfig, folder: Path, device: torch.device):
@@ -43,7 +43,7 @@ class PixelGuidance:
         self.layout = _prepare(self.unet, device, self.autocast)
         self.hidden, self.mask = self.hidden.to(device), self.mask.to(device)
         # IF's own pipeline shows the padding of a text to the UNet: that is how it was trained.
-        learned_variance = self.unet.config.out_channels == 2 * self.unet.config.in_channels
+        learned_variance = self.unet.config.out_channels == 6 * self.factor**2
         if not settings.get("encoder_attention_mask", not learned_variance):
             self.mask = torch.ones_like(self.mask)
         scale = settings.get("guidance_scale", DEFAULT_SCALE) if self.config.scale is None else self.config.scale
@@ -81,13 +81,13 @@ class PixelGuidance:
     def _denoise(self, z: Tensor, t: np.ndarray, alpha: Tensor, sigma: Tensor, rows: Tensor) -> Tensor:
         """Guided eps_hat of noisy images z (B, 3, H, W); rows (2 B): embeddings of the unconditional, then of the
         conditional texts."""
-        packed = pixel_unshuffle(z, self.factor)
+        packed = pack(z, self.unet.config.in_channels)
         double = torch.cat([packed, packed]).to(self.unet.dtype, memory_format=self.layout)
         steps = torch.tensor(np.concatenate([t, t]), device=self.device)
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.autocast):
             hidden = self.hidden[rows].to(self.unet.dtype)
             output = self.unet(double, steps, hidden, encoder_attention_mask=self.mask[rows]).sample
-        output = pixel_shuffle(output[:, : packed.shape[1]].float(), self.factor)  # without learned variances
+        output = unpack(output[:, : 3 * self.factor**2].float())  # without learned variances
         guided = classifier_free_guidance(*output.chunk(2), self.scale)
         return predicted_noise(guided, z, alpha, sigma, self.prediction)
 
@@ -135,11 +135,13 @@ def _geometry(folder: Path, unet, width: int) -> tuple[int, int]:
     if type(unet).__name__ != "UNet2DConditionModel":
         raise PriorError(f"{folder}: its unet is a {type(unet).__name__}, not a UNet2DConditionModel")
     c = unet.config
-    factor = math.isqrt(max(c.in_channels, 3) // 3)
+    factor = packing_factor(c.in_channels)
+    packed = 3 * factor * factor
     cross = c.encoder_hid_dim or c.cross_attention_dim
     expected = {cross} if isinstance(cross, int) else set(cross)
-    if c.in_channels != 3 * factor * factor or c.out_channels not in (c.in_channels, 2 * c.in_channels):
-        problem = f"it maps {c.in_channels} channels to {c.out_channels}; wanted are 3 f^2 and as many or twice as many"
+    if c.in_channels not in (packed, packed + POSITIONS) or c.out_channels not in (packed, 2 * packed):
+        problem = (f"it maps {c.in_channels} channels to {c.out_channels}; wanted are 3 f^2 (and {POSITIONS} for "
+                   "positions) to 3 f^2 or 6 f^2")
     elif not isinstance(c.sample_size, int):
         problem = f"its sample_size is {c.sample_size}, not one number"
     elif c.class_embed_type or c.num_class_embeds or c.addition_embed_type not in (None, "text"):

@@ -28,9 +28,13 @@ def subject(name: str, color: str = "") -> str:
     return f"{'an' if words[0] in 'aeiou' else 'a'} {words}"
 
 
-def caption(name: str, color: str, azimuth: float, elevation: float, mode: int, random: np.random.Generator) -> str:
-    """A training caption for a picture of a toy; which parts it names is drawn from `random` (always seven draws)."""
+def caption(name: str, color: str, azimuth: float, elevation: float, mode: int, random: np.random.Generator,
+            whole: bool = False) -> str:
+    """A training caption for a picture of a toy; which parts it names is drawn from `random` (always seven draws).
+    whole: it names all of them."""
     draw = random.random(7)
+    if whole:
+        draw[:] = 1.0
     if draw[0] < P_EMPTY:
         return ""
     clay = mode == TEXTURELESS

@@ -5,10 +5,11 @@ from __future__ import annotations
 import numpy as np
 import torch
 
+from ..packing import pack, unpack
 from ..prompts import view_prompt
 from .captions import subject
 from .shapes import CLASSES, COLORS
-from .training import pixel_shuffle_factor, tokenize
+from .training import tokenize
 
 SHEET_VIEWS = ("front view, raised angle", "right side view, raised angle", "back view, raised angle",
                "left side view, raised angle", "front right view, high angle", "overhead view")
@@ -25,24 +26,23 @@ def sample(prior, texts: list[str], *, scale: float = 4.0, steps: int = 30, seed
 
 def _sample_batch(prior, texts, scale, steps, seed):
     device = next(prior.unet.parameters()).device
-    factor, n = pixel_shuffle_factor(prior.unet), len(texts)
+    n = len(texts)
     tokens = tokenize(prior.tokenizer, texts + [""] * n).to(device)
     abar = prior.scheduler.alphas_cumprod.to(device)
     noise = np.random.default_rng(seed).normal(size=(n, 3, 64, 64))
-    x = torch.nn.functional.pixel_unshuffle(torch.tensor(noise, dtype=torch.float32, device=device), factor)
+    x = torch.tensor(noise, dtype=torch.float32, device=device)
     timesteps = torch.linspace(len(abar) - 10, 0, steps + 1).round().long()
     with torch.autocast(device.type, torch.bfloat16):
         hidden = prior.text_encoder(tokens.input_ids, attention_mask=tokens.attention_mask).last_hidden_state
     for now, then in zip(timesteps[:-1], timesteps[1:]):
         with torch.autocast(device.type, torch.bfloat16):
-            clean = prior.unet(torch.cat([x, x]), now.to(device), hidden,
-                               encoder_attention_mask=tokens.attention_mask).sample
-        cond, uncond = clean.float().chunk(2)
+            packed = pack(torch.cat([x, x]), prior.unet.config.in_channels)
+            clean = prior.unet(packed, now.to(device), hidden, encoder_attention_mask=tokens.attention_mask).sample
+        cond, uncond = unpack(clean.float()).chunk(2)
         x0 = (uncond + scale * (cond - uncond)).clamp(-1, 1)
         eps = (x - abar[now].sqrt() * x0) / (1 - abar[now]).sqrt()
         x = abar[then].sqrt() * x0 + (1 - abar[then]).sqrt() * eps
-    image = torch.nn.functional.pixel_shuffle(x0, factor).permute(0, 2, 3, 1)
-    return (image.cpu() + 1) / 2
+    return (x0.permute(0, 2, 3, 1).cpu() + 1) / 2
 
 
 def sheet(prior, path, *, scale: float = 4.0, steps: int = 30, colors_per_class: int = 1, seed: int = 0) -> None:

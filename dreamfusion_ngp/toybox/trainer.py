@@ -19,7 +19,7 @@ from ..errors import PriorError, UsageError
 from .model import Prior, build_prior, load_prior
 from .optimizer import PriorOptimizer
 from .sampling import sheet
-from .training import Reservoir, TrainPriorConfig, denoising_loss, training_batch
+from .training import BLIND_SHARE, Reservoir, TrainPriorConfig, denoising_loss, training_batch
 
 
 def train_prior(config: TrainPriorConfig, out: Path, *, resume: Path | None = None, processes: int = 1,
@@ -121,8 +121,7 @@ class Run:
 
     def loop(self) -> None:
         config, per_step = self.config, self.config.batch * self.world
-        for _ in range(40):
-            self.reservoir.grow()
+        self.reservoir.fill()
         self.began = saved = time.monotonic()
         recent, images = [], 0
         while (progress := self.progress(images)) < 1.0:
@@ -166,7 +165,8 @@ class Run:
         final = config.final_learning_rate
         cosine = final + (1 - final) * 0.5 * (1 + math.cos(math.pi * progress))
         rate = config.learning_rate * min(1.0, (images + 1) / config.warmup_images) * cosine
-        image, texts, steps = training_batch(self.reservoir, config.batch, self.random)
+        blind = BLIND_SHARE[progress >= config.text_phase]
+        image, texts, steps = training_batch(self.reservoir, config.batch, self.random, blind)
         loss = denoising_loss(self.prior, image.to(self.device), texts, steps)
         self.optimizer.zero_grad()
         loss.backward()

@@ -9,14 +9,16 @@ optimiser's state is rebuilt by a short warm-up.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 
 import numpy as np
 import torch
 
-from ..cameras import sample_cameras
+from ..cameras import Cameras, sample_cameras
 from ..config import FRAMED_CAMERAS, CameraConfig, LightConfig
 from ..lights import sample_light_positions, sample_modes, shading_rows
+from ..packing import pack, unpack
+from ..prompts import fine_view
 from .captions import caption
 from .model import MAX_TOKENS, Prior
 from .shapes import CLASSES, COLORS, MAIN, PARAMETERS, SHADE
@@ -26,8 +28,10 @@ PAPER_CAMERA_SHARE = 0.2        # the rest has constant framing, what preset `fa
 REPAINT_PROBABILITY = 0.35      # of a secondary part, to a random colour
 COLOR_JITTER = 0.04             # standard deviation per channel
 HIGH_NOISE_POWER = 0.65         # t = u^power: more high noise, where shape and view are decided
-TEXT_SHARE, TEXT_FROM = 0.3, 0.92  # of the pictures, at t above this, where the text is all that there is to go by
-BLIND = 980                     # timesteps from here on show at most 1/34 of a background
+TEXT_SHARE, TEXT_FROM = 0.2, 0.92  # of the pictures, at t above this, where little but the text is there to go by
+BLIND = 980                     # timesteps from here on show nothing: 1/34 of a background, less of a toy
+BLIND_SHARE = (0.75, 0.12)      # of the pictures, at these timesteps: in the first part of a run and after
+WHOLE_CAPTIONS = 0.75           # of the captions in the first part of a run leave nothing out
 MAX_WEIGHT = 5.0                # of the squared error of a picture with little noise
 # Six primitives are learnt early; the composed toys get twice the pictures.
 PRIMITIVES = ("sphere", "cube", "cylinder", "cone", "torus", "pyramid")
@@ -42,12 +46,13 @@ class TrainPriorConfig:
     images: int = 1_500_000             # training images of this run
     minutes: float = 0.0                # stop (and anneal) by time instead; 0: by images
     batch: int = 48                     # per process
-    learning_rate: float = 1.2e-3
+    learning_rate: float = 0.9e-3
+    text_phase: float = 0.3             # part of the run that mostly learns what the text alone says
     warmup_images: int = 3000
     final_learning_rate: float = 0.03   # factor at the end of the run (cosine)
     ema_half_life: int = 40_000         # images
     views_per_class: int = 1200         # reservoir size of one process
-    chunk: int = 12                     # views of one class traced at a time
+    chunk: int = 6                      # views of one class under the same view words, traced at a time
     trace_every: int = 6                # steps between new chunks
     seed: int = 0
     save_every: float = 300.0           # seconds
@@ -56,36 +61,61 @@ class TrainPriorConfig:
 
 
 class Reservoir:
-    """G-buffers with their class and camera angles; new chunks replace the oldest of their class once it is full."""
+    """G-buffers with their class and cameras; new chunks replace the oldest of their class once it is full.
+
+    A chunk shows one class under the same view words, so that its pictures in the same colours average to what their
+    caption says.
+    """
 
     def __init__(self, config: TrainPriorConfig, random: np.random.Generator):
         self.config, self.random = config, random
         self.buffers: list[list[tuple]] = [[] for _ in CLASSES]
         self.next = 0
 
+    def fill(self) -> None:
+        """Trace until every class has all its views, which takes minutes."""
+        for _ in range(len(CLASSES) * max(1, self.config.views_per_class // self.config.chunk)):
+            self.grow()
+
     def grow(self) -> None:
         """Trace one chunk of the next class."""
         index, n = self.next % len(CLASSES), self.config.chunk
         self.next += 1
         camera = CameraConfig() if self.random.random() < PAPER_CAMERA_SHARE else FRAMED_CAMERAS
-        cameras = sample_cameras(replace(camera, stratified_azimuth=False), n, self.random)
+        cameras = cameras_under_one_word(replace(camera, stratified_azimuth=False), n, self.random)
         u = torch.tensor(self.random.uniform(-1, 1, (n, PARAMETERS)), dtype=torch.float32)
         shelf = self.buffers[index]
         shelf.append((trace(CLASSES[index], u, cameras), cameras))
         if len(shelf) > max(1, self.config.views_per_class // n):
             shelf.pop(0)
 
-    def batch(self, n: int):
-        """n random views: G-buffer, class indices, camera positions, azimuths, elevations."""
+    def batch(self, whole: np.ndarray):
+        """A random view for each False of `whole` (n,), a whole random chunk for each True.
+
+        Returns: G-buffer of m >= n views, for each of them the index of its sample (m,), class indices (n,), camera
+        positions (m, 3), azimuths and elevations (n,).
+        """
         filled = [i for i, shelf in enumerate(self.buffers) if shelf]
         weights = CLASS_WEIGHTS[filled] / CLASS_WEIGHTS[filled].sum()
-        classes = [filled[k] for k in self.random.choice(len(filled), size=n, p=weights)]
-        picks = [(self.buffers[c][self.random.integers(len(self.buffers[c]))], self.random.integers(self.config.chunk))
-                 for c in classes]
-        buffer = GBuffer.cat([chunk[0][k:k + 1] for chunk, k in picks])
-        position, azimuth, elevation = (torch.stack([getattr(chunk[1], name)[k] for chunk, k in picks])
-                                        for name in ("position", "azimuth", "elevation"))
-        return buffer, classes, position, azimuth, elevation
+        classes = [filled[k] for k in self.random.choice(len(filled), size=len(whole), p=weights)]
+        chunks = [self.buffers[c][self.random.integers(len(self.buffers[c]))] for c in classes]
+        first = self.random.integers(self.config.chunk, size=len(whole))
+        rows = [slice(None) if w else slice(k, k + 1) for w, k in zip(whole, first)]
+        buffer = GBuffer.cat([traced[row] for (traced, _), row in zip(chunks, rows)])
+        position = torch.cat([cameras.position[row] for (_, cameras), row in zip(chunks, rows)])
+        owner = torch.tensor(np.repeat(np.arange(len(whole)), np.where(whole, self.config.chunk, 1)))
+        azimuth, elevation = (torch.stack([getattr(cameras, name)[k] for (_, cameras), k in zip(chunks, first)])
+                              for name in ("azimuth", "elevation"))
+        return buffer, owner, classes, position, azimuth, elevation
+
+
+def cameras_under_one_word(config: CameraConfig, n: int, random: np.random.Generator) -> Cameras:
+    """n random cameras whose views have the same words as that of the first."""
+    pool = sample_cameras(config, 40 * n, random)
+    words = [fine_view(a, e) for a, e in zip(pool.azimuth.tolist(), pool.elevation.tolist())]
+    same = np.array([i for i, word in enumerate(words) if word == words[0]])
+    pick = torch.tensor(np.resize(same, n))  # the rarest words come less often than n times: then some repeat
+    return Cameras(*(getattr(pool, f.name)[pick] for f in fields(Cameras)))
 
 
 def backgrounds(n: int, resolution: int, random: np.random.Generator) -> torch.Tensor:
@@ -106,44 +136,53 @@ def backgrounds(n: int, resolution: int, random: np.random.Generator) -> torch.T
     return out.clamp(0, 1)
 
 
-def sample_noise_levels(n: int, random: np.random.Generator) -> np.ndarray:
-    """(n,) int64 timesteps of 1000, stratified: TEXT_SHARE of them uniform above TEXT_FROM, the others
-    u^HIGH_NOISE_POWER.
+def sample_noise_levels(n: int, random: np.random.Generator, blind: float = BLIND_SHARE[1]) -> np.ndarray:
+    """(n,) int64 timesteps of 1000, stratified: the share `blind` uniform from BLIND on; of the others TEXT_SHARE
+    uniform from TEXT_FROM to BLIND, the rest u^HIGH_NOISE_POWER.
 
-    The mean picture of a class from one side is sharp, but it differs little between sides beside what random colours
-    and backgrounds do to a batch: few pictures at full noise leave the view words unlearnt for very long.
+    The mean picture of a class from one side is sharp, but it differs little between sides: few pictures at full noise
+    leave the view words unlearnt for very long.
     """
     u = (np.arange(n) + random.random(n)) / n
-    text = TEXT_FROM + (1 - TEXT_FROM) * u / TEXT_SHARE
-    rest = ((u - TEXT_SHARE).clip(0) / (1 - TEXT_SHARE)) ** HIGH_NOISE_POWER
-    return (np.where(u < TEXT_SHARE, text, rest) * 1000).astype(np.int64).clip(0, 999)
+    v = ((u - blind) / (1 - blind)).clip(0)
+    end = BLIND / 1000
+    text = TEXT_FROM + (end - TEXT_FROM) * v / TEXT_SHARE
+    rest = ((v - TEXT_SHARE).clip(0) / (1 - TEXT_SHARE)) ** HIGH_NOISE_POWER
+    t = np.where(u < blind, end + (1 - end) * u / max(blind, 1e-9), np.where(v < TEXT_SHARE, text, rest))
+    return (t * 1000).astype(np.int64).clip(0, 999)
 
 
-def training_batch(reservoir: Reservoir, n: int,
-                   random: np.random.Generator) -> tuple[torch.Tensor, list[str], np.ndarray]:
+def training_batch(reservoir: Reservoir, n: int, random: np.random.Generator,
+                   blind: float = BLIND_SHARE[1]) -> tuple[torch.Tensor, list[str], np.ndarray]:
     """(n, 3, 64, 64) images in [-1, 1], their captions and the timesteps at which to show them.
 
-    Where the noise hides the background (BLIND), it is its mean, mid-grey, which is what the model should answer: a
-    random one there would only be noise in the gradient, several times what the toys have to say.
+    Where the noise hides everything (from BLIND on) the right answer is the mean of all that the caption may mean.
+    There the picture is the mean over a chunk, of other proportions, lights and repainted parts, before mid-grey: the
+    same expectation with less noise in the gradient.
     """
-    steps = sample_noise_levels(n, random)
-    buffer, classes, position, azimuth, elevation = reservoir.batch(n)
+    steps = sample_noise_levels(n, random, blind)
+    hidden = steps >= BLIND
+    buffer, owner, classes, position, azimuth, elevation = reservoir.batch(hidden)
     palette = torch.tensor(list(COLORS.values()), dtype=torch.float32)
     color = random.integers(len(COLORS), size=n)
     jitter = lambda *shape: torch.tensor(random.normal(0, COLOR_JITTER, shape), dtype=torch.float32)  # noqa: E731
-    colors = part_colors(palette[color])
+    colors = part_colors(palette[color])[owner]
     repaint = torch.tensor(random.random(colors.shape[:2]) < REPAINT_PROBABILITY)
     repaint[:, [MAIN, SHADE]] = False
     other = palette[random.integers(len(COLORS), size=colors.shape[:2])]
     colors = (torch.where(repaint[..., None], other, colors) + jitter(*colors.shape)).clamp(0, 1)
     modes = sample_modes(LIGHTS, n, 1.0, random)
-    rows = shading_rows(LIGHTS, sample_light_positions(LIGHTS, position, random), modes)
+    rows = shading_rows(LIGHTS, sample_light_positions(LIGHTS, position, random), modes[owner.numpy()])
     behind = backgrounds(n, buffer.slot.shape[-1], random)
-    behind[steps >= BLIND] = 0.5
-    image = shade(buffer, colors, rows, behind)
+    behind[hidden] = 0.5
+    shaded = shade(buffer, colors, rows, behind[owner])
+    image = torch.zeros_like(behind).expand(-1, *shaded.shape[1:]).index_add(0, owner, shaded)
+    image = image / torch.bincount(owner).view(-1, 1, 1, 1)
     names = list(COLORS)
-    texts = [caption(CLASSES[c], names[k], float(a), float(e), int(m), random)
-             for c, k, a, e, m in zip(classes, color, azimuth, elevation, modes)]
+    # While the text is all that is learnt, most captions of hidden pictures say all there is to say.
+    whole = hidden & (blind > 0.5) & (random.random(n) < WHOLE_CAPTIONS)
+    texts = [caption(CLASSES[c], names[k], float(a), float(e), int(m), random, bool(w))
+             for c, k, a, e, m, w in zip(classes, color, azimuth, elevation, modes, whole)]
     return image.permute(0, 3, 1, 2) * 2 - 1, texts, steps
 
 
@@ -153,19 +192,13 @@ def denoising_loss(prior: Prior, image: torch.Tensor, texts: list[str], steps: n
     steps = torch.tensor(steps).to(image.device)
     abar = prior.scheduler.alphas_cumprod.to(image.device)[steps].view(-1, 1, 1, 1)
     noisy = abar.sqrt() * image + (1 - abar).sqrt() * torch.randn_like(image)
-    factor = pixel_shuffle_factor(prior.unet)
-    squeeze = lambda x: torch.nn.functional.pixel_unshuffle(x, factor)  # noqa: E731
     tokens = tokenize(prior.tokenizer, texts).to(image.device)
     with torch.autocast(image.device.type, torch.bfloat16):
         hidden = prior.text_encoder(tokens.input_ids, attention_mask=tokens.attention_mask).last_hidden_state
-        x = prior.unet(squeeze(noisy), steps, hidden, encoder_attention_mask=tokens.attention_mask).sample
+        x = prior.unet(pack(noisy, prior.unet.config.in_channels), steps, hidden,
+                       encoder_attention_mask=tokens.attention_mask).sample
     weight = (1 / (1 - abar)).clamp(max=MAX_WEIGHT)
-    return (weight * (x.float() - squeeze(image)).square()).mean()
-
-
-def pixel_shuffle_factor(unet) -> int:
-    """How many pixels a side the UNet packs into channels: in_channels = 3 * factor^2."""
-    return math.isqrt(unet.config.in_channels // 3)
+    return (weight * (unpack(x.float()) - image).square()).mean()
 
 
 def tokenize(tokenizer, texts: list[str]):
