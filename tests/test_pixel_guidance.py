@@ -10,7 +10,7 @@ from tiny_models import cache, config, copy, folders, tiny_tokenizer, views  # n
 from dreamfusion_ngp.config import RunConfig
 from dreamfusion_ngp.guidance import TOYBOX, load_guidance, model_folder, pixel
 from dreamfusion_ngp.guidance.pixel import resize, resize_matrix
-from dreamfusion_ngp.guidance.sds import classifier_free_guidance
+from dreamfusion_ngp.guidance.sds import classifier_free_guidance, clip_clean
 from dreamfusion_ngp.packing import position_maps
 from dreamfusion_ngp.rng import Stream, generator
 
@@ -99,6 +99,19 @@ def test_noise_is_what_the_models_own_parts_predict(folders, kind, monkeypatch):
             expected = output if kind == "if" else alpha[b] * output + sigma[b] * z[b]
             torch.testing.assert_close(exact[b], expected, rtol=1e-4, atol=2e-5)
             assert (rounded[b] - expected).square().mean() < 0.05**2 * expected.square().mean()
+
+
+def test_clipping_is_that_of_the_free_function(folders, monkeypatch):
+    noise_hats = []
+    for clip in (False, True):
+        guidance = load_guidance(config(folders["packed"], scale=40.0, clip_clean=clip), "cpu")
+        calls = recorded(guidance, monkeypatch)
+        guidance(image(), views(), 0)
+        ((z, _, alpha, sigma, _, noise_hat),) = calls
+        noise_hats.append(noise_hat)
+    plain, clipped = noise_hats
+    torch.testing.assert_close(clipped, clip_clean(plain, z, alpha, sigma))
+    assert (clipped - plain).abs().max() > 0.1
 
 
 def test_each_view_gets_its_words(folders):

@@ -59,9 +59,8 @@ def test_the_unet_takes_and_gives_packed_pictures(prior):
     assert tokens.input_ids.shape == (2, MAX_TOKENS)
     with torch.no_grad():
         hidden = prior.text_encoder(tokens.input_ids, attention_mask=tokens.attention_mask).last_hidden_state
-        out = prior.unet(
-            pack(torch.zeros(2, 3, 64, 64), prior.unet.config.in_channels), torch.tensor(500), hidden, encoder_attention_mask=tokens.attention_mask
-        ).sample
+        packed = pack(torch.zeros(2, 3, 64, 64), prior.unet.config.in_channels)
+        out = prior.unet(packed, torch.tensor(500), hidden, encoder_attention_mask=tokens.attention_mask).sample
     assert out.shape == (2, 48, 16, 16) and torch.isfinite(out).all() and not torch.equal(out[0], out[1])
 
 

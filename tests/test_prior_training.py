@@ -25,7 +25,15 @@ from dreamfusion_ngp.toybox.trainer import read_log, train_prior
 from dreamfusion_ngp.toybox.training import Reservoir, TrainPriorConfig, backgrounds, denoising_loss, training_batch
 
 TINY = TrainPriorConfig(
-    images=240, batch=8, chunk=2, views_per_class=4, warmup_images=48, ema_half_life=32, report_every=3, sheet_steps=1, text_phase=0.0
+    images=240,
+    batch=8,
+    text_phase=0.0,
+    chunk=2,
+    views_per_class=4,
+    warmup_images=48,
+    ema_half_life=32,
+    report_every=3,
+    sheet_steps=1,
 )
 
 

@@ -103,6 +103,17 @@ def test_guiding_any_prediction_guides_the_noise(prediction):
     torch.testing.assert_close(guided, sds.classifier_free_guidance(noise(a), noise(b), 15.0))
 
 
+def test_clipping_bounds_the_clean_image_and_changes_nothing_within():
+    z, noise_hat = torch.randn(2, 2, 3, 4, 4, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    alpha, sigma = sds.signal_and_noise(ABAR, np.array([300, 800]), z)
+    clipped = sds.clip_clean(noise_hat, z, alpha, sigma)
+    before, after = ((z - sigma * e) / alpha for e in (noise_hat, clipped))
+    inside = before.abs() <= 1
+    assert inside.any() and not inside.all()
+    torch.testing.assert_close(after, before.clamp(-1, 1))
+    torch.testing.assert_close(clipped[inside], noise_hat[inside])
+
+
 def test_timesteps_are_stratified_uniform_and_every_view_gets_every_part():
     config = GuidanceConfig(t_range=(0.02, 0.98))
     random = np.random.default_rng(1)

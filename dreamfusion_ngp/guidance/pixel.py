@@ -17,7 +17,7 @@ from ..prompts import MODE_WORDS, VIEW_WORDS, view_prompt
 from ..views import Views
 from . import text
 from .parts import load_model, load_schedule, load_tokenizer, read_index, read_settings, weight_files
-from .sds import SdsOutput, classifier_free_guidance, distill, predicted_noise
+from .sds import SdsOutput, classifier_free_guidance, clip_clean, distill, predicted_noise
 
 DEFAULT_SCALE = 20.0  # of models whose folder names none: what open reimplementations use with DeepFloyd IF
 
@@ -89,7 +89,8 @@ class PixelGuidance:
             output = self.unet(double, steps, hidden, encoder_attention_mask=self.mask[rows]).sample
         output = unpack(output[:, : 3 * self.factor**2].float())  # without learned variances
         guided = classifier_free_guidance(*output.chunk(2), self.scale)
-        return predicted_noise(guided, z, alpha, sigma, self.prediction)
+        noise = predicted_noise(guided, z, alpha, sigma, self.prediction)
+        return clip_clean(noise, z, alpha, sigma) if self.config.clip_clean else noise
 
 
 def check_folder(folder: Path) -> dict:

@@ -4,7 +4,8 @@
     z_t = alpha_t x + sigma_t eps
 
 alpha_t^2 = abar_t and sigma_t^2 = 1 - abar_t of the model's own schedule. x is the image in the model's range, [-1, 1].
-The predicted clean image is never clipped. A guidance is a denoiser plus `distill`, which does the rest.
+The predicted clean image is clipped only where the config says so. A guidance is a denoiser plus `distill`, which does
+the rest.
 """
 
 from __future__ import annotations
@@ -77,6 +78,13 @@ def predicted_noise(output: Tensor, z: Tensor, alpha: Tensor, sigma: Tensor, pre
     if prediction == "sample":
         return (z - alpha * output) / sigma
     raise ValueError(f'prediction: must be "epsilon", "v_prediction" or "sample", got {prediction!r}')
+
+
+def clip_clean(noise_hat: Tensor, z: Tensor, alpha: Tensor, sigma: Tensor) -> Tensor:
+    """eps_hat after its clean image x_hat = (z - sigma eps_hat) / alpha was clipped to [-1, 1]: static thresholding
+    (Saharia et al., "Imagen", 2022, section 2.3), without which guidance asks for colours beyond black and white."""
+    clean = ((z - sigma * noise_hat) / alpha).clamp(-1.0, 1.0)
+    return (z - alpha * clean) / sigma
 
 
 def weight(sigma: Tensor, weighting: str) -> Tensor:
