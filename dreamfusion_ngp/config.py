@@ -146,9 +146,9 @@ def fast() -> RunConfig:
         # Two samples per prior pixel along the ray. Random plain backgrounds: a fixed or learnt one lets the field hide
         # plugs of background colour in the holes of objects.
         render=RenderConfig(step=0.02, occupancy_threshold=0.002, random_background=1.0),
-        # The embedded prior was trained on these words. High noise decides views, shape and colour, low noise sharpens: t
-        # falls, but not for all views of a step, since without high noise colours drift into the dark (a yellow
-        # chair's colour error .17 -> .06). Clipped: house .29 -> .71, airplane .38 -> .49. docs/decisions.md.
+        # The embedded prior was trained on these words. High noise decides views, shape and colour, low noise sharpens:
+        # t falls, but not for all views of a step, since without high noise colours drift into the dark (a yellow
+        # chair's colour error .17 -> .06). Clipped: house .29 -> .71, airplane .38 -> .49. See docs/decisions.md.
         guidance=GuidanceConfig(view_words="fine", mode_words=True, t_max_end=0.7, t_window=0.7, clip_clean=True),
         # Late entropy turns fog into a solid, the house from IoU .49 to .70; from the start it empties the scene.
         loss=LossConfig(orientation=(1e-3, 1e-2), entropy=0.1, entropy_from=0.5),
