@@ -68,6 +68,9 @@ def build_parser() -> argparse.ArgumentParser:
     prior.add_argument("--minutes", type=float, default=0.0, help="end by time instead")
     prior.add_argument("--processes", type=int, default=0, help="CPU processes (default: one per core)")
     prior.add_argument("--learning-rate", type=float)
+    prior.add_argument("--text-phase", type=float, metavar="PART",
+                       help="part of the run, at its start, that mostly learns what the text alone says; 0 to go on "
+                            "with weights that know it")
     prior.add_argument("--seed", type=int, default=0)
     prior.add_argument("--device", default="cpu", help="cpu or cuda")
 
@@ -181,8 +184,8 @@ def train_prior_verb(args) -> int:
         if getattr(args, name) < (1 if name == "images" else 0):
             raise UsageError(f"--{name} must not be {getattr(args, name)}")
     config = TrainPriorConfig(images=args.images, minutes=args.minutes, seed=args.seed)
-    if args.learning_rate is not None:
-        config = replace(config, learning_rate=args.learning_rate)
+    given = {name: getattr(args, name) for name in ("learning_rate", "text_phase") if getattr(args, name) is not None}
+    config = replace(config, **given)
     resume = PRIOR if args.resume == Path("embedded") else args.resume
     train_prior(config, args.out, resume=resume, processes=args.processes or os.cpu_count() or 1, device=args.device)
     return 0

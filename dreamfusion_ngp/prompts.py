@@ -44,8 +44,9 @@ def fine_view(azimuth: float, elevation: float) -> str:
 
 VIEW_WORDS = {"paper": paper_view, "fine": fine_view, "none": lambda azimuth, elevation: ""}
 
-# Only for models that know the words (the embedded prior): how a lit, an unlit and an untextured rendering are called.
-MODE_WORDS = ("flat colors", "", "clay")
+# Only for models that know the words (the embedded prior): an unlit, a lit and an untextured rendering, in the order of
+# the modes in `lights`.
+MODE_WORDS = ("flat colors", "lit", "clay")
 
 
 def view_prompt(prompt: str, view: str, mode: str = "") -> str:

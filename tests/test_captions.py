@@ -127,7 +127,7 @@ def test_captions_read_like_prompts_with_view_words():
 
 def test_whole_captions_leave_nothing_out():
     random = np.random.default_rng(0)
-    for mode, end in ((ALBEDO, ", flat colors"), (LAMBERTIAN, ""), (TEXTURELESS, ", clay")):
+    for mode, end in ((ALBEDO, ", flat colors"), (LAMBERTIAN, ", lit"), (TEXTURELESS, ", clay")):
         texts = {caption("mug", "red", np.pi / 2, 0.3, mode, random, whole=True) for _ in range(30)}
         assert texts == {f"a red mug, right side view, raised angle{end}"}
 

@@ -2,6 +2,7 @@
 
 import json
 import math
+import shutil
 import time
 from dataclasses import replace
 from types import SimpleNamespace
@@ -12,13 +13,12 @@ import torch
 from PIL import Image
 from scipy import stats
 
-from dreamfusion_ngp.config import FRAMED_CAMERAS
 from dreamfusion_ngp.errors import PriorError, UsageError
 from dreamfusion_ngp.lights import sample_modes
 from dreamfusion_ngp.packing import position_maps
 from dreamfusion_ngp.prompts import fine_view
-from dreamfusion_ngp.toybox import trainer, training
-from dreamfusion_ngp.toybox.model import build_prior, build_tokenizer, load_prior
+from dreamfusion_ngp.toybox import means, trainer, training
+from dreamfusion_ngp.toybox.model import build_prior, build_tokenizer, load_prior, with_all_words
 from dreamfusion_ngp.toybox.sampling import SHEET_VIEWS, sample, sheet
 from dreamfusion_ngp.toybox.shapes import CLASSES, COLORS
 from dreamfusion_ngp.toybox.trainer import read_log, train_prior
@@ -69,48 +69,44 @@ def test_the_reservoir_fills_every_class_and_turns_over(reservoir):
     first = reservoir.buffers[0][0]
     reservoir.grow()
     assert len(reservoir.buffers[0]) == 2 and reservoir.buffers[0][0] is not first, "the oldest chunk went"
-    whole = np.arange(16) % 4 == 0
-    buffer, owner, classes, position, azimuth, elevation = reservoir.batch(whole)
-    assert buffer.alpha.shape == (12 + 4 * 3, 64, 64) and len(classes) == 16 and position.shape == (24, 3)
-    assert torch.bincount(owner).tolist() == [3, 1, 1, 1] * 4 and (owner.diff() >= 0).all()
+    classes = reservoir.draw_classes(16)
+    buffer, position, azimuth, elevation = reservoir.views(classes)
+    assert buffer.alpha.shape == (16, 64, 64) and len(classes) == 16 and position.shape == (16, 3)
     assert azimuth.shape == elevation.shape == (16,)
     assert (buffer.alpha.flatten(1).amax(1) > 0).all(), "every picture shows its toy"
 
 
-def test_a_chunk_shows_one_class_under_the_same_words():
-    random = np.random.default_rng(0)
-    words = set()
-    for _ in range(40):
-        cameras = training.cameras_under_one_word(FRAMED_CAMERAS, 5, random)
-        seen = [fine_view(a, e) for a, e in zip(cameras.azimuth.tolist(), cameras.elevation.tolist())]
-        assert len(set(seen)) == 1 and cameras.c2w.shape == (5, 3, 4)
-        assert len(cameras.azimuth.unique()) > 1
-        words.add(seen[0])
-    assert len(words) > 12, "chunks differ from each other"
+def test_every_view_counts_in_the_mean_of_its_words(reservoir):
+    counts = [sum(mean.count for mean in words.values()) for words in reservoir.means.means.values()]
+    assert min(counts) >= 6 and sum(counts) == 3 * reservoir.next, "also views that the reservoir no longer has"
+    for words in reservoir.means.means.values():
+        for word, mean in words.items():
+            assert mean.count == len(mean.angles) and all(fine_view(*angles) == word for angles in mean.angles)
 
 
-def test_hidden_pictures_are_means_over_a_chunk(reservoir, monkeypatch):
-    """Without jitter and repainting, unlit: the mean of a chunk's pictures is the mean of its coverage, coloured."""
-    monkeypatch.setattr(training, "sample_modes", lambda light, n, progress, random: np.full(n, 2))
-    monkeypatch.setattr(training, "shading_rows", lambda light, position, modes: unlit_clay(len(position)))
-    batches = []
-    original = Reservoir.batch
-    monkeypatch.setattr(Reservoir, "batch", lambda self, whole: batches.append(original(self, whole)) or batches[-1])
-    images, _, steps = training_batch(reservoir, 40, np.random.default_rng(5), blind=0.5)
-    buffer, owner, *_ = batches[0]
-    assert (steps >= training.BLIND).sum() >= 20
-    for i in np.flatnonzero(steps >= training.BLIND):
-        coverage = buffer.alpha[owner == i].float() / 255
-        assert len(coverage) == 3
-        expected = (coverage * 1.0 + (1 - coverage) * 0.5).mean(0)
-        assert ((images[i] + 1) / 2 - expected).abs().max() < 1e-5
-
-
-def unlit_clay(n):
-    """Shading rows of white surfaces without a light."""
-    rows = torch.zeros(n, 6)
-    rows[:, 3], rows[:, 5] = 1.0, 1.0
-    return rows
+@pytest.mark.parametrize("mode", [0, 1, 2])
+def test_hidden_pictures_are_what_shown_ones_are_on_average(mode, monkeypatch):
+    """One view of a house with its repainted parts; the mean of 3000 pictures has a deviation of at most 0.5 / 55 a
+    pixel. Lights are fixed, since those of the mean picture are two draws."""
+    monkeypatch.setattr(training, "sample_light_positions", lambda *args: torch.full((len(args[1]), 3), 1.0))
+    monkeypatch.setattr(means, "sample_light_positions", lambda *args: torch.full((len(args[1]), 3), 1.0))
+    monkeypatch.setattr(training, "backgrounds", lambda n, resolution, random: torch.full((n, 1, 1, 3), 0.5))
+    random = np.random.default_rng(7)
+    one = Reservoir(replace(TINY, chunk=1, views_per_class=1), random)
+    house = one.next = CLASSES.index("house")
+    one.grow()
+    color = list(COLORS).index("orange")
+    total, n = 0.0, 500
+    for _ in range(6):
+        pictures, azimuth, elevation = training.shown_pictures(one, [house] * n, np.full(n, color), np.full(n, mode),
+                                                               random)
+        total = total + pictures.double().sum(0)
+    mean, *angles = one.means.draw(house, random)
+    assert angles == [float(azimuth[0]), float(elevation[0])]
+    expected = means.picture(mean, training.mean_colors(color), mode, 0.5)
+    assert (total / (6 * n) - expected).abs().max() < 0.05
+    assert (total / (6 * n) - expected).abs().mean() < 2e-3
+    assert expected.std() > 0.02, "there is something to see"
 
 
 def test_pictures_and_captions_belong_together(reservoir, monkeypatch):
@@ -135,7 +131,7 @@ def test_batches_have_all_modes_and_known_words(reservoir):
     images, texts, steps = training_batch(reservoir, 120, np.random.default_rng(2))
     corners = images[:, :, ::63, ::63].flatten(1)
     blind = torch.tensor(steps >= training.BLIND)
-    assert 12 < blind.sum() < 24 and (corners[blind] == 0).float().mean() > 0.8, "toys seldom reach the corners"
+    assert 20 < blind.sum() < 28 and (corners[blind] == 0).float().mean() > 0.8, "toys seldom reach the corners"
     assert (corners[~blind] == 0).float().mean() < 0.05
     tokenizer = build_tokenizer()
     assert not any(tokenizer.unk_token_id in ids for ids in tokenizer(texts).input_ids)
@@ -178,7 +174,7 @@ def test_the_loss_is_the_bounded_squared_error_of_v():
         noise = (knowing.noisy - abar.sqrt().view(-1, 1, 1, 1) * knowing.image) / (1 - abar).sqrt().view(-1, 1, 1, 1)
         assert noise.std(dim=(1, 2, 3)).sub(1).abs().max() < 0.05, "unit noise at every timestep"
     steps = knowing.steps.double().numpy() / 1000
-    assert steps.min() < 0.06 and steps.max() > 0.97
+    assert steps.min() < 0.09 and steps.max() > 0.97
 
 
 @pytest.mark.parametrize("blind", training.BLIND_SHARE)
@@ -192,7 +188,7 @@ def test_noise_levels_are_a_mixture_of_a_power_and_of_almost_pure_noise(blind):
         seen = (1 - share) * t ** (1 / power) + share * text
         return (1 - blind) * seen + blind * ((t - end) / (1 - end)).clip(0)
 
-    assert stats.kstest(steps + 5e-4, cdf).statistic < max(4e-3, blind / 38), "as near as whole timesteps can be"
+    assert stats.kstest(steps + 5e-4, cdf).statistic < max(4e-3, blind / 34), "as near as whole timesteps can be"
     assert steps.min() < 0.01 and steps.max() == 0.999
 
 
@@ -234,6 +230,30 @@ def test_resuming_needs_only_the_folder_and_continues_the_count(trained, tmp_pat
     assert 0 < change < 0.01, "it started from the saved weights"
     assert "images       280" in capsys.readouterr().out
     assert read_log(trained) == before, "the source stays"
+
+
+def test_a_prior_with_fewer_words_can_be_resumed(trained, tmp_path):
+    """The last word of the vocabulary is taken away, as from a prior of before it was added."""
+    old = tmp_path / "old"
+    shutil.copytree(trained, old)
+    prior = load_prior(old)
+    words = sorted(prior.tokenizer.get_vocab(), key=prior.tokenizer.get_vocab().get)
+    data = json.loads((old / "tokenizer" / "tokenizer.json").read_text())
+    del data["model"]["vocab"][words[-1]]
+    (old / "tokenizer" / "tokenizer.json").write_text(json.dumps(data))
+    table = prior.text_encoder.shared.weight.detach().clone()
+    prior.text_encoder.resize_token_embeddings(len(words) - 1, mean_resizing=False)
+    prior.text_encoder.half().save_pretrained(old / "text_encoder")
+    whole = with_all_words(load_prior(old))
+    rows = whole.text_encoder.shared.weight
+    assert torch.equal(rows[:-1], table[:-1]) and rows[-1].eq(0).all()
+    assert whole.tokenizer.get_vocab() == prior.tokenizer.get_vocab()
+    train_prior(replace(TINY, images=8), tmp_path / "new", resume=old)
+    assert len(load_prior(tmp_path / "new").text_encoder.shared.weight) == len(words)
+    data["model"]["vocab"]["dragon"] = len(words) - 1
+    (old / "tokenizer" / "tokenizer.json").write_text(json.dumps(data))
+    with pytest.raises(PriorError, match="vocabulary"):
+        train_prior(replace(TINY, images=8), tmp_path / "other", resume=old)
 
 
 def weights_of(prior):

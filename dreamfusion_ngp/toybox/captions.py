@@ -6,14 +6,14 @@ import re
 
 import numpy as np
 
-from ..lights import ALBEDO, TEXTURELESS
+from ..lights import TEXTURELESS
 from ..errors import PromptError
 from ..prompts import MODE_WORDS, fine_view, paper_view, view_prompt
 from .shapes import CLASSES, COLORS
 
 FILLER = ("a", "an", "the", "toy", "photo", "of", "dslr", "3d", "model", "render")
 VIEW_VOCABULARY = ("front", "back", "side", "left", "right", "view", "overhead", "high", "raised", "low", "angle")
-MODE_VOCABULARY = ("flat", "colors", "clay")
+MODE_VOCABULARY = ("flat", "colors", "clay", "lit")
 WORDS = FILLER + tuple(COLORS) + CLASSES + VIEW_VOCABULARY + MODE_VOCABULARY
 
 # Dropout rates of training captions. No text at all trains the unconditional branch; view words without a subject train
@@ -42,9 +42,8 @@ def caption(name: str, color: str, azimuth: float, elevation: float, mode: int, 
     if draw[6] < P_PHOTO:
         text = f"a photo of {text}"
     view = (paper_view if draw[4] < P_PAPER_VIEW else fine_view)(azimuth, elevation)
-    mode_word = MODE_WORDS[0] if mode == ALBEDO else MODE_WORDS[2] if clay else ""
     return view_prompt("" if draw[1] < P_NO_SUBJECT else text, "" if draw[3] < P_NO_VIEW else view,
-                       "" if draw[5] < P_NO_MODE else mode_word)
+                       "" if draw[5] < P_NO_MODE else MODE_WORDS[mode])
 
 
 def parse_prompt(prompt: str) -> tuple[str, str]:

@@ -148,3 +148,21 @@ def load_prior(folder: Path = PRIOR) -> Prior:
             models.append(model.to(torch.float32))
         return Prior(*models, PreTrainedTokenizerFast.from_pretrained(folder / "tokenizer", local_files_only=True),
                      DDPMScheduler.from_pretrained(folder / "scheduler", local_files_only=True))
+
+
+def with_all_words(prior: Prior) -> Prior:
+    """`prior` with the vocabulary of today: words that were added at its end since it was saved get rows of zeros, so
+    that it answers as before until they are trained. Raises ValueError where the vocabulary is another one."""
+    import torch
+
+    tokenizer, table = build_tokenizer(), prior.text_encoder.shared.weight.detach()
+    words, known = (sorted(t.get_vocab(), key=t.get_vocab().get) for t in (tokenizer, prior.tokenizer))
+    if words[:len(known)] != known or len(table) != len(known):
+        raise ValueError("its vocabulary is not that of the toybox")
+    if len(known) < len(words):
+        prior.text_encoder.resize_token_embeddings(len(words), mean_resizing=False)
+        with torch.no_grad():
+            prior.text_encoder.shared.weight[:len(known)] = table
+            prior.text_encoder.shared.weight[len(known):] = 0
+    prior.tokenizer = tokenizer
+    return prior

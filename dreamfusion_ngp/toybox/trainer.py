@@ -16,7 +16,7 @@ import torch
 import torch.distributed as dist
 
 from ..errors import PriorError, UsageError
-from .model import Prior, build_prior, load_prior
+from .model import Prior, build_prior, load_prior, with_all_words
 from .optimizer import PriorOptimizer
 from .sampling import sheet
 from .training import BLIND_SHARE, Reservoir, TrainPriorConfig, denoising_loss, training_batch
@@ -43,6 +43,8 @@ def check_request(config: TrainPriorConfig, out: Path, resume: Path | None, devi
     for name in ("images", "batch", "views_per_class", "chunk", "trace_every", "report_every", "sheet_steps"):
         if getattr(config, name) < 1:
             raise UsageError(f"train-prior: {name} must be at least 1, got {getattr(config, name)}")
+    if not 0 <= config.text_phase <= 1:
+        raise UsageError(f"train-prior: text_phase must be from 0 to 1, got {config.text_phase}")
     if config.seed < 0 or not 0 <= config.minutes < math.inf:
         raise UsageError(f"train-prior: seed and minutes must not be negative, got {config.seed} and {config.minutes}")
     if device != "cpu" and not (device.split(":")[0] == "cuda" and torch.cuda.is_available()):
@@ -52,7 +54,7 @@ def check_request(config: TrainPriorConfig, out: Path, resume: Path | None, devi
     if resume is not None:
         read_log(resume)
         try:
-            target = load_prior(resume).scheduler.config.prediction_type
+            target = with_all_words(load_prior(resume)).scheduler.config.prediction_type
             if target != "sample":
                 raise ValueError(f"it predicts {target}, not the clean picture")
         except (OSError, ValueError, RuntimeError) as error:
@@ -71,7 +73,7 @@ def _run(rank: int, world: int, rendezvous: str, config: TrainPriorConfig, out: 
     if world > 1:
         os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")
         dist.init_process_group("gloo", init_method=rendezvous, rank=rank, world_size=world)
-    prior = load_prior(resume) if resume else build_prior(config.seed)
+    prior = with_all_words(load_prior(resume)) if resume else build_prior(config.seed)
     prepare_for_training(prior, device)
     seen = read_log(resume)["images"] if resume else 0
     Run(prior, config, Path(out), rank, world, device, seen, read_log(resume)["loss"] if resume else []).loop()
