@@ -10,8 +10,10 @@ from dataclasses import replace
 from pathlib import Path
 
 from . import __version__
-from .config import PRESETS, from_dict, preset, to_dict
+from .config import from_dict, to_dict
 from .errors import DreamfusionError, UsageError
+from .models import ALIASES, TOYBOX_NAME, folder_of, on_the_hub, preset_name
+from .presets import PRESETS, preset
 
 FORMATS = ("glb", "obj", "ply", "stl")
 
@@ -24,17 +26,22 @@ def build_parser() -> argparse.ArgumentParser:
     make = verbs.add_parser("generate", help="optimise a mesh for a prompt")
     make.add_argument("prompt", nargs="?", help='what to make, e.g. "a red mug"')
     make.add_argument("--prompt", dest="prompt_flag", metavar="TEXT", help="the same as a flag")
-    make.add_argument("--preset", default="fast", help=f"{' or '.join(PRESETS)} (default: fast)")
+    make.add_argument("--preset", help=f"{', '.join(PRESETS)} (default: fast, or the model's own)")
     make.add_argument("--seed", type=int, default=0)
     make.add_argument("--steps", type=int, help="optimisation steps (default: the preset's)")
-    make.add_argument("--guidance", metavar="MODEL", help="a folder with a pixel-space text-to-image model in "
-                                                          "diffusers format (default: the embedded prior)")
+    make.add_argument("--guidance", metavar="MODEL",
+                      help=f"text-to-image model: {', '.join(ALIASES)}, a hub id, or a folder in diffusers format "
+                           "(default: the embedded prior, which knows toys only)")
+    make.add_argument("--negative", metavar="TEXT", help="negative prompt")
     make.add_argument("--guidance-scale", type=float, help="uncond + scale (cond - uncond); default: the model's own")
     make.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", dest="overrides",
                       help="change one setting, e.g. --set render.step=0.01 (VALUE is JSON)")
     make.add_argument("-o", "--out", type=Path, default=Path("outputs"),
                       help="folder for the results (default: outputs)")
     _machine(make), _formats(make)
+
+    get = verbs.add_parser("fetch", help="download a model once, to run offline afterwards")
+    get.add_argument("model", help=f"{', '.join(ALIASES)}, or a hub id (owner/name or owner/name@revision)")
 
     again = verbs.add_parser("resume", help="go on with a stopped run")
     again.add_argument("run", type=Path, help="folder of the run")
@@ -125,24 +132,55 @@ def run_config(args):
     prompt = args.prompt_flag if args.prompt_flag is not None else args.prompt
     if prompt is None or (args.prompt_flag is not None and args.prompt is not None):
         raise UsageError('give one prompt: dreamfusion-ngp generate "a red mug"')
-    config = replace(preset(args.preset), prompt=prompt, seed=args.seed)
+    model = args.guidance if args.guidance is not None else TOYBOX_NAME
+    name = args.preset if args.preset is not None else preset_name(model, pipeline_class(model))
+    config = replace(preset(name), prompt=prompt, seed=args.seed)
+    if args.guidance is not None:
+        # View and mode words beyond the paper's four are known to the embedded prior only.
+        config = replace(config, guidance=replace(config.guidance, model=args.guidance, view_words="paper",
+                                                  mode_words=False, keep_view=False))
     for text in args.overrides:
         config = override(config, text)
     if args.steps is not None:
         config = replace(config, steps=args.steps)
     guidance = config.guidance
-    if args.guidance is not None:
-        # View and mode words beyond the paper's four are known to the embedded prior only.
-        guidance = replace(guidance, model=args.guidance, view_words="paper", mode_words=False, keep_view=False)
     if args.guidance_scale is not None:
         guidance = replace(guidance, scale=args.guidance_scale)
+    if args.negative is not None:
+        guidance = replace(guidance, negative=args.negative)
     return replace(config, guidance=guidance)
+
+
+def pipeline_class(model: str) -> str:
+    """The class of a model's pipeline; "" for short names, whose preset is known, and for what is no model: whoever
+    loads it says why. Fetches a hub id's model."""
+    from .hub import locate, read_json
+
+    if model in ALIASES or model == TOYBOX_NAME:
+        return ""
+    folder = locate(model).folder if on_the_hub(model) else folder_of(model)
+    return str(read_json(folder / "model_index.json").get("_class_name", ""))
+
+
+def fetch_verb(model: str) -> int:
+    from .hub import fetch
+
+    if not on_the_hub(model):
+        raise UsageError(f"{model!r} is no model of the hub; give one of {', '.join(ALIASES)}, or owner/name")
+    found = fetch(model, print)
+    size = sum(entry["size"] for entry in found.files.values())
+    licence = f"licence: {ALIASES[model].licence}; " if model in ALIASES else ""
+    print(f"{found.name}\n{len(found.files)} files, {size / 1e6:.1f} MB, SHA-256 checked, in {found.folder}\n{licence}now: "
+          f'dreamfusion-ngp generate "a DSLR photo of a peacock on a surfboard" --guidance {model}')
+    return 0
 
 
 def run_verb(args) -> int:
     if args.verb == "doctor":
         from .doctor import run
         return run(json_output=args.json)
+    if args.verb == "fetch":
+        return fetch_verb(args.model)
     if args.verb == "generate":
         config, formats = run_config(args), parse_formats(args.formats)
         from .workflow import generate

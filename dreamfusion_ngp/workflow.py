@@ -15,6 +15,8 @@ import torch
 from .checkpoint import load_checkpoint, save_checkpoint, write_atomically
 from .config import RunConfig, check_config
 from .errors import ExportError, NativeError, UsageError, writing
+from .hub import locate
+from .models import TOYBOX_NAME, folder_of, on_the_hub
 from .prompts import clean_prompt
 from .runs import (CHECKPOINT, append_metrics, checkpoint_of, create_run, preview_picture, render_opacity, reopen_run,
                    turntable_frames)
@@ -64,18 +66,27 @@ def set_threads(threads: int | None) -> None:
 
 def check_prompt(config: RunConfig) -> RunConfig:
     """The config with its prompt in normal form and its values checked; the embedded prior's prompts must be made of
-    words that it knows. A model's folder becomes absolute, so that the run can be resumed from anywhere."""
+    words that it knows."""
     config = replace(config, prompt=clean_prompt(config.prompt))
     if config.steps < 1:
         raise UsageError(f"--steps must be at least 1, got {config.steps}")
     check_config(config)
-    if config.guidance.model != "toybox":
-        model = str(Path(os.path.expanduser(config.guidance.model)).absolute())
-        config = replace(config, guidance=replace(config.guidance, model=model))
-    if config.guidance.model == "toybox":
+    if config.guidance.model == TOYBOX_NAME:
         from .toybox.captions import parse_prompt
         parse_prompt(config.prompt)
     return config
+
+
+def pin_model(config: RunConfig) -> RunConfig:
+    """The config with a model that means the same from anywhere and later on: a folder absolute, a short name or hub id
+    with its revision. Fetches what is on the hub only."""
+    def pinned(model: str) -> str:
+        if model in ("", TOYBOX_NAME):
+            return model
+        return locate(model).name if on_the_hub(model) else str(folder_of(model))
+
+    guidance = config.guidance
+    return replace(config, guidance=replace(guidance, model=pinned(guidance.model), vae=pinned(guidance.vae)))
 
 
 class Interrupt:
@@ -198,7 +209,7 @@ def shares(totals: dict[str, float]) -> str:
 
 def generate(config: RunConfig, root: Path, *, device: str = "auto", threads: int | None = None,
              formats: tuple[str, ...] = ("glb",)) -> int:
-    config = check_prompt(config)
+    config = pin_model(check_prompt(config))
     set_threads(threads)
     where = choose_device(device)
     from .guidance import load_guidance

@@ -64,7 +64,10 @@ BROKEN = {
     "no weights": (remove(WEIGHTS), "no weights in safetensors format"),
     "truncated weights": (truncate(WEIGHTS), "is damaged"),
     "garbage weights": (write("text_encoder/model.safetensors", b"\x00" * 64), "is damaged"),
-    "latent": (edit("model_index.json", vae=["diffusers", "AutoencoderKL"]), "latent model"),
+    "no vae": (edit("model_index.json", vae=["diffusers", "AutoencoderKL"]), "vae/ is missing"),
+    "transformer": (
+        edit("model_index.json", transformer=["diffusers", "SD3Transformer2DModel"]), "holds a IFPipeline, which is not"
+    ),
     "no text encoder": (edit("model_index.json", text_encoder=[None, None]), "no text_encoder"),
     "remote code": (edit("model_index.json", unet=["my_unet", "MyUNet"]), "never run"),
     "unknown class": (edit("model_index.json", unet=["diffusers", "NoSuchModel"]), "does not have as a unet"),

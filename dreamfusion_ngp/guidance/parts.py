@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import importlib
 import json
+from collections.abc import Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -12,15 +13,21 @@ import numpy as np
 import torch
 
 from ..errors import PriorError
+from ..hub import locate
+from ..models import folder_of, on_the_hub
 
 BIG = 2 << 30  # bytes of weights on disk above which a part is held in bfloat16 (T5-XXL), else in float32
 SETTINGS = "dreamfusion_ngp.json"
 BASES = {
     "unet": ("diffusers", "ModelMixin"),
+    "vae": ("diffusers", "ModelMixin"),
     "scheduler": ("diffusers", "SchedulerMixin"),
     "text_encoder": ("transformers", "PreTrainedModel"),
+    "text_encoder_2": ("transformers", "PreTrainedModel"),
     "tokenizer": ("transformers", "PreTrainedTokenizerBase"),
+    "tokenizer_2": ("transformers", "PreTrainedTokenizerBase"),
 }
+WEIGHTED = ("unet", "vae", "text_encoder", "text_encoder_2")
 
 
 def read_index(folder: Path) -> dict:
@@ -81,20 +88,31 @@ def part_class(folder: Path, index: dict, name: str) -> type:
     return found
 
 
-def load_model(folder: Path, index: dict, name: str) -> torch.nn.Module:
-    """The part `name` with its weights: frozen, in eval mode, on the CPU, float32 (bfloat16 where it is BIG)."""
-    part = folder / name
-    cls, files = part_class(folder, index, name), weight_files(folder, name)
+def load_model(folder: Path, index: dict, name: str, dtype: torch.dtype | None = None, *,
+               kind: str | None = None) -> torch.nn.Module:
+    """The part `name` with its weights: frozen, in eval mode, on the CPU, in `dtype` (default: float32, or bfloat16
+    where it is BIG). kind: the part that it is, where the folder has another name."""
+    part, kind = folder / name, kind or name
+    cls, files = part_class(folder, index, kind), weight_files(folder, name)
     variant = "fp16" if all(".fp16" in f.name for f in files) else None
-    dtype = torch.bfloat16 if sum(f.stat().st_size for f in files) > BIG else torch.float32
+    dtype = dtype or (torch.bfloat16 if sum(f.stat().st_size for f in files) > BIG else torch.float32)
     # The frugal loading of diffusers needs accelerate, which is no dependency, and says so on the terminal.
-    frugal = {"low_cpu_mem_usage": False} if name == "unet" else {}
+    frugal = {"low_cpu_mem_usage": False} if BASES[kind][0] == "diffusers" else {}
     model, info = _load(cls, part, dtype=dtype, variant=variant, use_safetensors=True, output_loading_info=True,
                         **frugal)
     if info["missing_keys"] or info["mismatched_keys"]:
         bad = sorted(map(str, [*info["missing_keys"], *info["mismatched_keys"]]))
         raise PriorError(f"{part}: {len(bad)} weights are missing or have the wrong shape, the first is {bad[0]}")
     return model.eval().requires_grad_(False)
+
+
+def load_vae(model: str) -> torch.nn.Module:
+    """A VAE in a folder or hub repository of its own (an AutoencoderTiny, say): frozen, in eval mode, on the CPU,
+    float32."""
+    path = locate(model).folder if on_the_hub(model) else folder_of(model)
+    name = _read_object(path / "config.json").get("_class_name")
+    index = {"vae": ["diffusers", name]}
+    return load_model(path.parent, index, path.name, torch.float32, kind="vae")
 
 
 def weight_files(folder: Path, name: str) -> list[Path]:
@@ -117,9 +135,18 @@ def weight_files(folder: Path, name: str) -> list[Path]:
     return files
 
 
-def load_tokenizer(folder: Path, index: dict):
-    """The tokenizer of a pipeline folder."""
-    return _load(part_class(folder, index, "tokenizer"), folder / "tokenizer")
+def load_tokenizer(folder: Path, index: dict, name: str = "tokenizer"):
+    """A tokenizer of a pipeline folder."""
+    return _load(part_class(folder, index, name), folder / name)
+
+
+def check_parts(folder: Path, names: Sequence[str]) -> None:
+    """Raise PriorError unless the parts `names` of a pipeline folder are there, with whole files of weights."""
+    for name in names:
+        if name in WEIGHTED:
+            weight_files(folder, name)
+        elif not (folder / name).is_dir():
+            raise PriorError(f"{folder} is incomplete: {name}/ is missing")
 
 
 def load_schedule(folder: Path, index: dict) -> tuple[np.ndarray, str]:
