@@ -10,10 +10,11 @@ from dataclasses import replace
 from pathlib import Path
 
 from . import __version__
-from .config import from_dict, to_dict
+from .config import check_config, from_dict, to_dict
 from .errors import DreamfusionError, UsageError
 from .models import ALIASES, TOYBOX_NAME, folder_of, on_the_hub, preset_name
 from .presets import PRESETS, preset
+from .prompts import clean_prompt
 
 FORMATS = ("glb", "obj", "ply", "stl")
 
@@ -132,6 +133,7 @@ def run_config(args):
     prompt = args.prompt_flag if args.prompt_flag is not None else args.prompt
     if prompt is None or (args.prompt_flag is not None and args.prompt is not None):
         raise UsageError('give one prompt: dreamfusion-ngp generate "a red mug"')
+    prompt = clean_prompt(prompt)  # before a model is fetched for it
     model = args.guidance if args.guidance is not None else TOYBOX_NAME
     name = args.preset if args.preset is not None else preset_name(model, pipeline_class(model))
     config = replace(preset(name), prompt=prompt, seed=args.seed)
@@ -148,7 +150,12 @@ def run_config(args):
         guidance = replace(guidance, scale=args.guidance_scale)
     if args.negative is not None:
         guidance = replace(guidance, negative=args.negative)
-    return replace(config, guidance=guidance)
+    config = replace(config, guidance=guidance)
+    check_config(config)
+    if on_the_hub(guidance.model):
+        from .hub import locate
+        locate(guidance.model)  # a model that cannot be had is known before torch is loaded
+    return config
 
 
 def pipeline_class(model: str) -> str:
@@ -157,7 +164,7 @@ def pipeline_class(model: str) -> str:
     from .hub import locate, read_json
 
     if model in ALIASES or model == TOYBOX_NAME:
-        return ""
+        return ""  # its preset is known
     folder = locate(model).folder if on_the_hub(model) else folder_of(model)
     return str(read_json(folder / "model_index.json").get("_class_name", ""))
 

@@ -21,7 +21,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from .errors import PriorError
-from .models import on_the_hub
+from .models import TOYBOX_NAME, folder_of, on_the_hub
 
 TIMEOUT = 3.0          # seconds for the hub's first answer
 RESERVE = 512 << 20    # bytes of the disk that stay free
@@ -57,6 +57,16 @@ def cache_folder() -> Path:
     return Path(base) / "dreamfusion_ngp"
 
 
+def client():
+    """The hub's client. It is not to tell the hub what machine this is, which would also cost a request of its own."""
+    os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
+    import huggingface_hub
+    import huggingface_hub.constants
+    import huggingface_hub.errors
+
+    return huggingface_hub
+
+
 def locate(model: str) -> Snapshot:
     """The snapshot of a model that `models.on_the_hub` knows: from this machine if one is there, else from the hub, its
     repositories tried in order. Raises PriorError: one line with what to do next."""
@@ -67,11 +77,18 @@ def locate(model: str) -> Snapshot:
     return fetch(model)
 
 
+def pinned(model: str) -> str:
+    """A name that means the same from anywhere and later on: a folder absolute, a short name or hub id with its
+    revision (fetched if need be), "" and "toybox" as they are."""
+    if model in ("", TOYBOX_NAME):
+        return model
+    return locate(model).name if on_the_hub(model) else str(folder_of(model))
+
+
 def fetch(model: str, show=lambda line: None) -> Snapshot:
     """Download what is missing of a model and what is damaged, and record it. show: called with lines of text. Raises
     PriorError."""
-    from huggingface_hub import constants
-
+    constants = client().constants
     if constants.HF_HUB_OFFLINE:
         raise PriorError(f"{model} is not whole on this machine and HF_HUB_OFFLINE is set; "
                          f"with a network: HF_HUB_OFFLINE=0 dreamfusion-ngp fetch {model}")
@@ -79,7 +96,7 @@ def fetch(model: str, show=lambda line: None) -> Snapshot:
     refusals = []
     for repo in repos:
         try:
-            with hub_errors(model, repo, constants):
+            with hub_errors(model, repo):
                 return download(model, repo, revision, show)
         except Refusal as refusal:
             refusals.append(str(refusal))
@@ -91,10 +108,9 @@ class Refusal(PriorError):
 
 
 @contextmanager
-def hub_errors(model: str, repo: str, constants):
+def hub_errors(model: str, repo: str):
     """Turn what the client raises into one line: a Refusal where another repository may help, else PriorError."""
-    from huggingface_hub import errors
-
+    errors, constants = client().errors, client().constants
     http_error = errors.HfHubHTTPError.__bases__[0]  # of whichever HTTP library the client is built on
     again, place = f"dreamfusion-ngp fetch {model}", f"{constants.ENDPOINT}/{repo}"
     try:
@@ -123,13 +139,11 @@ def hub_errors(model: str, repo: str, constants):
 
 def download(model: str, repo: str, revision: str | None, show) -> Snapshot:
     """Fetch and check one repository's files that a pipeline needs."""
-    from huggingface_hub import HfApi, hf_hub_download
-
-    info = HfApi().model_info(repo, revision=revision, files_metadata=True, timeout=TIMEOUT)
+    info = client().HfApi().model_info(repo, revision=revision, files_metadata=True, timeout=TIMEOUT)
     listed = {entry.rfilename: entry for entry in info.siblings}
 
     def get(path: str, force: bool = False) -> Path:
-        return Path(hf_hub_download(repo, path, revision=info.sha, etag_timeout=TIMEOUT, force_download=force))
+        return Path(client().hf_hub_download(repo, path, revision=info.sha, etag_timeout=TIMEOUT, force_download=force))
 
     root = "model_index.json" if "model_index.json" in listed else "config.json"
     if root not in listed:
@@ -190,9 +204,7 @@ def on_this_machine(repo: str, revision: str | None, model: str) -> Snapshot | N
     """The snapshot of a repository in the hub's cache: that of `revision`, else the one that was fetched last, else
     whatever another program left there if it is whole. None if there is none or files are missing. Raises PriorError
     for a damaged one."""
-    from huggingface_hub import constants
-
-    storage = Path(constants.HF_HUB_CACHE) / f"models--{repo.replace('/', '--')}"
+    storage = Path(client().constants.HF_HUB_CACHE) / f"models--{repo.replace('/', '--')}"
     saved = read_json(record_path(repo, revision))
     commit = saved.get("revision") or read_text(storage / "refs" / (revision or "main")) or revision
     if not commit or not (folder := storage / "snapshots" / commit).is_dir():

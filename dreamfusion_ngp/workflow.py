@@ -15,8 +15,8 @@ import torch
 from .checkpoint import load_checkpoint, save_checkpoint, write_atomically
 from .config import RunConfig, check_config
 from .errors import ExportError, NativeError, UsageError, writing
-from .hub import locate
-from .models import TOYBOX_NAME, folder_of, on_the_hub
+from .hub import pinned
+from .models import TOYBOX_NAME
 from .prompts import clean_prompt
 from .runs import (CHECKPOINT, append_metrics, checkpoint_of, create_run, preview_picture, render_opacity, reopen_run,
                    turntable_frames)
@@ -78,13 +78,7 @@ def check_prompt(config: RunConfig) -> RunConfig:
 
 
 def pin_model(config: RunConfig) -> RunConfig:
-    """The config with a model that means the same from anywhere and later on: a folder absolute, a short name or hub id
-    with its revision. Fetches what is on the hub only."""
-    def pinned(model: str) -> str:
-        if model in ("", TOYBOX_NAME):
-            return model
-        return locate(model).name if on_the_hub(model) else str(folder_of(model))
-
+    """The config with models that mean the same from anywhere and later on; fetches what is on the hub only."""
     guidance = config.guidance
     return replace(config, guidance=replace(guidance, model=pinned(guidance.model), vae=pinned(guidance.vae)))
 
