@@ -45,7 +45,7 @@ class LatentGuidance(UnetGuidance):
         self.vae.decoder = None
         if self.config.checkpoint:
             self.vae.enable_gradient_checkpointing()
-        self.vae.to(self.device, self.vae_dtype())
+        torch.nn.Module.to(self.vae, self.device, self.vae_dtype())  # diffusers' own warns of layers that are not there
         blocks = c.block_out_channels if type(self.vae).__name__ == "AutoencoderKL" else c.encoder_block_out_channels
         factor = 2 ** (len(blocks) - 1)
         self.resolution = self.config.resolution or self.unet.config.sample_size * factor
