@@ -35,6 +35,8 @@ def build_parser() -> argparse.ArgumentParser:
                            "(default: the embedded prior, which knows toys only)")
     make.add_argument("--negative", metavar="TEXT", help="negative prompt")
     make.add_argument("--guidance-scale", type=float, help="uncond + scale (cond - uncond); default: the model's own")
+    make.add_argument("--low-memory", action="store_true", help="one view at a time through the model, its encoder "
+                      "computed anew in the backward, its UNet on the GPU only while it works")
     make.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", dest="overrides",
                       help="change one setting, e.g. --set render.step=0.01 (VALUE is JSON)")
     make.add_argument("-o", "--out", type=Path, default=Path("outputs"),
@@ -148,6 +150,8 @@ def run_config(args):
     guidance = config.guidance
     if args.guidance_scale is not None:
         guidance = replace(guidance, scale=args.guidance_scale)
+    if args.low_memory:
+        guidance = replace(guidance, slice=1, checkpoint=True, offload=True)
     if args.negative is not None:
         guidance = replace(guidance, negative=args.negative)
     config = replace(config, guidance=guidance)

@@ -13,7 +13,7 @@ from pathlib import Path
 import torch
 
 from .checkpoint import load_checkpoint, save_checkpoint, write_atomically
-from .config import RunConfig, check_config
+from .config import RunConfig, check_config, resolution_at
 from .errors import ExportError, NativeError, UsageError, writing
 from .hub import pinned
 from .models import TOYBOX_NAME
@@ -170,6 +170,10 @@ def optimise(state: State, guidance, folder: Path, formats: tuple[str, ...]) -> 
         save_checkpoint(folder / CHECKPOINT, state)
     print(f"optimised {state.step - observer.first} steps in {time.monotonic() - observer.began:.0f} s: "
           f"{shares(observer.totals)}")
+    device = state.occupancy.bits.device
+    if device.type == "cuda":
+        print(f"GPU memory  {torch.cuda.max_memory_allocated(device) / 1e9:.2f} GB of tensors at most, "
+              f"{torch.cuda.max_memory_reserved(device) / 1e9:.2f} GB reserved")
     if lost := int(state.adam.nonfinite):
         print(f"note        {lost} elements of gradients were not finite and were left out; try a lower optim.lr_grid")
     failure = None
@@ -201,6 +205,21 @@ def shares(totals: dict[str, float]) -> str:
                      (("prior", "guidance"), ("field", "field"), ("elsewhere", "other")))
 
 
+def print_memory_plan(guidance, state: State) -> None:
+    """What a run with a model of one's own will take, before it starts. Nothing for the embedded prior."""
+    config, device = state.config, state.occupancy.bits.device
+    if config.guidance.model == TOYBOX_NAME:
+        return
+    from .guidance.memory import plan, plan_text
+
+    tensors = state.tensors()
+    field = sum(t.numel() * t.element_size() for t in tensors.values())
+    field += sum(t.numel() * t.element_size() for name, t in tensors.items() if name.startswith(("field", "background")))
+    parts = {"field and optimiser": field, **plan(guidance, resolution_at(config.render, 1.0))}
+    free = torch.cuda.mem_get_info(device)[0] + torch.cuda.memory_allocated(device) if device.type == "cuda" else None
+    print(f"{plan_text(parts, free)} (besides {config.render.budget} samples at most)", flush=True)
+
+
 def generate(config: RunConfig, root: Path, *, device: str = "auto", threads: int | None = None,
              formats: tuple[str, ...] = ("glb",)) -> int:
     config = pin_model(check_prompt(config))
@@ -211,7 +230,9 @@ def generate(config: RunConfig, root: Path, *, device: str = "auto", threads: in
     folder = create_run(root, config)
     print(f"{config.prompt!r}: {config.steps} steps, preset {config.preset}, seed {config.seed}, "
           f"prior {config.guidance.model}, on {where}\nwriting to {folder}", flush=True)
-    return optimise(State(config, where), guidance, folder, formats)
+    state = State(config, where)
+    print_memory_plan(guidance, state)
+    return optimise(state, guidance, folder, formats)
 
 
 def resume(run: Path, *, steps: int | None = None, device: str = "auto", threads: int | None = None,

@@ -188,3 +188,18 @@ def test_every_family_knows_its_own(latent_folders, folders):
     names = {kind: family(folder).__name__ for kind, folder in {**latent_folders, **folders}.items()}
     assert names == {"sd": "LatentGuidance", "sdv": "LatentGuidance", "sdxl": "XLGuidance",
                      "packed": "PixelGuidance", "placed": "PixelGuidance", "if": "PixelGuidance"}
+
+
+def test_a_compiled_unet_predicts_the_same(latent_folders, monkeypatch):
+    """The option reaches torch.compile with its mode; what comes out of the compiled graph is what came out before."""
+    rgb, modes, losses = image().detach(), [], []
+    compile_ = torch.compile
+
+    def without_a_compiler(module, mode):
+        modes.append(mode)
+        return compile_(module, backend="aot_eager")  # the same capture of the graph, no C++ compiler
+
+    monkeypatch.setattr(torch, "compile", without_a_compiler)
+    for mode in ("none", "reduce-overhead"):
+        losses.append(float(loaded(latent_folders["sd"], compile=mode)(rgb, views(), 0).loss))
+    assert modes == ["reduce-overhead"] and losses[1] == pytest.approx(losses[0], rel=1e-4)

@@ -111,5 +111,5 @@ class XLGuidance(LatentGuidance):
     def conditions(self, pick) -> dict:
         pooled = pick("pooled")
         side = self.unet.config.sample_size * (self.resolution // self.shape[-1])
-        sizes = torch.tensor([side, side, 0, 0, side, side], device=self.device, dtype=pooled.dtype)
+        sizes = torch.tensor([side, side, 0, 0, side, side], device=pooled.device, dtype=pooled.dtype)
         return {"added_cond_kwargs": {"text_embeds": pooled, "time_ids": sizes.expand(len(pooled), 6)}}
