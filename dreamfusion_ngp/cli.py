@@ -139,9 +139,9 @@ def run_config(args):
     model = args.guidance if args.guidance is not None else TOYBOX_NAME
     name = args.preset if args.preset is not None else preset_name(model, pipeline_class(model))
     config = replace(preset(name), prompt=prompt, seed=args.seed)
-    if args.guidance is not None:
+    if model != TOYBOX_NAME:
         # View and mode words beyond the paper's four are known to the embedded prior only.
-        config = replace(config, guidance=replace(config.guidance, model=args.guidance, view_words="paper",
+        config = replace(config, guidance=replace(config.guidance, model=model, view_words="paper",
                                                   mode_words=False, keep_view=False))
     for text in args.overrides:
         config = override(config, text)
@@ -155,9 +155,9 @@ def run_config(args):
     if args.negative is not None:
         guidance = replace(guidance, negative=args.negative)
     config = replace(config, guidance=guidance)
-    check_config(config)
     if on_the_hub(guidance.model):
         from .hub import locate
+        check_config(config)
         locate(guidance.model)  # a model that cannot be had is known before torch is loaded
     return config
 

@@ -72,7 +72,7 @@ class RenderConfig:
 
 @dataclass(frozen=True)
 class GuidanceConfig:
-    model: str = "toybox"                           # "toybox", or a folder in diffusers format
+    model: str = "toybox"                           # "toybox", or a short name, hub id or folder (models.py)
     scale: float | None = None                      # uncond + scale (cond - uncond); None: the model's own default
     t_range: tuple[float, float] = (0.02, 0.98)     # of the schedule
     t_max_end: float = 0.98                         # upper end at the end of the run (annealed linearly)

@@ -23,20 +23,24 @@ def _common(name: str) -> RunConfig:
         # number. Reported elsewhere to raise R-Precision by ten points at an equal number of UNet calls (arXiv
         # 2606.29964); not measured here. Four cost twice the memory and time.
         views=2,
-        # The paper's cameras crop the object often (look-at jitter of 0.2, distances inside the scene): a model of
-        # photographs knows crops, but the outline is learnt from views that show it. Elevations as the paper's.
+        # Half of the paper's look-at jitter and no camera nearer than 1.2: the paper's crop the object often, and its
+        # outline is learnt from views that show it. Elevations as the paper's.
         camera=CameraConfig(distance=(1.2, 1.6), look_at_std=0.1, stratified_azimuth=True),
-        # 16 levels to 2048 as in instant-NGP, and the finest fade in over the first 60 % of the run, like threestudio's
-        # progressive band: detail before shape is noise. A field that starts as a ball: the cone is Magic3D's.
+        # 16 levels to 2048 as in instant-NGP; the finer half fades in over the first 60 % of the run, as in threestudio's
+        # default: detail before shape is noise. Magic3D's blob and softplus, which start as a ball of radius 0.5 in
+        # empty space; threestudio found the paper's blob not to work well on a hash grid.
         field=FieldConfig(density="softplus", blob=("cone", 10.0, 0.5), density_bias=0.0, coarse_to_fine=(8, 0.6)),
-        # Sixteen occupancy bits of the paper's box; half of the steps over random colours, so that no plug of background
-        # colour fills a hole and none is learnt. Twice the pixels from 20 % and from 60 % of the run on: a latent
-        # model's encoder sees 64 pixels blurred up to 512, which is enough for the shape and too little for texture.
-        render=RenderConfig(random_background=0.5, resolution_doubles=(0.2, 0.6), budget=1 << 21),
-        # Late noise sharpens: the upper end of t falls to .5, as in ProlificDreamer's and MVDream's schedules.
+        # Half of the steps over random colours, so that no plug of background colour fills a hole; the other half over
+        # the learnt background, as in the paper. 128 pixels from 20 % and 256 from 60 % of the run on: a latent model's
+        # encoder sees 64 pixels blurred up to 512, which is enough for the shape and too little for texture, and by
+        # then the space around the object is known to be empty. 4 million samples hold two views of 256 x 256.
+        render=RenderConfig(random_background=0.5, resolution_doubles=(0.2, 0.6), budget=1 << 22),
+        # Low noise sharpens: the upper end of t falls to .5, as in ProlificDreamer's and MVDream's schedules. float16 is
+        # what the weights are published in, and has eight times bfloat16's precision, which scale 100 multiplies.
         guidance=replace(base.guidance, t_max_end=0.5, precision="float16"),
         # Orientation as in the paper. Entropy late, as in preset `fast`, where it turned fog into solids.
         loss=LossConfig(entropy=0.01, entropy_from=0.5),
+        # Rates of the open ports (1e-2 on the grid); falling to a tenth, as in `fast`.
         optim=OptimConfig(final=0.1),
     )
 

@@ -10,6 +10,7 @@ the rest.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -199,9 +200,15 @@ def distill(
 
 def pull_back(x: Tensor, image: Tensor, gradient: Tensor, views: int) -> Tensor:
     """The gradient that `sds_loss` of a batch of `views` would put on `image`, a leaf that x (b, C, H, W) was computed
-    from: J^T gradient / (C H W) / views. At once, so that an encoder's activations live no longer than its part."""
-    each = torch.ones((), dtype=x.dtype, device=x.device) / (x[0].numel() * views)
-    return torch.autograd.grad(x, image, gradient * each)[0]
+    from: J^T gradient / (C H W) / views. At once, so that an encoder's activations live no longer than its part.
+
+    On its way it is multiplied by the power of two next to C H W views, which an encoder in float16 needs (the mean's
+    gradients are below its smallest numbers) and which float32 does not notice.
+    """
+    count = x[0].numel() * views
+    each = torch.ones((), dtype=x.dtype, device=x.device) / count
+    boost = 2.0 ** round(math.log2(count))
+    return torch.autograd.grad(x, image, gradient * each * boost)[0] / boost
 
 
 def attach(image: Tensor, gradient: Tensor, value: Tensor) -> Tensor:
