@@ -1,6 +1,10 @@
 """Stable Diffusion and SDXL as guidance: tiny random pipelines, against their own parts in float64."""
 
+import importlib.util
+import json
+import re
 import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -8,6 +12,7 @@ import torch
 from tiny_latent import latent_folders, tiny_unet, tiny_vae  # noqa: F401 (fixture)
 from tiny_models import cache, config, folders, views  # noqa: F401 (fixtures)
 
+import dreamfusion_ngp.guidance as guidance_package
 from dreamfusion_ngp.errors import PriorError
 from dreamfusion_ngp.guidance import LatentGuidance, XLGuidance, family, load_guidance
 from dreamfusion_ngp.rng import Stream, generator
@@ -203,3 +208,36 @@ def test_a_compiled_unet_predicts_the_same(latent_folders, monkeypatch):
     for mode in ("none", "reduce-overhead"):
         losses.append(float(loaded(latent_folders["sd"], compile=mode)(rgb, views(), 0).loss))
     assert modes == ["reduce-overhead"] and losses[1] == pytest.approx(losses[0], rel=1e-4)
+
+
+def test_the_family_in_the_docs_is_one(latent_folders, folders, tmp_path, monkeypatch):
+    """docs/guidance.md, "Adding a guidance": its module as it stands there, registered, judges and reaches the UNet."""
+    text = (Path(__file__).resolve().parents[1] / "docs" / "guidance.md").read_text(encoding="utf-8")
+    (code,) = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
+    assert len(code.splitlines()) < 80
+    (tmp_path / "labelled.py").write_text(code)
+    spec = importlib.util.spec_from_file_location("dreamfusion_ngp.guidance.labelled", tmp_path / "labelled.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    monkeypatch.setattr(guidance_package, "FAMILIES", (module.LabelledGuidance, *guidance_package.FAMILIES))
+
+    folder = replaced(latent_folders["sd"], tmp_path / "model", unet=tiny_unet("sd", num_class_embeds=2))
+    for name in ("text_encoder", "tokenizer"):
+        shutil.rmtree(folder / name)
+        shutil.copytree(folders["packed"] / name, folder / name)
+    parts = json.loads((folders["packed"] / "model_index.json").read_text())
+    index = json.loads((folder / "model_index.json").read_text())
+    index |= {"_class_name": "LabelNetPipeline", "text_encoder": parts["text_encoder"], "tokenizer": parts["tokenizer"]}
+    (folder / "model_index.json").write_text(json.dumps(index))
+
+    guidance, rgb = loaded(folder), image()
+    assert type(guidance) is module.LabelledGuidance and guidance.scale == 30.0 and guidance.masked
+    assert guidance.embeddings["hidden"].mean(1).abs().max() < 1e-5
+    first = guidance(rgb, views(), 0)
+    first.loss.backward()
+    assert rgb.grad.abs().max() > 0
+    monkeypatch.setattr(module.LabelledGuidance, "conditions",
+                        lambda self, pick: {"class_labels": torch.zeros(len(pick("hidden")), dtype=torch.int64)})
+    assert float(guidance(rgb, views(), 0).loss) != float(first.loss), "the label reaches the UNet"
+    with pytest.raises(PriorError, match="knows no labels"):
+        loaded(replaced(folder, tmp_path / "other", unet=tiny_unet("sd")))

@@ -40,10 +40,10 @@ def clip_config(tokens: int, width: int, **options):
                           eos_token_id=1, pad_token_id=1, **options)
 
 
-def tiny_unet(kind: str):
+def tiny_unet(kind: str, **more):
     from diffusers import UNet2DConditionModel
 
-    more = dict(addition_embed_type="text_time", addition_time_embed_dim=4,
+    more |= dict(addition_embed_type="text_time", addition_time_embed_dim=4,
                 projection_class_embeddings_input_dim=6 * 4 + 24) if kind == "sdxl" else {}
     return UNet2DConditionModel(
         sample_size=8, in_channels=4, out_channels=4, block_out_channels=(8, 16), layers_per_block=1,
