@@ -28,7 +28,8 @@ from dreamfusion_ngp.guidance.memory import plan  # noqa: E402
 from dreamfusion_ngp.views import Views  # noqa: E402
 
 SD15 = dict(sample_size=64, block_out_channels=(320, 640, 1280, 1280), cross_attention_dim=768, attention_head_dim=8)
-SDXL = dict(sample_size=128, block_out_channels=(320, 640, 1280), cross_attention_dim=2048, attention_head_dim=(5, 10, 20),
+SDXL = dict(sample_size=128, block_out_channels=(320, 640, 1280), cross_attention_dim=2048,
+            attention_head_dim=(5, 10, 20),
             down_block_types=("DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"),
             up_block_types=("CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"),
             transformer_layers_per_block=(1, 2, 10), use_linear_projection=True, addition_embed_type="text_time",

@@ -181,8 +181,8 @@ def fetch_verb(model: str) -> int:
     found = fetch(model, print)
     size = sum(entry["size"] for entry in found.files.values())
     licence = f"licence: {ALIASES[model].licence}; " if model in ALIASES else ""
-    print(f"{found.name}\n{len(found.files)} files, {size / 1e6:.1f} MB, SHA-256 checked, in {found.folder}\n{licence}now: "
-          f'dreamfusion-ngp generate "a DSLR photo of a peacock on a surfboard" --guidance {model}')
+    print(f"{found.name}\n{len(found.files)} files, {size / 1e6:.1f} MB, SHA-256 checked, in {found.folder}\n{licence}"
+          f'now: dreamfusion-ngp generate "a DSLR photo of a peacock on a surfboard" --guidance {model}')
     return 0
 
 

@@ -285,6 +285,8 @@ def check_config(config: RunConfig) -> None:
         'field.blob must be ["gaussian", "cone" or "none", strength, radius above 0]':
             kind not in ("gaussian", "cone", "none") or radius <= 0,
         "render.occupancy_resolution must be a multiple of 4": config.render.occupancy_resolution % 4 != 0,
+        "guidance.compile and guidance.offload exclude each other":
+            config.guidance.compile != "none" and config.guidance.offload,
         'guidance.view_blend other than "nearest" needs guidance.view_words "paper"':
             config.guidance.view_blend != "nearest" and config.guidance.view_words != "paper",
         "render.resolution, doubled as often as render.resolution_doubles says, must be at most 4096":

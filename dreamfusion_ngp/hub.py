@@ -1,8 +1,8 @@
 """Models of the Hugging Face hub: fetched once, pinned to a revision, checked against their SHA-256, then used offline.
 
-Nothing here is called unless a hub id (or a short name, which stands for hub ids) was chosen. The files lie in the hub's
-own cache (HF_HOME, HF_HUB_CACHE), shared with other programs; what was fetched is recorded in our cache folder. The
-environment's HF_HUB_OFFLINE, HF_TOKEN and HF_ENDPOINT are the client's and are honoured by it.
+Nothing here is called unless a hub id (or a short name, which stands for hub ids) was chosen. The files lie in the
+hub's own cache (HF_HOME, HF_HUB_CACHE), shared with other programs; what was fetched is recorded in our cache folder.
+The environment's HF_HUB_OFFLINE, HF_TOKEN and HF_ENDPOINT are the client's and are honoured by it.
 """
 
 from __future__ import annotations
@@ -126,8 +126,9 @@ def hub_errors(model: str, repo: str):
         raise kind(f"{place} answers {status}; try again later: {again}") from None
     except (errors.LocalEntryNotFoundError, http_error, errors.OfflineModeIsEnabled) as error:
         cause = error.__cause__ or error
-        raise PriorError(f"{constants.ENDPOINT} cannot be reached ({type(cause).__name__}); with a network run: {again} "
-                         "(HF_ENDPOINT names a mirror of the hub), or give a folder: --guidance FOLDER") from None
+        raise PriorError(f"{constants.ENDPOINT} cannot be reached ({type(cause).__name__}); with a network run: "
+                         f"{again} (HF_ENDPOINT names a mirror of the hub), or give a folder: "
+                         "--guidance FOLDER") from None
     except errors.HFValidationError as error:
         raise PriorError(f"{repo} is no hub id: {str(error).splitlines()[0]}") from None
     except OSError as error:
@@ -155,8 +156,9 @@ def download(model: str, repo: str, revision: str | None, show) -> Snapshot:
     missing = sum(listed[p].size or 0 for p in wanted if not (folder / p).exists())
     room = shutil.disk_usage(folder).free - RESERVE
     if missing > room:
-        raise PriorError(f"{model} needs {missing / 1e9:.1f} GB more in {folder.parents[2]}, where {max(room, 0) / 1e9:.1f} "
-                         f"GB can be used: free some, or set HF_HOME to another disk, then: dreamfusion-ngp fetch {model}")
+        raise PriorError(f"{model} needs {missing / 1e9:.1f} GB more in {folder.parents[2]}, where "
+                         f"{max(room, 0) / 1e9:.1f} GB can be used: free some, or set HF_HOME to another disk, then: "
+                         f"dreamfusion-ngp fetch {model}")
     show(f"{repo} at {info.sha[:12]}: {len(wanted)} files, {missing / 1e6:.1f} MB to fetch")
     files = {}
     for path in wanted:

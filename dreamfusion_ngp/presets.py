@@ -1,7 +1,7 @@
 """Presets for runs with a model of one's own choice, as data: what differs from the paper's numbers, and why.
 
-None was tuned: no such model was at hand when they were written. They are what open reimplementations agree on, moved to
-this package's field and conventions, and each says what it rests on. Scale is uncond + s (cond - uncond).
+None was tuned: no such model was at hand when they were written. They are what open reimplementations agree on, moved
+to this package's field and conventions, and each says what it rests on. Scale is uncond + s (cond - uncond).
 """
 
 from __future__ import annotations
@@ -26,17 +26,18 @@ def _common(name: str) -> RunConfig:
         # Half of the paper's look-at jitter and no camera nearer than 1.2: the paper's crop the object often, and its
         # outline is learnt from views that show it. Elevations as the paper's.
         camera=CameraConfig(distance=(1.2, 1.6), look_at_std=0.1, stratified_azimuth=True),
-        # 16 levels to 2048 as in instant-NGP; the finer half fades in over the first 60 % of the run, as in threestudio's
-        # default: detail before shape is noise. Magic3D's blob and softplus, which start as a ball of radius 0.5 in
-        # empty space; threestudio found the paper's blob not to work well on a hash grid.
+        # 16 levels to 2048 as in instant-NGP; the finer half fades in over the first 60 % of the run, as in
+        # threestudio's default: detail before shape is noise. Magic3D's blob and softplus, which start as a ball of
+        # radius 0.5 in empty space; threestudio found the paper's blob not to work well on a hash grid.
         field=FieldConfig(density="softplus", blob=("cone", 10.0, 0.5), density_bias=0.0, coarse_to_fine=(8, 0.6)),
         # Half of the steps over random colours, so that no plug of background colour fills a hole; the other half over
         # the learnt background, as in the paper. 128 pixels from 20 % and 256 from 60 % of the run on: a latent model's
         # encoder sees 64 pixels blurred up to 512, which is enough for the shape and too little for texture, and by
         # then the space around the object is known to be empty. 4 million samples hold two views of 256 x 256.
         render=RenderConfig(random_background=0.5, resolution_doubles=(0.2, 0.6), budget=1 << 22),
-        # Low noise sharpens: the upper end of t falls to .5, as in ProlificDreamer's and MVDream's schedules. float16 is
-        # what the weights are published in, and has eight times bfloat16's precision, which scale 100 multiplies.
+        # Low noise sharpens: the upper end of t falls to .5, as in ProlificDreamer's and MVDream's schedules. float16
+        # is what the weights are published in; it rounds eight times finer than bfloat16, and scale 100 multiplies
+        # what is rounded.
         guidance=replace(base.guidance, t_max_end=0.5, precision="float16"),
         # Orientation as in the paper. Entropy late, as in preset `fast`, where it turned fog into solids.
         loss=LossConfig(entropy=0.01, entropy_from=0.5),
@@ -67,8 +68,8 @@ def sdxl() -> RunConfig:
 
 
 def deepfloyd() -> RunConfig:
-    """DeepFloyd IF: pixels, 64 x 64, closest to the paper's Imagen. Its score is sharper than a latent model's: scale 20
-    is what threestudio and nerfstudio (25) run it with. It sees 64 pixels, so the render stays there."""
+    """DeepFloyd IF: pixels, 64 x 64, closest to the paper's Imagen. Its score is sharper than a latent model's: scale
+    20 is what threestudio runs it with, nerfstudio 25. It sees 64 pixels, so the render stays there."""
     base = _common("if")
     render = replace(base.render, resolution_doubles=(1.0, 1.0), budget=1 << 20)
     return replace(base, views=4, render=render, guidance=replace(base.guidance, scale=20.0, t_max_end=0.98))

@@ -89,8 +89,8 @@ def _decay(a: float, b: float, c: float, r: float) -> float:
 
 
 def view_text(words: str, blend: str, azimuth: float, elevation: float) -> ViewText:
-    """words: a key of VIEW_WORDS. blend: "nearest", or for the paper's words "linear" or "perp-neg". azimuth, elevation:
-    radians."""
+    """words: a key of VIEW_WORDS. blend: "nearest", or for the paper's words "linear" or "perp-neg". azimuth,
+    elevation: radians."""
     if blend == "nearest":
         word = VIEW_WORDS[words](azimuth, elevation)
         return ViewText(word, word, 1.0)

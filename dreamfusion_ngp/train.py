@@ -152,8 +152,8 @@ def merge(records: list[StepRecord]) -> StepRecord:
         return sum(values[1:], values[0]) / len(values)
 
     first = records[0]
-    return StepRecord(first.step, *({key: mean([getattr(r, name)[key] for r in records]) for key in getattr(first, name)}
-                                    for name in ("terms", "log")),
+    return StepRecord(first.step, {key: mean([r.terms[key] for r in records]) for key in first.terms},
+                      {key: mean([r.log[key] for r in records]) for key in first.log},
                       mean([r.opacity for r in records]), sum(r.samples for r in records), first.nonfinite,
                       {key: sum(r.seconds[key] for r in records) for key in first.seconds})
 

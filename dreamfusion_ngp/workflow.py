@@ -27,6 +27,7 @@ PREVIEW_INTERVAL = 45.0    # seconds
 CHECKPOINT_INTERVAL = 60.0  # seconds
 LOG_INTERVAL = 10          # steps
 LINE_INTERVAL = 15.0       # seconds between lines where there is no terminal
+LARGE_FOR_A_CPU = 1 << 30  # bytes of a UNet's weights
 MAX_THREADS, MAX_FRAMES, MAX_PIXELS = 1024, 3600, 2048
 
 
@@ -213,11 +214,13 @@ def print_memory_plan(guidance, state: State) -> None:
     from .guidance.memory import plan, plan_text
 
     tensors = state.tensors()
-    field = sum(t.numel() * t.element_size() for t in tensors.values())
-    field += sum(t.numel() * t.element_size() for name, t in tensors.items() if name.startswith(("field", "background")))
+    learnt = [t for name, t in tensors.items() if name.startswith(("field", "background"))]  # these have gradients too
+    field = sum(t.numel() * t.element_size() for t in (*tensors.values(), *learnt))
     parts = {"field and optimiser": field, **plan(guidance, resolution_at(config.render, 1.0))}
     free = torch.cuda.mem_get_info(device)[0] + torch.cuda.memory_allocated(device) if device.type == "cuda" else None
     print(f"{plan_text(parts, free)} (besides {config.render.budget} samples at most)", flush=True)
+    if device.type == "cpu" and parts["UNet"] > LARGE_FOR_A_CPU:
+        print("note        a step of a model of this size takes minutes on a CPU; it is meant for a GPU", flush=True)
 
 
 def generate(config: RunConfig, root: Path, *, device: str = "auto", threads: int | None = None,

@@ -9,6 +9,10 @@ from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
 
+def git_hash(data: bytes) -> str:
+    return hashlib.sha1(b"blob %d\0" % len(data) + data).hexdigest()
+
+
 class FakeHub:
     """repos: hub id -> folder of files, which may change while the hub runs; the revision is a hash of their contents.
     gated: hub ids that want `token`.  damaged: hub id -> paths that arrive with a byte changed.  requests: (method,
@@ -74,7 +78,7 @@ class FakeHub:
     def send_info(self, request, repo: str) -> None:
         siblings = []
         for path, data in self.files(repo).items():
-            entry = {"rfilename": path, "size": len(data), "blobId": hashlib.sha1(b"blob %d\0" % len(data) + data).hexdigest()}
+            entry = {"rfilename": path, "size": len(data), "blobId": git_hash(data)}
             if path.endswith(".safetensors"):
                 entry["lfs"] = {"sha256": hashlib.sha256(data).hexdigest(), "size": len(data), "pointerSize": 130}
             siblings.append(entry)
@@ -89,7 +93,7 @@ class FakeHub:
 
     def send_file(self, request, repo: str, file: str, data: bytes) -> None:
         weights = file.endswith(".safetensors")
-        etag = hashlib.sha256(data).hexdigest() if weights else hashlib.sha1(b"blob %d\0" % len(data) + data).hexdigest()
+        etag = hashlib.sha256(data).hexdigest() if weights else git_hash(data)
         headers = {"X-Repo-Commit": self.revision(repo), "ETag": f'"{etag}"', "Accept-Ranges": "bytes"}
         if weights:
             headers |= {"X-Linked-Etag": f'"{etag}"', "X-Linked-Size": str(len(data))}

@@ -37,7 +37,8 @@ def encoded(folder, kind: str, prompt: str):
     first = CLIPTextModel.from_pretrained(folder / "text_encoder").double()
     if kind != "sdxl":
         return first(ids)[0], None
-    second = CLIPTextModelWithProjection.from_pretrained(folder / "text_encoder_2").double()(ids, output_hidden_states=True)
+    second = CLIPTextModelWithProjection.from_pretrained(folder / "text_encoder_2").double()
+    second = second(ids, output_hidden_states=True)
     hidden = torch.cat([first(ids, output_hidden_states=True).hidden_states[-2], second.hidden_states[-2]], -1)
     return (hidden, second.text_embeds) if prompt else (torch.zeros_like(hidden), torch.zeros_like(second.text_embeds))
 

@@ -46,8 +46,8 @@ def test_a_folder_of_every_family_makes_a_mesh_offline(kind, preset, options, la
     monkeypatch.chdir(tmp_path)
     (tmp_path / "tiny").symlink_to(folder)
     steps, form = (20, "glb") if kind == "sd" else (3, "ply")
-    run = ["generate", "a blue mug high", "--guidance", "./tiny", "--steps", str(steps), "--threads", "1", "--formats", form]
-    assert cli.main([*run, *SMALL, *options]) == 0, capsys.readouterr().err
+    run = ["generate", "a blue mug high", "--guidance", "./tiny", "--steps", str(steps), "--formats", form]
+    assert cli.main([*run, "--threads", "1", *SMALL, *options]) == 0, capsys.readouterr().err
     run = next((tmp_path / "outputs").glob("a-blue-mug-high-*/*"))
     assert (run / f"mesh.{form}").stat().st_size > 100 and (run / "checkpoint.safetensors").exists()
     saved = json.loads((run / "config.json").read_text())

@@ -157,7 +157,7 @@ def test_a_megabyte_is_refused_in_one_short_line():
 
 
 @pytest.mark.parametrize("azimuth, start, end, share", [
-    (0, "front", "side", 1.0), (45, "front", "side", 0.5), (-60, "front", "side", 1 / 3), (89.999, "front", "side", 0.0),
+    (0, "front", "side", 1.0), (45, "front", "side", 0.5), (-60, "front", "side", 1 / 3), (89.999, "front", "side", 0),
     (90, "side", "back", 1.0), (-135, "side", "back", 0.5), (180, "side", "back", 0.0), (405, "front", "side", 0.5)])
 def test_words_are_mixed_by_the_azimuth(azimuth, start, end, share):
     text = at(blended_view, azimuth)

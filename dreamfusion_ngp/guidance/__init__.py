@@ -56,8 +56,9 @@ def family(folder: Path) -> type[UnetGuidance]:
     for found in FAMILIES:
         if found.accepts(index):
             return found
-    raise PriorError(f"{folder} holds a {index.get('_class_name', 'pipeline')}, which is not understood; what is: Stable "
-                     "Diffusion 1 and 2, SDXL, DeepFloyd IF and other UNets with a text encoder (no flow matching)")
+    raise PriorError(f"{folder} holds a {index.get('_class_name', 'pipeline')}, which is not understood; what is: "
+                     "Stable Diffusion 1 and 2, SDXL, DeepFloyd IF and other UNets with a text encoder (no transformers, "
+                     "no flow matching)")
 
 
 def model_folder(config: RunConfig) -> Path:

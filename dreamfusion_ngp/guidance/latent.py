@@ -12,7 +12,7 @@ from .parts import load_model, load_vae
 from .pixel import present
 from .resize import resize
 from .text import TextEncoder, TwoTextEncoders
-from .unet import UnetGuidance
+from .unet import UnetGuidance, layout_on
 
 
 class LatentGuidance(UnetGuidance):
@@ -46,6 +46,7 @@ class LatentGuidance(UnetGuidance):
         if self.config.checkpoint:
             self.vae.enable_gradient_checkpointing()
         torch.nn.Module.to(self.vae, self.device, self.vae_dtype())  # diffusers' own warns of layers that are not there
+        self.vae.to(memory_format=layout_on(self.device))
         blocks = c.block_out_channels if type(self.vae).__name__ == "AutoencoderKL" else c.encoder_block_out_channels
         factor = 2 ** (len(blocks) - 1)
         self.resolution = self.config.resolution or self.unet.config.sample_size * factor
@@ -58,7 +59,7 @@ class LatentGuidance(UnetGuidance):
         """What the UNet is not that it should be, or "". width: of the text embeddings."""
         c = self.unet.config
         if c.in_channels != c.out_channels:
-            return f"it maps {c.in_channels} channels to {c.out_channels} (inpainting, depth and others are no text-to-image)"
+            return f"it maps {c.in_channels} channels to {c.out_channels}: inpainting or depth, not text to image"
         if not isinstance(c.sample_size, int):
             return f"its sample_size is {c.sample_size}, not one number"
         if c.cross_attention_dim != width:
@@ -77,7 +78,7 @@ class LatentGuidance(UnetGuidance):
         return self.dtype or torch.float32
 
     def encode(self, image: Tensor) -> Tensor:
-        x = (resize(image, self.resolution) * 2 - 1).to(self.vae.dtype)
+        x = (resize(image, self.resolution) * 2 - 1).to(self.vae.dtype, memory_format=layout_on(image.device))
         code = self.vae.encode(x)
         z = code.latents if hasattr(code, "latents") else code.latent_dist.mean
         return (z.float() - (self.vae.config.get("shift_factor") or 0.0)) * self.vae.config.scaling_factor

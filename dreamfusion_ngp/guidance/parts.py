@@ -14,7 +14,7 @@ import torch
 
 from ..errors import PriorError
 from ..hub import locate
-from ..models import folder_of, on_the_hub
+from ..models import ALIASES, folder_of, on_the_hub
 
 BIG = 2 << 30  # bytes of weights on disk above which a part is held in bfloat16 (T5-XXL), else in float32
 SETTINGS = "dreamfusion_ngp.json"
@@ -33,10 +33,12 @@ WEIGHTED = ("unet", "vae", "text_encoder", "text_encoder_2")
 def read_index(folder: Path) -> dict:
     """model_index.json of a pipeline folder. Raises PriorError that says what to give instead."""
     if not folder.is_dir():
-        raise PriorError(f'{folder} is not a folder; give a local text-to-image model in diffusers format, or "toybox"')
+        raise PriorError(f"{folder} is not a folder; give a text-to-image model in diffusers format, or one from the "
+                         f"hub: dreamfusion-ngp fetch sd21, then --guidance sd21 (short names: {', '.join(ALIASES)})")
     path = folder / "model_index.json"
     if not path.is_file():
-        raise PriorError(f"{folder} has no model_index.json: it is no pipeline folder in diffusers format")
+        raise PriorError(f"{folder} has no model_index.json: it is no pipeline folder in diffusers format, as "
+                         "save_pretrained of a whole pipeline writes it")
     return _read_object(path)
 
 

@@ -146,7 +146,8 @@ def embed(encoder: TextEncoder, texts: Sequence[str]) -> dict[str, Tensor]:
     if missing:
         models = encoder.load()
         for text in missing:
-            found[text] = {key: value.contiguous() for key, value in encoder.encode(models, encoder.normal(text)).items()}
+            entry = encoder.encode(models, encoder.normal(text))
+            found[text] = {key: value.contiguous() for key, value in entry.items()}
             if not all(value.isfinite().all() for value in found[text].values()):
                 raise PriorError(f"{encoder.folder}: a text encoder gives numbers that are not finite: "
                                  "its weights are damaged")

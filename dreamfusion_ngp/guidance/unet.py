@@ -22,12 +22,13 @@ HALVES = {"float16": torch.float16, "bfloat16": torch.bfloat16}
 class UnetGuidance:
     """A family of models is a subclass with these members; see `Guidance` for the call.
 
-    DEFAULT_SCALE: guidance scale of models whose folder names none.  ENCODER: how texts are embedded (text.TextEncoder).
-    PARTS: the parts of its folders besides those of the encoder.  accepts(index): whether a model_index.json is of this
-    family.  prepare(folder, index): load what the family has besides the UNet, check that it fits, and return the shape
-    (C, h, w) of what the UNet sees of one view.  encode(image): render (b, 3, H, H) in [0, 1] -> (b, C, h, w) in the
-    model's range, differentiable.  inputs(z) and outputs(y): to and from the UNet's own channels.  conditions(pick):
-    more keywords of the UNet's forward; pick(key) gives a key of the embeddings for every row of the batch.
+    DEFAULT_SCALE: guidance scale of models whose folder names none.  ENCODER: how texts are embedded
+    (text.TextEncoder).  PARTS: the parts of its folders besides those of the encoder.  MASKED: whether the padding of
+    texts is hidden from the UNet.  accepts(index): whether a model_index.json is of this family.  prepare(folder,
+    index): load what the family has besides the UNet, check that it fits, and return the shape (C, h, w) of what the
+    UNet sees of one view.  encode(image): render (b, 3, H, H) in [0, 1] -> (b, C, h, w) in the model's range,
+    differentiable.  inputs(z) and outputs(y): to and from the UNet's own channels.  conditions(pick): more keywords of
+    the UNet's forward; pick(key) gives a key of the embeddings for every row of the batch.
 
     The guidance scale is that of the config, else `guidance_scale` in the folder's dreamfusion_ngp.json, else the
     family's.
@@ -36,7 +37,7 @@ class UnetGuidance:
     DEFAULT_SCALE = 100.0
     ENCODER = text.TextEncoder
     PARTS = ("unet", "scheduler")
-    MASKED = False  # whether the padding of texts is hidden from the UNet
+    MASKED = False
 
     def __init__(self, config: RunConfig, folder: Path, device: torch.device):
         index, settings = self.check(folder), read_settings(folder)
@@ -50,13 +51,15 @@ class UnetGuidance:
         self.shape = self.prepare(folder, index)
         self.autocast = self.dtype is None and multiplies_bfloat16(device)
         self.layout = place(self.unet, device, self.autocast)
-        self.forward = self.unet if self.config.compile == "none" else torch.compile(self.unet, mode=self.config.compile)
+        mode = self.config.compile
+        self.forward = self.unet if mode == "none" else torch.compile(self.unet, mode=mode)
         self.embeddings = {key: value.to(device) for key, value in self.embeddings.items()}
         if not settings.get("encoder_attention_mask", self.MASKED):
             self.embeddings["mask"] = torch.ones_like(self.embeddings["mask"])
         self.masked = bool((self.embeddings["mask"] == 0).any())
         scale = settings.get("guidance_scale", self.DEFAULT_SCALE) if self.config.scale is None else self.config.scale
         self.scale = float(scale)
+        self._put_back()
 
     @classmethod
     def check(cls, folder: Path) -> dict:
@@ -124,16 +127,17 @@ class UnetGuidance:
         k, dtype = len(said.texts), self.unet.dtype
         batch = self.inputs(z).repeat(k, 1, 1, 1).to(dtype, memory_format=self.layout)
         steps = torch.tensor(np.tile(t, k), device=self.device)
-        rows = [torch.tensor([self.rows[s] for s in said.texts[..., i].reshape(-1)], device=self.device) for i in (0, 1)]
+        start_rows, end_rows = (torch.tensor([self.rows[s] for s in said.texts[..., i].reshape(-1)], device=self.device)
+                                for i in (0, 1))
         share = said.share.reshape(-1)
 
         def pick(key: str) -> Tensor:
-            start = self.embeddings[key][rows[0]]
+            start = self.embeddings[key][start_rows]
             if key == "mask":
-                return torch.maximum(start, self.embeddings[key][rows[1]])
+                return torch.maximum(start, self.embeddings[key][end_rows])
             if (share < 1).any():
                 part = share.reshape(-1, *[1] * (start.ndim - 1)).to(start)
-                start = part * start + (1 - part) * self.embeddings[key][rows[1]]
+                start = part * start + (1 - part) * self.embeddings[key][end_rows]
             return start.to(dtype)
 
         if self.config.compile != "none":
@@ -188,6 +192,11 @@ def place(unet, device: torch.device, autocast: bool) -> torch.memory_format:
         for module in unet.modules():
             if isinstance(module, (torch.nn.Conv2d, torch.nn.Linear)):
                 module.to(torch.bfloat16)
-    layout = torch.contiguous_format if device.type == "cpu" else torch.channels_last
+    layout = layout_on(device)
     unet.to(device, memory_format=layout)
     return layout
+
+
+def layout_on(device: torch.device) -> torch.memory_format:
+    """The order of an image's numbers in memory that convolutions on `device` want."""
+    return torch.channels_last if device.type == "cuda" else torch.contiguous_format
