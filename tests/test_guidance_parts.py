@@ -7,7 +7,7 @@ import pytest
 from tiny_models import cache, config, copy, folders  # noqa: F401 (fixtures)
 
 from dreamfusion_ngp.errors import PriorError
-from dreamfusion_ngp.guidance import check_guidance, load_guidance
+from dreamfusion_ngp.guidance import check_guidance, load_guidance, parts
 
 
 def remove(*names):
@@ -113,6 +113,18 @@ def test_a_folder_that_is_none_is_one_clear_line(tmp_path):
         (tmp_path / "file").write_text("x")
         with pytest.raises(PriorError, match="is not a folder"):
             check_guidance(config(path))
+
+
+def test_a_sentencepiece_tokenizer_says_what_reads_it(copy, monkeypatch):
+    """DeepFloyd IF's T5 comes as a spiece.model without a tokenizer.json."""
+    (copy / "tokenizer" / "spiece.model").write_bytes(b"")
+    check_guidance(config(copy))
+    (copy / "tokenizer" / "tokenizer.json").unlink()
+    monkeypatch.setattr(parts, "installed", lambda module: False)
+    with pytest.raises(PriorError, match="pip install sentencepiece protobuf"):
+        check_guidance(config(copy))
+    monkeypatch.setattr(parts, "installed", lambda module: True)
+    check_guidance(config(copy))
 
 
 def test_what_is_visibly_wrong_is_found_without_loading(copy):

@@ -4,6 +4,7 @@ remote code."""
 from __future__ import annotations
 
 import importlib
+import importlib.util
 import json
 from collections.abc import Sequence
 from contextlib import contextmanager
@@ -149,6 +150,18 @@ def check_parts(folder: Path, names: Sequence[str]) -> None:
             weight_files(folder, name)
         elif not (folder / name).is_dir():
             raise PriorError(f"{folder} is incomplete: {name}/ is missing")
+        elif (folder / name / "spiece.model").exists() and not (folder / name / "tokenizer.json").exists():
+            missing = [module for module in ("sentencepiece", "google.protobuf") if not installed(module)]
+            if missing:  # transformers would fall back to a reader that cannot read it
+                raise PriorError(f"{folder}/{name} is a SentencePiece model, which takes two more packages to read: "
+                                 "pip install sentencepiece protobuf")
+
+
+def installed(module: str) -> bool:
+    try:
+        return importlib.util.find_spec(module) is not None
+    except ModuleNotFoundError:  # a parent package is missing
+        return False
 
 
 def load_schedule(folder: Path, index: dict) -> tuple[np.ndarray, str]:
