@@ -238,8 +238,8 @@ def test_names():
     for folder in ("./sd21", "/abs/folder", "~/x", "no/such/folder", "folder", "../a/b", "", "a/..", "tests/"):
         assert on_the_hub(folder) is None, folder
     assert all(alias.preset in PRESETS for alias in ALIASES.values())
-    assert [preset_name("x/y", c) for c in ("StableDiffusionXLPipeline", "StableDiffusionPipeline", "IFPipeline", "")] \
-        == ["sdxl", "sd21", "if", "sd21"]
+    pipelines = [f"StableDiffusion{end}Pipeline" for end in ("3", "XL", "")] + ["IFPipeline", ""]
+    assert [preset_name("x/y", pipeline) for pipeline in pipelines] == ["sdxl", "sdxl", "sd21", "if", "sd21"]
     assert preset_name("toybox", "") == "fast" and preset("fast") == PRESETS["fast"]()
 
 

@@ -192,7 +192,7 @@ def test_models_of_other_kinds_are_one_clear_line(latent_folders, tmp_path):
 
 def test_every_family_knows_its_own(latent_folders, folders):
     names = {kind: family(folder).__name__ for kind, folder in {**latent_folders, **folders}.items()}
-    assert names == {"sd": "LatentGuidance", "sdv": "LatentGuidance", "sdxl": "XLGuidance",
+    assert names == {"sd": "LatentGuidance", "sdv": "LatentGuidance", "sdxl": "XLGuidance", "sd3": "FlowGuidance",
                      "packed": "PixelGuidance", "placed": "PixelGuidance", "if": "PixelGuidance"}
 
 

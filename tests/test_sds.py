@@ -165,7 +165,7 @@ def test_the_log_has_plain_numbers():
 def test_unknown_names_are_refused():
     x = torch.zeros(1, 3, 2, 2)
     with pytest.raises(ValueError, match="prediction: must be"):
-        sds.predicted_noise(x, x, x, x, "flow")
+        sds.predicted_noise(x, x, x, x, "score")
     with pytest.raises(ValueError, match="weighting: must be"):
         sds.weight(x, "sds")
 

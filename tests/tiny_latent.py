@@ -5,7 +5,7 @@ import json
 
 import pytest
 import torch
-from tiny_models import WORDS
+from tiny_models import WORDS, tiny_tokenizer
 
 INDEX = {
     "unet": ["diffusers", "UNet2DConditionModel"], "vae": ["diffusers", "AutoencoderKL"],
@@ -84,6 +84,39 @@ def tiny_latent_folder(folder, kind: str):
     return folder
 
 
+def tiny_flow_folder(folder, with_t5: bool = True):
+    """Stable Diffusion 3 in small."""
+    from diffusers import AutoencoderKL, FlowMatchEulerDiscreteScheduler, SD3Transformer2DModel
+    from transformers import CLIPTextModelWithProjection, T5Config, T5EncoderModel
+
+    torch.manual_seed(3)
+    tokenizer, t5_tokenizer = clip_tokenizer(), tiny_tokenizer("if")
+    parts = {
+        "transformer": SD3Transformer2DModel(sample_size=8, patch_size=2, in_channels=4, num_layers=2,
+                                             attention_head_dim=8, num_attention_heads=2, joint_attention_dim=48,
+                                             caption_projection_dim=16, pooled_projection_dim=40, out_channels=4,
+                                             pos_embed_max_size=16),
+        "vae": AutoencoderKL(block_out_channels=(8, 16), norm_num_groups=4, down_block_types=("DownEncoderBlock2D",) * 2,
+                             up_block_types=("UpDecoderBlock2D",) * 2, latent_channels=4, shift_factor=0.0609,
+                             scaling_factor=1.5305, use_quant_conv=False, use_post_quant_conv=False),
+        "scheduler": FlowMatchEulerDiscreteScheduler(shift=3.0), "tokenizer": tokenizer, "tokenizer_2": tokenizer,
+        "text_encoder": CLIPTextModelWithProjection(clip_config(len(tokenizer), 16)),
+        "text_encoder_2": CLIPTextModelWithProjection(clip_config(len(tokenizer), 24)),
+    }
+    if with_t5:
+        parts |= {"tokenizer_3": t5_tokenizer, "text_encoder_3": T5EncoderModel(
+            T5Config(vocab_size=len(t5_tokenizer), d_model=48, d_kv=8, d_ff=16, num_layers=1, num_heads=2))}
+    absent = ("text_encoder_3", "tokenizer_3", "image_encoder", "feature_extractor")
+    index = {"_class_name": "StableDiffusion3Pipeline", **dict.fromkeys(absent, [None, None])}
+    for name, part in parts.items():
+        part.save_pretrained(folder / name)
+        index[name] = ["transformers" if name.startswith("t") and name != "transformer" else "diffusers",
+                       type(part).__name__]
+    (folder / "model_index.json").write_text(json.dumps(index))
+    return folder
+
+
 @pytest.fixture(scope="session")
 def latent_folders(tmp_path_factory):
-    return {kind: tiny_latent_folder(tmp_path_factory.mktemp(kind), kind) for kind in ("sd", "sdv", "sdxl")}
+    made = {kind: tiny_latent_folder(tmp_path_factory.mktemp(kind), kind) for kind in ("sd", "sdv", "sdxl")}
+    return {**made, "sd3": tiny_flow_folder(tmp_path_factory.mktemp("sd3"))}

@@ -12,6 +12,7 @@ from ..errors import PriorError
 from ..hub import locate
 from ..models import TOYBOX_NAME, folder_of, on_the_hub
 from ..views import Views
+from .flow import FlowGuidance
 from .latent import LatentGuidance, XLGuidance
 from .parts import read_index
 from .pixel import PixelGuidance
@@ -19,10 +20,10 @@ from .sds import SdsOutput
 from .unet import UnetGuidance
 
 TOYBOX = Path(__file__).parents[1] / "toybox" / "priors" / "toybox-64"
-FAMILIES: tuple[type[UnetGuidance], ...] = (XLGuidance, LatentGuidance, PixelGuidance)
+FAMILIES: tuple[type[UnetGuidance], ...] = (FlowGuidance, XLGuidance, LatentGuidance, PixelGuidance)
 
-__all__ = ["FAMILIES", "TOYBOX", "Guidance", "LatentGuidance", "PixelGuidance", "SdsOutput", "UnetGuidance",
-           "XLGuidance", "check_guidance", "family", "load_guidance", "model_folder"]
+__all__ = ["FAMILIES", "TOYBOX", "FlowGuidance", "Guidance", "LatentGuidance", "PixelGuidance", "SdsOutput",
+           "UnetGuidance", "XLGuidance", "check_guidance", "family", "load_guidance", "model_folder"]
 
 
 class Guidance(Protocol):
@@ -57,8 +58,7 @@ def family(folder: Path) -> type[UnetGuidance]:
         if found.accepts(index):
             return found
     raise PriorError(f"{folder} holds a {index.get('_class_name', 'pipeline')}, which is not understood; what is: "
-                     "Stable Diffusion 1 and 2, SDXL, DeepFloyd IF and other UNets with a text encoder (no transformers, "
-                     "no flow matching)")
+                     "Stable Diffusion 1, 2 and 3, SDXL, DeepFloyd IF and other UNets with a text encoder")
 
 
 def model_folder(config: RunConfig) -> Path:

@@ -8,8 +8,7 @@ import torch
 from torch import Tensor
 
 from ..errors import PriorError
-from .parts import load_model, load_vae
-from .pixel import present
+from .parts import load_model, load_vae, present
 from .resize import resize
 from .text import TextEncoder, TwoTextEncoders
 from .unet import UnetGuidance, layout_on

@@ -106,6 +106,17 @@ class Encoding(torch.nn.Module):
         torch.autograd.backward(x, torch.empty_like(x), inputs=[image])
 
 
+class Predicting(torch.nn.Module):
+    """A guidance's network, called as the guidance calls it."""
+
+    def __init__(self, guidance):
+        super().__init__()
+        self.network, self.guidance = guidance.unet, [guidance]  # in a list: it is no module of this one
+
+    def forward(self, batch: Tensor, steps: Tensor, pick) -> Tensor:
+        return self.guidance[0].call(self.network, batch, steps, pick)
+
+
 def encoder_work(guidance, views: int, resolution: int) -> int:
     """Bytes of the encoder's activations for `views` renders of `resolution` pixels a side, with the gradient."""
     module = Encoding(guidance)
@@ -121,7 +132,8 @@ def encoder_work(guidance, views: int, resolution: int) -> int:
 
 def unet_work(guidance, views: int, branches: int) -> int:
     """Bytes of the UNet's activations for `views` views with `branches` texts each."""
-    state, n, dtype = empty(guidance.unet), views * branches, guidance.unet.dtype
+    module, n, dtype = Predicting(guidance), views * branches, guidance.unet.dtype
+    state = empty(module)
     table = {key: value.to("meta") for key, value in guidance.embeddings.items()}
 
     def pick(key: str) -> Tensor:
@@ -129,8 +141,7 @@ def unet_work(guidance, views: int, branches: int) -> int:
 
     def run():
         batch = guidance.inputs(torch.empty(n, *guidance.shape, device="meta")).to(dtype)
-        named = {"encoder_attention_mask": pick("mask") if guidance.masked else None, **guidance.conditions(pick)}
-        torch.func.functional_call(guidance.unet, state, (batch, torch.zeros(n, device="meta"), pick("hidden")), named)
+        torch.func.functional_call(module, state, (batch, torch.zeros(n, device="meta"), pick))
 
     with torch.no_grad():
         return peak(run)

@@ -16,6 +16,7 @@ import torch
 from ..errors import PriorError
 from ..hub import locate
 from ..models import ALIASES, folder_of, on_the_hub
+from .sds import flow_abar
 
 BIG = 2 << 30  # bytes of weights on disk above which a part is held in bfloat16 (T5-XXL), else in float32
 SETTINGS = "dreamfusion_ngp.json"
@@ -23,12 +24,15 @@ BASES = {
     "unet": ("diffusers", "ModelMixin"),
     "vae": ("diffusers", "ModelMixin"),
     "scheduler": ("diffusers", "SchedulerMixin"),
+    "transformer": ("diffusers", "ModelMixin"),
     "text_encoder": ("transformers", "PreTrainedModel"),
     "text_encoder_2": ("transformers", "PreTrainedModel"),
+    "text_encoder_3": ("transformers", "PreTrainedModel"),
     "tokenizer": ("transformers", "PreTrainedTokenizerBase"),
     "tokenizer_2": ("transformers", "PreTrainedTokenizerBase"),
+    "tokenizer_3": ("transformers", "PreTrainedTokenizerBase"),
 }
-WEIGHTED = ("unet", "vae", "text_encoder", "text_encoder_2")
+WEIGHTED = ("unet", "transformer", "vae", "text_encoder", "text_encoder_2", "text_encoder_3")
 
 
 def read_index(folder: Path) -> dict:
@@ -58,6 +62,17 @@ def read_settings(folder: Path) -> dict:
         if value is not None and (not isinstance(value, types) or (types is not bool and isinstance(value, bool))):
             raise PriorError(f"{path}: {name} cannot be {value!r}")
     return settings
+
+
+def present(index: dict, name: str) -> bool:
+    """Whether a model_index.json names a part (and not null)."""
+    entry = index.get(name)
+    return isinstance(entry, list) and bool(entry) and bool(entry[0])
+
+
+def read_config(folder: Path, name: str) -> dict:
+    """config.json of a part."""
+    return _read_object(folder / name / "config.json")
 
 
 def _read_object(path: Path) -> dict:
@@ -164,9 +179,13 @@ def installed(module: str) -> bool:
         return False
 
 
-def load_schedule(folder: Path, index: dict) -> tuple[np.ndarray, str]:
-    """abar (T,) float64 and the prediction type ("epsilon", "v_prediction" or "sample") of the folder's scheduler."""
+def load_schedule(folder: Path, index: dict) -> tuple[np.ndarray, str, np.ndarray]:
+    """abar (T,) float64, the prediction type ("epsilon", "v_prediction", "sample" or "flow") and the numbers (T,) that
+    the model is told for the timesteps, by the folder's scheduler."""
     scheduler = _load(part_class(folder, index, "scheduler"), folder / "scheduler")
+    if type(scheduler).__name__ == "FlowMatchEulerDiscreteScheduler":
+        length = scheduler.config.num_train_timesteps
+        return flow_abar(length), "flow", np.arange(1, length + 1)
     abar = getattr(scheduler, "alphas_cumprod", None)
     prediction = scheduler.config.get("prediction_type", "epsilon")
     if abar is None or prediction not in ("epsilon", "v_prediction", "sample"):
@@ -174,7 +193,7 @@ def load_schedule(folder: Path, index: dict) -> tuple[np.ndarray, str]:
             f"{folder}: {type(scheduler).__name__} with prediction type {prediction!r} is not understood; "
             "wanted is a variance-preserving one that predicts epsilon, v or the sample"
         )
-    return np.asarray(abar, np.float64), prediction
+    return np.asarray(abar, np.float64), prediction, np.arange(len(abar))
 
 
 @contextmanager

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from ..errors import PriorError
 from ..packing import POSITIONS, pack, packing_factor, unpack
+from .parts import present
 from .resize import resize
 from .text import LowerCase
 from .unet import UnetGuidance
@@ -44,12 +45,6 @@ class PixelGuidance(UnetGuidance):
 
     def outputs(self, y: Tensor) -> Tensor:
         return unpack(y[:, : 3 * self.factor**2])  # without learned variances
-
-
-def present(index: dict, name: str) -> bool:
-    """Whether a model_index.json names a part (and not null)."""
-    entry = index.get(name)
-    return isinstance(entry, list) and bool(entry) and bool(entry[0])
 
 
 def _geometry(folder: Path, unet, width: int) -> tuple[int, int]:

@@ -102,14 +102,27 @@ def rescale_guidance(guided: Tensor, conditional: Tensor, share: float) -> Tenso
 
 def predicted_noise(output: Tensor, z: Tensor, alpha: Tensor, sigma: Tensor, prediction: str) -> Tensor:
     """eps_hat from what the model predicts: "epsilon", "v_prediction" (v = alpha eps - sigma x, so eps = alpha v +
-    sigma z; Salimans & Ho 2022, appendix D) or "sample" (x, so eps = (z - alpha x) / sigma)."""
+    sigma z; Salimans & Ho 2022, appendix D), "sample" (x, so eps = (z - alpha x) / sigma) or "flow" (the velocity
+    eps - x of a rectified flow, so eps = (z + alpha v) / (alpha + sigma); see `flow_abar`)."""
     if prediction == "epsilon":
         return output
     if prediction == "v_prediction":
         return alpha * output + sigma * z
     if prediction == "sample":
         return (z - alpha * output) / sigma
-    raise ValueError(f'prediction: must be "epsilon", "v_prediction" or "sample", got {prediction!r}')
+    if prediction == "flow":
+        return (z + alpha * output) / (alpha + sigma)
+    raise ValueError(f'prediction: must be "epsilon", "v_prediction", "sample" or "flow", got {prediction!r}')
+
+
+def flow_abar(length: int) -> np.ndarray:
+    """abar (T,) of a rectified flow (Liu et al. 2023; Esser et al. 2024), z = (1 - s) x + s eps with s = (t + 1) / T.
+
+    Divided by the root of (1 - s)^2 + s^2 it is a variance-preserving z_t with alpha_t and sigma_t as 1 - s is to s, so
+    everything else here holds for it; the model is shown z_t / (alpha_t + sigma_t), which is the flow's own z again.
+    """
+    s = np.arange(1, length + 1) / length
+    return (1 - s) ** 2 / ((1 - s) ** 2 + s**2)
 
 
 def clip_clean(noise_hat: Tensor, z: Tensor, alpha: Tensor, sigma: Tensor) -> Tensor:

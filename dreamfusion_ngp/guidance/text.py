@@ -74,14 +74,21 @@ class TextEncoder:
 
     def __init__(self, folder: Path, index: dict):
         self.folder, self.index = folder, index
-        self.tokenizers = [load_tokenizer(folder, index, name) for name in self.TOKENIZERS]
+        names = self.parts(index)
+        self.models = [name for name in names if name.startswith("text_encoder")]
+        self.tokenizers = [load_tokenizer(folder, index, name) for name in names if name not in self.models]
+
+    @classmethod
+    def parts(cls, index: dict) -> tuple[str, ...]:
+        """The names of the parts that it is made of in a folder."""
+        return (*cls.PARTS, *cls.TOKENIZERS)
 
     def normal(self, text: str) -> str:
         """The text as the model was shown texts."""
         return text
 
     def load(self) -> list:
-        return [load_model(self.folder, self.index, name) for name in self.PARTS]
+        return [load_model(self.folder, self.index, name) for name in self.models]
 
     @torch.no_grad()
     def encode(self, models: list, text: str) -> dict[str, Tensor]:
@@ -139,7 +146,7 @@ def embed(encoder: TextEncoder, texts: Sequence[str]) -> dict[str, Tensor]:
     The encoder is loaded only if a text is not in the cache, runs on the CPU (the same numbers for every device; big
     ones do not fit beside a UNet), and is gone afterwards. A cache that cannot be written costs a warning.
     """
-    base, cache = fingerprint(encoder.folder, (*encoder.PARTS, *encoder.TOKENIZERS)), cache_folder()
+    base, cache = fingerprint(encoder.folder, encoder.parts(encoder.index)), cache_folder()
     paths = {text: cache / f"{hashlib.sha256(f'{base} {text}'.encode()).hexdigest()}.safetensors" for text in texts}
     found = {text: entry for text, path in paths.items() if (entry := _read(path, encoder.KEYS)) is not None}
     missing = [text for text in paths if text not in found]

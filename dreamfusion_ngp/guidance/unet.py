@@ -20,7 +20,8 @@ HALVES = {"float16": torch.float16, "bfloat16": torch.bfloat16}
 
 
 class UnetGuidance:
-    """A family of models is a subclass with these members; see `Guidance` for the call.
+    """A family of models is a subclass with these members; see `Guidance` for the call. `unet` is the family's network
+    also where it is a transformer (NETWORK, NETWORK_CLASS, and `call` to call it).
 
     DEFAULT_SCALE: guidance scale of models whose folder names none.  ENCODER: how texts are embedded
     (text.TextEncoder).  PARTS: the parts of its folders besides those of the encoder.  MASKED: whether the padding of
@@ -36,18 +37,20 @@ class UnetGuidance:
 
     DEFAULT_SCALE = 100.0
     ENCODER = text.TextEncoder
+    NETWORK, NETWORK_CLASS = "unet", "UNet2DConditionModel"
     PARTS = ("unet", "scheduler")
     MASKED = False
 
     def __init__(self, config: RunConfig, folder: Path, device: torch.device):
         index, settings = self.check(folder), read_settings(folder)
         self.run, self.config, self.device = config, config.guidance, device
-        self.abar, self.prediction = load_schedule(folder, index)
+        self.abar, self.prediction, self.times = load_schedule(folder, index)
         self.rows, self.embeddings = self._embed(folder, index)
         self.dtype = choose_dtype(self.config.precision, device)
-        self.unet = load_model(folder, index, "unet", self.dtype)
-        if type(self.unet).__name__ != "UNet2DConditionModel":
-            raise PriorError(f"{folder}: its unet is a {type(self.unet).__name__}, not a UNet2DConditionModel")
+        self.unet = load_model(folder, index, self.NETWORK, self.dtype)
+        if type(self.unet).__name__ != self.NETWORK_CLASS:
+            raise PriorError(f"{folder}: its {self.NETWORK} is a {type(self.unet).__name__}, "
+                             f"not a {self.NETWORK_CLASS}")
         self.shape = self.prepare(folder, index)
         self.autocast = self.dtype is None and multiplies_bfloat16(device)
         self.layout = place(self.unet, device, self.autocast)
@@ -66,7 +69,7 @@ class UnetGuidance:
         """model_index.json of a folder that looks whole, without loading it. Raises PriorError."""
         index = read_index(folder)
         read_settings(folder)
-        check_parts(folder, (*cls.PARTS, *cls.ENCODER.PARTS, *cls.ENCODER.TOKENIZERS))
+        check_parts(folder, (*cls.PARTS, *cls.ENCODER.parts(index)))
         return index
 
     def _embed(self, folder: Path, index: dict) -> tuple[dict[str, int], dict[str, Tensor]]:
@@ -112,7 +115,8 @@ class UnetGuidance:
 
     def _denoise(self, z: Tensor, t: np.ndarray, alpha: Tensor, sigma: Tensor, said: Branches) -> Tensor:
         """Guided eps_hat of noisy (b, C, h, w)."""
-        unconditional, conditional, *negatives = self._predict(z, t, said)
+        flow = self.prediction == "flow"
+        unconditional, conditional, *negatives = self._predict(z / (alpha + sigma) if flow else z, t, said)
         if negatives:
             weights = said.weights.to(z)
             guided = sds.perp_neg_guidance(unconditional, conditional, negatives, weights, self.scale)
@@ -126,7 +130,7 @@ class UnetGuidance:
         """What the UNet predicts in every branch, each (b, C, h, w) float32."""
         k, dtype = len(said.texts), self.unet.dtype
         batch = self.inputs(z).repeat(k, 1, 1, 1).to(dtype, memory_format=self.layout)
-        steps = torch.tensor(np.tile(t, k), device=self.device)
+        steps = torch.tensor(np.tile(self.times[t], k), device=self.device)
         start_rows, end_rows = (torch.tensor([self.rows[s] for s in said.texts[..., i].reshape(-1)], device=self.device)
                                 for i in (0, 1))
         share = said.share.reshape(-1)
@@ -143,9 +147,13 @@ class UnetGuidance:
         if self.config.compile != "none":
             torch.compiler.cudagraph_mark_step_begin()
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.autocast):
-            hidden, mask = pick("hidden"), pick("mask") if self.masked else None
-            output = self.forward(batch, steps, hidden, encoder_attention_mask=mask, **self.conditions(pick)).sample
+            output = self.call(self.forward, batch, steps, pick)
         return self.outputs(output).float().clone().chunk(k)
+
+    def call(self, network, batch: Tensor, steps: Tensor, pick) -> Tensor:
+        """The network's prediction for the rows of a batch."""
+        hidden, mask = pick("hidden"), pick("mask") if self.masked else None
+        return network(batch, steps, hidden, encoder_attention_mask=mask, **self.conditions(pick)).sample
 
     def inputs(self, z: Tensor) -> Tensor:
         return z
