@@ -268,5 +268,5 @@ def foreseen(error: Exception, args) -> str | None:
     if isinstance(error, ImportError):
         return f'{first}; this installation is incomplete: run "dreamfusion-ngp doctor"'
     if isinstance(error, MemoryError) or "out of memory" in first or "allocate memory" in first:
-        return f"not enough memory ({first[:200]}); try smaller numbers"
+        return f"not enough memory ({first[:200]}); try smaller numbers, with --guidance also --low-memory"
     return f"--set: {first}" if isinstance(error, ValueError) and getattr(args, "overrides", None) else None

@@ -216,7 +216,11 @@ def print_memory_plan(guidance, state: State) -> None:
     tensors = state.tensors()
     learnt = [t for name, t in tensors.items() if name.startswith(("field", "background"))]  # these have gradients too
     field = sum(t.numel() * t.element_size() for t in (*tensors.values(), *learnt))
-    parts = {"field and optimiser": field, **plan(guidance, resolution_at(config.render, 1.0))}
+    try:
+        parts = {"field and optimiser": field, **plan(guidance, resolution_at(config.render, 1.0))}
+    except (NotImplementedError, RuntimeError) as error:  # an op without a meta kernel: the run does not depend on it
+        print(f"memory plan not known: {str(error).splitlines()[0]}", flush=True)
+        return
     free = torch.cuda.mem_get_info(device)[0] + torch.cuda.memory_allocated(device) if device.type == "cuda" else None
     print(f"{plan_text(parts, free)} (besides {config.render.budget} samples at most)", flush=True)
     if device.type == "cpu" and parts["UNet"] > LARGE_FOR_A_CPU:

@@ -103,6 +103,15 @@ def test_a_long_prompt_says_which_words_are_cut(kind, latent_folders, folders, c
     assert len(views_apart) == 4, "the words of the view are still read"
 
 
+def test_a_long_negative_prompt_says_so_too(latent_folders, caplog):
+    caplog.set_level(logging.WARNING)
+    words = " ".join(["clay"] * 20)
+    guidance = loaded(latent_folders["sd"], negative=words)
+    kept = guidance.texts(views()).texts[0, 0, 0]
+    assert kept == " ".join(["clay"] * 14) and kept in guidance.rows  # 16 tokens, two of them the start and the end
+    assert caplog.messages[-1].endswith("are ignored: " + " ".join(["clay"] * 6))
+
+
 def test_an_if_reads_small_letters(folders):
     small, large = (loaded(folders["if"], prompt=p) for p in ("a red mug", "A Red MUG"))
     assert torch.equal(small.embeddings["hidden"], large.embeddings["hidden"])

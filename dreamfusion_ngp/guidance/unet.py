@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -78,8 +79,11 @@ class UnetGuidance:
         views, modes = text.vocabulary(self.config)
         self.prompt = text.fit_prompt(encoder.tokenizers, encoder.normal(self.run.prompt), views, modes)
         conditional = [view_prompt(self.prompt, view, mode) for view in views for mode in modes]
-        negative = self.config.negative
-        unconditional = [view_prompt(negative, view) for view in views] if self.config.keep_view else [negative]
+        kept = views if self.config.keep_view else [""]
+        if negative := encoder.normal(self.config.negative):
+            negative = text.fit_prompt(encoder.tokenizers, negative, kept, [""])
+            self.config = replace(self.config, negative=negative)
+        unconditional = [view_prompt(negative, view) for view in kept]
         texts = list(dict.fromkeys(conditional + unconditional))
         return {t: i for i, t in enumerate(texts)}, text.embed(encoder, texts)
 
