@@ -21,7 +21,7 @@ def run(
     return sds.distill(x, denoise, ABAR, config, seed=seed, step=step, progress=progress)
 
 
-@pytest.mark.parametrize("weighting", ["sigma2", "uniform"])
+@pytest.mark.parametrize("weighting", ["sigma2", "uniform", "clean"])
 @pytest.mark.parametrize("prediction", ["epsilon", "v_prediction", "sample"])
 def test_the_gradient_on_the_image_is_the_papers(prediction, weighting):
     random = np.random.default_rng(0)
@@ -48,10 +48,18 @@ def test_the_gradient_on_the_image_is_the_papers(prediction, weighting):
             "v_prediction": alpha * predicted + sigma * z,
             "sample": (z - alpha * predicted) / sigma,
         }[prediction]
-        w = sigma**2 if weighting == "sigma2" else 1.0
+        w = {"sigma2": sigma**2, "uniform": 1.0, "clean": sigma / alpha}[weighting]
         np.testing.assert_allclose(
             x.grad[b].numpy(), w * (noise_hat - noise[b]) / image[b].size / 3, rtol=1e-12, atol=1e-15
         )
+
+
+def test_weighted_clean_the_gradient_is_the_distance_to_the_predicted_clean_image():
+    x = torch.rand(4, 3, 5, 5, dtype=torch.float64, requires_grad=True)
+    target = torch.rand(4, 3, 5, 5, dtype=torch.float64)
+    out = run(x, lambda z, t: target, "sample", GuidanceConfig(weighting="clean"))
+    out.loss.backward()
+    torch.testing.assert_close(x.grad, (x.detach() - target) / x.numel())
 
 
 def test_a_model_that_is_right_gives_no_gradient():
@@ -167,7 +175,7 @@ def test_unknown_names_are_refused():
     with pytest.raises(ValueError, match="prediction: must be"):
         sds.predicted_noise(x, x, x, x, "score")
     with pytest.raises(ValueError, match="weighting: must be"):
-        sds.weight(x, "sds")
+        sds.weight(x, x, "sds")
 
 
 def test_perp_neg_takes_away_only_what_is_orthogonal():

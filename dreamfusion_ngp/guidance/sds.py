@@ -132,14 +132,21 @@ def clip_clean(noise_hat: Tensor, z: Tensor, alpha: Tensor, sigma: Tensor) -> Te
     return (z - alpha * clean) / sigma
 
 
-def weight(sigma: Tensor, weighting: str) -> Tensor:
-    """w(t): sigma_t^2 for "sigma2" (the paper's choice), 1 for "uniform" (which the paper found to perform
-    similarly)."""
+def weight(alpha: Tensor, sigma: Tensor, weighting: str) -> Tensor:
+    """w(t): sigma_t^2 for "sigma2" (the paper's choice), 1 for "uniform" (which the paper found to perform similarly),
+    sigma_t / alpha_t for "clean".
+
+    eps_hat - eps = alpha / sigma (x - x_hat), with x_hat the predicted clean image. With "clean" the gradient is
+    x - x_hat, whatever t is; with the others it vanishes with alpha where noise is high, though there alone the text
+    decides what x_hat shows.
+    """
     if weighting == "sigma2":
         return sigma * sigma
     if weighting == "uniform":
         return torch.ones_like(sigma)
-    raise ValueError(f'weighting: must be "sigma2" or "uniform", got {weighting!r}')
+    if weighting == "clean":
+        return sigma / alpha
+    raise ValueError(f'weighting: must be "sigma2", "uniform" or "clean", got {weighting!r}')
 
 
 def sds_gradient(noise_hat: Tensor, noise: Tensor, w: Tensor) -> Tensor:
@@ -182,7 +189,7 @@ def score(
     for denoise and abar."""
     alpha, sigma = signal_and_noise(abar, t, x)
     noise_hat = denoise(add_noise(x, noise, alpha, sigma), t, alpha, sigma)
-    return sds_gradient(noise_hat, noise, weight(sigma, weighting)), noise_hat - noise
+    return sds_gradient(noise_hat, noise, weight(alpha, sigma, weighting)), noise_hat - noise
 
 
 def describe(t: np.ndarray, length: int, gradient: Tensor, residual: Tensor) -> dict[str, float | Tensor]:
