@@ -132,3 +132,35 @@ def test_what_is_visibly_wrong_is_found_without_loading(copy):
     truncate(WEIGHTS)(copy)
     with pytest.raises(PriorError, match="is damaged"):
         check_guidance(config(copy))
+
+
+@pytest.mark.parametrize("name", ["PNDMScheduler", "DDIMScheduler", "EulerDiscreteScheduler", "DDPMScheduler",
+                                  "DPMSolverMultistepScheduler"])
+def test_the_schedule_is_the_same_whatever_sampler_a_model_comes_with(name, tmp_path):
+    """Stable Diffusion 1 comes with PNDM, 2 with DDIM, SDXL with Euler: all the same abar of 0.00085 to 0.012."""
+    import diffusers
+    import numpy as np
+
+    options = {"beta_schedule": "scaled_linear", "beta_start": 0.00085, "beta_end": 0.012}
+    getattr(diffusers, name)(**options, prediction_type="v_prediction").save_pretrained(tmp_path / "scheduler")
+    abar, prediction, times = parts.load_schedule(tmp_path, {"scheduler": ["diffusers", name]})
+    betas = np.linspace(0.00085**0.5, 0.012**0.5, 1000) ** 2
+    np.testing.assert_allclose(abar, np.cumprod(1 - betas), rtol=1e-4)
+    assert prediction == "v_prediction" and (times == np.arange(1000)).all()
+
+
+def test_a_vocabulary_lies_as_in_published_models(tmp_path):
+    """vocab.json and merges.txt, without a tokenizer.json."""
+    from tiny_latent import clip_tokenizer
+
+    tokenizer = clip_tokenizer()
+    model = json.loads(tokenizer.backend_tokenizer.to_str())["model"]
+    (tmp_path / "tokenizer").mkdir()
+    pairs = [" ".join(pair) if isinstance(pair, list) else pair for pair in model["merges"]]
+    (tmp_path / "tokenizer" / "vocab.json").write_text(json.dumps(model["vocab"]))
+    (tmp_path / "tokenizer" / "merges.txt").write_text("\n".join(["#version: 0.2", *pairs, ""]))
+    settings = {"tokenizer_class": "CLIPTokenizer", "model_max_length": 16, "do_lower_case": True, "errors": "replace"}
+    (tmp_path / "tokenizer" / "tokenizer_config.json").write_text(json.dumps(settings))
+    loaded = parts.load_tokenizer(tmp_path, {"tokenizer": ["transformers", "CLIPTokenizer"]})
+    text = ["a red mug, front view"]
+    assert loaded(text).input_ids == tokenizer(text).input_ids and loaded.model_max_length == 16

@@ -56,6 +56,7 @@ class FlowGuidance(LatentGuidance):
     ENCODER = ThreeTextEncoders
     NETWORK, NETWORK_CLASS = "transformer", "SD3Transformer2DModel"
     PARTS = ("transformer", "scheduler", "vae")
+    FLOW = True
 
     @classmethod
     def accepts(cls, index: dict) -> bool:

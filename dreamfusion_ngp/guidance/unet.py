@@ -26,11 +26,12 @@ class UnetGuidance:
 
     DEFAULT_SCALE: guidance scale of models whose folder names none.  ENCODER: how texts are embedded
     (text.TextEncoder).  PARTS: the parts of its folders besides those of the encoder.  MASKED: whether the padding of
-    texts is hidden from the UNet.  accepts(index): whether a model_index.json is of this family.  prepare(folder,
-    index): load what the family has besides the UNet, check that it fits, and return the shape (C, h, w) of what the
-    UNet sees of one view.  encode(image): render (b, 3, H, H) in [0, 1] -> (b, C, h, w) in the model's range,
-    differentiable.  inputs(z) and outputs(y): to and from the UNet's own channels.  conditions(pick): more keywords of
-    the UNet's forward; pick(key) gives a key of the embeddings for every row of the batch.
+    texts is hidden from the UNet.  FLOW: whether it is a rectified flow.  accepts(index): whether a model_index.json is
+    of this family.  prepare(folder, index): load what the family has besides the UNet, check that it fits, and return
+    the shape (C, h, w) of what the UNet sees of one view.  encode(image): render (b, 3, H, H) in [0, 1] -> (b, C, h, w)
+    in the model's range, differentiable.  inputs(z) and outputs(y): to and from the UNet's own channels.
+    conditions(pick): more keywords of the UNet's forward; pick(key) gives a key of the embeddings for every row of the
+    batch.
 
     The guidance scale is that of the config, else `guidance_scale` in the folder's dreamfusion_ngp.json, else the
     family's.
@@ -40,12 +41,14 @@ class UnetGuidance:
     ENCODER = text.TextEncoder
     NETWORK, NETWORK_CLASS = "unet", "UNet2DConditionModel"
     PARTS = ("unet", "scheduler")
-    MASKED = False
+    MASKED, FLOW = False, False
 
     def __init__(self, config: RunConfig, folder: Path, device: torch.device):
         index, settings = self.check(folder), read_settings(folder)
         self.run, self.config, self.device = config, config.guidance, device
         self.abar, self.prediction, self.times = load_schedule(folder, index)
+        if (self.prediction == "flow") != self.FLOW:  # what such a network's output means is nowhere written
+            raise PriorError(f"{folder}: a {self.NETWORK} with a {index['scheduler'][1]} is not understood")
         self.rows, self.embeddings = self._embed(folder, index)
         self.dtype = choose_dtype(self.config.precision, device)
         self.unet = load_model(folder, index, self.NETWORK, self.dtype)
