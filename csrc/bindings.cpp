@@ -52,4 +52,5 @@ PYBIND11_MODULE(_C, m) {
         "Use the level of this name, one of build_info()['simd_levels']; an empty name: choose as at the start.");
     dfn::bind_field(m);
     dfn::bind_render(m);
+    dfn::bind_ceilings(m);
 }

@@ -62,6 +62,12 @@ struct SimdKernels {
     // One level's rows of grad_table += what the values (and, with kTangent, q along v) of blocks give.
     void (*scatter)(const GridLayout&, int level, float weight, int64_t rows, const Blocks&, float* grad_table);
     int64_t (*adam)(const Adam<float>&, int64_t begin, int64_t end);  // returns how many gradients are not finite
+    // What limits the above, for the benches: sums rows[i] of a table of pairs; adds to them; 2 * 12 * width operations
+    // per round. Return something that depends on all of it.
+    float (*read_pairs)(const float* table, const uint32_t* rows, int64_t n);
+    float (*add_pairs)(float* table, const uint32_t* rows, int64_t n);
+    float (*multiply_add)(int64_t rounds);
+    int width;  // floats of a vector
 };
 
 const SimdKernels& simd_kernels();    // the fastest that this processor runs, or the one that was forced

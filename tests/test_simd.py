@@ -1,5 +1,5 @@
-"""The CPU kernels of each instruction set: how one is chosen, and that all compute the same, at sizes where a table does
-not stay in the cache and samples do not fit into one span."""
+"""The CPU kernels of each instruction set: how one is chosen, and that all compute the same, at sizes where a table
+does not stay in the cache and samples do not fit into one span."""
 
 import os
 import shutil
@@ -83,8 +83,9 @@ def test_every_level_computes_what_the_plain_bodies_compute(simd, layout, n):
     for name, tensor in got.items():
         scale = want[name].abs().max()
         worst = ((tensor.double() - want[name]).abs() / scale).flatten()
-        if name in ("grad_h", "grad_x", "grad_table", "grad_weights"):  # a point within rounding of a cell's face, or of
-            worst = worst.sort().values[: max(1, int(0.995 * len(worst)))]  # a unit's zero, may fall on the other side
+        if name in ("grad_h", "grad_x", "grad_table", "grad_weights"):
+            # A point within rounding of a cell's face, or of a unit's zero, may fall on the other side.
+            worst = worst.sort().values[: max(1, int(0.995 * len(worst)))]
         assert worst.max() < 2e-4, name
 
 
