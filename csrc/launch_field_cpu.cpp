@@ -44,8 +44,8 @@ struct Lookup {
 };
 
 // Encodes rows [first, first + rows) into b: place(begin, end, blocks), the levels, finish(begin, end, blocks). A table
-// that stays in the cache is looked up block by block; a larger one level by level, all threads in the same one, so
-// that each level comes from memory once.
+// that stays in the cache is looked up block by block; a larger one level by level, all threads in about the same one,
+// so that each level comes from memory once.
 template <class Place, class Finish>
 void encode_span(const Lookup& l, int64_t first, int64_t rows, const Blocks& b, bool keep, const Exec& e, Place place,
     Finish finish) {
@@ -67,10 +67,12 @@ void encode_span(const Lookup& l, int64_t first, int64_t rows, const Blocks& b, 
         return;
     }
     chunks([&](int64_t i, int64_t end, const Blocks& here) { place(first + i, first + end, here); });
-    for (int level = 0; level < levels; ++level)
-        chunks([&](int64_t i, int64_t end, const Blocks& here) {
-            simd.encode(l.grid, l.table, l.weight, level, level + 1, end - i, here);
-        });
+    const int64_t tasks = (rows + kChunk - 1) / kChunk;
+    parallel_for(levels * tasks, e.threads, [&](int64_t task, int64_t) {
+        const int64_t i = task % tasks * kChunk;
+        const int level = int(task / tasks);
+        simd.encode(l.grid, l.table, l.weight, level, level + 1, std::min(kChunk, rows - i), blocks_from(b, i));
+    }, 1);
     chunks([&](int64_t i, int64_t end, const Blocks& here) { finish(first + i, first + end, here); });
 }
 

@@ -1,4 +1,4 @@
-// Memory of a launcher between its passes. The last one used is kept: fresh pages cost as much time as the passes.
+// Large pieces of memory: fresh pages cost as much time as the work on them, so they are kept, or are huge.
 #pragma once
 #include <atomic>
 #include <cstdint>
@@ -10,7 +10,18 @@
 
 namespace dfn {
 
-// `floats` of uninitialised memory, on huge pages where the system gives them. Safe from several threads at once.
+// Asks for huge pages in the place of untouched ones; a hint, nothing depends on it.
+inline void advise_huge(void* memory, size_t bytes) {
+#if defined(__linux__) && defined(MADV_HUGEPAGE)
+    const uintptr_t page = uintptr_t(2) << 20, begin = (reinterpret_cast<uintptr_t>(memory) + page - 1) & ~(page - 1);
+    const uintptr_t end = (reinterpret_cast<uintptr_t>(memory) + bytes) & ~(page - 1);
+    if (end > begin) madvise(reinterpret_cast<void*>(begin), end - begin, MADV_HUGEPAGE);
+#else
+    (void)memory, (void)bytes;
+#endif
+}
+
+// A launcher's memory between its passes; the last one used is kept. `floats` of uninitialised memory, on huge pages where the system gives them. Safe from several threads at once.
 class Workspace {
 public:
     explicit Workspace(int64_t floats) {
@@ -25,9 +36,7 @@ public:
             delete buffer_;
             throw std::bad_alloc();
         }
-#if defined(__linux__) && defined(MADV_HUGEPAGE)
-        madvise(buffer_->memory, bytes, MADV_HUGEPAGE);  // a hint: nothing depends on it
-#endif
+        advise_huge(buffer_->memory, bytes);
     }
     ~Workspace() {
         if (buffer_) release(spare().exchange(buffer_));

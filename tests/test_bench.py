@@ -37,7 +37,7 @@ def test_every_op_is_measured(result):
         "shade forward + backward", "adam", "field step", "march", "composite forward + backward",
         "step without guidance"}
     for row in result["rows"]:
-        assert 0 < row["min_ms"] <= row["median_ms"] <= row["max_ms"] and row["calls"] >= 2 and row["size"] > 0
+        assert 0 < row["min_ms"] <= row["median_ms"] <= row["max_ms"] and row["calls"] >= 1 and row["size"] > 0
     for op in ("encode forward", "encode backward", "field forward", "field backward", "adam", "field step"):
         assert ours[op]["share"] > 0 and ours[op]["bound_by"] in result["ceilings"]
 

@@ -11,7 +11,7 @@ import torch
 
 from ..native import native
 
-SLOW = 3.0  # seconds: a call that takes longer is not warmed up, and is repeated once
+SLOW = 3.0  # seconds: a call that takes longer, a second time as well, is called only twice
 LEVEL_ROWS = 1 << 19  # of the table that the gather and reduction rates are measured on: one hashed level
 RANDOM_ROWS = 1 << 21
 
@@ -30,17 +30,19 @@ def once(call: Callable, device: torch.device) -> float:
 
 
 def side_by_side(calls: dict[str, Callable], device: torch.device, seconds: float) -> dict[str, dict]:
-    """name -> median, fastest and slowest call in ms. The calls take turns, so that all see the same machine."""
-    first = {name: once(call, device) for name, call in calls.items()}
-    times = {name: [t] if t > SLOW else [] for name, t in first.items()}
+    """name -> median, fastest and slowest call in ms. The calls take turns, so that all see the same machine; the
+    first of each does not count (it may compile)."""
+    times = {name: [] for name in calls}
+    warm = {name: once(call, device) for name, call in calls.items()}
     began, rounds = time.perf_counter(), 0
-    while rounds < 3 or time.perf_counter() - began < seconds * len(calls):
+    while rounds < 3 or (time.perf_counter() - began < seconds * len(calls) and rounds < 200):
         for name, call in calls.items():
-            if first[name] <= SLOW or len(times[name]) < 2:
+            if not times[name] or min(times[name]) <= SLOW:
                 times[name].append(once(call, device))
         rounds += 1
-        if rounds >= 200:
-            break
+    for name, found in times.items():
+        if len(found) == 1 and warm[name] < 1.5 * found[0]:
+            found.append(warm[name])  # slow, and nothing was compiled
     return {name: {"median_ms": 1e3 * statistics.median(t), "min_ms": 1e3 * min(t), "max_ms": 1e3 * max(t),
                    "calls": len(t)} for name, t in times.items()}
 
