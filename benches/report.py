@@ -160,11 +160,11 @@ def machine_section(name: str, result: dict, plots: Path) -> list[str]:
 
 HEAD = """# Measurements
 
-Written by `python benches/report.py` from the JSON files in `benches/results/`, which `dreamfusion-ngp bench --json FILE`
+Written by `python benches/report.py` from the JSON files in `benches/results/`, which `dreamfusion-ngp bench --json`
 leaves; do not edit. One view of R x R rays, 32 samples along each, pixel after pixel (march, composite and "step
 without guidance": one view of a ball in the occupancy grid). Everything in float32. Times are medians of calls that
-took turns with their peers'. "share": the least time that the ceilings measured in the same run allow for the counted bytes,
-table entries and operations, over the median time; above 100 % the samples' neighbourhood beats random access. "error":
+took turns with their peers'. "share": the least time that the ceilings measured in the same run allow for the counted
+bytes, table entries and operations, over the median time; above 100 % the samples' neighbourhood beats random access. "error":
 root mean square of the difference from float64 over that of the truth, on 4096 samples. "field step": forward, Lambert
 shading, first- and second-order backward, Adam; "torch, composed" does the same with a torch hash grid, nn.Linear,
 autograd.grad(create_graph=True) and torch.optim.Adam.
