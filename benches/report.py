@@ -139,7 +139,7 @@ def machine_section(name: str, result: dict, plots: Path) -> list[str]:
     rates = result["ceilings"]
     lines = [f"## {result['gpu'] or result['machine']}: {name}", "",
              f"{result['machine']}, {result['threads']} threads, kernels {result['simd']}; {result['date']}, commit "
-             f"{result['commit']}. {versions}. Peers that were not installed: {absent}.", "",
+             f"{result['commit']}, load average {result['load_average']}. {versions}. Peers that were not installed: {absent}.", "",
              "Ceilings of this run: " + ", ".join(f"{k} {number(v / 1e9)} G/s" for k, v in rates.items())
              + " (copy: bytes read and written; fma: floating-point operations; gather, reduction: table entries of "
              "two floats, random in 4 MB).", ""]
@@ -164,10 +164,11 @@ Written by `python benches/report.py` from the JSON files in `benches/results/`,
 leaves; do not edit. One view of R x R rays, 32 samples along each, pixel after pixel (march, composite and "step
 without guidance": one view of a ball in the occupancy grid). Everything in float32. Times are medians of calls that
 took turns with their peers'. "share": the least time that the ceilings measured in the same run allow for the counted
-bytes, table entries and operations, over the median time; above 100 % the samples' neighbourhood beats random access. "error":
-root mean square of the difference from float64 over that of the truth, on 4096 samples. "field step": forward, Lambert
-shading, first- and second-order backward, Adam; "torch, composed" does the same with a torch hash grid, nn.Linear,
-autograd.grad(create_graph=True) and torch.optim.Adam.
+bytes, table entries and operations, over the median time; above 100 % the samples' neighbourhood beats random access.
+"error": root mean square of the difference from float64 over that of the truth, on 4096 samples. "peak MB": memory
+beyond that before the call. "field step": forward, Lambert shading, first- and second-order backward, Adam; "torch,
+composed" does the same with a torch hash grid, nn.Linear, autograd.grad(create_graph=True) and torch.optim.Adam. The
+machine's load average during a run stands with its section: what else ran took from all columns alike, in turns.
 """
 NO_GPU = """## CUDA
 

@@ -22,7 +22,8 @@ inline void advise_huge(void* memory, size_t bytes) {
 #endif
 }
 
-// A launcher's memory between its passes; the last one used is kept. `floats` of uninitialised memory, on huge pages where the system gives them. Safe from several threads at once.
+// A launcher's memory between its passes: `floats`, uninitialised, on huge pages where the system gives them. The last
+// one used is kept. Safe from several threads at once.
 class Workspace {
 public:
     explicit Workspace(int64_t floats) {

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
 from pathlib import Path
 from typing import Callable
 
@@ -90,6 +91,7 @@ def run(*, json_path: Path | None = None, quick: bool = False, device: str = "au
                 rows += new
                 for row in new:
                     print(table_line(row), flush=True)
+    result["load_average"] = round(os.getloadavg()[0], 1)
     if not quick:
         result["fields"] = {name: dataclasses.asdict(config) for name, config in fields.items()}
     if json_path is not None:
