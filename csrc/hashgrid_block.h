@@ -27,7 +27,7 @@ struct VectorAxis {
 // `locate` of hashgrid.h.
 DFN_HD VectorAxis locate_vector(Floats u, const Level& l) {
     const Floats zero{}, one = splat(1);
-    const Floats inside = u >= zero && u <= one ? splat(l.scale) : zero;
+    const Floats inside = (u >= zero) & (u <= one) ? splat(l.scale) : zero;
     const Floats p = (u > zero ? (u < one ? u : one) : zero) * l.scale + 0.5f;
     const Ints cell = truncate(p);
     const Floats f = p - to_floats(cell);
