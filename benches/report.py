@@ -26,7 +26,7 @@ def number(value: float | None, digits: int = 3) -> str:
     """Three significant digits, without an exponent in the range of milliseconds and megabytes."""
     if value is None:
         return ""
-    if value and not 1e-2 <= abs(value) < 1e5:
+    if value and not 1e-3 <= abs(value) < 1e7:
         return f"{value:.1e}"
     return f"{value:.{max(0, digits - 1 - math.floor(math.log10(abs(value) or 1)))}f}"
 
@@ -166,7 +166,7 @@ without guidance": one view of a ball in the occupancy grid). Everything in floa
 took turns with their peers'. "share": the least time that the ceilings measured in the same run allow for the counted
 bytes, table entries and operations, over the median time; above 100 % the samples' neighbourhood beats random access.
 "error": root mean square of the difference from float64 over that of the truth, on 4096 samples. "peak MB": memory
-beyond that before the call. "field step": forward, Lambert shading, first- and second-order backward, Adam; "torch,
+beyond that before the call, with nothing kept from earlier ones. "field step": forward, Lambert shading, first- and second-order backward, Adam; "torch,
 composed" does the same with a torch hash grid, nn.Linear, autograd.grad(create_graph=True) and torch.optim.Adam. The
 machine's load average during a run stands with its section: what else ran took from all columns alike, in turns.
 """

@@ -129,6 +129,7 @@ void bind_field(py::module_& m) {
     def_hashgrid(m, "hashgrid_grad_table", DFN_CALLABLE(hashgrid_grad_table));
     def_hashgrid(m, "hashgrid_grad_x", DFN_CALLABLE(hashgrid_grad_x));
     def_hashgrid(m, "hashgrid_grad_x_backward", DFN_CALLABLE(hashgrid_grad_x_backward));
+    m.def("trim", &cpu::trim, "Give back the memory that CPU kernels keep between calls.");
     m.def("clear", &clear, py::arg("address"), py::arg("bytes"), py::arg("threads"));
     py::class_<Model>(m, "FieldModel")
         .def(py::init(&field_model), py::arg("scale"), py::arg("resolution"), py::arg("offset"), py::arg("features"),

@@ -304,6 +304,8 @@ void field_backward(const Field<T>& p, const Exec& e) {
     backward_rows(p, live_rows(p.n, p.count), e);
 }
 
+void trim() { Workspace::trim(); }
+
 #define DFN_INSTANTIATE(T)                                                   \
     template void hashgrid_forward(const HashGrid<T>&, const Exec&);         \
     template void hashgrid_grad_table(const HashGrid<T>&, const Exec&);      \

@@ -46,6 +46,9 @@ public:
     Workspace(const Workspace&) = delete;
     Workspace& operator=(const Workspace&) = delete;
 
+    // Gives back what is kept.
+    static void trim() { release(spare().exchange(nullptr)); }
+
     float* data() const { return buffer_ ? buffer_->memory : nullptr; }
 
 private:

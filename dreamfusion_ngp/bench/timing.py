@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import statistics
 import time
 from pathlib import Path
@@ -57,11 +58,13 @@ def peak_memory(call: Callable, device: torch.device) -> float | None:
         torch.cuda.synchronize(device)
         return float(torch.cuda.max_memory_allocated(device) - before)
     try:
+        native().trim()
+        ctypes.CDLL(None).malloc_trim(0)  # what earlier calls freed counts anew
         before = _resident("VmRSS")
         Path("/proc/self/clear_refs").write_text("5")  # the high-water mark starts anew
         call()
         return float(max(0, _resident("VmHWM") - before))
-    except OSError:
+    except (OSError, AttributeError):  # not Linux, or not glibc
         return None
 
 
