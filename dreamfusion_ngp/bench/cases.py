@@ -63,8 +63,12 @@ class Problem:
         self.grad_y = torch.randn(self.n, self.layout.width, generator=random).to(device)
         self.cotangents = [torch.randn(s, generator=random).to(device) for s in ((self.n,), (self.n, 3), (self.n, 3))]
 
+    def cast(self, tensor: Tensor, dtype: torch.dtype) -> Tensor:
+        """A copy in float32 where it is, or in float64 on the CPU: the kernels' float64 is there alone."""
+        return tensor.detach().to("cpu" if dtype == torch.float64 else self.device, dtype, copy=True)
+
     def network(self, dtype: torch.dtype = torch.float32) -> list[Tensor]:
-        return [p.detach().to(dtype, copy=True).requires_grad_() for p in
+        return [self.cast(p, dtype).requires_grad_() for p in
                 (self.model.table, self.model.w1, self.model.b1, self.model.w2, self.model.b2)]
 
     def named(self) -> dict:
@@ -73,8 +77,8 @@ class Problem:
     def shaded_loss(self, h: Tensor, rgb_raw: Tensor, grad_h: Tensor, rows: slice, shading=shade) -> Tensor:
         """A loss with a gradient in density, lit colour and normal, as rendering has."""
         d_sigma, d_rgb, d_normal = (c[rows].to(h) for c in self.cotangents)
-        sigma, rgb, normal = shading(h, rgb_raw, grad_h, self.x[rows].to(h), self.ray[rows], self.light,
-                                     self.resolution ** 2, density=self.config.density)
+        sigma, rgb, normal = shading(h, rgb_raw, grad_h, self.x[rows].to(h), self.ray[rows].to(h.device),
+                                     self.light.to(h.device), self.resolution ** 2, density=self.config.density)
         return ((sigma * d_sigma).sum() + (rgb * d_rgb).sum() + 0.1 * (normal * d_normal).sum()) / len(h)
 
 
@@ -82,10 +86,10 @@ def encode_cases(p: Problem) -> list[Case]:
     few, table = slice(0, CHECKED), p.network()[0]
 
     def encode(dtype):
-        return lambda: hashgrid_encode(p.unit[few].to(dtype), table.detach().to(dtype), p.layout)
+        return lambda: hashgrid_encode(p.cast(p.unit[few], dtype), p.cast(table, dtype), p.layout)
 
     def backward(dtype):
-        args = (p.grad_y[few].to(dtype), p.unit[few].to(dtype), *p.layout.arguments, None)
+        args = (p.cast(p.grad_y[few], dtype), p.cast(p.unit[few], dtype), *p.layout.arguments, None)
         return lambda: torch.ops.dreamfusion_ngp.hashgrid_grad_table(*args)
 
     return [
@@ -100,7 +104,7 @@ def encode_cases(p: Problem) -> list[Case]:
 def field_gradient(p: Problem, dtype: torch.dtype, rows: slice) -> Tensor:
     """The gradient of the table from a shaded step."""
     network = p.network(dtype)
-    p.shaded_loss(*field(p.x[rows].to(dtype), *network, p.layout, **p.named()), rows).backward()
+    p.shaded_loss(*field(p.cast(p.x[rows], dtype), *network, p.layout, **p.named()), rows).backward()
     return network[0].grad
 
 
@@ -130,7 +134,7 @@ def field_cases(p: Problem) -> list[Case]:
 
     def forward(dtype):
         return lambda: torch.cat([t.reshape(-1) for t in field(
-            p.x[few].to(dtype), *[t.to(dtype) for t in network], p.layout, **p.named())])
+            p.cast(p.x[few], dtype), *[p.cast(t, dtype) for t in network], p.layout, **p.named())])
 
     def backward():
         blob = p.named()["blob"]

@@ -154,7 +154,9 @@ def drjit_encode(p: Problem, op: str):
 
 
 def jax_encode(p: Problem, op: str):
-    """Gathers and, in backward, the scatter-add that XLA makes of them; compiled once."""
+    """Gathers and, in backward, the scatter-add that XLA makes of them; compiled once. On the CPU."""
+    if p.device.type != "cpu":
+        return None
     import jax
     import jax.numpy as jnp
     import numpy as np
