@@ -87,6 +87,8 @@ def build_parser() -> argparse.ArgumentParser:
     bench = verbs.add_parser("bench", help="time the kernels and a whole step on this machine")
     bench.add_argument("--json", type=Path, metavar="FILE", help="write the figures there as well")
     bench.add_argument("--quick", action="store_true", help="tiny sizes, to see that everything runs")
+    bench.add_argument("--resolutions", type=int, nargs="+", default=(), metavar="R",
+                       help="views of R x R rays (default: 64 128 256 512; peers take part up to 64)")
     _machine(bench)
     return parser
 
@@ -205,7 +207,7 @@ def run_verb(args) -> int:
         return resume(args.run, steps=args.steps, formats=formats, **machine)
     if args.verb == "bench":
         from .bench import run as run_bench
-        return run_bench(json_path=args.json, quick=args.quick, **machine)
+        return run_bench(json_path=args.json, quick=args.quick, resolutions=tuple(args.resolutions), **machine)
     from . import workflow
     if args.verb == "evaluate":
         result = workflow.evaluate_run(args.run, **machine)
@@ -238,8 +240,6 @@ def train_prior_verb(args) -> int:
 
 
 def main(argv: list[str] | None = None) -> int:
-    # Idle OpenMP threads that spin slow a machine with few cores down tenfold; must be set before torch is imported.
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     args = build_parser().parse_args(argv)
     try:
         return run_verb(args)

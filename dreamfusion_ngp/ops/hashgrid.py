@@ -12,7 +12,7 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
-from ._common import DEVICES, NAMESPACE, address, backend, execution, is_double
+from ._common import DEVICES, NAMESPACE, address, backend, cleared, execution, is_double
 from ._common import check_count, check_scalar_type, check_tensor
 
 INTERPOLATIONS = ("linear", "smoothstep")
@@ -157,7 +157,7 @@ def _(x, table, scale, *others):
 def _grad_table(grad_y, x, *tail):
     grad_y, x = grad_y.contiguous(), x.contiguous()
     scale, _, offset, *_ = tail
-    grad_table = x.new_zeros(offset[-1], grad_y.shape[1] // len(scale))
+    grad_table = cleared((offset[-1], grad_y.shape[1] // len(scale)), x)
     _launch("hashgrid_grad_table", x, tail, grad_table.shape[1], grad_y=grad_y, grad_table=grad_table)
     return grad_table
 
@@ -195,7 +195,7 @@ def _grad_x_backward(grad_grad_x, grad_y, x, table, *tail):
     """Gradients of grad_y, x and table."""
     grad_grad_x, grad_y, x, table = (t.contiguous() for t in (grad_grad_x, grad_y, x, table))
     inputs = dict(table=table, grad_y=grad_y, grad_grad_x=grad_grad_x)
-    outputs = dict(grad_grad_y=torch.empty_like(grad_y), grad_x=torch.empty_like(x), grad_table=torch.zeros_like(table))
+    outputs = dict(grad_grad_y=torch.empty_like(grad_y), grad_x=torch.empty_like(x), grad_table=cleared(table.shape, x))
     _launch("hashgrid_grad_x_backward", x, tail, table.shape[1], **inputs, **outputs)
     return tuple(outputs.values())
 
