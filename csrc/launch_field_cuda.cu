@@ -81,11 +81,10 @@ DFN_HD int weight_count(int inputs, int hidden) { return hidden * (inputs + 1 + 
 // [k * blockDim.x + s].
 template <class T>
 __global__ void field_weights_kernel(const Field<T> p) {
-    extern __shared__ float shared[];
     const FieldModel<T>& m = p.model;
     const int inputs = m.grid.levels * m.grid.features, tile = blockDim.x, thread = threadIdx.x;
     const int weights = weight_count(inputs, m.hidden);
-    T *sum = shared, *e = sum + weights, *t = e + inputs * tile, *d = t + inputs * tile;
+    T *sum = dynamic_shared<T>(), *e = sum + weights, *t = e + inputs * tile, *d = t + inputs * tile;
     for (int k = thread; k < weights; k += tile) sum[k] = T(0);
     const int64_t live = live_rows(p.n, p.count);
     for (int64_t first = int64_t(blockIdx.x) * tile; first < live; first += int64_t(gridDim.x) * tile) {
@@ -116,13 +115,12 @@ void launch_weights(const Field<float>& p, const Exec& e) {
     int tile = 128;
     while (tile > 32 && bytes(tile) > kShared) tile /= 2;
     const DeviceGuard guard(e.device);
-    const auto kernel = field_weights_kernel<float>;
+    void (*const kernel)(Field<float>) = field_weights_kernel<float>;
     if (bytes(tile) > kShared)  // at most 53 KB, which every supported device has
         check(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, int(bytes(tile))),
             "field_backward");
     const unsigned blocks = unsigned(std::min<int64_t>(blocks_for(p.n, tile), kBlocks));
-    kernel<<<blocks, tile, bytes(tile), stream_of(e)>>>(p);
-    check(cudaGetLastError(), "field_backward");
+    launch_shared("field_backward", e, kernel, blocks, tile, bytes(tile), p);
 }
 
 }  // namespace
