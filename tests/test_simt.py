@@ -71,7 +71,7 @@ def programs(request, tmp_path_factory):
     sanitizer = request.param
     gcc, folder = compiler(sanitizer), tmp_path_factory.mktemp(sanitizer)
     cpu = [p for p in CSRC.glob("*.cpp") if not p.name.startswith("bind")]
-    check = [SIMT / f"{name}.cpp" for name in ("check", "check_field", "check_render")]
+    check = [SIMT / f"{name}.cpp" for name in ("check", "check_field", "check_render", "check_sizes")]
     arch = ARCHITECTURES[sanitizer]
     device = [(source, arch) for source in (*CUDA, SIMT / "canaries.cu")]
     *objects, canaries, simt = compile_objects(
