@@ -43,6 +43,12 @@ inline unsigned blocks_for(int64_t n, int block = kBlock) {
     return unsigned(std::max<int64_t>(1, std::min<int64_t>((n + block - 1) / block, 65535)));
 }
 
+#ifdef __CUDACC__
+#define DFN_UNROLL _Pragma("unroll")
+#else
+#define DFN_UNROLL
+#endif
+
 #define DFN_GRID_STRIDE(i, n) \
     for (int64_t i = blockIdx.x * int64_t(blockDim.x) + threadIdx.x; i < (n); i += int64_t(gridDim.x) * blockDim.x)
 
