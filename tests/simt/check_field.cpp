@@ -185,7 +185,8 @@ void check_field_op(Random& random, const Shape& s, int64_t n, const Count& coun
 void check_field(Random& random, bool thorough) {
     const Shape shapes[] = {
         {16, 2, 12, 16, 2048, false, 64},  // the default, but for the size of its table
-        {16, 2, 10, 4, 512, true, 32},
+        {16, 2, 10, 4, 512, true, 21},
+        {16, 2, 7, 4, 64, false, 128},
         {3, 2, 9, 3, 17, true, 17},
         {1, 1, 6, 2, 2, false, 1},
         {5, 4, 8, 4, 40, false, 33},
