@@ -26,7 +26,11 @@ rm -f "$out"/stages/* "$out"/*.json "$out/finished"
 python=${PYTHON:-python3}
 export PATH="$PATH:/usr/local/cuda/bin" OMP_WAIT_POLICY=PASSIVE HF_HUB_OFFLINE=1 PYTHONUNBUFFERED=1
 # The source tree, where the module is built; a dry run builds nothing and takes the installed package.
-if [[ -n $dry ]]; then export PYTHONSAFEPATH=1; else export PYTHONPATH="$repository:$out/site${PYTHONPATH:+:$PYTHONPATH}"; fi
+if [[ -n $dry ]]; then
+    export PYTHONSAFEPATH=1
+else
+    export PYTHONPATH="$repository:$out/site${PYTHONPATH:+:$PYTHONPATH}"
+fi
 cd "$repository" || exit 2
 
 number=0 child=""
@@ -93,7 +97,8 @@ results() { echo "$out/$(printf %02d $((number + 1)))_$1.json"; } # of the next 
 
 report
 if [[ -n $wheels ]]; then
-    stage wheels 60 pass "$python" -m pip install -q --no-index --no-deps --no-compile --target "$out/site" "$wheels"/*.whl
+    stage wheels 60 pass "$python" -m pip install -q --no-index --no-deps --no-compile --target "$out/site" \
+        "$wheels"/*.whl
 fi
 
 if [[ -n $dry ]]; then
@@ -105,8 +110,8 @@ else
     device=cuda quick=""
     stage build 240 pass env DREAMFUSION_NGP_CUDA=on "$python" setup.py build_ext --inplace
     stage facts 60 pass "$python" -m dreamfusion_ngp doctor
-    stage tests 150 pass "$python" -m pytest -q -k cuda tests/test_{hashgrid,field,march,occupancy,shade,composite,adam}.py \
-        tests/test_{sizes,no_sync,render,train,fields}.py
+    stage tests 150 pass "$python" -m pytest -q -k cuda tests/test_{hashgrid,field,march,occupancy,shade}.py \
+        tests/test_{composite,adam,sizes,no_sync,render,train,fields}.py
 fi
 
 stage small 60 pass "$python" benches/gpu/small.py --device "$device"
@@ -130,5 +135,6 @@ for script in benches/*.py; do
     grep -q -- '"--json"' "$script" || continue # not a bench: it writes no figures
     stage "$name" 90 pass "$python" "$script" $quick --json "$(results "$name")"
 done
-stage guided_step 120 pass "$python" benches/gpu/guided_step.py --device "$device" $quick --json "$(results guided_step)"
+stage guided_step 120 pass "$python" benches/gpu/guided_step.py --device "$device" $quick \
+    --json "$(results guided_step)"
 : > "$out/finished"

@@ -1,9 +1,9 @@
-// The field on CUDA for 16 levels of 2 features, the shape that fields have: a thread has a sample, whose 32 inputs stay
-// in registers; weights are read from shared memory. Other shapes: the kernels in launch_field_cuda.cu.
+// The field on CUDA for 16 levels of 2 features, the shape that fields have: a thread has a sample, whose 32 inputs
+// stay in registers; weights are read from shared memory. Other shapes: the kernels in launch_field_cuda.cu.
 //
 // Backward recomputes the encoding, sums the gradients of the weights over tiles of samples in shared memory without
-// atomics, and scatters the value and the normal path at once. With m = [z > 0], G = sum over samples of m t^T gives the
-// normal path's share of both W1, w2_0 G, and of W2's first row, (W1 * G) summed over inputs: no product of W1 with t.
+// atomics, and scatters the value and the normal path at once. With m = [z > 0], G = sum over samples of m t^T gives
+// the normal path's share of both W1, w2_0 G, and of W2's first row, (W1 * G) summed over inputs: W1 t is not needed.
 #pragma once
 #include "grid_cuda.cuh"
 
@@ -12,7 +12,9 @@ namespace dfn::cuda {
 constexpr int kLevels = 16, kInputs = 32;
 static_assert(kInputs == int(kWarp), "a lane is an input where the weights' gradient is summed");
 
-__device__ __host__ inline int weight_count(int inputs, int hidden) { return hidden * (inputs + 1 + kOutputs) + kOutputs; }
+__device__ __host__ inline int weight_count(int inputs, int hidden) {
+    return hidden * (inputs + 1 + kOutputs) + kOutputs;
+}
 
 // W1, b1, W2, b2 one after the other, as grad_weights has them.
 __device__ inline void load_weights(const FieldModel<float>& m, float* to) {
@@ -109,8 +111,8 @@ struct Tile {
 
     static __device__ __host__ int padded(int n) { return (n + 3) / 4 * 4; }
     static __host__ size_t bytes(int hidden) {
-        const int weights = padded(weight_count(kInputs, hidden));
-        return sizeof(float) * (2 * weights + padded(hidden) + 2 * kUnitRow * kTile + 2 * kInputs * kRow + kOutputs * kTile);
+        const int of_model = 2 * padded(weight_count(kInputs, hidden)) + padded(hidden);
+        return sizeof(float) * (of_model + 2 * kUnitRow * kTile + 2 * kInputs * kRow + kOutputs * kTile);
     }
     __device__ explicit Tile(int hidden) {
         const int count = padded(weight_count(kInputs, hidden));

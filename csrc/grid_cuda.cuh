@@ -13,7 +13,8 @@ struct Corners {
 
 __device__ inline Corners corners_of(const GridLayout& g, int level, Vec3<float> u) {
     const float scale = g.scale[level];
-    const Axis<float> x = locate(u.x, scale, g.smooth), y = locate(u.y, scale, g.smooth), z = locate(u.z, scale, g.smooth);
+    const Axis<float> x = locate(u.x, scale, g.smooth), y = locate(u.y, scale, g.smooth);
+    const Axis<float> z = locate(u.z, scale, g.smooth);
     Corners at{{x.cell, y.cell, z.cell}, {}, {x.weight, y.weight, z.weight}, {x.slope, y.slope, z.slope}};
     const uint32_t resolution = g.resolution[level], rows = g.rows[level];
     const bool dense = is_dense(g, level);

@@ -1,14 +1,15 @@
 // CUDA launchers of march, occupancy, shade, composite and adam: one thread per ray, row or cell around the bodies of
-// the CPU. Everything is deterministic; nothing allocates or waits.
+// the CPU; a warp per ray where samples are composited. Everything is deterministic; nothing allocates or waits.
 #include <climits>
 
-#include "cuda_util.cuh"
+#include "composite_cuda.cuh"
 
 namespace dfn::cuda {
 namespace {
 
 constexpr unsigned kScanThreads = 1024;
-constexpr unsigned kRayBlock = 64;  // rays differ in length: small blocks finish early
+constexpr unsigned kRayBlock = 64;     // rays differ in length: small blocks finish early
+constexpr unsigned kWarpsBlock = 128;  // of a kernel with a warp per ray
 
 template <class T>
 __global__ void classify_kernel(March<T> p, int64_t blocks) {
@@ -131,16 +132,6 @@ __global__ void shade_backward_kernel(ShadeBackward<T> p) {
 }
 
 template <class T>
-__global__ void composite_kernel(Composite<T> p) {
-    DFN_GRID_STRIDE(r, p.rays) composite_ray(p, r);
-}
-
-template <class T>
-__global__ void composite_backward_kernel(CompositeBackward<T> p) {
-    DFN_GRID_STRIDE(r, p.forward.rays) composite_ray_backward(p, r);
-}
-
-template <class T>
 __global__ void clear_gradient_kernel(CompositeBackward<T> p) {
     const int64_t live = rows_in_use(p.forward);
     DFN_GRID_STRIDE(i, p.forward.n - live) clear_gradient(p, live + i);
@@ -196,12 +187,13 @@ void shade_backward(const ShadeBackward<T>& p, const Exec& e) {
 
 template <class T>
 void composite_forward(const Composite<T>& p, const Exec& e) {
-    launch("composite", e, composite_kernel<T>, blocks_for(p.rays, kRayBlock), kRayBlock, p);
+    launch("composite", e, composite_kernel, blocks_for(p.rays * kWarp, kWarpsBlock), kWarpsBlock, p);
 }
 
 template <class T>
 void composite_backward(const CompositeBackward<T>& p, const Exec& e) {
-    launch("composite_backward", e, composite_backward_kernel<T>, blocks_for(p.forward.rays, kRayBlock), kRayBlock, p);
+    launch("composite_backward", e, composite_backward_kernel, blocks_for(p.forward.rays * kWarp, kWarpsBlock),
+        kWarpsBlock, p);
     launch("composite_backward", e, clear_gradient_kernel<T>, blocks_for(p.forward.n), kBlock, p);
 }
 

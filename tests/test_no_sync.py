@@ -1,5 +1,5 @@
-"""No step waits for the device. Without a GPU: who reads a tensor's values during a step on the CPU, and what updates do
-on fake CUDA tensors. With one, steps run while torch forbids synchronisation."""
+"""No step waits for the device. Without a GPU: who reads a tensor's values during a step on the CPU, and what updates
+do on fake CUDA tensors. With one, steps run while torch forbids synchronisation."""
 
 import sys
 import time
@@ -19,7 +19,8 @@ from dreamfusion_ngp.train import Adam, State, train_step
 CONFIG = RunConfig(prompt="a red mug")
 SMALL = replace(CONFIG, render=replace(CONFIG.render, resolution=16),
                 field=replace(CONFIG.field, levels=4, log2_table=10, finest_resolution=64, hidden=16))
-READS = {"_local_scalar_dense", "item", "equal", "nonzero", "masked_select", "unique", "_unique2", "is_nonzero", "bincount"}
+READS = {"_local_scalar_dense", "item", "equal", "nonzero", "masked_select", "unique", "_unique2", "is_nonzero",
+         "bincount"}
 
 
 def guidance(rgb, views, step):
@@ -47,8 +48,8 @@ class Reads(TorchDispatchMode):
 
 
 def test_only_two_places_read_values_and_not_on_cuda():
-    """Both of them look at the device first: `render` cuts its buffers and `check_finite` looks at every step on the CPU
-    alone."""
+    """Both of them look at the device first: on the CPU alone `render` cuts its buffers, and `check_finite` looks at
+    every step."""
     state = State(SMALL, "cpu")
     with Reads() as reads:
         for _ in range(3):

@@ -1,4 +1,4 @@
-"""Puts the stages of gpu_check.sh into one JSON: python benches/gpu/report.py FOLDER REPOSITORY. Needs nothing but Python.
+"""Puts the stages of gpu_check.sh into one JSON: python benches/gpu/report.py FOLDER REPOSITORY. Needs only Python.
 
 FOLDER/stages/NAME holds name, status, exit, seconds and command, one a line; FOLDER/stages/NAME.log its output;
 FOLDER/NAME*.json what it measured. Called after every stage, so that the JSON is there whatever stops the run.
@@ -23,7 +23,8 @@ def output_of(*command: str, cwd: Path | None = None) -> str:
 
 
 def machine() -> dict:
-    gpu = output_of("nvidia-smi", "--query-gpu=name,driver_version,memory.total,compute_cap,clocks.max.sm", "--format=csv")
+    facts = "name,driver_version,memory.total,compute_cap,clocks.max.sm"
+    gpu = output_of("nvidia-smi", f"--query-gpu={facts}", "--format=csv")
     torch = output_of(sys.executable, "-c", "import torch; print(torch.__version__, torch.version.cuda)")
     cpu = next((line.partition(":")[2].strip() for line in Path("/proc/cpuinfo").read_text().splitlines()
                 if line.startswith("model name")), "") if Path("/proc/cpuinfo").exists() else ""
@@ -47,7 +48,8 @@ def stage(folder: Path, path: Path) -> dict:
     lines = dict(line.split("=", 1) for line in path.read_text(encoding="utf-8").splitlines() if "=" in line)
     log = path.with_suffix(".log")
     tail = log.read_text(encoding="utf-8", errors="replace").splitlines()[-40:] if log.exists() else []
-    return {**lines, "seconds": float(lines.get("seconds", 0)), "measured": measured(folder, path.stem), "log_tail": tail}
+    seconds = float(lines.get("seconds", 0))
+    return {**lines, "seconds": seconds, "measured": measured(folder, path.stem), "log_tail": tail}
 
 
 def main() -> None:

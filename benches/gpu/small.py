@@ -101,7 +101,8 @@ def cases() -> dict:
 def worst(got, want) -> float:
     """Largest difference over the largest value, over all tensors of a case."""
     pairs = ((g.detach().cpu().double(), w.detach().double()) for g, w in zip(got, want, strict=True))
-    return max((float((g - w).abs().max() / w.abs().max().clamp(min=1e-12)) for g, w in pairs if w.numel()), default=0.0)
+    errors = (float((g - w).abs().max() / w.abs().max().clamp(min=1e-12)) for g, w in pairs if w.numel())
+    return max(errors, default=0.0)
 
 
 def main() -> int:

@@ -68,7 +68,7 @@ __global__ void misaligned(int* out) {
     if (threadIdx.x < 2) pair->x = 1;
 }
 
-__global__ void overflow(int* out) { out[threadIdx.x] = int(threadIdx.x + 0x7FFFFFF0u) + int(threadIdx.x); }
+__global__ void overflow(int* out) { out[threadIdx.x] = 0x7FFFFFF0 + int(threadIdx.x); }
 
 __global__ void shared_race(int* out) {
     int* shared = dfn::cuda::dynamic_shared<int>();

@@ -57,7 +57,8 @@ private:
 };
 
 inline void report(const char* what, int64_t i, double got, double want) {
-    if (++failures <= 20) std::printf("%s: %s[%lld] is %.9g, expected %.9g\n", now.c_str(), what, (long long)i, got, want);
+    if (++failures > 20) return;
+    std::printf("%s: %s[%lld] is %.9g, expected %.9g\n", now.c_str(), what, (long long)i, got, want);
 }
 
 template <class T>
@@ -67,11 +68,12 @@ void equal(const char* what, const Buffer<T>& got, const Buffer<T>& want) {
         if (std::memcmp(&got[i], &want[i], sizeof(T))) return report(what, i, double(got[i]), double(want[i]));
 }
 
-// Within `tolerance` of the largest value; NaN is never close.
+// Within `tolerance` of the largest value, or of `least` if that is larger; NaN is never close.
 template <class T>
-void close(const char* what, const Buffer<T>& got, const Buffer<T>& want, double tolerance = 2e-5) {
+void close(
+    const char* what, const Buffer<T>& got, const Buffer<T>& want, double tolerance = 2e-5, double least = 1e-30) {
     ++comparisons;
-    double largest = 1e-30;
+    double largest = least;
     for (const T v : want) largest = std::max(largest, std::abs(double(v)));
     for (int64_t i = 0; i < want.size(); ++i)
         if (!(std::abs(double(got[i]) - double(want[i])) <= tolerance * largest))

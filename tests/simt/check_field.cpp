@@ -136,7 +136,8 @@ Buffer<float> world_points(Random& random, const Network<float>& network, int64_
         do {
             const bool fresh = i == 0 || random.integer(0, 40) == 0;
             for (int axis = 0; axis < 3; ++axis)
-                x[3 * i + axis] = fresh ? random.uniform(-1.6f, 1.6f) : x[3 * i - 3 + axis] + random.uniform(-.03f, .05f);
+                x[3 * i + axis] =
+                    fresh ? random.uniform(-1.6f, 1.6f) : x[3 * i - 3 + axis] + random.uniform(-.03f, .05f);
         } while (!smooth_at(exact.model, x.get() + 3 * i));
     }
     return x;
@@ -147,7 +148,8 @@ struct FieldResult {
 };
 
 template <class Run>
-FieldResult run_field(Field<float> p, const Buffer<float>& table_gradient, const Buffer<float>& weight_gradient, Run run) {
+FieldResult run_field(
+    Field<float> p, const Buffer<float>& table_gradient, const Buffer<float>& weight_gradient, Run run) {
     FieldResult out{unset(p.n), unset(3 * p.n), unset(3 * p.n), unset(p.n), table_gradient, weight_gradient};
     p.h = out.h.get(), p.rgb_raw = out.rgb_raw.get(), p.grad_h = out.grad_h.get();
     p.grad_table = out.grad_table.get(), p.grad_weights = out.grad_weights.get();
@@ -161,7 +163,8 @@ void check_field_op(Random& random, const Shape& s, int64_t n, const Count& coun
     const Network<float> network = random_network(random, s, blob);
     const Buffer<float> x = world_points(random, network, n);
     const Buffer<float> d_h = random.floats(n, -1, 1), d_rgb = random.floats(3 * n, -1, 1);
-    const Buffer<float> d_grad = random.floats(3 * n, -1, 1), table_gradient = random.floats(network.table.size(), -1, 1);
+    const Buffer<float> d_grad = random.floats(3 * n, -1, 1);
+    const Buffer<float> table_gradient = random.floats(network.table.size(), -1, 1);
     const int64_t weights = network.W1.size() + network.b1.size() + network.W2.size() + 4;
     const Buffer<float> weight_gradient = random.floats(weights, -1, 1);
     Field<float> p{};
@@ -197,8 +200,8 @@ void check_field(Random& random, bool thorough) {
     for (const Shape& s : shapes) {
         for (const int64_t n : sizes) {
             if (!thorough && n > 300) continue;
-            const Count counts[] = {
-                count_of(false, 0), count_of(true, n / 2), count_of(true, 0), count_of(true, n + 5), count_of(true, -1)};
+            const Count counts[] = {count_of(false, 0), count_of(true, n / 2), count_of(true, 0), count_of(true, n + 5),
+                count_of(true, -1)};
             const Count& count = counts[turn++ % 5];
             now = "levels " + std::to_string(s.levels) + " features " + std::to_string(s.features) + " hidden " +
                   std::to_string(s.hidden) + " n " + std::to_string(n) +

@@ -96,13 +96,14 @@ void check_occupancy(Random& random, int resolution, int64_t listed, float level
     const auto run = [&](auto launch) {
         Result r{grid, Buffer<uint8_t>(cells / 8), Buffer<int64_t>(1)};
         const Buffer<double> sums(kSumChunks + 1);
-        launch(Occupancy<float>{r.grid.get(), r.bits.get(), index.get(), sigma.get(), sums.get(), r.occupied.get(), cells,
-            listed, 0.95f, 0.3f});
+        launch(Occupancy<float>{r.grid.get(), r.bits.get(), index.get(), sigma.get(), sums.get(), r.occupied.get(),
+            cells, listed, 0.95f, 0.3f});
         return r;
     };
     const Result want = run([](const auto& p) { cpu::occupancy_update(p, on_cpu); });
     const Result got = run([](const auto& p) { on_simt([&](const Exec& e) { cuda::occupancy_update(p, e); }); });
-    equal("grid", got.grid, want.grid), equal("bits", got.bits, want.bits), equal("occupied", got.occupied, want.occupied);
+    equal("grid", got.grid, want.grid), equal("bits", got.bits, want.bits);
+    equal("occupied", got.occupied, want.occupied);
 }
 
 void check_cell_points(Random& random, int64_t n, bool jittered) {
@@ -116,7 +117,8 @@ void check_cell_points(Random& random, int64_t n, bool jittered) {
 }
 
 void check_shade(Random& random, int64_t n, const Count& count, bool exponential) {
-    const Buffer<float> h = random.floats(n, -3, 17), raw = random.floats(3 * n, -3, 3), g = random.floats(3 * n, -1, 1);
+    const Buffer<float> h = random.floats(n, -3, 17), raw = random.floats(3 * n, -3, 3);
+    const Buffer<float> g = random.floats(3 * n, -1, 1);
     const Buffer<float> x = random.floats(3 * n, -1, 1), d1 = random.floats(n, -1, 1), d2 = random.floats(3 * n, -1, 1);
     const Buffer<float> d3 = random.floats(3 * n, -1, 1), view = random.floats(18, 0.2f, 2);
     view[5] = 0, view[11] = 1, view[17] = 0;
@@ -149,16 +151,17 @@ void check_composite(Random& random, int64_t rays, int longest, int64_t spare, c
     Buffer<float> sigma = random.floats(n, 0, 6);
     for (float& v : sigma)
         if (random.integer(0, 30) == 0) v = 80;  // ends its ray
-    const Buffer<float> rgb = random.floats(3 * n, 0, 1), normal = random.floats(3 * n, -1, 1), t = random.floats(n, 1, 3);
-    const Buffer<float> d = random.floats(3 * rays, -1, 1), g3 = random.floats(3 * rays, -1, 1), g1 = random.floats(rays, -1, 1);
+    const Buffer<float> rgb = random.floats(3 * n, 0, 1), normal = random.floats(3 * n, -1, 1);
+    const Buffer<float> t = random.floats(n, 1, 3), d = random.floats(3 * rays, -1, 1);
+    const Buffer<float> g3 = random.floats(3 * rays, -1, 1), g1 = random.floats(rays, -1, 1);
     const auto run = [&](auto forward, auto backward) {
         std::vector<Buffer<float>> out;
         for (const int64_t size : {3 * rays, rays, rays, 3 * rays, rays, n, 3 * n, 3 * n}) out.push_back(unset(size));
         const Composite<float> p{sigma.get(), rgb.get(), normal.get(), t.get(), offsets.get(), d.get(), count.get(),
             out[0].get(), out[1].get(), out[2].get(), out[3].get(), out[4].get(), rays, n, 0.1f};
         forward(p);
-        backward(CompositeBackward<float>{p, g3.get(), g1.get(), g1.get(), g3.get(), g1.get(), out[5].get(), out[6].get(),
-            out[7].get()});
+        backward(CompositeBackward<float>{p, g3.get(), g1.get(), g1.get(), g3.get(), g1.get(), out[5].get(),
+            out[6].get(), out[7].get()});
         return out;
     };
     const auto want = run([](const auto& p) { cpu::composite_forward(p, on_cpu); },
@@ -166,7 +169,8 @@ void check_composite(Random& random, int64_t rays, int longest, int64_t spare, c
     const auto got = run([](const auto& p) { on_simt([&](const Exec& e) { cuda::composite_forward(p, e); }); },
         [](const auto& p) { on_simt([&](const Exec& e) { cuda::composite_backward(p, e); }); });
     const char* const names[] = {"color", "opacity", "depth", "normals", "orient", "d_sigma", "d_rgb", "d_normal"};
-    for (int k = 0; k < 8; ++k) close(names[k], got[k], want[k]);
+    // d_sigma is a difference of numbers of the order of the step, which may cancel.
+    for (int k = 0; k < 8; ++k) close(names[k], got[k], want[k], 2e-5, k == 5 ? 0.01 : 1e-30);
 }
 
 void check_adam(Random& random, int64_t n) {
@@ -178,8 +182,8 @@ void check_adam(Random& random, int64_t n) {
         std::vector<Buffer<float>> out{param, grad, m, v};
         Buffer<int64_t> bad(1);
         bad[0] = 5;
-        launch(Adam<float>{out[0].get(), out[1].get(), out[2].get(), out[3].get(), bad.get(), n, 0.9f, 0.99f, 1e-15f, 1e-3f,
-            0.01f, 1.5f});
+        launch(Adam<float>{out[0].get(), out[1].get(), out[2].get(), out[3].get(), bad.get(), n, 0.9f, 0.99f, 1e-15f,
+            1e-3f, 0.01f, 1.5f});
         out.push_back(Buffer<float>(1, [&] { return float(bad[0]); }));
         return out;
     };
@@ -202,11 +206,12 @@ void check_render(Random& random, bool thorough) {
     for (const int64_t n : {0, 1, 33, 1023}) {
         now = "n " + std::to_string(n);
         check_cell_points(random, n, n % 2), check_adam(random, n);
-        for (const Count& count : {count_of(false, 0), count_of(true, n / 2), count_of(true, n + 1), count_of(true, -3)}) {
+        for (const int64_t rows : {INT64_MAX, n / 2, n + 1, int64_t(-3)}) {
+            const Count count = count_of(rows != INT64_MAX, rows);
             check_shade(random, n, count, n % 2);
             check_composite(random, n / 16, 20, n, count);
-            check_composite(random, n / 16, 200, 0, count_of(false, 0));
         }
+        check_composite(random, n / 64, 200, 0, count_of(false, 0));
     }
 }
 

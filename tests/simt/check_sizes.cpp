@@ -27,6 +27,8 @@ private:
     float* data_;
 };
 
+void no_space() { std::printf("%s: left out, no address space\n", now.c_str()); }
+
 // 2^32 + 2^31 elements of table: 24 hashed levels of 2^26 rows of 4.
 void check_large_table(Random& random) {
     now = "a table of 2^32 + 2^31 elements";
@@ -39,7 +41,7 @@ void check_large_table(Random& random) {
     }
     const int width = p.grid.levels * p.grid.features;
     const Sparse table(kRows * width), want_table(kRows * width), got_table(kRows * width);
-    if (!table.get() || !want_table.get() || !got_table.get()) return void(std::printf("%s: no address space\n", now.c_str()));
+    if (!table.get() || !want_table.get() || !got_table.get()) return no_space();
     const Buffer<float> x = random.floats(3 * n, 0, 1), grad_y = random.floats(n * width, -1, 1);
     const Buffer<float> want = unset(n * width), got = unset(n * width);
     std::vector<int64_t> touched;
@@ -70,10 +72,11 @@ void check_last_rows(Random& random) {
     now = "the last of 2^31 - 1 rows";
     constexpr int64_t n = 0x7FFFFFFF;
     const Sparse sigma(n), rgb(3 * n), normal(3 * n), t(n);
-    if (!sigma.get() || !rgb.get() || !normal.get() || !t.get()) return void(std::printf("%s: no address space\n", now.c_str()));
+    if (!sigma.get() || !rgb.get() || !normal.get() || !t.get()) return no_space();
     for (int64_t i = n - 7; i < n; ++i) {
         sigma.get()[i] = random.uniform(1, 3), t.get()[i] = random.uniform(1, 2);
-        for (int k = 0; k < 3; ++k) rgb.get()[3 * i + k] = random.uniform(0, 1), normal.get()[3 * i + k] = random.uniform(-1, 1);
+        for (int64_t k = 3 * i; k < 3 * i + 3; ++k)
+            rgb.get()[k] = random.uniform(0, 1), normal.get()[k] = random.uniform(-1, 1);
     }
     const Buffer<float> d = random.floats(6, -1, 1);
     Buffer<int32_t> offsets(3);

@@ -80,15 +80,20 @@ T __shfl_down_sync(unsigned mask, T value, unsigned by, int width = warpSize, SI
     const int lane = simt::lane(), from = lane + int(by), end = lane / width * width + width;
     return simt::lane_value({"__shfl_down_sync", file, line}, mask, value, from < end ? from : lane);
 }
-inline unsigned __ballot_sync(unsigned mask, int predicate, SIMT_WHERE) {
-    const uint64_t* all = simt::exchange({"__ballot_sync", file, line}, mask, predicate != 0);
+inline unsigned simt_votes(simt::Site site, unsigned mask, int predicate) {
+    const uint64_t* all = simt::exchange(site, mask, predicate != 0);
     unsigned votes = 0;
     for (int i = 0; i < warpSize; ++i) votes |= unsigned(mask >> i & 1 && all[i]) << i;
     return votes;
 }
-inline int __any_sync(unsigned mask, int predicate, SIMT_WHERE) { return __ballot_sync(mask, predicate, file, line) != 0; }
+inline unsigned __ballot_sync(unsigned mask, int predicate, SIMT_WHERE) {
+    return simt_votes({"__ballot_sync", file, line}, mask, predicate);
+}
+inline int __any_sync(unsigned mask, int predicate, SIMT_WHERE) {
+    return simt_votes({"__any_sync", file, line}, mask, predicate) != 0;
+}
 inline int __all_sync(unsigned mask, int predicate, SIMT_WHERE) {
-    return __ballot_sync(mask, predicate, file, line) == mask;
+    return simt_votes({"__all_sync", file, line}, mask, predicate) == mask;
 }
 template <class T>
 unsigned __match_any_sync(unsigned mask, T value, SIMT_WHERE) {
@@ -103,10 +108,10 @@ template <class T, class Fn>
 T simt_update(T* target, Fn next) {
     T old;
     __atomic_load(target, &old, __ATOMIC_RELAXED);
-    for (T wanted = next(old); !__atomic_compare_exchange(target, &old, &wanted, true, __ATOMIC_RELAXED, __ATOMIC_RELAXED);
-         wanted = next(old)) {
+    for (;;) {
+        T wanted = next(old);
+        if (__atomic_compare_exchange(target, &old, &wanted, true, __ATOMIC_RELAXED, __ATOMIC_RELAXED)) return old;
     }
-    return old;
 }
 #define SIMT_ATOMIC(name, T, expression) \
     inline T name(T* target, T value) { \
@@ -138,7 +143,12 @@ template <class T>
 T __ldg(const T* p) { return *p; }
 
 // Runtime.
-enum cudaError_t { cudaSuccess = 0, cudaErrorInvalidValue = 1, cudaErrorInvalidConfiguration = 9, cudaErrorInvalidDevice = 101 };
+enum cudaError_t {
+    cudaSuccess = 0,
+    cudaErrorInvalidValue = 1,
+    cudaErrorInvalidConfiguration = 9,
+    cudaErrorInvalidDevice = 101
+};
 enum cudaFuncAttribute { cudaFuncAttributeMaxDynamicSharedMemorySize = 8 };
 struct CUstream_st;
 using cudaStream_t = CUstream_st*;
@@ -183,7 +193,8 @@ template <class... Formal, class... Actual>
 cudaError_t cudaLaunchKernelEx(const cudaLaunchConfig_t* config, void (*kernel)(Formal...), Actual&&... arguments) {
     const std::tuple<Formal...> values(std::forward<Actual>(arguments)...);
     const auto allowed = simt::allowed_shared().find(reinterpret_cast<const void*>(kernel));
-    const simt::Launch launch{config->gridDim, config->blockDim, config->dynamicSmemBytes, config->stream, simt::device};
+    const simt::Launch launch{
+        config->gridDim, config->blockDim, config->dynamicSmemBytes, config->stream, simt::device};
     const simt::Status status = simt::run(launch, allowed == simt::allowed_shared().end() ? 48 * 1024 : allowed->second,
         [&] { std::apply(kernel, values); });
     simt::last_error = status == simt::Status::ok ? cudaSuccess : cudaErrorInvalidConfiguration;

@@ -2,7 +2,6 @@
 #include "simt.h"
 
 #include <sys/mman.h>
-#include <ucontext.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -29,6 +28,49 @@ void __tsan_release(void* address);
 uint3 threadIdx, blockIdx;
 dim3 blockDim, gridDim;
 
+// A suspended fiber. On x86-64 it is a stack pointer below the registers that a call keeps: swapcontext asks the kernel
+// for the signal mask every time, and a warp function is 32 switches.
+#if defined(__x86_64__) && !defined(__CET__)
+using Context = void*;
+extern "C" void simt_switch(Context* from, Context to);
+asm(R"(
+.text
+.type simt_switch, @function
+simt_switch:
+    pushq %rbp
+    pushq %rbx
+    pushq %r12
+    pushq %r13
+    pushq %r14
+    pushq %r15
+    movq %rsp, (%rdi)
+    movq %rsi, %rsp
+    popq %r15
+    popq %r14
+    popq %r13
+    popq %r12
+    popq %rbx
+    popq %rbp
+    ret
+.size simt_switch, . - simt_switch
+)");
+static void switch_context(Context& from, Context& to) { simt_switch(&from, to); }
+static void make_context(Context& context, char* stack, size_t size, void (*entry)()) {
+    void** top = reinterpret_cast<void**>(stack + size) - 3;  // entry finds the stack as a call leaves it
+    top[-1] = reinterpret_cast<void*>(entry);
+    context = top - 7;
+}
+#else
+#include <ucontext.h>
+using Context = ucontext_t;
+static void switch_context(Context& from, Context& to) { swapcontext(&from, &to); }
+static void make_context(Context& context, char* stack, size_t size, void (*entry)()) {
+    getcontext(&context);
+    context.uc_stack.ss_sp = stack, context.uc_stack.ss_size = size, context.uc_link = nullptr;
+    makecontext(&context, entry, 0);
+}
+#endif
+
 // `__shared__` variables lie between these (cuda_runtime.h); null where a program has none.
 extern "C" char __start_simt_shared[] __attribute__((weak));
 extern "C" char __stop_simt_shared[] __attribute__((weak));
@@ -48,15 +90,16 @@ enum class State { fresh, ready, at_barrier, at_warp, done };
 
 struct Thread {
     State state;
-    ucontext_t context;
+    Context context;
     int stack;
     Site site;  // where it waits
     unsigned mask;
     uint64_t value, answer[kWarp];
 };
 
-std::unique_ptr<Thread[]> threads(new Thread[kMaxThreads]());
-ucontext_t scheduler;
+Thread* const threads = new Thread[kMaxThreads]();
+unsigned arrived[kWarps];  // lanes that wait at a warp function
+Context scheduler;
 const std::function<void()>* body = nullptr;
 int running = -1, count = 0;    // the thread that runs, -1 for the scheduler; threads of the block
 std::vector<uint64_t> turns;    // the threads in the order of this round, and where it is
@@ -115,7 +158,7 @@ void leave(State state) {
     name_fiber(scheduler_fiber);
 #endif
     start_switch(state == State::done ? nullptr : &save, scheduler_stack, scheduler_stack_size);
-    swapcontext(&self.context, &scheduler);
+    switch_context(self.context, scheduler);
     finish_switch(save, nullptr, nullptr);
 }
 
@@ -151,11 +194,8 @@ void entry() {
 void resume(int t) {
     Thread& thread = threads[t];
     if (thread.state == State::fresh) {
-        getcontext(&thread.context);
         thread.stack = (t + block_stack) % kMaxThreads;
-        thread.context.uc_stack.ss_sp = stack_of(thread.stack), thread.context.uc_stack.ss_size = kStack;
-        thread.context.uc_link = nullptr;
-        makecontext(&thread.context, entry, 0);
+        make_context(thread.context, stack_of(thread.stack), kStack, entry);
     }
     thread.state = State::ready;
     become(t);
@@ -164,7 +204,7 @@ void resume(int t) {
     name_fiber(fiber_of(thread.stack));
 #endif
     start_switch(&save, stack_of(thread.stack), kStack);
-    swapcontext(&scheduler, &thread.context);
+    switch_context(scheduler, thread.context);
     finish_switch(save, nullptr, nullptr);
     running = -1;
 }
@@ -214,11 +254,12 @@ bool open_barrier() {
 void try_exchange(int t) {
     const int warp = t / kWarp * kWarp;
     const Thread& self = threads[t];
+    unsigned& here = arrived[t / kWarp] |= 1u << t % kWarp;
+    if (self.mask & ~here) return;
     for (int lane = 0; lane < kWarp; ++lane) {
         if (!(self.mask >> lane & 1)) continue;
         const Thread& other = threads[warp + lane];
-        const bool here = warp + lane < count && other.state == State::at_warp && other.mask == self.mask;
-        if (!here || !same_place(other.site, self.site)) return;
+        if (other.mask != self.mask || !same_place(other.site, self.site)) return;
     }
     for (int lane = 0; lane < kWarp; ++lane) {
         if (!(self.mask >> lane & 1)) continue;
@@ -228,6 +269,7 @@ void try_exchange(int t) {
     }
     for (int lane = 0; lane < kWarp; ++lane)
         if (self.mask >> lane & 1) threads[warp + lane].state = State::ready;
+    here &= ~self.mask;
 }
 
 std::vector<uint64_t> ordered(uint64_t n) {
@@ -263,6 +305,7 @@ void begin_block(size_t shared) {
     dynamic = new_shared(shared);
     poison(dynamic, dynamic + shared);
     for (int t = 0; t < count; ++t) threads[t].state = State::fresh;
+    std::fill(arrived, arrived + kWarps, 0u);
     block_stack = first_stack();
 }
 
@@ -279,9 +322,9 @@ void run_block(size_t shared) {
             progress = true;
         }
         const auto done = [](const Thread& thread) { return thread.state == State::done; };
-        if (std::all_of(threads.get(), threads.get() + count, done)) break;
+        if (std::all_of(threads, threads + count, done)) break;
         const auto stuck = [](const Thread& thread) { return thread.state == State::at_warp; };
-        if (!progress && std::any_of(threads.get(), threads.get() + count, stuck))
+        if (!progress && std::any_of(threads, threads + count, stuck))
             fail("deadlock: %s", describe_all().c_str());
         if (!progress) progress = open_barrier();
     }
@@ -301,7 +344,8 @@ void block_barrier(Site site) {
 const uint64_t* exchange(Site site, unsigned mask, uint64_t value) {
     const int self = running;
     Thread& thread = threads[self];
-    if (!(mask >> lane() & 1)) fail("%s (%s:%d): mask %08x leaves out the caller", site.what, site.file, site.line, mask);
+    if (!(mask >> lane() & 1))
+        fail("%s (%s:%d): mask %08x leaves out the caller", site.what, site.file, site.line, mask);
     thread.site = site, thread.mask = mask, thread.value = value, thread.state = State::at_warp;
     const bool orders_memory = !std::strcmp(site.what, "__syncwarp");
     char& object = warp_object[self / kWarp];
