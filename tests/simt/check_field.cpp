@@ -81,6 +81,23 @@ void check_hashgrid(Random& random, const Shape& s, int64_t n, const Count& coun
     close("grad_table of the tangent", got.grad_table2, want.grad_table2), close("hessian", got.hessian, want.hessian);
 }
 
+// Neighbours in one cell add once, points in cells of their own each for themselves.
+void check_merging(Random& random) {
+    now = "merging";
+    constexpr int64_t n = 64, kPerPoint = 8 * 2;
+    const Shape fine{1, 2, 20, 100, 100, false, 1};
+    const Buffer<float> apart = random.floats(3 * n, 0, 1), grad_y = random.floats(2 * n, -1, 1);
+    const Buffer<float> together(3 * n, [] { return 0.4f; }), gradient(entries(fine));
+    HashGrid<float> p{};
+    p.grid = layout_of(fine), p.grad_y = grad_y.get(), p.grad_table = gradient.get(), p.n = n;
+    for (const auto& [x, points] : {std::pair(&together, n / 32), std::pair(&apart, n)}) {
+        p.x = x->get();
+        const int64_t before = simt::atomics;
+        on_simt([&](const Exec& e) { cuda::hashgrid_grad_table(p, e); });
+        expect(simt::atomics - before == points * kPerPoint, "as many atomics as runs of points in one cell");
+    }
+}
+
 template <class T>
 struct Network {
     Buffer<T> table, W1, b1, W2, b2;
@@ -197,6 +214,7 @@ void check_field(Random& random, bool thorough) {
     };
     const int64_t sizes[] = {0, 1, 31, 33, 257, 700};
     int turn = 0;
+    check_merging(random);
     for (const Shape& s : shapes) {
         for (const int64_t n : sizes) {
             if (!thorough && n > 300) continue;

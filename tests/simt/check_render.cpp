@@ -148,9 +148,9 @@ void check_composite(Random& random, int64_t rays, int longest, int64_t spare, c
     for (int64_t r = 0; r < rays; ++r)
         offsets[r + 1] = offsets[r] + int32_t(std::max<int64_t>(0, random.integer(-longest / 2, longest)));
     const int64_t n = offsets[rays] + spare;
-    Buffer<float> sigma = random.floats(n, 0, 6);
+    Buffer<float> sigma = random.floats(n, 0, longest > 32 ? 0.5f : 6);  // long rays: several spans
     for (float& v : sigma)
-        if (random.integer(0, 30) == 0) v = 80;  // ends its ray
+        if (random.integer(0, 2 * longest) == 0) v = 80;  // ends its ray
     const Buffer<float> rgb = random.floats(3 * n, 0, 1), normal = random.floats(3 * n, -1, 1);
     const Buffer<float> t = random.floats(n, 1, 3), d = random.floats(3 * rays, -1, 1);
     const Buffer<float> g3 = random.floats(3 * rays, -1, 1), g1 = random.floats(rays, -1, 1);

@@ -106,6 +106,7 @@ unsigned __match_any_sync(unsigned mask, T value, SIMT_WHERE) {
 // Atomics: relaxed, as CUDA's are. All return the old value.
 template <class T, class Fn>
 T simt_update(T* target, Fn next) {
+    __atomic_fetch_add(&simt::atomics, 1, __ATOMIC_RELAXED);
     T old;
     __atomic_load(target, &old, __ATOMIC_RELAXED);
     for (;;) {

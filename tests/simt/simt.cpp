@@ -80,6 +80,7 @@ namespace simt {
 Settings settings;
 int device = 0;
 std::vector<Launch> launches;
+int64_t atomics = 0;
 
 namespace {
 

@@ -45,6 +45,8 @@ extern std::vector<Launch> launches;  // every launch so far
 enum class Status { ok, invalid_configuration };
 Status run(const Launch& launch, size_t allowed_shared, const std::function<void()>& thread);
 
+extern int64_t atomics;  // scalar atomic operations so far
+
 struct Site {
     const char* what;
     const char* file;
