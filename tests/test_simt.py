@@ -2,6 +2,7 @@
 under AddressSanitizer with UndefinedBehaviorSanitizer and under ThreadSanitizer, which watch the CPU launchers too."""
 
 import os
+import platform
 import shutil
 import subprocess
 from concurrent.futures import ThreadPoolExecutor
@@ -23,6 +24,7 @@ SANITIZERS = {
 ENVIRONMENT = {
     **os.environ, "ASAN_OPTIONS": "detect_leaks=0", "UBSAN_OPTIONS": "print_stacktrace=1",
     "TSAN_OPTIONS": "halt_on_error=1:exitcode=66"}
+SIMD = "-march=x86-64-v3"
 CUDA = [CSRC / "launch_field_cuda.cu", CSRC / "launch_render_cuda.cu"]
 # sm_90 adds pairs of floats atomically, older architectures do not: both branches run.
 ARCHITECTURES = {"address": 900, "thread": 800}
@@ -40,16 +42,25 @@ def compiler(sanitizer: str) -> str:
     return gcc
 
 
+def cpu_sources() -> list:
+    """The CPU launchers, with one instruction set besides the generic one where CMakeLists.txt compiles several."""
+    sources = [(p, []) for p in sorted(CSRC.glob("*.cpp")) if not p.name.startswith("bind")]
+    simd = CSRC / "simd_kernels.cpp"
+    if simd.exists() and platform.machine() in ("x86_64", "AMD64"):
+        sources = [(p, ["-DDFN_X86_64_V3"] if p.name == "simd_dispatch.cpp" else []) for p, _ in sources]
+        sources.append((simd, [SIMD, "-DDFN_SIMD_LEVEL=x86_64_v3", '-DDFN_SIMD_NAME="x86-64-v3"']))
+    return sources
+
+
 def compile_objects(gcc: str, folder: Path, sanitizer: str, sources) -> list[Path]:
-    """Object files of (source, architecture or None), compiled on two cores."""
+    """Object files of (source, flags), compiled on two cores."""
     def one(job):
-        source, arch = job
+        source, extra = job
         flags = [*SANITIZERS[sanitizer], *(["-O2"] if source.name == "simt.cpp" else [])]
         if source.name == "simt.cpp" and sanitizer == "thread":
             flags.remove("-fsanitize=thread")  # the scheduler is no part of what is watched
-        device = [f"-D__CUDA_ARCH__={arch}"] if arch else []
-        target = folder / f"{source.stem}.o"
-        command = [gcc, *COMMON, *flags, *device, "-x", "c++", "-c", str(source), "-o", str(target)]
+        target = folder / f"{source.stem}{'_simd' if SIMD in extra else ''}.o"
+        command = [gcc, *COMMON, *flags, *extra, "-x", "c++", "-c", str(source), "-o", str(target)]
         done = subprocess.run(command, capture_output=True, text=True)
         assert done.returncode == 0, f"{source.name}: {done.stderr[:4000]}"
         return target
@@ -70,12 +81,10 @@ def programs(request, tmp_path_factory):
     """-> (sanitizer, check, canaries): the two programs of tests/simt, built."""
     sanitizer = request.param
     gcc, folder = compiler(sanitizer), tmp_path_factory.mktemp(sanitizer)
-    cpu = [p for p in CSRC.glob("*.cpp") if not p.name.startswith("bind")]
-    check = [SIMT / f"{name}.cpp" for name in ("check", "check_field", "check_render", "check_sizes")]
-    arch = ARCHITECTURES[sanitizer]
-    device = [(source, arch) for source in (*CUDA, SIMT / "canaries.cu")]
+    host = [(SIMT / f"{name}.cpp", []) for name in ("check", "check_field", "check_render", "check_sizes")]
+    device = [(source, [f"-D__CUDA_ARCH__={ARCHITECTURES[sanitizer]}"]) for source in (*CUDA, SIMT / "canaries.cu")]
     *objects, canaries, simt = compile_objects(
-        gcc, folder, sanitizer, [*((source, None) for source in (*cpu, *check)), *device, (SIMT / "simt.cpp", None)])
+        gcc, folder, sanitizer, [*cpu_sources(), *host, *device, (SIMT / "simt.cpp", [])])
     return (sanitizer, link(gcc, sanitizer, [*objects, simt], folder / "check"),
             link(gcc, sanitizer, [canaries, simt], folder / "canaries"))
 
