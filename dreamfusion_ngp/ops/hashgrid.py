@@ -6,6 +6,7 @@ The layout of the table and the lookup follow tiny-cuda-nn, so that tables can b
 from __future__ import annotations
 
 import math
+from array import array
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -55,7 +56,7 @@ class GridLayout:
         steps = max(1, self.levels - 1)
         growth = math.log(self.finest_resolution / self.base_resolution) / steps
         exact = [self.base_resolution * math.exp(level * growth) - 1.0 for level in range(self.levels)]
-        return tuple(torch.tensor(exact, dtype=torch.float64).to(torch.float32).to(torch.float64).tolist())
+        return tuple(array("f", exact))
 
     @cached_property
     def resolution(self) -> tuple[int, ...]:
