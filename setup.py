@@ -42,6 +42,7 @@ setup(
         "numpy",
         "diffusers>=0.42",
         "transformers>=5",
+        "huggingface-hub>=1.32",
         "safetensors",
         "pillow",
         "scikit-image",

@@ -24,5 +24,6 @@ void with_scalar(bool is_double, Fn fn) {
 
 void bind_field(py::module_& m);
 void bind_render(py::module_& m);
+void bind_ceilings(py::module_& m);
 
 }  // namespace dfn

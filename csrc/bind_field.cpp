@@ -3,6 +3,8 @@
 #include <vector>
 
 #include "bind.h"
+#include "parallel.h"
+#include "workspace.h"
 
 namespace dfn {
 namespace {
@@ -105,6 +107,14 @@ void field_backward_op(bool is_double, const Model& model, uintptr_t x, uintptr_
     });
 }
 
+// Zeroes fresh memory of the CPU, on huge pages where the system gives them.
+void clear(uintptr_t address, int64_t bytes, int threads) {
+    py::gil_scoped_release nogil;
+    char* const memory = ptr<char>(address);
+    advise_huge(memory, size_t(bytes));
+    parallel_for(bytes, threads, [&](int64_t i, int64_t end) { std::fill(memory + i, memory + end, 0); }, 1 << 21);
+}
+
 }  // namespace
 
 // A launcher as a callable that takes the params of either scalar type.
@@ -119,6 +129,8 @@ void bind_field(py::module_& m) {
     def_hashgrid(m, "hashgrid_grad_table", DFN_CALLABLE(hashgrid_grad_table));
     def_hashgrid(m, "hashgrid_grad_x", DFN_CALLABLE(hashgrid_grad_x));
     def_hashgrid(m, "hashgrid_grad_x_backward", DFN_CALLABLE(hashgrid_grad_x_backward));
+    m.def("trim", &cpu::trim, "Give back the memory that CPU kernels keep between calls.");
+    m.def("clear", &clear, py::arg("address"), py::arg("bytes"), py::arg("threads"));
     py::class_<Model>(m, "FieldModel")
         .def(py::init(&field_model), py::arg("scale"), py::arg("resolution"), py::arg("offset"), py::arg("features"),
             py::arg("smooth"), py::arg("level_weight"), py::arg("hidden"), py::arg("bound"), py::arg("blob_kind"),

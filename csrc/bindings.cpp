@@ -1,5 +1,6 @@
 // The Python module dreamfusion_ngp._C. Torch stays on the other side: it sees pointers, sizes, a device and a stream.
 #include "bind.h"
+#include "simd_kernels.h"
 
 namespace dfn {
 
@@ -13,15 +14,14 @@ int device_count();
 
 namespace {
 
-const char* simd_level() {
-#if defined(__GNUC__) && defined(__x86_64__)
-    __builtin_cpu_init();
-    if (__builtin_cpu_supports("avx512f")) return "x86-64-v4";
-    if (__builtin_cpu_supports("avx2")) return "x86-64-v3";
-    return "x86-64";
-#else
-    return "generic";
-#endif
+std::vector<std::string> simd_level_names() {
+    std::vector<std::string> names;
+    for (const char* const* name = simd_levels(); *name; ++name) names.emplace_back(*name);
+    return names;
+}
+
+void set_simd(const std::string& name) {
+    if (!force_simd(name.c_str())) throw std::invalid_argument("set_simd: no level " + name + " here");
 }
 
 py::dict build_info() {
@@ -35,7 +35,8 @@ py::dict build_info() {
     info["cuda"] = false;
 #endif
     info["compiler"] = DFN_COMPILER;  // from CMakeLists.txt; what setup.py knows besides is in _build.json
-    info["simd"] = simd_level();
+    info["simd"] = simd_kernels().name;
+    info["simd_levels"] = simd_level_names();
     info["max_levels"] = kMaxLevels;
     info["max_hidden"] = kMaxHidden;
     return info;
@@ -47,6 +48,9 @@ py::dict build_info() {
 PYBIND11_MODULE(_C, m) {
     m.doc() = "Native kernels of dreamfusion_ngp; use dreamfusion_ngp.ops.";
     m.def("build_info", &dfn::build_info, "Facts of this build, and of the CUDA driver and devices it sees.");
+    m.def("set_simd", &dfn::set_simd, pybind11::arg("name"),
+        "Use the level of this name, one of build_info()['simd_levels']; an empty name: choose as at the start.");
     dfn::bind_field(m);
     dfn::bind_render(m);
+    dfn::bind_ceilings(m);
 }

@@ -1,86 +1,80 @@
-// The dense layers of the field on the CPU, for blocks of samples: one register-tiled product, the weights padded to
-// whole tiles, and the gradient of the weights. Loops have constant bounds, so that the compiler vectorises them.
+// The dense layers of the field on the CPU, for blocks of samples: one product with tiles in registers, and the
+// gradient of the output layer.
 #pragma once
-#include <vector>
+#include "simd.h"
+#include "simd_kernels.h"
 
-#include "field.h"
+namespace dfn::DFN_SIMD_LEVEL {
 
-namespace dfn {
-
-constexpr int kLanes = 64;  // samples per block
-constexpr int kTile = 16;   // width of a register tile
-
-DFN_HD int round_up(int n, int multiple) { return (n + multiple - 1) / multiple * multiple; }
-
-// out[r][c] (+)= sum_k a(r, k) b[k][c], a(r, k) = a[r * row + k * inner_stride]; rows by 4, columns by kTile.
-template <bool kAccumulate, class T>
-DFN_HD void multiply(
-    int rows, int inner, int columns, const T* a, int row, int inner_stride, const T* b, int ldb, T* out, int ldo) {
-    for (int r = 0; r < rows; r += 4) {
-        for (int c = 0; c < columns; c += kTile) {
-            T s0[kTile] = {}, s1[kTile] = {}, s2[kTile] = {}, s3[kTile] = {};
-            const T *w0 = a + r * row, *w1 = w0 + row, *w2 = w1 + row, *w3 = w2 + row;
-            for (int k = 0; k < inner; ++k) {
-                const T* x = b + k * ldb + c;
-                const int n = k * inner_stride;
-                for (int i = 0; i < kTile; ++i)
-                    s0[i] += w0[n] * x[i], s1[i] += w1[n] * x[i], s2[i] += w2[n] * x[i], s3[i] += w3[n] * x[i];
-            }
-            T* o = out + r * ldo + c;
-            for (int i = 0; i < kTile; ++i) o[i] = s0[i] + (kAccumulate ? o[i] : T(0));
-            for (int i = 0; i < kTile; ++i) o[ldo + i] = s1[i] + (kAccumulate ? o[ldo + i] : T(0));
-            for (int i = 0; i < kTile; ++i) o[2 * ldo + i] = s2[i] + (kAccumulate ? o[2 * ldo + i] : T(0));
-            for (int i = 0; i < kTile; ++i) o[3 * ldo + i] = s3[i] + (kAccumulate ? o[3 * ldo + i] : T(0));
+// out[r][c] (+)= sum_k a(r, k) b[k][c], a(r, k) = a[r * row + k * inner], for four rows and V vectors of columns.
+template <bool kAccumulate, int V>
+DFN_HD void multiply_tile(
+    int depth, const float* a, int64_t row, int64_t inner, const float* b, int64_t ldb, float* out, int64_t ldo) {
+    Floats s[4][V] = {};
+    for (int k = 0; k < depth; ++k) {
+        Floats x[V];
+        for (int v = 0; v < V; ++v) x[v] = load(b + k * ldb + v * kWidth);
+        for (int r = 0; r < 4; ++r)
+            for (int v = 0; v < V; ++v) s[r][v] += a[r * row + k * inner] * x[v];
+    }
+    for (int r = 0; r < 4; ++r)
+        for (int v = 0; v < V; ++v) {
+            float* const o = out + r * ldo + v * kWidth;
+            store(o, kAccumulate ? load(o) + s[r][v] : s[r][v]);
         }
+}
+
+// The same for `rows`, a multiple of 4, and `columns`, a multiple of kTile.
+template <bool kAccumulate>
+DFN_HD void multiply(int rows, int depth, int columns, const float* a, int64_t row, int64_t inner,
+    const float* b, int64_t ldb, float* out, int64_t ldo) {
+    for (int r = 0; r < rows; r += 4) {
+        int c = 0;
+        for (; c + 2 * kWidth <= columns; c += 2 * kWidth)
+            multiply_tile<kAccumulate, 2>(depth, a + r * row, row, inner, b + c, ldb, out + r * ldo + c, ldo);
+        for (; c < columns; c += kWidth)
+            multiply_tile<kAccumulate, 1>(depth, a + r * row, row, inner, b + c, ldb, out + r * ldo + c, ldo);
     }
 }
 
-// The weights, padded with zeros to whole tiles; padded units never fire.
-template <class T>
-struct PackedWeights {
-    int inputs, hidden;             // padded
-    std::vector<T> W1, b1, W2, b2;  // W1 (hidden, inputs), W2 (4, hidden)
-
-    explicit PackedWeights(const FieldModel<T>& m)
-        : inputs(round_up(m.grid.levels * m.grid.features, kTile)),
-          hidden(round_up(m.hidden, 4)),
-          W1(hidden * inputs),
-          b1(hidden),
-          W2(kOutputs * hidden),
-          b2(m.b2, m.b2 + kOutputs) {
-        const int K = m.grid.levels * m.grid.features;
-        for (int j = 0; j < m.hidden; ++j) {
-            b1[j] = m.b1[j];
-            for (int c = 0; c < kOutputs; ++c) W2[c * hidden + j] = m.W2[c * m.hidden + j];
-            for (int k = 0; k < K; ++k) W1[j * inputs + k] = m.W1[j * K + k];
+// e: the first input's value, the others each `row` floats behind the last.
+DFN_HD void hidden_block(const PackedNetwork& w, const float* e, int64_t row, Scratch& b) {
+    multiply<false>(w.hidden, w.inputs, kLanes, w.W1, w.inputs, 1, e, row, b.fired[0], kLanes);
+    for (int j = 0; j < w.hidden; ++j)
+        for (int i = 0; i < kLanes; i += kWidth) {
+            const Floats z = load(&b.fired[j][i]) + w.b1[j], zero{};
+            store(&b.fired[j][i], z > zero ? z : zero);
+            store(&b.mask[j][i], z > zero ? splat(1) : zero);
         }
-    }
-};
+}
 
-// The gradient of the weights over some blocks, padded like PackedWeights; sums over samples stay in kTile lanes.
-template <class T>
-struct WeightGradient {
-    enum { kBias = kOutputs, kSums };  // rows of `units`: W2's four rows, b1
-    std::vector<T> W1, units, b2;      // (hidden, inputs), (kSums, hidden, kTile), (4, kTile)
-
-    explicit WeightGradient(const PackedWeights<T>& w)
-        : W1(w.hidden * w.inputs), units(kSums * w.hidden * kTile), b2(kOutputs * kTile) {}
-
-    static T lanes(const T* s) {
-        T sum = T(0);
-        for (int i = 0; i < kTile; ++i) sum += s[i];
-        return sum;
-    }
-    // out += this, in the layout of Field::grad_weights.
-    void add_to(const FieldModel<T>& m, const PackedWeights<T>& w, T* out) const {
-        const int K = m.grid.levels * m.grid.features, H = m.hidden;
-        for (int j = 0; j < H; ++j) {
-            for (int k = 0; k < K; ++k) out[j * K + k] += W1[j * w.inputs + k];
-            out[H * K + j] += lanes(&units[(kBias * w.hidden + j) * kTile]);
-            for (int c = 0; c < kOutputs; ++c) out[H * K + H + c * H + j] += lanes(&units[(c * w.hidden + j) * kTile]);
+// dz, and the sums over samples that give W2's value path, b1 and b2.
+DFN_HD void output_backward_block(const PackedNetwork& w, Scratch& b, const NetworkGradient& g) {
+    const int H = w.hidden;
+    for (int j = 0; j < H; ++j) {
+        Floats s[kOutputs + 1] = {};
+        for (int i = 0; i < kLanes; i += kWidth) {
+            const Floats fired = load(&b.fired[j][i]);
+            Floats dz{};
+            for (int c = 0; c < kOutputs; ++c) {
+                const Floats d = load(&b.d[c][i]);
+                dz += w.W2[c * H + j] * d, s[c] += fired * d;
+            }
+            dz *= load(&b.mask[j][i]);
+            store(&b.dz[j][i], dz);
+            s[kOutputs] += dz;
         }
-        for (int c = 0; c < kOutputs; ++c) out[H * K + 5 * H + c] += lanes(&b2[c * kTile]);
+        for (int c = 0; c <= kOutputs; ++c) g.units[c * H + j] += sum(s[c]);
     }
-};
+    for (int c = 0; c < kOutputs; ++c)
+        for (int i = 0; i < kLanes; i += kWidth) g.b2[c] += sum(load(&b.d[c][i]));
+}
 
-}  // namespace dfn
+// out (hidden, inputs) += sum over samples of left[r] right[c]^T; right's rows are each `row` floats behind the last.
+DFN_HD void add_outer_product(const PackedNetwork& w, const float (*left)[kLanes], const float* right, int64_t row,
+    Scratch& b, float* out) {
+    transpose(right, row, w.inputs, kLanes, b.transposed[0], kMaxInputs);
+    multiply<true>(w.hidden, kLanes, w.inputs, left[0], kLanes, 1, b.transposed[0], kMaxInputs, out, w.inputs);
+}
+
+}  // namespace dfn::DFN_SIMD_LEVEL

@@ -185,6 +185,16 @@ DFN_HD void hashgrid_hessian_body(const HashGrid<T>& p, int64_t i, bool live) {
     store3(p.grad_x, i, sum);
 }
 
+// With v the cotangent of grad_x: grad_grad_y, the derivative of y along v, one sample and level.
+template <class T>
+DFN_HD void hashgrid_tangent_value(const HashGrid<T>& p, int64_t i, int level, bool live) {
+    const int F = p.grid.features;
+    const Cell<T> cell = find_cell(p.grid, level, live ? load3(p.x, i) : Vec3<T>{});
+    const Vec3<T> sv = live ? cell.slope * load3(p.grad_grad_x, i) : Vec3<T>{};
+    for (int f = 0; f < F; ++f)
+        p.grad_grad_y[i * p.grid.levels * F + level * F + f] = dot(interpolate(p.table, cell, f).grad, sv);
+}
+
 // With v the cotangent of grad_x: grad_grad_y (the derivative of y along v) and grad_table, one sample and level.
 template <class T, class Add>
 DFN_HD void hashgrid_tangent_body(const HashGrid<T>& p, int64_t i, int level, bool live, Add add) {

@@ -1,80 +1,250 @@
-// Hash grid and field on the CPU. float64 is there to check derivatives: it runs the bodies that CUDA runs, sample by
-// sample. Table gradients are summed by level, each level by one thread in the order of the samples, and weight
-// gradients by fixed chunks, then in the order of the chunks: no atomics, and the same bits for any number of threads.
+// Hash grid and field on the CPU. float32 runs the vector loops of simd_kernels.h; float64 is there to check
+// derivatives: it runs the bodies that CUDA runs, sample by sample. Table gradients are summed by level, each level by
+// one thread in the order of the samples, and weight gradients by fixed chunks, then in the order of the chunks: no
+// atomics, and the same bits for any number of threads.
 #include <algorithm>
 #include <memory>
 #include <vector>
 
-#include "field_block.h"
 #include "ops.h"
 #include "parallel.h"
+#include "simd_kernels.h"
+#include "workspace.h"
 
 namespace dfn::cpu {
 namespace {
 
-// Calls fn(level) for every level, each from one thread.
-template <class Fn>
-void for_each_level(const GridLayout& grid, const Exec& e, Fn fn) {
-    parallel_for(grid.levels, e.threads, [&](int64_t level, int64_t) { fn(int(level)); }, 1);
+constexpr int64_t kChunk = 16 * kLanes;            // samples of one task
+constexpr int64_t kSpanFloats = int64_t(20) << 20;  // of the blocks that are kept between passes: 80 MB
+constexpr int64_t kCachedRows = int64_t(1) << 20;  // a table of fewer floats stays in the cache
+
+// Too much for a thread's stack, and slow to allocate for every chunk.
+thread_local Scratch scratch;
+struct alignas(64) OneBlock {
+    float memory[(6 + kJacobian * kMaxInputs) * kLanes];
+};
+thread_local OneBlock one_block;
+
+bool stays_cached(const GridLayout& g) {
+    return (g.offset[g.levels - 1] + g.rows[g.levels - 1]) * g.features <= kCachedRows;
+}
+
+Blocks blocks_from(const Blocks& b, int64_t row) { return {b.memory + row / kLanes * b.size(), b.inputs, b.planes}; }
+
+// Rows that go through all passes together: equal shares of `rows` whose blocks fit into the memory allowed.
+int64_t span_of(int64_t rows, const Blocks& b) {
+    const int64_t spans = rows * (b.size() / kLanes) / kSpanFloats + 1;
+    return ((rows + spans - 1) / spans + kChunk - 1) / kChunk * kChunk;
+}
+
+// What is looked up: a table with its layout and the levels' weights, or null for 1.
+struct Lookup {
+    const GridLayout& grid;
+    const float *table, *weight;
+};
+
+// Encodes rows [first, first + rows) into b: place(begin, end, blocks), the levels, finish(begin, end, blocks). A table
+// that stays in the cache is looked up block by block; a larger one level by level, all threads in about the same one,
+// so that each level comes from memory once.
+template <class Place, class Finish>
+void encode_span(const Lookup& l, int64_t first, int64_t rows, const Blocks& b, bool keep, const Exec& e, Place place,
+    Finish finish) {
+    const SimdKernels& simd = simd_kernels();
+    const int levels = l.grid.levels;
+    const auto chunks = [&](auto fn) {
+        parallel_for(rows, e.threads, [&](int64_t i, int64_t end) { fn(i, end, blocks_from(b, i)); }, kChunk);
+    };
+    if (stays_cached(l.grid)) {
+        parallel_for(rows, e.threads, [&](int64_t begin, int64_t end) {
+            for (int64_t i = begin; i < end; i += kLanes) {
+                const int64_t last = std::min(i + kLanes, end);
+                const Blocks here = keep ? blocks_from(b, i) : Blocks{one_block.memory, b.inputs, b.planes};
+                place(first + i, first + last, here);
+                simd.encode(l.grid, l.table, l.weight, 0, levels, last - i, here);
+                finish(first + i, first + last, here);
+            }
+        }, kChunk);
+        return;
+    }
+    chunks([&](int64_t i, int64_t end, const Blocks& here) { place(first + i, first + end, here); });
+    const int64_t tasks = (rows + kChunk - 1) / kChunk;
+    parallel_for(levels * tasks, e.threads, [&](int64_t task, int64_t) {
+        const int64_t i = task % tasks * kChunk;
+        const int level = int(task / tasks);
+        simd.encode(l.grid, l.table, l.weight, level, level + 1, std::min(kChunk, rows - i), blocks_from(b, i));
+    }, 1);
+    chunks([&](int64_t i, int64_t end, const Blocks& here) { finish(first + i, first + end, here); });
+}
+
+// encode_span for all rows [0, live), which are not needed afterwards.
+template <class Place, class Finish>
+void encode_all(const Lookup& l, int inputs, Planes planes, int64_t live, const Exec& e, Place place, Finish finish) {
+    Blocks b{nullptr, inputs, planes};
+    const int64_t span = span_of(live, b);
+    const Workspace memory(stays_cached(l.grid) ? 0 : span / kLanes * b.size());
+    b.memory = memory.data();
+    for (int64_t first = 0; first < live; first += span)
+        encode_span(l, first, std::min(span, live - first), b, false, e, place, finish);
+}
+
+// Adds what a span of blocks gives to the gradient of the table, each level from one thread.
+void scatter_span(const Lookup& l, int64_t rows, const Blocks& b, float* grad_table, const Exec& e) {
+    const SimdKernels& simd = simd_kernels();
+    parallel_for(l.grid.levels, e.threads, [&](int64_t level, int64_t) {
+        const float w = l.weight ? l.weight[level] : 1.0f;
+        if (w != 0.0f) simd.scatter(l.grid, int(level), w, rows, b, grad_table);
+    }, 1);
+}
+
+void encode_rows(const HashGrid<float>& p, int64_t live, const Exec& e) {
+    const SimdKernels& simd = simd_kernels();
+    encode_all({p.grid, p.table, nullptr}, p.grid.levels * p.grid.features, kValue, live, e,
+        [&](int64_t i, int64_t end, const Blocks& b) { simd.place(p.x, 0, i, end, b); },
+        [&](int64_t i, int64_t end, const Blocks& b) { simd.encode_store(p, i, end, b); });
+}
+
+void encode_rows(const HashGrid<double>& p, int64_t live, const Exec& e) {
+    parallel_for(live, e.threads, [&](int64_t begin, int64_t end) {
+        for (int level = 0; level < p.grid.levels; ++level)
+            for (int64_t i = begin; i < end; ++i) hashgrid_forward_body(p, i, level, true);
+    });
+}
+
+void grad_table_rows(const HashGrid<float>& p, int64_t live, const Exec& e) {
+    const SimdKernels& simd = simd_kernels();
+    Blocks b{nullptr, p.grid.levels * p.grid.features, kValue};
+    const int64_t span = span_of(live, b);
+    const Workspace memory(span / kLanes * b.size());
+    b.memory = memory.data();
+    for (int64_t first = 0; first < live; first += span) {
+        const int64_t rows = std::min(span, live - first);
+        parallel_for(rows, e.threads, [&](int64_t i, int64_t end) {
+            simd.encode_load(p, first + i, first + end, blocks_from(b, i));
+        }, kChunk);
+        scatter_span({p.grid, nullptr, nullptr}, rows, b, p.grad_table, e);
+    }
+}
+
+void grad_table_rows(const HashGrid<double>& p, int64_t live, const Exec& e) {
+    parallel_for(p.grid.levels, e.threads, [&](int64_t level, int64_t) {
+        for (int64_t i = 0; i < live; ++i) hashgrid_grad_table_body(p, i, int(level), PlainAdd());
+    }, 1);
+}
+
+void grad_x_rows(const HashGrid<float>& p, int64_t live, const Exec& e) {
+    const SimdKernels& simd = simd_kernels();
+    encode_all({p.grid, p.table, nullptr}, p.grid.levels * p.grid.features, kJacobian, live, e,
+        [&](int64_t i, int64_t end, const Blocks& b) { simd.place(p.x, 0, i, end, b); },
+        [&](int64_t i, int64_t end, const Blocks& b) { simd.encode_grad_x(p, i, end, b); });
+}
+
+void grad_x_rows(const HashGrid<double>& p, int64_t live, const Exec& e) {
+    parallel_for(live, e.threads, [&](int64_t begin, int64_t end) {
+        for (int64_t i = begin; i < end; ++i) hashgrid_grad_x_body(p, i, true);
+    });
 }
 
 }  // namespace
 
 template <class T>
 void hashgrid_forward(const HashGrid<T>& p, const Exec& e) {
-    const int64_t live = live_rows(p.n, p.count);
-    parallel_for(p.n, e.threads, [&](int64_t begin, int64_t end) {
-        for (int level = 0; level < p.grid.levels; ++level)
-            for (int64_t i = begin; i < end; ++i) hashgrid_forward_body(p, i, level, i < live);
-    });
+    const int64_t live = live_rows(p.n, p.count), width = int64_t(p.grid.levels) * p.grid.features;
+    encode_rows(p, live, e);
+    std::fill(p.y + live * width, p.y + p.n * width, T(0));
 }
 
 template <class T>
 void hashgrid_grad_table(const HashGrid<T>& p, const Exec& e) {
-    const int64_t live = live_rows(p.n, p.count);
-    for_each_level(p.grid, e, [&](int level) {
-        for (int64_t i = 0; i < live; ++i) hashgrid_grad_table_body(p, i, level, PlainAdd());
-    });
+    grad_table_rows(p, live_rows(p.n, p.count), e);
 }
 
 template <class T>
 void hashgrid_grad_x(const HashGrid<T>& p, const Exec& e) {
     const int64_t live = live_rows(p.n, p.count);
-    parallel_for(p.n, e.threads, [&](int64_t begin, int64_t end) {
-        for (int64_t i = begin; i < end; ++i) hashgrid_grad_x_body(p, i, i < live);
-    });
+    grad_x_rows(p, live, e);
+    std::fill(p.grad_x + 3 * live, p.grad_x + 3 * p.n, T(0));
 }
 
+// The second derivative of the encoding alone is off the hot path (the field op does without): plain bodies.
 template <class T>
 void hashgrid_grad_x_backward(const HashGrid<T>& p, const Exec& e) {
     const int64_t live = live_rows(p.n, p.count);
     parallel_for(p.n, e.threads, [&](int64_t begin, int64_t end) {
         for (int64_t i = begin; i < end; ++i) hashgrid_hessian_body(p, i, i < live);
     });
-    for_each_level(p.grid, e, [&](int level) {
-        for (int64_t i = 0; i < p.n; ++i) hashgrid_tangent_body(p, i, level, i < live, PlainAdd());
-    });
+    parallel_for(p.grid.levels, e.threads, [&](int64_t level, int64_t) {
+        for (int64_t i = 0; i < p.n; ++i) hashgrid_tangent_body(p, i, int(level), i < live, PlainAdd());
+    }, 1);
 }
 
 namespace {
 
-constexpr int64_t kChunk = 16 * kLanes;  // samples of one task
-constexpr int64_t kSpan = 32 * kChunk;   // samples whose de and q are kept between the passes of the backward
+int round_up(int n, int multiple) { return (n + multiple - 1) / multiple * multiple; }
 
-// A quarter of a megabyte: too much for a thread's stack, and slow to allocate for every chunk.
-thread_local FieldBlock<float> scratch;
+// Memory of a PackedNetwork.
+struct Packed : PackedNetwork {
+    explicit Packed(const FieldModel<float>& m) {
+        const int K = m.grid.levels * m.grid.features;
+        inputs = round_up(K, kTile), hidden = round_up(m.hidden, 4);
+        memory_.resize(hidden * (2 * inputs + 1 + kOutputs) + kOutputs);
+        float *const w1 = memory_.data(), *const density = w1 + hidden * inputs;
+        float *const bias = density + hidden * inputs, *const w2 = bias + hidden, *const bias2 = w2 + kOutputs * hidden;
+        for (int j = 0; j < m.hidden; ++j) {
+            bias[j] = m.b1[j];
+            for (int c = 0; c < kOutputs; ++c) w2[c * hidden + j] = m.W2[c * m.hidden + j];
+            for (int k = 0; k < K; ++k) {
+                w1[j * inputs + k] = m.W1[j * K + k];
+                density[j * inputs + k] = m.W2[j] * m.W1[j * K + k];
+            }
+        }
+        std::copy_n(m.b2, kOutputs, bias2);
+        W1 = w1, W1_density = density, b1 = bias, W2 = w2, b2 = bias2;
+    }
 
-DFN_SIMD void forward_chunk(
-    const Field<float>& p, const PackedWeights<float>& w, int64_t begin, int64_t end, FieldBlock<float>& block) {
-    prepare_block(p.model, w, block);
-    for (int64_t i = begin; i < end; i += kLanes)
-        field_forward_block(p, w, i, int(std::min<int64_t>(kLanes, end - i)), block);
-}
+private:
+    std::vector<float> memory_;
+};
+
+// Memory of a NetworkGradient, for one chunk.
+class ChunkGradient {
+public:
+    explicit ChunkGradient(const PackedNetwork& w)
+        : memory_(w.hidden * (2 * w.inputs + 1 + kOutputs) + kOutputs), w_(&w) {}
+
+    NetworkGradient view() {
+        float *const fired = memory_.data() + w_->hidden * w_->inputs, *const units = fired + w_->hidden * w_->inputs;
+        return {memory_.data(), fired, units, units + (kOutputs + 1) * w_->hidden};
+    }
+
+    // out += this, in the layout of Field::grad_weights.
+    void add_to(const FieldModel<float>& m, float* out) {
+        const int K = m.grid.levels * m.grid.features, H = m.hidden;
+        const NetworkGradient g = view();
+        for (int j = 0; j < H; ++j) {
+            const float *const dz = g.dz + j * w_->inputs, *const fired = g.fired + j * w_->inputs;
+            float density = 0;
+            for (int k = 0; k < K; ++k) {
+                out[j * K + k] += dz[k] + m.W2[j] * fired[k];
+                density += m.W1[j * K + k] * fired[k];
+            }
+            out[H * K + j] += g.units[kOutputs * w_->hidden + j];
+            for (int c = 0; c < kOutputs; ++c)
+                out[H * K + H + c * H + j] += g.units[c * w_->hidden + j] + (c == 0 ? density : 0.0f);
+        }
+        for (int c = 0; c < kOutputs; ++c) out[H * K + 5 * H + c] += g.b2[c];
+    }
+
+private:
+    std::vector<float> memory_;
+    const PackedNetwork* w_;
+};
 
 void forward_rows(const Field<float>& p, int64_t live, const Exec& e) {
-    const PackedWeights<float> weights(p.model);
-    const auto chunk = [&](int64_t begin, int64_t end) { forward_chunk(p, weights, begin, end, scratch); };
-    parallel_for(live, e.threads, chunk, kChunk);
+    const SimdKernels& simd = simd_kernels();
+    const Packed w(p.model);
+    encode_all({p.model.grid, p.model.table, p.model.level_weight}, w.inputs, p.grad_h ? kJacobian : kValue, live, e,
+        [&](int64_t i, int64_t end, const Blocks& b) { simd.field_place(p, i, end, b); },
+        [&](int64_t i, int64_t end, const Blocks& b) { simd.field_forward(p, w, i, end, b, scratch); });
 }
 
 void forward_rows(const Field<double>& p, int64_t live, const Exec& e) {
@@ -84,49 +254,24 @@ void forward_rows(const Field<double>& p, int64_t live, const Exec& e) {
     });
 }
 
-// What the first pass of the backward leaves for the second, one per block of samples.
-struct Pending {
-    Points<float> points;
-    float de[kMaxInputs][kLanes], q[kMaxInputs][kLanes];
-};
-
-DFN_SIMD void backward_chunk(const Field<float>& p, const PackedWeights<float>& w, int64_t begin, int64_t end,
-    FieldBlock<float>& block, Pending* pending, WeightGradient<float>& g) {
-    const int inputs = p.model.grid.levels * p.model.grid.features;
-    prepare_block(p.model, w, block);
-    for (int64_t i = begin; i < end; i += kLanes, ++pending) {
-        field_backward_block(p, w, i, int(std::min<int64_t>(kLanes, end - i)), block, g);
-        pending->points = block.points;
-        std::copy_n(block.de[0], inputs * kLanes, pending->de[0]);
-        std::copy_n(block.q[0], inputs * kLanes, pending->q[0]);
-    }
-}
-
-DFN_SIMD void scatter_span(const Field<float>& p, int level, int64_t rows, const Pending* pending) {
-    for (int64_t i = 0; i < rows; i += kLanes, ++pending) {
-        const int live = int(std::min<int64_t>(kLanes, rows - i));
-        if (p.model.grid.features == 2)
-            scatter_level<2>(p.model, level, pending->points, pending->de, pending->q, live, p.grad_table);
-        else scatter_level<0>(p.model, level, pending->points, pending->de, pending->q, live, p.grad_table);
-    }
-}
-
 void backward_rows(const Field<float>& p, int64_t live, const Exec& e) {
-    const PackedWeights<float> weights(p.model);
-    const int64_t blocks = (std::min(live, kSpan) + kLanes - 1) / kLanes;
-    const std::unique_ptr<Pending[]> pending(new Pending[blocks]);  // not cleared, unlike make_unique's
-    for (int64_t first = 0; first < live; first += kSpan) {
-        const int64_t rows = std::min(kSpan, live - first);
-        std::vector<WeightGradient<float>> partial((rows + kChunk - 1) / kChunk, WeightGradient<float>(weights));
-        const auto chunk = [&](int64_t begin, int64_t end) {
-            Pending* const blocks = &pending[begin / kLanes];
-            backward_chunk(p, weights, first + begin, first + end, scratch, blocks, partial[begin / kChunk]);
-        };
-        parallel_for(rows, e.threads, chunk, kChunk);
-        for (const auto& part : partial) part.add_to(p.model, weights, p.grad_weights);
-        for_each_level(p.model.grid, e, [&](int level) {
-            if (p.model.level_weight[level] != 0.0f) scatter_span(p, level, rows, pending.get());
-        });
+    const SimdKernels& simd = simd_kernels();
+    const Packed w(p.model);
+    const Lookup lookup{p.model.grid, p.model.table, p.model.level_weight};
+    Blocks b{nullptr, w.inputs, kTangent};
+    const int64_t span = span_of(live, b);
+    const Workspace memory(span / kLanes * b.size());
+    b.memory = memory.data();
+    for (int64_t first = 0; first < live; first += span) {
+        const int64_t rows = std::min(span, live - first);
+        std::vector<ChunkGradient> partial((rows + kChunk - 1) / kChunk, ChunkGradient(w));
+        encode_span(lookup, first, rows, b, true, e,
+            [&](int64_t i, int64_t end, const Blocks& here) { simd.field_place(p, i, end, here); },
+            [&](int64_t i, int64_t end, const Blocks& here) {
+                simd.field_backward(p, w, i, end, here, scratch, partial[(i - first) / kChunk].view());
+            });
+        for (ChunkGradient& part : partial) part.add_to(p.model, p.grad_weights);
+        scatter_span(lookup, rows, b, p.grad_table, e);
     }
 }
 
@@ -158,6 +303,8 @@ template <class T>
 void field_backward(const Field<T>& p, const Exec& e) {
     backward_rows(p, live_rows(p.n, p.count), e);
 }
+
+void trim() { Workspace::trim(); }
 
 #define DFN_INSTANTIATE(T)                                                   \
     template void hashgrid_forward(const HashGrid<T>&, const Exec&);         \

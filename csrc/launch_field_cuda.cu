@@ -1,7 +1,7 @@
 // Hash grid and field on CUDA: one thread per sample around the bodies of hashgrid.h and field.h. The number of valid
 // rows is read from device memory. Table gradients are fp32 atomics; weight gradients are first summed in
-// shared memory.
-#include "cuda_util.cuh"
+// shared memory. Fields of the usual shape take the kernels of field_cuda.cuh.
+#include "field_cuda.cuh"
 
 namespace dfn::cuda {
 
@@ -27,9 +27,26 @@ __global__ void hashgrid_forward_kernel(const HashGrid<T> p) {
     DFN_GRID_STRIDE(i, p.n) hashgrid_forward_body(p, i, blockIdx.y, i < live);
 }
 
-template <class T>
-__global__ void hashgrid_grad_table_kernel(const HashGrid<T> p) {
-    DFN_GRID_STRIDE(i, live_rows(p.n, p.count)) hashgrid_grad_table_body(p, i, blockIdx.y, AtomicAdd());
+// The table's gradient of N features at a time, of value * w_c + (grad w_c) . direction times grad_y; direction is null
+// for the encoding, the slope times the cotangent of grad_x for its derivative. Whole warps stay together.
+template <int N, bool kTangent>
+__global__ void hashgrid_scatter_kernel(const HashGrid<float> p) {
+    const int64_t live = live_rows(p.n, p.count), width = p.grid.levels * p.grid.features;
+    const int level = blockIdx.y, F = p.grid.features;
+    for (int64_t first = int64_t(blockIdx.x) * blockDim.x; first < live; first += int64_t(gridDim.x) * blockDim.x) {
+        const int64_t i = first + threadIdx.x;
+        const bool here = i < live;
+        const Corners at = corners_of(p.grid, level, here ? load3(p.x, i) : Vec3<float>{});
+        const Vec3<float> sv = kTangent && here ? at.slope * load3(p.grad_grad_x, i) : Vec3<float>{};
+        for (int f = 0; f < F; f += N) {
+            float out[N][8];
+            for (int k = 0; k < N; ++k) {
+                const float g = here ? p.grad_y[i * width + level * F + f + k] : 0.f;
+                trilinear_adjoint(kTangent ? 0.f : g, g * sv, at.weight, out[k]);
+            }
+            scatter_warp(p.grad_table + p.grid.offset[level] * F + f, F, at, here, out);
+        }
+    }
 }
 
 template <class T>
@@ -47,7 +64,7 @@ __global__ void hashgrid_hessian_kernel(const HashGrid<T> p) {
 template <class T>
 __global__ void hashgrid_tangent_kernel(const HashGrid<T> p) {
     const int64_t live = live_rows(p.n, p.count);
-    DFN_GRID_STRIDE(i, p.n) hashgrid_tangent_body(p, i, blockIdx.y, i < live, AtomicAdd());
+    DFN_GRID_STRIDE(i, p.n) hashgrid_tangent_value(p, i, blockIdx.y, i < live);
 }
 
 template <class T>
@@ -74,18 +91,15 @@ __global__ void field_table_kernel(const Field<T> p) {
     }
 }
 
-DFN_HD int weight_count(int inputs, int hidden) { return hidden * (inputs + 1 + kOutputs) + kOutputs; }
-
 // A block takes a tile of blockDim.x samples at a time: each thread encodes one sample, then sums whole hidden units
 // over the tile. Shared memory: the block's sum of the weights' gradient, then e, t and d, element k of sample s at
 // [k * blockDim.x + s].
 template <class T>
 __global__ void field_weights_kernel(const Field<T> p) {
-    extern __shared__ float shared[];
     const FieldModel<T>& m = p.model;
     const int inputs = m.grid.levels * m.grid.features, tile = blockDim.x, thread = threadIdx.x;
     const int weights = weight_count(inputs, m.hidden);
-    T *sum = shared, *e = sum + weights, *t = e + inputs * tile, *d = t + inputs * tile;
+    T *sum = dynamic_shared<T>(), *e = sum + weights, *t = e + inputs * tile, *d = t + inputs * tile;
     for (int k = thread; k < weights; k += tile) sum[k] = T(0);
     const int64_t live = live_rows(p.n, p.count);
     for (int64_t first = int64_t(blockIdx.x) * tile; first < live; first += int64_t(gridDim.x) * tile) {
@@ -106,8 +120,41 @@ __global__ void field_weights_kernel(const Field<T> p) {
 
 dim3 per_level(const GridLayout& grid, int64_t n) { return dim3(blocks_for(n), grid.levels); }
 
+template <bool kTangent>
+void launch_scatter(const char* op, const HashGrid<float>& p, const Exec& e) {
+    const bool pairs = p.grid.features % 2 == 0 && holds_pairs(p.grad_table);
+    const auto kernel = pairs ? hashgrid_scatter_kernel<2, kTangent> : hashgrid_scatter_kernel<1, kTangent>;
+    launch(op, e, kernel, per_level(p.grid, p.n), kBlock, p);
+}
+
+// Whether the kernels of field_cuda.cuh fit.
+bool usual_shape(const FieldModel<float>& m) {
+    return m.grid.levels == kLevels && m.grid.features == 2 && holds_pairs(m.table);
+}
+
+// Blocks that stay for the whole kernel, each with a copy of the weights: as many as the largest devices hold at once.
+unsigned resident_blocks(int64_t n, int block) { return std::min(blocks_for(n, block), 1024u); }
+
+void allow_shared(const char* op, void (*kernel)(Field<float>), size_t bytes) {
+    if (bytes > 48 * 1024)  // what a block gets without asking
+        check(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, int(bytes)), op);
+}
+
+void launch_forward_tile(const Field<float>& p, const Exec& e) {
+    const auto kernel = p.grad_h ? field_forward_tile_kernel<true> : field_forward_tile_kernel<false>;
+    const size_t bytes = sizeof(float) * weight_count(kInputs, p.model.hidden);
+    launch_shared("field_forward", e, kernel, resident_blocks(p.n, kForwardBlock), kForwardBlock, bytes, p);
+}
+
+void launch_backward_tile(const Field<float>& p, const Exec& e) {
+    const DeviceGuard guard(e.device);
+    const size_t bytes = Tile::bytes(p.model.hidden);  // at most 64 KB
+    allow_shared("field_backward", field_backward_tile_kernel, bytes);
+    launch_shared("field_backward", e, field_backward_tile_kernel, resident_blocks(p.n, kTile), kTile, bytes, p);
+}
+
 void launch_weights(const Field<float>& p, const Exec& e) {
-    constexpr size_t kShared = 48 * 1024;  // what a block gets without asking
+    constexpr size_t kShared = 48 * 1024;
     constexpr int64_t kBlocks = 512;       // enough to fill a device; each adds its sum once
     const int inputs = p.model.grid.levels * p.model.grid.features;
     const auto bytes = [&](int tile) {
@@ -116,13 +163,10 @@ void launch_weights(const Field<float>& p, const Exec& e) {
     int tile = 128;
     while (tile > 32 && bytes(tile) > kShared) tile /= 2;
     const DeviceGuard guard(e.device);
-    const auto kernel = field_weights_kernel<float>;
-    if (bytes(tile) > kShared)  // at most 53 KB, which every supported device has
-        check(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, int(bytes(tile))),
-            "field_backward");
+    void (*const kernel)(Field<float>) = field_weights_kernel<float>;
+    allow_shared("field_backward", kernel, bytes(tile));  // at most 53 KB, which every supported device has
     const unsigned blocks = unsigned(std::min<int64_t>(blocks_for(p.n, tile), kBlocks));
-    kernel<<<blocks, tile, bytes(tile), stream_of(e)>>>(p);
-    check(cudaGetLastError(), "field_backward");
+    launch_shared("field_backward", e, kernel, blocks, tile, bytes(tile), p);
 }
 
 }  // namespace
@@ -134,7 +178,7 @@ void hashgrid_forward(const HashGrid<T>& p, const Exec& e) {
 
 template <class T>
 void hashgrid_grad_table(const HashGrid<T>& p, const Exec& e) {
-    launch("hashgrid_grad_table", e, hashgrid_grad_table_kernel<T>, per_level(p.grid, p.n), kBlock, p);
+    launch_scatter<false>("hashgrid_grad_table", p, e);
 }
 
 template <class T>
@@ -146,15 +190,18 @@ template <class T>
 void hashgrid_grad_x_backward(const HashGrid<T>& p, const Exec& e) {
     launch("hashgrid_grad_x_backward", e, hashgrid_hessian_kernel<T>, blocks_for(p.n), kBlock, p);
     launch("hashgrid_grad_x_backward", e, hashgrid_tangent_kernel<T>, per_level(p.grid, p.n), kBlock, p);
+    launch_scatter<true>("hashgrid_grad_x_backward", p, e);
 }
 
 template <class T>
 void field_forward(const Field<T>& p, const Exec& e) {
+    if (usual_shape(p.model)) return launch_forward_tile(p, e);
     launch("field_forward", e, field_forward_kernel<T>, blocks_for(p.n), kBlock, p);
 }
 
 template <class T>
 void field_backward(const Field<T>& p, const Exec& e) {
+    if (usual_shape(p.model) && holds_pairs(p.grad_table)) return launch_backward_tile(p, e);
     launch_weights(p, e);
     launch("field_backward", e, field_table_kernel<T>, blocks_for(p.n), kBlock, p);
 }

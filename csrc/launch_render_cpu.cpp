@@ -5,6 +5,7 @@
 
 #include "ops.h"
 #include "parallel.h"
+#include "simd_kernels.h"
 
 namespace dfn::cpu {
 namespace {
@@ -54,10 +55,9 @@ void scan_counts(const March<T>& p) {
     p.info[0] = row, p.info[1] = total - row;
 }
 
-// Whole vectors of Adam: kept apart from the lambda, so that it is compiled for several instruction sets.
-template <class T>
-DFN_SIMD int64_t adam_range(const Adam<T>& shared, int64_t begin, int64_t end) {
-    const Adam<T> p = shared;
+int64_t adam_range(const Adam<float>& p, int64_t begin, int64_t end) { return simd_kernels().adam(p, begin, end); }
+
+int64_t adam_range(const Adam<double>& p, int64_t begin, int64_t end) {
     int64_t bad = 0;
     for (int64_t i = begin; i < end; ++i) bad += adam_element(p, i);
     return bad;

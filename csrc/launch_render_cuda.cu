@@ -1,14 +1,15 @@
 // CUDA launchers of march, occupancy, shade, composite and adam: one thread per ray, row or cell around the bodies of
-// the CPU. Everything is deterministic; nothing allocates or waits.
+// the CPU; a warp per ray where samples are composited. Everything is deterministic; nothing allocates or waits.
 #include <climits>
 
-#include "cuda_util.cuh"
+#include "composite_cuda.cuh"
 
 namespace dfn::cuda {
 namespace {
 
 constexpr unsigned kScanThreads = 1024;
-constexpr unsigned kRayBlock = 64;  // rays differ in length: small blocks finish early
+constexpr unsigned kRayBlock = 64;     // rays differ in length: small blocks finish early
+constexpr unsigned kWarpsBlock = 128;  // of a kernel with a warp per ray
 
 template <class T>
 __global__ void classify_kernel(March<T> p, int64_t blocks) {
@@ -35,26 +36,26 @@ __global__ void clear_rows_kernel(March<T> p) {
     DFN_GRID_STRIDE(i, p.budget - p.info[0]) clear_row(p, p.info[0] + i);
 }
 
-// The sums of `value` over threads before this one; `total` over all of them. Every thread of the block takes part.
+// The sum of `value` over the threads before this one; `total` over all of them. Every thread of the block takes part.
 __device__ int64_t block_scan(int64_t value, int64_t* shared, int64_t& total) {
-    int64_t sum = value;
-    for (unsigned reach = 1; reach < kScanThreads; reach *= 2) {
-        shared[threadIdx.x] = sum;
-        __syncthreads();
-        if (threadIdx.x >= reach) sum += shared[threadIdx.x - reach];
-        __syncthreads();
+    const unsigned lane = threadIdx.x % kWarp, warp = threadIdx.x / kWarp;
+    int64_t sum = value, before = 0;
+    for (unsigned reach = 1; reach < kWarp; reach *= 2) {
+        const int64_t other = __shfl_up_sync(kAllLanes, sum, reach);
+        if (lane >= reach) sum += other;
     }
-    shared[threadIdx.x] = sum;
+    if (lane == kWarp - 1) shared[warp] = sum;
     __syncthreads();
-    total = shared[kScanThreads - 1];
-    __syncthreads();
-    return sum - value;
+    total = 0;
+    for (unsigned w = 0; w < kScanThreads / kWarp; ++w) before += w < warp ? shared[w] : 0, total += shared[w];
+    __syncthreads();  // `shared` may be written again
+    return before + sum - value;
 }
 
 // Samples before the budget -> offsets and info, with the largest cap for which all rays together fit. One block.
 template <class T>
-__global__ void scan_kernel(March<T> p) {
-    __shared__ int64_t shared[kScanThreads];
+__global__ void __launch_bounds__(kScanThreads) scan_kernel(March<T> p) {
+    __shared__ int64_t shared[kScanThreads / kWarp];
     const int64_t each = (p.rays + kScanThreads - 1) / kScanThreads, first = threadIdx.x * each;
     const int64_t begin = first < p.rays ? first : p.rays, end = begin + each < p.rays ? begin + each : p.rays;
     const auto sum_under = [&](int64_t cap, int64_t& all) {
@@ -63,7 +64,7 @@ __global__ void scan_kernel(March<T> p) {
         return block_scan(mine, shared, all);
     };
     int64_t total, kept;
-    int64_t row = sum_under(INT_MAX, total);
+    sum_under(INT_MAX, total);
     int64_t fits = total <= p.budget ? p.max_steps : 0, above = total <= p.budget ? fits : p.max_steps + int64_t(1);
     while (above - fits > 1) {
         const int64_t middle = (fits + above) / 2;
@@ -71,7 +72,7 @@ __global__ void scan_kernel(March<T> p) {
         if (kept <= p.budget) fits = middle;
         else above = middle;
     }
-    row = sum_under(fits, kept);
+    int64_t row = sum_under(fits, kept);
     for (int64_t r = begin; r < end; ++r) p.offsets[r] = int32_t(row), row += capped(p.counts[r], fits);
     if (threadIdx.x == 0) p.offsets[p.rays] = int32_t(kept), p.info[0] = kept, p.info[1] = total - kept;
 }
@@ -131,16 +132,6 @@ __global__ void shade_backward_kernel(ShadeBackward<T> p) {
 }
 
 template <class T>
-__global__ void composite_kernel(Composite<T> p) {
-    DFN_GRID_STRIDE(r, p.rays) composite_ray(p, r);
-}
-
-template <class T>
-__global__ void composite_backward_kernel(CompositeBackward<T> p) {
-    DFN_GRID_STRIDE(r, p.forward.rays) composite_ray_backward(p, r);
-}
-
-template <class T>
 __global__ void clear_gradient_kernel(CompositeBackward<T> p) {
     const int64_t live = rows_in_use(p.forward);
     DFN_GRID_STRIDE(i, p.forward.n - live) clear_gradient(p, live + i);
@@ -196,12 +187,13 @@ void shade_backward(const ShadeBackward<T>& p, const Exec& e) {
 
 template <class T>
 void composite_forward(const Composite<T>& p, const Exec& e) {
-    launch("composite", e, composite_kernel<T>, blocks_for(p.rays, kRayBlock), kRayBlock, p);
+    launch("composite", e, composite_kernel, blocks_for(p.rays * kWarp, kWarpsBlock), kWarpsBlock, p);
 }
 
 template <class T>
 void composite_backward(const CompositeBackward<T>& p, const Exec& e) {
-    launch("composite_backward", e, composite_backward_kernel<T>, blocks_for(p.forward.rays, kRayBlock), kRayBlock, p);
+    launch("composite_backward", e, composite_backward_kernel, blocks_for(p.forward.rays * kWarp, kWarpsBlock),
+        kWarpsBlock, p);
     launch("composite_backward", e, clear_gradient_kernel<T>, blocks_for(p.forward.n), kBlock, p);
 }
 

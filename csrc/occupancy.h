@@ -47,11 +47,16 @@ DFN_HD void raise_cell(const Occupancy<T>& p, int64_t i) {
 #endif
 }
 
-// Runs after every raise_cell. Several threads may mark one cell: they write the same number.
+// Runs after every raise_cell. Several threads may mark one cell.
 template <class T>
 DFN_HD void mark_cell(const Occupancy<T>& p, int64_t i) {
     const int64_t cell = p.index[i];
-    if (cell >= 0 && cell < p.cells && !finite(p.sigma[i])) p.grid[cell] = -std::fabs(p.grid[cell]);
+    if (cell < 0 || cell >= p.cells || finite(p.sigma[i])) return;
+#ifdef __CUDA_ARCH__
+    atomicOr(reinterpret_cast<unsigned*>(p.grid + cell), 0x80000000u);
+#else
+    p.grid[cell] = -std::fabs(p.grid[cell]);
+#endif
 }
 
 template <class T>

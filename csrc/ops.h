@@ -41,6 +41,8 @@ struct Exec {
         DFN_LAUNCH_CUDA(op, T, p, e);            \
     } while (0)
 
+namespace cpu { void trim(); }  // gives back the memory that launchers keep between calls
+
 // hashgrid, field
 DFN_DECLARE(hashgrid_forward, HashGrid)
 DFN_DECLARE(hashgrid_grad_table, HashGrid)

@@ -4,13 +4,6 @@
 #include <cstdint>
 #include <functional>
 
-// Compiles a hot block function for three x86-64 levels and picks one when the module is loaded.
-#if defined(__GNUC__) && !defined(__clang__) && __GNUC__ >= 12 && defined(__x86_64__) && defined(__gnu_linux__)
-#define DFN_SIMD __attribute__((target_clones("arch=x86-64-v4", "arch=x86-64-v3", "default")))
-#else
-#define DFN_SIMD
-#endif
-
 namespace dfn {
 
 // Calls fn(begin, end) for every chunk of [0, n), from at most `threads` threads, the caller among them. Chunks are

@@ -37,7 +37,10 @@ class Cameras:
         return self.c2w[:, :, 3]
 
     def to(self, device) -> "Cameras":
-        return Cameras(*(getattr(self, name).to(device) for name in ("c2w", "focal", "azimuth", "elevation")))
+        """The same cameras on a device. To a CUDA device without waiting for it."""
+        queued = torch.device(device).type == "cuda"
+        return Cameras(*(getattr(self, name).to(device, non_blocking=queued)
+                         for name in ("c2w", "focal", "azimuth", "elevation")))
 
 
 def spherical(radius, azimuth, elevation) -> torch.Tensor:

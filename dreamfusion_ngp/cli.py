@@ -10,8 +10,11 @@ from dataclasses import replace
 from pathlib import Path
 
 from . import __version__
-from .config import PRESETS, from_dict, preset, to_dict
+from .config import check_config, from_dict, to_dict
 from .errors import DreamfusionError, UsageError
+from .models import ALIASES, TOYBOX_NAME, folder_of, on_the_hub, preset_name
+from .presets import PRESETS, preset
+from .prompts import clean_prompt
 
 FORMATS = ("glb", "obj", "ply", "stl")
 
@@ -24,17 +27,24 @@ def build_parser() -> argparse.ArgumentParser:
     make = verbs.add_parser("generate", help="optimise a mesh for a prompt")
     make.add_argument("prompt", nargs="?", help='what to make, e.g. "a red mug"')
     make.add_argument("--prompt", dest="prompt_flag", metavar="TEXT", help="the same as a flag")
-    make.add_argument("--preset", default="fast", help=f"{' or '.join(PRESETS)} (default: fast)")
+    make.add_argument("--preset", help=f"{', '.join(PRESETS)} (default: fast, or the model's own)")
     make.add_argument("--seed", type=int, default=0)
     make.add_argument("--steps", type=int, help="optimisation steps (default: the preset's)")
-    make.add_argument("--guidance", metavar="MODEL", help="a folder with a pixel-space text-to-image model in "
-                                                          "diffusers format (default: the embedded prior)")
+    make.add_argument("--guidance", metavar="MODEL",
+                      help=f"text-to-image model: {', '.join(ALIASES)}, a hub id, or a folder in diffusers format "
+                           "(default: the embedded prior, which knows toys only)")
+    make.add_argument("--negative", metavar="TEXT", help="negative prompt")
     make.add_argument("--guidance-scale", type=float, help="uncond + scale (cond - uncond); default: the model's own")
+    make.add_argument("--low-memory", action="store_true", help="one view at a time through the model, its encoder "
+                      "computed anew in the backward, its UNet on the GPU only while it works")
     make.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", dest="overrides",
                       help="change one setting, e.g. --set render.step=0.01 (VALUE is JSON)")
     make.add_argument("-o", "--out", type=Path, default=Path("outputs"),
                       help="folder for the results (default: outputs)")
     _machine(make), _formats(make)
+
+    get = verbs.add_parser("fetch", help="download a model once, to run offline afterwards")
+    get.add_argument("model", help=f"{', '.join(ALIASES)}, or a hub id (owner/name or owner/name@revision)")
 
     again = verbs.add_parser("resume", help="go on with a stopped run")
     again.add_argument("run", type=Path, help="folder of the run")
@@ -80,6 +90,8 @@ def build_parser() -> argparse.ArgumentParser:
     bench = verbs.add_parser("bench", help="time the kernels and a whole step on this machine")
     bench.add_argument("--json", type=Path, metavar="FILE", help="write the figures there as well")
     bench.add_argument("--quick", action="store_true", help="tiny sizes, to see that everything runs")
+    bench.add_argument("--resolutions", type=int, nargs="+", default=(), metavar="R",
+                       help="views of R x R rays (default: 64 128 256 512; peers take part up to 64)")
     _machine(bench)
     return parser
 
@@ -128,24 +140,63 @@ def run_config(args):
     prompt = args.prompt_flag if args.prompt_flag is not None else args.prompt
     if prompt is None or (args.prompt_flag is not None and args.prompt is not None):
         raise UsageError('give one prompt: dreamfusion-ngp generate "a red mug"')
-    config = replace(preset(args.preset), prompt=prompt, seed=args.seed)
+    prompt = clean_prompt(prompt)  # before a model is fetched for it
+    model = args.guidance if args.guidance is not None else TOYBOX_NAME
+    name = args.preset if args.preset is not None else preset_name(model, pipeline_class(model))
+    config = replace(preset(name), prompt=prompt, seed=args.seed)
+    if model != TOYBOX_NAME:
+        # View and mode words beyond the paper's four are known to the embedded prior only.
+        config = replace(config, guidance=replace(config.guidance, model=model, view_words="paper",
+                                                  mode_words=False, keep_view=False))
     for text in args.overrides:
         config = override(config, text)
     if args.steps is not None:
         config = replace(config, steps=args.steps)
     guidance = config.guidance
-    if args.guidance is not None:
-        # View and mode words beyond the paper's four are known to the embedded prior only.
-        guidance = replace(guidance, model=args.guidance, view_words="paper", mode_words=False, keep_view=False)
     if args.guidance_scale is not None:
         guidance = replace(guidance, scale=args.guidance_scale)
-    return replace(config, guidance=guidance)
+    if args.low_memory:
+        guidance = replace(guidance, slice=1, checkpoint=True, offload=True)
+    if args.negative is not None:
+        guidance = replace(guidance, negative=args.negative)
+    config = replace(config, guidance=guidance)
+    if on_the_hub(guidance.model):
+        from .hub import locate
+        check_config(config)
+        locate(guidance.model)  # a model that cannot be had is known before torch is loaded
+    return config
+
+
+def pipeline_class(model: str) -> str:
+    """The class of a model's pipeline; "" for short names, whose preset is known, and for what is no model: whoever
+    loads it says why. Fetches a hub id's model."""
+    from .hub import locate, read_json
+
+    if model in ALIASES or model == TOYBOX_NAME:
+        return ""  # its preset is known
+    folder = locate(model).folder if on_the_hub(model) else folder_of(model)
+    return str(read_json(folder / "model_index.json").get("_class_name", ""))
+
+
+def fetch_verb(model: str) -> int:
+    from .hub import fetch
+
+    if not on_the_hub(model):
+        raise UsageError(f"{model!r} is no model of the hub; give one of {', '.join(ALIASES)}, or owner/name")
+    found = fetch(model, print)
+    size = sum(entry["size"] for entry in found.files.values())
+    licence = f"licence: {ALIASES[model].licence}; " if model in ALIASES else ""
+    print(f"{found.name}\n{len(found.files)} files, {size / 1e6:.1f} MB, SHA-256 checked, in {found.folder}\n{licence}"
+          f'now: dreamfusion-ngp generate "a DSLR photo of a peacock on a surfboard" --guidance {model}')
+    return 0
 
 
 def run_verb(args) -> int:
     if args.verb == "doctor":
         from .doctor import run
         return run(json_output=args.json)
+    if args.verb == "fetch":
+        return fetch_verb(args.model)
     if args.verb == "generate":
         config, formats = run_config(args), parse_formats(args.formats)
         from .workflow import generate
@@ -159,7 +210,7 @@ def run_verb(args) -> int:
         return resume(args.run, steps=args.steps, formats=formats, **machine)
     if args.verb == "bench":
         from .bench import run as run_bench
-        return run_bench(json_path=args.json, quick=args.quick, **machine)
+        return run_bench(json_path=args.json, quick=args.quick, resolutions=tuple(args.resolutions), **machine)
     from . import workflow
     if args.verb == "evaluate":
         result = workflow.evaluate_run(args.run, **machine)
@@ -192,8 +243,6 @@ def train_prior_verb(args) -> int:
 
 
 def main(argv: list[str] | None = None) -> int:
-    # Idle OpenMP threads that spin slow a machine with few cores down tenfold; must be set before torch is imported.
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     args = build_parser().parse_args(argv)
     try:
         return run_verb(args)
@@ -222,5 +271,5 @@ def foreseen(error: Exception, args) -> str | None:
     if isinstance(error, ImportError):
         return f'{first}; this installation is incomplete: run "dreamfusion-ngp doctor"'
     if isinstance(error, MemoryError) or "out of memory" in first or "allocate memory" in first:
-        return f"not enough memory ({first[:200]}); try smaller numbers"
+        return f"not enough memory ({first[:200]}); try smaller numbers, with --guidance also --low-memory"
     return f"--set: {first}" if isinstance(error, ValueError) and getattr(args, "overrides", None) else None

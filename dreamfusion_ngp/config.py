@@ -67,11 +67,12 @@ class RenderConfig:
     occupancy_threshold: float = 0.01               # optical thickness of one step
     occupancy_interval: int = 16                    # steps between updates
     random_background: float = 0.0                  # probability of a random colour instead of the background network
+    resolution_doubles: tuple[float, float] = (1.0, 1.0)  # fractions of the run from which resolution is doubled
 
 
 @dataclass(frozen=True)
 class GuidanceConfig:
-    model: str = "toybox"                           # "toybox", or a folder in diffusers format
+    model: str = "toybox"                           # "toybox", or a short name, hub id or folder (models.py)
     scale: float | None = None                      # uncond + scale (cond - uncond); None: the model's own default
     t_range: tuple[float, float] = (0.02, 0.98)     # of the schedule
     t_max_end: float = 0.98                         # upper end at the end of the run (annealed linearly)
@@ -81,6 +82,17 @@ class GuidanceConfig:
     view_words: str = "paper"                       # "paper", "fine" or "none" (prompts.py)
     mode_words: bool = False                        # name the shading mode; only for models that know the words
     keep_view: bool = False                         # the unconditional branch keeps the view words
+    negative: str = ""                              # negative prompt: the text of the unconditional branch
+    view_blend: str = "nearest"                     # view words; or their embeddings mixed: "linear", "perp-neg"
+    rescale: float = 0.0                            # share of the rescaling of guidance (sds.rescale_guidance)
+    clip_gradient: float = 0.0                      # largest norm of a pixel's gradient (sds.clip_pixels); 0: off
+    resolution: int = 0                             # pixels a side of what a latent model sees; 0: its own
+    precision: str = "auto"                         # "float32", "bfloat16", or "float16" (on the CPU "auto")
+    slice: int = 0                                  # views encoded and judged at a time; 0: all
+    checkpoint: bool = False                        # the encoder's activations are computed anew in the backward
+    offload: bool = False                           # the UNet is on the GPU only while it works
+    compile: str = "none"                           # of the UNet: a mode of torch.compile
+    vae: str = ""                                   # folder or hub id of another VAE for the encoder (TAESD)
 
 
 @dataclass(frozen=True)
@@ -111,7 +123,8 @@ class RunConfig:
     preset: str = "fast"
     seed: int = 0
     steps: int = 15000
-    views: int = 4                                  # per step: the paper's four chips, one view each
+    views: int = 4                                  # at a time: the paper's four chips, one view each
+    accumulate: int = 1                             # times `views` are drawn and differentiated per step
     camera: CameraConfig = CameraConfig()
     light: LightConfig = LightConfig()
     field: FieldConfig = FieldConfig()
@@ -170,11 +183,11 @@ FRAMED_CAMERAS = CameraConfig(distance=(1.2, 1.4), focal=(1.0, 1.35), distance_p
 PRESETS = {"fast": fast, "dreamfusion": dreamfusion}
 
 
-def preset(name: str) -> RunConfig:
+def preset(name: str, known: dict = PRESETS) -> RunConfig:
     """The preset called `name`. Raises UsageError that lists the known ones."""
-    if name not in PRESETS:
-        raise UsageError(f"unknown preset {name!r}; known presets: {', '.join(PRESETS)}")
-    return PRESETS[name]()
+    if name not in known:
+        raise UsageError(f"unknown preset {name!r}; known presets: {', '.join(known)}")
+    return known[name]()
 
 
 def to_dict(config) -> dict:
@@ -215,10 +228,13 @@ def _restore(name: str, value, kind):
 CHOICES = {
     "field.interpolation": ("linear", "smoothstep"), "field.density": ("exp", "softplus"),
     "guidance.weighting": ("sigma2", "uniform", "clean"), "guidance.view_words": ("paper", "fine", "none"),
+    "guidance.view_blend": ("nearest", "linear", "perp-neg"),
+    "guidance.precision": ("auto", "float32", "float16", "bfloat16"),
+    "guidance.compile": ("none", "default", "reduce-overhead", "max-autotune"),
 }
 # Lowest and highest value of a number, or of both ends of an interval.
 RANGES = {
-    "seed": (0, (1 << 63) - 1), "steps": (1, 1 << 40), "views": (1, 256),
+    "seed": (0, (1 << 63) - 1), "steps": (1, 1 << 40), "views": (1, 256), "accumulate": (1, 256),
     "camera.elevation": (-90, 90), "camera.uniform_angle_probability": (0, 1), "camera.distance": (1e-3, 1e3),
     "camera.focal": (1e-2, 1e2), "camera.position_jitter": (0, 1e3), "camera.look_at_std": (0, 1e3),
     "camera.up_std": (0, 10), "light.lit_probability": (0, 1), "light.textureless_probability": (0, 1),
@@ -230,11 +246,19 @@ RANGES = {
     "render.budget": (1, (1 << 31) - 1), "render.occupancy_resolution": (4, 512), "render.occupancy_decay": (0, 1),
     "render.occupancy_threshold": (0, 1e6), "render.occupancy_interval": (1, 1 << 40),
     "render.random_background": (0, 1), "guidance.t_range": (0, 1), "guidance.t_max_end": (0, 1),
-    "guidance.t_window": (0, 1), "loss.orientation_ramp": (0, 1), "loss.entropy_from": (0, 1),
+    "guidance.t_window": (0, 1), "guidance.rescale": (0, 1), "guidance.clip_gradient": (0, 1e9),
+    "guidance.resolution": (0, 4096), "guidance.slice": (0, 256), "render.resolution_doubles": (0, 1),
+    "loss.orientation_ramp": (0, 1), "loss.entropy_from": (0, 1),
     "optim.lr_grid": (0, 1e3), "optim.lr_mlp": (0, 1e3), "optim.lr_background": (0, 1e3), "optim.betas": (0, 1 - 1e-9),
     "optim.eps": (1e-38, 1), "optim.warmup": (0, 1), "optim.final": (0, 1),
 }
-INTERVALS = ("camera.elevation", "camera.distance", "camera.focal", "light.distance", "guidance.t_range")
+INTERVALS = ("camera.elevation", "camera.distance", "camera.focal", "light.distance", "guidance.t_range",
+             "render.resolution_doubles")
+
+
+def resolution_at(config: RenderConfig, progress: float) -> int:
+    """Pixels a side of a training view at `progress` in [0, 1] of the run. A fraction of 1 is never reached."""
+    return config.resolution << sum(at < 1.0 and progress >= at for at in config.resolution_doubles)
 
 
 def setting(config: RunConfig, path: str):
@@ -265,6 +289,12 @@ def check_config(config: RunConfig) -> None:
         'field.blob must be ["gaussian", "cone" or "none", strength, radius above 0]':
             kind not in ("gaussian", "cone", "none") or radius <= 0,
         "render.occupancy_resolution must be a multiple of 4": config.render.occupancy_resolution % 4 != 0,
+        "guidance.compile and guidance.offload exclude each other":
+            config.guidance.compile != "none" and config.guidance.offload,
+        'guidance.view_blend other than "nearest" needs guidance.view_words "paper"':
+            config.guidance.view_blend != "nearest" and config.guidance.view_words != "paper",
+        "render.resolution, doubled as often as render.resolution_doubles says, must be at most 4096":
+            resolution_at(config.render, 1.0) > 4096,
         "guidance.t_max_end must be at least the lower end of guidance.t_range":
             config.guidance.t_max_end < config.guidance.t_range[0],
     }

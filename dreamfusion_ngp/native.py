@@ -17,9 +17,17 @@ DOCTOR = 'for more, run "dreamfusion-ngp doctor"'
 
 @cache
 def native() -> ModuleType:
-    """The module `_C`. Raises NativeError with a remedy if it is missing or cannot be loaded."""
+    """The module `_C`. Raises NativeError with a remedy if it is missing or cannot be loaded.
+
+    The CPU kernels are compiled for several instruction sets; the best that the processor runs is used, unless the
+    environment variable DREAMFUSION_NGP_SIMD names another of build_info()["simd_levels"], such as x86-64-v3 or plain.
+    """
     try:
-        return importlib.import_module(f"{__package__}._C")
+        module = importlib.import_module(f"{__package__}._C")
+        module.build_info()  # a level of DREAMFUSION_NGP_SIMD that is not there is an error from the start
+        return module
+    except ValueError as error:
+        raise NativeError(str(error)) from error
     except ImportError as error:
         if any(PACKAGE.glob("_C*.so")):
             why = f"the native module in {PACKAGE} does not load ({error}); build it for this Python: {REBUILD}"

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 import unicodedata
+from dataclasses import dataclass
 
 from .errors import PromptError
 
@@ -43,6 +44,58 @@ def fine_view(azimuth: float, elevation: float) -> str:
 
 
 VIEW_WORDS = {"paper": paper_view, "fine": fine_view, "none": lambda azimuth, elevation: ""}
+
+
+@dataclass(frozen=True)
+class ViewText:
+    """The words of one view: an embedding of `start` and one of `end`, mixed as share : 1 - share, and words to be
+    steered away from with their weights (below zero)."""
+
+    start: str
+    end: str
+    share: float
+    against: tuple[tuple[str, float], ...] = ()
+
+
+def blended_view(azimuth: float, elevation: float) -> ViewText:
+    """The paper's words mixed by the azimuth (radians): from front at 0 to side at 90 to back at 180 degrees, linearly;
+    "overhead view" unmixed above 60 degrees of elevation."""
+    if math.degrees(elevation) > OVERHEAD_DEG:
+        return ViewText("overhead view", "overhead view", 1.0)
+    a = abs((math.degrees(azimuth) + 180.0) % 360.0 - 180.0)
+    if a < 90.0:
+        return ViewText("front view", "side view", 1.0 - a / 90.0)
+    return ViewText("side view", "back view", 2.0 - a / 90.0)
+
+
+def perp_neg_view(azimuth: float, elevation: float) -> ViewText:
+    """`blended_view` with what it is not: from the front not the side and the reverse, from behind not the front
+    (Perp-Neg, Armandpour et al. 2023). Weights are -(a exp(-b r) + c), r the share of the nearer words; a, b and c are
+    those in common use (threestudio's defaults), which end at 0 where the words themselves are wanted. Overhead nothing
+    is weighed, but two texts are named all the same, so that every view has as many branches."""
+    text = blended_view(azimuth, elevation)
+    r = text.share
+    if text.start == "overhead view":
+        against = (("front view", 0.0), ("side view", 0.0))
+    elif text.start == "front view":
+        against = (("front view", _decay(4.0, 0.5, -2.426, r)), ("side view", _decay(4.0, 0.5, -2.426, 1.0 - r)))
+    else:
+        against = (("side view", _decay(1.0, 0.5, -0.606, r)), ("front view", _decay(1.0, 0.5, 0.967, r)))
+    return ViewText(text.start, text.end, r, against)
+
+
+def _decay(a: float, b: float, c: float, r: float) -> float:
+    return -(a * math.exp(-b * r) + c)
+
+
+def view_text(words: str, blend: str, azimuth: float, elevation: float) -> ViewText:
+    """words: a key of VIEW_WORDS. blend: "nearest", or for the paper's words "linear" or "perp-neg". azimuth,
+    elevation: radians."""
+    if blend == "nearest":
+        word = VIEW_WORDS[words](azimuth, elevation)
+        return ViewText(word, word, 1.0)
+    return (perp_neg_view if blend == "perp-neg" else blended_view)(azimuth, elevation)
+
 
 # Only for models that know the words (the embedded prior): an unlit, a lit and an untextured rendering, in the order of
 # the modes in `lights`.

@@ -75,7 +75,7 @@ def render(field, occupancy: Occupancy, cameras: Cameras, shading: Tensor, backg
     if size < 1:
         raise ValueError(f"render: resolution must be at least 1, got {size}")
     device = occupancy.bits.device
-    cameras, shading = cameras.to(device), shading.to(device)
+    cameras, shading = cameras.to(device), shading.to(device, non_blocking=device.type == "cuda")
     origins, directions = camera_rays(cameras, size)
     samples = march(origins, directions, occupancy.bits, resolution=occupancy.resolution, bound=occupancy.bound,
                     near=config.near, step=config.step, budget=config.budget, seed=seed,
@@ -99,5 +99,6 @@ def render(field, occupancy: Occupancy, cameras: Cameras, shading: Tensor, backg
 def flat_background(colors: Tensor):
     """A background with one colour (B, 3) per view."""
     def background(directions: Tensor) -> Tensor:
-        return colors.to(directions).repeat_interleave(len(directions) // len(colors), 0)
+        here = colors.to(directions, non_blocking=directions.is_cuda)
+        return here[:, None].expand(-1, len(directions) // len(colors), -1).flatten(0, 1)
     return background

@@ -10,7 +10,7 @@ from typing import Callable
 import torch
 from torch import Tensor
 
-from .config import OptimConfig, RunConfig
+from .config import OptimConfig, RunConfig, resolution_at
 from .errors import DivergenceError
 from .fields import Background, HashField, random_background
 from .losses import entropy_loss, entropy_weight, opacity_loss, orientation_loss, orientation_weight
@@ -99,34 +99,63 @@ def choose_background(state: State, config: RunConfig, views: int, random):
 
 
 def train_step(state: State, guidance, config: RunConfig, clock: Callable[[], float]) -> StepRecord:
-    """One step: draw views, render, distil, differentiate, update."""
-    step, progress = state.step, state.step / config.steps
+    """One step: `accumulate` times draw views and differentiate, then update."""
+    records = [differentiate(state, guidance, config, part, clock) for part in range(config.accumulate)]
     began = clock()
-    random = generator(config.seed, step, Stream.VIEWS)
+    state.adam.step(state.step, config.steps)
+    record = records[0] if len(records) == 1 else merge(records)
+    record.seconds["field"] += clock() - began
+    state.step += 1
+    return record
+
+
+def differentiate(state: State, guidance, config: RunConfig, part: int, clock: Callable[[], float]) -> StepRecord:
+    """Draw views, render, distil, and add the gradient of the part `part` of a step. What is random in it, and in the
+    guidance, is that of the number of parts before it in the run."""
+    step, progress = state.step, state.step / config.steps
+    drawn_before = step * config.accumulate + part
+    began = clock()
+    random = generator(config.seed, drawn_before, Stream.VIEWS)
     views = sample_views(config.camera, config.light, config.views, progress, random)
     background = choose_background(state, config, len(views), random)
     state.field.progress = progress
     drawn = clock()
-    if step % config.render.occupancy_interval == 0:
+    if part == 0 and step % config.render.occupancy_interval == 0:
         state.occupancy.update(state.field.density, config.seed, step, full=step == 0)
     rendering = render(state.field, state.occupancy, views.cameras, views.shading, background, config.render,
-                       density=config.field.density, seed=config.seed, step=step)
+                       density=config.field.density, resolution=resolution_at(config.render, progress),
+                       seed=config.seed, step=drawn_before)
     rendered = clock()
-    sds = guidance(rendering.rgb, views, step)
+    sds = guidance(rendering.rgb, views, drawn_before)
     guided = clock()
-    loss_config = config.loss
     terms = {"sds": sds.loss, "orientation": orientation_loss(rendering.orientation),
              "opacity_loss": opacity_loss(rendering.opacity), "entropy": entropy_loss(rendering.opacity)}
-    loss = (terms["sds"] + orientation_weight(loss_config, progress) * terms["orientation"]
-            + loss_config.opacity * terms["opacity_loss"] + entropy_weight(loss_config, progress) * terms["entropy"])
     check_finite(terms, step)
-    loss.backward()
-    state.adam.step(step, config.steps)
+    total_loss(config, terms, progress).backward()
     done = clock()
-    state.step += 1
     seconds = {"guidance": guided - rendered, "field": (rendered - drawn) + (done - guided), "other": drawn - began}
     return StepRecord(step, {k: v.detach() for k, v in terms.items()}, sds.log, rendering.opacity.detach().mean(),
                       rendering.info, state.adam.nonfinite, seconds)
+
+
+def total_loss(config: RunConfig, terms: dict[str, Tensor], progress: float) -> Tensor:
+    """The weighted sum of the loss terms at `progress` in [0, 1] of the run, as one of `accumulate` parts."""
+    weights = config.loss
+    loss = (terms["sds"] + orientation_weight(weights, progress) * terms["orientation"]
+            + weights.opacity * terms["opacity_loss"] + entropy_weight(weights, progress) * terms["entropy"])
+    return loss if config.accumulate == 1 else loss / config.accumulate
+
+
+def merge(records: list[StepRecord]) -> StepRecord:
+    """One record of the parts of a step: means, and sums of samples and times."""
+    def mean(values: list):
+        return sum(values[1:], values[0]) / len(values)
+
+    first = records[0]
+    return StepRecord(first.step, {key: mean([r.terms[key] for r in records]) for key in first.terms},
+                      {key: mean([r.log[key] for r in records]) for key in first.log},
+                      mean([r.opacity for r in records]), sum(r.samples for r in records), first.nonfinite,
+                      {key: sum(r.seconds[key] for r in records) for key in first.seconds})
 
 
 def check_finite(terms: dict[str, Tensor], step: int) -> None:

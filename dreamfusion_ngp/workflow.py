@@ -13,8 +13,10 @@ from pathlib import Path
 import torch
 
 from .checkpoint import load_checkpoint, save_checkpoint, write_atomically
-from .config import RunConfig, check_config
+from .config import RunConfig, check_config, resolution_at
 from .errors import ExportError, NativeError, UsageError, writing
+from .hub import pinned
+from .models import TOYBOX_NAME
 from .prompts import clean_prompt
 from .runs import (CHECKPOINT, append_metrics, checkpoint_of, create_run, preview_picture, render_opacity, reopen_run,
                    turntable_frames)
@@ -25,6 +27,7 @@ PREVIEW_INTERVAL = 45.0    # seconds
 CHECKPOINT_INTERVAL = 60.0  # seconds
 LOG_INTERVAL = 10          # steps
 LINE_INTERVAL = 15.0       # seconds between lines where there is no terminal
+LARGE_FOR_A_CPU = 1 << 30  # bytes of a UNet's weights
 MAX_THREADS, MAX_FRAMES, MAX_PIXELS = 1024, 3600, 2048
 
 
@@ -64,18 +67,21 @@ def set_threads(threads: int | None) -> None:
 
 def check_prompt(config: RunConfig) -> RunConfig:
     """The config with its prompt in normal form and its values checked; the embedded prior's prompts must be made of
-    words that it knows. A model's folder becomes absolute, so that the run can be resumed from anywhere."""
+    words that it knows."""
     config = replace(config, prompt=clean_prompt(config.prompt))
     if config.steps < 1:
         raise UsageError(f"--steps must be at least 1, got {config.steps}")
     check_config(config)
-    if config.guidance.model != "toybox":
-        model = str(Path(os.path.expanduser(config.guidance.model)).absolute())
-        config = replace(config, guidance=replace(config.guidance, model=model))
-    if config.guidance.model == "toybox":
+    if config.guidance.model == TOYBOX_NAME:
         from .toybox.captions import parse_prompt
         parse_prompt(config.prompt)
     return config
+
+
+def pin_model(config: RunConfig) -> RunConfig:
+    """The config with models that mean the same from anywhere and later on; fetches what is on the hub only."""
+    guidance = config.guidance
+    return replace(config, guidance=replace(guidance, model=pinned(guidance.model), vae=pinned(guidance.vae)))
 
 
 class Interrupt:
@@ -165,6 +171,10 @@ def optimise(state: State, guidance, folder: Path, formats: tuple[str, ...]) -> 
         save_checkpoint(folder / CHECKPOINT, state)
     print(f"optimised {state.step - observer.first} steps in {time.monotonic() - observer.began:.0f} s: "
           f"{shares(observer.totals)}")
+    device = state.occupancy.bits.device
+    if device.type == "cuda":
+        print(f"GPU memory  {torch.cuda.max_memory_allocated(device) / 1e9:.2f} GB of tensors at most, "
+              f"{torch.cuda.max_memory_reserved(device) / 1e9:.2f} GB reserved")
     if lost := int(state.adam.nonfinite):
         print(f"note        {lost} elements of gradients were not finite and were left out; try a lower optim.lr_grid")
     failure = None
@@ -196,9 +206,30 @@ def shares(totals: dict[str, float]) -> str:
                      (("prior", "guidance"), ("field", "field"), ("elsewhere", "other")))
 
 
+def print_memory_plan(guidance, state: State) -> None:
+    """What a run with a model of one's own will take, before it starts. Nothing for the embedded prior."""
+    config, device = state.config, state.occupancy.bits.device
+    if config.guidance.model == TOYBOX_NAME:
+        return
+    from .guidance.memory import plan, plan_text
+
+    tensors = state.tensors()
+    learnt = [t for name, t in tensors.items() if name.startswith(("field", "background"))]  # these have gradients too
+    field = sum(t.numel() * t.element_size() for t in (*tensors.values(), *learnt))
+    try:
+        parts = {"field and optimiser": field, **plan(guidance, resolution_at(config.render, 1.0))}
+    except (NotImplementedError, RuntimeError) as error:  # an op without a meta kernel: the run does not depend on it
+        print(f"memory plan not known: {str(error).splitlines()[0]}", flush=True)
+        return
+    free = torch.cuda.mem_get_info(device)[0] + torch.cuda.memory_allocated(device) if device.type == "cuda" else None
+    print(f"{plan_text(parts, free)} (besides {config.render.budget} samples at most)", flush=True)
+    if device.type == "cpu" and parts["UNet"] > LARGE_FOR_A_CPU:
+        print("note        a step of a model of this size takes minutes on a CPU; it is meant for a GPU", flush=True)
+
+
 def generate(config: RunConfig, root: Path, *, device: str = "auto", threads: int | None = None,
              formats: tuple[str, ...] = ("glb",)) -> int:
-    config = check_prompt(config)
+    config = pin_model(check_prompt(config))
     set_threads(threads)
     where = choose_device(device)
     from .guidance import load_guidance
@@ -206,7 +237,9 @@ def generate(config: RunConfig, root: Path, *, device: str = "auto", threads: in
     folder = create_run(root, config)
     print(f"{config.prompt!r}: {config.steps} steps, preset {config.preset}, seed {config.seed}, "
           f"prior {config.guidance.model}, on {where}\nwriting to {folder}", flush=True)
-    return optimise(State(config, where), guidance, folder, formats)
+    state = State(config, where)
+    print_memory_plan(guidance, state)
+    return optimise(state, guidance, folder, formats)
 
 
 def resume(run: Path, *, steps: int | None = None, device: str = "auto", threads: int | None = None,

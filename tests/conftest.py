@@ -39,6 +39,24 @@ def device(request) -> str:
     return request.param
 
 
+def pytest_generate_tests(metafunc):
+    """A test that uses the fixture `simd` runs for every instruction set that the native module can use here."""
+    if "simd" in metafunc.fixturenames:
+        from dreamfusion_ngp.native import native
+
+        metafunc.parametrize("simd", native().build_info()["simd_levels"], indirect=True)
+
+
+@pytest.fixture
+def simd(request) -> str:
+    """The CPU kernels of one instruction set, for the length of a test."""
+    from dreamfusion_ngp.native import native
+
+    native().set_simd(request.param)
+    yield request.param
+    native().set_simd("")
+
+
 @pytest.fixture
 def restore_threads():
     """Gives torch its number of threads back after a test that changes it."""

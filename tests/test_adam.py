@@ -7,6 +7,7 @@ from dreamfusion_ngp.ops import reference
 from dreamfusion_ngp.ops.adam import adam_step
 
 OPS = torch.ops.dreamfusion_ngp
+pytestmark = pytest.mark.usefixtures("simd")
 SETTINGS = dict(lr=1e-2, beta1=0.9, beta2=0.99, eps=1e-15)
 
 

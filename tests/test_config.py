@@ -7,9 +7,10 @@ import math
 
 import pytest
 
-from dreamfusion_ngp.config import (PRESETS, CameraConfig, RunConfig, check_config, dreamfusion, fast, from_dict,
-                                    preset, to_dict)
+from dreamfusion_ngp.config import (CameraConfig, RunConfig, check_config, dreamfusion, fast, from_dict,
+                                    resolution_at, to_dict)
 from dreamfusion_ngp.errors import UsageError
+from dreamfusion_ngp.presets import PRESETS, preset
 
 
 @pytest.mark.parametrize("name", PRESETS)
@@ -161,7 +162,10 @@ def test_presets_pass_their_own_check(name):
     ("field", "blob", ("ball", 5.0, 0.2)),
     ("field", "blob", ("cone", 5.0, 0.0)), ("render", "step", 0.0), ("render", "occupancy_interval", 0),
     ("render", "occupancy_resolution", 30), ("guidance", "t_range", (0.5, 0.1)), ("guidance", "t_max_end", 0.0),
-    ("guidance", "scale", math.nan), ("guidance", "view_words", "many"), ("optim", "betas", (0.9, 1.0)),
+    ("guidance", "scale", math.nan), ("guidance", "view_words", "many"), ("guidance", "precision", "half"),
+    ("guidance", "compile", "fast"), ("guidance", "rescale", 1.5), ("guidance", "slice", -1), ("", "accumulate", 0),
+    ("guidance", "view_blend", "linear"), ("render", "resolution_doubles", (0.5, 0.2)), ("render", "resolution", 4097),
+    ("optim", "betas", (0.9, 1.0)),
 ])
 def test_a_value_out_of_range_is_named(group, key, value):
     config = fast()
@@ -169,3 +173,35 @@ def test_a_value_out_of_range_is_named(group, key, value):
     part = dataclasses.replace(part, **{key: value})
     with pytest.raises(UsageError, match=f"{group}.*{key}" if group != "guidance" else key):
         check_config(dataclasses.replace(config, **{group: part}) if group else part)
+
+
+def test_a_compiled_unet_stays_where_it_is():
+    guidance = dataclasses.replace(fast().guidance, compile="default", offload=True)
+    with pytest.raises(UsageError, match="compile.*offload"):
+        check_config(dataclasses.replace(fast(), guidance=guidance))
+
+
+@pytest.mark.parametrize("name", ["fast", "dreamfusion"])
+def test_what_open_prompts_brought_is_off_where_it_was_not(name):
+    config = preset(name)
+    guidance = config.guidance
+    assert (guidance.negative, guidance.view_blend) == ("", "nearest")
+    assert (guidance.rescale, guidance.clip_gradient) == (0.0, 0.0)
+    assert (guidance.precision, guidance.slice, guidance.offload, guidance.compile) == ("auto", 0, False, "none")
+    assert config.accumulate == 1 and resolution_at(config.render, 1.0) == config.render.resolution
+
+
+@pytest.mark.parametrize("name", ["sd15", "sd21", "sdxl", "if"])
+def test_presets_of_models_see_opposite_sides_and_know_their_scale(name):
+    from dreamfusion_ngp.cameras import sample_azimuth
+    from dreamfusion_ngp.rng import generator
+
+    config = preset(name)
+    assert config.guidance.scale is not None
+    assert config.guidance.view_words == "paper" and not config.guidance.mode_words
+    views = config.views * config.accumulate
+    assert views % 2 == 0
+    if config.views > 1:
+        azimuth = sample_azimuth(config.camera, config.views, generator(0, 0, 0))
+        opposite = (azimuth + math.pi) % (2 * math.pi)
+        assert all(min(abs(azimuth - a)) < 1e-9 for a in opposite), "antipodal pairs"

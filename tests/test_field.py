@@ -12,6 +12,7 @@ from dreamfusion_ngp.ops.field import field, field_density
 from dreamfusion_ngp.ops.hashgrid import GridLayout
 
 OPS = torch.ops.dreamfusion_ngp
+pytestmark = pytest.mark.usefixtures("simd")
 SMALL = dict(levels=4, log2_table=9, base_resolution=4, finest_resolution=40)  # 1 dense level of 4^3, 3 hashed
 TINY = GridLayout(levels=2, log2_table=4, base_resolution=2, finest_resolution=5)  # 24 rows, for gradcheck
 NAMES = ("h", "rgb_raw", "grad_h", "table", "W1", "b1", "W2", "b2")

@@ -7,7 +7,7 @@ import pytest
 from tiny_models import cache, config, copy, folders  # noqa: F401 (fixtures)
 
 from dreamfusion_ngp.errors import PriorError
-from dreamfusion_ngp.guidance import check_guidance, load_guidance
+from dreamfusion_ngp.guidance import check_guidance, load_guidance, parts
 
 
 def remove(*names):
@@ -64,7 +64,10 @@ BROKEN = {
     "no weights": (remove(WEIGHTS), "no weights in safetensors format"),
     "truncated weights": (truncate(WEIGHTS), "is damaged"),
     "garbage weights": (write("text_encoder/model.safetensors", b"\x00" * 64), "is damaged"),
-    "latent": (edit("model_index.json", vae=["diffusers", "AutoencoderKL"]), "latent model"),
+    "no vae": (edit("model_index.json", vae=["diffusers", "AutoencoderKL"]), "vae/ is missing"),
+    "transformer": (
+        edit("model_index.json", transformer=["diffusers", "SD3Transformer2DModel"]), "holds a IFPipeline, which is not"
+    ),
     "no text encoder": (edit("model_index.json", text_encoder=[None, None]), "no text_encoder"),
     "remote code": (edit("model_index.json", unet=["my_unet", "MyUNet"]), "never run"),
     "unknown class": (edit("model_index.json", unet=["diffusers", "NoSuchModel"]), "does not have as a unet"),
@@ -112,8 +115,52 @@ def test_a_folder_that_is_none_is_one_clear_line(tmp_path):
             check_guidance(config(path))
 
 
+def test_a_sentencepiece_tokenizer_says_what_reads_it(copy, monkeypatch):
+    """DeepFloyd IF's T5 comes as a spiece.model without a tokenizer.json."""
+    (copy / "tokenizer" / "spiece.model").write_bytes(b"")
+    check_guidance(config(copy))
+    (copy / "tokenizer" / "tokenizer.json").unlink()
+    monkeypatch.setattr(parts, "installed", lambda module: False)
+    with pytest.raises(PriorError, match="pip install sentencepiece protobuf"):
+        check_guidance(config(copy))
+    monkeypatch.setattr(parts, "installed", lambda module: True)
+    check_guidance(config(copy))
+
+
 def test_what_is_visibly_wrong_is_found_without_loading(copy):
     check_guidance(config(copy))
     truncate(WEIGHTS)(copy)
     with pytest.raises(PriorError, match="is damaged"):
         check_guidance(config(copy))
+
+
+@pytest.mark.parametrize("name", ["PNDMScheduler", "DDIMScheduler", "EulerDiscreteScheduler", "DDPMScheduler",
+                                  "DPMSolverMultistepScheduler"])
+def test_the_schedule_is_the_same_whatever_sampler_a_model_comes_with(name, tmp_path):
+    """Stable Diffusion 1 comes with PNDM, 2 with DDIM, SDXL with Euler: all the same abar of 0.00085 to 0.012."""
+    import diffusers
+    import numpy as np
+
+    options = {"beta_schedule": "scaled_linear", "beta_start": 0.00085, "beta_end": 0.012}
+    getattr(diffusers, name)(**options, prediction_type="v_prediction").save_pretrained(tmp_path / "scheduler")
+    abar, prediction, times = parts.load_schedule(tmp_path, {"scheduler": ["diffusers", name]})
+    betas = np.linspace(0.00085**0.5, 0.012**0.5, 1000) ** 2
+    np.testing.assert_allclose(abar, np.cumprod(1 - betas), rtol=1e-4)
+    assert prediction == "v_prediction" and (times == np.arange(1000)).all()
+
+
+def test_a_vocabulary_lies_as_in_published_models(tmp_path):
+    """vocab.json and merges.txt, without a tokenizer.json."""
+    from tiny_latent import clip_tokenizer
+
+    tokenizer = clip_tokenizer()
+    model = json.loads(tokenizer.backend_tokenizer.to_str())["model"]
+    (tmp_path / "tokenizer").mkdir()
+    pairs = [" ".join(pair) if isinstance(pair, list) else pair for pair in model["merges"]]
+    (tmp_path / "tokenizer" / "vocab.json").write_text(json.dumps(model["vocab"]))
+    (tmp_path / "tokenizer" / "merges.txt").write_text("\n".join(["#version: 0.2", *pairs, ""]))
+    settings = {"tokenizer_class": "CLIPTokenizer", "model_max_length": 16, "do_lower_case": True, "errors": "replace"}
+    (tmp_path / "tokenizer" / "tokenizer_config.json").write_text(json.dumps(settings))
+    loaded = parts.load_tokenizer(tmp_path, {"tokenizer": ["transformers", "CLIPTokenizer"]})
+    text = ["a red mug, front view"]
+    assert loaded(text).input_ids == tokenizer(text).input_ids and loaded.model_max_length == 16

@@ -14,10 +14,12 @@ PACKAGE = Path(dreamfusion_ngp.__file__).parent
 LAYERS = """
 errors
 config
+presets models prompts
+hub
 native
 rng
 ops
-cameras lights prompts losses packing
+cameras lights losses packing
 views
 fields
 render
@@ -37,8 +39,10 @@ __main__
 """
 RANK = {name: rank for rank, line in enumerate(LAYERS.split("\n")) for name in line.split()}
 
-HEAVY = {"diffusers", "transformers", "skimage", "trimesh", "xatlas", "fast_simplification", "imageio_ffmpeg", "rich"}
-TORCH_FREE = {"__init__", "__main__", "errors", "config", "native", "doctor", "cli"}
+HEAVY = {"diffusers", "transformers", "huggingface_hub", "skimage", "trimesh", "xatlas", "fast_simplification",
+         "imageio_ffmpeg", "rich"}
+TORCH_FREE = {"__init__", "__main__", "errors", "config", "presets", "models", "prompts", "hub", "native", "doctor",
+              "cli"}
 FORBIDDEN_IMPORTS = {"pickle", "yaml", "torchvision", "xformers", "nerfacc", "nvdiffrast"}
 FORBIDDEN_CALLS = {"eval", "exec", "torch.load", "torch.hub.load", "os.system", "marshal.loads"}
 

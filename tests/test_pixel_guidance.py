@@ -8,8 +8,9 @@ import torch
 from tiny_models import cache, config, copy, folders, tiny_tokenizer, views  # noqa: F401 (fixtures)
 
 from dreamfusion_ngp.config import RunConfig
-from dreamfusion_ngp.guidance import TOYBOX, load_guidance, model_folder, pixel
-from dreamfusion_ngp.guidance.pixel import resize, resize_matrix
+from dreamfusion_ngp.guidance import TOYBOX, load_guidance, model_folder
+from dreamfusion_ngp.guidance import unet as unet_module
+from dreamfusion_ngp.guidance.resize import resize, resize_matrix
 from dreamfusion_ngp.guidance.sds import classifier_free_guidance, clip_clean
 from dreamfusion_ngp.packing import position_maps
 from dreamfusion_ngp.rng import Stream, generator
@@ -73,7 +74,7 @@ def test_noise_is_what_the_models_own_parts_predict(folders, kind, monkeypatch):
     encoder, tokenizer = T5EncoderModel.from_pretrained(folder / "text_encoder"), tiny_tokenizer(kind)
     noise_hats = []
     for bfloat16 in (True, False):
-        monkeypatch.setattr(pixel, "multiplies_bfloat16", lambda _, b=bfloat16: b)
+        monkeypatch.setattr(unet_module, "multiplies_bfloat16", lambda _, b=bfloat16: b)
         guidance = load_guidance(config(folder, scale=3.0), "cpu")
         calls = recorded(guidance, monkeypatch)
         guidance(image(size), views(), 0)
@@ -114,15 +115,22 @@ def test_clipping_is_that_of_the_free_function(folders, monkeypatch):
     assert (clipped - plain).abs().max() > 0.1
 
 
+def words(guidance, seen=None) -> tuple[list[str], list[str]]:
+    """The conditional and the unconditional text of every view, which are one text each."""
+    said = guidance.texts(seen or views())
+    assert (said.share == 1).all() and (said.texts[..., 0] == said.texts[..., 1]).all() and said.weights.numel() == 0
+    return said.texts[1, :, 0].tolist(), said.texts[0, :, 0].tolist()
+
+
 def test_each_view_gets_its_words(folders):
     plain = load_guidance(config(folders["packed"]), "cpu")
-    assert plain.texts(views()) == (
+    assert words(plain) == (
         ["a red mug, front view", "a red mug, side view", "a red mug, back view"],
         ["", "", ""],
     )
-    assert plain.texts(views(elevation=80.0))[0] == ["a red mug, overhead view"] * 3
+    assert words(plain, views(elevation=80.0))[0] == ["a red mug, overhead view"] * 3
     full = load_guidance(config(folders["packed"], view_words="fine", mode_words=True, keep_view=True), "cpu")
-    conditional, unconditional = full.texts(views())
+    conditional, unconditional = words(full)
     assert conditional == [
         "a red mug, front view, raised angle, flat colors",
         "a red mug, right side view, raised angle",
@@ -131,7 +139,7 @@ def test_each_view_gets_its_words(folders):
     assert unconditional == ["front view, raised angle", "right side view, raised angle", "back view, raised angle"]
     assert set(conditional + unconditional) <= full.rows.keys()
     none = load_guidance(config(folders["packed"], view_words="none"), "cpu")
-    assert none.texts(views()) == (["a red mug"] * 3, [""] * 3) and len(none.rows) == 2
+    assert words(none) == (["a red mug"] * 3, [""] * 3) and len(none.rows) == 2
 
 
 def test_words_change_the_numbers(folders):
@@ -180,10 +188,10 @@ def test_scale_comes_from_the_config_then_the_folder_then_the_default(copy):
 
 
 def test_padding_is_hidden_from_the_unet_unless_it_is_an_if_or_the_folder_says_so(folders, copy):
-    assert (load_guidance(config(folders["packed"]), "cpu").mask == 0).any()
-    assert (load_guidance(config(folders["if"]), "cpu").mask == 1).all()
+    assert (load_guidance(config(folders["packed"]), "cpu").embeddings["mask"] == 0).any()
+    assert (load_guidance(config(folders["if"]), "cpu").embeddings["mask"] == 1).all()
     (copy / "dreamfusion_ngp.json").write_text('{"encoder_attention_mask": false}')
-    assert (load_guidance(config(copy), "cpu").mask == 1).all()
+    assert (load_guidance(config(copy), "cpu").embeddings["mask"] == 1).all()
 
 
 def test_toybox_is_the_folder_in_the_package():

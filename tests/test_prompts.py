@@ -6,7 +6,8 @@ import unicodedata
 import pytest
 
 from dreamfusion_ngp.errors import PromptError
-from dreamfusion_ngp.prompts import MAX_PROMPT, VIEW_WORDS, clean_prompt, fine_view, paper_view, view_prompt
+from dreamfusion_ngp.prompts import (MAX_PROMPT, VIEW_WORDS, blended_view, clean_prompt, fine_view, paper_view,
+                                     perp_neg_view, view_prompt, view_text)
 
 
 def at(view, azimuth_deg, elevation_deg=15.0):
@@ -153,3 +154,32 @@ def test_a_megabyte_is_refused_in_one_short_line():
     assert len(str(caught.value)) < 200
     with pytest.raises(PromptError, match=str(MAX_PROMPT)):
         clean_prompt("\0" * (MAX_PROMPT + 1))
+
+
+@pytest.mark.parametrize("azimuth, start, end, share", [
+    (0, "front", "side", 1.0), (45, "front", "side", 0.5), (-60, "front", "side", 1 / 3), (89.999, "front", "side", 0),
+    (90, "side", "back", 1.0), (-135, "side", "back", 0.5), (180, "side", "back", 0.0), (405, "front", "side", 0.5)])
+def test_words_are_mixed_by_the_azimuth(azimuth, start, end, share):
+    text = at(blended_view, azimuth)
+    assert (text.start, text.end) == (f"{start} view", f"{end} view") and not text.against
+    assert text.share == pytest.approx(share, abs=1e-4)
+    overhead = at(blended_view, azimuth, 61.0)
+    assert (overhead.start, overhead.end, overhead.share) == ("overhead view", "overhead view", 1.0)
+
+
+@pytest.mark.parametrize("azimuth, against", [
+    (0, {"front view": 0.0, "side view": -1.574}), (89.999, {"front view": -1.574, "side view": 0.0}),
+    (90, {"side view": 0.0, "front view": -1.574}), (180, {"side view": -0.394, "front view": -1.967})])
+def test_what_a_view_is_not(azimuth, against):
+    text = at(perp_neg_view, azimuth)
+    assert dict(text.against) == pytest.approx(against, abs=1e-3)
+    assert (text.start, text.end, text.share) == tuple(getattr(at(blended_view, azimuth), n) for n in
+                                                       ("start", "end", "share"))
+    assert [weight for _, weight in at(perp_neg_view, azimuth, 80.0).against] == [0.0, 0.0]
+
+
+def test_every_kind_of_view_text():
+    angle = (math.radians(100), math.radians(10))
+    assert view_text("fine", "nearest", *angle) == type(blended_view(*angle))(fine_view(*angle), fine_view(*angle), 1.0)
+    assert view_text("paper", "linear", *angle) == blended_view(*angle)
+    assert view_text("paper", "perp-neg", *angle) == perp_neg_view(*angle)

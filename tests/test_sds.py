@@ -173,6 +173,72 @@ def test_the_log_has_plain_numbers():
 def test_unknown_names_are_refused():
     x = torch.zeros(1, 3, 2, 2)
     with pytest.raises(ValueError, match="prediction: must be"):
-        sds.predicted_noise(x, x, x, x, "flow")
+        sds.predicted_noise(x, x, x, x, "score")
     with pytest.raises(ValueError, match="weighting: must be"):
         sds.weight(x, x, "sds")
+
+
+def test_perp_neg_takes_away_only_what_is_orthogonal():
+    """Against the formula in float64, one sample at a time; a negative that is the text itself changes nothing."""
+    uncond, cond, *negatives = torch.randn(4, 3, 3, 4, 4, dtype=torch.float64)
+    weights = torch.tensor([[-2.0, -0.5, 0.0], [-1.0, 0.0, -3.0]], dtype=torch.float64)
+    got = sds.perp_neg_guidance(uncond, cond, negatives, weights, 7.0)
+    for b in range(3):
+        u, d = uncond[b].reshape(-1).numpy(), (cond - uncond)[b].reshape(-1).numpy()
+        total = d.copy()
+        for i, negative in enumerate(negatives):
+            n = negative[b].reshape(-1).numpy() - u
+            perpendicular = n - (n @ d) / (d @ d) * d
+            assert abs(perpendicular @ d) < 1e-10
+            total += float(weights[i, b]) * perpendicular
+        np.testing.assert_allclose(got[b].reshape(-1).numpy(), u + 7.0 * total, rtol=1e-10)
+    plain = sds.classifier_free_guidance(uncond, cond, 7.0)
+    torch.testing.assert_close(sds.perp_neg_guidance(uncond, cond, [cond], weights[:1], 7.0), plain)
+    same = sds.perp_neg_guidance(uncond, uncond, [uncond], weights[:1], 7.0)
+    assert torch.equal(same, uncond), "no direction at all is no division by zero"
+
+
+def test_rescaled_guidance_has_the_spread_of_the_conditional():
+    cond, guided = torch.randn(2, 3, 3, 8, 8, dtype=torch.float64)
+    guided = 5 * guided
+    full = sds.rescale_guidance(guided, cond, 1.0)
+    torch.testing.assert_close(full.std((1, 2, 3)), cond.std((1, 2, 3)))
+    torch.testing.assert_close(sds.rescale_guidance(guided, cond, 0.3), 0.3 * full + 0.7 * guided)
+    assert sds.rescale_guidance(guided, cond, 0.0) is guided
+
+
+def test_clipped_pixels_keep_their_direction_and_others_their_value():
+    gradient = torch.randn(2, 5, 5, 3, dtype=torch.float64, generator=torch.Generator().manual_seed(0)) / 150
+    gradient[0, 0, 0] *= 100
+    clipped = sds.clip_pixels(gradient, 3.0)
+    norm, before = (g.norm(dim=-1) * g.numel() for g in (clipped, gradient))
+    torch.testing.assert_close(norm, before.clamp_max(3.0))
+    torch.testing.assert_close(torch.nn.functional.normalize(clipped, dim=-1),
+                               torch.nn.functional.normalize(gradient, dim=-1))
+    assert (before > 3).any() and torch.equal(clipped[before <= 3], gradient[before <= 3])
+    assert sds.clip_pixels(gradient, 0.0) is gradient and sds.clip_pixels(0 * gradient, 1.0).abs().max() == 0
+
+
+def test_a_pulled_back_gradient_is_that_of_the_loss_bit_for_bit():
+    """What a latent guidance does at once is what autograd would do later through one graph."""
+    matrix = torch.randn(8, 8)
+    image, other = (torch.rand(2, 3, 8, 8).requires_grad_() for _ in range(2))
+    other.data.copy_(image.data)
+    gradient = torch.randn(2, 3, 8, 8)
+    sds.sds_loss(matrix @ image * 2 - 1, gradient).backward()
+    pulled = sds.pull_back(matrix @ other * 2 - 1, other, gradient, 2)
+    loss = sds.attach(other, pulled, torch.tensor(3.5))
+    loss.backward()
+    assert torch.equal(other.grad, image.grad) and float(loss.detach()) == 3.5
+
+
+def test_an_encoder_in_half_precision_loses_no_small_gradient():
+    """Of a view of 4 x 64 x 64 numbers the mean's gradient is 1e-8 here, far below what float16 holds."""
+    matrix = torch.randn(16, 64, generator=torch.Generator().manual_seed(0)) / 8
+    gradient = 1e-4 * torch.randn(2, 4, 64, 64, generator=torch.Generator().manual_seed(1))
+    pulled = []
+    for dtype in (torch.float32, torch.float16):
+        image = torch.rand(2, 4, 64, 16, generator=torch.Generator().manual_seed(2)).requires_grad_()
+        x = (image.to(dtype) @ matrix.to(dtype)).float()
+        pulled.append(sds.pull_back(x, image, gradient, 2))
+    assert (pulled[1] - pulled[0]).norm() < 5e-3 * pulled[0].norm() and pulled[0].abs().max() < 6e-8

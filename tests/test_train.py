@@ -7,11 +7,11 @@ import pytest
 import torch
 
 from dreamfusion_ngp.config import (CameraConfig, FieldConfig, LightConfig, LossConfig, OptimConfig, RenderConfig,
-                                    RunConfig, dreamfusion)
+                                    RunConfig, dreamfusion, resolution_at)
 from dreamfusion_ngp.errors import DivergenceError
 from dreamfusion_ngp.guidance.sds import SdsOutput
 from dreamfusion_ngp.losses import entropy_loss, entropy_weight, opacity_loss, orientation_weight
-from dreamfusion_ngp.train import State, train
+from dreamfusion_ngp.train import State, differentiate, train
 
 TINY = RunConfig(
     prompt="a red mug", steps=40, views=2, camera=CameraConfig(look_at_std=0.0),
@@ -145,3 +145,41 @@ def test_preset_dreamfusion_has_the_papers_numbers():
     assert c.field.blob == ("gaussian", 5.0, 0.2)
     assert c.loss.orientation == (1e-4, 1e-2) and c.loss.orientation_ramp == pytest.approx(1 / 3)
     assert 1e-3 <= c.loss.opacity <= 5e-3
+
+
+def test_parts_of_a_step_are_drawn_apart_and_weigh_as_one():
+    """Two parts of two views: the guidance sees four different views, and the first update is that of their mean."""
+    once, twice = Target(), Target()
+    seen = []
+    twice_config = replace(TINY, accumulate=2, steps=4)
+
+    class Spy(Target):
+        def __call__(self, rgb, views, step):
+            seen.append((step, rgb.shape, views.cameras.azimuth.tolist()))
+            return super().__call__(rgb, views, step)
+
+    state, records = run(twice_config, Spy())
+    assert [step for step, _, _ in seen] == list(range(8)) and len({tuple(a) for _, _, a in seen}) == 8
+    assert [r["step"] for r in records] == [0, 1, 2, 3] and state.step == 4
+    first = run(replace(TINY, steps=4), once, stop_after=1)[1][0]
+    both = run(twice_config, twice, stop_after=1)[1][0]
+    assert both["samples"] > 1.5 * first["samples"] and [s for s, _ in twice.seen] == [0, 1]
+    gradients = {}
+    for times in (1, 2):
+        state = State(replace(TINY, accumulate=times), "cpu")
+        differentiate(state, Target(), state.config, 0, lambda: 0.0)
+        gradients[times] = state.field.w2.grad
+    torch.testing.assert_close(2 * gradients[2], gradients[1])
+
+
+def test_resolution_doubles_when_the_schedule_says():
+    sizes = []
+
+    class Spy(Target):
+        def __call__(self, rgb, views, step):
+            sizes.append(rgb.shape[1])
+            return super().__call__(rgb, views, step)
+
+    run(replace(TINY, steps=4, render=replace(TINY.render, resolution=6, resolution_doubles=(0.25, 0.75))), Spy())
+    assert sizes == [6, 12, 12, 24]
+    assert [resolution_at(dreamfusion().render, p) for p in (0.0, 1.0)] == [64, 64]

@@ -8,13 +8,22 @@ from typing import Protocol
 import torch
 
 from ..config import RunConfig
+from ..errors import PriorError
+from ..hub import locate
+from ..models import TOYBOX_NAME, folder_of, on_the_hub
 from ..views import Views
-from .pixel import PixelGuidance, check_folder
+from .flow import FlowGuidance
+from .latent import LatentGuidance, XLGuidance
+from .parts import read_index
+from .pixel import PixelGuidance
 from .sds import SdsOutput
+from .unet import UnetGuidance
 
 TOYBOX = Path(__file__).parents[1] / "toybox" / "priors" / "toybox-64"
+FAMILIES: tuple[type[UnetGuidance], ...] = (FlowGuidance, XLGuidance, LatentGuidance, PixelGuidance)
 
-__all__ = ["TOYBOX", "Guidance", "PixelGuidance", "SdsOutput", "check_guidance", "load_guidance"]
+__all__ = ["FAMILIES", "TOYBOX", "FlowGuidance", "Guidance", "LatentGuidance", "PixelGuidance", "SdsOutput",
+           "UnetGuidance", "XLGuidance", "check_guidance", "family", "load_guidance", "model_folder"]
 
 
 class Guidance(Protocol):
@@ -29,16 +38,32 @@ class Guidance(Protocol):
 
 
 def load_guidance(config: RunConfig, device: torch.device | str) -> Guidance:
-    """The guidance of a run, on `device`. `config.guidance.model` is "toybox" or a local folder in diffusers format;
-    nothing is ever downloaded. Raises PriorError where the folder is missing, damaged, or holds a kind of model that is
-    not understood."""
-    return PixelGuidance(config, model_folder(config), torch.device(device))
+    """The guidance of a run, on `device`. `config.guidance.model` is "toybox", a local folder in diffusers format, or a
+    short name or hub id (models.py), which alone may lead to a download. Raises PriorError where the model is missing,
+    damaged, or of a kind that is not understood."""
+    folder = model_folder(config)
+    return family(folder)(config, folder, torch.device(device))
 
 
 def check_guidance(config: RunConfig) -> None:
     """Raise PriorError for what can be known to be wrong with the model's folder without loading it (milliseconds)."""
-    check_folder(model_folder(config))
+    folder = model_folder(config)
+    family(folder).check(folder)
+
+
+def family(folder: Path) -> type[UnetGuidance]:
+    """The class for the model in a folder. Raises PriorError where there is none."""
+    index = read_index(folder)
+    for found in FAMILIES:
+        if found.accepts(index):
+            return found
+    raise PriorError(f"{folder} holds a {index.get('_class_name', 'pipeline')}, which is not understood; what is: "
+                     "Stable Diffusion 1, 2 and 3, SDXL, DeepFloyd IF and other UNets with a text encoder")
 
 
 def model_folder(config: RunConfig) -> Path:
-    return TOYBOX if config.guidance.model == "toybox" else Path(config.guidance.model).expanduser()
+    """The local folder of the config's model; fetched where it is on the hub only."""
+    model = config.guidance.model
+    if model == TOYBOX_NAME:
+        return TOYBOX
+    return locate(model).folder if on_the_hub(model) else folder_of(model)

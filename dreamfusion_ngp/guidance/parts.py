@@ -4,7 +4,9 @@ remote code."""
 from __future__ import annotations
 
 import importlib
+import importlib.util
 import json
+from collections.abc import Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -12,24 +14,36 @@ import numpy as np
 import torch
 
 from ..errors import PriorError
+from ..hub import locate
+from ..models import ALIASES, folder_of, on_the_hub
+from .sds import flow_abar
 
 BIG = 2 << 30  # bytes of weights on disk above which a part is held in bfloat16 (T5-XXL), else in float32
 SETTINGS = "dreamfusion_ngp.json"
 BASES = {
     "unet": ("diffusers", "ModelMixin"),
+    "vae": ("diffusers", "ModelMixin"),
     "scheduler": ("diffusers", "SchedulerMixin"),
+    "transformer": ("diffusers", "ModelMixin"),
     "text_encoder": ("transformers", "PreTrainedModel"),
+    "text_encoder_2": ("transformers", "PreTrainedModel"),
+    "text_encoder_3": ("transformers", "PreTrainedModel"),
     "tokenizer": ("transformers", "PreTrainedTokenizerBase"),
+    "tokenizer_2": ("transformers", "PreTrainedTokenizerBase"),
+    "tokenizer_3": ("transformers", "PreTrainedTokenizerBase"),
 }
+WEIGHTED = ("unet", "transformer", "vae", "text_encoder", "text_encoder_2", "text_encoder_3")
 
 
 def read_index(folder: Path) -> dict:
     """model_index.json of a pipeline folder. Raises PriorError that says what to give instead."""
     if not folder.is_dir():
-        raise PriorError(f'{folder} is not a folder; give a local text-to-image model in diffusers format, or "toybox"')
+        raise PriorError(f"{folder} is not a folder; give a text-to-image model in diffusers format, or one from the "
+                         f"hub: dreamfusion-ngp fetch sd21, then --guidance sd21 (short names: {', '.join(ALIASES)})")
     path = folder / "model_index.json"
     if not path.is_file():
-        raise PriorError(f"{folder} has no model_index.json: it is no pipeline folder in diffusers format")
+        raise PriorError(f"{folder} has no model_index.json: it is no pipeline folder in diffusers format, as "
+                         "save_pretrained of a whole pipeline writes it")
     return _read_object(path)
 
 
@@ -48,6 +62,17 @@ def read_settings(folder: Path) -> dict:
         if value is not None and (not isinstance(value, types) or (types is not bool and isinstance(value, bool))):
             raise PriorError(f"{path}: {name} cannot be {value!r}")
     return settings
+
+
+def present(index: dict, name: str) -> bool:
+    """Whether a model_index.json names a part (and not null)."""
+    entry = index.get(name)
+    return isinstance(entry, list) and bool(entry) and bool(entry[0])
+
+
+def read_config(folder: Path, name: str) -> dict:
+    """config.json of a part."""
+    return _read_object(folder / name / "config.json")
 
 
 def _read_object(path: Path) -> dict:
@@ -81,20 +106,31 @@ def part_class(folder: Path, index: dict, name: str) -> type:
     return found
 
 
-def load_model(folder: Path, index: dict, name: str) -> torch.nn.Module:
-    """The part `name` with its weights: frozen, in eval mode, on the CPU, float32 (bfloat16 where it is BIG)."""
-    part = folder / name
-    cls, files = part_class(folder, index, name), weight_files(folder, name)
+def load_model(folder: Path, index: dict, name: str, dtype: torch.dtype | None = None, *,
+               kind: str | None = None) -> torch.nn.Module:
+    """The part `name` with its weights: frozen, in eval mode, on the CPU, in `dtype` (default: float32, or bfloat16
+    where it is BIG). kind: the part that it is, where the folder has another name."""
+    part, kind = folder / name, kind or name
+    cls, files = part_class(folder, index, kind), weight_files(folder, name)
     variant = "fp16" if all(".fp16" in f.name for f in files) else None
-    dtype = torch.bfloat16 if sum(f.stat().st_size for f in files) > BIG else torch.float32
+    dtype = dtype or (torch.bfloat16 if sum(f.stat().st_size for f in files) > BIG else torch.float32)
     # The frugal loading of diffusers needs accelerate, which is no dependency, and says so on the terminal.
-    frugal = {"low_cpu_mem_usage": False} if name == "unet" else {}
+    frugal = {"low_cpu_mem_usage": False} if BASES[kind][0] == "diffusers" else {}
     model, info = _load(cls, part, dtype=dtype, variant=variant, use_safetensors=True, output_loading_info=True,
                         **frugal)
     if info["missing_keys"] or info["mismatched_keys"]:
         bad = sorted(map(str, [*info["missing_keys"], *info["mismatched_keys"]]))
         raise PriorError(f"{part}: {len(bad)} weights are missing or have the wrong shape, the first is {bad[0]}")
     return model.eval().requires_grad_(False)
+
+
+def load_vae(model: str) -> torch.nn.Module:
+    """A VAE in a folder or hub repository of its own (an AutoencoderTiny, say): frozen, in eval mode, on the CPU,
+    float32."""
+    path = locate(model).folder if on_the_hub(model) else folder_of(model)
+    name = _read_object(path / "config.json").get("_class_name")
+    index = {"vae": ["diffusers", name]}
+    return load_model(path.parent, index, path.name, torch.float32, kind="vae")
 
 
 def weight_files(folder: Path, name: str) -> list[Path]:
@@ -117,14 +153,39 @@ def weight_files(folder: Path, name: str) -> list[Path]:
     return files
 
 
-def load_tokenizer(folder: Path, index: dict):
-    """The tokenizer of a pipeline folder."""
-    return _load(part_class(folder, index, "tokenizer"), folder / "tokenizer")
+def load_tokenizer(folder: Path, index: dict, name: str = "tokenizer"):
+    """A tokenizer of a pipeline folder."""
+    return _load(part_class(folder, index, name), folder / name)
 
 
-def load_schedule(folder: Path, index: dict) -> tuple[np.ndarray, str]:
-    """abar (T,) float64 and the prediction type ("epsilon", "v_prediction" or "sample") of the folder's scheduler."""
+def check_parts(folder: Path, names: Sequence[str]) -> None:
+    """Raise PriorError unless the parts `names` of a pipeline folder are there, with whole files of weights."""
+    for name in names:
+        if name in WEIGHTED:
+            weight_files(folder, name)
+        elif not (folder / name).is_dir():
+            raise PriorError(f"{folder} is incomplete: {name}/ is missing")
+        elif (folder / name / "spiece.model").exists() and not (folder / name / "tokenizer.json").exists():
+            missing = [module for module in ("sentencepiece", "google.protobuf") if not installed(module)]
+            if missing:  # transformers would fall back to a reader that cannot read it
+                raise PriorError(f"{folder}/{name} is a SentencePiece model, which takes two more packages to read: "
+                                 "pip install sentencepiece protobuf")
+
+
+def installed(module: str) -> bool:
+    try:
+        return importlib.util.find_spec(module) is not None
+    except ModuleNotFoundError:  # a parent package is missing
+        return False
+
+
+def load_schedule(folder: Path, index: dict) -> tuple[np.ndarray, str, np.ndarray]:
+    """abar (T,) float64, the prediction type ("epsilon", "v_prediction", "sample" or "flow") and the numbers (T,) that
+    the model is told for the timesteps, by the folder's scheduler."""
     scheduler = _load(part_class(folder, index, "scheduler"), folder / "scheduler")
+    if type(scheduler).__name__ == "FlowMatchEulerDiscreteScheduler":
+        length = scheduler.config.num_train_timesteps
+        return flow_abar(length), "flow", np.arange(1, length + 1)
     abar = getattr(scheduler, "alphas_cumprod", None)
     prediction = scheduler.config.get("prediction_type", "epsilon")
     if abar is None or prediction not in ("epsilon", "v_prediction", "sample"):
@@ -132,7 +193,7 @@ def load_schedule(folder: Path, index: dict) -> tuple[np.ndarray, str]:
             f"{folder}: {type(scheduler).__name__} with prediction type {prediction!r} is not understood; "
             "wanted is a variance-preserving one that predicts epsilon, v or the sample"
         )
-    return np.asarray(abar, np.float64), prediction
+    return np.asarray(abar, np.float64), prediction, np.arange(len(abar))
 
 
 @contextmanager

@@ -10,7 +10,8 @@ the rest.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -68,16 +69,60 @@ def classifier_free_guidance(unconditional: Tensor, conditional: Tensor, scale: 
     return unconditional + scale * (conditional - unconditional)
 
 
+def perpendicular(x: Tensor, y: Tensor) -> Tensor:
+    """What of x (B, ...) is orthogonal to y (B, ...), each sample a vector."""
+    each = (-1, *[1] * (x.ndim - 1))
+    dot, square = ((x * y).flatten(1).sum(1).reshape(each), (y * y).flatten(1).sum(1).reshape(each))
+    return x - dot / square.clamp_min(1e-12) * y
+
+
+def perp_neg_guidance(
+    unconditional: Tensor, conditional: Tensor, negatives: Sequence[Tensor], weights: Tensor, scale: float
+) -> Tensor:
+    """uncond + s (d + sum_i w_i perp(d_i, d)) with d = cond - uncond, d_i = negative_i - uncond (Armandpour et al.
+    2023, "Re-imagine the negative prompt algorithm", eq. 4): what a negative text wants is taken away only where it
+    does not speak against the text itself. weights: (N, B), negative. Predictions of any kind: eps, v and x0
+    differences are multiples of each other at a given z_t."""
+    wanted = conditional - unconditional
+    total = wanted
+    for negative, w in zip(negatives, weights):
+        total = total + w.reshape(-1, *[1] * (wanted.ndim - 1)) * perpendicular(negative - unconditional, wanted)
+    return unconditional + scale * total
+
+
+def rescale_guidance(guided: Tensor, conditional: Tensor, share: float) -> Tensor:
+    """`guided` (B, C, H, W) brought towards the standard deviation of the conditional prediction, per view, by
+    `share` in [0, 1] (Lin et al., "Common diffusion noise schedules and sample steps are flawed", WACV 2024, eq. 14 to
+    16, on what the model predicts): large scales over-expose. share 0: unchanged."""
+    if share <= 0:
+        return guided
+    ratio = conditional.std((1, 2, 3), keepdim=True) / guided.std((1, 2, 3), keepdim=True)
+    return share * (guided * ratio) + (1 - share) * guided
+
+
 def predicted_noise(output: Tensor, z: Tensor, alpha: Tensor, sigma: Tensor, prediction: str) -> Tensor:
     """eps_hat from what the model predicts: "epsilon", "v_prediction" (v = alpha eps - sigma x, so eps = alpha v +
-    sigma z; Salimans & Ho 2022, appendix D) or "sample" (x, so eps = (z - alpha x) / sigma)."""
+    sigma z; Salimans & Ho 2022, appendix D), "sample" (x, so eps = (z - alpha x) / sigma) or "flow" (the velocity
+    eps - x of a rectified flow, so eps = (z + alpha v) / (alpha + sigma); see `flow_abar`)."""
     if prediction == "epsilon":
         return output
     if prediction == "v_prediction":
         return alpha * output + sigma * z
     if prediction == "sample":
         return (z - alpha * output) / sigma
-    raise ValueError(f'prediction: must be "epsilon", "v_prediction" or "sample", got {prediction!r}')
+    if prediction == "flow":
+        return (z + alpha * output) / (alpha + sigma)
+    raise ValueError(f'prediction: must be "epsilon", "v_prediction", "sample" or "flow", got {prediction!r}')
+
+
+def flow_abar(length: int) -> np.ndarray:
+    """abar (T,) of a rectified flow (Liu et al. 2023; Esser et al. 2024), z = (1 - s) x + s eps with s = (t + 1) / T.
+
+    Divided by the root of (1 - s)^2 + s^2 it is a variance-preserving z_t with alpha_t and sigma_t as 1 - s is to s, so
+    everything else here holds for it; the model is shown z_t / (alpha_t + sigma_t), which is the flow's own z again.
+    """
+    s = np.arange(1, length + 1) / length
+    return (1 - s) ** 2 / ((1 - s) ** 2 + s**2)
 
 
 def clip_clean(noise_hat: Tensor, z: Tensor, alpha: Tensor, sigma: Tensor) -> Tensor:
@@ -121,6 +166,37 @@ def sds_loss(x: Tensor, gradient: Tensor) -> Tensor:
     return product - product.detach() + 0.5 * gradient.square().mean()
 
 
+def draw(
+    config: GuidanceConfig, shape: tuple[int, ...], *, seed: int, step: int, progress: float, length: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """(B,) int64 timesteps of a schedule of `length` steps and float32 noise of `shape` (B, C, H, W): functions of
+    (seed, step) alone, the same on every device and however the views of a step are cut into parts."""
+    random = generator(seed, step, Stream.GUIDANCE)
+    t = sample_timesteps(config, random.random((2, shape[0])), progress, length)
+    return t, random.standard_normal(shape, dtype=np.float32)
+
+
+@torch.no_grad()
+def score(
+    x: Tensor,
+    t: np.ndarray,
+    noise: Tensor,
+    denoise: Callable[[Tensor, np.ndarray, Tensor, Tensor], Tensor],
+    abar: np.ndarray,
+    weighting: str,
+) -> tuple[Tensor, Tensor]:
+    """w(t) (eps_hat - eps) and eps_hat - eps, each (B, C, H, W), of x (B, C, H, W) at (B,) timesteps t; see `distill`
+    for denoise and abar."""
+    alpha, sigma = signal_and_noise(abar, t, x)
+    noise_hat = denoise(add_noise(x, noise, alpha, sigma), t, alpha, sigma)
+    return sds_gradient(noise_hat, noise, weight(alpha, sigma, weighting)), noise_hat - noise
+
+
+def describe(t: np.ndarray, length: int, gradient: Tensor, residual: Tensor) -> dict[str, float | Tensor]:
+    """What a step of guidance logs."""
+    return {"t": float(t.mean()) / length, "gradient_rms": _rms(gradient), "residual_rms": _rms(residual)}
+
+
 def distill(
     x: Tensor,
     denoise: Callable[[Tensor, np.ndarray, Tensor, Tensor], Tensor],
@@ -137,20 +213,38 @@ def distill(
     coefficients. It runs without autograd. abar: (T,) cumulative products of the schedule, on the host. Timesteps and
     noise are functions of (seed, step) alone, the same on every device.
     """
-    with torch.no_grad():
-        random = generator(seed, step, Stream.GUIDANCE)
-        t = sample_timesteps(config, random.random((2, len(x))), progress, len(abar))
-        noise = torch.from_numpy(random.standard_normal(x.shape, dtype=np.float32)).to(x)
-        alpha, sigma = signal_and_noise(abar, t, x)
-        z = add_noise(x, noise, alpha, sigma)
-        noise_hat = denoise(z, t, alpha, sigma)
-        gradient = sds_gradient(noise_hat, noise, weight(alpha, sigma, config.weighting))
-        log = {
-            "t": float(t.mean()) / len(abar),
-            "gradient_rms": _rms(gradient),
-            "residual_rms": _rms(noise_hat - noise),
-        }
-    return SdsOutput(sds_loss(x, gradient), log)
+    t, noise = draw(config, tuple(x.shape), seed=seed, step=step, progress=progress, length=len(abar))
+    gradient, residual = score(x, t, torch.from_numpy(noise).to(x), denoise, abar, config.weighting)
+    return SdsOutput(sds_loss(x, gradient), describe(t, len(abar), gradient, residual))
+
+
+def pull_back(x: Tensor, image: Tensor, gradient: Tensor, views: int) -> Tensor:
+    """The gradient that `sds_loss` of a batch of `views` would put on `image`, a leaf that x (b, C, H, W) was computed
+    from: J^T gradient / (C H W) / views. At once, so that an encoder's activations live no longer than its part.
+
+    On its way it is multiplied by the power of two next to C H W views, which an encoder in float16 needs (the mean's
+    gradients are below its smallest numbers) and which float32 does not notice.
+    """
+    count = x[0].numel() * views
+    each = torch.ones((), dtype=x.dtype, device=x.device) / count
+    boost = 2.0 ** round(math.log2(count))
+    return torch.autograd.grad(x, image, gradient * each * boost)[0] / boost
+
+
+def attach(image: Tensor, gradient: Tensor, value: Tensor) -> Tensor:
+    """A scalar that is `value` and whose backward puts `gradient` on `image`."""
+    product = (image * gradient.detach()).sum()
+    return product - product.detach() + value.detach()
+
+
+def clip_pixels(gradient: Tensor, limit: float) -> Tensor:
+    """Gradient (B, H, W, C) on images, no pixel's norm over the channels above `limit` once the mean over the batch is
+    taken out (times B H W C): pixel-wise gradient clipping (Pan et al., ICLR 2024), which keeps an encoder's few huge
+    pixels from ruling the picture. limit 0: unchanged."""
+    if limit <= 0:
+        return gradient
+    norm = gradient.norm(dim=-1, keepdim=True) * gradient.numel()
+    return gradient * (limit / norm.clamp_min(1e-30)).clamp_max(1.0)
 
 
 def _rms(x: Tensor) -> Tensor:

@@ -93,6 +93,16 @@ def execution(tensor: Tensor) -> tuple[int, int, int]:
     return -1, 0, torch.get_num_threads()
 
 
+def cleared(shape: Sequence[int], like: Tensor) -> Tensor:
+    """Zeros with the dtype and device of `like`. On the CPU the pages of a large tensor cost ten times the clearing
+    unless they are huge ones, so native code asks for these."""
+    if like.is_cuda:
+        return like.new_zeros(shape)
+    fresh = like.new_empty(shape)
+    native().clear(fresh.data_ptr(), fresh.numel() * fresh.element_size(), torch.get_num_threads())
+    return fresh
+
+
 def zero_rows(rows: Tensor, count: Tensor | None) -> Tensor:
     """`rows` with zeros from row `count` on; used by the reference implementations."""
     if count is None:

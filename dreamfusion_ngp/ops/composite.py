@@ -11,6 +11,8 @@ from ._common import (
     NAMESPACE, address, backend, check_count, check_positive, check_scalar_type, check_tensor, execution, is_double,
 )
 
+MOST_ROWS = (1 << 31) - 1  # offsets are int32
+
 
 class Composited(NamedTuple):
     """Per ray, before any background; the ray's weights add up to its opacity."""
@@ -46,6 +48,8 @@ def composite(
     dtype = check_scalar_type(op, "sigma", sigma)
     check_tensor(op, "sigma", sigma, (None,), dtype=dtype, text="(N,)")
     n = sigma.shape[0]
+    if n > MOST_ROWS:
+        raise ValueError(f"{op}: at most {MOST_ROWS} rows, got {n}")
     check_tensor(op, "rgb", rgb, (n, 3), dtype=dtype, like=sigma)
     check_tensor(op, "normal", normal, (n, 3), dtype=dtype, like=sigma)
     check_tensor(op, "t", t, (n,), dtype=dtype, like=sigma)

@@ -11,7 +11,7 @@ from typing import Sequence
 import torch
 from torch import Tensor
 
-from ._common import DEVICES, NAMESPACE, address, backend, execution, is_double
+from ._common import DEVICES, NAMESPACE, address, backend, cleared, execution, is_double
 from ._common import check_count, check_positive, check_scalar_type, check_tensor
 from .hashgrid import GRID, GridLayout, check_table
 
@@ -175,7 +175,7 @@ def _(x, *others):
 def _field_backward(*arguments):
     """Gradients of the table, and of W1, b1, W2, b2 one after the other in one vector."""
     d_h, d_rgb_raw, d_grad_h, x, *network = (t.contiguous() for t in arguments[:9])
-    grad_table, grad_weights = torch.zeros_like(network[0]), x.new_zeros(sum(t.numel() for t in network[1:]))
+    grad_table, grad_weights = cleared(network[0].shape, x), x.new_zeros(sum(t.numel() for t in network[1:]))
     pointers = [address(t) for t in (x, d_h, d_rgb_raw, d_grad_h, grad_table, grad_weights)]
     rows = (x.shape[0], address(arguments[-1]))
     backend(x).field_backward(is_double(x), _model(network, arguments[9:]), *pointers, *rows, *execution(x))

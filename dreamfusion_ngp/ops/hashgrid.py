@@ -6,13 +6,14 @@ The layout of the table and the lookup follow tiny-cuda-nn, so that tables can b
 from __future__ import annotations
 
 import math
+from array import array
 from dataclasses import dataclass
 from functools import cached_property
 
 import torch
 from torch import Tensor
 
-from ._common import DEVICES, NAMESPACE, address, backend, execution, is_double
+from ._common import DEVICES, NAMESPACE, address, backend, cleared, execution, is_double
 from ._common import check_count, check_scalar_type, check_tensor
 
 INTERPOLATIONS = ("linear", "smoothstep")
@@ -55,7 +56,7 @@ class GridLayout:
         steps = max(1, self.levels - 1)
         growth = math.log(self.finest_resolution / self.base_resolution) / steps
         exact = [self.base_resolution * math.exp(level * growth) - 1.0 for level in range(self.levels)]
-        return tuple(torch.tensor(exact, dtype=torch.float64).to(torch.float32).to(torch.float64).tolist())
+        return tuple(array("f", exact))
 
     @cached_property
     def resolution(self) -> tuple[int, ...]:
@@ -157,7 +158,7 @@ def _(x, table, scale, *others):
 def _grad_table(grad_y, x, *tail):
     grad_y, x = grad_y.contiguous(), x.contiguous()
     scale, _, offset, *_ = tail
-    grad_table = x.new_zeros(offset[-1], grad_y.shape[1] // len(scale))
+    grad_table = cleared((offset[-1], grad_y.shape[1] // len(scale)), x)
     _launch("hashgrid_grad_table", x, tail, grad_table.shape[1], grad_y=grad_y, grad_table=grad_table)
     return grad_table
 
@@ -195,7 +196,7 @@ def _grad_x_backward(grad_grad_x, grad_y, x, table, *tail):
     """Gradients of grad_y, x and table."""
     grad_grad_x, grad_y, x, table = (t.contiguous() for t in (grad_grad_x, grad_y, x, table))
     inputs = dict(table=table, grad_y=grad_y, grad_grad_x=grad_grad_x)
-    outputs = dict(grad_grad_y=torch.empty_like(grad_y), grad_x=torch.empty_like(x), grad_table=torch.zeros_like(table))
+    outputs = dict(grad_grad_y=torch.empty_like(grad_y), grad_x=torch.empty_like(x), grad_table=cleared(table.shape, x))
     _launch("hashgrid_grad_x_backward", x, tail, table.shape[1], **inputs, **outputs)
     return tuple(outputs.values())
 

@@ -13,7 +13,7 @@ from ._common import NAMESPACE, address, backend, check_positive, check_scalar_t
 BLOCK_EDGE = 4  # cells; the march skips empty blocks of BLOCK_EDGE^3
 LARGEST_RESOLUTION = 1024
 LONGEST_LATTICE = 1 << 20  # steps
-LARGEST_BUDGET = (1 << 31) - 1
+LARGEST_BUDGET = (1 << 31) - 1  # of rows, and of rays: both are named by int32
 
 
 class Samples(NamedTuple):
@@ -54,6 +54,8 @@ def march(
     """
     dtype = check_scalar_type("march", "rays_o", rays_o)
     check_tensor("march", "rays_o", rays_o, (None, 3), dtype=dtype, text="(R, 3)")
+    if rays_o.shape[0] > LARGEST_BUDGET:
+        raise ValueError(f"march: at most {LARGEST_BUDGET} rays, got {rays_o.shape[0]}")
     check_tensor("march", "rays_d", rays_d, tuple(rays_o.shape), dtype=dtype, like=rays_o)
     check_resolution("march", resolution)
     check_tensor("march", "bitfield", bitfield, (resolution**3 // 8,), dtype=torch.uint8, like=rays_o)

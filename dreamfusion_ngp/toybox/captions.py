@@ -61,5 +61,5 @@ def parse_prompt(prompt: str) -> tuple[str, str]:
     else:
         return classes[0], (colors or [""])[0]
     raise PromptError(f"{problem}. Objects: {', '.join(CLASSES)}. Colours: {', '.join(COLORS)}. For any other "
-                      "prompt give a diffusion model of your own: --guidance FOLDER (a pixel-space text-to-image model "
-                      "in diffusers format)")
+                      "prompt give another diffusion model: --guidance sd21 (fetched from the hub once), or --guidance "
+                      "FOLDER (in diffusers format)")

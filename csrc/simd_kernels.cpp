@@ -1,0 +1,147 @@
+// Compiled once per instruction set (CMakeLists.txt), each time into a namespace of its own; as it stands, with no
+// flags, into dfn::plain. No standard library here: a template of it, instantiated for one instruction set, could be
+// linked into code for another.
+#include "simd_kernels.h"
+
+#include "field_block.h"
+
+#if !defined(DFN_SIMD_NAME)
+#define DFN_SIMD_NAME "plain"
+#endif
+
+namespace dfn::DFN_SIMD_LEVEL {
+namespace {
+
+int rows_left(int64_t begin, int64_t end) { return end - begin < kLanes ? int(end - begin) : kLanes; }
+
+// Calls fn(first row, number of rows, block) for every block of rows [begin, end).
+template <class Fn>
+DFN_HD void for_each_block(int64_t begin, int64_t end, const Blocks& blocks, Fn fn) {
+    for (int64_t i = begin; i < end; i += kLanes) fn(i, rows_left(i, end), block_at(blocks, i - begin));
+}
+
+void place(const float* x, float bound, int64_t begin, int64_t end, const Blocks& blocks) {
+    for_each_block(begin, end, blocks, [&](int64_t i, int live, Block b) { place_block(x, i, live, bound, b); });
+}
+
+void encode(const GridLayout& g, const float* table, const float* weight, int first, int last, int64_t rows,
+    const Blocks& blocks) {
+    for (int level = first; level < last; ++level) {
+        const float w = weight ? weight[level] : 1;
+        if (w == 0) continue;
+        if (blocks.planes == kValue) encode_rows<kValue>(g, level, table, w, rows, blocks);
+        else if (blocks.planes == kTangent) encode_rows<kTangent>(g, level, table, w, rows, blocks);
+        else encode_rows<kJacobian>(g, level, table, w, rows, blocks);
+    }
+}
+
+void encode_store(const HashGrid<float>& p, int64_t begin, int64_t end, const Blocks& blocks) {
+    const int width = p.grid.levels * p.grid.features;
+    for_each_block(begin, end, blocks, [&](int64_t i, int live, Block b) {
+        transpose(b.input(0), kLanes, width, live, p.y + i * width, width);
+    });
+}
+
+void encode_grad_x(const HashGrid<float>& p, int64_t begin, int64_t end, const Blocks& blocks) {
+    const int width = p.grid.levels * p.grid.features;
+    alignas(64) float grad_y[kMaxInputs][kLanes];
+    for_each_block(begin, end, blocks, [&](int64_t i, int live, Block b) {
+        transpose(p.grad_y + i * width, width, live, width, grad_y[0], kLanes);
+        for (int axis = 0; axis < 3; ++axis)
+            for (int n = 0; n < live; n += kWidth) {
+                Floats s{};
+                for (int k = 0; k < width; ++k) s += load(&grad_y[k][n]) * load(b.input(k, 1 + axis) + n);
+                store(b.v(axis) + n, s);
+            }
+        for (int n = 0; n < live; ++n) store3(p.grad_x, i + n, Vec3<float>{b.v(0)[n], b.v(1)[n], b.v(2)[n]});
+    });
+}
+
+void encode_load(const HashGrid<float>& p, int64_t begin, int64_t end, const Blocks& blocks) {
+    const int width = p.grid.levels * p.grid.features;
+    for_each_block(begin, end, blocks, [&](int64_t i, int live, Block b) {
+        place_block(p.x, i, live, 0, b);
+        transpose(p.grad_y + i * width, width, live, width, b.input(0), kLanes);
+    });
+}
+
+void field_place(const Field<float>& p, int64_t begin, int64_t end, const Blocks& blocks) {
+    for_each_block(begin, end, blocks,
+        [&](int64_t i, int live, Block b) { field_place_block(p, i, live, blocks.inputs, b); });
+}
+
+void field_forward(
+    const Field<float>& p, const PackedNetwork& w, int64_t begin, int64_t end, const Blocks& blocks, Scratch& s) {
+    for_each_block(begin, end, blocks, [&](int64_t i, int live, Block b) { field_forward_block(p, w, i, live, b, s); });
+}
+
+void field_backward(const Field<float>& p, const PackedNetwork& w, int64_t begin, int64_t end, const Blocks& blocks,
+    Scratch& s, const NetworkGradient& g) {
+    for_each_block(
+        begin, end, blocks, [&](int64_t i, int live, Block b) { field_backward_block(p, w, i, live, b, s, g); });
+}
+
+void scatter(const GridLayout& g, int level, float weight, int64_t rows, const Blocks& blocks, float* grad_table) {
+    if (blocks.planes == kTangent) scatter_rows<kTangent>(g, level, weight, rows, blocks, grad_table);
+    else scatter_rows<kValue>(g, level, weight, rows, blocks, grad_table);
+}
+
+// adam_element of optimizer.h.
+int64_t adam(const Adam<float>& shared, int64_t begin, int64_t end) {
+    const Adam<float> p = shared;
+    Ints bad{};
+    int64_t i = begin;
+    for (; i + kWidth <= end; i += kWidth) {
+        const Floats raw = load(p.grad + i), value = load(p.param + i);
+        const Floats m0 = load(p.exp_avg + i), v0 = load(p.exp_avg_sq + i), zero{};
+        const Ints ok = raw - raw == zero;  // -1 where the gradient is finite
+        const Floats g = raw + p.weight_decay * value;
+        const Floats m = p.beta1 * m0 + (1 - p.beta1) * g, v = p.beta2 * v0 + (1 - p.beta2) * g * g;
+        const Floats next = value - p.step_size * m / (square_root(v) * p.inverse_root + p.eps);
+        store(p.param + i, ok ? next : value);
+        store(p.exp_avg + i, ok ? m : m0);
+        store(p.exp_avg_sq + i, ok ? v : v0);
+        store(p.grad + i, zero);
+        bad += ok + 1;
+    }
+    int64_t count = 0;
+    for (int lane = 0; lane < kWidth; ++lane) count += bad[lane];
+    for (; i < end; ++i) count += adam_element(p, i);
+    return count;
+}
+
+float read_pairs(const float* table, const uint32_t* rows, int64_t n) {
+    Floats sums[2] = {}, a, b;
+    for (int64_t i = 0; i + kWidth <= n; i += kWidth) {
+        Words at;
+        std::memcpy(&at, rows + i, sizeof at);
+        gather_pairs(table, at, a, b);
+        sums[0] += a, sums[1] += b;
+    }
+    return sum(sums[0] + sums[1]);
+}
+
+float add_pairs(float* table, const uint32_t* rows, int64_t n) {
+    const Pair one = {1.0f, 0.5f};
+    for (int64_t i = 0; i < n; ++i) *reinterpret_cast<Pair*>(table + 2 * int64_t(rows[i])) += one;
+    return table[0];
+}
+
+float multiply_add(int64_t rounds) {
+    Floats s[12];
+    for (int k = 0; k < 12; ++k) s[k] = splat(1.0f + float(k));
+    const Floats factor = splat(0.999f), term = splat(0.001f);
+    for (int64_t i = 0; i < rounds; ++i)
+        for (int k = 0; k < 12; ++k) s[k] = s[k] * factor + term;
+    Floats total{};
+    for (int k = 0; k < 12; ++k) total += s[k];
+    return sum(total);
+}
+
+}  // namespace
+
+extern const SimdKernels kernels;
+const SimdKernels kernels{DFN_SIMD_NAME, place, encode, encode_store, encode_grad_x, encode_load, field_forward,
+    field_place, field_backward, scatter, adam, read_pairs, add_pairs, multiply_add, kWidth};
+
+}  // namespace dfn::DFN_SIMD_LEVEL

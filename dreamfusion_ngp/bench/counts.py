@@ -1,0 +1,70 @@
+"""Bytes, table entries and floating-point operations of each op, counted by hand from the bodies in csrc/.
+
+bytes: streamed, each tensor once, and the table (or its gradient) once; gathers, reductions: reads of and additions to
+table entries of two floats; flops: multiplications and additions of the forms below, index arithmetic left out.
+"""
+
+from __future__ import annotations
+
+from ..ops.hashgrid import GridLayout
+
+VALUE, GRADIENT, ADJOINT, CELL = 21, 33, 26, 24  # per feature: trilinear, with its gradient, its adjoint; per level
+
+
+def _total(n: int, per_sample: dict[str, float], fixed: dict[str, float]) -> dict[str, float]:
+    return {key: n * per_sample.get(key, 0.0) + fixed.get(key, 0.0)
+            for key in ("bytes", "gathers", "reductions", "flops")}
+
+
+def encode_forward(n: int, layout: GridLayout) -> dict[str, float]:
+    L, K, F = layout.levels, layout.width, layout.features
+    return _total(n, dict(bytes=12 + 4 * K, gathers=4 * K, flops=CELL * L + VALUE * K),
+                  dict(bytes=4 * layout.entries * F))
+
+
+def encode_backward(n: int, layout: GridLayout) -> dict[str, float]:
+    """The gradient of the table is cleared, read and written."""
+    L, K, F = layout.levels, layout.width, layout.features
+    return _total(n, dict(bytes=12 + 4 * K, reductions=4 * K, flops=CELL * L + (ADJOINT + 8) * K),
+                  dict(bytes=12 * layout.entries * F))
+
+
+def field_density(n: int, layout: GridLayout, hidden: int) -> dict[str, float]:
+    found = encode_forward(n, layout)
+    found["bytes"] += n * (4 - 4 * layout.width)
+    found["flops"] += n * 2 * hidden * (layout.width + 4)
+    return found
+
+
+def field_forward(n: int, layout: GridLayout, hidden: int) -> dict[str, float]:
+    """Two products with W1, one with W2, J^T q."""
+    L, K, F = layout.levels, layout.width, layout.features
+    flops = CELL * L + (GRADIENT + 6) * K + 2 * hidden * (2 * K + 4) + 6 * K
+    return _total(n, dict(bytes=12 + 28, gathers=4 * K, flops=flops), dict(bytes=4 * layout.entries * F))
+
+
+def field_backward(n: int, layout: GridLayout, hidden: int) -> dict[str, float]:
+    """The encoding and its tangent again; three products with W1 and two outer products; the scatter."""
+    L, K, F = layout.levels, layout.width, layout.features
+    flops = 2 * CELL * L + (GRADIENT + 8 + ADJOINT + 8) * K + 2 * hidden * (5 * K + 8)
+    return _total(n, dict(bytes=12 + 28, gathers=4 * K, reductions=4 * K, flops=flops),
+                  dict(bytes=16 * layout.entries * F))
+
+
+def adam(parameters: int) -> dict[str, float]:
+    """Four tensors read and written."""
+    return _total(parameters, dict(bytes=32, flops=14), {})
+
+
+def added(*counts: dict[str, float]) -> dict[str, float]:
+    return {key: sum(c[key] for c in counts) for key in counts[0]}
+
+
+def floor(counts: dict[str, float], rates: dict[str, float]) -> tuple[float, str]:
+    """(seconds, resource): the least time that the measured rates allow, and which of them sets it; resources are taken
+    to overlap without loss."""
+    needs = {"copy": counts["bytes"], "fma": counts["flops"], "gather": counts["gathers"],
+             "reduction": counts["reductions"]}
+    times = {name: needs[name] / rates[name] for name in needs if name in rates}
+    slowest = max(times, key=times.get)
+    return times[slowest], slowest

@@ -1,0 +1,169 @@
+"""How much memory guidance will take, found by running its networks on tensors without contents."""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Callable
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+
+class Peak(TorchDispatchMode):
+    """Counts the bytes of all tensors that are made under it and live at the same time; `most` is their largest sum.
+    What an op needs while it runs, and the gaps of an allocator, are not seen."""
+
+    def __init__(self):
+        super().__init__()
+        self.now = self.most = 0
+        self.seen: set[int] = set()
+
+    def __torch_dispatch__(self, op, types, args=(), kwargs=None):
+        known = {_storage(a)._cdata for a in tree_leaves((args, kwargs)) if isinstance(a, Tensor)}
+        result = op(*args, **(kwargs or {}))
+        for tensor in tree_leaves(result):
+            if isinstance(tensor, Tensor):
+                self.count(_storage(tensor), known)
+        return result
+
+    def count(self, storage, known: set[int]) -> None:
+        key = storage._cdata
+        if key in known or key in self.seen:  # a view of an argument, or counted already
+            return
+        self.seen.add(key)
+        size = storage.nbytes()
+        self.now += size
+        self.most = max(self.most, self.now)
+        weakref.finalize(storage, self.release, key, size)
+
+    def release(self, key: int, size: int) -> None:
+        self.seen.discard(key)
+        self.now -= size
+
+
+def _storage(tensor: Tensor):
+    return tensor.untyped_storage()
+
+
+class Attention(torch.autograd.Function):
+    """The memory of fused attention: it keeps its inputs and its output, not the matrix of weights."""
+
+    @staticmethod
+    def forward(ctx, query, key, value):
+        result = torch.empty_like(query)
+        ctx.save_for_backward(query, key, value, result)
+        return result
+
+    @staticmethod
+    def backward(ctx, gradient):
+        return tuple(torch.empty_like(saved) for saved in ctx.saved_tensors[:3])
+
+
+@contextmanager
+def fused_attention():
+    """`Attention` in the place of torch's, which on meta tensors would make the whole matrix. A mode of torch would do
+    it more neatly, but it is off where checkpointing computes anew."""
+    functional = torch.nn.functional
+    own = functional.scaled_dot_product_attention
+    functional.scaled_dot_product_attention = lambda query, key, value, *_, **__: Attention.apply(query, key, value)
+    try:
+        yield
+    finally:
+        functional.scaled_dot_product_attention = own
+
+
+def peak(run: Callable[[], object]) -> int:
+    """Bytes of tensors that `run`, which works on meta tensors, has alive at most, besides what was there before."""
+    counter = Peak()
+    with fused_attention(), counter:
+        run()
+    return counter.most
+
+
+def empty(module: torch.nn.Module) -> dict[str, Tensor]:
+    """A module's parameters and buffers without contents."""
+    named = [*module.named_parameters(), *module.named_buffers()]
+    return {name: torch.empty_like(value, device="meta") for name, value in named}
+
+
+def weights(*modules: torch.nn.Module) -> int:
+    """Bytes of parameters and buffers."""
+    return sum(t.numel() * t.element_size() for m in modules for t in (*m.parameters(), *m.buffers()))
+
+
+class Encoding(torch.nn.Module):
+    """`guidance.encode` and its backward as a module, so that its VAE's weights can be replaced for both."""
+
+    def __init__(self, guidance):
+        super().__init__()
+        self.vae, self.encode = guidance.vae, guidance.encode
+
+    def forward(self, image: Tensor) -> None:
+        x = self.encode(image)
+        torch.autograd.backward(x, torch.empty_like(x), inputs=[image])
+
+
+class Predicting(torch.nn.Module):
+    """A guidance's network, called as the guidance calls it."""
+
+    def __init__(self, guidance):
+        super().__init__()
+        self.network, self.guidance = guidance.unet, [guidance]  # in a list: it is no module of this one
+
+    def forward(self, batch: Tensor, steps: Tensor, pick) -> Tensor:
+        return self.guidance[0].call(self.network, batch, steps, pick)
+
+
+def encoder_work(guidance, views: int, resolution: int) -> int:
+    """Bytes of the encoder's activations for `views` renders of `resolution` pixels a side, with the gradient."""
+    module = Encoding(guidance)
+    state = empty(module)
+
+    def run():
+        image = torch.empty(views, 3, resolution, resolution, device="meta", requires_grad=True)
+        torch.func.functional_call(module, state, (image,))
+
+    with torch.enable_grad():
+        return peak(run)
+
+
+def unet_work(guidance, views: int, branches: int) -> int:
+    """Bytes of the UNet's activations for `views` views with `branches` texts each."""
+    module, n, dtype = Predicting(guidance), views * branches, guidance.unet.dtype
+    state = empty(module)
+    table = {key: value.to("meta") for key, value in guidance.embeddings.items()}
+
+    def pick(key: str) -> Tensor:
+        return torch.empty(n, *table[key].shape[1:], device="meta", dtype=None if key == "mask" else dtype)
+
+    def run():
+        batch = guidance.inputs(torch.empty(n, *guidance.shape, device="meta")).to(dtype)
+        torch.func.functional_call(module, state, (batch, torch.zeros(n, device="meta"), pick))
+
+    with torch.no_grad():
+        return peak(run)
+
+
+def plan(guidance, resolution: int) -> dict[str, int]:
+    """Bytes by what they are for, with renders of `resolution` pixels a side; in the worst moment all live at once."""
+    config = guidance.config
+    views = min(config.slice or guidance.run.views, guidance.run.views)
+    parts = {"UNet": weights(guidance.unet),
+             "UNet at work": unet_work(guidance, views, 4 if config.view_blend == "perp-neg" else 2)}
+    if hasattr(guidance, "vae"):
+        parts |= {"encoder": weights(guidance.vae), "encoder at work": encoder_work(guidance, views, resolution)}
+    return parts
+
+
+def plan_text(parts: dict[str, int], free: int | None) -> str:
+    """One line with a plan in GB; with `free` bytes known and too few of them, a second line with what to do."""
+    total = sum(parts.values())
+    listed = ", ".join(f"{name} {size / 1e9:.2f}" for name, size in parts.items())
+    line = f"memory plan {total / 1e9:.2f} GB: {listed}"
+    if free is None:
+        return line
+    short = "\nnote        that may not fit; try --low-memory, or another model" if total > free else ""
+    return f"{line}; free {free / 1e9:.2f}{short}"

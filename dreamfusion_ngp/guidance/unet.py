@@ -1,0 +1,217 @@
+"""Score distillation from a frozen text-conditioned UNet in a local diffusers folder: what its families share."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ..config import RunConfig
+from ..errors import PriorError
+from ..prompts import view_prompt
+from ..views import Views
+from . import sds, text
+from .branches import Branches, branches
+from .parts import check_parts, load_model, load_schedule, read_index, read_settings
+
+HALVES = {"float16": torch.float16, "bfloat16": torch.bfloat16}
+
+
+class UnetGuidance:
+    """A family of models is a subclass with these members; see `Guidance` for the call. `unet` is the family's network
+    also where it is a transformer (NETWORK, NETWORK_CLASS, and `call` to call it).
+
+    DEFAULT_SCALE: guidance scale of models whose folder names none.  ENCODER: how texts are embedded
+    (text.TextEncoder).  PARTS: the parts of its folders besides those of the encoder.  MASKED: whether the padding of
+    texts is hidden from the UNet.  FLOW: whether it is a rectified flow.  accepts(index): whether a model_index.json is
+    of this family.  prepare(folder, index): load what the family has besides the UNet, check that it fits, and return
+    the shape (C, h, w) of what the UNet sees of one view.  encode(image): render (b, 3, H, H) in [0, 1] -> (b, C, h, w)
+    in the model's range, differentiable.  inputs(z) and outputs(y): to and from the UNet's own channels.
+    conditions(pick): more keywords of the UNet's forward; pick(key) gives a key of the embeddings for every row of the
+    batch.
+
+    The guidance scale is that of the config, else `guidance_scale` in the folder's dreamfusion_ngp.json, else the
+    family's.
+    """
+
+    DEFAULT_SCALE = 100.0
+    ENCODER = text.TextEncoder
+    NETWORK, NETWORK_CLASS = "unet", "UNet2DConditionModel"
+    PARTS = ("unet", "scheduler")
+    MASKED, FLOW = False, False
+
+    def __init__(self, config: RunConfig, folder: Path, device: torch.device):
+        index, settings = self.check(folder), read_settings(folder)
+        self.run, self.config, self.device = config, config.guidance, device
+        self.abar, self.prediction, self.times = load_schedule(folder, index)
+        if (self.prediction == "flow") != self.FLOW:  # what such a network's output means is nowhere written
+            raise PriorError(f"{folder}: a {self.NETWORK} with a {index['scheduler'][1]} is not understood")
+        self.rows, self.embeddings = self._embed(folder, index)
+        self.dtype = choose_dtype(self.config.precision, device)
+        self.unet = load_model(folder, index, self.NETWORK, self.dtype)
+        if type(self.unet).__name__ != self.NETWORK_CLASS:
+            raise PriorError(f"{folder}: its {self.NETWORK} is a {type(self.unet).__name__}, "
+                             f"not a {self.NETWORK_CLASS}")
+        self.shape = self.prepare(folder, index)
+        self.autocast = self.dtype is None and multiplies_bfloat16(device)
+        self.layout = place(self.unet, device, self.autocast)
+        mode = self.config.compile
+        self.forward = self.unet if mode == "none" else torch.compile(self.unet, mode=mode)
+        self.embeddings = {key: value.to(device) for key, value in self.embeddings.items()}
+        if not settings.get("encoder_attention_mask", self.MASKED):
+            self.embeddings["mask"] = torch.ones_like(self.embeddings["mask"])
+        self.masked = bool((self.embeddings["mask"] == 0).any())
+        scale = settings.get("guidance_scale", self.DEFAULT_SCALE) if self.config.scale is None else self.config.scale
+        self.scale = float(scale)
+        self._put_back()
+
+    @classmethod
+    def check(cls, folder: Path) -> dict:
+        """model_index.json of a folder that looks whole, without loading it. Raises PriorError."""
+        index = read_index(folder)
+        read_settings(folder)
+        check_parts(folder, (*cls.PARTS, *cls.ENCODER.parts(index)))
+        return index
+
+    def _embed(self, folder: Path, index: dict) -> tuple[dict[str, int], dict[str, Tensor]]:
+        """Row of every text that a view can ask for, and the rows' embeddings."""
+        encoder = self.ENCODER(folder, index)
+        views, modes = text.vocabulary(self.config)
+        self.prompt = text.fit_prompt(encoder.tokenizers, encoder.normal(self.run.prompt), views, modes)
+        conditional = [view_prompt(self.prompt, view, mode) for view in views for mode in modes]
+        kept = views if self.config.keep_view else [""]
+        if negative := encoder.normal(self.config.negative):
+            negative = text.fit_prompt(encoder.tokenizers, negative, kept, [""])
+            self.config = replace(self.config, negative=negative)
+        unconditional = [view_prompt(negative, view) for view in kept]
+        texts = list(dict.fromkeys(conditional + unconditional))
+        return {t: i for i, t in enumerate(texts)}, text.embed(encoder, texts)
+
+    def texts(self, views: Views) -> Branches:
+        """What the UNet is told about each view."""
+        return branches(self.config, self.prompt, views)
+
+    def __call__(self, rgb: Tensor, views: Views, step: int) -> sds.SdsOutput:
+        if rgb.ndim != 4 or rgb.shape[3] != 3 or rgb.shape[1] != rgb.shape[2] or len(rgb) != len(views):
+            raise ValueError(f"rgb: must be ({len(views)}, H, H, 3), got {tuple(rgb.shape)}")
+        if rgb.device.type != self.device.type:
+            raise ValueError(f"rgb: must be on {self.device}, got {rgb.device}")
+        n, said, progress = len(rgb), self.texts(views), step / (self.run.steps * self.run.accumulate)
+        t, noise = sds.draw(self.config, (n, *self.shape), seed=self.run.seed, step=step, progress=progress,
+                            length=len(self.abar))
+        self._fetch()
+        some = self.config.slice or n
+        parts = [self._judge(rgb[p].detach(), t[p], noise[p], said.part(p), n)
+                 for p in (slice(i, i + some) for i in range(0, n, some))]
+        self._put_back()
+        pulled, gradient, residual = (torch.cat(part) for part in zip(*parts))
+        pulled = sds.clip_pixels(pulled, self.config.clip_gradient)
+        loss = sds.attach(rgb, pulled, 0.5 * gradient.square().mean())
+        return sds.SdsOutput(loss, sds.describe(t, len(self.abar), gradient, residual))
+
+    def _judge(self, image: Tensor, t: np.ndarray, noise: np.ndarray, said: Branches, views: int):
+        """Gradients on `image` (b, H, H, 3) and on what the UNet sees of it, and the residual eps_hat - eps."""
+        with torch.enable_grad():
+            x = self.encode(image.requires_grad_().permute(0, 3, 1, 2))
+        gradient, residual = sds.score(x.detach(), t, torch.from_numpy(noise).to(x),
+                                       lambda *noisy: self._denoise(*noisy, said), self.abar, self.config.weighting)
+        return sds.pull_back(x, image, gradient, views), gradient, residual
+
+    def _denoise(self, z: Tensor, t: np.ndarray, alpha: Tensor, sigma: Tensor, said: Branches) -> Tensor:
+        """Guided eps_hat of noisy (b, C, h, w)."""
+        flow = self.prediction == "flow"
+        unconditional, conditional, *negatives = self._predict(z / (alpha + sigma) if flow else z, t, said)
+        if negatives:
+            weights = said.weights.to(z)
+            guided = sds.perp_neg_guidance(unconditional, conditional, negatives, weights, self.scale)
+        else:
+            guided = sds.classifier_free_guidance(unconditional, conditional, self.scale)
+        guided = sds.rescale_guidance(guided, conditional, self.config.rescale)
+        noise = sds.predicted_noise(guided, z, alpha, sigma, self.prediction)
+        return sds.clip_clean(noise, z, alpha, sigma) if self.config.clip_clean else noise
+
+    def _predict(self, z: Tensor, t: np.ndarray, said: Branches) -> tuple[Tensor, ...]:
+        """What the UNet predicts in every branch, each (b, C, h, w) float32."""
+        k, dtype = len(said.texts), self.unet.dtype
+        batch = self.inputs(z).repeat(k, 1, 1, 1).to(dtype, memory_format=self.layout)
+        steps = torch.tensor(np.tile(self.times[t], k), device=self.device)
+        start_rows, end_rows = (torch.tensor([self.rows[s] for s in said.texts[..., i].reshape(-1)], device=self.device)
+                                for i in (0, 1))
+        share = said.share.reshape(-1)
+
+        def pick(key: str) -> Tensor:
+            start = self.embeddings[key][start_rows]
+            if key == "mask":
+                return torch.maximum(start, self.embeddings[key][end_rows])
+            if (share < 1).any():
+                part = share.reshape(-1, *[1] * (start.ndim - 1)).to(start)
+                start = part * start + (1 - part) * self.embeddings[key][end_rows]
+            return start.to(dtype)
+
+        if self.config.compile != "none":
+            torch.compiler.cudagraph_mark_step_begin()
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.autocast):
+            output = self.call(self.forward, batch, steps, pick)
+        return self.outputs(output).float().clone().chunk(k)
+
+    def call(self, network, batch: Tensor, steps: Tensor, pick) -> Tensor:
+        """The network's prediction for the rows of a batch."""
+        hidden, mask = pick("hidden"), pick("mask") if self.masked else None
+        return network(batch, steps, hidden, encoder_attention_mask=mask, **self.conditions(pick)).sample
+
+    def inputs(self, z: Tensor) -> Tensor:
+        return z
+
+    def outputs(self, y: Tensor) -> Tensor:
+        return y
+
+    def conditions(self, pick) -> dict:
+        return {}
+
+    def _fetch(self) -> None:
+        if self.config.offload:
+            self.unet.to(self.device)
+
+    def _put_back(self) -> None:
+        if self.config.offload:
+            self.unet.to("cpu")
+
+
+def choose_dtype(precision: str, device: torch.device) -> torch.dtype | None:
+    """The type of the whole UNet; None for "auto", bfloat16 products where the hardware has them. float16 is for GPUs:
+    the CPU, which hardly multiplies it, takes "auto"."""
+    if precision == "float32":
+        return torch.float32
+    return None if precision == "auto" or (precision == "float16" and device.type == "cpu") else HALVES[precision]
+
+
+def multiplies_bfloat16(device: torch.device) -> bool:
+    """Whether the UNet runs in bfloat16 on `device`: on CPUs only where the hardware multiplies it (AVX-512 BF16, AMX),
+    since others are slower with it than in float32."""
+    if device.type != "cpu":
+        return True
+    capabilities = getattr(torch.cpu, "get_capabilities", dict)()  # torch >= 2.10
+    return any(name.endswith("bf16") and present is True for name, present in capabilities.items())
+
+
+def place(unet, device: torch.device, autocast: bool) -> torch.memory_format:
+    """Move the frozen UNet to `device` and return the layout that its input should have.
+
+    With autocast, the weights of convolutions and products are rounded to bfloat16 once, which autocast would do anew
+    at every call. On the CPU, group normalisation of bfloat16 is ten times slower in channels-last than in plain order.
+    """
+    if autocast:
+        for module in unet.modules():
+            if isinstance(module, (torch.nn.Conv2d, torch.nn.Linear)):
+                module.to(torch.bfloat16)
+    layout = layout_on(device)
+    unet.to(device, memory_format=layout)
+    return layout
+
+
+def layout_on(device: torch.device) -> torch.memory_format:
+    """The order of an image's numbers in memory that convolutions on `device` want."""
+    return torch.channels_last if device.type == "cuda" else torch.contiguous_format

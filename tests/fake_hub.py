@@ -1,0 +1,128 @@
+"""A hub on the loopback interface: enough of the Hugging Face protocol for the real client to fetch from it."""
+
+import hashlib
+import json
+import socket
+import threading
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from urllib.parse import unquote, urlsplit
+
+
+def git_hash(data: bytes) -> str:
+    return hashlib.sha1(b"blob %d\0" % len(data) + data).hexdigest()
+
+
+class FakeHub:
+    """repos: hub id -> folder of files, which may change while the hub runs; the revision is a hash of their contents.
+    gated: hub ids that want `token`.  damaged: hub id -> paths that arrive with a byte changed.  requests: (method,
+    path) of everything that was asked for."""
+
+    def __init__(self, repos: dict[str, Path]):
+        self.repos, self.gated, self.token, self.damaged, self.requests = dict(repos), set(), "hf_good", {}, []
+        self.status = None
+
+    def __enter__(self):
+        hub = self
+
+        class Handler(BaseHTTPRequestHandler):
+            protocol_version = "HTTP/1.1"
+
+            def do_GET(self):
+                hub.requests.append((self.command, self.path))
+                hub.answer(self)
+
+            do_HEAD = do_GET
+
+            def log_message(self, *_):
+                pass
+
+        self.server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        threading.Thread(target=self.server.serve_forever, daemon=True).start()
+        self.endpoint = f"http://127.0.0.1:{self.server.server_port}"
+        return self
+
+    def __exit__(self, *_):
+        self.server.shutdown()
+        self.server.server_close()
+
+    def files(self, repo: str) -> dict[str, bytes]:
+        root = self.repos[repo]
+        return {p.relative_to(root).as_posix(): p.read_bytes() for p in sorted(root.rglob("*")) if p.is_file()}
+
+    def revision(self, repo: str) -> str:
+        total = hashlib.sha1()
+        for path, data in self.files(repo).items():
+            total.update(path.encode() + data)
+        return total.hexdigest()
+
+    def answer(self, request) -> None:
+        path = unquote(urlsplit(request.path).path)
+        if self.status:
+            return self.send(request, self.status, b"")
+        if path.startswith("/api/models/"):
+            repo = "/".join(path.split("/")[3:5])
+            if repo not in self.repos:
+                return self.refuse(request, 404, "RepoNotFound")
+            return self.send_tree(request, repo) if "/tree/" in path else self.send_info(request, repo)
+        repo, file = "/".join(path.split("/")[1:3]), path.split("/", 5)[-1]  # /owner/name/resolve/revision/file
+        if repo not in self.repos:
+            return self.refuse(request, 404, "RepoNotFound")
+        if repo in self.gated and request.headers.get("Authorization") != f"Bearer {self.token}":
+            return self.refuse(request, 403 if "Authorization" in request.headers else 401, "GatedRepo")
+        files = self.files(repo)
+        if file not in files:
+            return self.refuse(request, 404, "EntryNotFound")
+        self.send_file(request, repo, file, files[file])
+
+    def send_info(self, request, repo: str) -> None:
+        siblings = []
+        for path, data in self.files(repo).items():
+            entry = {"rfilename": path, "size": len(data), "blobId": git_hash(data)}
+            if path.endswith(".safetensors"):
+                entry["lfs"] = {"sha256": hashlib.sha256(data).hexdigest(), "size": len(data), "pointerSize": 130}
+            siblings.append(entry)
+        body = {"id": repo, "modelId": repo, "sha": self.revision(repo), "siblings": siblings, "private": False,
+                "gated": "auto" if repo in self.gated else False, "tags": [], "downloads": 0, "likes": 0}
+        self.send(request, 200, json.dumps(body).encode(), {"Content-Type": "application/json"})
+
+    def send_tree(self, request, repo: str) -> None:
+        entries = [{"type": "file", "path": path, "size": len(data), "oid": hashlib.sha1(data).hexdigest()}
+                   for path, data in self.files(repo).items()]
+        self.send(request, 200, json.dumps(entries).encode(), {"Content-Type": "application/json"})
+
+    def send_file(self, request, repo: str, file: str, data: bytes) -> None:
+        weights = file.endswith(".safetensors")
+        etag = hashlib.sha256(data).hexdigest() if weights else git_hash(data)
+        headers = {"X-Repo-Commit": self.revision(repo), "ETag": f'"{etag}"', "Accept-Ranges": "bytes"}
+        if weights:
+            headers |= {"X-Linked-Etag": f'"{etag}"', "X-Linked-Size": str(len(data))}
+        if file in self.damaged.get(repo, ()):
+            data = data[:-1] + bytes([data[-1] ^ 1])
+        start = int(request.headers.get("Range", "bytes=0-").removeprefix("bytes=").split("-")[0] or 0)
+        if start:
+            headers["Content-Range"] = f"bytes {start}-{len(data) - 1}/{len(data)}"
+        self.send(request, 206 if start else 200, data[start:], headers)
+
+    def refuse(self, request, status: int, code: str) -> None:
+        self.send(request, status, b"{}", {"X-Error-Code": code, "X-Error-Message": code})
+
+    def send(self, request, status: int, body: bytes, headers: dict | None = None) -> None:
+        request.send_response(status)
+        for name, value in {**(headers or {}), "Content-Length": str(len(body))}.items():
+            request.send_header(name, value)
+        request.end_headers()
+        if request.command != "HEAD":
+            request.wfile.write(body)
+
+
+class BlackHole:
+    """A port that takes connections and never answers."""
+
+    def __enter__(self):
+        self.socket = socket.create_server(("127.0.0.1", 0))
+        self.endpoint = f"http://127.0.0.1:{self.socket.getsockname()[1]}"
+        return self
+
+    def __exit__(self, *_):
+        self.socket.close()

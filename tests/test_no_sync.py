@@ -1,0 +1,133 @@
+"""No step waits for the device. Without a GPU: who reads a tensor's values during a step on the CPU, and what updates
+do on fake CUDA tensors. With one, steps run while torch forbids synchronisation."""
+
+import sys
+import time
+from dataclasses import replace
+
+import pytest
+import torch
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from dreamfusion_ngp.config import RunConfig
+from dreamfusion_ngp.fields import HashField
+from dreamfusion_ngp.guidance.sds import SdsOutput
+from dreamfusion_ngp.render import Occupancy
+from dreamfusion_ngp.train import Adam, State, train_step
+
+CONFIG = RunConfig(prompt="a red mug")
+SMALL = replace(CONFIG, render=replace(CONFIG.render, resolution=16),
+                field=replace(CONFIG.field, levels=4, log2_table=10, finest_resolution=64, hidden=16))
+READS = {"_local_scalar_dense", "item", "equal", "nonzero", "masked_select", "unique", "_unique2", "is_nonzero",
+         "bincount"}
+
+
+def guidance(rgb, views, step):
+    return SdsOutput(rgb.square().mean(), {})
+
+
+class Reads(TorchDispatchMode):
+    """Notes who of the package reads values of tensors, or makes tensors whose size depends on values."""
+
+    def __init__(self):
+        super().__init__()
+        self.who = set()
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        name = function._overloadpacket.__name__
+        masked = name.startswith("index") and any(
+            isinstance(a, (list, tuple)) and any(getattr(i, "dtype", None) in (torch.bool, torch.uint8) for i in a)
+            for a in args)
+        if name in READS or masked:
+            frame = sys._getframe(1)
+            while frame and "dreamfusion_ngp" not in frame.f_globals.get("__name__", ""):
+                frame = frame.f_back
+            self.who.add(f"{frame.f_globals['__name__']}.{frame.f_code.co_name}" if frame else name)
+        return function(*args, **(kwargs or {}))
+
+
+def test_only_two_places_read_values_and_not_on_cuda():
+    """Both of them look at the device first: on the CPU alone `render` cuts its buffers, and `check_finite` looks at
+    every step."""
+    state = State(SMALL, "cpu")
+    with Reads() as reads:
+        for _ in range(3):
+            train_step(state, guidance, SMALL, time.perf_counter)
+    assert reads.who == {"dreamfusion_ngp.render.render", "dreamfusion_ngp.train.check_finite"}
+
+
+def test_a_read_is_seen():
+    with Reads() as reads:
+        torch.arange(3)[torch.tensor([True, False, True])].sum().item()
+    assert reads.who == {"index", "_local_scalar_dense"}
+
+
+class Copies(TorchDispatchMode):
+    """Notes every copy between the host and the device that waits."""
+
+    def __init__(self):
+        super().__init__()
+        self.waiting, self.seen = [], 0
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        kwargs = kwargs or {}
+        out = function(*args, **kwargs)
+        if function in (torch.ops.aten._to_copy.default, torch.ops.aten.copy_.default):
+            source = args[0] if function is torch.ops.aten._to_copy.default else args[1]
+            queued = kwargs.get("non_blocking", False) or (len(args) > 2 and args[2])
+            if {source.device.type, out.device.type} == {"cpu", "cuda"}:
+                self.seen += 1
+                if not queued or out.device.type == "cpu":
+                    self.waiting.append((str(function), tuple(source.shape)))
+        return out
+
+
+@pytest.fixture
+def copies():
+    with FakeTensorMode(allow_non_fake_inputs=True), torch.no_grad(), Copies() as copies:
+        yield copies
+
+
+def on_cuda(module):
+    """The module with fake CUDA tensors (Module.to cannot swap fakes)."""
+    for name, value in list(module._parameters.items()):
+        module._parameters[name] = torch.nn.Parameter(torch.empty(value.shape, device="cuda:0"))
+    for name, value in list(module._buffers.items()):
+        module._buffers[name] = torch.empty(value.shape, dtype=value.dtype, device="cuda:0")
+    return module
+
+
+def fake_state():
+    return on_cuda(HashField(CONFIG.field, 0)), on_cuda(Occupancy(CONFIG.render, CONFIG.field.bound))
+
+
+def test_updates_wait_for_nothing(copies):
+    field, occupancy = fake_state()
+    adam = Adam([(p, 0.01) for p in field.parameters()], CONFIG.optim)
+    copies.waiting, copies.seen = [], 0
+    occupancy.update(field.density, 0, 0, full=True)
+    occupancy.update(field.density, 0, 16)
+    adam.step(3, 100)
+    assert not copies.waiting and not copies.seen
+
+
+def test_a_copy_that_waits_is_seen(copies):
+    torch.zeros(3).to("cuda:0")
+    assert len(copies.waiting) == 1
+
+
+def test_a_step_under_torchs_own_check(device):
+    if device == "cpu":
+        pytest.skip("needs a CUDA device")
+    config = replace(CONFIG, render=replace(CONFIG.render, resolution=16))
+    state = State(config, device)
+    for _ in range(2):
+        train_step(state, guidance, config, time.perf_counter)  # the check of the loss terms falls on step 0
+    torch.cuda.synchronize()
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        for _ in range(13):
+            train_step(state, guidance, config, time.perf_counter)
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
