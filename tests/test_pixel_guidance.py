@@ -133,7 +133,7 @@ def test_each_view_gets_its_words(folders):
     conditional, unconditional = words(full)
     assert conditional == [
         "a red mug, front view, raised angle, flat colors",
-        "a red mug, right side view, raised angle",
+        "a red mug, right side view, raised angle, lit",
         "a red mug, back view, raised angle, clay",
     ]
     assert unconditional == ["front view, raised angle", "right side view, raised angle", "back view, raised angle"]
