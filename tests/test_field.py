@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from dreamfusion_ngp.ops import reference
-from dreamfusion_ngp.ops.field import field, field_density
+from dreamfusion_ngp.ops.field import field, field_density, recycle_gradient
 from dreamfusion_ngp.ops.hashgrid import GridLayout
 
 OPS = torch.ops.dreamfusion_ngp
@@ -217,6 +217,32 @@ def test_x_gets_no_gradient():
     x, tensors = points(TINY, 3).requires_grad_(), [t.requires_grad_() for t in network(TINY, 5)]
     sum(o.sum() for o in field(x, *tensors, TINY, bound=1.0, level_weight=[1.0, 1.0])).backward()
     assert x.grad is None and all(t.grad is not None for t in tensors)
+
+
+def test_a_recycled_gradient_is_accumulated_into(device):
+    """Same memory, same numbers; one that no longer fits is let go."""
+    tensors = [t.float().to(device).requires_grad_() for t in network(TINY, 5)]
+    x, table = points(TINY, 40).float().to(device), tensors[0]
+
+    def gradient():
+        sum(o.square().sum() for o in field(x, *tensors, TINY, bound=1.0, level_weight=[1.0, 1.0])).backward()
+        return table.grad.data_ptr(), table.grad.clone()
+
+    place, want = gradient()
+    table.grad.zero_()
+    recycle_gradient(table)
+    assert table.grad is None
+    held = torch.empty_like(table)  # would take the memory if it were free
+    again, got = gradient()
+    assert again == place != held.data_ptr()
+    torch.testing.assert_close(got, want, rtol=1e-5, atol=1e-6)
+    table.grad.fill_(float("nan"))
+    recycle_gradient(table)
+    table.data = table.data.cpu().double()
+    outputs = field(x.cpu().double(), *[t.detach().cpu().double() if t is not table else t for t in tensors], TINY,
+                    bound=1.0, level_weight=[1.0, 1.0])
+    sum(o.square().sum() for o in outputs).backward()
+    torch.testing.assert_close(table.grad.float().to(want), want, rtol=1e-4, atol=1e-4)
 
 
 def test_second_differentiation_raises(device):

@@ -5,6 +5,7 @@ from dataclasses import replace
 
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from dreamfusion_ngp.config import (CameraConfig, FieldConfig, LightConfig, LossConfig, OptimConfig, RenderConfig,
                                     RunConfig, dreamfusion, resolution_at)
@@ -72,6 +73,35 @@ def test_same_for_any_number_of_threads(restore_threads):
         torch.set_num_threads(threads)
         results.append(run(replace(TINY, steps=12, field=replace(TINY.field, background_hidden=0)))[0].tensors())
     assert all(torch.equal(a, b) for a, b in zip(*[r.values() for r in results]))
+
+
+class Sizes(TorchDispatchMode):
+    """Notes the operators that take or return a tensor of one shape."""
+
+    def __init__(self, shape):
+        super().__init__()
+        self.shape, self.names = shape, []
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        out = function(*args, **(kwargs or {}))
+        if any(getattr(v, "shape", None) == self.shape for v in [*args, *(out if isinstance(out, tuple) else [out])]):
+            self.names.append(function._overloadpacket.__name__)
+        return out
+
+
+def test_only_kernels_pass_over_the_table():
+    """No gradient of the table is added, copied or cleared besides: from the second step on, the backward accumulates
+    into the one that Adam zeroed."""
+    state = State(TINY, "cpu")
+    with Sizes(state.field.table.shape) as first:
+        train(state, Target(), lambda record: state.step == 1)
+    with Sizes(state.field.table.shape) as second:
+        train(state, Target(), lambda record: state.step == 3)
+    views = {"detach", "view", "view_as", "alias"}
+    step = ["field", "field_backward", "adam_step"]
+    assert [name for name in second.names if name not in views] == 2 * step
+    assert [name for name in first.names if name not in views] == ["field_density", *step]
+    assert state.field.table.grad is None
 
 
 def test_other_seed_other_run():

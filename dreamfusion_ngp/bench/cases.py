@@ -13,7 +13,7 @@ from ..config import CameraConfig, FieldConfig, LightConfig, RenderConfig
 from ..fields import HashField
 from ..ops.adam import adam_step
 from ..ops.composite import composite
-from ..ops.field import field, field_density
+from ..ops.field import field, field_density, recycle_gradient
 from ..ops.hashgrid import hashgrid_encode
 from ..ops.march import march
 from ..ops.shade import shade
@@ -122,7 +122,7 @@ class FieldStep:
         self.step += 1
         for tensor, (first, second) in zip(self.network, self.moments):
             adam_step(tensor.data, tensor.grad, first, second, self.nonfinite, **ADAM, step=self.step)
-            tensor.grad = None
+            recycle_gradient(tensor)
 
 
 def field_cases(p: Problem) -> list[Case]:

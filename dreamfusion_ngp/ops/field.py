@@ -10,6 +10,7 @@ from typing import Sequence
 
 import torch
 from torch import Tensor
+from torch.utils.weak import WeakTensorKeyDictionary
 
 from ._common import DEVICES, NAMESPACE, address, backend, cleared, execution, is_double
 from ._common import check_count, check_positive, check_scalar_type, check_tensor
@@ -114,6 +115,27 @@ def _check_blob(op: str, blob: Blob) -> tuple[int, float, float]:
     return BLOBS.index(kind), float(strength), float(radius)
 
 
+_recycled = WeakTensorKeyDictionary()  # parameter -> its last gradient, zero by now
+
+
+def recycle_gradient(parameter: Tensor) -> None:
+    """Take `parameter.grad` away, which must be zero, as adam_step leaves it. The next backward of `field` for which
+    `parameter` is the table accumulates into it.
+
+    A gradient left in place is added to what the backward returns, in a pass over both; one that is let go is
+    allocated and cleared again. For a large table either costs more than adam_step.
+    """
+    _recycled[parameter] = parameter.grad
+    parameter.grad = None
+
+
+def _zero_gradient(table: Tensor) -> Tensor:
+    spare = _recycled.pop(table, None)
+    if spare is None or (spare.shape, spare.dtype, spare.device) != (table.shape, table.dtype, table.device):
+        return cleared(table.shape, table)
+    return spare
+
+
 TENSORS = "Tensor x, Tensor table, Tensor W1, Tensor b1, Tensor W2, Tensor b2"
 SETTINGS = f"{GRID}, float[] level_weight, float bound, int blob, float strength, float radius, Tensor? count"
 
@@ -175,7 +197,7 @@ def _(x, *others):
 def _field_backward(*arguments):
     """Gradients of the table, and of W1, b1, W2, b2 one after the other in one vector."""
     d_h, d_rgb_raw, d_grad_h, x, *network = (t.contiguous() for t in arguments[:9])
-    grad_table, grad_weights = cleared(network[0].shape, x), x.new_zeros(sum(t.numel() for t in network[1:]))
+    grad_table, grad_weights = _zero_gradient(network[0]), x.new_zeros(sum(t.numel() for t in network[1:]))
     pointers = [address(t) for t in (x, d_h, d_rgb_raw, d_grad_h, grad_table, grad_weights)]
     rows = (x.shape[0], address(arguments[-1]))
     backend(x).field_backward(is_double(x), _model(network, arguments[9:]), *pointers, *rows, *execution(x))
