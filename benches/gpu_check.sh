@@ -139,7 +139,7 @@ bench bench 150 64 128 256
 for script in benches/*.py; do
     name=$(basename "$script" .py)
     grep -q -- '"--json"' "$script" || continue # not a bench: it writes no figures
-    stage "$name" 90 pass "$python" "$script" $quick --json "$(results "$name")"
+    stage "$name" 90 pass "$python" "$script" --device "$device" $quick --json "$(results "$name")"
 done
 stage guided_step 120 pass "$python" benches/gpu/guided_step.py --device "$device" $quick \
     --json "$(results guided_step)"
