@@ -216,12 +216,13 @@ __device__ inline void scatter_sample(const FieldModel<float>& m, float* grad_ta
 
 __global__ void __launch_bounds__(kTile) field_backward_tile_kernel(const Field<float> p) {
     const FieldModel<float>& m = p.model;
+    const int64_t live_count = live_rows(p.n, p.count);
+    if (int64_t(blockIdx.x) * kTile >= live_count) return;  // nothing to add: the buffers were longer than the rays
     const Tile tile(m.hidden);
     const int thread = threadIdx.x, weights = weight_count(kInputs, m.hidden);
     load_weights(m, tile.weights);
     for (int k = thread; k < weights; k += kTile) tile.sums[k] = 0.f;
     for (int k = thread; k < m.hidden; k += kTile) tile.normal_sums[k] = 0.f;
-    const int64_t live_count = live_rows(p.n, p.count);
     const float per_unit = 1.f / (2.f * m.bound);
     for (int64_t first = int64_t(blockIdx.x) * kTile; first < live_count; first += int64_t(gridDim.x) * kTile) {
         const int64_t i = first + thread;

@@ -100,8 +100,9 @@ __global__ void field_weights_kernel(const Field<T> p) {
     const int inputs = m.grid.levels * m.grid.features, tile = blockDim.x, thread = threadIdx.x;
     const int weights = weight_count(inputs, m.hidden);
     T *sum = dynamic_shared<T>(), *e = sum + weights, *t = e + inputs * tile, *d = t + inputs * tile;
-    for (int k = thread; k < weights; k += tile) sum[k] = T(0);
     const int64_t live = live_rows(p.n, p.count);
+    if (int64_t(blockIdx.x) * tile >= live) return;  // nothing to add
+    for (int k = thread; k < weights; k += tile) sum[k] = T(0);
     for (int64_t first = int64_t(blockIdx.x) * tile; first < live; first += int64_t(gridDim.x) * tile) {
         const int64_t i = first + thread;
         const int samples = int(live - first < tile ? live - first : tile);

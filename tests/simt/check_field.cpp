@@ -200,6 +200,24 @@ void check_field_op(Random& random, const Shape& s, int64_t n, const Count& coun
     close("grad_weights", got.grad_weights, want.grad_weights);
 }
 
+// Blocks beyond the live samples add nothing to the weights' gradient: with 3 of 4000 rows live, one block does.
+void check_idle_blocks(Random& random) {
+    now = "idle blocks";
+    for (const Shape& s : {Shape{16, 2, 7, 4, 64, false, 21}, Shape{5, 4, 8, 4, 40, false, 33}}) {
+        const Network<float> network = random_network(random, s, 0);
+        const int64_t n = 4000, weights = network.W1.size() + network.b1.size() + network.W2.size() + 4;
+        const Buffer<float> x = random.floats(3 * n, -1, 1), d = random.floats(3 * n, -1, 1);
+        const Buffer<float> table_gradient(network.table.size()), weight_gradient(weights);
+        const Count count = count_of(true, 3);
+        Field<float> p{};
+        p.model = network.model, p.x = x.get(), p.d_h = p.d_rgb_raw = p.d_grad_h = d.get();
+        p.n = n, p.count = count.get(), p.grad_table = table_gradient.get(), p.grad_weights = weight_gradient.get();
+        const int64_t before = simt::atomics, per_sample = s.levels * s.features * 8 + 4;  // corners, biases
+        on_simt([&](const Exec& e) { cuda::field_backward(p, e); });
+        expect(simt::atomics - before <= weights + 3 * per_sample, "one block adds its sums");
+    }
+}
+
 }  // namespace
 
 void check_field(Random& random, bool thorough) {
@@ -214,7 +232,7 @@ void check_field(Random& random, bool thorough) {
     };
     const int64_t sizes[] = {0, 1, 31, 33, 257, 700};
     int turn = 0;
-    check_merging(random);
+    check_merging(random), check_idle_blocks(random);
     for (const Shape& s : shapes) {
         for (const int64_t n : sizes) {
             if (!thorough && n > 300) continue;
