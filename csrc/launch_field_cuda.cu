@@ -1,6 +1,6 @@
 // Hash grid and field on CUDA: one thread per sample around the bodies of hashgrid.h and field.h. The number of valid
 // rows is read from device memory. Table gradients are fp32 atomics; weight gradients are first summed in
-// shared memory. Fields of the usual shape take the kernels of field_cuda.cuh.
+// shared memory. Fields of the usual shapes take the kernels of field_cuda.cuh.
 #include "field_cuda.cuh"
 
 namespace dfn::cuda {
@@ -130,7 +130,7 @@ void launch_scatter(const char* op, const HashGrid<float>& p, const Exec& e) {
 
 // Whether the kernels of field_cuda.cuh fit.
 bool usual_shape(const FieldModel<float>& m) {
-    return m.grid.levels == kLevels && m.grid.features == 2 && holds_pairs(m.table);
+    return (m.grid.levels == 16 || m.grid.levels == 8) && m.grid.features == 2 && holds_pairs(m.table);
 }
 
 // Blocks that stay for the whole kernel, each with a copy of the weights: as many as the largest devices hold at once.
@@ -141,17 +141,20 @@ void allow_shared(const char* op, void (*kernel)(Field<float>), size_t bytes) {
         check(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, int(bytes)), op);
 }
 
+template <int kInputs>
 void launch_forward_tile(const Field<float>& p, const Exec& e) {
-    const auto kernel = p.grad_h ? field_forward_tile_kernel<true> : field_forward_tile_kernel<false>;
+    const auto kernel = p.grad_h ? field_forward_tile_kernel<kInputs, true> : field_forward_tile_kernel<kInputs, false>;
     const size_t bytes = sizeof(float) * weight_count(kInputs, p.model.hidden);
     launch_shared("field_forward", e, kernel, resident_blocks(p.n, kForwardBlock), kForwardBlock, bytes, p);
 }
 
+template <int kInputs>
 void launch_backward_tile(const Field<float>& p, const Exec& e) {
     const DeviceGuard guard(e.device);
-    const size_t bytes = Tile::bytes(p.model.hidden);  // at most 64 KB
-    allow_shared("field_backward", field_backward_tile_kernel, bytes);
-    launch_shared("field_backward", e, field_backward_tile_kernel, resident_blocks(p.n, kTile), kTile, bytes, p);
+    const size_t bytes = Tile<kInputs>::bytes(p.model.hidden);  // at most 64 KB
+    void (*const kernel)(Field<float>) = field_backward_tile_kernel<kInputs>;
+    allow_shared("field_backward", kernel, bytes);
+    launch_shared("field_backward", e, kernel, resident_blocks(p.n, kTile), kTile, bytes, p);
 }
 
 void launch_weights(const Field<float>& p, const Exec& e) {
@@ -196,13 +199,15 @@ void hashgrid_grad_x_backward(const HashGrid<T>& p, const Exec& e) {
 
 template <class T>
 void field_forward(const Field<T>& p, const Exec& e) {
-    if (usual_shape(p.model)) return launch_forward_tile(p, e);
+    if (usual_shape(p.model))
+        return p.model.grid.levels == 16 ? launch_forward_tile<32>(p, e) : launch_forward_tile<16>(p, e);
     launch("field_forward", e, field_forward_kernel<T>, blocks_for(p.n), kBlock, p);
 }
 
 template <class T>
 void field_backward(const Field<T>& p, const Exec& e) {
-    if (usual_shape(p.model) && holds_pairs(p.grad_table)) return launch_backward_tile(p, e);
+    if (usual_shape(p.model) && holds_pairs(p.grad_table))
+        return p.model.grid.levels == 16 ? launch_backward_tile<32>(p, e) : launch_backward_tile<16>(p, e);
     launch_weights(p, e);
     launch("field_backward", e, field_table_kernel<T>, blocks_for(p.n), kBlock, p);
 }

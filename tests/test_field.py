@@ -69,6 +69,14 @@ def check(device, layout, hidden, n, tolerance=2e-5, x=None, **settings):
             assert relative_error(g, w) < limit or not (w.any() or g.any()), (name, dtype)
 
 
+@pytest.mark.parametrize("levels, hidden, interpolation", [(16, 64, "linear"), (8, 32, "smoothstep")])
+def test_the_shapes_of_the_presets_match_the_reference(device, levels, hidden, interpolation):
+    """They have CUDA kernels of their own."""
+    layout = GridLayout(levels=levels, log2_table=9, base_resolution=4, finest_resolution=30,
+                        interpolation=interpolation)
+    check(device, layout, hidden, 300, blob=("gaussian", 5.0, 0.3), x=points(layout, 300, margin=2e-3))
+
+
 @pytest.mark.parametrize("interpolation", ["linear", "smoothstep"])
 @pytest.mark.parametrize("n", [0, 1, 31, 33, 1000])
 def test_matches_the_reference(device, interpolation, n):

@@ -16,8 +16,9 @@ from dreamfusion_ngp.ops.march import march
 from dreamfusion_ngp.ops.occupancy import cell_points, occupancy_update
 from dreamfusion_ngp.ops.shade import shade
 
-LAYOUTS = {  # the first takes the kernels for the usual shape, the others the general ones
+LAYOUTS = {  # the first two take the kernels for the usual shapes, the others the general ones
     "16 x 2": GridLayout(log2_table=10, finest_resolution=256),
+    "8 x 2 smooth": GridLayout(levels=8, log2_table=10, finest_resolution=128, interpolation="smoothstep"),
     "5 x 4": GridLayout(levels=5, features=4, log2_table=9, base_resolution=4, finest_resolution=64),
     "3 x 1 smooth": GridLayout(levels=3, features=1, log2_table=8, base_resolution=4, finest_resolution=20,
                                interpolation="smoothstep"),

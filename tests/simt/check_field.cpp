@@ -203,7 +203,8 @@ void check_field_op(Random& random, const Shape& s, int64_t n, const Count& coun
 // Blocks beyond the live samples add nothing to the weights' gradient: with 3 of 4000 rows live, one block does.
 void check_idle_blocks(Random& random) {
     now = "idle blocks";
-    for (const Shape& s : {Shape{16, 2, 7, 4, 64, false, 21}, Shape{5, 4, 8, 4, 40, false, 33}}) {
+    for (const Shape& s : {Shape{16, 2, 7, 4, 64, false, 21}, Shape{8, 2, 7, 4, 64, true, 32},
+             Shape{5, 4, 8, 4, 40, false, 33}}) {
         const Network<float> network = random_network(random, s, 0);
         const int64_t n = 4000, weights = network.W1.size() + network.b1.size() + network.W2.size() + 4;
         const Buffer<float> x = random.floats(3 * n, -1, 1), d = random.floats(3 * n, -1, 1);
@@ -225,6 +226,8 @@ void check_field(Random& random, bool thorough) {
         {16, 2, 12, 16, 2048, false, 64},  // the default, but for the size of its table
         {16, 2, 10, 4, 512, true, 21},
         {16, 2, 7, 4, 64, false, 128},
+        {8, 2, 11, 8, 256, true, 32},  // preset fast's, but for the size of its table
+        {8, 2, 7, 4, 64, false, 21},
         {3, 2, 9, 3, 17, true, 17},
         {1, 1, 6, 2, 2, false, 1},
         {5, 4, 8, 4, 40, false, 33},
