@@ -54,9 +54,16 @@ __device__ void for_each_level(const FieldModel<float>& m, Vec3<float> u, Fn fn)
         if (m.level_weight[level] != 0.f) fn(level, corners_of(m.grid, level, u), m.level_weight[level]);
 }
 
+// What the kernels read: the table, or its float16 shadow.
+template <class Value>
+__device__ const Value* values_of(const FieldModel<float>& m) {
+    if constexpr (sizeof(Value) == sizeof(float)) return m.table;
+    else return reinterpret_cast<const Value*>(m.shadow);
+}
+
 constexpr int kForwardBlock = 128;
 
-template <int kInputs, bool kGradient>
+template <int kInputs, class Value, bool kGradient>
 __global__ void __launch_bounds__(kForwardBlock, 4) field_forward_tile_kernel(const Field<float> p) {
     const FieldModel<float>& m = p.model;
     float *W1 = dynamic_shared<float>(), *b1 = W1 + m.hidden * kInputs, *W2 = b1 + m.hidden;
@@ -74,7 +81,7 @@ __global__ void __launch_bounds__(kForwardBlock, 4) field_forward_tile_kernel(co
         float e[kInputs] = {}, q[kInputs] = {}, o[kOutputs];
         for_each_level<kInputs / 2>(m, u, [&](int level, const Corners& at, float weight) {
             float v[2][8];
-            gather_pairs(m.table + 2 * m.grid.offset[level], 2, at, v);
+            gather_pairs(values_of<Value>(m) + 2 * m.grid.offset[level], at, v);
             e[2 * level] = weight * trilinear(v[0], at.weight).value;
             e[2 * level + 1] = weight * trilinear(v[1], at.weight).value;
         });
@@ -89,7 +96,7 @@ __global__ void __launch_bounds__(kForwardBlock, 4) field_forward_tile_kernel(co
         if (!kGradient) continue;
         for_each_level<kInputs / 2>(m, u, [&](int level, const Corners& at, float weight) {
             float v[2][8];
-            gather_pairs(m.table + 2 * m.grid.offset[level], 2, at, v);
+            gather_pairs(values_of<Value>(m) + 2 * m.grid.offset[level], at, v);
             const Vec3<float> g0 = trilinear(v[0], at.weight).grad, g1 = trilinear(v[1], at.weight).grad;
             grad = grad + weight * per_unit * (at.slope * (q[2 * level] * g0 + q[2 * level + 1] * g1));
         });
@@ -124,7 +131,7 @@ struct Tile {
 };
 
 // e into registers, e and t into the tile; zeros for a thread without a sample.
-template <int kInputs>
+template <class Value, int kInputs>
 __device__ void encode_tile(const FieldModel<float>& m, Vec3<float> u, Vec3<float> v, bool live,
     const Tile<kInputs>& tile, float (&e)[kInputs]) {
     float t[kInputs] = {};
@@ -132,7 +139,7 @@ __device__ void encode_tile(const FieldModel<float>& m, Vec3<float> u, Vec3<floa
     for_each_level<kInputs / 2>(m, u, [&](int level, const Corners& at, float weight) {
         if (!live) return;
         float values[2][8];
-        gather_pairs(m.table + 2 * m.grid.offset[level], 2, at, values);
+        gather_pairs(values_of<Value>(m) + 2 * m.grid.offset[level], at, values);
         for (int f = 0; f < 2; ++f) {
             const Trilinear<float> y = trilinear(values[f], at.weight);
             e[2 * level + f] = weight * y.value, t[2 * level + f] = weight * dot(at.slope * y.grad, v);
@@ -218,7 +225,7 @@ __device__ void scatter_sample(const FieldModel<float>& m, float* grad_table, Ve
     });
 }
 
-template <int kInputs>
+template <int kInputs, class Value>
 __global__ void __launch_bounds__(kTile) field_backward_tile_kernel(const Field<float> p) {
     const FieldModel<float>& m = p.model;
     const int64_t live_count = live_rows(p.n, p.count);
@@ -237,7 +244,7 @@ __global__ void __launch_bounds__(kTile) field_backward_tile_kernel(const Field<
         float e[kInputs], de[kInputs] = {}, q[kInputs] = {}, d[kOutputs] = {};
         if (live) load_output_gradient(p, i, d, 1);
         for (int c = 0; c < kOutputs; ++c) tile.d[c * kTile + thread] = d[c];
-        encode_tile(m, u, v, live, tile, e);
+        encode_tile<Value>(m, u, v, live, tile, e);
         __syncthreads();
         if (thread < kOutputs)
             for (int s = 0; s < kTile; ++s) tile.sums[weights - kOutputs + thread] += tile.d[thread * kTile + s];

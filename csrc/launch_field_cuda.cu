@@ -133,6 +133,12 @@ bool usual_shape(const FieldModel<float>& m) {
     return (m.grid.levels == 16 || m.grid.levels == 8) && m.grid.features == 2 && holds_pairs(m.table);
 }
 
+#define DFN_BY_LEVELS(launch, Value) (p.model.grid.levels == 16 ? launch<32, Value>(p, e) : launch<16, Value>(p, e))
+
+void refuse_shadow(const FieldModel<float>& m) {
+    if (m.shadow) throw std::invalid_argument("field: only 16 or 8 levels of 2 features have kernels for a shadow");
+}
+
 // Blocks that stay for the whole kernel, each with a copy of the weights: as many as the largest devices hold at once.
 unsigned resident_blocks(int64_t n, int block) { return std::min(blocks_for(n, block), 1024u); }
 
@@ -141,18 +147,19 @@ void allow_shared(const char* op, void (*kernel)(Field<float>), size_t bytes) {
         check(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, int(bytes)), op);
 }
 
-template <int kInputs>
+template <int kInputs, class Value>
 void launch_forward_tile(const Field<float>& p, const Exec& e) {
-    const auto kernel = p.grad_h ? field_forward_tile_kernel<kInputs, true> : field_forward_tile_kernel<kInputs, false>;
+    const auto kernel = p.grad_h ? field_forward_tile_kernel<kInputs, Value, true>
+                                 : field_forward_tile_kernel<kInputs, Value, false>;
     const size_t bytes = sizeof(float) * weight_count(kInputs, p.model.hidden);
     launch_shared("field_forward", e, kernel, resident_blocks(p.n, kForwardBlock), kForwardBlock, bytes, p);
 }
 
-template <int kInputs>
+template <int kInputs, class Value>
 void launch_backward_tile(const Field<float>& p, const Exec& e) {
     const DeviceGuard guard(e.device);
     const size_t bytes = Tile<kInputs>::bytes(p.model.hidden);  // at most 64 KB
-    void (*const kernel)(Field<float>) = field_backward_tile_kernel<kInputs>;
+    void (*const kernel)(Field<float>) = field_backward_tile_kernel<kInputs, Value>;
     allow_shared("field_backward", kernel, bytes);
     launch_shared("field_backward", e, kernel, resident_blocks(p.n, kTile), kTile, bytes, p);
 }
@@ -199,15 +206,21 @@ void hashgrid_grad_x_backward(const HashGrid<T>& p, const Exec& e) {
 
 template <class T>
 void field_forward(const Field<T>& p, const Exec& e) {
-    if (usual_shape(p.model))
-        return p.model.grid.levels == 16 ? launch_forward_tile<32>(p, e) : launch_forward_tile<16>(p, e);
+    if (usual_shape(p.model)) {
+        if (p.model.shadow) return DFN_BY_LEVELS(launch_forward_tile, __half);
+        return DFN_BY_LEVELS(launch_forward_tile, float);
+    }
+    refuse_shadow(p.model);
     launch("field_forward", e, field_forward_kernel<T>, blocks_for(p.n), kBlock, p);
 }
 
 template <class T>
 void field_backward(const Field<T>& p, const Exec& e) {
-    if (usual_shape(p.model) && holds_pairs(p.grad_table))
-        return p.model.grid.levels == 16 ? launch_backward_tile<32>(p, e) : launch_backward_tile<16>(p, e);
+    if (usual_shape(p.model) && holds_pairs(p.grad_table)) {
+        if (p.model.shadow) return DFN_BY_LEVELS(launch_backward_tile, __half);
+        return DFN_BY_LEVELS(launch_backward_tile, float);
+    }
+    refuse_shadow(p.model);
     launch_weights(p, e);
     launch("field_backward", e, field_table_kernel<T>, blocks_for(p.n), kBlock, p);
 }

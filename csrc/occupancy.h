@@ -1,7 +1,7 @@
 // Occupancy grid (instant-NGP, appendix E.2): values decay, new densities raise them, bits say which cells the march
 // visits. Passes over all cells or over the listed ones, in this order: decay_cell, raise_cell, mark_cell, partial_sum,
-// lane_sum and fold (the mean), set_threshold, pack_byte, fill_byte. A non-finite density is never stored: it marks its cell through the sign of
-// the value, until packed.
+// lane_sum and fold (the mean), set_threshold, pack_byte, fill_byte. A non-finite density is never stored: it marks its
+// cell through the sign of the value, until packed.
 #pragma once
 #include "hd.h"
 

@@ -106,6 +106,7 @@ def train_step(state: State, guidance, config: RunConfig, clock: Callable[[], fl
     records = [differentiate(state, guidance, config, part, clock) for part in range(config.accumulate)]
     began = clock()
     state.adam.step(state.step, config.steps)
+    state.field.refresh()
     record = records[0] if len(records) == 1 else merge(records)
     record.seconds["field"] += clock() - began
     state.step += 1

@@ -131,7 +131,8 @@ def on_cuda(module):
 
 
 def fake_state():
-    return on_cuda(HashField(CONFIG.field, 0)), on_cuda(Occupancy(CONFIG.render, CONFIG.field.bound))
+    field = HashField(replace(CONFIG.field, half_table=True), 0)
+    return on_cuda(field), on_cuda(Occupancy(CONFIG.render, CONFIG.field.bound))
 
 
 def test_updates_wait_for_nothing(copies):

@@ -7,6 +7,7 @@ import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from dreamfusion_ngp.checkpoint import load_checkpoint, save_checkpoint
 from dreamfusion_ngp.config import (CameraConfig, FieldConfig, LightConfig, LossConfig, OptimConfig, RenderConfig,
                                     RunConfig, dreamfusion, resolution_at)
 from dreamfusion_ngp.errors import DivergenceError
@@ -102,6 +103,21 @@ def test_only_kernels_pass_over_the_table():
     assert [name for name in second.names if name not in views] == 2 * step
     assert [name for name in first.names if name not in views] == ["field_density", *step]
     assert state.field.table.grad is None
+
+
+def test_a_half_table_learns_and_resumes_like_any_other(tmp_path):
+    """The copy follows the table through steps and checkpoints; small updates add up in float32."""
+    half = replace(TINY, field=replace(TINY.field, half_table=True))
+    whole, records = run(half)
+    part, _ = run(half, stop_after=17)
+    assert torch.equal(part.field.shadow, part.field.table.half())
+    assert not torch.equal(part.field.shadow, part.field.table)
+    save_checkpoint(tmp_path / "c", part)
+    again, _ = run(half, state=load_checkpoint(tmp_path / "c", "cpu"))
+    assert all(torch.equal(a, b) for a, b in zip(whole.tensors().values(), again.tensors().values()))
+    plain = run(TINY)[1]
+    assert [r["sds"] for r in records] != [r["sds"] for r in plain]
+    assert records[-1]["sds"] == pytest.approx(plain[-1]["sds"], rel=0.05)
 
 
 def test_other_seed_other_run():

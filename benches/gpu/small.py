@@ -54,7 +54,9 @@ def field_case(to, layout, n):
     settings = dict(bound=1.0, level_weight=[1.0] * layout.levels, blob=("gaussian", 2.0, 0.3))
     x, count = to(randn(n, 3, seed=10) / 3), to(torch.tensor([max(0, n - 3)]))
     outputs = field(x, *weights, layout, **settings, count=count)
-    return [*differentiate(outputs, weights), field_density(x, *weights, layout, **settings)]
+    half = field(x, *weights, layout, **settings, shadow=weights[0].detach().half())
+    return [*differentiate(outputs, weights), *differentiate(half, weights),
+            field_density(x, *weights, layout, **settings)]
 
 
 def ray_case(to, rays, budget):

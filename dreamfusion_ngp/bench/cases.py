@@ -141,7 +141,7 @@ def field_cases(p: Problem) -> list[Case]:
         kind = ("none", "gaussian", "cone").index(blob[0])
         return torch.ops.dreamfusion_ngp.field_backward(
             *p.cotangents, p.x, *network, *p.layout.arguments, list(p.named()["level_weight"]), p.config.bound, kind,
-            blob[1] if kind else 0.0, blob[2] if kind else 1.0, None)
+            blob[1] if kind else 0.0, blob[2] if kind else 1.0, None, None)
 
     def shade_both():
         p.shaded_loss(h, rgb_raw, grad_h, slice(None)).backward()
