@@ -123,7 +123,10 @@ def main() -> None:
     parser.add_argument("--resolution", type=int, default=64, help="pixels a side of the render")
     parser.add_argument("--compile", action="store_true", help="also with torch.compile, without and with CUDA graphs")
     parser.add_argument("--json", type=Path)
+    parser.add_argument("--quick", action="store_true", help="a tiny model and two steps, to see that it runs")
     args = parser.parse_args()
+    if args.quick:
+        args.family, args.steps = "quick", 2
     gpu = args.device.startswith("cuda")
     settings = [dict(precision="float16" if gpu else "float32"), dict(slice=1, checkpoint=True)]
     if gpu:
