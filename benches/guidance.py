@@ -116,7 +116,6 @@ def measure(folder: Path, args, **options) -> dict:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--family", choices=FAMILIES, default="sd15")
-    parser.add_argument("--quick", action="store_const", dest="family", const="quick", help="the same as --family quick")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--steps", type=int, default=10)
     parser.add_argument("--views", type=int, default=2)
