@@ -30,7 +30,8 @@ __device__ inline Span next_span(const Composite<float>& p, int64_t first, int64
     return s;
 }
 
-__device__ inline float sum_over_warp(float value) {
+template <class T>
+__device__ T sum_over_warp(T value) {
     for (unsigned reach = kWarp / 2; reach; reach /= 2) value += __shfl_xor_sync(kAllLanes, value, int(reach));
     return value;
 }

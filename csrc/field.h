@@ -35,6 +35,7 @@ struct FieldModel {
     const T* b1;     // (hidden)
     const T* W2;     // (4, hidden)
     const T* b2;     // (4)
+    const uint16_t* shadow;  // (entries, features) float16, read in the place of the table; or null. CUDA, usual shapes
 };
 
 template <class T>

@@ -1,5 +1,5 @@
-// The field on CUDA for 16 levels of 2 features, the shape that fields have: a thread has a sample, whose 32 inputs
-// stay in registers; weights are read from shared memory. Other shapes: the kernels in launch_field_cuda.cu.
+// The field on CUDA for 16 or 8 levels of 2 features, the shapes that fields have: a thread has a sample, whose kInputs
+// inputs stay in registers; weights are read from shared memory. Other shapes: the kernels in launch_field_cuda.cu.
 //
 // Backward recomputes the encoding, sums the gradients of the weights over tiles of samples in shared memory without
 // atomics, and scatters the value and the normal path at once. With m = [z > 0], G = sum over samples of m t^T gives
@@ -9,15 +9,13 @@
 
 namespace dfn::cuda {
 
-constexpr int kLevels = 16, kInputs = 32;
-static_assert(kInputs == int(kWarp), "a lane is an input where the weights' gradient is summed");
-
 __device__ __host__ inline int weight_count(int inputs, int hidden) {
     return hidden * (inputs + 1 + kOutputs) + kOutputs;
 }
 
 // W1, b1, W2, b2 one after the other, as grad_weights has them.
-__device__ inline void load_weights(const FieldModel<float>& m, float* to) {
+template <int kInputs>
+__device__ void load_weights(const FieldModel<float>& m, float* to) {
     const int hidden = m.hidden;
     for (int k = threadIdx.x; k < hidden * kInputs; k += blockDim.x) to[k] = m.W1[k];
     to += hidden * kInputs;
@@ -28,7 +26,8 @@ __device__ inline void load_weights(const FieldModel<float>& m, float* to) {
     for (int k = threadIdx.x; k < kOutputs; k += blockDim.x) to[k] = m.b2[k];
 }
 
-__device__ inline float dot_row(const float* row, const float (&e)[kInputs]) {
+template <int kInputs>
+__device__ float dot_row(const float* row, const float (&e)[kInputs]) {
     float sum = 0;
     DFN_UNROLL
     for (int k = 0; k < kInputs; k += 4) {
@@ -38,7 +37,8 @@ __device__ inline float dot_row(const float* row, const float (&e)[kInputs]) {
     return sum;
 }
 
-__device__ inline void add_row(float factor, const float* row, float (&to)[kInputs]) {
+template <int kInputs>
+__device__ void add_row(float factor, const float* row, float (&to)[kInputs]) {
     DFN_UNROLL
     for (int k = 0; k < kInputs; k += 4) {
         const float4 w = *reinterpret_cast<const float4*>(row + k);
@@ -47,20 +47,27 @@ __device__ inline void add_row(float factor, const float* row, float (&to)[kInpu
 }
 
 // fn(level, corners, weight of the level) for every level that counts.
-template <class Fn>
+template <int kLevels, class Fn>
 __device__ void for_each_level(const FieldModel<float>& m, Vec3<float> u, Fn fn) {
     DFN_UNROLL
     for (int level = 0; level < kLevels; ++level)
         if (m.level_weight[level] != 0.f) fn(level, corners_of(m.grid, level, u), m.level_weight[level]);
 }
 
+// What the kernels read: the table, or its float16 shadow.
+template <class Value>
+__device__ const Value* values_of(const FieldModel<float>& m) {
+    if constexpr (sizeof(Value) == sizeof(float)) return m.table;
+    else return reinterpret_cast<const Value*>(m.shadow);
+}
+
 constexpr int kForwardBlock = 128;
 
-template <bool kGradient>
+template <int kInputs, class Value, bool kGradient>
 __global__ void __launch_bounds__(kForwardBlock, 4) field_forward_tile_kernel(const Field<float> p) {
     const FieldModel<float>& m = p.model;
     float *W1 = dynamic_shared<float>(), *b1 = W1 + m.hidden * kInputs, *W2 = b1 + m.hidden;
-    load_weights(m, W1);
+    load_weights<kInputs>(m, W1);
     __syncthreads();
     const int64_t live = live_rows(p.n, p.count);
     const float per_unit = 1.f / (2.f * m.bound);
@@ -72,9 +79,9 @@ __global__ void __launch_bounds__(kForwardBlock, 4) field_forward_tile_kernel(co
         }
         const Vec3<float> x = load3(p.x, i), u = to_unit_cube(x, m.bound);
         float e[kInputs] = {}, q[kInputs] = {}, o[kOutputs];
-        for_each_level(m, u, [&](int level, const Corners& at, float weight) {
+        for_each_level<kInputs / 2>(m, u, [&](int level, const Corners& at, float weight) {
             float v[2][8];
-            gather_pairs(m.table + 2 * m.grid.offset[level], 2, at, v);
+            gather_pairs(values_of<Value>(m) + 2 * m.grid.offset[level], at, v);
             e[2 * level] = weight * trilinear(v[0], at.weight).value;
             e[2 * level + 1] = weight * trilinear(v[1], at.weight).value;
         });
@@ -87,9 +94,9 @@ __global__ void __launch_bounds__(kForwardBlock, 4) field_forward_tile_kernel(co
         Vec3<float> grad{};
         p.h[i] = o[0] + blob_density(m.blob, x, grad);
         if (!kGradient) continue;
-        for_each_level(m, u, [&](int level, const Corners& at, float weight) {
+        for_each_level<kInputs / 2>(m, u, [&](int level, const Corners& at, float weight) {
             float v[2][8];
-            gather_pairs(m.table + 2 * m.grid.offset[level], 2, at, v);
+            gather_pairs(values_of<Value>(m) + 2 * m.grid.offset[level], at, v);
             const Vec3<float> g0 = trilinear(v[0], at.weight).grad, g1 = trilinear(v[1], at.weight).grad;
             grad = grad + weight * per_unit * (at.slope * (q[2 * level] * g0 + q[2 * level + 1] * g1));
         });
@@ -103,6 +110,7 @@ constexpr int kUnits = 16;  // hidden units at a time
 constexpr int kRow = kTile + 1, kUnitRow = kUnits + 4;  // padded: neighbouring lanes use different banks
 
 // Shared memory of a block.
+template <int kInputs>
 struct Tile {
     float *weights, *sums;  // W1, b1, W2, b2; their gradient
     float* normal_sums;     // (hidden) the normal path's share of W2's first row
@@ -123,14 +131,15 @@ struct Tile {
 };
 
 // e into registers, e and t into the tile; zeros for a thread without a sample.
-__device__ inline void encode_tile(
-    const FieldModel<float>& m, Vec3<float> u, Vec3<float> v, bool live, const Tile& tile, float (&e)[kInputs]) {
+template <class Value, int kInputs>
+__device__ void encode_tile(const FieldModel<float>& m, Vec3<float> u, Vec3<float> v, bool live,
+    const Tile<kInputs>& tile, float (&e)[kInputs]) {
     float t[kInputs] = {};
     for (int k = 0; k < kInputs; ++k) e[k] = 0.f;
-    for_each_level(m, u, [&](int level, const Corners& at, float weight) {
+    for_each_level<kInputs / 2>(m, u, [&](int level, const Corners& at, float weight) {
         if (!live) return;
         float values[2][8];
-        gather_pairs(m.table + 2 * m.grid.offset[level], 2, at, values);
+        gather_pairs(values_of<Value>(m) + 2 * m.grid.offset[level], at, values);
         for (int f = 0; f < 2; ++f) {
             const Trilinear<float> y = trilinear(values[f], at.weight);
             e[2 * level + f] = weight * y.value, t[2 * level + f] = weight * dot(at.slope * y.grad, v);
@@ -141,7 +150,8 @@ __device__ inline void encode_tile(
 }
 
 // This thread's sample through units [first, first + kUnits): dz and fired into the tile, de and q grow.
-__device__ inline void backward_units(const Tile& tile, int hidden, int first, const float (&e)[kInputs],
+template <int kInputs>
+__device__ void backward_units(const Tile<kInputs>& tile, int hidden, int first, const float (&e)[kInputs],
     const float (&d)[kOutputs], float (&de)[kInputs], float (&q)[kInputs]) {
     const float *b1 = tile.weights + hidden * kInputs, *W2 = b1 + hidden;
     for (int u = 0; u < kUnits; ++u) {
@@ -158,15 +168,13 @@ __device__ inline void backward_units(const Tile& tile, int hidden, int first, c
     }
 }
 
-__device__ inline float warp_sum(float value) {
-    for (unsigned reach = kWarp / 2; reach; reach /= 2) value += __shfl_xor_sync(kAllLanes, value, int(reach));
-    return value;
-}
-
-// The tile's share of W1's gradient for the current units: a lane is an input, a warp has kUnits / 2 of the units.
-__device__ inline void sum_W1(const Tile& tile, int hidden, int first) {
-    constexpr int kMine = kUnits / (kTile / int(kWarp));
-    const int lane = threadIdx.x % kWarp, mine = threadIdx.x / kWarp * kMine;
+// The tile's share of W1's gradient for the current units: kInputs lanes side by side are the inputs, and each such
+// group has kMine of the units.
+template <int kInputs>
+__device__ void sum_W1(const Tile<kInputs>& tile, int hidden, int first) {
+    constexpr int kMine = kUnits / (kTile / kInputs);
+    static_assert(kMine % 4 == 0 && int(kWarp) % kInputs == 0);
+    const int lane = threadIdx.x % kInputs, mine = threadIdx.x / kInputs * kMine;
     float value[kMine] = {}, normal[kMine] = {};
     for (int s = 0; s < kTile; ++s) {
         const float e = tile.e[lane * kRow + s], t = tile.t[lane * kRow + s];
@@ -183,15 +191,17 @@ __device__ inline void sum_W1(const Tile& tile, int hidden, int first) {
     DFN_UNROLL
     for (int u = 0; u < kMine; ++u) {
         const int j = first + mine + u;
-        if (j >= hidden) break;
-        tile.sums[j * kInputs + lane] += value[u] + w2[j] * normal[u];
-        const float sum = warp_sum(W1[j * kInputs + lane] * normal[u]);
-        if (lane == 0) tile.normal_sums[j] += sum;
+        const bool exists = j < hidden;
+        if (exists) tile.sums[j * kInputs + lane] += value[u] + w2[j] * normal[u];
+        float sum = exists ? W1[j * kInputs + lane] * normal[u] : 0.f;
+        for (int reach = kInputs / 2; reach; reach /= 2) sum += __shfl_xor_sync(kAllLanes, sum, reach);
+        if (exists && lane == 0) tile.normal_sums[j] += sum;
     }
 }
 
 // The tile's share of the gradients of b1 and W2 for the current units: a thread sums one of them.
-__device__ inline void sum_outputs(const Tile& tile, int hidden, int first) {
+template <int kInputs>
+__device__ void sum_outputs(const Tile<kInputs>& tile, int hidden, int first) {
     for (int k = threadIdx.x; k < kUnits * (kOutputs + 1); k += kTile) {
         const int u = k % kUnits, c = k / kUnits - 1, j = first + u;  // c = -1: b1
         if (j >= hidden) continue;
@@ -202,9 +212,10 @@ __device__ inline void sum_outputs(const Tile& tile, int hidden, int first) {
     }
 }
 
-__device__ inline void scatter_sample(const FieldModel<float>& m, float* grad_table, Vec3<float> u, Vec3<float> v,
+template <int kInputs>
+__device__ void scatter_sample(const FieldModel<float>& m, float* grad_table, Vec3<float> u, Vec3<float> v,
     bool live, const float (&de)[kInputs], const float (&q)[kInputs]) {
-    for_each_level(m, u, [&](int level, const Corners& at, float weight) {
+    for_each_level<kInputs / 2>(m, u, [&](int level, const Corners& at, float weight) {
         float out[2][8];
         for (int f = 0; f < 2; ++f) {
             const int k = 2 * level + f;
@@ -214,14 +225,16 @@ __device__ inline void scatter_sample(const FieldModel<float>& m, float* grad_ta
     });
 }
 
+template <int kInputs, class Value>
 __global__ void __launch_bounds__(kTile) field_backward_tile_kernel(const Field<float> p) {
     const FieldModel<float>& m = p.model;
-    const Tile tile(m.hidden);
+    const int64_t live_count = live_rows(p.n, p.count);
+    if (int64_t(blockIdx.x) * kTile >= live_count) return;  // nothing to add: the buffers were longer than the rays
+    const Tile<kInputs> tile(m.hidden);
     const int thread = threadIdx.x, weights = weight_count(kInputs, m.hidden);
-    load_weights(m, tile.weights);
+    load_weights<kInputs>(m, tile.weights);
     for (int k = thread; k < weights; k += kTile) tile.sums[k] = 0.f;
     for (int k = thread; k < m.hidden; k += kTile) tile.normal_sums[k] = 0.f;
-    const int64_t live_count = live_rows(p.n, p.count);
     const float per_unit = 1.f / (2.f * m.bound);
     for (int64_t first = int64_t(blockIdx.x) * kTile; first < live_count; first += int64_t(gridDim.x) * kTile) {
         const int64_t i = first + thread;
@@ -231,7 +244,7 @@ __global__ void __launch_bounds__(kTile) field_backward_tile_kernel(const Field<
         float e[kInputs], de[kInputs] = {}, q[kInputs] = {}, d[kOutputs] = {};
         if (live) load_output_gradient(p, i, d, 1);
         for (int c = 0; c < kOutputs; ++c) tile.d[c * kTile + thread] = d[c];
-        encode_tile(m, u, v, live, tile, e);
+        encode_tile<Value>(m, u, v, live, tile, e);
         __syncthreads();
         if (thread < kOutputs)
             for (int s = 0; s < kTile; ++s) tile.sums[weights - kOutputs + thread] += tile.d[thread * kTile + s];

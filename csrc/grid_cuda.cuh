@@ -1,6 +1,8 @@
 // A level of the hash grid on CUDA: a thread has a point, a warp has 32 points that follow each other along rays, so
 // that on coarse levels neighbours share a cell.
 #pragma once
+#include <cuda_fp16.h>
+
 #include "cuda_util.cuh"
 
 namespace dfn::cuda {
@@ -74,11 +76,15 @@ __device__ void scatter_warp(float* grad, int features, const Corners& at, bool 
     }
 }
 
-// The 8 corners' values of features f and f + 1; the table must be a multiple of 8 bytes, and features even.
-__device__ inline void gather_pairs(const float* table, int features, const Corners& at, float (&v)[2][8]) {
+__device__ inline float2 load_pair(const float* at) { return *reinterpret_cast<const float2*>(at); }
+__device__ inline float2 load_pair(const __half* at) { return __half22float2(*reinterpret_cast<const __half2*>(at)); }
+
+// The 8 corners' values of both features; the table, of rows of two, must be aligned like a pair of them.
+template <class Value>
+__device__ void gather_pairs(const Value* table, const Corners& at, float (&v)[2][8]) {
     DFN_UNROLL
     for (int c = 0; c < 8; ++c) {
-        const float2 pair = *reinterpret_cast<const float2*>(table + int64_t(at.row[c]) * features);
+        const float2 pair = load_pair(table + 2 * int64_t(at.row[c]));
         v[0][c] = pair.x, v[1][c] = pair.y;
     }
 }

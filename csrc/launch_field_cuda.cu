@@ -1,6 +1,6 @@
 // Hash grid and field on CUDA: one thread per sample around the bodies of hashgrid.h and field.h. The number of valid
 // rows is read from device memory. Table gradients are fp32 atomics; weight gradients are first summed in
-// shared memory. Fields of the usual shape take the kernels of field_cuda.cuh.
+// shared memory. Fields of the usual shapes take the kernels of field_cuda.cuh.
 #include "field_cuda.cuh"
 
 namespace dfn::cuda {
@@ -100,8 +100,9 @@ __global__ void field_weights_kernel(const Field<T> p) {
     const int inputs = m.grid.levels * m.grid.features, tile = blockDim.x, thread = threadIdx.x;
     const int weights = weight_count(inputs, m.hidden);
     T *sum = dynamic_shared<T>(), *e = sum + weights, *t = e + inputs * tile, *d = t + inputs * tile;
-    for (int k = thread; k < weights; k += tile) sum[k] = T(0);
     const int64_t live = live_rows(p.n, p.count);
+    if (int64_t(blockIdx.x) * tile >= live) return;  // nothing to add
+    for (int k = thread; k < weights; k += tile) sum[k] = T(0);
     for (int64_t first = int64_t(blockIdx.x) * tile; first < live; first += int64_t(gridDim.x) * tile) {
         const int64_t i = first + thread;
         const int samples = int(live - first < tile ? live - first : tile);
@@ -129,7 +130,13 @@ void launch_scatter(const char* op, const HashGrid<float>& p, const Exec& e) {
 
 // Whether the kernels of field_cuda.cuh fit.
 bool usual_shape(const FieldModel<float>& m) {
-    return m.grid.levels == kLevels && m.grid.features == 2 && holds_pairs(m.table);
+    return (m.grid.levels == 16 || m.grid.levels == 8) && m.grid.features == 2 && holds_pairs(m.table);
+}
+
+#define DFN_BY_LEVELS(launch, Value) (p.model.grid.levels == 16 ? launch<32, Value>(p, e) : launch<16, Value>(p, e))
+
+void refuse_shadow(const FieldModel<float>& m) {
+    if (m.shadow) throw std::invalid_argument("field: only 16 or 8 levels of 2 features have kernels for a shadow");
 }
 
 // Blocks that stay for the whole kernel, each with a copy of the weights: as many as the largest devices hold at once.
@@ -140,17 +147,21 @@ void allow_shared(const char* op, void (*kernel)(Field<float>), size_t bytes) {
         check(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, int(bytes)), op);
 }
 
+template <int kInputs, class Value>
 void launch_forward_tile(const Field<float>& p, const Exec& e) {
-    const auto kernel = p.grad_h ? field_forward_tile_kernel<true> : field_forward_tile_kernel<false>;
+    const auto kernel = p.grad_h ? field_forward_tile_kernel<kInputs, Value, true>
+                                 : field_forward_tile_kernel<kInputs, Value, false>;
     const size_t bytes = sizeof(float) * weight_count(kInputs, p.model.hidden);
     launch_shared("field_forward", e, kernel, resident_blocks(p.n, kForwardBlock), kForwardBlock, bytes, p);
 }
 
+template <int kInputs, class Value>
 void launch_backward_tile(const Field<float>& p, const Exec& e) {
     const DeviceGuard guard(e.device);
-    const size_t bytes = Tile::bytes(p.model.hidden);  // at most 64 KB
-    allow_shared("field_backward", field_backward_tile_kernel, bytes);
-    launch_shared("field_backward", e, field_backward_tile_kernel, resident_blocks(p.n, kTile), kTile, bytes, p);
+    const size_t bytes = Tile<kInputs>::bytes(p.model.hidden);  // at most 64 KB
+    void (*const kernel)(Field<float>) = field_backward_tile_kernel<kInputs, Value>;
+    allow_shared("field_backward", kernel, bytes);
+    launch_shared("field_backward", e, kernel, resident_blocks(p.n, kTile), kTile, bytes, p);
 }
 
 void launch_weights(const Field<float>& p, const Exec& e) {
@@ -195,13 +206,21 @@ void hashgrid_grad_x_backward(const HashGrid<T>& p, const Exec& e) {
 
 template <class T>
 void field_forward(const Field<T>& p, const Exec& e) {
-    if (usual_shape(p.model)) return launch_forward_tile(p, e);
+    if (usual_shape(p.model)) {
+        if (p.model.shadow) return DFN_BY_LEVELS(launch_forward_tile, __half);
+        return DFN_BY_LEVELS(launch_forward_tile, float);
+    }
+    refuse_shadow(p.model);
     launch("field_forward", e, field_forward_kernel<T>, blocks_for(p.n), kBlock, p);
 }
 
 template <class T>
 void field_backward(const Field<T>& p, const Exec& e) {
-    if (usual_shape(p.model) && holds_pairs(p.grad_table)) return launch_backward_tile(p, e);
+    if (usual_shape(p.model) && holds_pairs(p.grad_table)) {
+        if (p.model.shadow) return DFN_BY_LEVELS(launch_backward_tile, __half);
+        return DFN_BY_LEVELS(launch_backward_tile, float);
+    }
+    refuse_shadow(p.model);
     launch_weights(p, e);
     launch("field_backward", e, field_table_kernel<T>, blocks_for(p.n), kBlock, p);
 }

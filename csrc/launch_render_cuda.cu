@@ -97,15 +97,27 @@ __global__ void partial_sum_kernel(Occupancy<T> p) {
     DFN_GRID_STRIDE(i, kSumChunks) partial_sum(p, i);
 }
 
+// One block.
 template <class T>
-__global__ void threshold_kernel(Occupancy<T> p) {
-    choose_threshold(p);
+__global__ void __launch_bounds__(kSumLanes) threshold_kernel(Occupancy<T> p) {
+    __shared__ double lanes[kSumLanes];
+    const int lane = int(threadIdx.x);
+    lanes[lane] = lane_sum(p, lane);
+    for (int reach = kSumLanes / 2; reach; reach /= 2) {
+        __syncthreads();
+        if (lane < reach) fold(lanes, lane, reach);
+    }
+    if (lane == 0) set_threshold(p, lanes[0]);
 }
 
+// One addition to the count per warp: they all go to one address.
 template <class T>
 __global__ void pack_kernel(Occupancy<T> p) {
-    DFN_GRID_STRIDE(i, p.cells / 8)
-        atomicAdd(reinterpret_cast<unsigned long long*>(p.occupied), static_cast<unsigned long long>(pack_byte(p, i)));
+    int set = 0;
+    DFN_GRID_STRIDE(i, p.cells / 8) set += pack_byte(p, i);
+    set = sum_over_warp(set);
+    if (threadIdx.x % kWarp == 0 && set)
+        atomicAdd(reinterpret_cast<unsigned long long*>(p.occupied), static_cast<unsigned long long>(set));
 }
 
 template <class T>
@@ -165,7 +177,7 @@ void occupancy_update(const Occupancy<T>& p, const Exec& e) {
     launch("occupancy_update", e, raise_kernel<T>, blocks_for(p.listed), kBlock, p);
     launch("occupancy_update", e, mark_kernel<T>, blocks_for(p.listed), kBlock, p);
     launch("occupancy_update", e, partial_sum_kernel<T>, blocks_for(kSumChunks, 32), 32, p);
-    launch("occupancy_update", e, threshold_kernel<T>, 1, 1, p);
+    launch("occupancy_update", e, threshold_kernel<T>, 1, kSumLanes, p);
     launch("occupancy_update", e, pack_kernel<T>, blocks_for(p.cells / 8), kBlock, p);
     launch("occupancy_update", e, floor_kernel<T>, blocks_for(p.cells / 8), kBlock, p);
 }

@@ -1,13 +1,14 @@
 // Occupancy grid (instant-NGP, appendix E.2): values decay, new densities raise them, bits say which cells the march
 // visits. Passes over all cells or over the listed ones, in this order: decay_cell, raise_cell, mark_cell, partial_sum,
-// choose_threshold, pack_byte, fill_byte. A non-finite density is never stored: it marks its cell through the sign of
-// the value, until packed.
+// lane_sum and fold (the mean), set_threshold, pack_byte, fill_byte. A non-finite density is never stored: it marks its
+// cell through the sign of the value, until packed.
 #pragma once
 #include "hd.h"
 
 namespace dfn {
 
 constexpr int kSumChunks = 4096;      // partial sums of the mean: the same on every device, and so is the mean
+constexpr int kSumLanes = 256;        // a power of two: lanes that add the partial sums, then each other in pairs
 constexpr int kFloorFraction = 4096;  // if fewer than one cell in so many is occupied, all are: never empty for ever
 
 template <class T>
@@ -68,10 +69,19 @@ DFN_HD void partial_sum(const Occupancy<T>& p, int64_t chunk) {
     p.sums[chunk] = sum;
 }
 
+// The mean in one order of additions on every device: every kSumLanes-th partial sum to a lane; then fold with `reach`
+// kSumLanes / 2, ..., 2, 1, each for all lanes below it, leaves the sum in lane 0.
 template <class T>
-DFN_HD void choose_threshold(const Occupancy<T>& p) {
+DFN_HD double lane_sum(const Occupancy<T>& p, int lane) {
     double sum = 0;
-    for (int i = 0; i < kSumChunks; ++i) sum += p.sums[i];
+    for (int i = lane; i < kSumChunks; i += kSumLanes) sum += p.sums[i];
+    return sum;
+}
+
+DFN_HD void fold(double* lanes, int lane, int reach) { lanes[lane] += lanes[lane + reach]; }
+
+template <class T>
+DFN_HD void set_threshold(const Occupancy<T>& p, double sum) {
     const double mean = sum / double(p.cells);
     p.sums[kSumChunks] = mean < double(p.threshold) ? mean : double(p.threshold);
 }

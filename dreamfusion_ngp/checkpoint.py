@@ -60,6 +60,7 @@ def load_checkpoint(path: Path, device: str | torch.device, *, steps: int | None
         raise CheckpointError(f"{path}: its tensors do not fit its config; was it written by another version?")
     for name, value in tensors.items():
         own[name].copy_(value)
+    state.field.refresh()
     state.step = step
     state.field.progress = min(1.0, step / config.steps)
     return state

@@ -47,6 +47,7 @@ class FieldConfig:
     finest_resolution: int = 2048
     interpolation: str = "linear"                   # or "smoothstep"
     hidden: int = 64                                # width of the one hidden ReLU layer
+    half_table: bool = False                        # kernels read a float16 copy of the table; Adam keeps the float32
     bound: float = 0.75                             # world units: the scene is the cube [-bound, bound]^3
     density: str = "exp"                            # or "softplus"
     blob: tuple[str, float, float] = ("gaussian", 5.0, 0.2)  # kind, strength (pre-activation), radius (world units)

@@ -21,7 +21,8 @@ class HashField(torch.nn.Module):
     """Instant-NGP field (Mueller et al. 2022) with DreamFusion's density blob.
 
     Parameters: table (entries, features); w1 (hidden, levels * features), b1 (hidden); w2 (4, hidden), b2 (4): density
-    and three colour outputs. All float32. Initial values are drawn from `seed` alone, the same on every device.
+    and three colour outputs. All float32; with `half_table` every lookup reads a float16 copy of the table, `shadow`.
+    Initial values are drawn from `seed` alone, the same on every device.
     """
 
     def __init__(self, config: FieldConfig, seed: int):
@@ -41,7 +42,13 @@ class HashField(torch.nn.Module):
         self.w2, self.b2 = uniform((4, hidden), math.sqrt(6 / hidden)), uniform((4,), 0.0)
         with torch.no_grad():
             self.b2[0] = config.density_bias
+        self.register_buffer("shadow", self.table.detach().half() if config.half_table else None, persistent=False)
         self.progress = 0.0
+
+    def refresh(self) -> None:
+        """Write the float16 copy of the table, if there is one; due after every change of the table."""
+        if self.shadow is not None:
+            self.shadow.copy_(self.table.detach())
 
     def level_weight(self) -> tuple[float, ...]:
         """Weight of every level at `self.progress` (fraction of the run): coarse-to-fine fades the fine levels in."""
@@ -55,7 +62,7 @@ class HashField(torch.nn.Module):
     def _arguments(self):
         c = self.config
         return (self.table, self.w1, self.b1, self.w2, self.b2, self.layout), dict(
-            bound=c.bound, level_weight=self.level_weight(), blob=c.blob)
+            bound=c.bound, level_weight=self.level_weight(), blob=c.blob, shadow=self.shadow)
 
     def forward(self, x: Tensor, count: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor]:
         """x (N, 3) world -> h (N,) pre-activation density, rgb_raw (N, 3), grad_h (N, 3) = dh/dx in world units."""

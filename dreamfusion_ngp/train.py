@@ -15,6 +15,7 @@ from .errors import DivergenceError
 from .fields import Background, HashField, random_background
 from .losses import entropy_loss, entropy_weight, opacity_loss, orientation_loss, orientation_weight
 from .ops.adam import adam_step
+from .ops.field import recycle_gradient
 from .render import Occupancy, flat_background, render
 from .rng import Stream, generator
 from .views import sample_views
@@ -29,17 +30,19 @@ class Adam:
         self.pairs, self.config = pairs, config
         self.moments = [(torch.zeros_like(p), torch.zeros_like(p)) for p, _ in pairs]
         self.nonfinite = torch.zeros(1, dtype=torch.int64, device=pairs[0][0].device)
-        for p, _ in pairs:
-            p.grad = torch.zeros_like(p)
 
     def step(self, step: int, steps: int) -> None:
-        """Apply and zero the gradients at `step` (from 0) of `steps`: linear warm-up, cosine to `final`."""
+        """Apply the gradients at `step` (from 0) of `steps`, and leave none: linear warm-up, cosine to `final`. A
+        parameter without a gradient has one of zero."""
         config = self.config
         warmup = min(1.0, (step + 1) / max(1.0, config.warmup * steps))
         factor = warmup * (config.final + (1 - config.final) * 0.5 * (1 + math.cos(math.pi * step / steps)))
         for (parameter, rate), (first, second) in zip(self.pairs, self.moments):
+            if parameter.grad is None:
+                parameter.grad = torch.zeros_like(parameter)
             adam_step(parameter.data, parameter.grad, first, second, self.nonfinite, lr=rate * factor,
                       beta1=config.betas[0], beta2=config.betas[1], eps=config.eps, step=step + 1)
+            recycle_gradient(parameter)
 
 
 class State:
@@ -103,6 +106,7 @@ def train_step(state: State, guidance, config: RunConfig, clock: Callable[[], fl
     records = [differentiate(state, guidance, config, part, clock) for part in range(config.accumulate)]
     began = clock()
     state.adam.step(state.step, config.steps)
+    state.field.refresh()
     record = records[0] if len(records) == 1 else merge(records)
     record.seconds["field"] += clock() - began
     state.step += 1

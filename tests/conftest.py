@@ -29,13 +29,18 @@ def one_thread():
         sys.modules["torch"].set_num_threads(1)
 
 
+def pytest_addoption(parser):
+    parser.addoption("--need-cuda", action="store_true", help="fail, not skip, where a test finds no CUDA device")
+
+
 @pytest.fixture(params=["cpu", "cuda"])
 def device(request) -> str:
     """A test that takes `device` runs on the CPU and, where there is one, on a CUDA device."""
     if request.param == "cuda":
         torch = pytest.importorskip("torch")
         if not torch.cuda.is_available():
-            pytest.skip("no CUDA device: torch.cuda.is_available() is False")
+            missing = pytest.fail if request.config.getoption("--need-cuda") else pytest.skip
+            missing("no CUDA device: torch.cuda.is_available() is False")
     return request.param
 
 

@@ -14,7 +14,7 @@ import pytest
 import torch
 
 from dreamfusion_ngp.bench import OURS, RESOLUTIONS, SMALL_FIELD, counts, run
-from dreamfusion_ngp.bench.cases import Problem
+from dreamfusion_ngp.bench.cases import Problem, encode_cases
 from dreamfusion_ngp.bench.timing import ceilings, peak_memory, side_by_side
 from dreamfusion_ngp.errors import UsageError
 from dreamfusion_ngp.ops.hashgrid import GridLayout
@@ -120,6 +120,18 @@ def test_calls_take_turns():
 def test_bad_arguments_are_one_line(tmp_path):
     with pytest.raises(UsageError, match="not a file in an existing folder"):
         run(json_path=tmp_path / "missing" / "b.json", quick=True)
+
+
+def test_a_run_that_is_cut_short_keeps_the_sizes_before(tmp_path, monkeypatch):
+    def cases(resolution, config, device, peers):
+        if resolution == 5:
+            raise KeyboardInterrupt
+        return encode_cases(Problem(resolution, config, device))[:1]
+
+    monkeypatch.setattr("dreamfusion_ngp.bench.cases_of", cases)
+    with pytest.raises(KeyboardInterrupt):
+        run(json_path=tmp_path / "b.json", quick=True, device="cpu", threads=1, resolutions=(4, 5))
+    assert {r["resolution"] for r in json.loads((tmp_path / "b.json").read_text())["rows"]} == {4}
 
 
 SPIN = """

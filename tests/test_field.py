@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from dreamfusion_ngp.ops import reference
-from dreamfusion_ngp.ops.field import field, field_density
+from dreamfusion_ngp.ops.field import field, field_density, recycle_gradient
 from dreamfusion_ngp.ops.hashgrid import GridLayout
 
 OPS = torch.ops.dreamfusion_ngp
@@ -67,6 +67,14 @@ def check(device, layout, hidden, n, tolerance=2e-5, x=None, **settings):
             continue
         for name, g, w in zip(NAMES, run(field, x, tensors, layout, grads, device, dtype, **settings), want):
             assert relative_error(g, w) < limit or not (w.any() or g.any()), (name, dtype)
+
+
+@pytest.mark.parametrize("levels, hidden, interpolation", [(16, 64, "linear"), (8, 32, "smoothstep")])
+def test_the_shapes_of_the_presets_match_the_reference(device, levels, hidden, interpolation):
+    """They have CUDA kernels of their own."""
+    layout = GridLayout(levels=levels, log2_table=9, base_resolution=4, finest_resolution=30,
+                        interpolation=interpolation)
+    check(device, layout, hidden, 300, blob=("gaussian", 5.0, 0.3), x=points(layout, 300, margin=2e-3))
 
 
 @pytest.mark.parametrize("interpolation", ["linear", "smoothstep"])
@@ -219,6 +227,49 @@ def test_x_gets_no_gradient():
     assert x.grad is None and all(t.grad is not None for t in tensors)
 
 
+def test_a_recycled_gradient_is_accumulated_into(device):
+    """Same memory, same numbers; one that no longer fits is let go."""
+    tensors = [t.float().to(device).requires_grad_() for t in network(TINY, 5)]
+    x, table = points(TINY, 40).float().to(device), tensors[0]
+
+    def gradient():
+        sum(o.square().sum() for o in field(x, *tensors, TINY, bound=1.0, level_weight=[1.0, 1.0])).backward()
+        return table.grad.data_ptr(), table.grad.clone()
+
+    place, want = gradient()
+    table.grad.zero_()
+    recycle_gradient(table)
+    assert table.grad is None
+    held = torch.empty_like(table)  # would take the memory if it were free
+    again, got = gradient()
+    assert again == place != held.data_ptr()
+    torch.testing.assert_close(got, want, rtol=1e-5, atol=1e-6)
+    table.grad.fill_(float("nan"))
+    recycle_gradient(table)
+    table.data = table.data.cpu().double()
+    outputs = field(x.cpu().double(), *[t.detach().cpu().double() if t is not table else t for t in tensors], TINY,
+                    bound=1.0, level_weight=[1.0, 1.0])
+    sum(o.square().sum() for o in outputs).backward()
+    torch.testing.assert_close(table.grad.float().to(want), want, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("levels", [4, 8, 16])
+def test_a_shadow_is_read_in_the_tables_place(device, levels):
+    """As a table with the shadow's values, and the gradient is the table's, in its precision."""
+    layout = GridLayout(levels=levels, log2_table=9, base_resolution=4, finest_resolution=30)
+    tensors, grads, x = network(layout, 24), cotangents(200), points(layout, 200, margin=2e-3)
+    shadow = tensors[0].half()
+    want = run(reference.field, x, [shadow.double(), *tensors[1:]], layout, grads)
+    got = run(field, x, tensors, layout, grads, device, torch.float32, shadow=shadow.to(device))
+    for name, g, w in zip(NAMES, got, want):
+        assert g.dtype == torch.float32 and relative_error(g, w) < 2e-5, name
+    plain = run(field, x, tensors, layout, grads, device, torch.float32)
+    assert 1e-5 < relative_error(plain[0], want[0]) < 1e-2, "without the shadow it is the table"
+    near = [t.float().to(device) for t in (x, *tensors)]
+    h = field_density(*near, layout, bound=1.0, level_weight=[1.0] * levels, shadow=shadow.to(device))
+    assert relative_error(h, want[0]) < 2e-5
+
+
 def test_second_differentiation_raises(device):
     tensors = [t.float().to(device).requires_grad_() for t in network(TINY, 5)]
     h, _, grad_h = field(points(TINY, 3).float().to(device), *tensors, TINY, bound=1.0, level_weight=[1.0, 1.0])
@@ -235,7 +286,8 @@ def test_opcheck(device, op, counted):
     if op == "field":  # the others have no backward
         tensors = [t.requires_grad_() for t in tensors]
     count = torch.tensor([5], device=device) if counted else None
-    settings = (*TINY.arguments, [1.0, 0.5], 1.0, 1, 5.0, 0.4, count)
+    shadow = tensors[0].detach().half() if counted else None
+    settings = (*TINY.arguments, [1.0, 0.5], 1.0, 1, 5.0, 0.4, shadow, count)
     torch.library.opcheck(getattr(OPS, op).default, (*grads, x, *tensors, *settings))
 
 
@@ -325,6 +377,9 @@ GOOD = dict(
     (dict(blob=("cone", float("inf"), 1.0)), ValueError, "blob strength must be finite"),
     (dict(blob=("cone", 1.0, 0.0)), ValueError, "blob radius must be a finite number above 0"),
     (dict(count=torch.tensor([1, 2])), ValueError, r"count must be \(1,\), got \(2,\)"),
+    (dict(shadow=GOOD["table"]), TypeError, "shadow must be torch.float16, got torch.float32"),
+    (dict(shadow=GOOD["table"].half()[1:]), ValueError, "shadow must be"),
+    (dict(shadow=GOOD["table"].half().T.contiguous().T), ValueError, "shadow must be contiguous"),
 ])
 def test_bad_arguments_are_named(op, bad, error, text):
     with pytest.raises(error, match=f"{op.__name__}: {text}"):

@@ -62,6 +62,16 @@ def test_no_time_left_is_said(tmp_path):
     assert {s["status"] for s in report_of(tmp_path)["stages"]} == {"skipped", "no time left"}
 
 
+def test_cuda_tests_are_skipped_without_a_device_unless_they_are_needed():
+    without = {**ENVIRONMENT, "CUDA_VISIBLE_DEVICES": ""}
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-k", "cuda", "tests/test_shade.py"]
+    for more, status, words in (([], 0, " skipped"), (["--need-cuda"], 1, "no CUDA device")):
+        done = subprocess.run([*command, *more], capture_output=True, text=True, env=without, cwd=ROOT, timeout=200)
+        assert done.returncode == status and words in done.stdout, done.stdout[-2000:] + done.stderr
+        assert " passed" not in done.stdout
+    assert "pytest -q --need-cuda -k cuda" in SCRIPT.read_text(encoding="utf-8")
+
+
 def test_small_cases_agree_on_the_cpu():
     done = subprocess.run([sys.executable, str(ROOT / "benches" / "gpu" / "small.py"), "--device", "cpu"],
                           capture_output=True, text=True, timeout=300)

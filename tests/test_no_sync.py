@@ -3,6 +3,7 @@ do on fake CUDA tensors. With one, steps run while torch forbids synchronisation
 
 import sys
 import time
+from collections import defaultdict
 from dataclasses import replace
 
 import pytest
@@ -63,6 +64,37 @@ def test_a_read_is_seen():
     assert reads.who == {"index", "_local_scalar_dense"}
 
 
+class Numbers(TorchDispatchMode):
+    """Notes the numbers among the arguments of every operator: a CUDA graph would repeat those of its capture."""
+
+    def __init__(self):
+        super().__init__()
+        self.calls = defaultdict(list)
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        given = dict(zip((a.name for a in function._schema.arguments), args)) | (kwargs or {})
+        self.calls[function._overloadpacket.__name__].append(
+            {k: v for k, v in given.items() if isinstance(v, (int, float)) or k == "level_weight"})
+        return function(*args, **(kwargs or {}))
+
+
+def test_the_numbers_that_change_from_step_to_step_are_known():
+    """What a captured step has to read from device memory (docs/decisions.md, CUDA graphs). `slice` cuts the buffers to
+    the count on the CPU alone; `mul` weighs the orientation loss."""
+    config = replace(SMALL, optim=replace(SMALL.optim, final=0.1), field=replace(SMALL.field, coarse_to_fine=(2, 0.9)))
+    state, steps = State(config, "cpu"), []
+    for _ in range(5):
+        with Numbers() as numbers:
+            train_step(state, guidance, config, time.perf_counter)
+        steps.append(numbers.calls)
+    first, *others = steps[1:]  # the step before has the update of the occupancy grid as well
+    assert all({k: len(v) for k, v in first.items()} == {k: len(v) for k, v in other.items()} for other in others)
+    changing = {(name, key) for other in others for name, calls in first.items()
+                for a, b in zip(calls, other[name]) for key in a if a[key] != b[key]}
+    assert changing == {("march", "stream"), ("field", "level_weight"), ("field_backward", "level_weight"),
+                        ("adam_step", "lr"), ("adam_step", "step"), ("mul", "other"), ("slice", "end")}
+
+
 class Copies(TorchDispatchMode):
     """Notes every copy between the host and the device that waits."""
 
@@ -99,7 +131,8 @@ def on_cuda(module):
 
 
 def fake_state():
-    return on_cuda(HashField(CONFIG.field, 0)), on_cuda(Occupancy(CONFIG.render, CONFIG.field.bound))
+    field = HashField(replace(CONFIG.field, half_table=True), 0)
+    return on_cuda(field), on_cuda(Occupancy(CONFIG.render, CONFIG.field.bound))
 
 
 def test_updates_wait_for_nothing(copies):

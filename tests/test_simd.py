@@ -39,12 +39,13 @@ class Problem:
         """Results of all float32 kernels for some of the points."""
         x, d, tail = self.x[rows], [c[rows].contiguous() for c in self.cotangents], (*self.layout.arguments, None)
         u, table, grad_y = (x + 1) / 2, self.network[0], self.grad_y[rows]
-        found = dict(zip(("h", "rgb_raw", "grad_h"), OPS.field(x, *self.network, *self.settings, None)))
-        found["density"] = OPS.field_density(x, *self.network, *self.settings, None)
+        found = dict(zip(("h", "rgb_raw", "grad_h"), OPS.field(x, *self.network, *self.settings, None, None)))
+        found["density"] = OPS.field_density(x, *self.network, *self.settings, None, None)
         found["y"] = OPS.hashgrid_encode(u, table, *tail)
         found["grad_x"] = OPS.hashgrid_grad_x(grad_y, u, table, *tail)
         found["encode_grad_table"] = OPS.hashgrid_grad_table(grad_y, u, *tail)
-        found["grad_table"], found["grad_weights"] = OPS.field_backward(*d, x, *self.network, *self.settings, None)
+        gradients = OPS.field_backward(*d, x, *self.network, *self.settings, None, None)
+        found["grad_table"], found["grad_weights"] = gradients
         return found
 
 

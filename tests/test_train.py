@@ -5,7 +5,9 @@ from dataclasses import replace
 
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 
+from dreamfusion_ngp.checkpoint import load_checkpoint, save_checkpoint
 from dreamfusion_ngp.config import (CameraConfig, FieldConfig, LightConfig, LossConfig, OptimConfig, RenderConfig,
                                     RunConfig, dreamfusion, resolution_at)
 from dreamfusion_ngp.errors import DivergenceError
@@ -72,6 +74,50 @@ def test_same_for_any_number_of_threads(restore_threads):
         torch.set_num_threads(threads)
         results.append(run(replace(TINY, steps=12, field=replace(TINY.field, background_hidden=0)))[0].tensors())
     assert all(torch.equal(a, b) for a, b in zip(*[r.values() for r in results]))
+
+
+class Sizes(TorchDispatchMode):
+    """Notes the operators that take or return a tensor of one shape."""
+
+    def __init__(self, shape):
+        super().__init__()
+        self.shape, self.names = shape, []
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        out = function(*args, **(kwargs or {}))
+        if any(getattr(v, "shape", None) == self.shape for v in [*args, *(out if isinstance(out, tuple) else [out])]):
+            self.names.append(function._overloadpacket.__name__)
+        return out
+
+
+def test_only_kernels_pass_over_the_table():
+    """No gradient of the table is added, copied or cleared besides: from the second step on, the backward accumulates
+    into the one that Adam zeroed."""
+    state = State(TINY, "cpu")
+    with Sizes(state.field.table.shape) as first:
+        train(state, Target(), lambda record: state.step == 1)
+    with Sizes(state.field.table.shape) as second:
+        train(state, Target(), lambda record: state.step == 3)
+    views = {"detach", "view", "view_as", "alias"}
+    step = ["field", "field_backward", "adam_step"]
+    assert [name for name in second.names if name not in views] == 2 * step
+    assert [name for name in first.names if name not in views] == ["field_density", *step]
+    assert state.field.table.grad is None
+
+
+def test_a_half_table_learns_and_resumes_like_any_other(tmp_path):
+    """The copy follows the table through steps and checkpoints; small updates add up in float32."""
+    half = replace(TINY, field=replace(TINY.field, half_table=True))
+    whole, records = run(half)
+    part, _ = run(half, stop_after=17)
+    assert torch.equal(part.field.shadow, part.field.table.half())
+    assert not torch.equal(part.field.shadow, part.field.table)
+    save_checkpoint(tmp_path / "c", part)
+    again, _ = run(half, state=load_checkpoint(tmp_path / "c", "cpu"))
+    assert all(torch.equal(a, b) for a, b in zip(whole.tensors().values(), again.tensors().values()))
+    plain = run(TINY)[1]
+    assert [r["sds"] for r in records] != [r["sds"] for r in plain]
+    assert records[-1]["sds"] == pytest.approx(plain[-1]["sds"], rel=0.05)
 
 
 def test_other_seed_other_run():

@@ -16,8 +16,9 @@ from dreamfusion_ngp.ops.march import march
 from dreamfusion_ngp.ops.occupancy import cell_points, occupancy_update
 from dreamfusion_ngp.ops.shade import shade
 
-LAYOUTS = {  # the first takes the kernels for the usual shape, the others the general ones
+LAYOUTS = {  # the first two take the kernels for the usual shapes, the others the general ones
     "16 x 2": GridLayout(log2_table=10, finest_resolution=256),
+    "8 x 2 smooth": GridLayout(levels=8, log2_table=10, finest_resolution=128, interpolation="smoothstep"),
     "5 x 4": GridLayout(levels=5, features=4, log2_table=9, base_resolution=4, finest_resolution=64),
     "3 x 1 smooth": GridLayout(levels=3, features=1, log2_table=8, base_resolution=4, finest_resolution=20,
                                interpolation="smoothstep"),
@@ -53,7 +54,9 @@ def field_case(to, layout, n):
     settings = dict(bound=1.0, level_weight=[1.0] * layout.levels, blob=("gaussian", 2.0, 0.3))
     x, count = to(randn(n, 3, seed=10) / 3), to(torch.tensor([max(0, n - 3)]))
     outputs = field(x, *weights, layout, **settings, count=count)
-    return [*differentiate(outputs, weights), field_density(x, *weights, layout, **settings)]
+    half = field(x, *weights, layout, **settings, shadow=weights[0].detach().half())
+    return [*differentiate(outputs, weights), *differentiate(half, weights),
+            field_density(x, *weights, layout, **settings)]
 
 
 def ray_case(to, rays, budget):

@@ -83,20 +83,20 @@ def run(*, json_path: Path | None = None, quick: bool = False, device: str = "au
     result = {**facts(where), "quick": quick, "ceilings": rates, "rows": rows}
     print(f"{result['machine']}, {result['threads']} threads, {result['simd']}; "
           + ", ".join(f"{name} {rate / 1e9:.2f} G/s" for name, rate in rates.items()), flush=True)
-    fields = {"paper": FieldConfig(), "fast": preset("fast").field}
+    fields = {"small": SMALL_FIELD} if quick else {"paper": FieldConfig(), "fast": preset("fast").field}
+    if not quick:
+        result["fields"] = {name: dataclasses.asdict(config) for name, config in fields.items()}
     for resolution in resolutions or ((8,) if quick else RESOLUTIONS):
-        for name, config in ({"small": SMALL_FIELD} if quick else fields).items():
+        for name, config in fields.items():
             for case in cases_of(resolution, config, where, peers=resolution <= ONLY_SMALL):
                 new = measure(case, {"field": name, "resolution": resolution}, rates, where, seconds)
                 rows += new
                 for row in new:
                     print(table_line(row), flush=True)
-    result["load_average"] = round(os.getloadavg()[0], 1)
-    if not quick:
-        result["fields"] = {name: dataclasses.asdict(config) for name, config in fields.items()}
-    if json_path is not None:
-        with writing(json_path):
-            json_path.write_text(json.dumps(result, indent=1) + "\n")
+        result["load_average"] = round(os.getloadavg()[0], 1)
+        if json_path is not None:  # after every resolution: what is measured stays
+            with writing(json_path):
+                json_path.write_text(json.dumps(result, indent=1) + "\n")
     return 0
 
 

@@ -13,7 +13,7 @@ from ..config import CameraConfig, FieldConfig, LightConfig, RenderConfig
 from ..fields import HashField
 from ..ops.adam import adam_step
 from ..ops.composite import composite
-from ..ops.field import field, field_density
+from ..ops.field import field, field_density, recycle_gradient
 from ..ops.hashgrid import hashgrid_encode
 from ..ops.march import march
 from ..ops.shade import shade
@@ -122,7 +122,7 @@ class FieldStep:
         self.step += 1
         for tensor, (first, second) in zip(self.network, self.moments):
             adam_step(tensor.data, tensor.grad, first, second, self.nonfinite, **ADAM, step=self.step)
-            tensor.grad = None
+            recycle_gradient(tensor)
 
 
 def field_cases(p: Problem) -> list[Case]:
@@ -141,7 +141,7 @@ def field_cases(p: Problem) -> list[Case]:
         kind = ("none", "gaussian", "cone").index(blob[0])
         return torch.ops.dreamfusion_ngp.field_backward(
             *p.cotangents, p.x, *network, *p.layout.arguments, list(p.named()["level_weight"]), p.config.bound, kind,
-            blob[1] if kind else 0.0, blob[2] if kind else 1.0, None)
+            blob[1] if kind else 0.0, blob[2] if kind else 1.0, None, None)
 
     def shade_both():
         p.shaded_loss(h, rgb_raw, grad_h, slice(None)).backward()

@@ -10,6 +10,7 @@ from typing import Sequence
 
 import torch
 from torch import Tensor
+from torch.utils.weak import WeakTensorKeyDictionary
 
 from ._common import DEVICES, NAMESPACE, address, backend, cleared, execution, is_double
 from ._common import check_count, check_positive, check_scalar_type, check_tensor
@@ -33,6 +34,7 @@ def field(
     level_weight: Sequence[float],
     blob: Blob = ("none", 0.0, 1.0),
     count: Tensor | None = None,
+    shadow: Tensor | None = None,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Pre-activation density, raw colour and density gradient of points.
 
@@ -50,13 +52,16 @@ def field(
                   (DreamFusion, appendix A.2), "cone" is strength (1 - |x| / radius) (Magic3D), its tip rounded off,
                   "none" is 0
     count         (1,) int64, the number of valid leading rows; the rest are zero and get no gradient
+    shadow        float16, the table's shape, contiguous: read in its place, forward and backward, with all sums in
+                  the table's type. The gradient is still the table's. CUDA kernels read it as it is for 16 or 8 levels
+                  of 2 features; else it is converted first
 
     Returns h (N,), rgb_raw (N, 3), grad_h (N, 3). Differentiable once in table, W1, b1, W2 and b2, through all three
     outputs; x gets no gradient. A second differentiation raises RuntimeError. Raises TypeError or ValueError that
     names a bad argument.
     """
-    settings = _check("field", x, table, W1, b1, W2, b2, layout, bound, level_weight, blob, count)
-    return _field(x, table, W1, b1, W2, b2, *settings, count)
+    settings = _check("field", x, table, W1, b1, W2, b2, layout, bound, level_weight, blob, count, shadow)
+    return _field(x, table, W1, b1, W2, b2, *settings, shadow, count)
 
 
 def field_density(
@@ -72,13 +77,14 @@ def field_density(
     level_weight: Sequence[float],
     blob: Blob = ("none", 0.0, 1.0),
     count: Tensor | None = None,
+    shadow: Tensor | None = None,
 ) -> Tensor:
     """h (N,) of `field`, alone and without gradient: for occupancy grids and meshes. Same arguments, same errors."""
-    settings = _check("field_density", x, table, W1, b1, W2, b2, layout, bound, level_weight, blob, count)
-    return _field_density(*[t.detach() for t in (x, table, W1, b1, W2, b2)], *settings, count)
+    settings = _check("field_density", x, table, W1, b1, W2, b2, layout, bound, level_weight, blob, count, shadow)
+    return _field_density(*[t.detach() for t in (x, table, W1, b1, W2, b2)], *settings, shadow, count)
 
 
-def _check(op, x, table, W1, b1, W2, b2, layout, bound, level_weight, blob, count) -> tuple:
+def _check(op, x, table, W1, b1, W2, b2, layout, bound, level_weight, blob, count, shadow) -> tuple:
     """Check everything; return the settings in the order of the registered ops."""
     dtype = check_scalar_type(op, "x", x)
     check_tensor(op, "x", x, (None, 3), dtype=dtype, text="(N, 3)")
@@ -96,6 +102,10 @@ def _check(op, x, table, W1, b1, W2, b2, layout, bound, level_weight, blob, coun
     if len(weights) != layout.levels or not all(map(math.isfinite, weights)):
         raise ValueError(f"{op}: level_weight must be {layout.levels} finite numbers, one per level, got {weights}")
     check_count(op, count, x)
+    if shadow is not None:
+        check_tensor(op, "shadow", shadow, tuple(table.shape), dtype=torch.float16, like=x)
+        if not shadow.is_contiguous():
+            raise ValueError(f"{op}: shadow must be contiguous")
     return *layout.arguments, weights, float(bound), *_check_blob(op, blob)
 
 
@@ -114,16 +124,52 @@ def _check_blob(op: str, blob: Blob) -> tuple[int, float, float]:
     return BLOBS.index(kind), float(strength), float(radius)
 
 
+_recycled = WeakTensorKeyDictionary()  # parameter -> its last gradient, zero by now
+
+
+def recycle_gradient(parameter: Tensor) -> None:
+    """Take `parameter.grad` away, which must be zero, as adam_step leaves it. The next backward of `field` for which
+    `parameter` is the table accumulates into it.
+
+    A gradient left in place is added to what the backward returns, in a pass over both; one that is let go is
+    allocated and cleared again. For a large table either costs more than adam_step.
+    """
+    _recycled[parameter] = parameter.grad
+    parameter.grad = None
+
+
+def _zero_gradient(table: Tensor) -> Tensor:
+    spare = _recycled.pop(table, None)
+    if spare is None or (spare.shape, spare.dtype, spare.device) != (table.shape, table.dtype, table.device):
+        return cleared(table.shape, table)
+    return spare
+
+
 TENSORS = "Tensor x, Tensor table, Tensor W1, Tensor b1, Tensor W2, Tensor b2"
-SETTINGS = f"{GRID}, float[] level_weight, float bound, int blob, float strength, float radius, Tensor? count"
+SETTINGS = (f"{GRID}, float[] level_weight, float bound, int blob, float strength, float radius, Tensor? shadow, "
+            "Tensor? count")
+
+
+def _has_kernels(table: Tensor, scale: Sequence[float]) -> bool:
+    """Whether kernels read a float16 table of this layout."""
+    return table.is_cuda and table.shape[1] == 2 and len(scale) in (8, 16)
+
+
+def _readable(network: Sequence[Tensor], settings: tuple) -> list[Tensor]:
+    """The network, contiguous; its table is the shadow's values where no kernel reads the shadow."""
+    table, *weights = (t.contiguous() for t in network)
+    shadow = settings[-2]
+    if shadow is not None and not _has_kernels(table, settings[0]):
+        table = shadow.to(table.dtype).contiguous()
+    return [table, *weights]
 
 
 def _model(network: Sequence[Tensor], settings: tuple):
     """The native description of the network; the tensors must be contiguous and outlive it."""
     table, W1 = network[:2]
-    scale, resolution, offset, smoothstep, level_weight, bound, blob, strength, radius, _ = settings
+    scale, resolution, offset, smoothstep, level_weight, bound, blob, strength, radius, shadow, _ = settings
     layout = (scale, resolution, offset, table.shape[1], smoothstep)
-    pointers = [address(t) for t in network]
+    pointers = [address(t) for t in (*network, shadow if _has_kernels(table, scale) else None)]
     return backend(table).FieldModel(*layout, level_weight, W1.shape[0], bound, blob, strength, radius, *pointers)
 
 
@@ -134,7 +180,7 @@ def _model(network: Sequence[Tensor], settings: tuple):
     schema=f"({TENSORS}, {SETTINGS}) -> (Tensor, Tensor, Tensor)",
 )
 def _field(*arguments):
-    x, *network = (t.contiguous() for t in arguments[:6])
+    x, network = arguments[0].contiguous(), _readable(arguments[1:6], arguments[6:])
     h, rgb_raw, grad_h = x.new_empty(x.shape[0]), torch.empty_like(x), torch.empty_like(x)
     rows = (x.shape[0], address(arguments[-1]))
     outputs = (address(h), address(rgb_raw), address(grad_h))
@@ -154,7 +200,7 @@ def _(x, *others):
     schema=f"({TENSORS}, {SETTINGS}) -> Tensor",
 )
 def _field_density(*arguments):
-    x, *network = (t.contiguous() for t in arguments[:6])
+    x, network = arguments[0].contiguous(), _readable(arguments[1:6], arguments[6:])
     h = x.new_empty(x.shape[0])
     rows, outputs = (x.shape[0], address(arguments[-1])), (address(h), 0, 0)
     backend(x).field_forward(is_double(x), _model(network, arguments[6:]), address(x), *outputs, *rows, *execution(x))
@@ -174,8 +220,9 @@ def _(x, *others):
 )
 def _field_backward(*arguments):
     """Gradients of the table, and of W1, b1, W2, b2 one after the other in one vector."""
-    d_h, d_rgb_raw, d_grad_h, x, *network = (t.contiguous() for t in arguments[:9])
-    grad_table, grad_weights = cleared(network[0].shape, x), x.new_zeros(sum(t.numel() for t in network[1:]))
+    d_h, d_rgb_raw, d_grad_h, x = (t.contiguous() for t in arguments[:4])
+    network = _readable(arguments[4:9], arguments[9:])
+    grad_table, grad_weights = _zero_gradient(arguments[4]), x.new_zeros(sum(t.numel() for t in network[1:]))
     pointers = [address(t) for t in (x, d_h, d_rgb_raw, d_grad_h, grad_table, grad_weights)]
     rows = (x.shape[0], address(arguments[-1]))
     backend(x).field_backward(is_double(x), _model(network, arguments[9:]), *pointers, *rows, *execution(x))
@@ -188,16 +235,16 @@ def _(d_h, d_rgb_raw, d_grad_h, x, table, W1, b1, W2, b2, *settings):
 
 
 def _save(ctx, inputs, output) -> None:
-    ctx.save_for_backward(*inputs[:6], inputs[-1])
-    ctx.settings = inputs[6:-1]
+    ctx.save_for_backward(*inputs[:6], *inputs[-2:])
+    ctx.settings = inputs[6:-2]
 
 
 def _backward(ctx, d_h, d_rgb_raw, d_grad_h):
-    *tensors, count = ctx.saved_tensors
-    grad_table, grad_weights = _field_backward(d_h, d_rgb_raw, d_grad_h, *tensors, *ctx.settings, count)
+    *tensors, shadow, count = ctx.saved_tensors
+    grad_table, grad_weights = _field_backward(d_h, d_rgb_raw, d_grad_h, *tensors, *ctx.settings, shadow, count)
     network = tensors[2:]
     pieces = grad_weights.split([t.numel() for t in network])
-    return None, grad_table, *[g.view(t.shape) for g, t in zip(pieces, network)], *[None] * (len(ctx.settings) + 1)
+    return None, grad_table, *[g.view(t.shape) for g, t in zip(pieces, network)], *[None] * (len(ctx.settings) + 2)
 
 
 def _no_second_derivative(ctx, *grads):

@@ -200,6 +200,65 @@ void check_field_op(Random& random, const Shape& s, int64_t n, const Count& coun
     close("grad_weights", got.grad_weights, want.grad_weights);
 }
 
+// Of size 2^-14 to almost 1, and some below the smallest normal number: bits, and their value.
+std::pair<Buffer<uint16_t>, Buffer<float>> random_halves(Random& random, int64_t n) {
+    Buffer<uint16_t> bits(n);
+    Buffer<float> values(n);
+    for (int64_t i = 0; i < n; ++i) {
+        const int64_t exponent = random.integer(0, 14), mantissa = random.integer(0, 1023), sign = random.integer(0, 1);
+        bits[i] = uint16_t(sign << 15 | exponent << 10 | mantissa);
+        const float size = exponent ? std::ldexp(1 + float(mantissa) / 1024, int(exponent) - 15)
+                                    : std::ldexp(float(mantissa), -24);
+        values[i] = sign ? -size : size;
+    }
+    return {std::move(bits), std::move(values)};
+}
+
+// With a shadow the table itself is not read, and the gradients are those of a table with the shadow's values.
+void check_shadow(Random& random, const Shape& s, int64_t n) {
+    now = "shadow of " + std::to_string(s.levels) + " levels, n " + std::to_string(n);
+    Network<float> network = random_network(random, s, 1);
+    const auto halves = random_halves(random, network.table.size());
+    std::copy(halves.second.begin(), halves.second.end(), network.table.begin());
+    const Buffer<float> x = world_points(random, network, n), d = random.floats(3 * n, -1, 1);
+    const int64_t weights = network.W1.size() + network.b1.size() + network.W2.size() + 4;
+    const Buffer<float> table_gradient = random.floats(network.table.size(), -1, 1), weight_gradient(weights);
+    Field<float> p{};
+    p.model = network.model, p.x = x.get(), p.d_h = p.d_rgb_raw = p.d_grad_h = d.get(), p.n = n;
+    const FieldResult want = run_field(p, table_gradient, weight_gradient, [](auto& full, auto& density) {
+        cpu::field_forward(full, on_cpu), cpu::field_forward(density, on_cpu), cpu::field_backward(full, on_cpu);
+    });
+    const Buffer<float> unread = unset(network.table.size());
+    p.model.table = unread.get(), p.model.shadow = halves.first.get();
+    const FieldResult got = run_field(p, table_gradient, weight_gradient, [](auto& full, auto& density) {
+        on_simt([&](const Exec& e) {
+            cuda::field_forward(full, e), cuda::field_forward(density, e), cuda::field_backward(full, e);
+        });
+    });
+    close("h", got.h, want.h), close("rgb_raw", got.rgb_raw, want.rgb_raw), close("grad_h", got.grad_h, want.grad_h);
+    close("density", got.density, want.density), close("grad_table", got.grad_table, want.grad_table);
+    close("grad_weights", got.grad_weights, want.grad_weights);
+}
+
+// Blocks beyond the live samples add nothing to the weights' gradient: with 3 of 4000 rows live, one block does.
+void check_idle_blocks(Random& random) {
+    now = "idle blocks";
+    for (const Shape& s : {Shape{16, 2, 7, 4, 64, false, 21}, Shape{8, 2, 7, 4, 64, true, 32},
+             Shape{5, 4, 8, 4, 40, false, 33}}) {
+        const Network<float> network = random_network(random, s, 0);
+        const int64_t n = 4000, weights = network.W1.size() + network.b1.size() + network.W2.size() + 4;
+        const Buffer<float> x = random.floats(3 * n, -1, 1), d = random.floats(3 * n, -1, 1);
+        const Buffer<float> table_gradient(network.table.size()), weight_gradient(weights);
+        const Count count = count_of(true, 3);
+        Field<float> p{};
+        p.model = network.model, p.x = x.get(), p.d_h = p.d_rgb_raw = p.d_grad_h = d.get();
+        p.n = n, p.count = count.get(), p.grad_table = table_gradient.get(), p.grad_weights = weight_gradient.get();
+        const int64_t before = simt::atomics, per_sample = s.levels * s.features * 8 + 4;  // corners, biases
+        on_simt([&](const Exec& e) { cuda::field_backward(p, e); });
+        expect(simt::atomics - before <= weights + 3 * per_sample, "one block adds its sums");
+    }
+}
+
 }  // namespace
 
 void check_field(Random& random, bool thorough) {
@@ -207,6 +266,8 @@ void check_field(Random& random, bool thorough) {
         {16, 2, 12, 16, 2048, false, 64},  // the default, but for the size of its table
         {16, 2, 10, 4, 512, true, 21},
         {16, 2, 7, 4, 64, false, 128},
+        {8, 2, 11, 8, 256, true, 32},  // preset fast's, but for the size of its table
+        {8, 2, 7, 4, 64, false, 21},
         {3, 2, 9, 3, 17, true, 17},
         {1, 1, 6, 2, 2, false, 1},
         {5, 4, 8, 4, 40, false, 33},
@@ -214,7 +275,9 @@ void check_field(Random& random, bool thorough) {
     };
     const int64_t sizes[] = {0, 1, 31, 33, 257, 700};
     int turn = 0;
-    check_merging(random);
+    check_merging(random), check_idle_blocks(random);
+    for (const int64_t n : {1, 33, 200})
+        check_shadow(random, {16, 2, 8, 8, 64, false, 33}, n), check_shadow(random, {8, 2, 8, 8, 64, true, 32}, n);
     for (const Shape& s : shapes) {
         for (const int64_t n : sizes) {
             if (!thorough && n > 300) continue;

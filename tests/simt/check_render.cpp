@@ -92,18 +92,18 @@ void check_occupancy(Random& random, int resolution, int64_t listed, float level
         Buffer<float> grid;
         Buffer<uint8_t> bits;
         Buffer<int64_t> occupied;
+        Buffer<double> sums;
     };
     const auto run = [&](auto launch) {
-        Result r{grid, Buffer<uint8_t>(cells / 8), Buffer<int64_t>(1)};
-        const Buffer<double> sums(kSumChunks + 1);
-        launch(Occupancy<float>{r.grid.get(), r.bits.get(), index.get(), sigma.get(), sums.get(), r.occupied.get(),
+        Result r{grid, Buffer<uint8_t>(cells / 8), Buffer<int64_t>(1), Buffer<double>(kSumChunks + 1)};
+        launch(Occupancy<float>{r.grid.get(), r.bits.get(), index.get(), sigma.get(), r.sums.get(), r.occupied.get(),
             cells, listed, 0.95f, 0.3f});
         return r;
     };
     const Result want = run([](const auto& p) { cpu::occupancy_update(p, on_cpu); });
     const Result got = run([](const auto& p) { on_simt([&](const Exec& e) { cuda::occupancy_update(p, e); }); });
     equal("grid", got.grid, want.grid), equal("bits", got.bits, want.bits);
-    equal("occupied", got.occupied, want.occupied);
+    equal("occupied", got.occupied, want.occupied), equal("sums", got.sums, want.sums);
 }
 
 void check_cell_points(Random& random, int64_t n, bool jittered) {
@@ -199,7 +199,7 @@ void check_render(Random& random, bool thorough) {
     check_marches(random, thorough);
     for (const int resolution : {4, 12, 20})
         for (const int64_t listed : {0, 1, 999})
-            for (const float level : {0.f, 1.f}) {
+            for (const float level : {0.f, 0.2f, 1.f}) {
                 now = "occupancy of " + std::to_string(resolution) + "^3 cells, " + std::to_string(listed) + " listed";
                 check_occupancy(random, resolution, listed, level);
             }
