@@ -291,12 +291,15 @@ def render_run(state: State, folder: Path, *, frames: int = 48, resolution: int 
 
 
 def evaluate_run(run: Path, *, device: str = "auto", threads: int | None = None) -> dict:
-    from .evaluate import report
+    from .evaluation.report import report
+    from .evaluation.surface import read_mesh
 
     state, folder = load_state(run, device, threads)
     where = state.occupancy.bits.device
+    exported = folder / "mesh.glb"
     result = report(state.config.prompt, lambda x: state.field.density(x.to(where)).cpu(), render_opacity(state),
-                    lambda x: state.field.albedo(x.to(where)).cpu(), state.config.field.bound)
+                    lambda x: state.field.albedo(x.to(where)).cpu(), state.config.field.bound,
+                    mesh=read_mesh(exported) if exported.is_file() else None)
     with writing(folder / "evaluation.json"):
         write_atomically(folder / "evaluation.json", (json.dumps(result, indent=1) + "\n").encode())
     return result

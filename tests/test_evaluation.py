@@ -10,8 +10,10 @@ import torch
 from analytic import ball, solid, toy, toy_albedo, toy_distance, union
 from dreamfusion_ngp.cameras import Cameras, camera_rays
 from dreamfusion_ngp.errors import ExportError, PromptError
-from dreamfusion_ngp.evaluate import (SCALES, color_scores, evaluation_cameras, fill_cavities, iou, report,
-                                      silhouette_iou, surface_colors, volumetric_iou)
+from dreamfusion_ngp.evaluation.colors import color_scores, surface_colors
+from dreamfusion_ngp.evaluation.report import FIGURES, report
+from dreamfusion_ngp.evaluation.silhouettes import evaluation_cameras, silhouette_iou
+from dreamfusion_ngp.evaluation.volume import SCALES, fill_cavities, iou, pieces, volumetric_iou
 from dreamfusion_ngp.mesh import LEVEL
 from dreamfusion_ngp.toybox.shapes import COLORS, PARAMETERS
 from dreamfusion_ngp.toybox.world import silhouette, trace
@@ -167,6 +169,8 @@ def test_colours_are_those_of_the_outside():
 def test_the_report_is_json_and_holds_every_figure():
     result = report("a red mug", toy("mug"), render_toy("mug"), toy_albedo("mug", "red"), BOUND)
     again = json.loads(json.dumps(result))
+    assert set(again) == set(FIGURES), "every figure is explained"
+    assert (again["pieces"], again["floaters"], again["watertight"]) == (1, 0.0, True) and again["chamfer"] < 0.01
     assert (again["class"], again["color"]) == ("mug", "red") and again["volumetric_iou"] > 0.97
     assert again["silhouette_iou"] == again["silhouette_iou_worst"] == 1.0 and len(again["views"]) == 24
     assert again["views"][9] == {"azimuth": 45, "elevation": 20.0, "iou": 1.0}
@@ -185,3 +189,13 @@ def test_floating_pieces_count_against_the_result():
     clean = volumetric_iou(toy("sphere"), "sphere", BOUND).iou
     floaters = volumetric_iou(solid(union(toy_distance("sphere"), ball((0.55, 0.55, 0.55), 0.18))), "sphere", BOUND).iou
     assert floaters < clean - 0.05
+
+
+def test_pieces_are_counted_and_weighed():
+    solid = np.zeros((8, 8, 8), dtype=bool)
+    assert pieces(solid) == (0, 0.0)
+    solid[:3, :3, :3] = True
+    assert pieces(solid) == (1, 0.0)
+    solid[3, 3, 3] = True  # touches at a corner only
+    solid[5:7, 5:7, 5:7] = True
+    assert pieces(solid) == (3, pytest.approx(9 / 36)) and pieces(solid, smallest=2) == (2, pytest.approx(9 / 36))
