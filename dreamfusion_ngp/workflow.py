@@ -291,6 +291,7 @@ def render_run(state: State, folder: Path, *, frames: int = 48, resolution: int 
 
 
 def evaluate_run(run: Path, *, device: str = "auto", threads: int | None = None) -> dict:
+    from .evaluation.pictures import field_pictures
     from .evaluation.report import report
     from .evaluation.surface import read_mesh
 
@@ -298,7 +299,7 @@ def evaluate_run(run: Path, *, device: str = "auto", threads: int | None = None)
     where = state.occupancy.bits.device
     exported = folder / "mesh.glb"
     result = report(state.config.prompt, lambda x: state.field.density(x.to(where)).cpu(), render_opacity(state),
-                    lambda x: state.field.albedo(x.to(where)).cpu(), state.config.field.bound,
+                    lambda x: state.field.albedo(x.to(where)).cpu(), state.config.field.bound, field_pictures(state),
                     mesh=read_mesh(exported) if exported.is_file() else None)
     with writing(folder / "evaluation.json"):
         write_atomically(folder / "evaluation.json", (json.dumps(result, indent=1) + "\n").encode())

@@ -6,7 +6,10 @@ import numpy as np
 
 from ..mesh import Mesh, extract_mesh, is_closed
 from ..toybox.captions import parse_prompt
+from ..toybox.shapes import COLORS, DIRECTIONAL
 from .colors import color_scores, surface_colors
+from .faces import count_faces, templates
+from .pictures import Pictures
 from .silhouettes import AZIMUTHS, ELEVATIONS, silhouette_iou
 from .surface import best_chamfer, outer_surface, toy_surface
 from .volume import volumetric_iou
@@ -29,6 +32,11 @@ FIGURES = {
     "pieces": ("", "separate pieces of the solid; every toy is one"),
     "floaters": ("0 to 1", "share of the volume outside the largest piece"),
     "watertight": ("", "whether every edge of the exported mesh has two faces, oppositely oriented"),
+    "faces": ("", "how often the result has the toy's face, 0 to 4 (faces.py); null for a toy without a front"),
+    "extra_faces": ("", "faces beyond the first: the multi-face (Janus) count; null as above"),
+    "faces_like": ("", "the variant of the toy that the views show: true, one half twice, or several in one"),
+    "faces_margin": ("-1 to 1", "how much better the true toy explains the views than any with another number of faces"),
+    "views_astray": ("", "of 8 views, those that look like the true toy from more than 60 degrees off"),
     "silhouette_iou": ("0 to 1", "mean over 24 fixed views, nothing aligned"),
     "silhouette_iou_worst": ("0 to 1", "the least of the 24"),
     "color_error": ("0 to 1", "root mean square distance, over the channels, of the mean surface colour to the named "
@@ -55,10 +63,20 @@ def geometry(name: str, density, bound: float, *, mesh: Mesh | None = None, devi
             "watertight": closed}
 
 
-def report(prompt: str, density, render_opacity, albedo, bound: float, *, mesh: Mesh | None = None,
+def multi_face(name: str, pictures: Pictures, color, scale: float) -> dict:
+    """The figures of `faces.count_faces`; all null for a class without a front."""
+    if name not in DIRECTIONAL:
+        return dict.fromkeys(("faces", "extra_faces", "faces_like", "faces_margin", "views_astray"))
+    found = count_faces(name, pictures, templates(name, color, scale))
+    return {"faces": found.count, "extra_faces": found.extra, "faces_like": found.variant,
+            "faces_margin": found.margin, "views_astray": found.astray}
+
+
+def report(prompt: str, density, render_opacity, albedo, bound: float, pictures: Pictures, *, mesh: Mesh | None = None,
            device="cpu") -> dict:
     """The scores of a field for the toy that `prompt` names, as a flat JSON-ready dictionary; FIGURES says what each
-    is. density, mesh: as for `geometry`; render_opacity: as for `silhouette_iou`; albedo: points (N, 3) -> (N, 3).
+    is. density, mesh: as for `geometry`; render_opacity: as for `silhouette_iou`; albedo: points (N, 3) -> (N, 3);
+    pictures: of the field, as `pictures.field_pictures` makes them.
 
     Raises PromptError for a prompt that names no toy, ExportError for an empty or not finite field.
     """
@@ -67,8 +85,9 @@ def report(prompt: str, density, render_opacity, albedo, bound: float, *, mesh: 
     views = silhouette_iou(render_opacity, name)
     colors = surface_colors(density, albedo, bound, solid["iso_level"], device=device)
     error, share = color_scores(colors, color) if color else (None, None)
+    faces = multi_face(name, pictures, COLORS[color] if color else colors.mean(0), solid["scale"])
     angles = [(azimuth, elevation) for elevation in ELEVATIONS for azimuth in AZIMUTHS]
-    return {"prompt": prompt, "class": name, "color": color, **solid,
+    return {"prompt": prompt, "class": name, "color": color, **solid, **faces,
             "silhouette_iou": float(np.mean(views)), "silhouette_iou_worst": min(views),
             "color_error": error, "color_share": share, "mean_color": colors.mean(0).tolist(),
             "views": [{"azimuth": a, "elevation": e, "iou": v} for (a, e), v in zip(angles, views)]}
