@@ -36,7 +36,7 @@ class ClipRetrieval:
         except (OSError, ValueError, RuntimeError, TypeError) as error:
             raise PriorError(f"{model} cannot be loaded: {str(error).strip().splitlines()[0]}") from None
         self.model.eval().requires_grad_(False).to(device)
-        self.name, self.device = model, device
+        self.name, self.device, self.known = model, device, {}
         prepare = read_json(Path(folder) / "preprocessor_config.json")
         self.mean, self.std = prepare.get("image_mean", MEAN), prepare.get("image_std", STD)
 
@@ -58,12 +58,16 @@ class ClipRetrieval:
                  for p in self.prepare(pictures).split(BATCH)]
         return torch.nn.functional.normalize(torch.cat(parts).float(), dim=-1).cpu()
 
-    @torch.no_grad()
     def texts(self, captions: list[str]) -> torch.Tensor:
-        length, parts = self.model.config.text_config.max_position_embeddings, []
-        for i in range(0, len(captions), BATCH):
-            tokens = self.tokenizer(captions[i:i + BATCH], padding="max_length", max_length=length, truncation=True,
-                                    return_tensors="pt").to(self.device)
-            hidden = self.model.text_model(input_ids=tokens.input_ids, attention_mask=tokens.attention_mask)
-            parts.append(self.model.text_projection(hidden.pooler_output))
-        return torch.nn.functional.normalize(torch.cat(parts).float(), dim=-1).cpu()
+        """The same captions are asked for with every run: computed once."""
+        key = tuple(captions)
+        if key not in self.known:
+            self.known[key] = torch.cat([self.encode(captions[i:i + BATCH]) for i in range(0, len(captions), BATCH)])
+        return self.known[key]
+
+    @torch.no_grad()
+    def encode(self, captions: list[str]) -> torch.Tensor:
+        tokens = self.tokenizer(captions, padding="max_length", truncation=True, return_tensors="pt",
+                                max_length=self.model.config.text_config.max_position_embeddings).to(self.device)
+        hidden = self.model.text_model(input_ids=tokens.input_ids, attention_mask=tokens.attention_mask)
+        return torch.nn.functional.normalize(self.model.text_projection(hidden.pooler_output).float(), dim=-1).cpu()

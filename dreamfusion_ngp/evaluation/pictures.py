@@ -11,7 +11,7 @@ import torch
 from ..cameras import Cameras, orbit
 from ..runs import DISPLAY_BACKGROUND, DISPLAY_DISTANCE, DISPLAY_FOCAL, display_shading, render_whole
 from ..toybox.shapes import PARAMETERS
-from ..toybox.world import part_colors, shade, trace
+from ..toybox.world import GBuffer, part_colors, shade, trace
 
 AZIMUTHS = tuple(range(0, 360, 45))  # degrees
 ELEVATION = 30.0                     # degrees
@@ -64,7 +64,11 @@ def toy_pictures(toy, color, *, cameras: Cameras | None = None, u: torch.Tensor 
     the `judging_cameras` unless others are given. u: (B, PARAMETERS) proportions, canonical by default."""
     cameras = judging_cameras() if cameras is None else cameras
     u = torch.zeros(len(cameras), PARAMETERS) if u is None else u
-    buffer = trace(toy, u, cameras, resolution)
+    return shaded(trace(toy, u, cameras, resolution), color, cameras)
+
+
+def shaded(buffer: GBuffer, color, cameras: Cameras) -> Pictures:
+    """Pictures of traced views in the main colour `color` (3 values)."""
     colors = part_colors(torch.as_tensor(np.asarray(color), dtype=torch.float32).expand(len(cameras), 3))
     background = torch.tensor(DISPLAY_BACKGROUND)
     kinds = {kind: shade(buffer, colors, rows, background).clamp(0, 1) for kind, rows in shading_rows(cameras).items()}

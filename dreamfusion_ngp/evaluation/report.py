@@ -11,11 +11,14 @@ from .colors import color_scores, surface_colors
 from .faces import count_faces, templates
 from .pictures import Pictures
 from .silhouettes import AZIMUTHS, ELEVATIONS, silhouette_iou
-from .surface import best_chamfer, outer_surface, toy_surface
+from .surface import Surface, best_chamfer, outer_surface, toy_surface
 from .volume import volumetric_iou
 
 # Keys of evaluation.json: (unit, meaning). World units: a toy is about 1 across.
 FIGURES = {
+    "run": ("", "folder of the run"),
+    "seed": ("", "of the run"),
+    "steps": ("", "that the run has made"),
     "prompt": ("", "as it was given"),
     "class": ("", "the toy that it names"),
     "color": ("", "the colour that it names, or empty"),
@@ -35,7 +38,8 @@ FIGURES = {
     "faces": ("", "how often the result has the toy's face, 0 to 4 (faces.py); null for a toy without a front"),
     "extra_faces": ("", "faces beyond the first: the multi-face (Janus) count; null as above"),
     "faces_like": ("", "the variant of the toy that the views show: true, one half twice, or several in one"),
-    "faces_margin": ("-1 to 1", "how much better the true toy explains the views than any with another number of faces"),
+    "faces_margin": ("-1 to 1", "how much better the true toy explains the views than any with another number of "
+                                "faces"),
     "views_astray": ("", "of 8 views, those that look like the true toy from more than 60 degrees off"),
     "silhouette_iou": ("0 to 1", "mean over 24 fixed views, nothing aligned"),
     "silhouette_iou_worst": ("0 to 1", "the least of the 24"),
@@ -43,8 +47,19 @@ FIGURES = {
                               "one; null without one"),
     "color_share": ("0 to 1", "part of the surface whose nearest named colour it is; null without one"),
     "mean_color": ("sRGB, 0 to 1", "mean colour of the surface"),
+    "judge": ("", "the retrieval model; null where there was none, and so are the next four"),
+    "r_precision_color": ("0 to 1", "part of 8 lit views that retrieve the prompt's caption among the distractors"),
+    "r_precision_geo": ("0 to 1", "the same for textureless views; toys are told apart by class alone"),
+    "retrieved_color": ("", "the caption that most lit views retrieve"),
+    "retrieved_geo": ("", "the caption that most textureless views retrieve"),
     "views": ("", "azimuth and elevation (degrees) and silhouette IoU of each of the 24 views"),
 }
+
+
+def piece_figures(surface: Surface, density, bound: float, mesh: Mesh | None, device) -> dict:
+    """Loose pieces and watertightness: what can be said without a true shape."""
+    closed = is_closed(mesh) if mesh else extract_mesh(density, bound, device=device)[1]["watertight"]
+    return {"pieces": surface.pieces, "floaters": surface.share, "watertight": closed}
 
 
 def geometry(name: str, density, bound: float, *, mesh: Mesh | None = None, device="cpu") -> dict:
@@ -56,11 +71,15 @@ def geometry(name: str, density, bound: float, *, mesh: Mesh | None = None, devi
     volume = volumetric_iou(density, name, bound, device=device)
     surface = outer_surface(density, bound, volume.level, device)
     distance, yaw, scale = best_chamfer(surface.points, toy_surface(name).points)
-    closed = is_closed(mesh) if mesh else extract_mesh(density, bound, device=device)[1]["watertight"]
     return {"volumetric_iou": volume.iou, "yaw": volume.yaw, "scale": volume.scale,
             "volumetric_iou_unaligned": volume.unaligned, "iso_level": volume.level, "chamfer": distance,
-            "chamfer_yaw": yaw, "chamfer_scale": scale, "pieces": surface.pieces, "floaters": surface.share,
-            "watertight": closed}
+            "chamfer_yaw": yaw, "chamfer_scale": scale, **piece_figures(surface, density, bound, mesh, device)}
+
+
+def open_report(prompt: str, density, bound: float, *, mesh: Mesh | None = None, device="cpu") -> dict:
+    """What can be said of a field whose prompt names no toy; arguments and errors as for `geometry`."""
+    surface = outer_surface(density, bound, device=device)
+    return {"prompt": prompt, **piece_figures(surface, density, bound, mesh, device)}
 
 
 def multi_face(name: str, pictures: Pictures, color, scale: float) -> dict:
