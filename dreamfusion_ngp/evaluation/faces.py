@@ -2,8 +2,9 @@
 
 Views at known azimuths are compared, by silhouette, colour and relief, with renderings of the true toy and of the same
 toy with its face repeated: seen on two opposite sides, or on two, three or four sides of one body. The variant that
-explains all views together best, up to a common turn, says how many faces there are. Besides, every view is classified
-by the true toy alone: the azimuth from which it looks most like this.
+explains all views together best, up to a common turn, says how many faces there are; in doubt it is the true toy. A
+round thing without any features is in doubt. Besides, every view is classified by the true toy alone: the azimuth from
+which it looks most like this.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from .pictures import AZIMUTHS, Pictures, judging_cameras, toy_pictures
 TURNS = 24                 # azimuths of the templates, evenly spaced
 SIZE = 32                  # pixels a side of what is compared
 ASTRAY = 60.0              # degrees; a view that looks like one from further off is astray
+DOUBT = 0.04               # another variant must explain the views better than the true toy by this part
 RELIEF = 0.5               # weight of the untextured pictures' difference beside silhouette and colour
 
 # The axis along which a toy's front and back differ, and the half (+ or -) that has no face to be repeated: mirrored,
@@ -97,7 +99,7 @@ def count_faces(name: str, pictures: Pictures, known: dict[str, torch.Tensor]) -
     seen, faces = features(pictures), {variant: count for variant, (_, count) in variants(name).items()}
     found = {variant: torch.cdist(seen, rows).square() for variant, rows in known.items()}
     sums = {variant: float(turned_sums(d).min()) for variant, d in found.items()}
-    best = min(sums, key=sums.get)
+    best = min(sums, key=lambda variant: sums[variant] * (1 - (faces[variant] == 1) * DOUBT))
     other = min(value for variant, value in sums.items() if faces[variant] != 1)
     margin = (other - sums["true"]) / max(other, sums["true"])
     turn = int(turned_sums(found["true"]).argmin())
