@@ -35,7 +35,7 @@ setup(
         "Topic :: Multimedia :: Graphics :: 3D Modeling",
     ],
     packages=find_packages(include=["dreamfusion_ngp", "dreamfusion_ngp.*"]),
-    package_data={"dreamfusion_ngp": ["toybox/priors/**"]},
+    package_data={"dreamfusion_ngp": ["toybox/priors/**", "evaluation/*.safetensors"]},
     python_requires=">=3.11",
     install_requires=[
         "torch>=2.6",

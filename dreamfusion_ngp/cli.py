@@ -65,9 +65,17 @@ def build_parser() -> argparse.ArgumentParser:
     mesh.add_argument("--keep-all", action="store_true", help="keep small loose pieces")
     _machine(mesh), _formats(mesh)
 
-    judge = verbs.add_parser("evaluate", help="compare a run with the true toy of its prompt")
-    judge.add_argument("run", type=Path)
-    judge.add_argument("--json", action="store_true")
+    judge = verbs.add_parser("evaluate", help="compare runs with the true toys of their prompts; R-Precision")
+    judge.add_argument("runs", type=Path, nargs="+", metavar="RUN", help="folders of runs, or folders that hold some")
+    judge.add_argument("--json", action="store_true", help="print everything as JSON")
+    judge.add_argument("-o", "--out", type=Path, metavar="FOLDER",
+                       help="write evaluation.json, table.md and index.html (with pictures) there")
+    judge.add_argument("--clip", metavar="MODEL",
+                       help="retrieval model of R-Precision: clip-b32, clip-b16, clip-l14, a hub id or a folder "
+                            "(default: the embedded judge, which knows toys only)")
+    judge.add_argument("--judge", type=Path, metavar="FILE", help="a judge that train-judge wrote")
+    judge.add_argument("--captions", type=Path, metavar="FILE",
+                       help="captions to choose among, one a line (default: all toys in all colours)")
     _machine(judge)
 
     prior = verbs.add_parser("train-prior", help="train the embedded prior, from nothing or from saved weights")
@@ -83,6 +91,14 @@ def build_parser() -> argparse.ArgumentParser:
                             "with weights that know it")
     prior.add_argument("--seed", type=int, default=0)
     prior.add_argument("--device", default="cpu", help="cpu or cuda")
+
+    tutor = verbs.add_parser("train-judge", help="train the judge of toys that evaluate uses where no CLIP is given")
+    tutor.add_argument("-o", "--out", type=Path, default=Path("judge.safetensors"),
+                       help="file to write (default: judge.safetensors)")
+    tutor.add_argument("--minutes", type=float, default=10.0, help="length of the training (default: 10)")
+    tutor.add_argument("--images", type=int, default=0, help="end after so many training images instead")
+    tutor.add_argument("--seed", type=int, default=0)
+    tutor.add_argument("--threads", type=int, help="CPU threads (default: all cores)")
 
     doctor = verbs.add_parser("doctor", help="check this installation")
     doctor.add_argument("--json", action="store_true")
@@ -203,6 +219,8 @@ def run_verb(args) -> int:
         return generate(config, args.out, device=args.device, threads=args.threads, formats=formats)
     if args.verb == "train-prior":
         return train_prior_verb(args)
+    if args.verb == "train-judge":
+        return train_judge_verb(args)
     machine = dict(device=args.device, threads=args.threads)
     if args.verb == "resume":
         formats = parse_formats(args.formats)
@@ -213,8 +231,10 @@ def run_verb(args) -> int:
         return run_bench(json_path=args.json, quick=args.quick, resolutions=tuple(args.resolutions), **machine)
     from . import workflow
     if args.verb == "evaluate":
-        result = workflow.evaluate_run(args.run, **machine)
-        print(json.dumps(result, indent=1) if args.json else workflow.evaluation_text(result))
+        several = dict(clip=args.clip, judge=args.judge, captions=args.captions, out=args.out)
+        result = workflow.evaluate_runs(args.runs, **several, show=lambda line: print(line, file=sys.stderr), **machine)
+        one = result["runs"][0] if len(result["runs"]) == 1 and args.out is None else result
+        print(json.dumps(one, indent=1) if args.json else workflow.evaluation_text(result))
         return 0
     formats = parse_formats(args.formats) if args.verb == "export" else ()
     state, folder = workflow.load_state(args.run, **machine)
@@ -239,6 +259,20 @@ def train_prior_verb(args) -> int:
     config = replace(config, **given)
     resume = PRIOR if args.resume == Path("embedded") else args.resume
     train_prior(config, args.out, resume=resume, processes=args.processes or os.cpu_count() or 1, device=args.device)
+    return 0
+
+
+def train_judge_verb(args) -> int:
+    from .evaluation.judge_training import TrainJudgeConfig, train_judge
+    from .workflow import set_threads
+
+    set_threads(args.threads)
+    judge = train_judge(TrainJudgeConfig(minutes=args.minutes, images=args.images, seed=args.seed), args.out)
+    found = judge.log["held_out"]
+    size = args.out.stat().st_size / 1e6
+    print(f"held-out true renderings: R-Precision Colour {found['color']:.1%} (of 220 captions), Geo "
+          f"{found['geo']:.1%} (of 20); worst class {found['worst']['class']}\n"
+          f"{args.out}: {size:.1f} MB, {judge.log['images']:,} images")
     return 0
 
 

@@ -290,19 +290,57 @@ def render_run(state: State, folder: Path, *, frames: int = 48, resolution: int 
     return path
 
 
-def evaluate_run(run: Path, *, device: str = "auto", threads: int | None = None) -> dict:
-    from .evaluate import report
+def find_runs(paths: list[Path]) -> list[Path]:
+    """The folders of runs that `paths` are or contain, each once. Raises CheckpointError for one without."""
+    found = []
+    for path in paths:
+        inside = [] if path.is_file() or (path / CHECKPOINT).is_file() else sorted(path.rglob(CHECKPOINT))
+        found += [checkpoint_of(p).parent.resolve() for p in inside or [path]]
+    return list(dict.fromkeys(found))
 
-    state, folder = load_state(run, device, threads)
-    where = state.occupancy.bits.device
-    result = report(state.config.prompt, lambda x: state.field.density(x.to(where)).cpu(), render_opacity(state),
-                    lambda x: state.field.albedo(x.to(where)).cpu(), state.config.field.bound)
-    with writing(folder / "evaluation.json"):
-        write_atomically(folder / "evaluation.json", (json.dumps(result, indent=1) + "\n").encode())
+
+def evaluate_runs(paths: list[Path], *, clip: str | None = None, judge: Path | None = None,
+                  captions: Path | None = None, out: Path | None = None, device: str = "auto",
+                  threads: int | None = None, show=print) -> dict:
+    """Score runs; every one gets its evaluation.json. With `out` that folder gets evaluation.json (the judge's score on
+    true renderings, means and spreads, all runs), table.md and index.html. show: called with a line per run."""
+    from .evaluation import scoring, sheet
+    from .evaluation.retrieval import read_captions
+
+    runs, among = find_runs(paths), read_captions(captions) if captions else []
+    retrieval = scoring.load_retrieval(clip, judge, choose_device(device))
+    records, pictures = [], []
+    for path in runs:
+        state, folder = load_state(path, device, threads)
+        record, views = scoring.score(state, folder, retrieval, among)
+        write_text(folder / "evaluation.json", json.dumps(record, indent=1))
+        records.append(record)
+        pictures.append(sheet.thumbnails(views))
+        show(f"{record['prompt']}, seed {record['seed']}: {folder}")
+    known = retrieval and {"name": retrieval.name, "held_out": getattr(retrieval, "log", {}).get("held_out"),
+                           "truth": scoring.truth(retrieval, [r["prompt"] for r in records], among)}
+    result = {"judge": known, "figures": scoring.summary(records), "runs": records}
+    if out is not None:
+        with writing(out):
+            out.mkdir(parents=True, exist_ok=True)
+        write_text(out / "evaluation.json", json.dumps(result, indent=1))
+        write_text(out / "table.md", scoring.table(records, result["figures"]))
+        write_text(out / "index.html", sheet.html_sheet(result, pictures))
     return result
 
 
+def write_text(path: Path, text: str) -> None:
+    with writing(path):
+        write_atomically(path, (text.rstrip() + "\n").encode())
+
+
 def evaluation_text(result: dict) -> str:
-    """The figures of `evaluate` as lines of text."""
-    return "\n".join(f"{key:<24} {value:.3f}" if isinstance(value, float) else f"{key:<24} {value}"
-                     for key, value in result.items() if not isinstance(value, (dict, list)))
+    """The figures of one run as lines of text; of several as a table. First how good the judge is on true toys."""
+    from .evaluation.scoring import table
+    from .evaluation.sheet import judge_text
+
+    if len(result["runs"]) > 1:
+        return f"{judge_text(result['judge'])}\n{table(result['runs'], result['figures'])}"
+    lines = [f"{key:<24} {value:.3f}" if isinstance(value, float) else f"{key:<24} {value}"
+             for key, value in result["runs"][0].items() if not isinstance(value, (dict, list))]
+    return "\n".join([*lines, judge_text(result["judge"])])

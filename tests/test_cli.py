@@ -37,7 +37,7 @@ def test_help_is_quick_and_lists_every_verb():
         done = command("--help")
         best = min(best, time.perf_counter() - began)
     assert done.returncode == 0
-    verbs = ("generate", "resume", "render", "export", "evaluate", "train-prior", "doctor", "bench")
+    verbs = ("generate", "resume", "render", "export", "evaluate", "train-prior", "train-judge", "doctor", "bench")
     assert all(verb in done.stdout for verb in verbs)
     assert best < 0.5
 
@@ -80,6 +80,8 @@ def test_help_imports_nothing_heavy():
     (["export", "no-such-run"], ["no-such-run"]),
     (["render", "no-such-run"], ["no-such-run"]),
     (["evaluate", "no-such-run"], ["no-such-run"]),
+    (["train-judge", "--minutes", "0"], ["--minutes"]),
+    (["train-judge", "-o", "no/such/folder/judge.safetensors"], ["no/such/folder"]),
     (["train-prior", "--resume", "no-such-folder"], ["no-such-folder"]),
     (["train-prior", "--images", "0"], ["--images"]),
 ])

@@ -31,7 +31,7 @@ runs
 mesh
 texture
 export turntable report
-evaluate doctor
+evaluation doctor
 workflow
 bench
 cli

@@ -173,25 +173,26 @@ DIRECTIONAL = ("mug", "chair", "table", "car", "airplane", "house", "snowman", "
 STRETCH = 0.12  # u_0..u_2 = +-1 stretch an axis by this much
 
 
-def parts(name: str, p, u: torch.Tensor):
-    """Distances (B, N) of every part of `name` with its slot.
+def parts(name, p, u: torch.Tensor):
+    """Distances (B, N) of every part of `name`, a class or a toy function of one's own, with its slot.
 
     p: (x, y, z), each (B, N). u: (B, PARAMETERS) in [-1, 1].
     """
     def v(i: int, amount: float):
         return 1.0 + amount * u[:, i:i + 1]
 
+    toy = TOYS[name] if isinstance(name, str) else name
     stretch = [v(i, STRETCH) for i in range(3)]
     smallest = torch.minimum(stretch[0], torch.minimum(stretch[1], stretch[2]))  # keeps the distance a lower bound
-    return [(d * smallest, slot) for d, slot in TOYS[name](tuple(a / s for a, s in zip(p, stretch)), v)]
+    return [(d * smallest, slot) for d, slot in toy(tuple(a / s for a, s in zip(p, stretch)), v)]
 
 
-def distance(name: str, p, u: torch.Tensor) -> torch.Tensor:
+def distance(name, p, u: torch.Tensor) -> torch.Tensor:
     """(B, N) signed distance of the whole toy."""
     return union(*(d for d, _ in parts(name, p, u)))
 
 
-def distance_and_slot(name: str, p, u: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+def distance_and_slot(name, p, u: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """(B, N) signed distance and (B, N) uint8 slot of the nearest part."""
     found = parts(name, p, u)
     d, nearest = torch.stack([d.expand_as(p[0]) for d, _ in found]).min(0)

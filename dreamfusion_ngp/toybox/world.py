@@ -42,8 +42,9 @@ class GBuffer:
 
 
 @torch.no_grad()
-def trace(name: str, u: torch.Tensor, cameras: Cameras, resolution: int = 64) -> GBuffer:
-    """G-buffers of the toy `name` with proportions u (B, PARAMETERS), one view per camera.
+def trace(name, u: torch.Tensor, cameras: Cameras, resolution: int = 64) -> GBuffer:
+    """G-buffers of the toy `name` (a class or a function, see `shapes.parts`) with proportions u (B, PARAMETERS), one
+    view per camera.
 
     The coverage of a pixel is read from the least distance along its ray in units of the pixel's footprint, which
     anti-aliases silhouettes without extra rays. The edge is as wide inside as outside, so that areas are right on

@@ -10,8 +10,11 @@ import torch
 from analytic import ball, solid, toy, toy_albedo, toy_distance, union
 from dreamfusion_ngp.cameras import Cameras, camera_rays
 from dreamfusion_ngp.errors import ExportError, PromptError
-from dreamfusion_ngp.evaluate import (SCALES, color_scores, evaluation_cameras, fill_cavities, iou, report,
-                                      silhouette_iou, surface_colors, volumetric_iou)
+from dreamfusion_ngp.evaluation.colors import color_scores, surface_colors
+from dreamfusion_ngp.evaluation.pictures import toy_pictures
+from dreamfusion_ngp.evaluation.report import FIGURES, report
+from dreamfusion_ngp.evaluation.silhouettes import evaluation_cameras, silhouette_iou
+from dreamfusion_ngp.evaluation.volume import SCALES, fill_cavities, iou, pieces, volumetric_iou
 from dreamfusion_ngp.mesh import LEVEL
 from dreamfusion_ngp.toybox.shapes import COLORS, PARAMETERS
 from dreamfusion_ngp.toybox.world import silhouette, trace
@@ -165,8 +168,12 @@ def test_colours_are_those_of_the_outside():
 
 
 def test_the_report_is_json_and_holds_every_figure():
-    result = report("a red mug", toy("mug"), render_toy("mug"), toy_albedo("mug", "red"), BOUND)
+    result = report("a red mug", toy("mug"), render_toy("mug"), toy_albedo("mug", "red"), BOUND,
+                    toy_pictures("mug", COLORS["red"]))
     again = json.loads(json.dumps(result))
+    assert set(again) < set(FIGURES), "every figure is explained"
+    assert (again["faces"], again["extra_faces"], again["faces_like"], again["views_astray"]) == (1, 0, "true", 0)
+    assert (again["pieces"], again["floaters"], again["watertight"]) == (1, 0.0, True) and again["chamfer"] < 0.01
     assert (again["class"], again["color"]) == ("mug", "red") and again["volumetric_iou"] > 0.97
     assert again["silhouette_iou"] == again["silhouette_iou_worst"] == 1.0 and len(again["views"]) == 24
     assert again["views"][9] == {"azimuth": 45, "elevation": 20.0, "iou": 1.0}
@@ -175,13 +182,25 @@ def test_the_report_is_json_and_holds_every_figure():
 
 
 def test_prompts_without_a_colour_and_without_a_toy():
-    result = report("a sphere", toy("sphere"), render_toy("sphere"), toy_albedo("sphere", "red"), BOUND)
+    result = report("a sphere", toy("sphere"), render_toy("sphere"), toy_albedo("sphere", "red"), BOUND,
+                    toy_pictures("sphere", COLORS["red"], resolution=32))
+    assert result["faces"] is result["extra_faces"] is None, "a sphere has no front"
     assert result["color_error"] is None and result["color_share"] is None and result["color"] == ""
     with pytest.raises(PromptError, match="does not know"):
-        report("a castle", toy("mug"), render_toy("mug"), toy_albedo("mug", "red"), BOUND)
+        report("a castle", toy("mug"), render_toy("mug"), toy_albedo("mug", "red"), BOUND, None)
 
 
 def test_floating_pieces_count_against_the_result():
     clean = volumetric_iou(toy("sphere"), "sphere", BOUND).iou
     floaters = volumetric_iou(solid(union(toy_distance("sphere"), ball((0.55, 0.55, 0.55), 0.18))), "sphere", BOUND).iou
     assert floaters < clean - 0.05
+
+
+def test_pieces_are_counted_and_weighed():
+    solid = np.zeros((8, 8, 8), dtype=bool)
+    assert pieces(solid) == (0, 0.0)
+    solid[:3, :3, :3] = True
+    assert pieces(solid) == (1, 0.0)
+    solid[3, 3, 3] = True  # touches at a corner only
+    solid[5:7, 5:7, 5:7] = True
+    assert pieces(solid) == (3, pytest.approx(9 / 36)) and pieces(solid, smallest=2) == (2, pytest.approx(9 / 36))

@@ -1,0 +1,27 @@
+"""Colours of a field's surface against the colour that the prompt names."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from ..mesh import cell_centres, query, sample_grid
+from ..toybox.shapes import COLORS
+from .volume import RESOLUTION, fill_cavities
+
+
+def surface_colors(density, albedo, bound: float, level: float, *, resolution: int = RESOLUTION,
+                   device="cpu") -> np.ndarray:
+    """(N, 3) albedo of the field in the cells of its solid that can be seen from outside: those next to open space."""
+    from scipy.ndimage import binary_erosion
+
+    solid = fill_cavities(sample_grid(density, bound, resolution, device) > level)
+    seen = np.argwhere(solid & ~binary_erosion(solid))
+    return query(albedo, cell_centres(bound, resolution)[seen], device)
+
+
+def color_scores(colors: np.ndarray, color: str) -> tuple[float, float]:
+    """(error, share) of surface colours (N, 3): the root mean square over the channels of their mean's distance to the
+    named colour; the part of them whose nearest named colour it is. Parts that a toy has in other colours count too."""
+    difference = colors.mean(0) - np.array(COLORS[color])
+    nearest = np.linalg.norm(colors[:, None] - np.array(list(COLORS.values())), axis=-1).argmin(1)
+    return float(np.sqrt((difference ** 2).mean())), float((nearest == list(COLORS).index(color)).mean())

@@ -1,0 +1,112 @@
+"""All figures of one field against the toy of its prompt, and what they mean."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from ..mesh import Mesh, extract_mesh, is_closed
+from ..toybox.captions import parse_prompt
+from ..toybox.shapes import COLORS, DIRECTIONAL
+from .colors import color_scores, surface_colors
+from .faces import count_faces, templates
+from .pictures import Pictures
+from .silhouettes import AZIMUTHS, ELEVATIONS, silhouette_iou
+from .surface import Surface, best_chamfer, outer_surface, toy_surface
+from .volume import volumetric_iou
+
+# Keys of evaluation.json: (unit, meaning). World units: a toy is about 1 across.
+FIGURES = {
+    "run": ("", "folder of the run"),
+    "seed": ("", "of the run"),
+    "steps": ("", "that the run has made"),
+    "prompt": ("", "as it was given"),
+    "class": ("", "the toy that it names"),
+    "color": ("", "the colour that it names, or empty"),
+    "volumetric_iou": ("0 to 1", "intersection over union of the solids, closed cavities filled, best over yaw and "
+                                 "uniform scale of the toy"),
+    "yaw": ("degrees", "turn of the toy about +Y at the best IoU"),
+    "scale": ("", "size of the toy at the best IoU"),
+    "volumetric_iou_unaligned": ("0 to 1", "the IoU at yaw 0 and scale 1"),
+    "iso_level": ("per world unit", "density at the surface"),
+    "chamfer": ("world units", "mean distance of a surface point to the other surface, both ways averaged, best over "
+                               "yaw and uniform scale"),
+    "chamfer_yaw": ("degrees", "turn of the toy at the least Chamfer distance"),
+    "chamfer_scale": ("", "size of the toy at the least Chamfer distance"),
+    "pieces": ("", "separate pieces of the solid; every toy is one"),
+    "floaters": ("0 to 1", "share of the volume outside the largest piece"),
+    "watertight": ("", "whether every edge of the exported mesh has two faces, oppositely oriented"),
+    "faces": ("", "how often the result has the toy's face, 0 to 4 (faces.py); null for a toy without a front"),
+    "extra_faces": ("", "faces beyond the first: the multi-face (Janus) count; null as above"),
+    "faces_like": ("", "the variant of the toy that the views show: true, one half twice, or several in one"),
+    "faces_margin": ("-1 to 1", "how much better the true toy explains the views than any with another number of "
+                                "faces"),
+    "views_astray": ("", "of 8 views, those that look like the true toy from more than 60 degrees off"),
+    "silhouette_iou": ("0 to 1", "mean over 24 fixed views, nothing aligned"),
+    "silhouette_iou_worst": ("0 to 1", "the least of the 24"),
+    "color_error": ("0 to 1", "root mean square distance, over the channels, of the mean surface colour to the named "
+                              "one; null without one"),
+    "color_share": ("0 to 1", "part of the surface whose nearest named colour it is; null without one"),
+    "mean_color": ("sRGB, 0 to 1", "mean colour of the surface"),
+    "judge": ("", "the retrieval model; null where there was none, and so are the next four"),
+    "r_precision_color": ("0 to 1", "part of 8 lit views that retrieve the prompt's caption among the distractors"),
+    "r_precision_geo": ("0 to 1", "the same for textureless views; toys are told apart by class alone"),
+    "retrieved_color": ("", "the caption that most lit views retrieve"),
+    "retrieved_geo": ("", "the caption that most textureless views retrieve"),
+    "views": ("", "azimuth and elevation (degrees) and silhouette IoU of each of the 24 views"),
+}
+
+
+def piece_figures(surface: Surface, density, bound: float, mesh: Mesh | None, device) -> dict:
+    """Loose pieces and watertightness: what can be said without a true shape."""
+    closed = is_closed(mesh) if mesh else extract_mesh(density, bound, device=device)[1]["watertight"]
+    return {"pieces": surface.pieces, "floaters": surface.share, "watertight": closed}
+
+
+def geometry(name: str, density, bound: float, *, mesh: Mesh | None = None, device="cpu") -> dict:
+    """Volume, Chamfer distance, loose pieces and watertightness of a density field against the toy `name`.
+
+    density: callable, points (N, 3) -> (N,) per world unit, on [-bound, bound]^3. mesh: the exported one; None: as an
+    export with its default settings would make it. Raises ExportError for an empty or not finite field.
+    """
+    volume = volumetric_iou(density, name, bound, device=device)
+    surface = outer_surface(density, bound, volume.level, device)
+    distance, yaw, scale = best_chamfer(surface.points, toy_surface(name).points)
+    return {"volumetric_iou": volume.iou, "yaw": volume.yaw, "scale": volume.scale,
+            "volumetric_iou_unaligned": volume.unaligned, "iso_level": volume.level, "chamfer": distance,
+            "chamfer_yaw": yaw, "chamfer_scale": scale, **piece_figures(surface, density, bound, mesh, device)}
+
+
+def open_report(prompt: str, density, bound: float, *, mesh: Mesh | None = None, device="cpu") -> dict:
+    """What can be said of a field whose prompt names no toy; arguments and errors as for `geometry`."""
+    surface = outer_surface(density, bound, device=device)
+    return {"prompt": prompt, **piece_figures(surface, density, bound, mesh, device)}
+
+
+def multi_face(name: str, pictures: Pictures, color, scale: float) -> dict:
+    """The figures of `faces.count_faces`; all null for a class without a front."""
+    if name not in DIRECTIONAL:
+        return dict.fromkeys(("faces", "extra_faces", "faces_like", "faces_margin", "views_astray"))
+    found = count_faces(name, pictures, templates(name, color, scale))
+    return {"faces": found.count, "extra_faces": found.extra, "faces_like": found.variant,
+            "faces_margin": found.margin, "views_astray": found.astray}
+
+
+def report(prompt: str, density, render_opacity, albedo, bound: float, pictures: Pictures, *, mesh: Mesh | None = None,
+           device="cpu") -> dict:
+    """The scores of a field for the toy that `prompt` names, as a flat JSON-ready dictionary; FIGURES says what each
+    is. density, mesh: as for `geometry`; render_opacity: as for `silhouette_iou`; albedo: points (N, 3) -> (N, 3);
+    pictures: of the field, as `pictures.field_pictures` makes them.
+
+    Raises PromptError for a prompt that names no toy, ExportError for an empty or not finite field.
+    """
+    name, color = parse_prompt(prompt)
+    solid = geometry(name, density, bound, mesh=mesh, device=device)
+    views = silhouette_iou(render_opacity, name)
+    colors = surface_colors(density, albedo, bound, solid["iso_level"], device=device)
+    error, share = color_scores(colors, color) if color else (None, None)
+    faces = multi_face(name, pictures, COLORS[color] if color else colors.mean(0), solid["scale"])
+    angles = [(azimuth, elevation) for elevation in ELEVATIONS for azimuth in AZIMUTHS]
+    return {"prompt": prompt, "class": name, "color": color, **solid, **faces,
+            "silhouette_iou": float(np.mean(views)), "silhouette_iou_worst": min(views),
+            "color_error": error, "color_share": share, "mean_color": colors.mean(0).tolist(),
+            "views": [{"azimuth": a, "elevation": e, "iou": v} for (a, e), v in zip(angles, views)]}

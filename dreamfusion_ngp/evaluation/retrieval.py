@@ -1,0 +1,105 @@
+"""R-Precision (Park et al. 2021) after DreamFusion section 4: how often a retrieval model, shown a rendering, picks its
+caption among distractors.
+
+Colour: lit renderings. Geo: textureless ones, which only the shape can tell apart. Eight azimuths at 30 degrees of
+elevation; seeds and prompts are averaged over by whoever evaluates several runs.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+import torch
+
+from ..errors import PromptError, UsageError
+from ..prompts import clean_prompt
+from ..toybox.captions import parse_prompt, subject
+from ..toybox.shapes import CLASSES, COLORS
+from .pictures import Pictures
+
+MAX_CAPTIONS = 100_000
+
+
+class Retrieval(Protocol):
+    """An image-text dual encoder. name: for reports. Rows have length 1; the caption of a picture is the one with the
+    largest inner product."""
+
+    name: str
+
+    def images(self, pictures: torch.Tensor) -> torch.Tensor:
+        """(N, H, W, 3) float32 in [0, 1] -> (N, D) float32."""
+
+    def texts(self, captions: list[str]) -> torch.Tensor:
+        """M captions -> (M, D) float32."""
+
+
+@dataclass(frozen=True)
+class Pool:
+    """Captions among which that of a run (`own`, an index) is to be found: by lit and by textureless renderings."""
+
+    color: list[str]
+    color_own: int
+    geo: list[str]
+    geo_own: int
+
+
+def toy_captions() -> tuple[list[str], list[str]]:
+    """(all colours of all toys, all toys without a colour): 220 and 20 captions."""
+    return [subject(name, color) for name in CLASSES for color in COLORS], [subject(name) for name in CLASSES]
+
+
+def toy_pool(prompt: str) -> Pool:
+    """The pool for a prompt of the embedded prior. Textureless renderings have no colour: they are to be told apart by
+    class alone, and so are lit ones where the prompt names no colour."""
+    name, color = parse_prompt(prompt)
+    colored, plain = toy_captions()
+    own = plain.index(subject(name))
+    return Pool(colored, colored.index(subject(name, color)), plain, own) if color else Pool(plain, own, plain, own)
+
+
+def caption_pool(prompt: str, captions: list[str]) -> Pool:
+    """The paper's pool: the same captions for both kinds of renderings, the prompt among them."""
+    captions = captions if prompt in captions else [*captions, prompt]
+    return Pool(captions, captions.index(prompt), captions, captions.index(prompt))
+
+
+def pool_of(prompt: str, captions: list[str]) -> Pool:
+    """`caption_pool` where captions are given, else `toy_pool`. Raises PromptError for a prompt that has neither."""
+    if captions:
+        return caption_pool(prompt, captions)
+    try:
+        return toy_pool(prompt)
+    except PromptError:
+        raise PromptError(f"{prompt[:60]!r} is no toy: give the captions among which it is to be found "
+                          "(--captions FILE, one a line)") from None
+
+
+def read_captions(path: Path) -> list[str]:
+    """The captions of a text file, one a line, in normal form and each once. Raises UsageError."""
+    try:
+        lines = Path(path).read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise UsageError(f"--captions {path}: {getattr(error, 'strerror', None) or 'is no text in UTF-8'}") from None
+    found = list(dict.fromkeys(clean_prompt(line) for line in lines if line.strip()))
+    if not 2 <= len(found) <= MAX_CAPTIONS:
+        raise UsageError(f"--captions {path} holds {len(found)} different captions; wanted are 2 to {MAX_CAPTIONS}")
+    return found
+
+
+def retrieved(retrieval: Retrieval, pictures: torch.Tensor, captions: list[str]) -> torch.Tensor:
+    """(N,) index of the caption that each of the pictures (N, H, W, 3) retrieves."""
+    return (retrieval.images(pictures) @ retrieval.texts(captions).T).argmax(1)
+
+
+def r_precision(retrieval: Retrieval, pictures: Pictures, pool: Pool) -> dict:
+    """Shares in [0, 1] of a run's views that retrieve its caption, and the caption that most views retrieve instead or
+    as well."""
+    result = {}
+    for kind, images, captions, own in (("color", pictures.lit, pool.color, pool.color_own),
+                                        ("geo", pictures.clay, pool.geo, pool.geo_own)):
+        found = retrieved(retrieval, images, captions)
+        result[f"r_precision_{kind}"] = float((found == own).float().mean())
+        result[f"retrieved_{kind}"] = captions[int(found.mode().values)]
+    return result

@@ -1,0 +1,138 @@
+"""Scores of runs, one by one and together: figures, means and spreads, a table."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+import numpy as np
+
+from ..errors import PromptError
+from ..toybox.captions import parse_prompt
+from ..toybox.shapes import COLORS
+from .pictures import Pictures, field_pictures, toy_pictures
+from .report import open_report, report
+from .retrieval import Pool, Retrieval, pool_of, r_precision
+from .surface import read_mesh
+
+NO_RETRIEVAL = dict.fromkeys(("judge", "r_precision_color", "retrieved_color", "r_precision_geo", "retrieved_geo"))
+# Columns of the table: figure, heading, digits.
+COLUMNS = (("volumetric_iou", "IoU", 2), ("silhouette_iou", "silhouette IoU", 2), ("chamfer", "Chamfer", 3),
+           ("color_error", "colour error", 2), ("extra_faces", "extra faces", 0), ("views_astray", "views astray", 0),
+           ("floaters", "floaters", 3), ("watertight", "watertight", 0), ("r_precision_color", "R-Prec. Colour", 2),
+           ("r_precision_geo", "R-Prec. Geo", 2))
+
+
+def load_retrieval(clip: str | None, judge: Path | None, device="cpu") -> Retrieval | None:
+    """CLIP where one is named, else the judge at `judge`, else the embedded judge, None where that is not there."""
+    from .judge import EMBEDDED, load_judge
+
+    if clip:
+        from .clip import ClipRetrieval
+        return ClipRetrieval(clip, device)
+    return load_judge(judge or EMBEDDED) if judge or EMBEDDED.is_file() else None
+
+
+def retrieval_figures(retrieval: Retrieval | None, pictures: Pictures, pool: Pool | None) -> dict:
+    if retrieval is None or pool is None:
+        return dict(NO_RETRIEVAL)
+    return {"judge": retrieval.name, **r_precision(retrieval, pictures, pool)}
+
+
+def score(state, folder: Path, retrieval: Retrieval | None = None, captions: list[str] = []) -> tuple[dict, Pictures]:
+    """The figures of a run (`report.FIGURES`) and the pictures by which it was judged. state: as its checkpoint holds
+    it. captions: distractors; none: all toys in all colours.
+
+    Raises PromptError for a prompt that names no toy, unless there are captions and a retrieval model; ExportError for
+    an empty or not finite field.
+    """
+    prompt, where, bound = state.config.prompt, state.occupancy.bits.device, state.config.field.bound
+    pool = pool_of(prompt, captions) if retrieval else None
+    exported = Path(folder) / "mesh.glb"
+    mesh = read_mesh(exported) if exported.is_file() else None
+
+    def density(x):
+        return state.field.density(x.to(where)).cpu()
+
+    def albedo(x):
+        return state.field.albedo(x.to(where)).cpu()
+
+    pictures = field_pictures(state)
+    if pool and not is_toy(prompt):
+        figures = open_report(prompt, density, bound, mesh=mesh)
+    else:
+        from ..runs import render_opacity
+        figures = report(prompt, density, render_opacity(state), albedo, bound, pictures, mesh=mesh)
+    head = {"run": str(folder), "seed": state.config.seed, "steps": state.step}
+    return {**head, **figures, **retrieval_figures(retrieval, pictures, pool)}, pictures
+
+
+def is_toy(prompt: str) -> bool:
+    try:
+        parse_prompt(prompt)
+    except PromptError:
+        return False
+    return True
+
+
+def truth(retrieval: Retrieval, prompts: list[str], captions: list[str] = []) -> dict | None:
+    """R-Precision of the true toys that the prompts name, in their canonical proportions: what a perfect result would
+    score with this retrieval model (the paper's row "GT images"). None where no prompt names a toy and a colour."""
+    found = []
+    for prompt in dict.fromkeys(prompts):
+        color = parse_prompt(prompt)[1] if is_toy(prompt) else ""
+        if color:
+            pictures = toy_pictures(parse_prompt(prompt)[0], COLORS[color])
+            found.append(r_precision(retrieval, pictures, pool_of(prompt, captions)))
+    if not found:
+        return None
+    return {"prompts": len(found), **{key: float(np.mean([f[key] for f in found]))
+                                      for key in ("r_precision_color", "r_precision_geo")}}
+
+
+def spread(values: list[float]) -> float | None:
+    """Sample standard deviation; None for fewer than two values."""
+    return float(np.std(values, ddof=1)) if len(values) > 1 else None
+
+
+def summary(records: list[dict]) -> dict:
+    """{figure: {"n", "mean", "worst", "spread_runs", "spread_seeds"}} over the runs that have the figure.
+
+    worst: of one run. spread_runs: standard deviation over all runs. spread_seeds: that of the means of each seed over
+    its prompts; null for a single seed.
+    """
+    found = {}
+    for key, _, _ in COLUMNS:
+        pairs = [(float(r[key]), r["seed"]) for r in records if r.get(key) is not None]
+        if pairs:
+            values = [value for value, _ in pairs]
+            seeds = [float(np.mean([v for v, s in pairs if s == seed])) for seed in sorted({s for _, s in pairs})]
+            low_is_bad = key.endswith("iou") or key.startswith("r_precision") or key == "watertight"
+            worst = min(values) if low_is_bad else max(values)
+            found[key] = {"n": len(values), "mean": float(np.mean(values)), "worst": worst,
+                          "spread_runs": spread(values), "spread_seeds": spread(seeds)}
+    return found
+
+
+def cell(value, digits: int) -> str:
+    if value is None or (isinstance(value, float) and math.isnan(value)):
+        return "-"
+    return ("yes" if value else "no") if isinstance(value, bool) else f"{value:.{digits}f}"
+
+
+def rows(records: list[dict], means: dict) -> tuple[list[str], list[list[str]]]:
+    """(headings, rows of text): one row a run, then the mean, its spread over seeds and over runs, and the worst."""
+    head = ["prompt", "seed", *(title for _, title, _ in COLUMNS)]
+    body = [[r["prompt"], str(r["seed"]), *(cell(r.get(key), digits) for key, _, digits in COLUMNS)] for r in records]
+    for name, key in (("mean", "mean"), ("± over seeds", "spread_seeds"), ("± over runs", "spread_runs"),
+                      ("worst", "worst")):
+        values = [cell(means.get(figure, {}).get(key), max(digits, 2)) for figure, _, digits in COLUMNS]
+        body.append([name, "", *values])
+    return head, body
+
+
+def table(records: list[dict], means: dict) -> str:
+    """A Markdown table."""
+    head, body = rows(records, means)
+    lines = [f"| {' | '.join(row)} |" for row in (head, ["---"] * len(head), *body)]
+    return "\n".join(lines)

@@ -1,0 +1,107 @@
+"""Surfaces: the Chamfer distance to the true toy, loose pieces, and whether an exported mesh is closed."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from ..errors import ExportError
+from ..mesh import CLIP, LEVEL, Mesh, compact, iso_level, marching_cubes, outer_shells, sample_grid
+from ..toybox.shapes import PARAMETERS, distance
+from .volume import COARSE_SCALES, COARSE_YAWS, SCALES, fill_cavities, pieces, refine
+
+RESOLUTION = 96          # cells per axis of the grids that surfaces are taken from
+POINTS = 4096            # on each surface
+COARSE_POINTS = 512      # of them in the first search
+CANDIDATES = 5           # of the first search, refined with all points
+SHARPNESS = 150.0        # of a toy's density: it falls by e within 1 / SHARPNESS world units
+CRUMB = 4                # cells; a smaller piece is no floater but a rough spot of the grid
+
+
+@dataclass(frozen=True)
+class Surface:
+    """Points (POINTS, 3) in world units, evenly spread over the outer surface of a solid; pieces, share: see
+    `volume.pieces`."""
+
+    points: np.ndarray
+    pieces: int
+    share: float
+
+
+def sample_surface(mesh: Mesh, n: int, seed: int = 0) -> np.ndarray:
+    """(n, 3) points on a mesh, uniform by area and stratified: one in every n-th part of the faces' total area."""
+    random = np.random.default_rng(seed)
+    a, b, c = (mesh.vertices[mesh.faces[:, i]] for i in range(3))
+    area = np.cumsum(np.linalg.norm(np.cross(b - a, c - a), axis=1))
+    face = np.searchsorted(area, (np.arange(n) + random.random(n)) / n * area[-1]).clip(max=len(area) - 1)
+    u, v = np.sqrt(random.random((n, 1))), random.random((n, 1))
+    return (1 - u) * a[face] + u * (1 - v) * b[face] + u * v * c[face]
+
+
+def outer_surface(density, bound: float, level: float | None = None, device="cpu") -> Surface:
+    """The outside of the solid where a density (points (N, 3) -> (N,) per world unit) exceeds `level` (None: the rule
+    of the mesh export). All pieces count, walls of closed cavities and what is inside them do not. Raises ExportError
+    for an empty or not finite field."""
+    grid = sample_grid(density, bound, RESOLUTION, device)
+    level = iso_level(grid, 2 * bound / RESOLUTION) if level is None else level
+    solid = grid > level
+    filled = fill_cavities(solid)
+    count, share = pieces(filled, CRUMB)
+    grid = np.where(filled & ~solid, level * math.exp(CLIP), grid)
+    mesh, _ = outer_shells(marching_cubes(grid, level, bound), keep_all=True)
+    return Surface(sample_surface(mesh, POINTS), count, share)
+
+
+def toy_surface(name: str, bound: float = 0.75) -> Surface:
+    """The outside of the toy `name` in its canonical proportions."""
+    def density(x):
+        d = distance(name, tuple(x[None, :, i] for i in range(3)), torch.zeros(1, PARAMETERS))[0]
+        return LEVEL * torch.exp((-SHARPNESS * d).clamp(-30, 30))
+    return outer_surface(density, bound, LEVEL)
+
+
+def turned(points: np.ndarray, yaw: float, scale: float) -> np.ndarray:
+    """Points (N, 3) turned by `yaw` degrees about +Y (from +Z towards +X) and scaled about the origin."""
+    c, s = math.cos(math.radians(yaw)), math.sin(math.radians(yaw))
+    return scale * points @ np.array([[c, 0, -s], [0, 1, 0], [s, 0, c]])
+
+
+def chamfer(a: np.ndarray, b: np.ndarray) -> float:
+    """Symmetric Chamfer distance of two point sets (N, 3), (M, 3), in their unit: the mean distance of a point to the
+    nearest one of the other set, averaged over both directions (not squared)."""
+    from scipy.spatial import cKDTree
+
+    return float(cKDTree(b).query(a)[0].mean() + cKDTree(a).query(b)[0].mean()) / 2
+
+
+def best_chamfer(points: np.ndarray, toy: np.ndarray) -> tuple[float, float, float]:
+    """(distance, yaw, scale): the least Chamfer distance between surface points and those of a toy, turned by `yaw`
+    degrees and scaled within volume.SCALES; the same search as for the IoU."""
+    def fit(a, b):
+        return lambda yaw, scale: -chamfer(a, turned(b, yaw, scale))
+
+    coarse, fine = fit(points[::len(points) // COARSE_POINTS], toy[::len(toy) // COARSE_POINTS]), fit(points, toy)
+    starts = sorted(((coarse(yaw, scale), yaw, scale) for yaw in np.arange(COARSE_YAWS) * 360 / COARSE_YAWS
+                     for scale in np.geomspace(*SCALES, COARSE_SCALES)), reverse=True)[:CANDIDATES]
+    value, yaw, scale = max(refine(fine, yaw, scale) for _, yaw, scale in starts)
+    return -value, float((yaw + 180) % 360 - 180), float(scale)
+
+
+def read_mesh(path: Path) -> Mesh:
+    """The triangles of a mesh file; vertices at the same place, which texture seams have split, are one again. Raises
+    ExportError where it cannot be read."""
+    import trimesh
+
+    try:
+        loaded = trimesh.load(path, force="mesh", process=False)
+        vertices, faces = np.asarray(loaded.vertices, dtype=np.float64), np.asarray(loaded.faces, dtype=np.int64)
+    except (OSError, ValueError, IndexError, KeyError, AttributeError) as error:
+        raise ExportError(f"{path} cannot be read: {str(error).strip().splitlines()[0]}") from None
+    if not len(faces):
+        raise ExportError(f"{path} holds no triangles")
+    unique, index = np.unique(vertices, axis=0, return_inverse=True)
+    return compact(Mesh(unique, index.reshape(-1)[faces]))

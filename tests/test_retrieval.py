@@ -1,0 +1,148 @@
+"""R-Precision: pools of captions, the protocol, and CLIP through transformers."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from dreamfusion_ngp.errors import PriorError, PromptError, UsageError
+from dreamfusion_ngp.evaluation.clip import MEAN, STD, ClipRetrieval
+from dreamfusion_ngp.evaluation.pictures import AZIMUTHS, ELEVATION, Pictures, judging_cameras, toy_pictures
+from dreamfusion_ngp.evaluation.retrieval import pool_of, r_precision, read_captions, toy_captions
+from dreamfusion_ngp.toybox.shapes import CLASSES, COLORS
+
+
+class MeanColor:
+    """Retrieves the caption whose colour is the mean of the picture; captions are lists of three numbers."""
+
+    name = "mean colour"
+
+    def images(self, pictures):
+        return torch.nn.functional.normalize(pictures.mean((1, 2)), dim=-1)
+
+    def texts(self, captions):
+        return torch.nn.functional.normalize(torch.tensor([json.loads(c) for c in captions]), dim=-1)
+
+
+def plain(*colors):
+    """One plain picture of each colour; the textureless ones are all white."""
+    lit = torch.tensor(colors)[:, None, None, :].expand(-1, 8, 8, 3)
+    return Pictures(lit, lit, torch.ones_like(lit), torch.ones(len(colors), 8, 8))
+
+
+def test_the_share_of_views_that_retrieve_their_caption():
+    red, green, blue, white = ([1.0, 0, 0], [0, 1.0, 0], [0, 0, 1.0], [1.0, 1, 1])
+    captions = [json.dumps(c) for c in (red, green, blue, white)]
+    result = r_precision(MeanColor(), plain(red, red, red, blue), pool_of(captions[0], captions))
+    assert result == {"r_precision_color": 0.75, "retrieved_color": captions[0],
+                      "r_precision_geo": 0.0, "retrieved_geo": captions[3]}
+    assert r_precision(MeanColor(), plain(red, green), pool_of(captions[3], captions[:3]))["r_precision_geo"] == 1.0, \
+        "a prompt that is missing among the captions joins them"
+
+
+def test_pools_of_toys():
+    colored, bare = toy_captions()
+    assert len(set(colored)) == 220 and len(set(bare)) == 20
+    pool = pool_of("a photo of an orange torus", [])
+    assert (pool.color[pool.color_own], pool.geo[pool.geo_own]) == ("an orange torus", "a torus")
+    pool = pool_of("a torus", [])
+    assert pool.color == pool.geo == bare and pool.color[pool.color_own] == "a torus"
+    with pytest.raises(PromptError, match="--captions"):
+        pool_of("a castle", [])
+
+
+def test_captions_from_a_file(tmp_path):
+    path = tmp_path / "captions.txt"
+    path.write_text("a red  mug\n\na castle\na castle\n", encoding="utf-8")
+    assert read_captions(path) == ["a red mug", "a castle"]
+    path.write_text("one\n")
+    with pytest.raises(UsageError, match="1 different"):
+        read_captions(path)
+    path.write_bytes(b"\xff\xfe\x00")
+    for bad in (path, tmp_path / "none"):
+        with pytest.raises(UsageError, match="--captions"):
+            read_captions(bad)
+
+
+def test_the_views_are_the_papers():
+    cameras = judging_cameras()
+    assert np.allclose(torch.rad2deg(cameras.elevation), ELEVATION) and ELEVATION == 30.0
+    assert np.allclose(torch.rad2deg(cameras.azimuth), AZIMUTHS) and len(set(AZIMUTHS)) == 8
+
+
+def test_a_true_toys_pictures_are_lit_and_textureless():
+    red, blue = (toy_pictures("mug", COLORS[c], resolution=32) for c in ("red", "blue"))
+    assert red.lit.shape == (8, 32, 32, 3) and torch.equal(red.clay, blue.clay) and not torch.equal(red.lit, blue.lit)
+    inside = red.opacity > 0.99
+    assert (red.lit[inside] <= red.albedo[inside] + 1e-5).all() and (red.clay[inside].std(-1) < 1e-6).all()
+
+
+@pytest.fixture(scope="module")
+def clip_folder(tmp_path_factory):
+    """A CLIP with random weights and a vocabulary of bytes."""
+    from transformers import CLIPConfig, CLIPModel, CLIPTokenizer
+
+    folder = tmp_path_factory.mktemp("clip")
+    from transformers.convert_slow_tokenizer import bytes_to_unicode
+    letters = list(bytes_to_unicode().values())
+    tokens = [*letters, *(c + "</w>" for c in letters), "<|startoftext|>", "<|endoftext|>"]
+    (folder / "vocab.json").write_text(json.dumps({t: i for i, t in enumerate(tokens)}))
+    (folder / "merges.txt").write_text("#version: 0.2\n")
+    CLIPTokenizer(str(folder / "vocab.json"), str(folder / "merges.txt"), model_max_length=24).save_pretrained(folder)
+    small = dict(hidden_size=32, intermediate_size=64, num_hidden_layers=2, num_attention_heads=2)
+    ends = dict(bos_token_id=len(tokens) - 2, eos_token_id=len(tokens) - 1, pad_token_id=len(tokens) - 1)
+    torch.manual_seed(0)
+    config = CLIPConfig(text_config=dict(small, vocab_size=len(tokens), max_position_embeddings=24, **ends),
+                        vision_config=dict(small, image_size=32, patch_size=8), projection_dim=16)
+    CLIPModel(config).save_pretrained(folder)
+    return folder
+
+
+def test_clip_is_what_transformers_computes(clip_folder):
+    from transformers import CLIPModel
+
+    clip, model = ClipRetrieval(str(clip_folder)), CLIPModel.from_pretrained(clip_folder).eval()
+    captions = ["a red mug", "a chair"]
+    pictures = torch.rand(3, 32, 32, 3, generator=torch.Generator().manual_seed(0))
+    exact = (pictures * 255).round() / 255
+    pixels = ((exact - torch.tensor(MEAN)) / torch.tensor(STD)).permute(0, 3, 1, 2)
+    tokens = clip.tokenizer(captions, padding=True, return_tensors="pt")
+    with torch.no_grad():
+        expected = model(pixel_values=pixels, **tokens)
+    assert torch.allclose(clip.images(pictures), expected.image_embeds, atol=1e-5)
+    assert torch.allclose(clip.texts(captions), expected.text_embeds, atol=1e-5)
+    assert (clip.images(pictures) @ clip.texts(captions).T).std() > 0
+
+
+def test_clip_sees_pictures_resized_as_its_own_preprocessing_does(clip_folder):
+    clip = ClipRetrieval(str(clip_folder))
+    picture = (np.random.default_rng(0).random((1, 100, 100, 3)) * 255).astype(np.uint8)
+    by_pillow = np.asarray(Image.fromarray(picture[0]).resize((32, 32), Image.Resampling.BICUBIC)) / 255
+    ours = clip.prepare(torch.tensor(picture / 255).float())[0].permute(1, 2, 0).numpy() * STD + MEAN
+    assert np.allclose(ours, by_pillow, atol=1e-5)
+
+
+def test_clip_scores_a_toy_by_the_protocol(clip_folder):
+    result = r_precision(ClipRetrieval(str(clip_folder)), toy_pictures("mug", COLORS["red"], resolution=32),
+                         pool_of("a red mug", []))
+    assert 0 <= result["r_precision_color"] <= 1 and result["retrieved_geo"] in toy_captions()[1]
+    assert len(CLASSES) == len(toy_captions()[1])
+
+
+@pytest.mark.parametrize("name", ["no/such/folder", "no-such/model"])
+def test_a_clip_that_cannot_be_had_is_one_line(name, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(PriorError) as caught:
+        ClipRetrieval(name)
+    assert "\n" not in str(caught.value) and name in str(caught.value)
+
+
+def test_a_folder_that_is_no_clip_is_refused(tmp_path):
+    (tmp_path / "config.json").write_text('{"model_type": "bert"}')
+    with pytest.raises(PriorError, match="no CLIP"):
+        ClipRetrieval(str(tmp_path))
+    (tmp_path / "config.json").write_text('{"model_type": "clip"}')
+    with pytest.raises(PriorError, match="cannot be loaded"):
+        ClipRetrieval(str(tmp_path))
