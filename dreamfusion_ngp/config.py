@@ -80,7 +80,7 @@ class GuidanceConfig:
     t_window: float = 1.0                           # width: t is at least the upper end less this
     clip_clean: bool = False                        # the guided clean image is clipped to [-1, 1]
     weighting: str = "sigma2"                       # w(t) = sigma_t^2, or "uniform", "clean" (sds.py)
-    view_words: str = "paper"                       # "paper", "fine" or "none" (prompts.py)
+    view_words: str = "paper"                       # "paper", "fine", "degrees" or "none" (prompts.py)
     mode_words: bool = False                        # name the shading mode; only for models that know the words
     keep_view: bool = False                         # the unconditional branch keeps the view words
     negative: str = ""                              # negative prompt: the text of the unconditional branch
@@ -165,7 +165,7 @@ def fast() -> RunConfig:
         # what it is shown. So t begins there, in a narrow window that falls, and every t counts the same: a chair went
         # from a block on legs to one with a seat and a back (IoU .25 -> .46). Clipped: guidance asks for colours beyond
         # black and white (house .29 -> .71, before). See docs/decisions.md.
-        guidance=GuidanceConfig(view_words="fine", mode_words=True, t_max_end=0.8, t_window=0.1, weighting="clean",
+        guidance=GuidanceConfig(view_words="degrees", mode_words=True, t_max_end=0.8, t_window=0.1, weighting="clean",
                                 clip_clean=True),
         # Late entropy turns fog into a solid, the house from IoU .49 to .70 (before); from the start it empties the
         # scene.
@@ -178,7 +178,7 @@ def fast() -> RunConfig:
 # What the embedded prior is trained with for the most part. Constant framing: the object fills the image whatever the
 # focal length, so that a 64 x 64 prior spends its pixels on the object. The paper's look-at jitter of 0.2 crops half of
 # the object out of many views; a small model of whole toys does not know crops.
-FRAMED_CAMERAS = CameraConfig(distance=(1.2, 1.4), focal=(1.0, 1.35), distance_per_focal=True,
+FRAMED_CAMERAS = CameraConfig(distance=(1.25, 1.35), focal=(1.0, 1.35), distance_per_focal=True,
                               position_jitter=0.03, look_at_std=0.03, stratified_azimuth=True)
 
 PRESETS = {"fast": fast, "dreamfusion": dreamfusion}
@@ -228,7 +228,8 @@ def _restore(name: str, value, kind):
 
 CHOICES = {
     "field.interpolation": ("linear", "smoothstep"), "field.density": ("exp", "softplus"),
-    "guidance.weighting": ("sigma2", "uniform", "clean"), "guidance.view_words": ("paper", "fine", "none"),
+    "guidance.weighting": ("sigma2", "uniform", "clean"),
+    "guidance.view_words": ("paper", "fine", "degrees", "none"),
     "guidance.view_blend": ("nearest", "linear", "perp-neg"),
     "guidance.precision": ("auto", "float32", "float16", "bfloat16"),
     "guidance.compile": ("none", "default", "reduce-overhead", "max-autotune"),

@@ -1,8 +1,9 @@
 """View-dependent prompts: which words a camera adds to the text (DreamFusion section 3.2 and appendix A.2).
 
-Two vocabularies. `paper_view` has the paper's four words, taken from the nearest quadrant. `fine_view` tells left from
-right, eight directions and four heights; it serves guidance models that were trained with such words (the embedded
-prior), because with only front, side and back a field can show a face to both sides.
+Three vocabularies. `paper_view` has the paper's four words, taken from the nearest quadrant. `fine_view` tells left
+from right, eight directions and four heights, because with only front, side and back a field can show a face to both
+sides. `degree_view` names a direction to within 7.5 degrees, for guidance models that were trained with such words (the
+embedded prior): the mean of all views within 45 degrees has lost the mug's handle.
 """
 
 from __future__ import annotations
@@ -43,7 +44,14 @@ def fine_view(azimuth: float, elevation: float) -> str:
     return f"{direction} view, {height}"
 
 
-VIEW_WORDS = {"paper": paper_view, "fine": fine_view, "none": lambda azimuth, elevation: ""}
+def degree_view(azimuth: float, elevation: float) -> str:
+    """The nearest of 24 azimuths and 7 elevations (from 0 up) for a camera at azimuth, elevation (radians), in degrees,
+    e.g. "az45 el15"."""
+    a, e = (15 * round(math.degrees(angle) / 15.0) for angle in (azimuth, elevation))
+    return f"az{a % 360} el{max(e, 0)}"
+
+
+VIEW_WORDS = {"paper": paper_view, "fine": fine_view, "degrees": degree_view, "none": lambda azimuth, elevation: ""}
 
 
 @dataclass(frozen=True)

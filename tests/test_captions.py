@@ -9,7 +9,7 @@ import pytest
 from dreamfusion_ngp.config import PRESETS, preset
 from dreamfusion_ngp.errors import PromptError
 from dreamfusion_ngp.lights import ALBEDO, LAMBERTIAN, TEXTURELESS
-from dreamfusion_ngp.prompts import MODE_WORDS, VIEW_WORDS, fine_view, paper_view
+from dreamfusion_ngp.prompts import MODE_WORDS, VIEW_WORDS
 from dreamfusion_ngp.toybox import captions
 from dreamfusion_ngp.toybox.captions import WORDS, caption, parse_prompt, subject
 from dreamfusion_ngp.toybox.shapes import CLASSES, COLORS
@@ -21,9 +21,9 @@ def words(text):
     return text.replace(",", " ").split()
 
 
-def draw(mode, n=N, seed=0, azimuth=math.pi / 2, elevation=0.4):
+def draw(mode, n=N, seed=0, azimuth=math.pi / 2, elevation=0.4, framed=True):
     random = np.random.default_rng(seed)
-    return [caption("mug", "red", azimuth, elevation, mode, random) for _ in range(n)]
+    return [caption("mug", "red", azimuth, elevation, mode, random, framed) for _ in range(n)]
 
 
 def share(found, total=N):
@@ -44,7 +44,7 @@ def test_the_vocabulary_has_no_word_twice():
 def test_every_caption_is_made_of_known_words():
     """All classes, colours, modes and view words that prompts.py can say, with every combination of dropped parts."""
     angles = [(math.radians(a), math.radians(e)) for a in range(0, 360, 15) for e in (-10, 5, 20, 45, 75, 90)]
-    said = {view(a, e) for view in (*VIEW_WORDS.values(), fine_view, paper_view) for a, e in angles} | set(MODE_WORDS)
+    said = {view(a, e) for view in VIEW_WORDS.values() for a, e in angles} | set(MODE_WORDS)
     assert {word for text in said for word in words(text)} <= set(WORDS)
     for name, color in itertools.product(CLASSES, (*COLORS, "")):
         assert set(words(subject(name, color))) <= set(WORDS)
@@ -92,7 +92,7 @@ def test_dropout_rates(mode):
     said = [t for t in texts if t]
     n = len(said)
     # No caption at all, and one whose every part is dropped: nothing is left of it either.
-    all_dropped = captions.P_NO_SUBJECT * captions.P_NO_VIEW * (1 if mode == LAMBERTIAN else captions.P_NO_MODE)
+    all_dropped = captions.P_NO_SUBJECT * captions.P_NO_VIEW * captions.P_NO_MODE
     empty = captions.P_EMPTY + (1 - captions.P_EMPTY) * all_dropped
     assert close(share(t == "" for t in texts), empty)
 
@@ -101,12 +101,23 @@ def test_dropout_rates(mode):
 
     with_subject = [t for t in said if "mug" in t]
     assert close(share(("mug" in t for t in said), n), among_said(1 - captions.P_NO_SUBJECT), n)
-    assert close(share(("view" in t for t in said), n), among_said(1 - captions.P_NO_VIEW), n)
+    with_view = [t for t in said if "view" in t or "az90 el30" in t]
+    assert close(len(with_view) / n, among_said(1 - captions.P_NO_VIEW), n)
     no_color = captions.P_NO_COLOR_IF_CLAY if mode == TEXTURELESS else captions.P_NO_COLOR
     assert close(share(("red" not in t for t in with_subject), len(with_subject)), no_color, len(with_subject))
     assert close(share(("photo" in t for t in with_subject), len(with_subject)), captions.P_PHOTO, len(with_subject))
-    with_view = [t for t in said if "view" in t]
-    assert close(share(("angle" not in t for t in with_view), len(with_view)), captions.P_PAPER_VIEW, len(with_view))
+    for t in with_view:
+        assert ("az90" in t) + ("right side view, raised angle" in t) + ("view" in t and "right" not in t) == 1, t
+    degrees, paper = ("az90" in t for t in with_view), ("view" in t and "right" not in t for t in with_view)
+    assert close(share(degrees, len(with_view)), captions.P_DEGREES, len(with_view))
+    assert close(share(paper, len(with_view)), captions.P_PAPER_VIEW, len(with_view))
+
+
+def test_degrees_are_for_framed_cameras():
+    with_view = [t for t in draw(ALBEDO, framed=False) if "view" in t]
+    assert not any("az90" in t for t in draw(ALBEDO, framed=False))
+    paper = captions.P_PAPER_VIEW / (1 - captions.P_DEGREES)
+    assert close(share(("angle" not in t for t in with_view), len(with_view)), paper, len(with_view))
 
 
 @pytest.mark.parametrize("mode, word", [(ALBEDO, "flat colors"), (TEXTURELESS, "clay")])
@@ -120,6 +131,7 @@ def test_mode_words(mode, word):
 
 def test_captions_read_like_prompts_with_view_words():
     texts = set(draw(TEXTURELESS))
+    assert "a red mug, az90 el30, clay" in texts and "az90 el30" in texts
     assert "a red mug, right side view, raised angle, clay" in texts
     assert "a red mug, side view" in texts and "a mug" in texts and "right side view, raised angle" in texts
     assert "a photo of a red mug, right side view, raised angle" in texts
@@ -129,7 +141,7 @@ def test_whole_captions_leave_nothing_out():
     random = np.random.default_rng(0)
     for mode, end in ((ALBEDO, ", flat colors"), (LAMBERTIAN, ", lit"), (TEXTURELESS, ", clay")):
         texts = {caption("mug", "red", np.pi / 2, 0.3, mode, random, whole=True) for _ in range(30)}
-        assert texts == {f"a red mug, right side view, raised angle{end}"}
+        assert texts == {f"a red mug, az90 el15{end}"}
 
 
 def test_every_caption_takes_the_same_number_of_draws():

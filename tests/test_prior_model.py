@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from dreamfusion_ngp.packing import pack
-from dreamfusion_ngp.prompts import MODE_WORDS, fine_view, paper_view, view_prompt
+from dreamfusion_ngp.prompts import MODE_WORDS, VIEW_WORDS, view_prompt
 from dreamfusion_ngp.toybox.captions import WORDS, subject
 from dreamfusion_ngp.toybox.model import MAX_TOKENS, PRIOR, build_prior, build_tokenizer, load_prior, quiet
 from dreamfusion_ngp.toybox.shapes import CLASSES, COLORS
@@ -141,7 +141,7 @@ def test_missing_weights_are_not_made_up(prior, tmp_path):
 def test_the_tokenizer_knows_every_caption_and_never_truncates():
     tokenizer = build_tokenizer()
     unknown = tokenizer.convert_tokens_to_ids("<unk>")
-    views = {view(a * 0.26, e) for view in (fine_view, paper_view) for a in range(25) for e in (-0.1, 0.4, 0.7, 1.5)}
+    views = {view(a * 0.26, e) for view in VIEW_WORDS.values() for a in range(25) for e in (-0.1, 0.4, 0.7, 1.5)}
     texts = [
         view_prompt(f"a photo of {subject(name, color)}", view, mode)
         for name in CLASSES

@@ -6,8 +6,8 @@ import unicodedata
 import pytest
 
 from dreamfusion_ngp.errors import PromptError
-from dreamfusion_ngp.prompts import (MAX_PROMPT, VIEW_WORDS, blended_view, clean_prompt, fine_view, paper_view,
-                                     perp_neg_view, view_prompt, view_text)
+from dreamfusion_ngp.prompts import (MAX_PROMPT, VIEW_WORDS, blended_view, clean_prompt, degree_view, fine_view,
+                                     paper_view, perp_neg_view, view_prompt, view_text)
 
 
 def at(view, azimuth_deg, elevation_deg=15.0):
@@ -75,6 +75,15 @@ def test_fine_view_has_eight_directions(turn):
 )
 def test_fine_view_has_four_heights(elevation, height):
     assert at(fine_view, 0, elevation) == f"front view, {height}"
+
+
+@pytest.mark.parametrize("turn", [-360, 0, 360])
+@pytest.mark.parametrize("offset", [-7.4, 0.0, 7.4])
+def test_degree_view_is_the_nearest_of_24_by_7(turn, offset):
+    for a in range(0, 360, 15):
+        for e in range(0, 91, 15):
+            assert at(degree_view, a + offset + turn, min(e + offset, 90)) == f"az{a} el{e}"
+    assert at(degree_view, 30, -10) == at(degree_view, 30, -90) == "az30 el0"
 
 
 def test_fine_view_tells_left_from_right_and_paper_view_does_not():

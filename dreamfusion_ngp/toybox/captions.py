@@ -8,18 +8,21 @@ import numpy as np
 
 from ..lights import TEXTURELESS
 from ..errors import PromptError
-from ..prompts import MODE_WORDS, fine_view, paper_view, view_prompt
+from ..prompts import MODE_WORDS, degree_view, fine_view, paper_view, view_prompt
 from .shapes import CLASSES, COLORS
 
 FILLER = ("a", "an", "the", "toy", "photo", "of", "dslr", "3d", "model", "render")
 VIEW_VOCABULARY = ("front", "back", "side", "left", "right", "view", "overhead", "high", "raised", "low", "angle")
 MODE_VOCABULARY = ("flat", "colors", "clay", "lit")
-WORDS = FILLER + tuple(COLORS) + CLASSES + VIEW_VOCABULARY + MODE_VOCABULARY
+DEGREES = tuple(f"az{a}" for a in range(0, 360, 15)) + tuple(f"el{e}" for e in range(0, 91, 15))
+WORDS = FILLER + tuple(COLORS) + CLASSES + VIEW_VOCABULARY + MODE_VOCABULARY + DEGREES
 
 # Dropout rates of training captions. No text at all trains the unconditional branch; view words without a subject train
 # one that keeps the view; the rest lets every shorter caption work.
 P_EMPTY, P_NO_SUBJECT, P_NO_COLOR, P_NO_VIEW, P_NO_MODE = 0.08, 0.07, 0.08, 0.10, 0.35
-P_NO_COLOR_IF_CLAY, P_PAPER_VIEW, P_PHOTO = 0.3, 0.3, 0.08
+P_NO_COLOR_IF_CLAY, P_PHOTO = 0.3, 0.08
+# Of the views that are named. Degrees are kept for constant framing (`framed`), and so say how large the toy is too.
+P_DEGREES, P_PAPER_VIEW = 0.7, 0.15
 
 
 def subject(name: str, color: str = "") -> str:
@@ -29,10 +32,12 @@ def subject(name: str, color: str = "") -> str:
 
 
 def caption(name: str, color: str, azimuth: float, elevation: float, mode: int, random: np.random.Generator,
-            whole: bool = False) -> str:
+            framed: bool = True, whole: bool = False) -> str:
     """A training caption for a picture of a toy; which parts it names is drawn from `random` (always seven draws).
-    whole: it names all of them."""
+    framed: the camera is one of config.FRAMED_CAMERAS.  whole: it names all parts, the view in degrees."""
     draw = random.random(7)
+    if not framed:
+        draw[4] *= 1 - P_DEGREES
     if whole:
         draw[:] = 1.0
     if draw[0] < P_EMPTY:
@@ -41,7 +46,8 @@ def caption(name: str, color: str, azimuth: float, elevation: float, mode: int, 
     text = subject(name, "" if draw[2] < (P_NO_COLOR_IF_CLAY if clay else P_NO_COLOR) else color)
     if draw[6] < P_PHOTO:
         text = f"a photo of {text}"
-    view = (paper_view if draw[4] < P_PAPER_VIEW else fine_view)(azimuth, elevation)
+    words = (paper_view if draw[4] < P_PAPER_VIEW else fine_view if draw[4] < 1 - P_DEGREES else degree_view)
+    view = words(azimuth, elevation)
     return view_prompt("" if draw[1] < P_NO_SUBJECT else text, "" if draw[3] < P_NO_VIEW else view,
                        "" if draw[5] < P_NO_MODE else MODE_WORDS[mode])
 

@@ -15,7 +15,7 @@ import torch
 from ..cameras import Cameras
 from ..config import LightConfig
 from ..lights import ALBEDO, LAMBERTIAN, TEXTURELESS, sample_light_positions, shading_rows
-from ..prompts import fine_view
+from ..prompts import degree_view
 from .shapes import SLOT_COLORS
 from .world import GBuffer, shade
 
@@ -54,7 +54,7 @@ class MeanPictures:
         light = parts * light[:, None]
         of_class = self.means.setdefault(index, {})
         for i, angles in enumerate(zip(cameras.azimuth.tolist(), cameras.elevation.tolist())):
-            word = fine_view(*angles)
+            word = degree_view(*angles)
             if word not in of_class:
                 of_class[word] = Mean(torch.zeros(SLOTS, height, width), torch.zeros(SLOTS, height, width))
             mean = of_class[word]

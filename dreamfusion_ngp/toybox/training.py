@@ -28,7 +28,7 @@ PAPER_CAMERA_SHARE = 0.2        # the rest has constant framing, what preset `fa
 REPAINT_PROBABILITY = 0.35      # of a secondary part, to a random colour
 COLOR_JITTER = 0.04             # standard deviation per channel
 HIGH_NOISE_POWER = 0.65         # t = u^power: more high noise, where shape and view are decided
-TEXT_SHARE, TEXT_FROM = 0.2, 0.92  # of the pictures, at t above this, where little but the text is there to go by
+TEXT_SHARE, TEXT_FROM = 0.45, 0.85  # of the pictures, at t above this, where little but the text is there to go by
 BLIND = 980                     # timesteps from here on show nothing: 1/34 of a background, less of a toy
 BLIND_SHARE = (0.6, 0.2)        # of the pictures, at these timesteps: in the first part of a run and after
 WHOLE_CAPTIONS = 0.75           # of the captions in the first part of a run leave nothing out
@@ -81,12 +81,14 @@ class Reservoir:
         """Trace one chunk of the next class."""
         index, n = self.next % len(CLASSES), self.config.chunk
         self.next += 1
-        camera = CameraConfig() if self.random.random() < PAPER_CAMERA_SHARE else FRAMED_CAMERAS
+        framed = index not in self.means.means or bool(self.random.random() >= PAPER_CAMERA_SHARE)
+        camera = FRAMED_CAMERAS if framed else CameraConfig()
         cameras = sample_cameras(replace(camera, stratified_azimuth=False), n, self.random)
         u = torch.tensor(self.random.uniform(-1, 1, (n, PARAMETERS)), dtype=torch.float32)
         shelf, buffer = self.buffers[index], trace(CLASSES[index], u, cameras)
-        self.means.add(index, buffer, cameras, self.random)
-        shelf.append((buffer, cameras))
+        if framed:
+            self.means.add(index, buffer, cameras, self.random)
+        shelf.append((buffer, cameras, framed))
         if len(shelf) > max(1, self.config.views_per_class // n):
             shelf.pop(0)
 
@@ -97,12 +99,14 @@ class Reservoir:
         return [filled[k] for k in self.random.choice(len(filled), size=n, p=weights)]
 
     def views(self, classes: list[int]):
-        """A random view of each class: G-buffers and camera positions (n, 3), azimuths and elevations (n,)."""
+        """A random view of each class: G-buffers, camera positions (n, 3), azimuths and elevations (n,), and whether
+        the cameras are of constant framing (n,)."""
         chunks = [self.buffers[c][self.random.integers(len(self.buffers[c]))] for c in classes]
         rows = [slice(k, k + 1) for k in self.random.integers(self.config.chunk, size=len(chunks))]
-        buffer = GBuffer.cat([traced[row] for (traced, _), row in zip(chunks, rows)])
-        return buffer, *(torch.cat([getattr(cameras, name)[row] for (_, cameras), row in zip(chunks, rows)])
-                         for name in ("position", "azimuth", "elevation"))
+        buffer = GBuffer.cat([traced[row] for (traced, _, _), row in zip(chunks, rows)])
+        angles = (torch.cat([getattr(cameras, name)[row] for (_, cameras, _), row in zip(chunks, rows)])
+                  for name in ("position", "azimuth", "elevation"))
+        return buffer, *angles, np.array([framed for _, _, framed in chunks])
 
 
 def backgrounds(n: int, resolution: int, random: np.random.Generator) -> torch.Tensor:
@@ -150,28 +154,28 @@ def training_batch(reservoir: Reservoir, n: int, random: np.random.Generator,
     hidden = steps >= BLIND
     classes, names = reservoir.draw_classes(n), list(COLORS)
     color, modes = random.integers(len(names), size=n), sample_modes(LIGHTS, n, 1.0, random)
-    images, angles = [None] * n, [None] * n
+    images, angles, framed = [None] * n, [None] * n, np.ones(n, bool)
     for i in np.flatnonzero(hidden):
         mean, *angles[i] = reservoir.means.draw(classes[i], random)
         images[i] = picture(mean, mean_colors(color[i]), int(modes[i]), 0.5)
     shown = np.flatnonzero(~hidden)
     if len(shown):
-        seen, azimuth, elevation = shown_pictures(reservoir, [classes[i] for i in shown], color[shown], modes[shown],
-                                                  random)
+        seen, azimuth, elevation, framed[shown] = shown_pictures(reservoir, [classes[i] for i in shown], color[shown],
+                                                                 modes[shown], random)
         for k, i in enumerate(shown):
             images[i], angles[i] = seen[k], (float(azimuth[k]), float(elevation[k]))
     # While the text is all that is learnt, most captions of hidden pictures say all there is to say.
     whole = hidden & (blind > 0.5) & (random.random(n) < WHOLE_CAPTIONS)
-    texts = [caption(CLASSES[c], names[k], *a, int(m), random, bool(w))
-             for c, k, a, m, w in zip(classes, color, angles, modes, whole)]
+    texts = [caption(CLASSES[c], names[k], *a, int(m), random, bool(f), bool(w))
+             for c, k, a, m, f, w in zip(classes, color, angles, modes, framed, whole)]
     return torch.stack(images).permute(0, 3, 1, 2) * 2 - 1, texts, steps
 
 
 def shown_pictures(reservoir: Reservoir, classes: list[int], color: np.ndarray, modes: np.ndarray,
-                   random: np.random.Generator) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+                   random: np.random.Generator) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, np.ndarray]:
     """(n, H, W, 3) pictures in [0, 1] with random lights, backgrounds, jittered and repainted colours; azimuths and
-    elevations (n,)."""
-    buffer, position, azimuth, elevation = reservoir.views(classes)
+    elevations (n,); whether they are of constant framing (n,)."""
+    buffer, position, azimuth, elevation, framed = reservoir.views(classes)
     colors = part_colors(PALETTE[color])
     repaint = torch.tensor(random.random(colors.shape[:2]) < REPAINT_PROBABILITY)
     repaint[:, [MAIN, SHADE]] = False
@@ -179,7 +183,8 @@ def shown_pictures(reservoir: Reservoir, classes: list[int], color: np.ndarray, 
     jitter = torch.tensor(random.normal(0, COLOR_JITTER, tuple(colors.shape)), dtype=torch.float32)
     colors = (torch.where(repaint[..., None], other, colors) + jitter).clamp(0, 1)
     rows = shading_rows(LIGHTS, sample_light_positions(LIGHTS, position, random), modes)
-    return shade(buffer, colors, rows, backgrounds(len(classes), buffer.slot.shape[-1], random)), azimuth, elevation
+    behind = backgrounds(len(classes), buffer.slot.shape[-1], random)
+    return shade(buffer, colors, rows, behind), azimuth, elevation, framed
 
 
 def mean_colors(color: int) -> torch.Tensor:
