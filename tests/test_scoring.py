@@ -58,7 +58,7 @@ class Oracle:
 
 def test_the_judge_is_tried_on_the_true_toys_of_the_prompts():
     found = scoring.truth(Oracle(), ["a red mug", "a red mug", "a blue chair", "a mug"])
-    assert found == {"prompts": 2, "r_precision_color": 0.5, "r_precision_geo": 0.5}
+    assert found == {"prompts": 2, "r_precision_color": 0.5, "r_precision_geo": 0.5, "r_precision_albedo": 0.5}
     assert scoring.truth(Oracle(), ["a castle"], ["a castle", "a red mug"]) is None
 
 

@@ -15,7 +15,8 @@ from .report import open_report, report
 from .retrieval import Pool, Retrieval, pool_of, r_precision
 from .surface import read_mesh
 
-NO_RETRIEVAL = dict.fromkeys(("judge", "r_precision_color", "retrieved_color", "r_precision_geo", "retrieved_geo"))
+KINDS = ("color", "geo", "albedo")  # of pictures by which captions are retrieved
+NO_RETRIEVAL = dict.fromkeys(("judge", *(f"{key}_{kind}" for kind in KINDS for key in ("r_precision", "retrieved"))))
 # Columns of the table: figure, heading, digits.
 COLUMNS = (("volumetric_iou", "IoU", 2), ("silhouette_iou", "silhouette IoU", 2), ("chamfer", "Chamfer", 3),
            ("color_error", "colour error", 2), ("extra_faces", "extra faces", 0), ("views_astray", "views astray", 0),
@@ -87,7 +88,7 @@ def truth(retrieval: Retrieval, prompts: list[str], captions: list[str] = []) ->
     if not found:
         return None
     return {"prompts": len(found), **{key: float(np.mean([f[key] for f in found]))
-                                      for key in ("r_precision_color", "r_precision_geo")}}
+                                      for key in (f"r_precision_{kind}" for kind in KINDS)}}
 
 
 def spread(values: list[float]) -> float | None:
