@@ -5,7 +5,8 @@
     python benches/evaluation_report.py                              write docs/evaluation.md and its figure
 
 What is compared is data (benches/arms.py). Every run is a process; what is finished stays in --runs and is not made
-again, also where another group or arm asks for the same settings, prompt, seed and prior; what was stopped is made anew.
+again, also where another group or arm asks for the same settings, prompt, seed and prior; what was stopped is made
+anew.
 A judge that was trained in between scores the runs that are there again. The figures go to one JSON file (-o), group by
 group, with how they were shortened; a run that failed counts as zero.
 """

@@ -97,7 +97,8 @@ GROUPS = {
     "annealing": Group(
         "Noise levels over the run",
         "The paper draws t from (.02, .98) to the end; later methods let the upper end fall.",
-        (Arm("all levels", "the paper's: t in (.02, .98) throughout", ("guidance.t_max_end=0.98", "guidance.t_window=1")),
+        (Arm("all levels", "the paper's: t in (.02, .98) throughout",
+             ("guidance.t_max_end=0.98", "guidance.t_window=1")),
          Arm("to .5", "the upper end falls to .5", ("guidance.t_max_end=0.5", "guidance.t_window=1")),
          Arm("window to .5", "a window of .1 whose upper end falls to .5", ("guidance.t_max_end=0.5",)),
          Arm("preset", "a window of .1 whose upper end falls to .8"),

@@ -124,9 +124,9 @@ def verdicts(group: dict) -> list[list[str]]:
         measured = values(group["arms"][0]["runs"], key)
         value = total(measured) if measured else None
         met = value is not None and (value <= bound if upper else value >= bound)
-        digits = 0 if upper else 2
-        rows.append([title, f"{'at most' if upper else 'at least'} {shown(bound, digits)}",
-                     shown(value, 0 if upper else 3), why_open(group, key, measured) or ("met" if met else "**missed**")])
+        wanted = f"at most {bound}" if upper else f"at least {bound:.2f}"
+        rows.append([title, wanted, shown(value, 0 if upper else 3),
+                     why_open(group, key, measured) or ("met" if met else "**missed**")])
     return rows
 
 
