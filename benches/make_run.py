@@ -72,12 +72,6 @@ def make(task: dict, folder: Path) -> dict:
             "checkpoint": found and found.relative_to(folder).as_posix()}
 
 
-def nothing(retrieval) -> dict:
-    """Figures of a run without a result: it counts, as the worst that there is."""
-    zero = dict.fromkeys(("volumetric_iou", "silhouette_iou"), 0.0)
-    return zero | {f"r_precision_{kind}": 0.0 if retrieval else None for kind in scoring.KINDS}
-
-
 def scored(made: dict, task: dict, folder: Path) -> dict:
     """What `made` is worth, and what the true toy of its prompt is to the same judge."""
     path = task["judge"] and Path(task["judge"]["path"])
@@ -88,7 +82,7 @@ def scored(made: dict, task: dict, folder: Path) -> dict:
         place = folder / made["checkpoint"]
         figures, _ = scoring.score(load_checkpoint(place, choose_device(task["device"])), place.parent, judge)
     except ExportError as error:
-        made, figures = {**made, "failed": made["failed"] or str(error)}, nothing(judge)
+        made, figures = {**made, "failed": made["failed"] or str(error)}, scoring.nothing(task["config"]["prompt"], judge)
     figures = {key: round(value, 4) if isinstance(value, float) else value for key, value in figures.items()
                if key not in LEFT_OUT}
     known = judge and {"name": judge.name, "digest": hashlib.sha256(path.read_bytes()).hexdigest()[:12],

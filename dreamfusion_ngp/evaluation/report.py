@@ -20,6 +20,7 @@ FIGURES = {
     "seed": ("", "of the run"),
     "steps": ("", "that the run has made"),
     "prompt": ("", "as it was given"),
+    "failed": ("", "why there are no other figures: the run has no result, and IoU and R-Precision count as 0"),
     "class": ("", "the toy that it names"),
     "color": ("", "the colour that it names, or empty"),
     "volumetric_iou": ("0 to 1", "intersection over union of the solids, closed cavities filled, best over yaw and "

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from ..errors import PromptError
+from ..errors import ExportError, PromptError
 from ..toybox.captions import parse_prompt
 from ..toybox.shapes import COLORS
 from .pictures import Pictures, field_pictures, toy_pictures
@@ -66,6 +66,23 @@ def score(state, folder: Path, retrieval: Retrieval | None = None, captions: lis
         figures = report(prompt, density, render_opacity(state), albedo, bound, pictures, mesh=mesh)
     head = {"run": str(folder), "seed": state.config.seed, "steps": state.step}
     return {**head, **figures, **retrieval_figures(retrieval, pictures, pool)}, pictures
+
+
+def nothing(prompt: str, retrieval: Retrieval | None) -> dict:
+    """Figures of a run without a result (an empty scene), the worst that there are: left out of a mean, it would make
+    the others look better."""
+    zeros = dict.fromkeys(("volumetric_iou", "silhouette_iou") if is_toy(prompt) else (), 0.0)
+    return zeros | dict(NO_RETRIEVAL) | {f"r_precision_{kind}": 0.0 for kind in KINDS if retrieval}
+
+
+def attempt(state, folder: Path, retrieval: Retrieval | None = None,
+            captions: list[str] = []) -> tuple[dict, Pictures | None]:
+    """`score`; for a run without a result `nothing`, why, and no pictures."""
+    try:
+        return score(state, folder, retrieval, captions)
+    except ExportError as error:
+        return {"run": str(folder), "seed": state.config.seed, "steps": state.step, "prompt": state.config.prompt,
+                "failed": str(error), **nothing(state.config.prompt, retrieval)}, None
 
 
 def is_toy(prompt: str) -> bool:
