@@ -38,6 +38,7 @@ PACKAGE = Path(dreamfusion_ngp.__file__).parent
 PRIOR = PACKAGE / "toybox" / "priors" / "toybox-64"
 JUDGE = PACKAGE / "evaluation" / "judge.safetensors"
 PAUSE = 0.2  # seconds between looks at the processes
+PICTURED = ("bars", "paper")  # groups whose report shows pictures
 
 
 @dataclass(frozen=True)
@@ -97,8 +98,9 @@ def finished(task: Task, root: Path, judge: str | None) -> dict | None:
 class Runner:
     """Makes tasks, some at a time, until they are done or the time is over."""
 
-    def __init__(self, args, judge: dict | None):
-        self.args, self.judge, self.failures = args, judge, []
+    def __init__(self, args, judge: dict | None, after):
+        """after: called when runs have ended."""
+        self.args, self.judge, self.after, self.failures = args, judge, after, []
         self.end = time.monotonic() + 3600 * args.hours if args.hours else float("inf")
         self.running: dict[subprocess.Popen, tuple[Task, float]] = {}
         self.longest = 0.0  # seconds, of the runs so far
@@ -126,6 +128,8 @@ class Runner:
             if record is None:
                 self.failures.append(task)
             print(f"[{done + number}/{total}] {task.label}: {self.said(task, record)}, {seconds:.0f} s", flush=True)
+        if ended:
+            self.after()
         return len(ended)
 
     def said(self, task: Task, record: dict | None) -> str:
@@ -154,18 +158,23 @@ class Runner:
                 process.wait()
 
 
-def collected(name: str, args, prior: str, judge: str | None) -> dict | None:
+def run_record(name: str, task: Task, record: dict) -> dict:
+    """What the JSON says of a run; pictures only of the first seed and where they are shown."""
+    picture = {"picture": record["picture"]} if name in PICTURED and task.seed == GROUPS[name].seeds[0] else {}
+    return {"prompt": task.prompt, "seed": task.seed, "seconds": record["seconds"], "failed": record["failed"],
+            **record["figures"], **picture}
+
+
+def collected(name: str, tasks: list[tuple[Arm, Task]], args, prior: str, judge: str | None) -> dict | None:
     """The JSON of a group: its arms with the runs that are there; None where there is none."""
     group = shortened(GROUPS[name], args)
     full, arms, records = GROUPS[name], [], []
-    tasks = tasks_of(group, args, prior)
     for arm in chosen_arms(group, args):
         runs = []
         for _, task in (pair for pair in tasks if pair[0] is arm):
             if record := finished(task, args.runs, judge):
                 records.append(record)
-                runs.append({"prompt": task.prompt, "seed": task.seed, "seconds": record["seconds"],
-                             "failed": record["failed"], **record["figures"]})
+                runs.append(run_record(name, task, record))
         words = arguments(arm, "PROMPT", 0, args.steps, args.resolution)
         command = shlex.join(["dreamfusion-ngp", *words]).replace("--seed 0", "--seed SEED")
         arms.append({**asdict(arm), "command": command, "runs": runs})
@@ -200,10 +209,13 @@ def command_of(name: str, args) -> str:
     return " ".join(["python benches/ablation.py --only", name, *given])
 
 
-def write_results(path: Path, names: list[str], args, prior: str, judge: str | None) -> None:
+def write_results(plans: dict[str, list[tuple[Arm, Task]]], args, prior: str, judge: str | None) -> None:
     """Renew these groups in the JSON file; the others stay."""
+    path = args.out
     known = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {"groups": {}}
-    found = {name: collected(name, args, prior, judge) for name in names}
+    found = {name: collected(name, tasks, args, prior, judge) for name, tasks in plans.items()}
+    if not any(found.values()):
+        return
     known["groups"] |= {name: group for name, group in found.items() if group}
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_suffix(".tmp")
@@ -215,6 +227,7 @@ def parsed(argv: list[str] | None):
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--only", nargs="+", choices=GROUPS, metavar="GROUP", default=list(GROUPS),
                         help=f"of {', '.join(GROUPS)} (default: all, in this order)")
+    parser.add_argument("--collect", action="store_true", help="make no runs, only gather those that are there")
     parser.add_argument("--hours", type=float, default=0.0, help="stop after so long; what runs then is made anew")
     parser.add_argument("--processes", type=int, default=1, help="runs at a time (default: 1)")
     parser.add_argument("--threads", type=int, default=1, help="CPU threads of each (default: 1)")
@@ -239,16 +252,14 @@ def ablate(args) -> int:
     path = args.judge or (JUDGE if JUDGE.is_file() else None)
     judge = path and {"path": str(path.resolve()), "digest": digest(path)}
     prior, known = digest(*sorted(PRIOR.rglob("*.safetensors"))), judge and judge["digest"]
-    tasks = {task.key: task for name in args.only for _, task in tasks_of(shortened(GROUPS[name], args), args, prior)}
+    plans = {name: tasks_of(shortened(GROUPS[name], args), args, prior) for name in args.only}
+    tasks = {task.key: task for plan in plans.values() for _, task in plan}
     todo = [task for task in tasks.values() if not finished(task, args.runs, known)]
     print(f"{len(tasks)} runs, {len(tasks) - len(todo)} done; judge: {known or 'none, R-Precision stays empty'}",
           flush=True)
-    runner = Runner(args, judge)
-    try:
-        whole = runner.run(todo, len(tasks))
-    finally:
-        write_results(args.out, args.only, args, prior, known)
-    if not whole:
+    runner = Runner(args, judge, lambda: write_results(plans, args, prior, known))
+    runner.after()
+    if not args.collect and not runner.run(todo, len(tasks)):
         print("the time is over; the same command goes on", flush=True)
     return 1 if runner.failures else 0
 

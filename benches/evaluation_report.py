@@ -18,8 +18,10 @@ sys.path.insert(0, str(HERE))  # PYTHONSAFEPATH leaves it out
 
 from arms import GROUPS  # noqa: E402
 from metrics import HEAD, METRICS  # noqa: E402
-from svg import Axes, Names, Share, markdown  # noqa: E402
+from svg import Axes, Names, Share, grid, markdown  # noqa: E402
 
+LOOK = ("From the front right and from the opposite side, lit above, textureless below; the number is the volumetric "
+        "IoU.")
 RETRIEVAL = (("r_precision_color", "R-Precision Colour"), ("r_precision_geo", "R-Precision Geo"),
              ("r_precision_albedo", "R-Precision unlit"))
 SHAPE = (("volumetric_iou", "volumetric IoU"), ("silhouette_iou", "silhouette IoU"))
@@ -130,22 +132,29 @@ def verdicts(group: dict) -> list[list[str]]:
     return rows
 
 
+def judged(judge: dict | None) -> str:
+    """How good the retrieval model is on true renderings, which comes before what it says of results."""
+    if judge is None:
+        return "No judge was there: R-Precision was not measured."
+    found = judge["held_out"]
+    return f"Retrieval: {judge['name']} {judge['digest']}" + (
+        f", trained on {judge['images']:,} pictures, which finds {found['color']:.1%} of true toys by lit and "
+        f"{found['geo']:.1%} by textureless views." if found else ", of unknown accuracy.")
+
+
 def origin(group: dict) -> list[str]:
     """Where the figures of a group come from."""
     steps = group["shortened"]
     how = ", ".join(f"{key} {value}" for key, value in steps.items())
     made = sum(len(arm["runs"]) for arm in group["arms"])
-    judge = group["judge"]
-    judged = (f"Retrieval: {judge['name']}, which on true renderings finds {judge['held_out']['color']:.1%} by lit and "
-              f"{judge['held_out']['geo']:.1%} by textureless views." if judge and judge.get("held_out") else
-              "No judge was there: R-Precision was not measured.")
     failed = sum(bool(run["failed"]) for arm in group["arms"] for run in arm["runs"])
     return [f"{made} of {group['planned']} runs"
             + (f", {failed} of them without a result (they count as zero)" if failed else "")
             + f"; {group['machine']['gpu'] or group['machine']['machine']}, kernels {group['machine']['simd']}, torch "
             f"{group['torch']}; {group['threads']} threads a run, {group['processes']} at a time; {group['date']}, "
             f"commit {', '.join(group['commits'])}. "
-            + (f"**Shortened** ({how}). " if steps else "Not shortened. ") + judged, "", f"`{group['command']}`", ""]
+            + (f"**Shortened** ({how}). " if steps else "Not shortened. ") + judged(group["judge"]), "",
+            f"`{group['command']}`", ""]
 
 
 def figure(group: dict) -> str:
@@ -161,21 +170,44 @@ def figure(group: dict) -> str:
     return axes.svg()
 
 
+def shown_runs(name: str, group: dict) -> str | None:
+    """The pictures of a group as SVG: a row an arm, or all prompts of the one arm; None where there are none."""
+    pairs = [(arm["name"], {run["prompt"]: run for run in arm["runs"] if "picture" in run}) for arm in group["arms"]]
+    prompts = list(dict.fromkeys(prompt for _, runs in pairs for prompt in runs))
+    if not prompts:
+        return None
+    if name == "paper":
+        absent = {"picture": "", "volumetric_iou": None}
+        return grid(prompts, [(arm, [(run["picture"], shown(run["volumetric_iou"]))
+                                     for run in (runs.get(prompt, absent) for prompt in prompts)])
+                              for arm, runs in pairs])
+    cells = [(run["picture"], f"{prompt}, {shown(run['volumetric_iou'])}") for prompt, run in pairs[0][1].items()]
+    return grid([], [("", cells[k:k + 6]) for k in range(0, len(cells), 6)])
+
+
+def pictures_section(name: str, group: dict, folder: Path) -> list[str]:
+    """Write the figures of a group, and what shows them."""
+    lines = []
+    drawn = {"ablation.svg": figure(group)} if name == "paper" and all(runs for _, runs in paired(group)) else {}
+    if svg := shown_runs(name, group) if name in ("bars", "paper") else None:
+        drawn[f"{name}.svg"] = svg
+    captions = {"ablation.svg": "Bars: standard errors over the runs.",
+                "bars.svg": LOOK, "paper.svg": LOOK + " First seed."}
+    for file, text in drawn.items():
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / file).write_text(text, encoding="utf-8")
+        lines += [captions[file], "", f"![{GROUPS[name].title}](evaluation/{file})", ""]
+    return lines
+
+
 def section(name: str, group: dict | None, pictures: Path) -> list[str]:
     known = GROUPS[name]
     lines = [f"## {known.title}", "", known.why, ""]
     if group is None:
         return [*lines, f"Not measured yet. `python benches/ablation.py --only {name}` does it.", ""]
     lines += origin(group)
-    if name == "bars":
-        return [*lines, *bars_table(group), ""]
-    lines += [*arms_table(name, group), ""]
-    if name == "paper" and all(runs for _, runs in paired(group)):
-        pictures.mkdir(parents=True, exist_ok=True)
-        (pictures / "ablation.svg").write_text(figure(group), encoding="utf-8")
-        lines += ["Bars: standard errors over the runs.", "",
-                  "![R-Precision and IoU along the arms](evaluation/ablation.svg)", ""]
-    return lines
+    table = bars_table(group) if name == "bars" else arms_table(name, group)
+    return [*lines, *table, "", *pictures_section(name, group, pictures)]
 
 
 def metrics_section() -> list[str]:

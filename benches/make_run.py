@@ -27,11 +27,13 @@ from dreamfusion_ngp.config import RunConfig, from_dict  # noqa: E402
 from dreamfusion_ngp.errors import DivergenceError, ExportError  # noqa: E402
 from dreamfusion_ngp.evaluation import scoring  # noqa: E402
 from dreamfusion_ngp.evaluation.judge import load_judge  # noqa: E402
+from dreamfusion_ngp.evaluation.sheet import thumbnails  # noqa: E402
 from dreamfusion_ngp.guidance import load_guidance  # noqa: E402
 from dreamfusion_ngp.runs import CHECKPOINT  # noqa: E402
 from dreamfusion_ngp.train import State, train  # noqa: E402
 from dreamfusion_ngp.workflow import choose_device, generate, set_threads  # noqa: E402
 
+SHOWN = (1, 5)  # of the eight views: from the front right, and from the opposite side
 LEFT_OUT = ("run", "views", "prompt", "seed", "steps", "mean_color")  # of the figures: said elsewhere, or lists
 
 
@@ -80,15 +82,17 @@ def scored(made: dict, task: dict, folder: Path) -> dict:
         if made["checkpoint"] is None:
             raise ExportError(made["failed"])
         place = folder / made["checkpoint"]
-        figures, _ = scoring.score(load_checkpoint(place, choose_device(task["device"])), place.parent, judge)
+        figures, views = scoring.score(load_checkpoint(place, choose_device(task["device"])), place.parent, judge)
+        picture = thumbnails(views[list(SHOWN)])
     except ExportError as error:
-        made, figures = {**made, "failed": made["failed"] or str(error)}, scoring.nothing(task["config"]["prompt"], judge)
+        made, picture = {**made, "failed": made["failed"] or str(error)}, ""
+        figures = scoring.nothing(task["config"]["prompt"], judge)
     figures = {key: round(value, 4) if isinstance(value, float) else value for key, value in figures.items()
                if key not in LEFT_OUT}
     known = judge and {"name": judge.name, "digest": hashlib.sha256(path.read_bytes()).hexdigest()[:12],
                        "held_out": judge.log.get("held_out"), "images": judge.log.get("images")}
     truth = judge and scoring.truth(judge, [task["config"]["prompt"]])
-    return {**made, "judge": known, "truth": truth, "figures": figures}
+    return {**made, "judge": known, "truth": truth, "figures": figures, "picture": picture}
 
 
 def main(folder: Path) -> None:

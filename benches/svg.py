@@ -15,6 +15,25 @@ def markdown(head: list[str], rows: list[list[str]], align: str = "") -> list[st
     return [f"| {' | '.join(head)} |", f"|{'|'.join(rule)}|", *(f"| {' | '.join(row)} |" for row in rows)]
 
 
+def grid(columns: list[str], rows: list[tuple[str, list[tuple[str, str]]]], side: int = 128) -> str:
+    """Pictures in rows: columns are headings, a row is its title and (address, caption) of each picture, an empty
+    address for none. side: of a picture, in pixels."""
+    left, top, step_x, step_y = 10 + 8 * max(len(title) for title, _ in rows), 24, side + 8, side + 24
+    width = left + step_x * max(len(columns), *(len(cells) for _, cells in rows))
+    parts = [f'<svg xmlns="http://www.w3.org/2000/svg" width="{width}" height="{top + step_y * len(rows)}" '
+             f'font-family="sans-serif" font-size="12"><rect width="100%" height="100%" fill="white"/>']
+    parts += [Axes.text(left + step_x * i + side / 2, 16, name) for i, name in enumerate(columns)]
+    for j, (title, cells) in enumerate(rows):
+        y = top + step_y * j
+        parts.append(Axes.text(6, y + side / 2, title, "start"))
+        for i, (address, caption) in enumerate(cells):
+            x = left + step_x * i
+            if address:
+                parts.append(f'<image x="{x}" y="{y}" width="{side}" height="{side}" href="{escape(address)}"/>')
+            parts.append(Axes.text(x + side / 2, y + side + 13, caption))
+    return "\n".join([*parts, "</svg>"]) + "\n"
+
+
 class Log:
     """A logarithmic axis over whole powers of ten around the values."""
 

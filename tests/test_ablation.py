@@ -177,13 +177,17 @@ def test_killed_in_the_middle_it_goes_on_and_a_new_judge_scores_again(tmp_path):
     assert program.wait(60) == 143 and "2 runs, 0 done" in program.stdout.read()
     (first,) = run_folders(tmp_path, "run.json")
     assert [len(arm["runs"]) for arm in group_of(tmp_path)["arms"]] == [1, 0] and group_of(tmp_path)["planned"] == 2
-    time.sleep(1)
+    gathered = (tmp_path / "ablation.json").read_text()
+    (tmp_path / "ablation.json").unlink()
+    assert subprocess.run(command(tmp_path, "--collect"), timeout=120).returncode == 0
+    assert (tmp_path / "ablation.json").read_text() == gathered
     assert len(run_folders(tmp_path, "run.json")) == 1, "the run that was stopped does not go on by itself"
 
     before = (first / "made.json").stat().st_mtime_ns
     again = subprocess.run(command(tmp_path), capture_output=True, text=True, timeout=1200)
     assert again.returncode == 0 and "2 runs, 1 done" in again.stdout and "[2/2] + random views" in again.stdout
     group = group_of(tmp_path)
+    assert all(run["picture"].startswith("data:image/jpeg;base64,") for arm in group["arms"] for run in arm["runs"])
     (base,), (wider,) = (arm["runs"] for arm in group["arms"])
     assert base["prompt"] == wider["prompt"] == "a red sphere" and base["seed"] == 0 and base["judge"] is None
     assert base["volumetric_iou"] != wider["volumetric_iou"] and 0 < base["volumetric_iou"] < 1
@@ -228,7 +232,8 @@ def report_of(place: Path, groups: dict) -> str:
 
 
 def test_arms_are_compared_on_the_same_prompts_and_seeds(tmp_path):
-    base = [run_of("a red mug", 0, 0.5), run_of("a red mug", 1, 0.7), run_of("a blue boat", 0, 0.1)]
+    base = [run_of("a red mug", 0, 0.5, picture="data:image/jpeg;base64,x"), run_of("a red mug", 1, 0.7),
+            run_of("a blue boat", 0, 0.1, picture="")]
     more = [run_of("a red mug", 1, 0.9), run_of("a red mug", 0, 0.6)]
     text = report_of(tmp_path, {"paper": group_with({"base": base, "+ random views": more})})
     rows = [line for line in text.splitlines() if line.startswith(("| base", "| + random"))]
@@ -237,13 +242,15 @@ def test_arms_are_compared_on_the_same_prompts_and_seeds(tmp_path):
     assert "R-Precision was not measured" in text and rows[0].split(" | ")[2] == ""
     picture = ElementTree.parse(tmp_path / "evaluation" / "ablation.svg")
     words = [element.text for element in picture.iter() if element.tag.endswith("text")]
+    sheet = (tmp_path / "evaluation" / "paper.svg").read_text()
+    assert sheet.count("<image ") == 1 and ">a blue boat<" in sheet and ElementTree.fromstring(sheet) is not None
     assert "volumetric IoU" in words and "+ random views" in words and "R-Precision Geo" not in words
 
 
 def test_the_bars_are_judged_by_hand(tmp_path):
     good = dict(r_precision_color=1.0, r_precision_geo=0.875, r_precision_albedo=1.0)
     runs = [run_of("a red mug", 0, 0.9, extra_faces=1, **good), run_of("a blue boat", 0, 0.41, extra_faces=0, **good)]
-    judge = {"name": "toybox judge", "held_out": {"color": 0.99, "geo": 0.97}}
+    judge = {"name": "toybox judge", "digest": "0" * 12, "images": 1000, "held_out": {"color": 0.99, "geo": 0.97}}
     truth = {"r_precision_color": 1.0, "r_precision_geo": 0.95, "r_precision_albedo": 1.0}
     group = group_with({"preset": runs}, judge=judge, truth=truth)
 
