@@ -48,6 +48,7 @@ class Task:
     prompt: str
     seed: int
     whole: bool
+    oracle: str
     config: dict
     key: str
     label: str = ""
@@ -76,8 +77,8 @@ def chosen_arms(group: Group, args) -> tuple[Arm, ...]:
 def task_of(group: Group, arm: Arm, prompt: str, seed: int, args, prior: str) -> Task:
     config = to_dict(config_of(arm, prompt, seed, args.steps, args.resolution))
     timing = [args.threads, args.processes] if group.whole else None  # there the time is a figure, too
-    key = hashlib.sha256(json.dumps([config, prior, timing], sort_keys=True).encode()).hexdigest()[:12]
-    return Task(prompt, seed, group.whole, config, key, f"{arm.name}: {prompt}, seed {seed}")
+    key = hashlib.sha256(json.dumps([config, arm.oracle or prior, timing], sort_keys=True).encode()).hexdigest()[:12]
+    return Task(prompt, seed, group.whole, arm.oracle, config, key, f"{arm.name}: {prompt}, seed {seed}")
 
 
 def tasks_of(group: Group, args, prior: str) -> list[tuple[Arm, Task]]:
@@ -108,8 +109,8 @@ class Runner:
     def start(self, task: Task) -> None:
         folder, args = task.folder(self.args.runs), self.args
         folder.mkdir(parents=True, exist_ok=True)
-        wanted = {"config": task.config, "whole": task.whole, "judge": self.judge, "device": args.device,
-                  "threads": args.threads, "processes": args.processes}
+        wanted = {"config": task.config, "whole": task.whole, "oracle": task.oracle, "judge": self.judge,
+                  "device": args.device, "threads": args.threads, "processes": args.processes}
         (folder / "task.json").write_text(json.dumps(wanted, indent=1) + "\n")
         environment = os.environ | {"OMP_NUM_THREADS": str(args.threads), "OMP_WAIT_POLICY": "PASSIVE"}
         with open(folder / "log.txt", "a") as log:
@@ -176,7 +177,7 @@ def collected(name: str, tasks: list[tuple[Arm, Task]], args, prior: str, judge:
                 records.append(record)
                 runs.append(run_record(name, task, record))
         words = arguments(arm, "PROMPT", 0, args.steps, args.resolution)
-        command = shlex.join(["dreamfusion-ngp", *words]).replace("--seed 0", "--seed SEED")
+        command = "" if arm.oracle else shlex.join(["dreamfusion-ngp", *words]).replace("--seed 0", "--seed SEED")
         arms.append({**asdict(arm), "command": command, "runs": runs})
     if not records:
         return None

@@ -1,6 +1,7 @@
 """What benches/ablation.py compares, as data: arms are presets with some settings changed, and a reason each.
 
-Every arm makes as many steps as the default preset, times its own factor, so that arms see equally many pictures.
+Every arm makes as many steps as the default preset, times its own factor, so that arms see equally many pictures
+(but where length is what is compared).
 """
 
 from __future__ import annotations
@@ -12,13 +13,15 @@ PRESET = "fast"
 
 @dataclass(frozen=True)
 class Arm:
-    """overrides: KEY=VALUE of `generate --set`. steps: times those of the default preset."""
+    """overrides: KEY=VALUE of `generate --set`. steps: times those of the default preset. oracle: in the place of the
+    prior, true pictures of the toy (tests/oracle.py), chosen by the view "words" or the "camera"."""
 
     name: str
     why: str
     overrides: tuple[str, ...] = ()
     preset: str = PRESET
     steps: float = 1.0
+    oracle: str = ""
 
 
 @dataclass(frozen=True)
@@ -114,6 +117,17 @@ GROUPS = {
         "The paper's numbers and the default, in equally many steps. The paper makes 15000.",
         (Arm("dreamfusion", "the paper's cameras, lights, schedule, losses, a hash grid of 16 levels",
              preset="dreamfusion"), DEFAULT), SIX),
+    "limits": Group(
+        "What limits the result",
+        "The prior, the words, the field or the time? An oracle is the exact answer of a diffusion model that knows "
+        "nothing but true pictures of the one toy (a posterior mean over 300 views): what it does not reach, no prior "
+        "can.",
+        (DEFAULT,
+         Arm("oracle by words", "true pictures from all cameras that the view words may mean", oracle="words"),
+         Arm("oracle by camera", "true pictures from the nearest cameras", oracle="camera"),
+         Arm("twice the steps", "everything takes twice as long", steps=2),
+         Arm("finer field", "12 levels to 256 in the place of 8 to 96",
+             ("field.levels=12", "field.finest_resolution=256", "field.log2_table=17"))), SIX),
 }
 
 

@@ -30,9 +30,11 @@ from dreamfusion_ngp.evaluation.judge import load_judge  # noqa: E402
 from dreamfusion_ngp.evaluation.sheet import thumbnails  # noqa: E402
 from dreamfusion_ngp.guidance import load_guidance  # noqa: E402
 from dreamfusion_ngp.runs import CHECKPOINT  # noqa: E402
+from dreamfusion_ngp.toybox.captions import parse_prompt  # noqa: E402
 from dreamfusion_ngp.train import State, train  # noqa: E402
 from dreamfusion_ngp.workflow import choose_device, generate, set_threads  # noqa: E402
 
+HERE = Path(__file__).resolve().parent
 SHOWN = (1, 5)  # of the eight views: from the front right, and from the opposite side
 LEFT_OUT = ("run", "views", "prompt", "seed", "steps", "mean_color")  # of the figures: said elsewhere, or lists
 
@@ -47,22 +49,30 @@ def write(path: Path, record: dict) -> None:
     write_atomically(path, (json.dumps(record, indent=1) + "\n").encode())
 
 
-def optimise(config: RunConfig, folder: Path, device: torch.device) -> None:
-    """The optimisation alone: no previews, no mesh, no turntable."""
+def oracle(config: RunConfig, kind: str):
+    """True pictures in the place of the prior; on the CPU only."""
+    sys.path.append(str(HERE.parent / "tests"))
+    from oracle import Oracle
+
+    return Oracle(config, *parse_prompt(config.prompt), camera=kind == "camera")
+
+
+def optimise(config: RunConfig, folder: Path, device: torch.device, by: str = "") -> None:
+    """The optimisation alone: no previews, no mesh, no turntable. by: a kind of oracle."""
     state = State(config, device)
-    train(state, load_guidance(config, device), lambda record: None)
+    train(state, oracle(config, by) if by else load_guidance(config, device), lambda record: None)
     save_checkpoint(folder / CHECKPOINT, state)
 
 
 def make(task: dict, folder: Path) -> dict:
     """The optimisation that `task` asks for: where its checkpoint lies, how long it took and on what."""
     config, place, failed = from_dict(RunConfig, task["config"]), folder / "result", ""
-    device = choose_device(task["device"])
+    device = choose_device("cpu" if task["oracle"] else task["device"])
     shutil.rmtree(place, ignore_errors=True)
     place.mkdir(parents=True)
     try:
         if not task["whole"]:
-            optimise(config, place, device)
+            optimise(config, place, device, task["oracle"])
         elif code := generate(config, place, device=task["device"], threads=task["threads"]):
             sys.exit(code)
     except (DivergenceError, ExportError) as error:
