@@ -188,7 +188,7 @@ def collected(name: str, tasks: list[tuple[Arm, Task]], args, prior: str, judge:
     return {"title": group.title, "why": group.why, "command": command_of(name, args), "date": date.today().isoformat(),
             "shortened": {key: value for key, value in wanted.items() if value is not None},
             "machine": {key: machine[key] for key in ("machine", "gpu", "simd")}, "torch": machine["versions"]["torch"],
-            "commits": sorted({str(record["machine"]["commit"]) for record in records}), "prior": prior,
+            "commits": sorted({record["machine"]["commit"] or "unknown" for record in records}), "prior": prior,
             "threads": args.threads, "processes": args.processes, "whole": group.whole, "planned": len(tasks),
             "judge": records[-1]["judge"], "truth": truth_of(arms, records), "arms": arms}
 

@@ -151,8 +151,8 @@ def origin(group: dict) -> list[str]:
     return [f"{made} of {group['planned']} runs"
             + (f", {failed} of them without a result (they count as zero)" if failed else "")
             + f"; {group['machine']['gpu'] or group['machine']['machine']}, kernels {group['machine']['simd']}, torch "
-            f"{group['torch']}; {group['threads']} threads a run, {group['processes']} at a time; {group['date']}, "
-            f"commit {', '.join(group['commits'])}. "
+            f"{group['torch']}; threads of a run: {group['threads']}, runs at a time: {group['processes']}; "
+            f"{group['date']}, commit {', '.join(group['commits'])}. "
             + (f"**Shortened** ({how}). " if steps else "Not shortened. ") + judged(group["judge"]), "",
             f"`{group['command']}`", ""]
 
