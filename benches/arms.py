@@ -81,7 +81,7 @@ GROUPS = {
          Arm("preset", "the prior's own scale (7 for the weights of November 2026)"),
          Arm("10", "a little more", ("guidance.scale=10",)),
          Arm("20", "what DeepFloyd IF is run with", ("guidance.scale=20",)),
-         Arm("100", "the paper's", ("guidance.scale=100",))), SIX),
+         Arm("100", "about the paper's (its omega of 100 is 101 here)", ("guidance.scale=100",))), SIX),
     "views": Group(
         "Views per step",
         "The same number of pictures, in more or fewer steps.",
@@ -120,8 +120,8 @@ GROUPS = {
     "limits": Group(
         "What limits the result",
         "The prior, the words, the field or the time? An oracle is the exact answer of a diffusion model that knows "
-        "nothing but true pictures of the one toy (a posterior mean over 300 views): what it does not reach, no prior "
-        "can.",
+        "nothing but true pictures of the one toy (a posterior mean over 300 views, without guidance): what it does "
+        "not reach is not for want of a better prior.",
         (DEFAULT,
          Arm("oracle by words", "true pictures from all cameras that the view words may mean", oracle="words"),
          Arm("oracle by camera", "true pictures from the nearest cameras", oracle="camera"),

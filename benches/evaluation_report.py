@@ -204,7 +204,8 @@ def section(name: str, group: dict | None, pictures: Path) -> list[str]:
     known = GROUPS[name]
     lines = [f"## {known.title}", "", known.why, ""]
     if group is None:
-        return [*lines, f"Not measured yet. `python benches/ablation.py --only {name}` does it.", ""]
+        command = f"python benches/ablation.py --only {name}" + (" --threads 2" if known.whole else "")
+        return [*lines, f"Not measured yet. `{command}` does it.", ""]
     lines += origin(group)
     table = bars_table(group) if name == "bars" else arms_table(name, group)
     return [*lines, *table, "", *pictures_section(name, group, pictures)]

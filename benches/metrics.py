@@ -31,7 +31,7 @@ METRICS = (
      "not squared, in world units (a toy is about 1 across), best over yaw and scale as for the IoU.",
      "the usual definition; `evaluation/surface.py`.",
      "it looks at the nearest surface, not the right one: a filled hole costs little. Between two samples of one "
-     "surface it is not 0 but about 0.01."),
+     "surface it is not 0 but about 0.008."),
     ("Colour error",
      "Root mean square distance, over the channels, of the mean surface colour to the colour that the prompt "
      "names, 0 to 1.",
@@ -53,7 +53,7 @@ METRICS = (
      "Park et al. 2021; views, seeds and Geo as in DreamFusion, section 4; `evaluation/retrieval.py`.",
      "it is as good as its model. The embedded judge was trained on the same toys (other cameras, colours, "
      "backgrounds), so these figures compare settings with each other and not with the paper's, which are CLIP's "
-     "on 153 captions. Unlit renderings show what is painted on, right shape or not: never judge by them alone. "
+     "on 153 prompts. Unlit renderings show what is painted on, right shape or not: never judge by them alone. "
      "The row \"true toys\" says what is within reach."),
     ("Seconds",
      "Wall time. In the table of twenty-four toys that of the whole command, from its start to the mesh and the "
