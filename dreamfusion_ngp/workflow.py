@@ -303,26 +303,28 @@ def evaluate_runs(paths: list[Path], *, clip: str | None = None, judge: Path | N
                   captions: Path | None = None, out: Path | None = None, device: str = "auto",
                   threads: int | None = None, show=print) -> dict:
     """Score runs; every one gets its evaluation.json. With `out` that folder gets evaluation.json (the judge's score on
-    true renderings, means and spreads, all runs), table.md and index.html. show: called with a line per run."""
+    true renderings, means and spreads, all runs), table.md and index.html. show: called with a line per run. Of several
+    runs one without a result, an empty scene, counts as zero; alone it raises ExportError."""
     from .evaluation import scoring, sheet
     from .evaluation.retrieval import read_captions
 
     runs, among = find_runs(paths), read_captions(captions) if captions else []
+    if out is not None:
+        with writing(out):
+            out.mkdir(parents=True, exist_ok=True)
     retrieval = scoring.load_retrieval(clip, judge, choose_device(device))
-    records, pictures = [], []
+    score, records, pictures = scoring.score if len(runs) == 1 else scoring.attempt, [], []
     for path in runs:
         state, folder = load_state(path, device, threads)
-        record, views = scoring.score(state, folder, retrieval, among)
+        record, views = score(state, folder, retrieval, among)
         write_text(folder / "evaluation.json", json.dumps(record, indent=1))
         records.append(record)
-        pictures.append(sheet.thumbnails(views))
-        show(f"{record['prompt']}, seed {record['seed']}: {folder}")
+        pictures.append(sheet.thumbnails(views) if views else "")
+        show(f"{record['prompt']}, seed {record['seed']}: {folder} {record.get('failed', '')}".rstrip())
     known = retrieval and {"name": retrieval.name, "held_out": getattr(retrieval, "log", {}).get("held_out"),
                            "truth": scoring.truth(retrieval, [r["prompt"] for r in records], among)}
     result = {"judge": known, "figures": scoring.summary(records), "runs": records}
     if out is not None:
-        with writing(out):
-            out.mkdir(parents=True, exist_ok=True)
         write_text(out / "evaluation.json", json.dumps(result, indent=1))
         write_text(out / "table.md", scoring.table(records, result["figures"]))
         write_text(out / "index.html", sheet.html_sheet(result, pictures))

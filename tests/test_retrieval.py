@@ -27,9 +27,9 @@ class MeanColor:
 
 
 def plain(*colors):
-    """One plain picture of each colour; the textureless ones are all white."""
+    """One plain picture of each colour; unlit ones have red and blue exchanged, the textureless ones are all white."""
     lit = torch.tensor(colors)[:, None, None, :].expand(-1, 8, 8, 3)
-    return Pictures(lit, lit, torch.ones_like(lit), torch.ones(len(colors), 8, 8))
+    return Pictures(lit.flip(-1), lit, torch.ones_like(lit), torch.ones(len(colors), 8, 8))
 
 
 def test_the_share_of_views_that_retrieve_their_caption():
@@ -37,7 +37,8 @@ def test_the_share_of_views_that_retrieve_their_caption():
     captions = [json.dumps(c) for c in (red, green, blue, white)]
     result = r_precision(MeanColor(), plain(red, red, red, blue), pool_of(captions[0], captions))
     assert result == {"r_precision_color": 0.75, "retrieved_color": captions[0],
-                      "r_precision_geo": 0.0, "retrieved_geo": captions[3]}
+                      "r_precision_geo": 0.0, "retrieved_geo": captions[3],
+                      "r_precision_albedo": 0.25, "retrieved_albedo": captions[2]}
     assert r_precision(MeanColor(), plain(red, green), pool_of(captions[3], captions[:3]))["r_precision_geo"] == 1.0, \
         "a prompt that is missing among the captions joins them"
 

@@ -10,8 +10,8 @@ import pytest
 import torch
 from PIL import Image
 
-from dreamfusion_ngp.checkpoint import save_checkpoint
-from dreamfusion_ngp.errors import CheckpointError, PromptError
+from dreamfusion_ngp.checkpoint import load_checkpoint, save_checkpoint
+from dreamfusion_ngp.errors import CheckpointError, ExportError, PromptError
 from dreamfusion_ngp.evaluation import scoring
 from dreamfusion_ngp.evaluation.judge import Judge, save_judge
 from dreamfusion_ngp.evaluation.pictures import toy_pictures
@@ -58,7 +58,7 @@ class Oracle:
 
 def test_the_judge_is_tried_on_the_true_toys_of_the_prompts():
     found = scoring.truth(Oracle(), ["a red mug", "a red mug", "a blue chair", "a mug"])
-    assert found == {"prompts": 2, "r_precision_color": 0.5, "r_precision_geo": 0.5}
+    assert found == {"prompts": 2, "r_precision_color": 0.5, "r_precision_geo": 0.5, "r_precision_albedo": 0.5}
     assert scoring.truth(Oracle(), ["a castle"], ["a castle", "a red mug"]) is None
 
 
@@ -90,7 +90,7 @@ def test_evaluate_writes_what_it_returns(evaluated):
     assert list(result)[0] == "judge" and result["judge"]["truth"]["prompts"] == 1, "its own score comes first"
     for record in result["runs"]:
         assert json.loads((root / "all" / f"seed{record['seed']}" / "evaluation.json").read_text()) == record
-        assert set(record) == set(FIGURES), "every figure is explained"
+        assert set(record) == set(FIGURES) - {"failed"}, "every figure is explained"
         assert record["volumetric_iou"] > 0.6 and record["pieces"] == 1 and record["watertight"] is True
         assert record["extra_faces"] is None and record["judge"] == "toybox judge"
     assert result["figures"]["volumetric_iou"]["n"] == 2 and result["figures"]["chamfer"]["spread_seeds"] is not None
@@ -104,6 +104,23 @@ def test_the_sheet_shows_every_run_and_explains_every_figure(evaluated):
     assert "http" not in page and "true toys of 1 prompts" in page
     data = page.split("base64,")[1].split('"')[0]
     assert Image.open(io.BytesIO(base64.b64decode(data))).size == (8 * THUMBNAIL, 2 * THUMBNAIL)
+
+
+def test_a_run_without_a_result_counts_as_zero_beside_others_and_is_an_error_alone(tmp_path, evaluated):
+    empty = save_run(tmp_path / "empty", "a blue cube", 0)
+    state = load_checkpoint(empty / "checkpoint.safetensors", "cpu")
+    for parameter in state.field.parameters():
+        parameter.data.fill_(math.nan)
+    save_checkpoint(empty / "checkpoint.safetensors", state)
+    options = dict(judge=evaluated[0] / "judge.safetensors", device="cpu", threads=1, show=lambda line: None)
+    with pytest.raises(ExportError):
+        evaluate_runs([empty], **options)
+    result = evaluate_runs([empty, evaluated[0] / "all" / "seed0"], out=tmp_path / "out", **options)
+    record, other = result["runs"]
+    assert record["failed"] and record["volumetric_iou"] == 0 == record["r_precision_geo"] and "failed" not in other
+    assert result["figures"]["volumetric_iou"]["mean"] == pytest.approx(other["volumetric_iou"] / 2)
+    assert result["figures"]["chamfer"]["n"] == 1 and set(record) < set(FIGURES)
+    assert (tmp_path / "out/index.html").read_text().count("<img ") == 1
 
 
 def test_text_for_one_run_and_for_several(evaluated):

@@ -197,6 +197,8 @@ def train_judge(config: TrainJudgeConfig, out: Path, show=print) -> Judge:
             curve.append([steps * config.batch, round(float(np.mean(recent)), 4)])
             show(f"images {curve[-1][0]:>8,}  loss {curve[-1][1]:.3f}  {done:.0%}")
             reported, recent = time.monotonic(), []
+    if recent:
+        curve.append([steps * config.batch, round(float(np.mean(recent)), 4)])
     judge.eval().requires_grad_(False)
     minutes = round((time.monotonic() - began) / 60, 2)
     judge.log = {"images": steps * config.batch, "seed": config.seed, "minutes": minutes, "loss": curve,

@@ -20,6 +20,7 @@ FIGURES = {
     "seed": ("", "of the run"),
     "steps": ("", "that the run has made"),
     "prompt": ("", "as it was given"),
+    "failed": ("", "why there are no other figures: the run has no result, and IoU and R-Precision count as 0"),
     "class": ("", "the toy that it names"),
     "color": ("", "the colour that it names, or empty"),
     "volumetric_iou": ("0 to 1", "intersection over union of the solids, closed cavities filled, best over yaw and "
@@ -47,11 +48,14 @@ FIGURES = {
                               "one; null without one"),
     "color_share": ("0 to 1", "part of the surface whose nearest named colour it is; null without one"),
     "mean_color": ("sRGB, 0 to 1", "mean colour of the surface"),
-    "judge": ("", "the retrieval model; null where there was none, and so are the next four"),
+    "judge": ("", "the retrieval model; null where there was none, and so are the next six"),
     "r_precision_color": ("0 to 1", "part of 8 lit views that retrieve the prompt's caption among the distractors"),
     "r_precision_geo": ("0 to 1", "the same for textureless views; toys are told apart by class alone"),
     "retrieved_color": ("", "the caption that most lit views retrieve"),
     "retrieved_geo": ("", "the caption that most textureless views retrieve"),
+    "r_precision_albedo": ("0 to 1", "the same as Colour for unlit views; high where a picture is painted on a wrong "
+                                     "shape"),
+    "retrieved_albedo": ("", "the caption that most unlit views retrieve"),
     "views": ("", "azimuth and elevation (degrees) and silhouette IoU of each of the 24 views"),
 }
 

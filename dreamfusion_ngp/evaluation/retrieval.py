@@ -1,8 +1,9 @@
 """R-Precision (Park et al. 2021) after DreamFusion section 4: how often a retrieval model, shown a rendering, picks its
 caption among distractors.
 
-Colour: lit renderings. Geo: textureless ones, which only the shape can tell apart. Eight azimuths at 30 degrees of
-elevation; seeds and prompts are averaged over by whoever evaluates several runs.
+Colour: lit renderings. Geo: textureless ones, which only the shape can tell apart. Albedo: unlit ones, which the
+paper's ablation (figure 6) shows to mislead. Eight azimuths at 30 degrees of elevation; seeds and prompts are averaged
+over by whoever evaluates several runs.
 """
 
 from __future__ import annotations
@@ -98,7 +99,8 @@ def r_precision(retrieval: Retrieval, pictures: Pictures, pool: Pool) -> dict:
     as well."""
     result = {}
     for kind, images, captions, own in (("color", pictures.lit, pool.color, pool.color_own),
-                                        ("geo", pictures.clay, pool.geo, pool.geo_own)):
+                                        ("geo", pictures.clay, pool.geo, pool.geo_own),
+                                        ("albedo", pictures.albedo, pool.color, pool.color_own)):
         found = retrieved(retrieval, images, captions)
         result[f"r_precision_{kind}"] = float((found == own).float().mean())
         result[f"retrieved_{kind}"] = captions[int(found.mode().values)]

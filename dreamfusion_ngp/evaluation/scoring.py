@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from ..errors import PromptError
+from ..errors import ExportError, PromptError
 from ..toybox.captions import parse_prompt
 from ..toybox.shapes import COLORS
 from .pictures import Pictures, field_pictures, toy_pictures
@@ -15,7 +15,8 @@ from .report import open_report, report
 from .retrieval import Pool, Retrieval, pool_of, r_precision
 from .surface import read_mesh
 
-NO_RETRIEVAL = dict.fromkeys(("judge", "r_precision_color", "retrieved_color", "r_precision_geo", "retrieved_geo"))
+KINDS = ("color", "geo", "albedo")  # of pictures by which captions are retrieved
+NO_RETRIEVAL = dict.fromkeys(("judge", *(f"{key}_{kind}" for kind in KINDS for key in ("r_precision", "retrieved"))))
 # Columns of the table: figure, heading, digits.
 COLUMNS = (("volumetric_iou", "IoU", 2), ("silhouette_iou", "silhouette IoU", 2), ("chamfer", "Chamfer", 3),
            ("color_error", "colour error", 2), ("extra_faces", "extra faces", 0), ("views_astray", "views astray", 0),
@@ -67,6 +68,23 @@ def score(state, folder: Path, retrieval: Retrieval | None = None, captions: lis
     return {**head, **figures, **retrieval_figures(retrieval, pictures, pool)}, pictures
 
 
+def nothing(prompt: str, retrieval: Retrieval | None) -> dict:
+    """Figures of a run without a result (an empty scene), the worst that there are: left out of a mean, it would make
+    the others look better."""
+    zeros = dict.fromkeys(("volumetric_iou", "silhouette_iou") if is_toy(prompt) else (), 0.0)
+    return zeros | dict(NO_RETRIEVAL) | {f"r_precision_{kind}": 0.0 for kind in KINDS if retrieval}
+
+
+def attempt(state, folder: Path, retrieval: Retrieval | None = None,
+            captions: list[str] = []) -> tuple[dict, Pictures | None]:
+    """`score`; for a run without a result `nothing`, why, and no pictures."""
+    try:
+        return score(state, folder, retrieval, captions)
+    except ExportError as error:
+        return {"run": str(folder), "seed": state.config.seed, "steps": state.step, "prompt": state.config.prompt,
+                "failed": str(error), **nothing(state.config.prompt, retrieval)}, None
+
+
 def is_toy(prompt: str) -> bool:
     try:
         parse_prompt(prompt)
@@ -87,7 +105,7 @@ def truth(retrieval: Retrieval, prompts: list[str], captions: list[str] = []) ->
     if not found:
         return None
     return {"prompts": len(found), **{key: float(np.mean([f[key] for f in found]))
-                                      for key in ("r_precision_color", "r_precision_geo")}}
+                                      for key in (f"r_precision_{kind}" for kind in KINDS)}}
 
 
 def spread(values: list[float]) -> float | None:

@@ -32,7 +32,8 @@ def thumbnails(pictures: Pictures) -> str:
 
 
 def html_sheet(result: dict, pictures: list[str]) -> str:
-    """result: what `workflow.evaluate_runs` writes as JSON. pictures: addresses of the runs' thumbnails."""
+    """result: what `workflow.evaluate_runs` writes as JSON. pictures: addresses of the runs' thumbnails,
+    empty for a run without a result."""
     records, judge = result["runs"], result["judge"]
     head, body = rows(records, result["figures"])
     lines = ["<!doctype html>", '<html lang="en"><meta charset="utf-8"><title>Evaluation</title>',
@@ -45,7 +46,8 @@ def html_sheet(result: dict, pictures: list[str]) -> str:
                          if record.get(key))
         said = f"; seen as: {said}" if said else ""
         caption = f"{html.escape(record['prompt'])}, seed {record['seed']}{said}"
-        lines.append(f'<figure><figcaption>{caption}</figcaption><img src="{picture}" alt="{caption}"></figure>')
+        image = f'<img src="{picture}" alt="{caption}">' if picture else html.escape(record.get("failed", ""))
+        lines.append(f"<figure><figcaption>{caption}</figcaption>{image}</figure>")
     lines += ["<h2>What the figures are</h2><dl>"]
     lines += [f"<dt>{key}{f' ({unit})' if unit else ''}</dt><dd>{html.escape(text)}</dd>"
               for key, (unit, text) in FIGURES.items()]

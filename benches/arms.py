@@ -1,0 +1,155 @@
+"""What benches/ablation.py compares, as data: arms are presets with some settings changed, and a reason each.
+
+Every arm makes as many steps as the default preset, times its own factor, so that arms see equally many pictures
+(but where length is what is compared).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+PRESET = "fast"
+
+
+@dataclass(frozen=True)
+class Arm:
+    """overrides: KEY=VALUE of `generate --set`. steps: times those of the default preset. oracle: in the place of the
+    prior, true pictures of the toy (tests/oracle.py), chosen by the view "words" or the "camera"."""
+
+    name: str
+    why: str
+    overrides: tuple[str, ...] = ()
+    preset: str = PRESET
+    steps: float = 1.0
+    oracle: str = ""
+
+
+@dataclass(frozen=True)
+class Group:
+    """whole: every run is the whole command, mesh and turntable with it, and its wall time counts; else the
+    optimisation alone."""
+
+    title: str
+    why: str
+    arms: tuple[Arm, ...]
+    prompts: tuple[str, ...]
+    seeds: tuple[int, ...] = (0, 1)
+    whole: bool = False
+
+
+# Four toys whose fronts can be told from their backs, and two that show holes and flat walls.
+SIX = ("a red mug", "a yellow chair", "a green duck", "a blue airplane", "an orange torus", "a purple house")
+
+# Drawn once, all classes and then four again, colours in turn (tests/test_ablation.py draws it again). The bars of the
+# evaluation are measured on it: improve the method, not the list.
+TWENTY_FOUR = (
+    "a brown mushroom", "a blue mug", "a cyan house", "a green tree", "an orange duck", "a purple teapot",
+    "a gray chair", "a yellow snowman", "a pink rocket", "a white lamp", "a red sphere", "a brown car", "a blue torus",
+    "a cyan cube", "a green cylinder", "an orange airplane", "a purple boat", "a gray pyramid", "a yellow cone",
+    "a pink table", "a white mug", "a red pyramid", "a brown cone", "a blue cube")
+
+# What the paper's ablation takes away (figure 6), over preset `fast`. Narrow: the upper limit of Dream Fields' cameras,
+# one lens, no jitter.
+NARROW = ("camera.elevation=[0,30]", "camera.focal=[1.2,1.2]", "camera.position_jitter=0", "camera.look_at_std=0",
+          "camera.up_std=0")
+ONE_PROMPT = ("guidance.view_words=none",)
+UNLIT = ("light.lit_probability=0", "guidance.mode_words=false")
+
+DEFAULT = Arm("preset", "preset `fast` as it is")
+TWO_VIEWS = Arm("2 views", "on opposite sides: evenly spaced azimuths are antipodal for two", ("views=2",), steps=2)
+
+GROUPS = {
+    "bars": Group(
+        "Twenty-four toys, default preset",
+        "The bars: the default command on a list that was drawn once by a fixed seed.",
+        (DEFAULT,), TWENTY_FOUR, (0,), whole=True),
+    "paper": Group(
+        "The paper's ablation",
+        "DreamFusion, figure 6: what random cameras, view-dependent prompts, lighting and textureless shading are each "
+        "worth. Every arm has what the one before it has.",
+        (Arm("base", "albedo only, one prompt for all views, narrow views", NARROW + ONE_PROMPT + UNLIT),
+         Arm("+ random views", "the preset's elevations, lenses and jitter", ONE_PROMPT + UNLIT),
+         Arm("+ view words", "the prompt says from where the object is seen", UNLIT),
+         Arm("+ lighting", "some views are lit, and the prompt says which", ("light.textureless_probability=0",)),
+         Arm("+ textureless", "some lit views have no colours: preset `fast` as it is")),
+        SIX),
+    "scale": Group(
+        "Guidance scale",
+        "uncond + scale (cond - uncond). The paper's 100 is for Imagen; the embedded prior is far smaller.",
+        (Arm("3", "less than half of the prior's own", ("guidance.scale=3",)),
+         Arm("5", "a little less", ("guidance.scale=5",)),
+         Arm("preset", "the prior's own scale (7 for the weights of November 2026)"),
+         Arm("10", "a little more", ("guidance.scale=10",)),
+         Arm("20", "what DeepFloyd IF is run with", ("guidance.scale=20",)),
+         Arm("100", "about the paper's (its omega of 100 is 101 here)", ("guidance.scale=100",))), SIX),
+    "views": Group(
+        "Views per step",
+        "The same number of pictures, in more or fewer steps.",
+        (Arm("1 view", "four times the steps", ("views=1",), steps=4),
+         TWO_VIEWS,
+         Arm("preset", "4 views, evenly spaced around the object"),
+         Arm("8 views", "half of the steps", ("views=8",), steps=0.5)), SIX),
+    "antipodal": Group(
+        "Views of one step together",
+        "Reported for Stable Diffusion (arXiv 2606.29964): views on opposite sides in one step raise R-Precision at an "
+        "equal number of UNet calls. Here with the same number of pictures.",
+        (Arm("2 independent", "azimuths drawn one by one", ("views=2", "camera.stratified_azimuth=false"), steps=2),
+         TWO_VIEWS,
+         Arm("4 independent", "azimuths drawn one by one", ("camera.stratified_azimuth=false",)),
+         Arm("preset", "4 views, evenly spaced")), SIX),
+    "annealing": Group(
+        "Noise levels over the run",
+        "The paper draws t from (.02, .98) to the end; later methods let the upper end fall.",
+        (Arm("all levels", "the paper's: t in (.02, .98) throughout",
+             ("guidance.t_max_end=0.98", "guidance.t_window=1")),
+         Arm("to .5", "the upper end falls to .5", ("guidance.t_max_end=0.5", "guidance.t_window=1")),
+         Arm("window to .5", "a window of .1 whose upper end falls to .5", ("guidance.t_max_end=0.5",)),
+         Arm("preset", "a window of .1 whose upper end falls to .8"),
+         Arm("window at .98", "a window of .1 that stays", ("guidance.t_max_end=0.98",))), SIX),
+    "weighting": Group(
+        "Weight of a noise level",
+        "w(t) of the SDS gradient.",
+        (Arm("sigma^2", "the paper's", ("guidance.weighting=sigma2",)),
+         Arm("uniform", "the paper: performed similarly", ("guidance.weighting=uniform",)),
+         Arm("preset", "sigma / alpha: the distance to the clean picture, whatever t")), SIX),
+    "preset": Group(
+        "`dreamfusion` against `fast`",
+        "The paper's numbers and the default, in equally many steps. The paper makes 15000.",
+        (Arm("dreamfusion", "the paper's cameras, lights, schedule, losses, a hash grid of 16 levels",
+             preset="dreamfusion"), DEFAULT), SIX),
+    "limits": Group(
+        "What limits the result",
+        "The prior, the words, the field or the time? An oracle is the exact answer of a diffusion model that knows "
+        "nothing but true pictures of the one toy (a posterior mean over 300 views, without guidance): what it does "
+        "not reach is not for want of a better prior.",
+        (DEFAULT,
+         Arm("oracle by words", "true pictures from all cameras that the view words may mean", oracle="words"),
+         Arm("oracle by camera", "true pictures from the nearest cameras", oracle="camera"),
+         Arm("twice the steps", "everything takes twice as long", steps=2),
+         Arm("finer field", "12 levels to 256 in the place of 8 to 96",
+             ("field.levels=12", "field.finest_resolution=256", "field.log2_table=17"))), SIX),
+}
+
+
+def arguments(arm: Arm, prompt: str, seed: int, steps: int | None = None, resolution: int | None = None) -> list[str]:
+    """What `dreamfusion-ngp` is called with for one run. steps: of an arm with factor 1; resolution: pixels a side of
+    the training views; None: the preset's."""
+    from dreamfusion_ngp.presets import preset
+
+    found = ["generate", prompt, "--preset", arm.preset, "--seed", str(seed)]
+    if steps is not None or arm.steps != 1 or arm.preset != PRESET:
+        found += ["--steps", str(max(1, round((steps or preset(PRESET).steps) * arm.steps)))]
+    if resolution is not None:
+        found += ["--set", f"render.resolution={resolution}"]
+    return found + [part for text in arm.overrides for part in ("--set", text)]
+
+
+def config_of(arm: Arm, prompt: str, seed: int, steps: int | None = None, resolution: int | None = None):
+    """The RunConfig of one run, made of the same words by the command line itself. Raises UsageError for an arm that
+    no longer fits the settings."""
+    from dreamfusion_ngp.cli import build_parser, run_config
+    from dreamfusion_ngp.config import check_config
+
+    config = run_config(build_parser().parse_args(arguments(arm, prompt, seed, steps, resolution)))
+    check_config(config)
+    return config

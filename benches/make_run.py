@@ -1,0 +1,118 @@
+"""One run of benches/ablation.py, in a process of its own: python benches/make_run.py FOLDER
+
+FOLDER/task.json says what is wanted. First the optimisation, which leaves made.json beside its checkpoint, then the
+scores, which go to run.json: with another judge a run is scored again without being made again. What is not finished is
+made anew.
+"""
+
+from __future__ import annotations
+
+import time
+
+BEGAN = time.monotonic()  # before the imports: a user waits for them, too
+
+import ctypes  # noqa: E402
+import hashlib  # noqa: E402
+import json  # noqa: E402
+import shutil  # noqa: E402
+import signal  # noqa: E402
+import sys  # noqa: E402
+from pathlib import Path  # noqa: E402
+
+import torch  # noqa: E402
+
+from dreamfusion_ngp.bench.machine import facts  # noqa: E402
+from dreamfusion_ngp.checkpoint import load_checkpoint, save_checkpoint, write_atomically  # noqa: E402
+from dreamfusion_ngp.config import RunConfig, from_dict  # noqa: E402
+from dreamfusion_ngp.errors import DivergenceError, ExportError  # noqa: E402
+from dreamfusion_ngp.evaluation import scoring  # noqa: E402
+from dreamfusion_ngp.evaluation.judge import load_judge  # noqa: E402
+from dreamfusion_ngp.evaluation.sheet import thumbnails  # noqa: E402
+from dreamfusion_ngp.guidance import load_guidance  # noqa: E402
+from dreamfusion_ngp.runs import CHECKPOINT  # noqa: E402
+from dreamfusion_ngp.toybox.captions import parse_prompt  # noqa: E402
+from dreamfusion_ngp.train import State, train  # noqa: E402
+from dreamfusion_ngp.workflow import choose_device, generate, set_threads  # noqa: E402
+
+HERE = Path(__file__).resolve().parent
+SHOWN = (1, 5)  # of the eight views: from the front right, and from the opposite side
+LEFT_OUT = ("run", "views", "prompt", "seed", "steps", "mean_color")  # of the figures: said elsewhere, or lists
+
+
+def end_with_the_caller() -> None:
+    """No run outlives the program that asked for it: the next one would make the same run beside it."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
+
+
+def write(path: Path, record: dict) -> None:
+    write_atomically(path, (json.dumps(record, indent=1) + "\n").encode())
+
+
+def oracle(config: RunConfig, kind: str):
+    """True pictures in the place of the prior; on the CPU only."""
+    sys.path.append(str(HERE.parent / "tests"))
+    from oracle import Oracle
+
+    return Oracle(config, *parse_prompt(config.prompt), camera=kind == "camera")
+
+
+def optimise(config: RunConfig, folder: Path, device: torch.device, by: str = "") -> None:
+    """The optimisation alone: no previews, no mesh, no turntable. by: a kind of oracle."""
+    state = State(config, device)
+    train(state, oracle(config, by) if by else load_guidance(config, device), lambda record: None)
+    save_checkpoint(folder / CHECKPOINT, state)
+
+
+def make(task: dict, folder: Path) -> dict:
+    """The optimisation that `task` asks for: where its checkpoint lies, how long it took and on what."""
+    config, place, failed = from_dict(RunConfig, task["config"]), folder / "result", ""
+    device = choose_device("cpu" if task["oracle"] else task["device"])
+    shutil.rmtree(place, ignore_errors=True)
+    place.mkdir(parents=True)
+    try:
+        if not task["whole"]:
+            optimise(config, place, device, task["oracle"])
+        elif code := generate(config, place, device=task["device"], threads=task["threads"]):
+            sys.exit(code)
+    except (DivergenceError, ExportError) as error:
+        failed = str(error)
+    seconds = time.monotonic() - BEGAN
+    found = next(place.rglob(CHECKPOINT), None)
+    return {"seconds": round(seconds, 1), "failed": failed, "threads": task["threads"],
+            "processes": task["processes"], "machine": facts(device),
+            "checkpoint": found and found.relative_to(folder).as_posix()}
+
+
+def scored(made: dict, task: dict, folder: Path) -> dict:
+    """What `made` is worth, and what the true toy of its prompt is to the same judge."""
+    path = task["judge"] and Path(task["judge"]["path"])
+    judge = load_judge(path) if path else None
+    try:
+        if made["checkpoint"] is None:
+            raise ExportError(made["failed"])
+        place = folder / made["checkpoint"]
+        figures, views = scoring.score(load_checkpoint(place, choose_device(task["device"])), place.parent, judge)
+        picture = thumbnails(views[list(SHOWN)])
+    except ExportError as error:
+        made, picture = {**made, "failed": made["failed"] or str(error)}, ""
+        figures = scoring.nothing(task["config"]["prompt"], judge)
+    figures = {key: round(value, 4) if isinstance(value, float) else value for key, value in figures.items()
+               if key not in LEFT_OUT}
+    known = judge and {"name": judge.name, "digest": hashlib.sha256(path.read_bytes()).hexdigest()[:12],
+                       "held_out": judge.log.get("held_out"), "images": judge.log.get("images")}
+    truth = judge and scoring.truth(judge, [task["config"]["prompt"]])
+    return {**made, "judge": known, "truth": truth, "figures": figures, "picture": picture}
+
+
+def main(folder: Path) -> None:
+    end_with_the_caller()
+    task, made = json.loads((folder / "task.json").read_text()), folder / "made.json"
+    set_threads(task["threads"])
+    if not made.exists():
+        write(made, make(task, folder))
+    write(folder / "run.json", scored(json.loads(made.read_text()), task, folder))
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))
