@@ -74,10 +74,34 @@ struct Stretches {
     }
 };
 
-template <class T>
-int count_ray(const March<T>& p, int64_t ray, Stretches& s) {
+int count_ray(const March<double>& p, int64_t ray, Stretches& s) {
     s.count = 0;
     return walk_ray(p, start_walk(p, ray), INT32_MAX, [&](int k, int run) { s.add(k, run); });
+}
+
+// As walk_ray; but where a walk would go on to the very next sample, that one and those behind it are looked up
+// together.
+int count_ray(const March<float>& p, int64_t ray, Stretches& s) {
+    const SimdKernels& simd = simd_kernels();
+    const RayWalk<float> w = start_walk(p, ray);
+    int kept = 0;
+    const auto keep = [&](int k, int end) {
+        const int run = std::min(end, w.steps) - k;
+        if (run > 0) s.add(k, run), kept += run;
+    };
+    s.count = 0;
+    for (int k = 0, next; k < w.steps; k = next) {
+        if (occupied_at(p, w, k, next)) keep(k, next);
+        if (next > k + 1 || next >= w.steps) continue;
+        for (uint32_t bits = simd.occupied_ahead(p, w, next), i = 0; bits >> i; ++i) {
+            if (!(bits >> i & 1)) continue;
+            const uint32_t first = i;
+            while (bits >> i & 1) ++i;
+            keep(next + int(first), next + int(i));
+        }
+        next += kLookAhead;
+    }
+    return kept;
 }
 
 template <class T>

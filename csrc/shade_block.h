@@ -1,45 +1,9 @@
 // Shading on the CPU for a block of samples: the mathematics of shade.h, structure of arrays.
 #pragma once
-#include "shade.h"
+#include "rows_block.h"
 #include "simd_math.h"
 
 namespace dfn::DFN_SIMD_LEVEL {
-
-constexpr int kShaded = 64;  // samples of a block
-
-typedef float Row[kShaded];  // one number of each
-
-// out[axis][i] = p[3 (begin + i) + axis]; zero from `live` on.
-DFN_HD void split3(const float* p, int64_t begin, int live, Row (&out)[3]) {
-    const float* const first = p + 3 * begin;
-    if (live == kShaded)
-        for (int i = 0; i < kShaded; ++i)
-            out[0][i] = first[3 * i], out[1][i] = first[3 * i + 1], out[2][i] = first[3 * i + 2];
-    else
-        for (int i = 0; i < kShaded; ++i)
-            for (int axis = 0; axis < 3; ++axis) out[axis][i] = i < live ? first[3 * i + axis] : 0.0f;
-}
-
-DFN_HD void join3(const Row (&in)[3], int64_t begin, int live, float* p) {
-    float* const first = p + 3 * begin;
-    if (live == kShaded)
-        for (int i = 0; i < kShaded; ++i)
-            first[3 * i] = in[0][i], first[3 * i + 1] = in[1][i], first[3 * i + 2] = in[2][i];
-    else
-        for (int i = 0; i < live; ++i)
-            for (int axis = 0; axis < 3; ++axis) first[3 * i + axis] = in[axis][i];
-}
-
-DFN_HD void load_row(const float* p, int64_t begin, int live, Row& out) {
-    for (int i = 0; i < kShaded; ++i) out[i] = i < live ? p[begin + i] : 0.0f;
-}
-
-DFN_HD void store_row(const Row& in, int64_t begin, int live, float* p) {
-    for (int i = 0; i < live; ++i) p[begin + i] = in[i];
-}
-
-DFN_HD Vec3<Floats> load3(const Row (&p)[3], int i) { return {load(p[0] + i), load(p[1] + i), load(p[2] + i)}; }
-DFN_HD void store3(Row (&p)[3], int i, Vec3<Floats> v) { store(p[0] + i, v.x), store(p[1] + i, v.y), store(p[2] + i, v.z); }
 
 struct alignas(64) ShadeBlock {
     Row h, raw[3], g[3], x[3], view[6];  // inputs; view: the row of the sample's view
@@ -50,7 +14,7 @@ DFN_HD void load_block(const Shade<float>& p, int64_t begin, int live, ShadeBloc
     split3(p.rgb_raw, begin, live, b.raw), split3(p.grad_h, begin, live, b.g), split3(p.x, begin, live, b.x);
     int64_t first = 1, last = 0;  // rays whose view is the one before; a division takes longer than all the rest
     const float* view = p.view;
-    for (int i = 0; i < kShaded; ++i) {
+    for (int i = 0; i < kLanes; ++i) {
         const int64_t ray = i < live ? p.ray_id[begin + i] : first;
         if (ray < first || ray > last) {
             const int64_t wanted = ray / p.rays_per_view;
@@ -72,7 +36,7 @@ struct VectorLit {
 DFN_HD VectorLit light_block(const ShadeBlock& b, float eps, int i) {
     VectorLit s;
     const Floats zero{}, one = splat(1), least = splat(1e-20f);
-    const Vec3<Floats> g = load3(b.g, i), x = load3(b.x, i), raw = load3(b.raw, i);
+    const Vec3<Floats> g = load_rows(b.g, i), x = load_rows(b.x, i), raw = load_rows(b.raw, i);
     const Vec3<Floats> to{load(b.view[0] + i) - x.x, load(b.view[1] + i) - x.y, load(b.view[2] + i) - x.z};
     const Floats distance2 = dot(to, to);
     s.light = (one / square_root(distance2 > least ? distance2 : least)) * to;
@@ -103,10 +67,10 @@ DFN_HD void shade_block(const Shade<float>& p, int64_t begin, int live) {
     ShadeBlock b;
     alignas(64) Row sigma, rgb[3], normal[3];
     load_block(p, begin, live, b);
-    for (int i = 0; i < kShaded; i += kWidth) {
+    for (int i = 0; i < kLanes; i += kWidth) {
         const VectorLit s = light_block(b, p.eps, i);
         store(sigma + i, density_block(load(b.h + i), p.exp_density));
-        store3(rgb, i, s.shading * s.albedo), store3(normal, i, s.normal);
+        store_rows(rgb, i, s.shading * s.albedo), store_rows(normal, i, s.normal);
     }
     store_row(sigma, begin, live, p.sigma), join3(rgb, begin, live, p.rgb), join3(normal, begin, live, p.normal);
 }
@@ -118,15 +82,15 @@ DFN_HD void shade_block_backward(const ShadeBackward<float>& p, int64_t begin, i
     load_row(p.d_sigma, begin, live, d_sigma);
     split3(p.d_rgb, begin, live, d_rgb), split3(p.d_normal, begin, live, d_normal);
     const Floats zero{}, one = splat(1);
-    for (int i = 0; i < kShaded; i += kWidth) {
+    for (int i = 0; i < kLanes; i += kWidth) {
         const VectorLit s = light_block(b, p.forward.eps, i);
-        const Vec3<Floats> color = load3(d_rgb, i), ones{one, one, one};
+        const Vec3<Floats> color = load_rows(d_rgb, i), ones{one, one, one};
         const Floats lit = s.cosine > zero ? s.diffuse * dot(color, s.albedo) : zero;
-        const Vec3<Floats> turn = load3(d_normal, i) + lit * s.light;
+        const Vec3<Floats> turn = load_rows(d_normal, i) + lit * s.light;
         const Floats slope = s.textureless ? zero : s.shading;
         store(d_sigma + i, load(d_sigma + i) * density_slope_block(load(b.h + i), p.forward.exp_density));
-        store3(d_rgb, i, slope * (color * s.albedo * (ones - s.albedo)));
-        store3(d_normal, i, -s.inverse_length * (turn - dot(s.normal, turn) * s.normal));
+        store_rows(d_rgb, i, slope * (color * s.albedo * (ones - s.albedo)));
+        store_rows(d_normal, i, -s.inverse_length * (turn - dot(s.normal, turn) * s.normal));
     }
     store_row(d_sigma, begin, live, p.d_h), join3(d_rgb, begin, live, p.d_rgb_raw);
     join3(d_normal, begin, live, p.d_grad_h);

@@ -4,6 +4,7 @@
 #include "simd_kernels.h"
 
 #include "field_block.h"
+#include "march_block.h"
 #include "shade_block.h"
 
 #if !defined(DFN_SIMD_NAME)
@@ -86,6 +87,8 @@ void scatter(const GridLayout& g, int level, float weight, int64_t rows, const B
     if (blocks.planes == kTangent) scatter_rows<kTangent>(g, level, weight, rows, blocks, grad_table);
     else scatter_rows<kValue>(g, level, weight, rows, blocks, grad_table);
 }
+
+uint32_t occupied(const March<float>& p, const RayWalk<float>& w, int k) { return occupied_ahead(p, w, k); }
 
 void shade(const Shade<float>& p, int64_t begin, int64_t end) {
     for (int64_t i = begin; i < end; i += kLanes) shade_block(p, i, rows_left(i, end));
@@ -185,7 +188,7 @@ float multiply_add(int64_t rounds) {
 
 extern const SimdKernels kernels;
 const SimdKernels kernels{DFN_SIMD_NAME, place, encode, encode_store, encode_grad_x, encode_load, field_forward,
-    field_place, field_backward, scatter, shade, shade_backward, composite, composite_backward, adam, read_pairs,
-    add_pairs, multiply_add, kWidth};
+    field_place, field_backward, scatter, occupied, shade, shade_backward, composite, composite_backward, adam,
+    read_pairs, add_pairs, multiply_add, kWidth};
 
 }  // namespace dfn::DFN_SIMD_LEVEL
