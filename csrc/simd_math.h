@@ -1,5 +1,5 @@
-// Exponential and logarithm of vectors. Within 2 units in the last place of the exact value, the same in every lane and
-// at every width; NaN stays NaN.
+// Exponential and logarithm of vectors: relative errors below 2e-7; the same in every lane, so a result does not depend
+// on where in a block its sample lies. NaN stays NaN.
 #pragma once
 #include "simd.h"
 
