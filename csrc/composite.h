@@ -65,14 +65,21 @@ DFN_HD T transparency(const Composite<T>& p, int64_t i) { return std::exp(-(p.si
 template <class T>
 DFN_HD T facing_away(Vec3<T> normal, Vec3<T> direction) { return max0(dot(normal, direction)); }
 
+// What the sample of a row lets through. On the CPU in float, exponentials come a vector at a time: simd_kernels.cpp.
 template <class T>
-DFN_HD void composite_ray(const Composite<T>& p, int64_t ray) {
+struct Transparency {
+    const Composite<T>& p;
+    DFN_HD T operator()(int64_t row) const { return transparency(p, row); }
+};
+
+template <class T, class Clear>
+DFN_HD void composite_ray(const Composite<T>& p, int64_t ray, Clear&& clear_of) {
     const Rows rows = rows_of(p, ray);
     const Vec3<T> d = load3(p.rays_d, ray);
     Vec3<T> color{T(0), T(0), T(0)}, normals = color;
     T opacity = 0, depth = 0, orient = 0, transmittance = 1;
     for (int64_t i = rows.begin; i < rows.end; ++i) {
-        const T clear = transparency(p, i), w = transmittance * (T(1) - clear);
+        const T clear = clear_of(i), w = transmittance * (T(1) - clear);
         const Vec3<T> n = load3(p.normal, i);
         const T away = facing_away(n, d);
         color = color + w * load3(p.rgb, i);
@@ -87,14 +94,17 @@ DFN_HD void composite_ray(const Composite<T>& p, int64_t ray) {
 }
 
 template <class T>
+DFN_HD void composite_ray(const Composite<T>& p, int64_t ray) { composite_ray(p, ray, Transparency<T>{p}); }
+
+template <class T>
 DFN_HD void clear_gradient(const CompositeBackward<T>& p, int64_t i) {
     p.d_sigma[i] = T(0);
     store3(p.d_rgb, i, Vec3<T>{T(0), T(0), T(0)});
     store3(p.d_normal, i, Vec3<T>{T(0), T(0), T(0)});
 }
 
-template <class T>
-DFN_HD void composite_ray_backward(const CompositeBackward<T>& p, int64_t ray) {
+template <class T, class Clear>
+DFN_HD void composite_ray_backward(const CompositeBackward<T>& p, int64_t ray, Clear&& clear_of) {
     const Composite<T>& f = p.forward;
     const Rows rows = rows_of(f, ray);
     const Vec3<T> d = load3(f.rays_d, ray), d_color = load3(p.d_color, ray), d_normals = load3(p.d_normals, ray);
@@ -105,7 +115,7 @@ DFN_HD void composite_ray_backward(const CompositeBackward<T>& p, int64_t ray) {
     T transmittance = 1;
     int64_t i = rows.begin;
     for (; i < rows.end && !(transmittance < T(kStopTransmittance)); ++i) {
-        const T clear = transparency(f, i), w = transmittance * (T(1) - clear);
+        const T clear = clear_of(i), w = transmittance * (T(1) - clear);
         const Vec3<T> n = load3(f.normal, i);
         const T q = dot(d_color, load3(f.rgb, i)) + dot(d_normals, n) + d_opacity + d_depth * f.t[i];
         transmittance *= clear;
@@ -115,6 +125,11 @@ DFN_HD void composite_ray_backward(const CompositeBackward<T>& p, int64_t ray) {
         store3(p.d_normal, i, w * (d_normals + (T(2) * d_orient * facing_away(n, d)) * d));
     }
     for (; i < rows.end; ++i) clear_gradient(p, i);
+}
+
+template <class T>
+DFN_HD void composite_ray_backward(const CompositeBackward<T>& p, int64_t ray) {
+    composite_ray_backward(p, ray, Transparency<T>{p.forward});
 }
 
 }  // namespace dfn

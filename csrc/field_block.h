@@ -2,6 +2,8 @@
 #pragma once
 #include "dense.h"
 #include "hashgrid_block.h"
+#include "rows_block.h"
+#include "simd_math.h"
 
 namespace dfn::DFN_SIMD_LEVEL {
 
@@ -34,6 +36,21 @@ DFN_HD void gradient_block(const Block& b, int inputs, Scratch& s) {
     }
 }
 
+// blob_density of field.h.
+DFN_HD Floats blob_block(const Blob<float>& b, Vec3<Floats> x, Vec3<Floats>& grad) {
+    const Floats rr = dot(x, x);
+    Floats value{}, slope{};
+    if (b.kind == kBlobGaussian) {
+        const float inverse = 1 / (b.radius * b.radius);
+        value = b.strength * exponential(-0.5f * rr * inverse), slope = -value * inverse;
+    } else if (b.kind == kBlobCone) {
+        const Floats r = square_root(rr + 1e-8f);
+        value = b.strength * (1.0f - r / b.radius), slope = -b.strength / (b.radius * r);
+    }
+    grad = {slope * x.x, slope * x.y, slope * x.z};
+    return value;
+}
+
 // Rows [begin, begin + live) of the outputs.
 DFN_HD void field_forward_block(
     const Field<float>& p, const PackedNetwork& w, int64_t begin, int live, const Block& b, Scratch& s) {
@@ -44,14 +61,24 @@ DFN_HD void field_forward_block(
         multiply<false>(w.inputs, w.hidden, kLanes, w.W1_density, 1, w.inputs, s.mask[0], kLanes, s.q[0], kLanes);
         gradient_block(b, p.model.grid.levels * p.model.grid.features, s);
     }
-    const float per_unit = 1 / (2 * p.model.bound);
-    for (int i = 0; i < live; ++i) {
+    if (!p.grad_h) {
         Vec3<float> bump;
-        p.h[begin + i] = s.o[0][i] + w.b2[0] + blob_density(p.model.blob, load3(p.x, begin + i), bump);
-        if (!p.grad_h) continue;
-        store3(p.rgb_raw, begin + i, Vec3<float>{s.o[1][i] + w.b2[1], s.o[2][i] + w.b2[2], s.o[3][i] + w.b2[3]});
-        store3(p.grad_h, begin + i, per_unit * Vec3<float>{s.grad[0][i], s.grad[1][i], s.grad[2][i]} + bump);
+        for (int i = 0; i < live; ++i)
+            p.h[begin + i] = s.o[0][i] + w.b2[0] + blob_density(p.model.blob, load3(p.x, begin + i), bump);
+        return;
     }
+    alignas(64) Row x[3], rgb_raw[3], grad_h[3];
+    split3(p.x, begin, live, x);
+    const float per_unit = 1 / (2 * p.model.bound);
+    for (int i = 0; i < kLanes; i += kWidth) {
+        Vec3<Floats> bump;
+        store(&s.o[0][i], load(&s.o[0][i]) + w.b2[0] + blob_block(p.model.blob, load_rows(x, i), bump));
+        for (int c = 0; c < 3; ++c) store(&rgb_raw[c][i], load(&s.o[1 + c][i]) + w.b2[1 + c]);
+        const Vec3<Floats> slope{load(&s.grad[0][i]), load(&s.grad[1][i]), load(&s.grad[2][i])};
+        store_rows(grad_h, i, Vec3<Floats>{per_unit * slope.x, per_unit * slope.y, per_unit * slope.z} + bump);
+    }
+    store_row(s.o[0], begin, live, p.h);
+    join3(rgb_raw, begin, live, p.rgb_raw), join3(grad_h, begin, live, p.grad_h);
 }
 
 // Adds to the network's gradient and leaves de and q in the place of e and t, for the scatter. The normal path of W2's

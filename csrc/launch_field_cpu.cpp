@@ -4,6 +4,7 @@
 // atomics, and the same bits for any number of threads.
 #include <algorithm>
 #include <memory>
+#include <numeric>
 #include <vector>
 
 #include "ops.h"
@@ -43,6 +44,18 @@ struct Lookup {
     const float *table, *weight;
 };
 
+constexpr int kReaders = 4;  // tasks that read a level
+
+// Reads the part-th of `parts` shares of a level's entries, one number of every cache line, if `rows` lookups will need
+// most of these lines. In order they come from memory faster than where points happen to fall: at 131k points in 16
+// levels of 2^19 rows, the encoding takes a quarter less time. Prefetch instructions and huge pages gained nothing.
+void read_level(const GridLayout& g, int level, const float* entries, int64_t rows, int part, int parts) {
+    if (stays_cached(g) || 16 * rows < g.rows[level]) return;
+    const int64_t floats = int64_t(g.rows[level]) * g.features, line = 64 / sizeof(float);
+    const volatile float* const first = entries + g.offset[level] * g.features;
+    for (int64_t i = part * floats / parts; i < (part + 1) * floats / parts; i += line) (void)first[i];
+}
+
 // Encodes rows [first, first + rows) into b: place(begin, end, blocks), the levels, finish(begin, end, blocks). A table
 // that stays in the cache is looked up block by block; a larger one level by level, all threads in about the same one,
 // so that each level comes from memory once.
@@ -67,10 +80,12 @@ void encode_span(const Lookup& l, int64_t first, int64_t rows, const Blocks& b, 
         return;
     }
     chunks([&](int64_t i, int64_t end, const Blocks& here) { place(first + i, first + end, here); });
-    const int64_t tasks = (rows + kChunk - 1) / kChunk;
+    const int64_t tasks = kReaders + (rows + kChunk - 1) / kChunk;
     parallel_for(levels * tasks, e.threads, [&](int64_t task, int64_t) {
-        const int64_t i = task % tasks * kChunk;
-        const int level = int(task / tasks);
+        const int level = int(task / tasks), part = int(task % tasks);
+        if (l.weight && l.weight[level] == 0) return;
+        if (part < kReaders) return read_level(l.grid, level, l.table, rows, part, kReaders);
+        const int64_t i = (part - kReaders) * kChunk;
         simd.encode(l.grid, l.table, l.weight, level, level + 1, std::min(kChunk, rows - i), blocks_from(b, i));
     }, 1);
     chunks([&](int64_t i, int64_t end, const Blocks& here) { finish(first + i, first + end, here); });
@@ -92,7 +107,9 @@ void scatter_span(const Lookup& l, int64_t rows, const Blocks& b, float* grad_ta
     const SimdKernels& simd = simd_kernels();
     parallel_for(l.grid.levels, e.threads, [&](int64_t level, int64_t) {
         const float w = l.weight ? l.weight[level] : 1.0f;
-        if (w != 0.0f) simd.scatter(l.grid, int(level), w, rows, b, grad_table);
+        if (w == 0.0f) return;
+        read_level(l.grid, int(level), grad_table, rows, 0, 1);
+        simd.scatter(l.grid, int(level), w, rows, b, grad_table);
     }, 1);
 }
 
@@ -254,24 +271,64 @@ void forward_rows(const Field<double>& p, int64_t live, const Exec& e) {
     });
 }
 
-void backward_rows(const Field<float>& p, int64_t live, const Exec& e) {
+// Whether a row of the outputs has a gradient. Behind a ray's last visible sample none has: up to half of the rows of a
+// solid object. NaN is one.
+bool has_gradient(const Field<float>& p, int64_t i) {
+    if (p.d_h[i] != 0) return true;
+    const Vec3<float> c = load3(p.d_rgb_raw, i), g = load3(p.d_grad_h, i);
+    return c.x != 0 || c.y != 0 || c.z != 0 || g.x != 0 || g.y != 0 || g.z != 0;
+}
+
+constexpr int64_t kBackwardFloats = 10;  // of a row: x, d_h, d_rgb_raw, d_grad_h
+
+// Those rows [first, first + rows) of the inputs of backward that have a gradient, in their order, one after the other:
+// in `memory`, kBackwardFloats for each row, or where they are if that is all of them. The others would add zeros.
+Field<float> rows_with_gradient(const Field<float>& p, int64_t first, int64_t rows, float* memory, const Exec& e) {
+    std::vector<int64_t> place((rows + kChunk - 1) / kChunk + 1);
+    parallel_for(rows, e.threads, [&](int64_t i, int64_t end) {
+        int64_t found = 0;
+        for (int64_t k = i; k < end; ++k) found += has_gradient(p, first + k);
+        place[i / kChunk + 1] = found;
+    }, kChunk);
+    std::partial_sum(place.begin(), place.end(), place.begin());
+    Field<float> few = p;
+    few.n = place.back();
+    if (few.n == rows) {
+        few.x += 3 * first, few.d_h += first, few.d_rgb_raw += 3 * first, few.d_grad_h += 3 * first;
+        return few;
+    }
+    float *const x = memory, *const d_rgb_raw = x + 3 * rows, *const d_grad_h = x + 6 * rows, *const d_h = x + 9 * rows;
+    few.x = x, few.d_h = d_h, few.d_rgb_raw = d_rgb_raw, few.d_grad_h = d_grad_h;
+    parallel_for(rows, e.threads, [&](int64_t i, int64_t end) {
+        int64_t to = place[i / kChunk];
+        for (int64_t from = first + i; from < first + end; ++from) {
+            if (!has_gradient(p, from)) continue;
+            store3(x, to, load3(p.x, from)), store3(d_rgb_raw, to, load3(p.d_rgb_raw, from));
+            store3(d_grad_h, to, load3(p.d_grad_h, from));
+            d_h[to++] = p.d_h[from];
+        }
+    }, kChunk);
+    return few;
+}
+
+void backward_rows(const Field<float>& all, int64_t live, const Exec& e) {
     const SimdKernels& simd = simd_kernels();
-    const Packed w(p.model);
-    const Lookup lookup{p.model.grid, p.model.table, p.model.level_weight};
+    const Packed w(all.model);
+    const Lookup lookup{all.model.grid, all.model.table, all.model.level_weight};
     Blocks b{nullptr, w.inputs, kTangent};
-    const int64_t span = span_of(live, b);
-    const Workspace memory(span / kLanes * b.size());
+    const int64_t span = span_of(live, b), floats = span / kLanes * b.size();
+    const Workspace memory(floats + kBackwardFloats * span);
     b.memory = memory.data();
     for (int64_t first = 0; first < live; first += span) {
-        const int64_t rows = std::min(span, live - first);
-        std::vector<ChunkGradient> partial((rows + kChunk - 1) / kChunk, ChunkGradient(w));
-        encode_span(lookup, first, rows, b, true, e,
+        const Field<float> p = rows_with_gradient(all, first, std::min(span, live - first), b.memory + floats, e);
+        std::vector<ChunkGradient> partial((p.n + kChunk - 1) / kChunk, ChunkGradient(w));
+        encode_span(lookup, 0, p.n, b, true, e,
             [&](int64_t i, int64_t end, const Blocks& here) { simd.field_place(p, i, end, here); },
             [&](int64_t i, int64_t end, const Blocks& here) {
-                simd.field_backward(p, w, i, end, here, scratch, partial[(i - first) / kChunk].view());
+                simd.field_backward(p, w, i, end, here, scratch, partial[i / kChunk].view());
             });
         for (ChunkGradient& part : partial) part.add_to(p.model, p.grad_weights);
-        scatter_span(lookup, rows, b, p.grad_table, e);
+        scatter_span(lookup, p.n, b, p.grad_table, e);
     }
 }
 

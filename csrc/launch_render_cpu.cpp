@@ -1,7 +1,9 @@
 // CPU launchers of march, occupancy, shade, composite and adam: threads around the bodies. A result depends on its
 // chunk alone, and what crosses chunks is summed in a fixed order or counted in integers: bit-identical for any number
 // of threads.
+#include <algorithm>
 #include <atomic>
+#include <memory>
 
 #include "ops.h"
 #include "parallel.h"
@@ -10,7 +12,8 @@
 namespace dfn::cpu {
 namespace {
 
-constexpr int64_t kRays = 128;  // per chunk: rays differ in length
+constexpr int64_t kRays = 128;   // per chunk: rays differ in length
+constexpr int64_t kRows = 1024;  // per chunk, whole blocks of the vector loops
 
 // body(i) for every i of [0, n).
 template <class Body>
@@ -55,6 +58,100 @@ void scan_counts(const March<T>& p) {
     p.info[0] = row, p.info[1] = total - row;
 }
 
+// The samples of a ray as stretches of its lattice, kept from counting to writing: the walk between them takes longer
+// than all else. A ray with more stretches than there is room for is walked again.
+struct Stretches {
+    static constexpr int kRoom = 7;
+    int32_t count, first[kRoom], length[kRoom];
+
+    void add(int k, int run) {
+        if (count > 0 && count <= kRoom && first[count - 1] + length[count - 1] == k) {
+            length[count - 1] += run;
+            return;
+        }
+        if (count < kRoom) first[count] = k, length[count] = run;
+        count = std::min(count + 1, kRoom + 1);
+    }
+};
+
+int count_ray(const March<double>& p, int64_t ray, Stretches& s) {
+    s.count = 0;
+    return walk_ray(p, start_walk(p, ray), INT32_MAX, [&](int k, int run) { s.add(k, run); });
+}
+
+// As walk_ray; but where a walk would go on to the very next sample, that one and those behind it are looked up
+// together.
+int count_ray(const March<float>& p, int64_t ray, Stretches& s) {
+    const SimdKernels& simd = simd_kernels();
+    const RayWalk<float> w = start_walk(p, ray);
+    int kept = 0;
+    const auto keep = [&](int k, int end) {
+        const int run = std::min(end, w.steps) - k;
+        if (run > 0) s.add(k, run), kept += run;
+    };
+    s.count = 0;
+    for (int k = 0, next; k < w.steps; k = next) {
+        if (occupied_at(p, w, k, next)) keep(k, next);
+        if (next > k + 1 || next >= w.steps) continue;
+        for (uint32_t bits = simd.occupied_ahead(p, w, next), i = 0; bits >> i; ++i) {
+            if (!(bits >> i & 1)) continue;
+            const uint32_t first = i;
+            while (bits >> i & 1) ++i;
+            keep(next + int(first), next + int(i));
+        }
+        next += kLookAhead;
+    }
+    return kept;
+}
+
+template <class T>
+void write_ray(const March<T>& p, int64_t ray, const Stretches& s) {
+    int64_t row = p.offsets[ray];
+    const int64_t end = p.offsets[ray + 1];
+    if (row == end) return;
+    if (s.count > Stretches::kRoom) {
+        march_ray(p, ray, row, int(end - row));
+        return;
+    }
+    const RayWalk<T> w = start_walk(p, ray);
+    for (int i = 0; row < end; ++i) {
+        const int run = int(std::min<int64_t>(s.length[i], end - row));
+        write_run(p, w, ray, s.first[i], run, row);
+        row += run;
+    }
+}
+
+// Rows, rays or parameters [begin, end): float32 by the vector loops, float64, which checks derivatives, by the bodies.
+void shade_range(const Shade<float>& p, int64_t begin, int64_t end) { simd_kernels().shade(p, begin, end); }
+
+void shade_range(const Shade<double>& p, int64_t begin, int64_t end) {
+    for (int64_t i = begin; i < end; ++i) shade_sample(p, i);
+}
+
+void shade_range(const ShadeBackward<float>& p, int64_t begin, int64_t end) {
+    simd_kernels().shade_backward(p, begin, end);
+}
+
+void shade_range(const ShadeBackward<double>& p, int64_t begin, int64_t end) {
+    for (int64_t i = begin; i < end; ++i) shade_sample_backward(p, i);
+}
+
+void composite_range(const Composite<float>& p, int64_t begin, int64_t end) {
+    simd_kernels().composite(p, begin, end);
+}
+
+void composite_range(const Composite<double>& p, int64_t begin, int64_t end) {
+    for (int64_t r = begin; r < end; ++r) composite_ray(p, r);
+}
+
+void composite_range(const CompositeBackward<float>& p, int64_t begin, int64_t end) {
+    simd_kernels().composite_backward(p, begin, end);
+}
+
+void composite_range(const CompositeBackward<double>& p, int64_t begin, int64_t end) {
+    for (int64_t r = begin; r < end; ++r) composite_ray_backward(p, r);
+}
+
 int64_t adam_range(const Adam<float>& p, int64_t begin, int64_t end) { return simd_kernels().adam(p, begin, end); }
 
 int64_t adam_range(const Adam<double>& p, int64_t begin, int64_t end) {
@@ -70,9 +167,10 @@ void march(const March<T>& p, const Exec& e) {
     const int64_t row = p.resolution / kBlockEdge, blocks = row * row * row;
     for_each(blocks, e, [&](int64_t b) { classify_block(p, b); });
     for (int axis = 0; axis < 3; ++axis) for_each(blocks, e, [&](int64_t b) { spread_distance(p, b, axis); });
-    for_each(p.rays, e, [&](int64_t r) { p.counts[r] = march_ray(p, r, -1, INT32_MAX); }, kRays);
+    const std::unique_ptr<Stretches[]> kept(new Stretches[p.rays]);
+    for_each(p.rays, e, [&](int64_t r) { p.counts[r] = count_ray(p, r, kept[r]); }, kRays);
     scan_counts(p);
-    for_each(p.rays, e, [&](int64_t r) { march_ray(p, r, p.offsets[r], p.offsets[r + 1] - p.offsets[r]); }, kRays);
+    for_each(p.rays, e, [&](int64_t r) { write_ray(p, r, kept[r]); }, kRays);
     for_each(p.budget - p.info[0], e, [&](int64_t i) { clear_row(p, p.info[0] + i); }, 1 << 14);
 }
 
@@ -99,24 +197,26 @@ void cell_points(const CellPoints<T>& p, const Exec& e) {
 template <class T>
 void shade_forward(const Shade<T>& p, const Exec& e) {
     const int64_t live = live_rows(p.n, p.count);
-    for_each(p.n, e, [&](int64_t i) { i < live ? shade_sample(p, i) : clear_sample(p, i); });
+    parallel_for(live, e.threads, [&](int64_t begin, int64_t end) { shade_range(p, begin, end); }, kRows);
+    for_each(p.n - live, e, [&](int64_t i) { clear_sample(p, live + i); });
 }
 
 template <class T>
 void shade_backward(const ShadeBackward<T>& p, const Exec& e) {
     const int64_t live = live_rows(p.forward.n, p.forward.count);
-    for_each(p.forward.n, e, [&](int64_t i) { i < live ? shade_sample_backward(p, i) : clear_sample_backward(p, i); });
+    parallel_for(live, e.threads, [&](int64_t begin, int64_t end) { shade_range(p, begin, end); }, kRows);
+    for_each(p.forward.n - live, e, [&](int64_t i) { clear_sample_backward(p, live + i); });
 }
 
 template <class T>
 void composite_forward(const Composite<T>& p, const Exec& e) {
-    for_each(p.rays, e, [&](int64_t r) { composite_ray(p, r); }, kRays);
+    parallel_for(p.rays, e.threads, [&](int64_t begin, int64_t end) { composite_range(p, begin, end); }, kRays);
 }
 
 template <class T>
 void composite_backward(const CompositeBackward<T>& p, const Exec& e) {
     const int64_t live = rows_in_use(p.forward);
-    for_each(p.forward.rays, e, [&](int64_t r) { composite_ray_backward(p, r); }, kRays);
+    parallel_for(p.forward.rays, e.threads, [&](int64_t i, int64_t end) { composite_range(p, i, end); }, kRays);
     for_each(p.forward.n - live, e, [&](int64_t i) { clear_gradient(p, live + i); });
 }
 

@@ -169,25 +169,42 @@ DFN_HD bool occupied_at(const March<T>& p, const RayWalk<T>& w, int k, int& next
     return block == kFull;
 }
 
-// Walks one ray and returns how many samples it keeps, at most `limit`; writes them to the rows from `row` on unless
-// row < 0.
-template <class T>
-DFN_HD int march_ray(const March<T>& p, int64_t ray, int64_t row, int limit) {
-    if (limit == 0) return 0;
-    const RayWalk<T> w = start_walk(p, ray);
+// Walks one ray and returns how many samples it keeps, at most `limit`; keep(k, run) sees them in runs: the samples k,
+// k + 1, ..., run of them.
+template <class T, class Keep>
+DFN_HD int walk_ray(const March<T>& p, const RayWalk<T>& w, int limit, Keep keep) {
     int kept = 0;
     for (int k = 0, next; k < w.steps && kept < limit; k = next) {
         if (!occupied_at(p, w, k, next)) continue;
         const int end = next < w.steps ? next : w.steps, run = end - k < limit - kept ? end - k : limit - kept;
-        for (int i = 0; row >= 0 && i < run; ++i) {
-            const T t = lattice(p, w, k + i);
-            p.t[row + kept + i] = t;
-            p.ray_id[row + kept + i] = int32_t(ray);
-            store3(p.x, row + kept + i, point_at(w, t));
-        }
+        keep(k, run);
         kept += run;
     }
     return kept;
+}
+
+// Writes a run of samples from `row` on.
+template <class T>
+DFN_HD void write_run(const March<T>& p, const RayWalk<T>& w, int64_t ray, int k, int run, int64_t row) {
+    for (int i = 0; i < run; ++i) {
+        const T t = lattice(p, w, k + i);
+        p.t[row + i] = t;
+        p.ray_id[row + i] = int32_t(ray);
+        store3(p.x, row + i, point_at(w, t));
+    }
+}
+
+// walk_ray, and writes the samples to the rows from `row` on unless row < 0.
+template <class T>
+DFN_HD int march_ray(const March<T>& p, int64_t ray, int64_t row, int limit) {
+    if (limit == 0) return 0;
+    const RayWalk<T> w = start_walk(p, ray);
+    int64_t at = row;
+    return walk_ray(p, w, limit, [&](int k, int run) {
+        if (row < 0) return;
+        write_run(p, w, ray, k, run, at);
+        at += run;
+    });
 }
 
 // The first pass over blocks: 0 or kFull where there are occupied cells, else kReach. Four cells along z are half a

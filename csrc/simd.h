@@ -50,9 +50,11 @@ DFN_HD Floats square_root(Floats v) {
 }
 
 DFN_HD float sum(Floats v) {
-    float total = 0;
-    for (int i = 0; i < kWidth; ++i) total += v[i];
-    return total;
+    typedef float Four __attribute__((vector_size(16)));
+    Four parts[kWidth / 4];
+    std::memcpy(parts, &v, sizeof v);
+    for (int i = 1; i < kWidth / 4; ++i) parts[0] += parts[i];
+    return (parts[0][0] + parts[0][2]) + (parts[0][1] + parts[0][3]);
 }
 
 // a[i], b[i] = p[2 index[i]], p[2 index[i] + 1]: loads of 64 bits.

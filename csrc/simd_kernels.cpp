@@ -4,6 +4,8 @@
 #include "simd_kernels.h"
 
 #include "field_block.h"
+#include "march_block.h"
+#include "shade_block.h"
 
 #if !defined(DFN_SIMD_NAME)
 #define DFN_SIMD_NAME "plain"
@@ -86,6 +88,50 @@ void scatter(const GridLayout& g, int level, float weight, int64_t rows, const B
     else scatter_rows<kValue>(g, level, weight, rows, blocks, grad_table);
 }
 
+uint32_t occupied(const March<float>& p, const RayWalk<float>& w, int k) { return occupied_ahead(p, w, k); }
+
+void shade(const Shade<float>& p, int64_t begin, int64_t end) {
+    for (int64_t i = begin; i < end; i += kLanes) shade_block(p, i, rows_left(i, end));
+}
+
+void shade_backward(const ShadeBackward<float>& p, int64_t begin, int64_t end) {
+    for (int64_t i = begin; i < end; i += kLanes) shade_block_backward(p, i, rows_left(i, end));
+}
+
+// `transparency` of composite.h, a vector of rows ahead.
+class VectorTransparency {
+public:
+    DFN_HD explicit VectorTransparency(const Composite<float>& p) : p_(p) {}
+
+    DFN_HD float operator()(int64_t row) {
+        if (row < first_ || row >= first_ + kWidth) look_ahead(row);
+        return clear_[row - first_];
+    }
+
+private:
+    DFN_HD void look_ahead(int64_t row) {
+        Floats sigma{};
+        if (row + kWidth <= p_.n) sigma = load(p_.sigma + row);
+        else for (int i = 0; row + i < p_.n; ++i) sigma[i] = p_.sigma[row + i];
+        store(clear_, exponential(-(sigma * p_.step)));
+        first_ = row;
+    }
+
+    const Composite<float>& p_;
+    int64_t first_ = -kWidth;
+    alignas(64) float clear_[kWidth];
+};
+
+void composite(const Composite<float>& p, int64_t begin, int64_t end) {
+    VectorTransparency clear(p);
+    for (int64_t ray = begin; ray < end; ++ray) composite_ray(p, ray, clear);
+}
+
+void composite_backward(const CompositeBackward<float>& p, int64_t begin, int64_t end) {
+    VectorTransparency clear(p.forward);
+    for (int64_t ray = begin; ray < end; ++ray) composite_ray_backward(p, ray, clear);
+}
+
 // adam_element of optimizer.h.
 int64_t adam(const Adam<float>& shared, int64_t begin, int64_t end) {
     const Adam<float> p = shared;
@@ -142,6 +188,7 @@ float multiply_add(int64_t rounds) {
 
 extern const SimdKernels kernels;
 const SimdKernels kernels{DFN_SIMD_NAME, place, encode, encode_store, encode_grad_x, encode_load, field_forward,
-    field_place, field_backward, scatter, adam, read_pairs, add_pairs, multiply_add, kWidth};
+    field_place, field_backward, scatter, occupied, shade, shade_backward, composite, composite_backward, adam,
+    read_pairs, add_pairs, multiply_add, kWidth};
 
 }  // namespace dfn::DFN_SIMD_LEVEL

@@ -1,7 +1,9 @@
 // The loops that are compiled once per instruction set (simd_kernels.cpp), as a table of functions, and the memory that
 // they and their launchers share. Float only: float64 runs the plain bodies, sample by sample.
 #pragma once
+#include "composite.h"
 #include "field.h"
+#include "march.h"
 #include "optimizer.h"
 #include "shade.h"
 
@@ -9,6 +11,7 @@ namespace dfn {
 
 constexpr int kLanes = 64;  // samples per block
 constexpr int kTile = 16;   // inputs are padded to multiples of it
+constexpr int kLookAhead = 16;  // samples of a ray that the march looks up together
 
 // The network, padded with zeros to whole tiles; padded units never fire. W1 (hidden, inputs), W2 (4, hidden).
 struct PackedNetwork {
@@ -61,6 +64,13 @@ struct SimdKernels {
         Scratch&, const NetworkGradient&);
     // One level's rows of grad_table += what the values (and, with kTangent, q along v) of blocks give.
     void (*scatter)(const GridLayout&, int level, float weight, int64_t rows, const Blocks&, float* grad_table);
+    // Bit i, i < kLookAhead: the cell of sample k + i of a ray is occupied; also beyond its last sample.
+    uint32_t (*occupied_ahead)(const March<float>&, const RayWalk<float>&, int k);
+    // Rows, or rays, [begin, end) of the render ops; rows in use, all of them.
+    void (*shade)(const Shade<float>&, int64_t begin, int64_t end);
+    void (*shade_backward)(const ShadeBackward<float>&, int64_t begin, int64_t end);
+    void (*composite)(const Composite<float>&, int64_t begin, int64_t end);
+    void (*composite_backward)(const CompositeBackward<float>&, int64_t begin, int64_t end);
     int64_t (*adam)(const Adam<float>&, int64_t begin, int64_t end);  // returns how many gradients are not finite
     // What limits the above, for the benches: sums rows[i] of a table of pairs; adds to them; 2 * 12 * width operations
     // per round. Return something that depends on all of it.
