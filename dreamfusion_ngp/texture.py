@@ -37,9 +37,9 @@ def unwrap(mesh: Mesh, texture: int) -> tuple[np.ndarray, np.ndarray, np.ndarray
     import xatlas
 
     if len(mesh.faces) > MAX_FACES:
-        raise ExportError(f"the surface has {len(mesh.faces):,} faces, too many to be unwrapped for a texture. Where few "
-                          "were asked for it is noise, which cannot be simplified: look at the previews, the run may "
-                          "have diverged. The formats ply and stl need no texture")
+        raise ExportError(f"the surface has {len(mesh.faces):,} faces, too many to be unwrapped for a texture. Where "
+                          "few were asked for it is noise, which cannot be simplified: look at the previews, the run "
+                          "may have diverged. The formats ply and stl need no texture")
     atlas = xatlas.Atlas()
     normals = vertex_normals(mesh).astype(np.float32)
     atlas.add_mesh(mesh.vertices.astype(np.float32), mesh.faces.astype(np.uint32), normals)
