@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import json
 import os
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -40,20 +41,25 @@ def write_atomically(path: Path, data: bytes) -> None:
 
 
 def load_checkpoint(path: Path, device: str | torch.device, *, steps: int | None = None) -> State:
-    """The state saved in `path`, on `device`. steps: replaces the configured number of steps (to run on).
+    """The state saved in `path`, on `device`. steps: replaces the configured number of steps (to run on). Settings that
+    the file's config lacks, since it is older than they are, have their defaults.
 
-    Raises CheckpointError for a missing, truncated or foreign file, or one whose tensors do not fit its config.
+    Raises CheckpointError for a missing, truncated or foreign file, or one whose tensors do not fit its config, and
+    UsageError for `steps` out of range.
     """
     header, tensors = _read(Path(path))
     try:
-        config = from_dict(RunConfig, json.loads(header["config"]) | ({} if steps is None else {"steps": steps}))
+        config = from_dict(RunConfig, json.loads(header["config"]))
         check_config(config)
         step = int(header["step"])
         if step < 0:
             raise ValueError(f"step {step}")
-    except (KeyError, TypeError, ValueError, UsageError) as error:
+    except (KeyError, TypeError, ValueError, RecursionError, UsageError) as error:
         raise CheckpointError(f"{path}: its header cannot be read ({error}); "
                               "was it written by another version?") from None
+    if steps is not None:
+        config = replace(config, steps=steps)
+        check_config(config)
     state = State(config, device)
     own = state.tensors()
     if set(own) != set(tensors) or any((own[k].shape, own[k].dtype) != (v.shape, v.dtype) for k, v in tensors.items()):

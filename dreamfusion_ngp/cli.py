@@ -13,14 +13,23 @@ from . import __version__
 from .config import check_config, from_dict, to_dict
 from .errors import DreamfusionError, UsageError
 from .models import ALIASES, TOYBOX_NAME, folder_of, on_the_hub, preset_name
+from .native import cores
 from .presets import PRESETS, preset
 from .prompts import clean_prompt
 
 FORMATS = ("glb", "obj", "ply", "stl")
 
 
+class Parser(argparse.ArgumentParser):
+    """Wrong flags are UsageErrors, one line like all others, not the whole usage."""
+
+    def error(self, message: str):
+        verb = "" if " " in self.prog else " VERB"
+        raise UsageError(f"{message}; see {self.prog}{verb} --help")
+
+
 def build_parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="dreamfusion-ngp", description="A text prompt becomes a textured 3D mesh.")
+    parser = Parser(prog="dreamfusion-ngp", description="A text prompt becomes a textured 3D mesh.")
     parser.add_argument("--version", action="version", version=f"dreamfusion-ngp {__version__}")
     verbs = parser.add_subparsers(dest="verb", required=True, metavar="VERB")
 
@@ -125,8 +134,8 @@ def parse_formats(text: str) -> tuple[str, ...]:
     formats = tuple(part.strip().lower() for part in text.split(",") if part.strip())
     unknown = [f for f in formats if f not in FORMATS]
     if unknown or not formats:
-        wrong = ", ".join(map(repr, unknown)) or "list"
-        raise UsageError(f"--formats: unknown format {wrong}; choose of {', '.join(FORMATS)}")
+        wrong = f"unknown format {', '.join(map(repr, unknown))}" if unknown else "no format given"
+        raise UsageError(f"--formats: {wrong}; choose of {', '.join(FORMATS)}")
     return formats
 
 
@@ -135,9 +144,11 @@ def override(config, text: str):
     path, equals, value = text.partition("=")
     if not equals:
         raise UsageError(f"--set wants KEY=VALUE, got {text!r}")
+    if path.strip() == "preset":
+        raise UsageError("--set preset would only rename the settings; choose them with --preset")
     try:
         parsed = json.loads(value)
-    except ValueError:
+    except (ValueError, RecursionError):
         parsed = value
     data = to_dict(config)
     *groups, key = path.strip().split(".")
@@ -167,6 +178,8 @@ def run_config(args):
     for text in args.overrides:
         config = override(config, text)
     if args.steps is not None:
+        if args.steps < 1:
+            raise UsageError(f"--steps must be at least 1, got {args.steps}")
         config = replace(config, steps=args.steps)
     guidance = config.guidance
     if args.guidance_scale is not None:
@@ -176,9 +189,9 @@ def run_config(args):
     if args.negative is not None:
         guidance = replace(guidance, negative=args.negative)
     config = replace(config, guidance=guidance)
+    check_config(config)
     if on_the_hub(guidance.model):
         from .hub import locate
-        check_config(config)
         locate(guidance.model)  # a model that cannot be had is known before torch is loaded
     return config
 
@@ -227,6 +240,8 @@ def run_verb(args) -> int:
         from .workflow import resume
         return resume(args.run, steps=args.steps, formats=formats, **machine)
     if args.verb == "bench":
+        if min(args.resolutions, default=1) < 1:
+            raise UsageError(f"--resolutions must be at least 1, got {min(args.resolutions)}")
         from .bench import run as run_bench
         return run_bench(json_path=args.json, quick=args.quick, resolutions=tuple(args.resolutions), **machine)
     from . import workflow
@@ -258,7 +273,7 @@ def train_prior_verb(args) -> int:
     given = {name: getattr(args, name) for name in ("learning_rate", "text_phase") if getattr(args, name) is not None}
     config = replace(config, **given)
     resume = PRIOR if args.resume == Path("embedded") else args.resume
-    train_prior(config, args.out, resume=resume, processes=args.processes or os.cpu_count() or 1, device=args.device)
+    train_prior(config, args.out, resume=resume, processes=args.processes or cores(), device=args.device)
     return 0
 
 
@@ -277,11 +292,14 @@ def train_judge_verb(args) -> int:
 
 
 def main(argv: list[str] | None = None) -> int:
-    args = build_parser().parse_args(argv)
+    if hasattr(sys.stdout, "reconfigure"):
+        sys.stdout.reconfigure(errors="backslashreplace")  # a prompt may hold what the terminal cannot show
+    args = None
     try:
+        args = build_parser().parse_args(argv)
         return run_verb(args)
     except DreamfusionError as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {printable(str(error))}", file=sys.stderr)
         return error.exit_code
     except KeyboardInterrupt:
         print("stopped", file=sys.stderr)
@@ -293,8 +311,13 @@ def main(argv: list[str] | None = None) -> int:
         text = foreseen(error, args)
         if text is None:
             raise
-        print(f"error: {text}", file=sys.stderr)
+        print(f"error: {printable(text)}", file=sys.stderr)
         return DreamfusionError.exit_code
+
+
+def printable(text: str) -> str:
+    """The text on one line: a prompt or a file name in it may hold line ends and codes that a terminal obeys."""
+    return "".join(c if c.isprintable() else " " for c in text)
 
 
 def foreseen(error: Exception, args) -> str | None:

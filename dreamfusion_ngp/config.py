@@ -197,16 +197,15 @@ def to_dict(config) -> dict:
 
 
 def from_dict(cls, data: dict):
-    """Inverse of `to_dict`: nested dataclasses and tuples are restored. Raises UsageError that names the key for an
-    unknown or missing key, a value of another type, and a number that is not finite."""
+    """Inverse of `to_dict`: nested dataclasses and tuples are restored. A missing key takes its default, so that what
+    was stored before the key existed can be read: the default of a new key is what was done without it. Raises
+    UsageError that names the key for an unknown one, a value of another type, and a number that is not finite."""
     if not isinstance(data, dict):
         raise UsageError(f"{cls.__name__}: expected an object, got {type(data).__name__}")
-    names = [f.name for f in dataclasses.fields(cls)]
-    unknown, missing = sorted(set(data) - set(names), key=str), sorted(set(names) - set(data))
-    if unknown or missing:
-        raise UsageError(f"{cls.__name__}: unknown keys {unknown}, missing keys {missing}")
     kinds = typing.get_type_hints(cls)
-    return cls(**{name: _restore(f"{cls.__name__}.{name}", data[name], kinds[name]) for name in names})
+    if unknown := [repr(key)[:40] for key in data if key not in kinds]:
+        raise UsageError(f"{cls.__name__}: unknown keys {', '.join(sorted(unknown)[:5])}")
+    return cls(**{name: _restore(f"{cls.__name__}.{name}", value, kinds[name]) for name, value in data.items()})
 
 
 def _restore(name: str, value, kind):

@@ -17,7 +17,7 @@ from functools import cache
 
 from . import __version__
 from .errors import NativeError
-from .native import PACKAGE, REBUILD, build_info, build_record, cuda_remedy, is_stale, native, why_no_cuda
+from .native import PACKAGE, REBUILD, build_info, build_record, cores, cuda_remedy, is_stale, native, why_no_cuda
 
 OK, WARN, FAIL, SKIP = "OK", "WARN", "FAIL", "SKIP"
 PRIORS = PACKAGE / "toybox" / "priors"
@@ -98,7 +98,7 @@ def collect_facts(gpus: list[dict]) -> dict:
     return {
         "dreamfusion_ngp": f"{__version__} in {PACKAGE}",
         "python": f"{platform.python_version()} at {sys.executable}",
-        "platform": f"{platform.platform()}, {len(os.sched_getaffinity(0))} cores",
+        "platform": f"{platform.platform()}, {cores()} cores",
         "native module": str(built["module"]),
         "compiler": str(built.get("compiler", "unknown")),
         "simd": str(built.get("simd", "unknown")),

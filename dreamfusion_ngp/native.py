@@ -3,6 +3,7 @@
 import hashlib
 import importlib
 import json
+import os
 from functools import cache
 from pathlib import Path
 from types import ModuleType
@@ -76,6 +77,11 @@ def is_stale() -> bool:
     """True if this is an editable install whose C++ or CUDA sources changed after the module was built."""
     sources = SOURCE_TREE / "csrc"
     return sources.is_dir() and build_record().get("csrc") != csrc_digest(sources)
+
+
+def cores() -> int:
+    """CPU cores that this process may use, which on a shared machine are not all."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def csrc_digest(folder: Path) -> str:

@@ -37,9 +37,9 @@ def create_run(root: Path, config: RunConfig) -> Path:
     """Make outputs/<slug>/<timestamp> with config.json in it. Raises UsageError where that cannot be written."""
     base = Path(root) / slug(config.prompt)
     folder, n = base / time.strftime("%Y%m%d-%H%M%S"), 1
-    while folder.exists():
-        folder, n = base / f"{time.strftime('%Y%m%d-%H%M%S')}-{n}", n + 1
     try:
+        while folder.exists():
+            folder, n = base / f"{time.strftime('%Y%m%d-%H%M%S')}-{n}", n + 1
         (folder / "previews").mkdir(parents=True)
         write_atomically(folder / CONFIG, config_bytes(config))
     except OSError as error:

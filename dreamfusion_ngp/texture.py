@@ -10,6 +10,7 @@ from .errors import ExportError, UsageError
 from .mesh import Mesh, query, vertex_normals
 
 MAX_TEXTURE = 4096
+MAX_FACES = 200_000      # xatlas takes minutes for as many, and hours for the million of a run that diverged
 PADDING = 4              # texels between charts in the atlas
 PAIRS_PER_CALL = 1 << 22  # texel-triangle pairs tested at once
 
@@ -35,6 +36,10 @@ def unwrap(mesh: Mesh, texture: int) -> tuple[np.ndarray, np.ndarray, np.ndarray
     """UV atlas by xatlas: (source vertex of every new vertex (W,), faces (F, 3), uv (W, 2) in [0, 1])."""
     import xatlas
 
+    if len(mesh.faces) > MAX_FACES:
+        raise ExportError(f"the surface has {len(mesh.faces):,} faces, too many to be unwrapped for a texture. Where "
+                          "few were asked for it is noise, which cannot be simplified: look at the previews, the run "
+                          "may have diverged. The formats ply and stl need no texture")
     atlas = xatlas.Atlas()
     normals = vertex_normals(mesh).astype(np.float32)
     atlas.add_mesh(mesh.vertices.astype(np.float32), mesh.faces.astype(np.uint32), normals)
@@ -100,7 +105,8 @@ def bake_texture(mesh: Mesh, density, albedo, *, size: int, bound: float, device
     """`mesh` with an atlas and a size x size texture of the field's colours; texels outside of all charts repeat the
     nearest one.
 
-    Raises UsageError for a size outside 16..4096, ExportError where the field is not finite or the atlas does not fit.
+    Raises UsageError for a size outside 16..4096, ExportError where the field is not finite, the mesh has more than
+    MAX_FACES faces, or the atlas does not fit.
     """
     from scipy.ndimage import distance_transform_edt
 

@@ -17,6 +17,7 @@ from .config import RunConfig, check_config, resolution_at
 from .errors import ExportError, NativeError, UsageError, writing
 from .hub import pinned
 from .models import TOYBOX_NAME
+from .native import cores
 from .prompts import clean_prompt
 from .runs import (CHECKPOINT, append_metrics, checkpoint_of, create_run, preview_picture, render_opacity, reopen_run,
                    turntable_frames)
@@ -62,19 +63,17 @@ def choose_device(name: str) -> torch.device:
 def set_threads(threads: int | None) -> None:
     if threads is not None and not 1 <= threads <= MAX_THREADS:
         raise UsageError(f"--threads must be from 1 to {MAX_THREADS}, got {threads}")
-    torch.set_num_threads(threads or os.cpu_count() or 1)
+    torch.set_num_threads(threads or cores())
 
 
 def check_prompt(config: RunConfig) -> RunConfig:
-    """The config with its prompt in normal form and its values checked; the embedded prior's prompts must be made of
-    words that it knows."""
+    """The config with its prompt in normal form and its values checked. A prompt for the embedded prior must be made of
+    words that it knows, and becomes the caption that it was trained with: "Mug, red!" is "a red mug"."""
     config = replace(config, prompt=clean_prompt(config.prompt))
-    if config.steps < 1:
-        raise UsageError(f"--steps must be at least 1, got {config.steps}")
     check_config(config)
     if config.guidance.model == TOYBOX_NAME:
-        from .toybox.captions import parse_prompt
-        parse_prompt(config.prompt)
+        from .toybox.captions import parse_prompt, subject
+        config = replace(config, prompt=subject(*parse_prompt(config.prompt)))
     return config
 
 

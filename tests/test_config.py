@@ -8,7 +8,7 @@ import math
 import pytest
 
 from dreamfusion_ngp.config import (CameraConfig, RunConfig, check_config, dreamfusion, fast, from_dict,
-                                    resolution_at, to_dict)
+                                    resolution_at, setting, to_dict)
 from dreamfusion_ngp.errors import UsageError
 from dreamfusion_ngp.presets import PRESETS, preset
 
@@ -100,9 +100,6 @@ def changed(path: str, value) -> dict:
 @pytest.mark.parametrize(
     "path, value",
     [
-        ("steps", KeyError),
-        ("camera", KeyError),
-        ("camera.focal", KeyError),
         ("colour", 1),
         ("camera.zoom", 2.0),
         ("steps", "1000"),
@@ -134,6 +131,19 @@ def changed(path: str, value) -> dict:
 def test_errors_name_the_key(path, value):
     with pytest.raises(UsageError, match=path.split(".")[-1]) as caught:
         from_dict(RunConfig, changed(path, value))
+    assert len(str(caught.value)) < 300 and "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("path", ["steps", "accumulate", "camera", "camera.focal", "field.half_table"])
+def test_a_missing_key_takes_its_default(path):
+    config = from_dict(RunConfig, changed(path, KeyError))
+    assert setting(config, path) == setting(RunConfig(), path)
+    assert from_dict(RunConfig, to_dict(config) | {"camera": {}}).camera == CameraConfig()
+
+
+def test_unknown_keys_are_one_short_line():
+    with pytest.raises(UsageError, match="'a.nb'") as caught:
+        from_dict(RunConfig, {"a\nb": 1, "x" * 5000: 2, **{f"y{i}": 3 for i in range(1000)}})
     assert len(str(caught.value)) < 300 and "\n" not in str(caught.value)
 
 

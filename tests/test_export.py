@@ -195,3 +195,15 @@ def test_a_folder_that_cannot_be_made_is_one_clear_error(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(ExportError, match="cannot write to"):
         export_mesh(toy("mug"), position_albedo, BOUND, tmp_path / "file" / "sub", "stl", resolution=32)
+
+
+def test_noise_is_refused_at_once_instead_of_unwrapped_for_hours(tmp_path):
+    """What a diverged run leaves: nothing that could be simplified."""
+    def noise(x):
+        wave = torch.sin(x.double() @ torch.tensor([127.1, 269.5, 74.7]).double() * 9301) * 43758.5
+        return torch.where(wave % 1 < 0.5, 100.0, 0.0).float()
+
+    with pytest.raises(ExportError, match="faces, too many .*noise.*previews"):
+        export_mesh(noise, position_albedo, BOUND, tmp_path, ("glb", "ply"), resolution=64, faces=0)
+    assert not os.listdir(tmp_path)
+    assert export_mesh(noise, position_albedo, BOUND, tmp_path, "ply", resolution=64, faces=0)["faces"] > 200_000

@@ -15,7 +15,7 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.append(str(ROOT))  # for build_support; the package itself is imported from where it is installed
 import build_support as build  # noqa: E402
 
-SHIPPED = ["csrc", "dreamfusion_ngp", "tests"]
+SHIPPED = ["benches", "csrc", "docs", "dreamfusion_ngp", "tests"]  # tests read the benches and the docs
 COMPILES = 'while [ $# -gt 0 ]; do [ "$1" = -o ] && : > "$2"; shift; done'
 CANNOT = 'echo "host_config.h:143:2: error: #error -- unsupported GNU version!"; exit 1'
 

@@ -176,6 +176,22 @@ FieldResult run_field(
     return out;
 }
 
+// The CPU's results for `reference` against the simulated device's for `p`.
+void compare_field(const Field<float>& reference, const Field<float>& p, const Buffer<float>& table_gradient,
+    const Buffer<float>& weight_gradient) {
+    const FieldResult want = run_field(reference, table_gradient, weight_gradient, [](auto& full, auto& density) {
+        cpu::field_forward(full, on_cpu), cpu::field_forward(density, on_cpu), cpu::field_backward(full, on_cpu);
+    });
+    const FieldResult got = run_field(p, table_gradient, weight_gradient, [](auto& full, auto& density) {
+        on_simt([&](const Exec& e) {
+            cuda::field_forward(full, e), cuda::field_forward(density, e), cuda::field_backward(full, e);
+        });
+    });
+    close("h", got.h, want.h), close("rgb_raw", got.rgb_raw, want.rgb_raw), close("grad_h", got.grad_h, want.grad_h);
+    close("density", got.density, want.density), close("grad_table", got.grad_table, want.grad_table);
+    close("grad_weights", got.grad_weights, want.grad_weights);
+}
+
 void check_field_op(Random& random, const Shape& s, int64_t n, const Count& count, int blob) {
     const Network<float> network = random_network(random, s, blob);
     const Buffer<float> x = world_points(random, network, n);
@@ -187,17 +203,7 @@ void check_field_op(Random& random, const Shape& s, int64_t n, const Count& coun
     Field<float> p{};
     p.model = network.model, p.x = x.get(), p.d_h = d_h.get(), p.d_rgb_raw = d_rgb.get(), p.d_grad_h = d_grad.get();
     p.n = n, p.count = count.get();
-    const FieldResult want = run_field(p, table_gradient, weight_gradient, [](auto& full, auto& density) {
-        cpu::field_forward(full, on_cpu), cpu::field_forward(density, on_cpu), cpu::field_backward(full, on_cpu);
-    });
-    const FieldResult got = run_field(p, table_gradient, weight_gradient, [](auto& full, auto& density) {
-        on_simt([&](const Exec& e) {
-            cuda::field_forward(full, e), cuda::field_forward(density, e), cuda::field_backward(full, e);
-        });
-    });
-    close("h", got.h, want.h), close("rgb_raw", got.rgb_raw, want.rgb_raw), close("grad_h", got.grad_h, want.grad_h);
-    close("density", got.density, want.density), close("grad_table", got.grad_table, want.grad_table);
-    close("grad_weights", got.grad_weights, want.grad_weights);
+    compare_field(p, p, table_gradient, weight_gradient);
 }
 
 // Of size 2^-14 to almost 1, and some below the smallest normal number: bits, and their value.
@@ -223,21 +229,13 @@ void check_shadow(Random& random, const Shape& s, int64_t n) {
     const Buffer<float> x = world_points(random, network, n), d = random.floats(3 * n, -1, 1);
     const int64_t weights = network.W1.size() + network.b1.size() + network.W2.size() + 4;
     const Buffer<float> table_gradient = random.floats(network.table.size(), -1, 1), weight_gradient(weights);
-    Field<float> p{};
-    p.model = network.model, p.x = x.get(), p.d_h = p.d_rgb_raw = p.d_grad_h = d.get(), p.n = n;
-    const FieldResult want = run_field(p, table_gradient, weight_gradient, [](auto& full, auto& density) {
-        cpu::field_forward(full, on_cpu), cpu::field_forward(density, on_cpu), cpu::field_backward(full, on_cpu);
-    });
+    Field<float> plain{};
+    plain.model = network.model, plain.x = x.get(), plain.n = n;
+    plain.d_h = plain.d_rgb_raw = plain.d_grad_h = d.get();
     const Buffer<float> unread = unset(network.table.size());
-    p.model.table = unread.get(), p.model.shadow = halves.first.get();
-    const FieldResult got = run_field(p, table_gradient, weight_gradient, [](auto& full, auto& density) {
-        on_simt([&](const Exec& e) {
-            cuda::field_forward(full, e), cuda::field_forward(density, e), cuda::field_backward(full, e);
-        });
-    });
-    close("h", got.h, want.h), close("rgb_raw", got.rgb_raw, want.rgb_raw), close("grad_h", got.grad_h, want.grad_h);
-    close("density", got.density, want.density), close("grad_table", got.grad_table, want.grad_table);
-    close("grad_weights", got.grad_weights, want.grad_weights);
+    Field<float> shadowed = plain;
+    shadowed.model.table = unread.get(), shadowed.model.shadow = halves.first.get();
+    compare_field(plain, shadowed, table_gradient, weight_gradient);
 }
 
 // Blocks beyond the live samples add nothing to the weights' gradient: with 3 of 4000 rows live, one block does.
