@@ -11,8 +11,8 @@ from .captions import subject
 from .shapes import CLASSES, COLORS
 from .training import tokenize
 
-SHEET_VIEWS = ("front view, raised angle", "right side view, raised angle", "back view, raised angle",
-               "left side view, raised angle", "front right view, high angle", "overhead view")
+SHEET_VIEWS = ("az0 el15", "az90 el15", "az180 el15", "az270 el15", "az45 el45", "az0 el75")
+CLAY_VIEW = "az315 el15"
 
 
 @torch.no_grad()
@@ -53,7 +53,7 @@ def sheet(prior, path, *, scale: float = 4.0, steps: int = 30, colors_per_class:
     names = list(COLORS)
     rows = [(c, names[(i * 5 + k * 3) % len(names)]) for k in range(colors_per_class) for i, c in enumerate(CLASSES)]
     texts = [view_prompt(subject(c, color), view) for c, color in rows for view in SHEET_VIEWS]
-    clay = [view_prompt(subject(c), "front left view, raised angle", "clay") for c, _ in rows]
+    clay = [view_prompt(subject(c), CLAY_VIEW, "clay") for c, _ in rows]
     images = sample(prior, texts + clay, scale=scale, steps=steps, seed=seed)
     grid = images[:len(texts)].view(len(rows), len(SHEET_VIEWS), 64, 64, 3)
     grid = torch.cat([grid, images[len(texts):].view(len(rows), 1, 64, 64, 3)], 1)
