@@ -47,7 +47,7 @@ def looked_at(arm, prompt="a red mug", parts=100):
 def test_the_papers_arms_add_one_thing_each():
     base, views, words, lit, whole = (looked_at(arm) for arm in GROUPS["paper"].arms)
     assert base[0] == views[0] == {"a red mug"}, "one caption, from wherever it is seen"
-    assert len(words[0]) > 8 and any("back" in text for text in words[0])
+    assert len(words[0]) > 8 and any("az180" in text for text in words[0])
     assert base[2].min() >= 0 and base[2].max() <= 30 and np.ptp(base[3]) == 0
     assert views[2].max() > 75 and views[2].min() < 0 and np.ptp(views[3]) > 0.2
     assert base[1] == views[1] == words[1] == {ALBEDO}
