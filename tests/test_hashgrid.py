@@ -2,23 +2,14 @@
 
 import pytest
 import torch
+from field_cases import SMALL, relative_error
 
 from dreamfusion_ngp.ops import reference
 from dreamfusion_ngp.ops.hashgrid import GridLayout, hashgrid_encode
 
 OPS = torch.ops.dreamfusion_ngp
 pytestmark = pytest.mark.usefixtures("simd")
-SMALL = dict(levels=4, log2_table=9, base_resolution=4, finest_resolution=40)  # 1 dense level of 4^3, 3 hashed
 TINY = dict(levels=2, log2_table=4, base_resolution=2, finest_resolution=5)  # 24 rows, for gradcheck
-
-
-def relative_error(got, want):
-    """Largest error, relative to the largest magnitude; 0 for empty tensors."""
-    if want.numel() == 0:
-        assert got.shape == want.shape
-        return 0.0
-    assert torch.isfinite(got).all()
-    return ((got.cpu().double() - want).abs().max() / want.abs().max().clamp_min(1e-30)).item()
 
 
 def problem(layout, points, seed=0):
