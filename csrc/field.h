@@ -36,6 +36,7 @@ struct FieldModel {
     const T* W2;     // (4, hidden)
     const T* b2;     // (4)
     const uint16_t* shadow;  // (entries, features) float16, read in the place of the table; or null. CUDA, usual shapes
+    bool tensor_cores;       // products with W1 on tensor cores, factors of 16 bits of mantissa. CUDA, usual shapes
 };
 
 template <class T>

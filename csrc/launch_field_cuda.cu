@@ -2,6 +2,7 @@
 // rows is read from device memory. Table gradients are fp32 atomics; weight gradients are first summed in
 // shared memory. Fields of the usual shapes take the kernels of field_cuda.cuh.
 #include "field_cuda.cuh"
+#include "field_mma_backward.cuh"
 
 namespace dfn::cuda {
 
@@ -142,13 +143,33 @@ void refuse_shadow(const FieldModel<float>& m) {
 // Blocks that stay for the whole kernel, each with a copy of the weights: as many as the largest devices hold at once.
 unsigned resident_blocks(int64_t n, int block) { return std::min(blocks_for(n, block), 1024u); }
 
+// Whether a kernel on tensor cores is asked for, and the device has them (sm_80) and this much shared memory.
+bool on_tensor_cores(const Field<float>& p, size_t bytes, const Exec& e) {
+    if (!p.model.tensor_cores) return false;
+    int major = 0, most = 0;
+    check(cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, e.device), "field");
+    check(cudaDeviceGetAttribute(&most, cudaDevAttrMaxSharedMemoryPerBlockOptin, e.device), "field");
+    return major >= 8 && bytes <= size_t(most);
+}
+
 void allow_shared(const char* op, void (*kernel)(Field<float>), size_t bytes) {
     if (bytes > 48 * 1024)  // what a block gets without asking
         check(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, int(bytes)), op);
 }
 
 template <int kInputs, class Value>
+void launch_forward_mma(const Field<float>& p, size_t bytes, const Exec& e) {
+    const DeviceGuard guard(e.device);
+    void (*const kernel)(Field<float>) = p.grad_h ? field_forward_mma_kernel<kInputs, Value, true>
+                                                  : field_forward_mma_kernel<kInputs, Value, false>;
+    allow_shared("field_forward", kernel, bytes);
+    launch_shared("field_forward", e, kernel, resident_blocks(p.n, kMmaBlock), kMmaBlock, bytes, p);
+}
+
+template <int kInputs, class Value>
 void launch_forward_tile(const Field<float>& p, const Exec& e) {
+    const size_t of_mma = MmaNetwork<kInputs>::bytes(p.model.hidden);
+    if (on_tensor_cores(p, of_mma, e)) return launch_forward_mma<kInputs, Value>(p, of_mma, e);
     const auto kernel = p.grad_h ? field_forward_tile_kernel<kInputs, Value, true>
                                  : field_forward_tile_kernel<kInputs, Value, false>;
     const size_t bytes = sizeof(float) * weight_count(kInputs, p.model.hidden);
@@ -158,10 +179,14 @@ void launch_forward_tile(const Field<float>& p, const Exec& e) {
 template <int kInputs, class Value>
 void launch_backward_tile(const Field<float>& p, const Exec& e) {
     const DeviceGuard guard(e.device);
-    const size_t bytes = Tile<kInputs>::bytes(p.model.hidden);  // at most 64 KB
-    void (*const kernel)(Field<float>) = field_backward_tile_kernel<kInputs, Value>;
+    const size_t of_mma = MmaBackward<kInputs>::bytes(p.model.hidden);  // 27 KB and 69 KB for the presets' shapes
+    const bool mma = on_tensor_cores(p, of_mma, e);
+    const size_t bytes = mma ? of_mma : Tile<kInputs>::bytes(p.model.hidden);  // of the latter at most 64 KB
+    void (*const kernel)(Field<float>) =
+        mma ? field_backward_mma_kernel<kInputs, Value> : field_backward_tile_kernel<kInputs, Value>;
+    const int block = mma ? kMmaBackwardBlock : kTile;
     allow_shared("field_backward", kernel, bytes);
-    launch_shared("field_backward", e, kernel, resident_blocks(p.n, kTile), kTile, bytes, p);
+    launch_shared("field_backward", e, kernel, resident_blocks(p.n, block), block, bytes, p);
 }
 
 void launch_weights(const Field<float>& p, const Exec& e) {

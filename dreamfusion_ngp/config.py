@@ -48,6 +48,7 @@ class FieldConfig:
     interpolation: str = "linear"                   # or "smoothstep"
     hidden: int = 64                                # width of the one hidden ReLU layer
     half_table: bool = False                        # kernels read a float16 copy of the table; Adam keeps the float32
+    tensor_cores: bool = False                      # CUDA, sm_80: products with W1 in split bfloat16; untimed, so off
     bound: float = 0.75                             # world units: the scene is the cube [-bound, bound]^3
     density: str = "exp"                            # or "softplus"
     blob: tuple[str, float, float] = ("gaussian", 5.0, 0.2)  # kind, strength (pre-activation), radius (world units)

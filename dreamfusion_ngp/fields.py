@@ -62,7 +62,8 @@ class HashField(torch.nn.Module):
     def _arguments(self):
         c = self.config
         return (self.table, self.w1, self.b1, self.w2, self.b2, self.layout), dict(
-            bound=c.bound, level_weight=self.level_weight(), blob=c.blob, shadow=self.shadow)
+            bound=c.bound, level_weight=self.level_weight(), blob=c.blob, shadow=self.shadow,
+            tensor_cores=c.tensor_cores)
 
     def forward(self, x: Tensor, count: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor]:
         """x (N, 3) world -> h (N,) pre-activation density, rgb_raw (N, 3), grad_h (N, 3) = dh/dx in world units."""

@@ -13,8 +13,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from dreamfusion_ngp.bench import OURS, RESOLUTIONS, SMALL_FIELD, counts, run
-from dreamfusion_ngp.bench.cases import Problem, encode_cases
+from dreamfusion_ngp.bench import OURS, RESOLUTIONS, SMALL_FIELD, counts, error_of, run
+from dreamfusion_ngp.bench.cases import Problem, add_tensor_cores, encode_cases, field_cases
 from dreamfusion_ngp.bench.timing import ceilings, peak_memory, side_by_side
 from dreamfusion_ngp.errors import UsageError
 from dreamfusion_ngp.ops.hashgrid import GridLayout
@@ -52,6 +52,18 @@ def test_peers_run_and_agree_with_float64(result):
     for row in result["rows"]:
         assert row["error"] is None or row["error"] < 1e-4, (row["op"], row["who"], row["error"])
     assert all(row["error"] is not None and row["ratio"] > 0 for row in peers.values())
+
+
+def test_tensor_cores_are_a_peer_of_every_field_op():
+    """On CUDA at every resolution; on the CPU the same calls, whose results are ours."""
+    cases = field_cases(Problem(8, SMALL_FIELD, CPU))
+    add_tensor_cores(cases, 8, SMALL_FIELD, CPU)
+    found = {c.op: c.peers["tensor cores"] for c in cases if c.peers}
+    assert set(found) == {"field density", "field forward", "field backward", "field step"}
+    for case in cases:
+        call, sample = found.get(case.op, (lambda: None, None))
+        call()
+        assert sample is None or error_of(sample, case.sample()) == 0
 
 
 def test_the_record_says_where_it_comes_from(result):

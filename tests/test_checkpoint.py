@@ -60,6 +60,7 @@ def test_a_file_older_than_some_settings_is_continued_as_it_would_have_been(tmp_
     def without_later_keys(metadata, _):
         config = json.loads(metadata["config"])
         del config["accumulate"], config["field"]["half_table"], config["render"]["resolution_doubles"]
+        del config["field"]["tensor_cores"]
         metadata["config"] = json.dumps(config)
 
     path = altered((tmp_path / "new",), tmp_path / "old", without_later_keys)

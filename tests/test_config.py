@@ -134,7 +134,8 @@ def test_errors_name_the_key(path, value):
     assert len(str(caught.value)) < 300 and "\n" not in str(caught.value)
 
 
-@pytest.mark.parametrize("path", ["steps", "accumulate", "camera", "camera.focal", "field.half_table"])
+@pytest.mark.parametrize("path", ["steps", "accumulate", "camera", "camera.focal", "field.half_table",
+                                  "field.tensor_cores"])
 def test_a_missing_key_takes_its_default(path):
     config = from_dict(RunConfig, changed(path, KeyError))
     assert setting(config, path) == setting(RunConfig(), path)

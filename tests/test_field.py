@@ -144,3 +144,22 @@ def test_a_shadow_is_read_in_the_tables_place(device, levels):
     near = [t.float().to(device) for t in (x, *tensors)]
     h = field_density(*near, layout, bound=1.0, level_weight=[1.0] * levels, shadow=shadow.to(device))
     assert relative_error(h, want[0]) < 2e-5
+
+
+@pytest.mark.parametrize("levels, hidden", [(16, 64), (8, 32), (8, 21), (4, 16)])
+@pytest.mark.parametrize("n", [1, 32, 1000])
+def test_tensor_cores_are_as_exact_as_they_say(device, levels, hidden, n):
+    """No hidden unit is near its kink. Where there are no such kernels the option changes nothing."""
+    layout = GridLayout(levels=levels, log2_table=9, base_resolution=4, finest_resolution=30)
+    tensors, x = network(layout, hidden), points(layout, 10 * n, margin=2e-3)
+    z = reference.hashgrid_encode((x + 1) / 2, tensors[0], layout) @ tensors[1].T + tensors[2]
+    x = x[z.abs().min(1).values > 1e-3][:n]
+    assert len(x) == n
+    grads = cotangents(n)
+    plain = run(field, x, tensors, layout, grads, device, torch.float32)
+    got = run(field, x, tensors, layout, grads, device, torch.float32, tensor_cores=True)
+    want = run(reference.field, x, tensors, layout, grads)
+    for name, g, w in zip(NAMES, got, want):
+        assert relative_error(g, w) < 1e-4, name
+    kernels = device == "cuda" and levels in (8, 16) and torch.cuda.get_device_capability()[0] >= 8
+    assert torch.equal(got[0], plain[0]) != kernels

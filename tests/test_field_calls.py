@@ -100,7 +100,7 @@ def test_opcheck(device, op, counted):
         tensors = [t.requires_grad_() for t in tensors]
     count = torch.tensor([5], device=device) if counted else None
     shadow = tensors[0].detach().half() if counted else None
-    settings = (*TINY.arguments, [1.0, 0.5], 1.0, 1, 5.0, 0.4, shadow, count)
+    settings = (*TINY.arguments, [1.0, 0.5], 1.0, 1, 5.0, 0.4, counted, shadow, count)
     torch.library.opcheck(getattr(OPS, op).default, (*grads, x, *tensors, *settings))
 
 

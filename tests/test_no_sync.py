@@ -131,7 +131,7 @@ def on_cuda(module):
 
 
 def fake_state():
-    field = HashField(replace(CONFIG.field, half_table=True), 0)
+    field = HashField(replace(CONFIG.field, half_table=True, tensor_cores=True), 0)
     return on_cuda(field), on_cuda(Occupancy(CONFIG.render, CONFIG.field.bound))
 
 

@@ -33,7 +33,7 @@ class Problem:
         cotangents = [torch.randn(s, generator=g) for s in ((n,), (n, 3), (n, 3))]
         self.x, self.grad_y = x.to(dtype), torch.randn(n, layout.width, generator=g).to(dtype)
         self.network, self.cotangents = [t.to(dtype) for t in network], [t.to(dtype) for t in cotangents]
-        self.layout, self.settings = layout, (*layout.arguments, [1.0, 0.5, 0.0, 1.0], 1.0, 1, 3.0, 0.3)
+        self.layout, self.settings = layout, (*layout.arguments, [1.0, 0.5, 0.0, 1.0], 1.0, 1, 3.0, 0.3, False)
 
     def part(self, rows: slice) -> dict[str, torch.Tensor]:
         """Results of all float32 kernels for some of the points."""

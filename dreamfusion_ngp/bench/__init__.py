@@ -56,7 +56,7 @@ def measure(case, fields: dict, rates: dict, device: torch.device, seconds: floa
 
 
 def cases_of(resolution: int, config: FieldConfig, device: torch.device, peers: bool) -> list:
-    from .cases import Problem, Scene, encode_cases, field_cases, scene_cases
+    from .cases import Problem, Scene, add_tensor_cores, encode_cases, field_cases, scene_cases
     from .peers import peers_of
 
     problem = Problem(resolution, config, device)
@@ -64,6 +64,8 @@ def cases_of(resolution: int, config: FieldConfig, device: torch.device, peers: 
     if peers:
         for case in found:
             case.peers = peers_of(case.op, problem)
+    if device.type == "cuda":  # at every resolution: where they pay, if anywhere, is a question of size
+        add_tensor_cores(found, resolution, config, device)
     return found + scene_cases(Scene(resolution, config, device))
 
 

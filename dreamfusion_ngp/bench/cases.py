@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field as default
+from dataclasses import dataclass, field as default, replace
 from typing import Callable
 
 import torch
@@ -141,7 +141,7 @@ def field_cases(p: Problem) -> list[Case]:
         kind = ("none", "gaussian", "cone").index(blob[0])
         return torch.ops.dreamfusion_ngp.field_backward(
             *p.cotangents, p.x, *network, *p.layout.arguments, list(p.named()["level_weight"]), p.config.bound, kind,
-            blob[1] if kind else 0.0, blob[2] if kind else 1.0, None, None)
+            blob[1] if kind else 0.0, blob[2] if kind else 1.0, p.config.tensor_cores, None, None)
 
     def shade_both():
         p.shaded_loss(h, rgb_raw, grad_h, slice(None)).backward()
@@ -160,6 +160,14 @@ def field_cases(p: Problem) -> list[Case]:
         Case("field step", p.n, FieldStep(p), step_counts, lambda: field_gradient(p, torch.float32, few),
              lambda: field_gradient(p, torch.float64, few)),
     ]
+
+
+def add_tensor_cores(cases: list[Case], resolution: int, config: FieldConfig, device: torch.device) -> None:
+    """The same cases of the field with its products on tensor cores, as peers."""
+    others = {c.op: c for c in field_cases(Problem(resolution, replace(config, tensor_cores=True), device))}
+    for case in cases:
+        if case.op.startswith("field "):
+            case.peers["tensor cores"] = others[case.op].call, others[case.op].sample
 
 
 class Scene:

@@ -35,6 +35,7 @@ def field(
     blob: Blob = ("none", 0.0, 1.0),
     count: Tensor | None = None,
     shadow: Tensor | None = None,
+    tensor_cores: bool = False,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Pre-activation density, raw colour and density gradient of points.
 
@@ -55,12 +56,16 @@ def field(
     shadow        float16, the table's shape, contiguous: read in its place, forward and backward, with all sums in
                   the table's type. The gradient is still the table's. CUDA kernels read it as it is for 16 or 8 levels
                   of 2 features; else it is converted first
+    tensor_cores  products with W1, forward and backward, on tensor cores: every factor as two bfloat16 (16 bits of
+                  mantissa, results within 1e-4 of the largest), sums in float32. Where there are such kernels: CUDA
+                  from sm_80, 16 or 8 levels of 2 features; elsewhere it changes nothing
 
     Returns h (N,), rgb_raw (N, 3), grad_h (N, 3). Differentiable once in table, W1, b1, W2 and b2, through all three
     outputs; x gets no gradient. A second differentiation raises RuntimeError. Raises TypeError or ValueError that
     names a bad argument.
     """
-    settings = _check("field", x, table, W1, b1, W2, b2, layout, bound, level_weight, blob, count, shadow)
+    named = (layout, bound, level_weight, blob, count, shadow, tensor_cores)
+    settings = _check("field", x, table, W1, b1, W2, b2, *named)
     return _field(x, table, W1, b1, W2, b2, *settings, shadow, count)
 
 
@@ -78,13 +83,15 @@ def field_density(
     blob: Blob = ("none", 0.0, 1.0),
     count: Tensor | None = None,
     shadow: Tensor | None = None,
+    tensor_cores: bool = False,
 ) -> Tensor:
     """h (N,) of `field`, alone and without gradient: for occupancy grids and meshes. Same arguments, same errors."""
-    settings = _check("field_density", x, table, W1, b1, W2, b2, layout, bound, level_weight, blob, count, shadow)
+    named = (layout, bound, level_weight, blob, count, shadow, tensor_cores)
+    settings = _check("field_density", x, table, W1, b1, W2, b2, *named)
     return _field_density(*[t.detach() for t in (x, table, W1, b1, W2, b2)], *settings, shadow, count)
 
 
-def _check(op, x, table, W1, b1, W2, b2, layout, bound, level_weight, blob, count, shadow) -> tuple:
+def _check(op, x, table, W1, b1, W2, b2, layout, bound, level_weight, blob, count, shadow, tensor_cores) -> tuple:
     """Check everything; return the settings in the order of the registered ops."""
     dtype = check_scalar_type(op, "x", x)
     check_tensor(op, "x", x, (None, 3), dtype=dtype, text="(N, 3)")
@@ -106,7 +113,7 @@ def _check(op, x, table, W1, b1, W2, b2, layout, bound, level_weight, blob, coun
         check_tensor(op, "shadow", shadow, tuple(table.shape), dtype=torch.float16, like=x)
         if not shadow.is_contiguous():
             raise ValueError(f"{op}: shadow must be contiguous")
-    return *layout.arguments, weights, float(bound), *_check_blob(op, blob)
+    return *layout.arguments, weights, float(bound), *_check_blob(op, blob), bool(tensor_cores)
 
 
 def _check_blob(op: str, blob: Blob) -> tuple[int, float, float]:
@@ -146,8 +153,8 @@ def _zero_gradient(table: Tensor) -> Tensor:
 
 
 TENSORS = "Tensor x, Tensor table, Tensor W1, Tensor b1, Tensor W2, Tensor b2"
-SETTINGS = (f"{GRID}, float[] level_weight, float bound, int blob, float strength, float radius, Tensor? shadow, "
-            "Tensor? count")
+SETTINGS = (f"{GRID}, float[] level_weight, float bound, int blob, float strength, float radius, "
+            "bool tensor_cores, Tensor? shadow, Tensor? count")
 
 
 def _has_kernels(table: Tensor, scale: Sequence[float]) -> bool:
@@ -167,10 +174,10 @@ def _readable(network: Sequence[Tensor], settings: tuple) -> list[Tensor]:
 def _model(network: Sequence[Tensor], settings: tuple):
     """The native description of the network; the tensors must be contiguous and outlive it."""
     table, W1 = network[:2]
-    scale, resolution, offset, smoothstep, level_weight, bound, blob, strength, radius, shadow, _ = settings
+    scale, resolution, offset, smoothstep, level_weight, bound, *bump, tensor_cores, shadow, _ = settings
     layout = (scale, resolution, offset, table.shape[1], smoothstep)
     pointers = [address(t) for t in (*network, shadow if _has_kernels(table, scale) else None)]
-    return backend(table).FieldModel(*layout, level_weight, W1.shape[0], bound, blob, strength, radius, *pointers)
+    return backend(table).FieldModel(*layout, level_weight, W1.shape[0], bound, *bump, *pointers, tensor_cores)
 
 
 @torch.library.custom_op(

@@ -13,6 +13,7 @@ int main(int argc, char** argv) {
         simt::settings = pass;
         check::Random random(7 + int(pass.order));
         const bool all = thorough && pass.order == simt::Order::forward;
+        check::check_mma(random);
         check::check_field(random, all);
         check::check_render(random, all);
         if (all) check::check_sizes(random);

@@ -1,4 +1,6 @@
 // Hash grid and field: CUDA kernels on the SIMT machine against the CPU launchers.
+#include <utility>
+
 #include "check.h"
 
 namespace check {
@@ -137,16 +139,16 @@ Network<float> random_network(Random& random, const Shape& s, int blob) {
 }
 
 // Whether all hidden units are far enough from their kink for rounding not to matter.
-bool smooth_at(const FieldModel<double>& m, const float* x) {
+bool smooth_at(const FieldModel<double>& m, const float* x, double margin) {
     double e[kMaxInputs];
     encode_sample(m, to_unit_cube(Vec3<double>{x[0], x[1], x[2]}, m.bound), Vec3<double>{}, e, (double*)nullptr, 1);
     for (int j = 0; j < m.hidden; ++j)
-        if (std::abs(unit_product(m, j, e, 1) + m.b1[j]) < 1e-4) return false;
+        if (std::abs(unit_product(m, j, e, 1) + m.b1[j]) < margin) return false;
     return true;
 }
 
 // In runs along a line, as the march leaves them, so that neighbours share cells.
-Buffer<float> world_points(Random& random, const Network<float>& network, int64_t n) {
+Buffer<float> world_points(Random& random, const Network<float>& network, int64_t n, double margin = 1e-4) {
     const Network<double> exact(network);
     Buffer<float> x(3 * n);
     for (int64_t i = 0; i < n; ++i) {
@@ -155,10 +157,13 @@ Buffer<float> world_points(Random& random, const Network<float>& network, int64_
             for (int axis = 0; axis < 3; ++axis)
                 x[3 * i + axis] =
                     fresh ? random.uniform(-1.6f, 1.6f) : x[3 * i - 3 + axis] + random.uniform(-.03f, .05f);
-        } while (!smooth_at(exact.model, x.get() + 3 * i));
+        } while (!smooth_at(exact.model, x.get() + 3 * i, margin));
     }
     return x;
 }
+
+// Of products on tensor cores, relative to the largest value: 2^-17 from each factor, 2^-16 from the product left out.
+constexpr double kTensorCores = 1e-4;
 
 struct FieldResult {
     Buffer<float> h, rgb_raw, grad_h, density, grad_table, grad_weights;
@@ -178,7 +183,7 @@ FieldResult run_field(
 
 // The CPU's results for `reference` against the simulated device's for `p`.
 void compare_field(const Field<float>& reference, const Field<float>& p, const Buffer<float>& table_gradient,
-    const Buffer<float>& weight_gradient) {
+    const Buffer<float>& weight_gradient, double tolerance = 2e-5) {
     const FieldResult want = run_field(reference, table_gradient, weight_gradient, [](auto& full, auto& density) {
         cpu::field_forward(full, on_cpu), cpu::field_forward(density, on_cpu), cpu::field_backward(full, on_cpu);
     });
@@ -187,14 +192,16 @@ void compare_field(const Field<float>& reference, const Field<float>& p, const B
             cuda::field_forward(full, e), cuda::field_forward(density, e), cuda::field_backward(full, e);
         });
     });
-    close("h", got.h, want.h), close("rgb_raw", got.rgb_raw, want.rgb_raw), close("grad_h", got.grad_h, want.grad_h);
-    close("density", got.density, want.density), close("grad_table", got.grad_table, want.grad_table);
-    close("grad_weights", got.grad_weights, want.grad_weights);
+    close("h", got.h, want.h, tolerance), close("rgb_raw", got.rgb_raw, want.rgb_raw, tolerance);
+    close("grad_h", got.grad_h, want.grad_h, tolerance), close("density", got.density, want.density, tolerance);
+    close("grad_table", got.grad_table, want.grad_table, tolerance);
+    close("grad_weights", got.grad_weights, want.grad_weights, tolerance);
 }
 
-void check_field_op(Random& random, const Shape& s, int64_t n, const Count& count, int blob) {
+void check_field_op(
+    Random& random, const Shape& s, int64_t n, const Count& count, int blob, bool tensor_cores = false) {
     const Network<float> network = random_network(random, s, blob);
-    const Buffer<float> x = world_points(random, network, n);
+    const Buffer<float> x = world_points(random, network, n, tensor_cores ? 1e-3 : 1e-4);
     const Buffer<float> d_h = random.floats(n, -1, 1), d_rgb = random.floats(3 * n, -1, 1);
     const Buffer<float> d_grad = random.floats(3 * n, -1, 1);
     const Buffer<float> table_gradient = random.floats(network.table.size(), -1, 1);
@@ -203,7 +210,36 @@ void check_field_op(Random& random, const Shape& s, int64_t n, const Count& coun
     Field<float> p{};
     p.model = network.model, p.x = x.get(), p.d_h = d_h.get(), p.d_rgb_raw = d_rgb.get(), p.d_grad_h = d_grad.get();
     p.n = n, p.count = count.get();
-    compare_field(p, p, table_gradient, weight_gradient);
+    Field<float> device = p;
+    device.model.tensor_cores = tensor_cores;
+    compare_field(p, device, table_gradient, weight_gradient, tensor_cores ? kTensorCores : 2e-5);
+}
+
+// Products on tensor cores where they are asked for, and the others' where the device has too little shared memory.
+void check_selection(Random& random) {
+    now = "selection";
+    constexpr int64_t n = 64;
+    const Network<float> network = random_network(random, {16, 2, 7, 4, 64, false, 64}, 0);
+    const Buffer<float> x = random.floats(3 * n, -1, 1), d = random.floats(3 * n, -1, 1);
+    const int64_t weights = network.W1.size() + network.b1.size() + network.W2.size() + 4;
+    const Buffer<float> table_gradient(network.table.size()), weight_gradient(weights);
+    Field<float> p{};
+    p.model = network.model, p.x = x.get(), p.n = n, p.d_h = p.d_rgb_raw = p.d_grad_h = d.get();
+    const auto run = [&](bool tensor_cores, size_t max_shared) {
+        const size_t before = std::exchange(simt::settings.max_shared, max_shared);
+        p.model.tensor_cores = tensor_cores;
+        FieldResult result = run_field(p, table_gradient, weight_gradient, [](auto& full, auto&) {
+            on_simt([&](const Exec& e) { cuda::field_forward(full, e), cuda::field_backward(full, e); });
+        });
+        simt::settings.max_shared = before;
+        return result;
+    };
+    const auto same = [](const Buffer<float>& a, const Buffer<float>& b) {
+        return !std::memcmp(a.get(), b.get(), a.size() * sizeof(float));
+    };
+    const FieldResult plain = run(false, 227 << 10), fast = run(true, 227 << 10), short_of = run(true, 64 << 10);
+    expect(!same(plain.h, fast.h) && !same(plain.grad_weights, fast.grad_weights), "rounding differs");
+    expect(same(fast.h, short_of.h) && same(plain.grad_weights, short_of.grad_weights), "64 KB: forward only");
 }
 
 // Of size 2^-14 to almost 1, and some below the smallest normal number: bits, and their value.
@@ -226,7 +262,7 @@ void check_shadow(Random& random, const Shape& s, int64_t n) {
     Network<float> network = random_network(random, s, 1);
     const auto halves = random_halves(random, network.table.size());
     std::copy(halves.second.begin(), halves.second.end(), network.table.begin());
-    const Buffer<float> x = world_points(random, network, n), d = random.floats(3 * n, -1, 1);
+    const Buffer<float> x = world_points(random, network, n, 1e-3), d = random.floats(3 * n, -1, 1);
     const int64_t weights = network.W1.size() + network.b1.size() + network.W2.size() + 4;
     const Buffer<float> table_gradient = random.floats(network.table.size(), -1, 1), weight_gradient(weights);
     Field<float> plain{};
@@ -236,6 +272,8 @@ void check_shadow(Random& random, const Shape& s, int64_t n) {
     Field<float> shadowed = plain;
     shadowed.model.table = unread.get(), shadowed.model.shadow = halves.first.get();
     compare_field(plain, shadowed, table_gradient, weight_gradient);
+    shadowed.model.tensor_cores = true;
+    compare_field(plain, shadowed, table_gradient, weight_gradient, kTensorCores);
 }
 
 // Blocks beyond the live samples add nothing to the weights' gradient: with 3 of 4000 rows live, one block does.
@@ -251,9 +289,35 @@ void check_idle_blocks(Random& random) {
         Field<float> p{};
         p.model = network.model, p.x = x.get(), p.d_h = p.d_rgb_raw = p.d_grad_h = d.get();
         p.n = n, p.count = count.get(), p.grad_table = table_gradient.get(), p.grad_weights = weight_gradient.get();
-        const int64_t before = simt::atomics, per_sample = s.levels * s.features * 8 + 4;  // corners, biases
-        on_simt([&](const Exec& e) { cuda::field_backward(p, e); });
-        expect(simt::atomics - before <= weights + 3 * per_sample, "one block adds its sums");
+        for (const bool tensor_cores : {false, true}) {
+            p.model.tensor_cores = tensor_cores;
+            const int64_t before = simt::atomics, per_sample = s.levels * s.features * 8 + 4;  // corners, biases
+            on_simt([&](const Exec& e) { cuda::field_backward(p, e); });
+            expect(simt::atomics - before <= weights + 3 * per_sample + 12, "one block adds its sums");
+        }
+    }
+}
+
+std::string name_of(const Shape& s, int64_t n, const Count& count) {
+    return "levels " + std::to_string(s.levels) + " features " + std::to_string(s.features) + " hidden " +
+           std::to_string(s.hidden) + " n " + std::to_string(n) +
+           (count.given ? " count " + std::to_string(count.value[0]) : "");
+}
+
+void check_tensor_cores(Random& random, bool thorough) {
+    check_selection(random);
+    const Shape shapes[] = {{16, 2, 12, 16, 2048, false, 64}, {8, 2, 11, 8, 256, true, 32}, {16, 2, 7, 4, 64, true, 21},
+        {8, 2, 7, 4, 64, false, 128}, {16, 2, 7, 4, 64, false, 128}};
+    int turn = 0;
+    for (const Shape& s : shapes) {
+        for (const int64_t n : {0, 1, 31, 32, 33, 200, 1000}) {
+            if (!thorough && n > 300) continue;
+            for (const Count& count : {count_of(false, 0), count_of(true, n - n / 3), count_of(true, -1)}) {
+                if (count.given && n != 200) continue;
+                now = "tensor cores, " + name_of(s, n, count);
+                check_field_op(random, s, n, count, turn++ % 3, true);
+            }
+        }
     }
 }
 
@@ -273,7 +337,7 @@ void check_field(Random& random, bool thorough) {
     };
     const int64_t sizes[] = {0, 1, 31, 33, 257, 700};
     int turn = 0;
-    check_merging(random), check_idle_blocks(random);
+    check_merging(random), check_idle_blocks(random), check_tensor_cores(random, thorough);
     for (const int64_t n : {1, 33, 200})
         check_shadow(random, {16, 2, 8, 8, 64, false, 33}, n), check_shadow(random, {8, 2, 8, 8, 64, true, 32}, n);
     for (const Shape& s : shapes) {
@@ -282,9 +346,7 @@ void check_field(Random& random, bool thorough) {
             const Count counts[] = {count_of(false, 0), count_of(true, n / 2), count_of(true, 0), count_of(true, n + 5),
                 count_of(true, -1)};
             const Count& count = counts[turn++ % 5];
-            now = "levels " + std::to_string(s.levels) + " features " + std::to_string(s.features) + " hidden " +
-                  std::to_string(s.hidden) + " n " + std::to_string(n) +
-                  (count.given ? " count " + std::to_string(count.value[0]) : "");
+            now = name_of(s, n, count);
             check_hashgrid(random, s, n, count);
             check_field_op(random, s, n, count, turn % 3);
         }

@@ -31,6 +31,9 @@ struct alignas(8) float2 {
 struct alignas(16) float4 {
     float x, y, z, w;
 };
+struct alignas(16) uint4 {
+    unsigned x, y, z, w;
+};
 inline float2 make_float2(float x, float y) { return {x, y}; }
 inline float4 make_float4(float x, float y, float z, float w) { return {x, y, z, w}; }
 
@@ -138,6 +141,12 @@ inline float2 atomicAdd(float2* target, float2 value) {
 inline float __fmul_rn(float a, float b) { return a * b; }
 inline double __dmul_rn(double a, double b) { return a * b; }
 inline int __float_as_int(float v) { return int(simt::to_bits(v)); }
+inline unsigned __float_as_uint(float v) { return unsigned(simt::to_bits(v)); }
+inline float __uint_as_float(unsigned bits) {
+    float v;
+    std::memcpy(&v, &bits, sizeof v);
+    return v;
+}
 inline int __popc(unsigned v) { return __builtin_popcount(v); }
 inline int __ffs(int v) { return __builtin_ffs(v); }
 template <class T>
@@ -176,6 +185,12 @@ inline cudaError_t cudaSetDevice(int device) {
     return simt::device = device, cudaSuccess;
 }
 inline cudaError_t cudaGetDeviceCount(int* count) { return *count = simt::settings.devices, cudaSuccess; }
+enum cudaDeviceAttr { cudaDevAttrComputeCapabilityMajor = 75, cudaDevAttrMaxSharedMemoryPerBlockOptin = 97 };
+inline cudaError_t cudaDeviceGetAttribute(int* value, cudaDeviceAttr which, int device) {
+    if (device < 0 || device >= simt::settings.devices) return cudaErrorInvalidDevice;
+    *value = which == cudaDevAttrComputeCapabilityMajor ? __CUDA_ARCH__ / 100 : int(simt::settings.max_shared);
+    return cudaSuccess;
+}
 inline cudaError_t cudaRuntimeGetVersion(int* version) { return *version = 13000, cudaSuccess; }
 inline cudaError_t cudaDriverGetVersion(int* version) { return *version = 13000, cudaSuccess; }
 inline cudaError_t cudaGetLastError() { return std::exchange(simt::last_error, cudaSuccess); }
