@@ -44,9 +44,12 @@ inline unsigned blocks_for(int64_t n, int block = kBlock) {
 }
 
 #ifdef __CUDACC__
-#define DFN_UNROLL _Pragma("unroll")
+#define DFN_PRAGMA(text) _Pragma(#text)
+#define DFN_UNROLL DFN_PRAGMA(unroll)
+#define DFN_UNROLL_BY(n) DFN_PRAGMA(unroll n)
 #else
 #define DFN_UNROLL
+#define DFN_UNROLL_BY(n)
 #endif
 
 #define DFN_GRID_STRIDE(i, n) \

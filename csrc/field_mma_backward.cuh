@@ -111,7 +111,7 @@ __device__ void sum_products(const MmaBackward<kInputs>& s, int chunk, int lane,
     constexpr int kTiles = kInputs / 8, kSteps = kInputs / 16;
     const float w0 = s.W2[16 * chunk + lane / 4].x, w1 = s.W2[16 * chunk + 8 + lane / 4].x;
     float first = 0.f, second = 0.f;  // units g and g + 8
-    DFN_UNROLL
+    DFN_UNROLL_BY(2)  // not more: the loads would come first, all at once, and take the registers
     for (int k = 0; k < kTiles; ++k) {
         float value[4] = {}, normal[4] = {};
         for (int mu = 0; mu < 2; ++mu) {
@@ -216,9 +216,9 @@ __global__ void __launch_bounds__(kMmaBackwardBlock, 2) field_backward_mma_kerne
         const bool live = i < live_count, any = first + warp * int(kWarp) < live_count;
         const auto unit = [&] { return to_unit_cube(live ? load3(p.x, i) : Vec3<float>{}, m.bound); };
         const auto tangent = [&] { return 1.f / (2.f * m.bound) * (live ? load3(p.d_grad_h, i) : Vec3<float>{}); };
-        float d[kOutputs] = {}, de[2][kInputs / 8][4] = {}, q[2][kInputs / 8][4] = {};
         Rows<kInputs / 16> rows = {};
         if (any) {
+            float d[kOutputs] = {};
             if (live) load_output_gradient(p, i, d, 1);
             for (int c = 0; c < kOutputs; ++c) bias[c] += d[c];
             s.d[lane] = make_float4(d[0], d[1], d[2], d[3]);
@@ -230,6 +230,7 @@ __global__ void __launch_bounds__(kMmaBackwardBlock, 2) field_backward_mma_kerne
             __syncwarp();
             transpose_tile<kInputs>(rows, lane, s.e);
         }
+        float de[2][kInputs / 8][4] = {}, q[2][kInputs / 8][4] = {};
         for (int turn = 0; turn < turns; ++turn) {
             const int chunk = (turn + warp) % turns;
             if (any && chunk < chunks) backward_chunk(s, chunk, lane, rows, de, q);

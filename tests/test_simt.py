@@ -82,7 +82,8 @@ def programs(request, tmp_path_factory):
     sanitizer = request.param
     gcc, folder = compiler(sanitizer), tmp_path_factory.mktemp(sanitizer)
     host = [(SIMT / f"{name}.cpp", []) for name in ("check", "check_field", "check_render", "check_sizes")]
-    device = [(source, [f"-D__CUDA_ARCH__={ARCHITECTURES[sanitizer]}"]) for source in (*CUDA, SIMT / "check_mma.cu", SIMT / "canaries.cu")]
+    device = [(source, [f"-D__CUDA_ARCH__={ARCHITECTURES[sanitizer]}"])
+              for source in (*CUDA, SIMT / "check_mma.cu", SIMT / "canaries.cu")]
     *objects, canaries, simt = compile_objects(
         gcc, folder, sanitizer, [*cpu_sources(), *host, *device, (SIMT / "simt.cpp", [])])
     return (sanitizer, link(gcc, sanitizer, [*objects, simt], folder / "check"),
