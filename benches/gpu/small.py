@@ -55,7 +55,8 @@ def field_case(to, layout, n):
     x, count = to(randn(n, 3, seed=10) / 3), to(torch.tensor([max(0, n - 3)]))
     outputs = field(x, *weights, layout, **settings, count=count)
     half = field(x, *weights, layout, **settings, shadow=weights[0].detach().half())
-    cores = field(x, *weights, layout, **settings, tensor_cores=True)
+    # Not the first points: with 8 levels one of 300 has a hidden unit at 5e-6, within rounding of its kink.
+    cores = field(x[n // 3:], *weights, layout, **settings, tensor_cores=True)
     return [*differentiate(outputs, weights), *differentiate(half, weights), *differentiate(cores, weights),
             field_density(x, *weights, layout, **settings)]
 
