@@ -126,6 +126,7 @@ class RunConfig:
     steps: int = 15000
     views: int = 4                                  # at a time: the paper's four chips, one view each
     accumulate: int = 1                             # times `views` are drawn and differentiated per step
+    cuda_graphs: bool = False                       # a step in CUDA graphs; off: their capture never ran on a GPU yet
     camera: CameraConfig = CameraConfig()
     light: LightConfig = LightConfig()
     field: FieldConfig = FieldConfig()
@@ -293,6 +294,7 @@ def check_config(config: RunConfig) -> None:
         "render.occupancy_resolution must be a multiple of 4": config.render.occupancy_resolution % 4 != 0,
         "guidance.compile and guidance.offload exclude each other":
             config.guidance.compile != "none" and config.guidance.offload,
+        "cuda_graphs and accumulate above 1 exclude each other": config.cuda_graphs and config.accumulate > 1,
         'guidance.view_blend other than "nearest" needs guidance.view_words "paper"':
             config.guidance.view_blend != "nearest" and config.guidance.view_words != "paper",
         "render.resolution, doubled as often as render.resolution_doubles says, must be at most 4096":

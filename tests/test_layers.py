@@ -22,9 +22,11 @@ ops
 cameras lights losses packing
 views
 fields
-render
+render inputs
 guidance
 toybox
+steps
+graphs
 train
 checkpoint
 runs

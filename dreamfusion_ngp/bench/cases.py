@@ -140,7 +140,7 @@ def field_cases(p: Problem) -> list[Case]:
         blob = p.named()["blob"]
         kind = ("none", "gaussian", "cone").index(blob[0])
         return torch.ops.dreamfusion_ngp.field_backward(
-            *p.cotangents, p.x, *network, *p.layout.arguments, list(p.named()["level_weight"]), p.config.bound, kind,
+            *p.cotangents, p.x, *network, p.named()["level_weight"], *p.layout.arguments, p.config.bound, kind,
             blob[1] if kind else 0.0, blob[2] if kind else 1.0, None, None)
 
     def shade_both():
