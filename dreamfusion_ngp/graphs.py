@@ -63,7 +63,7 @@ class Notice:
     def send(self, numbers: Tensor) -> None:
         self.host.copy_(numbers, non_blocking=True)
         if self.sent:
-            self.sent.record()
+            self.sent.record(torch.cuda.current_stream(numbers.device))
 
     def read(self) -> list[int]:
         if self.sent:
@@ -142,6 +142,11 @@ def check_graphs(config: RunConfig, device: torch.device) -> None:
     """Raise UsageError for a run that asks for graphs where there are none."""
     if config.cuda_graphs and device.type != "cuda":
         raise UsageError(f"cuda_graphs needs a CUDA device, and this run is on {device}")
+
+
+def on_device(config: RunConfig, device: torch.device) -> RunConfig:
+    """The config of a run that goes on on `device`: without graphs where there are none, since they change no result."""
+    return config if device.type == "cuda" else replace(config, cuda_graphs=False)
 
 
 def executor(state: State) -> Eager | Graphed:

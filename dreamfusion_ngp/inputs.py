@@ -17,25 +17,31 @@ class Slots:
     """
 
     def __init__(self, device: str | torch.device, **examples: np.ndarray):
-        self.places, size = {}, 0
+        self.examples, self.places, size = examples, {}, 0
         for name, example in examples.items():
-            self.places[name] = (slice(size, size + example.nbytes), example.dtype, example.shape)
+            self.places[name] = slice(size, size + example.nbytes)
             size += -(-example.nbytes // ALIGNMENT) * ALIGNMENT
         self.memory = torch.zeros(size, dtype=torch.uint8, device=device)
-        self.tensors = {name: self.memory[self.places[name][0]].view(torch.from_numpy(example).dtype).view(example.shape)
+        self.tensors = {name: self.memory[self.places[name]].view(torch.from_numpy(example).dtype).view(example.shape)
                         for name, example in examples.items()}
+        self.staged = None if self.memory.is_cuda else self.stage()
 
     def __getitem__(self, name: str) -> Tensor:
         return self.tensors[name]
 
+    def stage(self) -> tuple[Tensor, dict[str, np.ndarray]]:
+        """Memory of the host to copy from, pinned for a CUDA device, and its parts."""
+        memory = torch.empty(self.memory.shape, dtype=torch.uint8, pin_memory=self.memory.is_cuda)
+        raw = memory.numpy()
+        return memory, {name: raw[self.places[name]].view(example.dtype).reshape(example.shape)
+                        for name, example in self.examples.items()}
+
     def fill(self, **values) -> None:
         """Give every tensor its values: arrays or CPU tensors of its shape, or what broadcasts to it. To a CUDA device
-        without waiting: torch keeps the pinned memory that is copied from until the copy is done."""
-        if set(values) != set(self.places):
+        without waiting, from fresh memory, which torch keeps until the copy is done."""
+        if values.keys() != self.places.keys():
             raise ValueError(f"Slots: expected {sorted(self.places)}, got {sorted(values)}")
-        staged = torch.empty(self.memory.shape, dtype=torch.uint8, pin_memory=self.memory.is_cuda)
-        raw = staged.numpy()
+        memory, parts = self.staged or self.stage()
         for name, value in values.items():
-            place, dtype, shape = self.places[name]
-            raw[place].view(dtype).reshape(shape)[...] = value
-        self.memory.copy_(staged, non_blocking=True)
+            parts[name][...] = value
+        self.memory.copy_(memory, non_blocking=True)

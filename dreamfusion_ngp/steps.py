@@ -118,8 +118,8 @@ def draw(config: RunConfig, number: int) -> Draw:
 
 def fill_eye(state: State, drawn: Draw) -> None:
     """What `cast_rays` reads."""
-    cameras = drawn.views.cameras
-    state.eye.fill(stream=kernel_stream(drawn.number, Stream.MARCH), **{name: getattr(cameras, name) for name in CAMERA})
+    cameras = {name: getattr(drawn.views.cameras, name) for name in CAMERA}
+    state.eye.fill(stream=kernel_stream(drawn.number, Stream.MARCH), **cameras)
 
 
 def fill_numbers(state: State, drawn: Draw) -> None:
@@ -164,7 +164,8 @@ def look(state: State, rays: Rays, network: bool) -> Look:
                           density=config.field.density)
     terms = dict(zip(REGULARISERS, (orientation_loss(rendering.orientation), opacity_loss(rendering.opacity),
                                     entropy_loss(rendering.opacity))))
-    penalty = sum(weight * term for weight, term in zip(numbers["loss"].unbind(), terms.values()))
+    first, *others = (weight * term for weight, term in zip(numbers["loss"].unbind(), terms.values()))
+    penalty = sum(others, first)
     return Look(rendering.rgb, terms, penalty, rendering.opacity.detach().mean(), rendering.info)
 
 

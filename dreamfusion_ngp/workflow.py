@@ -21,7 +21,7 @@ from .native import cores
 from .prompts import clean_prompt
 from .runs import (CHECKPOINT, append_metrics, checkpoint_of, create_run, preview_picture, render_opacity, reopen_run,
                    turntable_frames)
-from .graphs import check_graphs
+from .graphs import check_graphs, on_device
 from .train import State, StepRecord, train
 
 FIRST_PREVIEW = 8.0        # seconds after the start; the first picture is wanted early
@@ -251,12 +251,9 @@ def resume(run: Path, *, steps: int | None = None, device: str = "auto", threads
     state = load_checkpoint(checkpoint_of(run), choose_device(device), steps=steps)
     if state.config.steps < state.step:
         raise UsageError(f"--steps {steps}: the run has made {state.step} steps already")
-    where = state.occupancy.bits.device
-    if state.config.cuda_graphs and where.type != "cuda":
-        print("note        goes on without cuda_graphs, which need a GPU and change no result", flush=True)
-        state.config = replace(state.config, cuda_graphs=False)
+    state.config = on_device(state.config, state.occupancy.bits.device)
     from .guidance import load_guidance
-    guidance = load_guidance(state.config, where)
+    guidance = load_guidance(state.config, state.occupancy.bits.device)
     folder = checkpoint_of(run).parent.resolve()
     reopen_run(folder, state)
     print(f"{state.config.prompt!r}: resuming at step {state.step} of {state.config.steps}", flush=True)

@@ -5,7 +5,7 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-# What no graph can hold: reading values, results whose size depends on values, and tensors made from numbers of the host.
+# What no graph can hold: reading values, results whose size depends on values, tensors made from numbers of the host.
 FORBIDDEN = {"_local_scalar_dense", "item", "equal", "nonzero", "masked_select", "unique", "_unique2", "is_nonzero",
              "bincount", "lift_fresh", "lift_fresh_copy"}
 

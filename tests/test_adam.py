@@ -159,5 +159,5 @@ def test_errors_name_the_argument(change, error, name):
 
 
 def test_opcheck(device):
-    torch.library.opcheck(OPS.adam_step.default, (*state(10, 9, device=device), torch.tensor([0.1, 1.5], device=device), 0.9,
-                                                   0.99, 1e-8, 0.0))
+    factors = torch.tensor([0.1, 1.5], device=device)
+    torch.library.opcheck(OPS.adam_step.default, (*state(10, 9, device=device), factors, 0.9, 0.99, 1e-8, 0.0))

@@ -199,7 +199,7 @@ GOOD = dict(
     (dict(level_weight=[1.0] * 3), ValueError, "level_weight must be 4 finite numbers"),
     (dict(level_weight=[1.0, 1.0, 1.0, float("nan")]), ValueError, "level_weight must be 4 finite numbers"),
     (dict(level_weight=torch.ones(3)), ValueError, r"level_weight must be \(4,\), got \(3,\)"),
-    (dict(level_weight=torch.ones(4, dtype=torch.int64)), TypeError, "level_weight must be torch.float32, got torch.int"),
+    (dict(level_weight=torch.ones(4, dtype=torch.int64)), TypeError, "level_weight must be torch.float32"),
     (dict(level_weight=torch.ones(4, device="meta")), ValueError, "level_weight is on meta, expected cpu"),
     (dict(blob="gaussian"), ValueError, r"blob must be \(kind, strength, radius\)"),
     (dict(blob=("cube", 1.0, 1.0)), ValueError, "blob kind must be one of"),

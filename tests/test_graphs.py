@@ -1,5 +1,5 @@
-"""A step in graphs: on the CPU a tape of operators stands for the CUDA graph and shows that no number of a step is frozen
-into the next; on a GPU the graphs themselves."""
+"""A step in graphs: on the CPU a tape of operators stands for the CUDA graph and shows that no number of a step is
+frozen into the next; on a GPU the graphs themselves."""
 
 from dataclasses import replace
 from time import perf_counter
@@ -10,7 +10,7 @@ import torch
 from dreamfusion_ngp.checkpoint import load_checkpoint, save_checkpoint
 from dreamfusion_ngp.config import check_config
 from dreamfusion_ngp.errors import DivergenceError, UsageError
-from dreamfusion_ngp.graphs import CudaCapture, Eager, Graphed, Notice, executor, tier
+from dreamfusion_ngp.graphs import CudaCapture, Eager, Graphed, Notice, executor, on_device, tier
 from dreamfusion_ngp.guidance.sds import SdsOutput
 from dreamfusion_ngp.train import State, train, train_step
 from tape import NotForGraphs, Recorder, Tape, replay
@@ -156,6 +156,7 @@ def test_graphs_are_refused_without_a_gpu():
     with pytest.raises(UsageError, match="cuda_graphs and accumulate above 1 exclude each other"):
         check_config(replace(config, accumulate=2))
     assert isinstance(executor(State(TINY, "cpu")), Eager)
+    assert on_device(config, torch.device("cpu")) == TINY and on_device(config, torch.device("cuda", 0)) == config
 
 
 # On a GPU -------------------------------------------------------------------------------------------------------------

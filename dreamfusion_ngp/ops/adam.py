@@ -37,15 +37,19 @@ def adam_step(
         if not value.is_contiguous():
             raise ValueError(f"adam_step: {name} is changed in place and must be contiguous")
     check_tensor("adam_step", "nonfinite", nonfinite, (1,), dtype=torch.int64, like=param)
-    check_positive("adam_step", eps=eps, step=step)
-    limits = {"lr": (lr, inf), "beta1": (beta1, 1.0), "beta2": (beta2, 1.0), "weight_decay": (weight_decay, inf)}
-    for name, (value, limit) in limits.items():
-        if not 0.0 <= value < limit:
-            raise ValueError(f"adam_step: {name} must be in [0, {limit}), got {value}")
-    factors = stays("adam_step", "factors", adam_factors(lr, beta1, beta2, step) if factors is None else factors, 2,
-                    dtype=dtype, like=param)
+    check_positive("adam_step", eps=eps)
+    check_below("beta1", beta1, 1.0), check_below("beta2", beta2, 1.0), check_below("weight_decay", weight_decay, inf)
+    if factors is None:
+        check_below("lr", lr, inf), check_positive("adam_step", step=step)
+        factors = adam_factors(lr, beta1, beta2, step)
+    factors = stays("adam_step", "factors", factors, 2, dtype=dtype, like=param)
     torch.ops.dreamfusion_ngp.adam_step(
         *(value.detach() for value in tensors.values()), nonfinite, factors, beta1, beta2, eps, weight_decay)
+
+
+def check_below(name: str, value: float, limit: float) -> None:
+    if not 0.0 <= value < limit:
+        raise ValueError(f"adam_step: {name} must be in [0, {limit}), got {value}")
 
 
 def adam_factors(lr: float, beta1: float, beta2: float, step: int) -> tuple[float, float]:

@@ -161,7 +161,8 @@ def _has_kernels(table: Tensor, scale: Sequence[float]) -> bool:
 
 
 def _readable(network: Sequence[Tensor], settings: tuple) -> list[Tensor]:
-    """The network and the weights of its levels, contiguous; the table is the shadow's values where no kernel reads the shadow."""
+    """The network and the weights of its levels, contiguous; the table is the shadow's values where no kernel reads the
+    shadow."""
     table, *others = (t.contiguous() for t in network)
     shadow = settings[-2]
     if shadow is not None and not _has_kernels(table, settings[0]):
