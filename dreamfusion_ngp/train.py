@@ -13,7 +13,7 @@ from torch import Tensor
 from .config import OptimConfig, RunConfig, resolution_at
 from .errors import DivergenceError
 from .fields import Background, HashField, random_background
-from .losses import entropy_loss, entropy_weight, opacity_loss, orientation_loss, orientation_weight
+from .losses import entropy_loss, entropy_weight, opacity_loss, orientation_loss, orientation_weight, smoothness_loss
 from .ops.adam import adam_step
 from .ops.field import recycle_gradient
 from .render import Occupancy, flat_background, render
@@ -134,6 +134,8 @@ def differentiate(state: State, guidance, config: RunConfig, part: int, clock: C
     guided = clock()
     terms = {"sds": sds.loss, "orientation": orientation_loss(rendering.orientation),
              "opacity_loss": opacity_loss(rendering.opacity), "entropy": entropy_loss(rendering.opacity)}
+    if config.loss.smoothness:
+        terms["smoothness"] = smoothness_loss(rendering.normal, rendering.opacity)
     check_finite(terms, step)
     total_loss(config, terms, progress).backward()
     done = clock()
@@ -147,6 +149,8 @@ def total_loss(config: RunConfig, terms: dict[str, Tensor], progress: float) -> 
     weights = config.loss
     loss = (terms["sds"] + orientation_weight(weights, progress) * terms["orientation"]
             + weights.opacity * terms["opacity_loss"] + entropy_weight(weights, progress) * terms["entropy"])
+    if "smoothness" in terms:
+        loss = loss + weights.smoothness * terms["smoothness"]
     return loss if config.accumulate == 1 else loss / config.accumulate
 
 
