@@ -145,7 +145,7 @@ def check_graphs(config: RunConfig, device: torch.device) -> None:
 
 
 def on_device(config: RunConfig, device: torch.device) -> RunConfig:
-    """The config of a run that goes on on `device`: without graphs where there are none, since they change no result."""
+    """The config of a run that goes on on `device`: without graphs where there are none; they change no result."""
     return config if device.type == "cuda" else replace(config, cuda_graphs=False)
 
 

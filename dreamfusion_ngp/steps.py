@@ -16,7 +16,7 @@ from .cameras import Cameras
 from .config import OptimConfig, RunConfig, resolution_at
 from .fields import Background, HashField, random_background
 from .inputs import Slots
-from .losses import entropy_loss, entropy_weight, opacity_loss, orientation_loss, orientation_weight
+from .losses import entropy_loss, entropy_weight, opacity_loss, orientation_loss, orientation_weight, smoothness_loss
 from .ops.adam import adam_factors, adam_step
 from .ops.field import recycle_gradient
 from .render import Occupancy, Rays, cast, flat_background, integrate
@@ -24,7 +24,7 @@ from .rng import Stream, generator, kernel_stream
 from .views import Views, sample_views
 
 CAMERA = ("c2w", "focal", "azimuth", "elevation")
-REGULARISERS = ("orientation", "opacity_loss", "entropy")
+REGULARISERS = ("orientation", "opacity_loss", "entropy", "smoothness")
 
 
 class Adam:
@@ -128,7 +128,8 @@ def fill_numbers(state: State, drawn: Draw) -> None:
     step, weights = drawn.number // config.accumulate, config.loss
     state.numbers.fill(
         shading=drawn.views.shading, colors=drawn.colors, level_weight=state.field.level_weight_at(drawn.progress),
-        loss=(orientation_weight(weights, drawn.progress), weights.opacity, entropy_weight(weights, drawn.progress)),
+        loss=(orientation_weight(weights, drawn.progress), weights.opacity, entropy_weight(weights, drawn.progress),
+              weights.smoothness),
         factors=state.adam.factors(step, config.steps))
 
 
@@ -162,11 +163,13 @@ def look(state: State, rays: Rays, network: bool) -> Look:
     background = state.background if network else flat_background(numbers["colors"])
     rendering = integrate(state.field, rays, numbers["shading"], background, config.render,
                           density=config.field.density)
-    terms = dict(zip(REGULARISERS, (orientation_loss(rendering.orientation), opacity_loss(rendering.opacity),
-                                    entropy_loss(rendering.opacity))))
-    first, *others = (weight * term for weight, term in zip(numbers["loss"].unbind(), terms.values()))
+    terms = [orientation_loss(rendering.orientation), opacity_loss(rendering.opacity), entropy_loss(rendering.opacity)]
+    if config.loss.smoothness:
+        terms.append(smoothness_loss(rendering.normal, rendering.opacity))
+    first, *others = (weight * term for weight, term in zip(numbers["loss"].unbind(), terms))
     penalty = sum(others, first)
-    return Look(rendering.rgb, terms, penalty, rendering.opacity.detach().mean(), rendering.info)
+    return Look(rendering.rgb, dict(zip(REGULARISERS, terms)), penalty, rendering.opacity.detach().mean(),
+                rendering.info)
 
 
 def learn(state: State, seen: Look, d_rgb: Tensor, last: bool) -> None:

@@ -20,7 +20,7 @@ from test_train import TINY, Target
 CHANGING = replace(
     TINY, steps=50, light=replace(TINY.light, albedo_only_until=0.2),
     field=replace(TINY.field, coarse_to_fine=(2, 0.8)), optim=replace(TINY.optim, warmup=0.3, final=0.1),
-    loss=replace(TINY.loss, entropy=0.1, entropy_from=0.2),
+    loss=replace(TINY.loss, entropy=0.1, entropy_from=0.2, smoothness=0.02),
     render=replace(TINY.render, resolution=8, resolution_doubles=(0.6, 1.0), occupancy_interval=8))
 
 

@@ -60,7 +60,8 @@ def test_no_function_of_a_step_goes_through_the_host(network, monkeypatch):
     """On a device without memory, which stands for any but the CPU, no operator sees a tensor of the host: nothing is
     copied there or back, and no value can be read."""
     monkeypatch.setattr("dreamfusion_ngp.ops._common.DEVICES", ("cpu", "cuda", "meta"))
-    state = State(replace(TINY, field=replace(TINY.field, half_table=True)), "meta")
+    config = replace(TINY, field=replace(TINY.field, half_table=True), loss=replace(TINY.loss, smoothness=0.1))
+    state = State(config, "meta")
     with OnTheHost() as host:
         seen = look(state, cast_rays(state, 12).cut(1 << 10).clone(), network)
         learn(state, seen, torch.empty_like(seen.rgb), last=True)
