@@ -33,6 +33,7 @@ TARGETS = (
     Target("cpu", "field step with Lambert shading", STEP, "torch, composed", times=15),
     Target("cuda", "field and shading, forward and backward", KERNELS, most_ms=0.4),
     Target("cuda", "field step, normals by autograd", STEP, "tinycudann + torch", times=5),
+    Target("cuda", "field step, normals by autograd", STEP, "tinycudann + torch, jit", times=5),
     Target("cuda", "field step, normals by finite differences", STEP, "tinycudann + torch, 6 taps", times=5),
     Target("cuda", "march and composite", RAYS, "nerfacc", times=2),
     Target("cuda", "step without guidance", ("step without guidance",), most_ms=1.0),

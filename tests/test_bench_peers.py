@@ -34,6 +34,7 @@ class Encoding(torch.nn.Module):
                                  finest_resolution=round(finest), interpolation=c.pop("interpolation").lower())
         assert not c
         self.params = torch.nn.Parameter(torch.zeros(self.layout.entries * self.layout.features))
+        self.jit_fusion = False
 
     def forward(self, x):
         table = self.params.to(self.dtype).float().view(self.layout.entries, self.layout.features)
@@ -81,6 +82,7 @@ def stand_ins(monkeypatch):
         module = ModuleType(name)
         module.__dict__.update({thing.__name__: thing for thing in things})
         monkeypatch.setitem(sys.modules, name, module)
+    sys.modules["tinycudann"].supports_jit_fusion = lambda: True
     monkeypatch.setattr("dreamfusion_ngp.bench.peers.installed", lambda package: package in (
         "torch", "tinycudann", "nerfacc"))
 
@@ -99,8 +101,20 @@ def test_tinycudann_encodes_our_table(stand_ins):
     problem = Problem(4, SMALL_FIELD, CPU)
     for case in encode_cases(problem):
         found = prepared(case, problem)
-        assert set(found) == {"torch", "tinycudann"}
+        assert set(found) == {"torch", "tinycudann", "tinycudann, jit"}
         assert all(error < 1e-5 for _, error in found.values())
+
+
+def test_run_time_compilation_is_asked_for(stand_ins, monkeypatch):
+    problem, asked = Problem(2, SMALL_FIELD, CPU), []
+    monkeypatch.setattr(Encoding, "__setattr__", lambda self, name, value: (
+        asked.append(value) if name == "jit_fusion" else None, torch.nn.Module.__setattr__(self, name, value))[1])
+    makers = peers_of("encode forward", problem, SimpleNamespace(type=CUDA), torch.float32)
+    makers["tinycudann"](), makers["tinycudann, jit"]()
+    assert asked == [False, False, False, True]  # by the stand-in, then by us
+    monkeypatch.setattr(sys.modules["tinycudann"], "supports_jit_fusion", lambda: False)
+    with pytest.raises(LeftOut, match="no run-time compilation"):
+        makers["tinycudann, jit"]()
 
 
 def test_steps_on_tinycudann_have_our_gradient(stand_ins):
@@ -108,7 +122,8 @@ def test_steps_on_tinycudann_have_our_gradient(stand_ins):
     steps = {case.precision: prepared(case, problem) for case in field_cases(problem, half=True)
              if case.op == "field step"}
     whole, half = steps[torch.float32], steps[torch.float16]
-    assert set(whole) == {"torch, composed", "tinycudann + torch", "tinycudann + torch, 6 taps"}
+    assert set(whole) == {"torch, composed", "tinycudann + torch", "tinycudann + torch, jit",
+                          "tinycudann + torch, 6 taps"}
     assert whole["tinycudann + torch"][1] < 1e-4 and whole["torch, composed"][1] < 1e-4
     taps, error = whole["tinycudann + torch, 6 taps"]
     assert error is None and "degrees from ours" in taps.note  # another estimator

@@ -33,19 +33,23 @@ class Entry:
     options: tuple[tuple[str, object], ...] = ()
 
 
+JIT = (("jit", True),)
 ENTRIES = (
     Entry("encode forward", "torch", "torch", "composed", "torch_encode"),
     Entry("encode forward", "drjit", "drjit", "jit", "drjit_encode", (CPU,)),
     Entry("encode forward", "jax", "jax", "jit", "jax_encode", (CPU,)),
     Entry("encode forward", "taichi", "taichi", "taichi_kernels", "encode", (CPU,)),
     Entry("encode forward", "tinycudann", "tinycudann", "cuda", "tcnn_encode", (CUDA,)),
+    Entry("encode forward", "tinycudann, jit", "tinycudann", "cuda", "tcnn_encode", (CUDA,), options=JIT),
     Entry("encode backward", "torch", "torch", "composed", "torch_encode_backward"),
     Entry("encode backward", "drjit", "drjit", "jit", "drjit_encode_backward", (CPU,)),
     Entry("encode backward", "jax", "jax", "jit", "jax_encode_backward", (CPU,)),
     Entry("encode backward", "taichi", "taichi", "taichi_kernels", "encode_backward", (CPU,)),
     Entry("encode backward", "tinycudann", "tinycudann", "cuda", "tcnn_encode_backward", (CUDA,)),
+    Entry("encode backward", "tinycudann, jit", "tinycudann", "cuda", "tcnn_encode_backward", (CUDA,), options=JIT),
     Entry("field step", "torch, composed", "torch", "composed", "composed_step"),
     Entry("field step", "tinycudann + torch", "tinycudann", "cuda", "tcnn_step", (CUDA,)),
+    Entry("field step", "tinycudann + torch, jit", "tinycudann", "cuda", "tcnn_step", (CUDA,), options=JIT),
     Entry("field step", "tinycudann + torch, 6 taps", "tinycudann", "cuda", "tcnn_step", (CUDA,),
           options=(("taps", True),)),
     Entry("field step", "tinycudann + torch", "tinycudann", "cuda", "tcnn_step", (CUDA,), torch.float16,

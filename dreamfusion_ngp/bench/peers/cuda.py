@@ -16,9 +16,9 @@ from ..scene import Scene, composite_check, sums_of_rays
 from .composed import ComposedStep, composed_step
 
 
-def tcnn_grid(p: Problem, dtype: torch.dtype):
+def tcnn_grid(p: Problem, dtype: torch.dtype, jit: bool):
     """tinycudann.Encoding with a copy of our table. With float16 its parameters stay float32 and are cast at every
-    call, as its users have it."""
+    call, as its users have it. jit: its run-time compiled kernels, which are off unless they are asked for."""
     import tinycudann
 
     layout = p.layout
@@ -29,12 +29,15 @@ def tcnn_grid(p: Problem, dtype: torch.dtype):
     }, dtype=dtype)
     if grid.params.numel() != p.model.table.numel():
         raise LeftOut(f"its table has {grid.params.numel()} numbers, ours {p.model.table.numel()}")
+    if jit and not tinycudann.supports_jit_fusion():
+        raise LeftOut("no run-time compilation on this device")
+    grid.jit_fusion = jit
     grid.params.data.copy_(p.model.table.detach().flatten())
     return grid
 
 
-def tcnn_encode(p: Problem) -> Peer:
-    grid = tcnn_grid(p, torch.float32)
+def tcnn_encode(p: Problem, jit: bool = False) -> Peer:
+    grid = tcnn_grid(p, torch.float32, jit)
 
     @torch.no_grad()
     def call(u=p.unit):
@@ -43,9 +46,9 @@ def tcnn_encode(p: Problem) -> Peer:
     return Peer(call, lambda: call(p.unit[:CHECKED]))
 
 
-def tcnn_encode_backward(p: Problem) -> Peer:
+def tcnn_encode_backward(p: Problem, jit: bool = False) -> Peer:
     """Its forward is left out of the time."""
-    grid = tcnn_grid(p, torch.float32)
+    grid = tcnn_grid(p, torch.float32, jit)
 
     def prepared(rows: slice):
         y = grid(p.unit[rows])
@@ -54,10 +57,10 @@ def tcnn_encode_backward(p: Problem) -> Peer:
     return Peer(prepared(slice(None)), lambda: prepared(slice(0, CHECKED))())
 
 
-def tcnn_step(p: Problem, taps: bool = False, dtype: torch.dtype = torch.float32) -> Peer:
+def tcnn_step(p: Problem, taps: bool = False, dtype: torch.dtype = torch.float32, jit: bool = False) -> Peer:
     """Its encoding and a torch network in float32, with analytic normals (a second differentiation) or six taps."""
     def make():
-        grid = tcnn_grid(p, dtype)
+        grid = tcnn_grid(p, dtype, jit)
         return ComposedStep(p, grid, grid.params, taps)
 
     return composed_step(p, make)
