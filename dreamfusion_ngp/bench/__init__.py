@@ -37,13 +37,14 @@ def error_of(got: Callable[[], Tensor], truth: Tensor) -> float:
 class Bench:
     """Measures cases one after the other; knows what was measured before, so that nothing is tried that does not fit.
 
-    rows: what was measured. left_out: why something is missing.
+    rows: what was measured. left_out: why something is missing; a peer that was left out once is at larger sizes, too.
     """
 
     def __init__(self, device: torch.device, rates: dict[str, float], seconds: float):
         self.device, self.rates, self.seconds = device, rates, seconds
         self.rows: list[dict] = []
         self.left_out: list[str] = []
+        self.gone: set[tuple] = set()  # (op, who, field, precision)
 
     def affordable(self, op: str, who: str, size: int, fields: dict) -> None:
         """Raise LeftOut if, by its time and memory at the size before, a peer would take too much of either."""
@@ -69,12 +70,18 @@ class Bench:
 
         found = {}
         for who, prepare in case.peers.items():
+            if (case.op, who, fields["field"], fields["precision"]) in self.gone:
+                continue
             try:
                 self.affordable(case.op, who, case.size, fields)
                 found[who] = prepare()
             except LeftOut as reason:
-                self.note(f"{case.op}, {who}, {fields['field']}, {case.size}: {reason}")
+                self.leave_out(case, who, fields, str(reason))
         return found
+
+    def leave_out(self, case, who: str, fields: dict, reason: str) -> None:
+        self.gone.add((case.op, who, fields["field"], fields["precision"]))
+        self.note(f"{case.op}, {who}, {fields['field']}, from {case.size} on: {reason}")
 
     def note(self, text: str) -> None:
         self.left_out.append(text)
@@ -92,8 +99,8 @@ class Bench:
         def drop(name: str, error: Exception) -> None:
             if name == OURS:
                 raise error
-            self.note(f"{case.op}, {name}, {fields['field']}, {case.size}: {type(error).__name__}: "
-                      f"{str(error).strip().splitlines()[-1] if str(error).strip() else ''}")
+            lines = str(error).strip().splitlines() or [""]
+            self.leave_out(case, name, fields, f"{type(error).__name__}: {lines[-1]}")
 
         times = side_by_side({name: peer.call for name, peer in calls.items()}, self.device, self.seconds, drop)
         truth = case.truth() if case.truth else None

@@ -13,7 +13,7 @@ from ...ops.hashgrid import GridLayout
 from ..cases import CHECKED, Peer, Problem
 from ..timing import free_memory
 
-BYTES = 2000  # about what a sample and level need in a composed step
+BYTES = 1300  # about what a sample and level need in a composed step
 TAP = 1e-2    # world units from the centre to a tap of the finite differences: Stable-DreamFusion's
 
 
