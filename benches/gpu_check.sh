@@ -143,5 +143,5 @@ for script in benches/*.py; do
 done
 stage guided_step 120 pass "$python" benches/gpu/guided_step.py --device "$device" $quick \
     --json "$(results guided_step)"
-[[ -n $dry ]] || bench bench_512 120 512 # last: the largest size takes no other stage's time
+[[ -n $dry ]] || bench bench_512 120 64 512 # last, as it takes longest; 64 shows which peers fit
 : > "$out/finished"
