@@ -112,7 +112,7 @@ else
     stage facts 60 pass "$python" -m dreamfusion_ngp doctor
     # --need-cuda: where torch sees no device, tests of the GPU fail and are not skipped.
     stage tests 150 pass "$python" -m pytest -q --need-cuda -k cuda tests/test_{hashgrid,field,march,occupancy,shade}.py \
-        tests/test_{composite,adam,sizes,no_sync,render,train,fields}.py
+        tests/test_{composite,adam,sizes,no_sync,render,train,fields,inputs,graphs}.py
 fi
 
 stage small 60 pass "$python" benches/gpu/small.py --device "$device"
@@ -143,5 +143,5 @@ for script in benches/*.py; do
 done
 stage guided_step 120 pass "$python" benches/gpu/guided_step.py --device "$device" $quick \
     --json "$(results guided_step)"
-[[ -n $dry ]] || bench bench_512 120 512 # last: the largest size takes no other stage's time
+[[ -n $dry ]] || bench bench_512 120 64 512 # last, as it takes longest; 64 shows which peers fit
 : > "$out/finished"

@@ -18,8 +18,8 @@ HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE))  # PYTHONSAFEPATH leaves it out
 
 from svg import Axes, Log, markdown  # noqa: E402
+from targets import OURS, section  # noqa: E402
 
-OURS = "dreamfusion_ngp"
 FIELDS = {"paper": "16 levels x 2, 2^19 rows, hidden 64, linear",
           "fast": "8 levels x 2, 2^15 rows, hidden 32, smoothstep", "small": "4 levels x 2, 2^10 rows, hidden 16"}
 
@@ -33,9 +33,14 @@ def number(value: float | None, digits: int = 3) -> str:
     return f"{value:.{max(0, digits - 1 - math.floor(math.log10(abs(value) or 1)))}f}"
 
 
+def is_half(row: dict) -> bool:
+    """Whether a float16 copy of the table was read."""
+    return row.get("precision") == "float16"
+
+
 def time_plot(rows: list[dict], title: str) -> str | None:
     """Time against samples: one line per op of ours, one point per peer."""
-    rows = [r for r in rows if r["op"] in ("encode forward", "encode backward", "field step")]
+    rows = [r for r in rows if r["op"] in ("encode forward", "encode backward", "field step") and not is_half(r)]
     if not rows:
         return None
     axes = Axes(title, "samples", "milliseconds", Log([r["size"] for r in rows]), Log([r["median_ms"] for r in rows]))
@@ -47,7 +52,7 @@ def time_plot(rows: list[dict], title: str) -> str | None:
 
 def roofline(rows: list[dict], rates: dict, title: str) -> str | None:
     """Operations per byte against operations per second, below the measured roof."""
-    rows = [r for r in rows if r.get("counts", {}).get("flops") and r["counts"]["bytes"]]
+    rows = [r for r in rows if r.get("counts", {}).get("flops") and r["counts"]["bytes"] and not is_half(r)]
     if not rows:
         return None
     points = {r["op"]: (r["counts"]["flops"] / r["counts"]["bytes"], r["counts"]["flops"] / r["median_ms"] * 1e3)
@@ -63,18 +68,25 @@ def roofline(rows: list[dict], rates: dict, title: str) -> str | None:
     return axes.svg()
 
 
-def op_table(rows: list[dict]) -> list[str]:
+def op_table(rows: list[dict], device: str) -> list[str]:
     body = []
     for r in rows:
         share = f"{100 * r['share']:.0f} %" if "share" in r else ""
         peak = None if r["peak_bytes"] is None else r["peak_bytes"] / 1e6
+        counts = r.get("counts", {})
+        syncs = r.get("host_syncs")
+        chunk = r.get("chunk")
+        notes = [r.get("note") or "", f"{chunk} samples at a time" if chunk and chunk < r["size"] else ""]
         body.append([r["op"], r["who"], str(r["size"]),
                      f"{number(r['median_ms'])} ({number(r['min_ms'])}-{number(r['max_ms'])})",
-                     number(1e6 * r["median_ms"] / max(r["size"], 1)), number(r.get("ratio")), r.get("bound_by", ""),
-                     share, "" if r["error"] is None else format(r["error"], ".0e"), number(peak)])
-    head = ["op", "who", "size", "median ms (fastest-slowest)", "ns each", "x our time", "bound by", "share of it",
-            "error", "peak MB"]
-    return markdown(head, body, "llrrrrlrrr")
+                     number(1e6 * r["median_ms"] / max(r["size"], 1)), number(r.get("ratio")),
+                     number(counts["bytes"] / 1e6) if counts else "", number(counts["flops"] / 1e6) if counts else "",
+                     r.get("bound_by", ""), share, "" if r["error"] is None else format(r["error"], ".0e"),
+                     number(peak), "n/a" if device == "cpu" else "" if syncs is None else str(syncs),
+                     "; ".join(filter(None, notes))])
+    head = ["op", "who", "size", "median ms (fastest-slowest)", "ns each", "x our time", "MB", "MFLOP", "bound by",
+            "share of it", "error", "peak MB", "host syncs", "note"]
+    return markdown(head, body, "llrrrrrrlrrrrl")
 
 
 def machine_section(name: str, result: dict, plots: Path) -> list[str]:
@@ -84,10 +96,11 @@ def machine_section(name: str, result: dict, plots: Path) -> list[str]:
     rates = result["ceilings"]
     lines = [f"## {result['gpu'] or result['machine']}: {name}", "",
              f"{result['machine']}, {result['threads']} threads, kernels {result['simd']}; {result['date']}, commit "
-             f"{result['commit']}, load average {result['load_average']}. {versions}. Peers that were not installed: {absent}.", "",
+             f"{result['commit']}, load average {result['load_average']}. {versions}. Peers that were not installed: "
+             f"{absent}.", "",
              "Ceilings of this run: " + ", ".join(f"{k} {number(v / 1e9)} G/s" for k, v in rates.items())
              + " (copy: bytes read and written; fma: floating-point operations; gather, reduction: table entries of "
-             "two floats, random in 4 MB).", ""]
+             "two floats, random in 4 MB).", "", *section(result)]
     for field in dict.fromkeys(r["field"] for r in result["rows"]):
         rows = [r for r in result["rows"] if r["field"] == field]
         for kind, svg in (("time", time_plot(rows, f"{FIELDS[field]}: time")),
@@ -96,10 +109,13 @@ def machine_section(name: str, result: dict, plots: Path) -> list[str]:
             if svg:
                 (plots / f"{name}-{field}-{kind}.svg").write_text(svg)
                 lines += [f"![{kind}](plots/{name}-{field}-{kind}.svg)"]
-        for resolution in dict.fromkeys(r["resolution"] for r in rows):
-            lines += ["", f"### {FIELDS[field]}; {resolution} x {resolution} rays", "",
-                      *op_table([r for r in rows if r["resolution"] == resolution])]
+        for resolution, half in dict.fromkeys((r["resolution"], is_half(r)) for r in rows):
+            shown = [r for r in rows if (r["resolution"], is_half(r)) == (resolution, half)]
+            lines += ["", f"### {FIELDS[field]}; {resolution} x {resolution} rays{'; float16 table' if half else ''}",
+                      "", *op_table(shown, result["device"])]
         lines.append("")
+    if result.get("left_out"):
+        lines += ["Left out:", "", *(f"- {reason}" for reason in result["left_out"]), ""]
     return lines
 
 
@@ -107,13 +123,18 @@ HEAD = """# Measurements
 
 Written by `python benches/report.py` from the JSON files in `benches/results/`, which `dreamfusion-ngp bench --json`
 leaves; do not edit. One view of R x R rays, 32 samples along each, pixel after pixel (march, composite and "step
-without guidance": one view of a ball in the occupancy grid). Everything in float32. Times are medians of calls that
-took turns with their peers'. "share": the least time that the ceilings measured in the same run allow for the counted
-bytes, table entries and operations, over the median time; above 100 % the samples' neighbourhood beats random access.
-"error": root mean square of the difference from float64 over that of the truth, on 4096 samples. "peak MB": memory
-beyond that before the call, with nothing kept from earlier ones. "field step": forward, Lambert shading, first- and second-order backward, Adam; "torch,
-composed" does the same with a torch hash grid, nn.Linear, autograd.grad(create_graph=True) and torch.optim.Adam. The
-machine's load average during a run stands with its section: what else ran took from all columns alike, in turns.
+without guidance": one view of a ball in the occupancy grid). Everything in float32, unless a heading says that the
+table's copy in float16 is read (sums stay in float32). Times are medians of calls that took turns with their peers'.
+"MB", "MFLOP": counted by hand (dreamfusion_ngp/bench/counts.py). "share": the least time that the ceilings measured in
+the same run allow for the counted bytes, table entries and operations, over the median time; above 100 % the samples'
+neighbourhood beats random access. "error": root mean square of the difference from float64 over that of the truth, on
+4096 samples (rays, for march and composite). "peak MB": memory beyond that before the call, with nothing kept from
+earlier ones. "host syncs": how often a call waits for the device, as torch's debug mode sees it; not applicable on a
+CPU. "field step": forward, Lambert shading, first- and second-order backward, Adam; "torch, composed" does the same
+with a torch hash grid, nn.Linear, autograd.grad(create_graph=True) and torch.optim.Adam, in pieces where memory wants
+it. A peer takes part at 131072 samples, and at a larger size if by its figures at the size before a call takes at most
+3 s and half of the free memory; what was left out stands below the tables. The machine's load average during a run
+stands with its section: what else ran took from all columns alike, in turns.
 """
 NO_GPU = """## CUDA
 

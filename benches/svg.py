@@ -5,7 +5,8 @@ from __future__ import annotations
 import math
 from html import escape
 
-COLORS = ("#1f77b4", "#d62728", "#2ca02c", "#9467bd", "#8c564b", "#ff7f0e", "#17becf", "#7f7f7f")
+COLORS = ("#1f77b4", "#d62728", "#2ca02c", "#9467bd", "#8c564b", "#ff7f0e", "#17becf", "#7f7f7f",
+          "#e377c2", "#bcbd22", "#000000", "#98df8a", "#aec7e8", "#ffbb78")
 WIDTH, HEIGHT, LEFT, RIGHT, TOP, BOTTOM = 720, 420, 70, 190, 40, 50
 
 

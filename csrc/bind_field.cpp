@@ -53,32 +53,27 @@ void def_hashgrid(py::module_& m, const char* name, Launch launch) {
 
 struct Model {  // the arguments that forward and backward share
     GridLayout grid;
-    Floats level_weight;
     int hidden;
     double bound;
     int blob_kind;
     double blob_strength, blob_radius;
-    uintptr_t table, W1, b1, W2, b2, shadow;
+    uintptr_t level_weight, table, W1, b1, W2, b2, shadow;
     bool tensor_cores;
 
     template <class T>
     FieldModel<T> as() const {
-        FieldModel<T> m{grid, {}, hidden, T(bound), {blob_kind, T(blob_strength), T(blob_radius)}, ptr<const T>(table),
-            ptr<const T>(W1), ptr<const T>(b1), ptr<const T>(W2), ptr<const T>(b2), ptr<const uint16_t>(shadow),
-            tensor_cores};
-        std::copy(level_weight.begin(), level_weight.end(), m.level_weight);
-        return m;
+        return {grid, ptr<const T>(level_weight), hidden, T(bound), {blob_kind, T(blob_strength), T(blob_radius)},
+            ptr<const T>(table), ptr<const T>(W1), ptr<const T>(b1), ptr<const T>(W2), ptr<const T>(b2),
+            ptr<const uint16_t>(shadow), tensor_cores};
     }
 };
 
 Model field_model(const Floats& scale, const Ints& resolution, const Ints& offset, int features, bool smooth,
-    const Floats& level_weight, int hidden, double bound, int blob_kind, double blob_strength, double blob_radius,
-    uintptr_t table, uintptr_t W1, uintptr_t b1, uintptr_t W2, uintptr_t b2, uintptr_t shadow,
-    bool tensor_cores) {
-    if (level_weight.size() != scale.size()) throw std::invalid_argument("level_weight: one per level");
+    int hidden, double bound, int blob_kind, double blob_strength, double blob_radius, uintptr_t level_weight,
+    uintptr_t table, uintptr_t W1, uintptr_t b1, uintptr_t W2, uintptr_t b2, uintptr_t shadow, bool tensor_cores) {
     if (hidden < 1 || hidden > kMaxHidden) throw std::invalid_argument("hidden: too many units");
-    return {grid_layout(scale, resolution, offset, features, smooth), level_weight, hidden, bound, blob_kind,
-        blob_strength, blob_radius, table, W1, b1, W2, b2, shadow, tensor_cores};
+    return {grid_layout(scale, resolution, offset, features, smooth), hidden, bound, blob_kind,
+        blob_strength, blob_radius, level_weight, table, W1, b1, W2, b2, shadow, tensor_cores};
 }
 
 void field_forward_op(bool is_double, const Model& model, uintptr_t x, uintptr_t h, uintptr_t rgb_raw, uintptr_t grad_h,
@@ -136,8 +131,8 @@ void bind_field(py::module_& m) {
     m.def("clear", &clear, py::arg("address"), py::arg("bytes"), py::arg("threads"));
     py::class_<Model>(m, "FieldModel")
         .def(py::init(&field_model), py::arg("scale"), py::arg("resolution"), py::arg("offset"), py::arg("features"),
-            py::arg("smooth"), py::arg("level_weight"), py::arg("hidden"), py::arg("bound"), py::arg("blob_kind"),
-            py::arg("blob_strength"), py::arg("blob_radius"), py::arg("table"), py::arg("W1"), py::arg("b1"),
+            py::arg("smooth"), py::arg("hidden"), py::arg("bound"), py::arg("blob_kind"), py::arg("blob_strength"),
+            py::arg("blob_radius"), py::arg("level_weight"), py::arg("table"), py::arg("W1"), py::arg("b1"),
             py::arg("W2"), py::arg("b2"), py::arg("shadow"), py::arg("tensor_cores"));
     m.def("field_forward", &field_forward_op, py::arg("is_double"), py::arg("model"), py::arg("x"), py::arg("h"),
         py::arg("rgb_raw"), py::arg("grad_h"), py::arg("n"), py::arg("count"), py::arg("device"), py::arg("stream"),

@@ -15,13 +15,13 @@ std::vector<uint32_t> philox_words(uint64_t key, uint64_t counter_low, uint64_t 
 void march_op(bool is_double, uintptr_t rays_o, uintptr_t rays_d, uintptr_t bitfield, uintptr_t blocks,
               uintptr_t counts, uintptr_t t, uintptr_t ray_id, uintptr_t x, uintptr_t offsets, uintptr_t info,
               int64_t rays, int64_t budget, int resolution, int max_steps, double bound, double near, double step,
-              int64_t seed, int64_t stream_id, int device, uintptr_t stream, int threads) {
+              int64_t seed, uintptr_t stream_id, int device, uintptr_t stream, int threads) {
     with_scalar(is_double, [&](auto tag) {
         using T = decltype(tag);
         const March<T> p{ptr<const T>(rays_o), ptr<const T>(rays_d), ptr<const uint8_t>(bitfield), ptr<uint8_t>(blocks),
                          ptr<int32_t>(counts), ptr<T>(t), ptr<int32_t>(ray_id), ptr<T>(x), ptr<int32_t>(offsets),
                          ptr<int64_t>(info), rays, budget, resolution, max_steps, T(bound), T(near), T(step),
-                         uint64_t(seed), uint64_t(stream_id), seed >= 0};
+                         uint64_t(seed), ptr<const int64_t>(stream_id), seed >= 0};
         const Exec e{device, stream, threads};
         DFN_LAUNCH(march, T, p, e);
     });
@@ -121,11 +121,11 @@ void composite_backward_op(bool is_double, const CompositeArguments& arguments, 
 
 void adam_op(bool is_double, uintptr_t param, uintptr_t grad, uintptr_t exp_avg, uintptr_t exp_avg_sq,
              uintptr_t nonfinite, int64_t n, double beta1, double beta2, double eps, double weight_decay,
-             double step_size, double inverse_root, int device, uintptr_t stream, int threads) {
+             uintptr_t factors, int device, uintptr_t stream, int threads) {
     with_scalar(is_double, [&](auto tag) {
         using T = decltype(tag);
         const Adam<T> p{ptr<T>(param), ptr<T>(grad), ptr<T>(exp_avg), ptr<T>(exp_avg_sq), ptr<int64_t>(nonfinite), n,
-                        T(beta1), T(beta2), T(eps), T(weight_decay), T(step_size), T(inverse_root)};
+                        T(beta1), T(beta2), T(eps), T(weight_decay), ptr<const T>(factors)};
         const Exec e{device, stream, threads};
         DFN_LAUNCH(adam, T, p, e);
     });
@@ -182,8 +182,8 @@ void bind_render(py::module_& m) {
     bind_shade(m);
     bind_composite(m);
     m.def("adam", &adam_op, arg("is_double"), arg("param"), arg("grad"), arg("exp_avg"), arg("exp_avg_sq"),
-          arg("nonfinite"), arg("n"), arg("beta1"), arg("beta2"), arg("eps"), arg("weight_decay"), arg("step_size"),
-          arg("inverse_root"), arg("device"), arg("stream"), arg("threads"));
+          arg("nonfinite"), arg("n"), arg("beta1"), arg("beta2"), arg("eps"), arg("weight_decay"), arg("factors"),
+          arg("device"), arg("stream"), arg("threads"));
     m.attr("occupancy_scratch") = kSumChunks + 1;
 }
 

@@ -26,7 +26,7 @@ struct Blob {  // a bump of density at the origin, world units
 template <class T>
 struct FieldModel {
     GridLayout grid;
-    T level_weight[kMaxLevels];  // 0 = the level is skipped
+    const T* level_weight;  // (levels), read when the kernel runs; 0 = the level is skipped
     int hidden;
     T bound;         // half edge of the scene cube
     Blob<T> blob;

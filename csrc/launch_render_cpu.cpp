@@ -155,8 +155,9 @@ void composite_range(const CompositeBackward<double>& p, int64_t begin, int64_t 
 int64_t adam_range(const Adam<float>& p, int64_t begin, int64_t end) { return simd_kernels().adam(p, begin, end); }
 
 int64_t adam_range(const Adam<double>& p, int64_t begin, int64_t end) {
+    const AdamFactors<double> f = read_factors(p);
     int64_t bad = 0;
-    for (int64_t i = begin; i < end; ++i) bad += adam_element(p, i);
+    for (int64_t i = begin; i < end; ++i) bad += adam_element(p, f, i);
     return bad;
 }
 

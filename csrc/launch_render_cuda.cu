@@ -151,8 +151,9 @@ __global__ void clear_gradient_kernel(CompositeBackward<T> p) {
 
 template <class T>
 __global__ void adam_kernel(Adam<T> p) {
+    const AdamFactors<T> f = read_factors(p);
     int bad = 0;
-    DFN_GRID_STRIDE(i, p.n) bad += adam_element(p, i);
+    DFN_GRID_STRIDE(i, p.n) bad += adam_element(p, f, i);
     if (bad) atomicAdd(reinterpret_cast<unsigned long long*>(p.nonfinite), static_cast<unsigned long long>(bad));
 }
 

@@ -31,7 +31,8 @@ struct March {
     T bound;                  // the scene is [-bound, bound]^3
     T near;                   // no sample before this distance
     T step;
-    uint64_t seed, stream;    // of the jitter, whose index is the ray
+    uint64_t seed;            // of the jitter, whose index is the ray
+    const int64_t* stream;    // in (1): of the jitter, read when the kernel runs
     bool jittered;            // false: the lattice starts half a step inside
 };
 
@@ -118,7 +119,7 @@ DFN_HD RayWalk<T> start_walk(const March<T>& p, int64_t ray) {
     const T sum = w.o.x + w.o.y + w.o.z + w.d.x + w.d.y + w.d.z;
     const bool usable = sum - sum == T(0) && dot(w.d, w.d) > T(0);  // no NaN, no infinity, and a direction
     w.start = near;
-    w.jitter = p.jittered ? uniform<T>(p.seed, p.stream, uint64_t(ray)) : T(0.5);
+    w.jitter = p.jittered ? uniform<T>(p.seed, uint64_t(*p.stream), uint64_t(ray)) : T(0.5);
     w.inverse_step = T(1) / p.step;
     w.steps = usable ? count_steps(p, w, far) : 0;
     w.slack = T(0.01) + T(8) * epsilon * far * w.inverse_step;

@@ -15,20 +15,28 @@ struct Adam {
     T beta1, beta2;
     T eps;
     T weight_decay;      // added to the gradient, times the parameter (L2, as in torch.optim.Adam)
-    T step_size;         // lr / (1 - beta1^step)
-    T inverse_root;      // 1 / sqrt(1 - beta2^step)
+    const T* factors;    // in (2): lr / (1 - beta1^step) and 1 / sqrt(1 - beta2^step), read when the kernel runs
 };
+
+// The factors, read once: what the loop writes might alias them.
+template <class T>
+struct AdamFactors {
+    T step_size, inverse_root;
+};
+
+template <class T>
+DFN_HD AdamFactors<T> read_factors(const Adam<T>& p) { return {p.factors[0], p.factors[1]}; }
 
 // Returns 1 for a non-finite gradient, whose element then keeps its value and moments. Written without branches: a loop
 // over this body has to vectorise.
 template <class T>
-DFN_HD int adam_element(const Adam<T>& p, int64_t i) {
+DFN_HD int adam_element(const Adam<T>& p, AdamFactors<T> f, int64_t i) {
     const T raw = p.grad[i], value = p.param[i], m0 = p.exp_avg[i], v0 = p.exp_avg_sq[i];
     const bool ok = raw - raw == T(0);
     const T g = raw + p.weight_decay * value;
     const T m = p.beta1 * m0 + (T(1) - p.beta1) * g;
     const T v = p.beta2 * v0 + (T(1) - p.beta2) * g * g;
-    const T next = value - p.step_size * m / (std::sqrt(v) * p.inverse_root + p.eps);
+    const T next = value - f.step_size * m / (std::sqrt(v) * f.inverse_root + p.eps);
     p.param[i] = ok ? next : value;
     p.exp_avg[i] = ok ? m : m0;
     p.exp_avg_sq[i] = ok ? v : v0;

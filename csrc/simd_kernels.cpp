@@ -135,6 +135,7 @@ void composite_backward(const CompositeBackward<float>& p, int64_t begin, int64_
 // adam_element of optimizer.h.
 int64_t adam(const Adam<float>& shared, int64_t begin, int64_t end) {
     const Adam<float> p = shared;
+    const AdamFactors<float> f = read_factors(p);
     Ints bad{};
     int64_t i = begin;
     for (; i + kWidth <= end; i += kWidth) {
@@ -143,7 +144,7 @@ int64_t adam(const Adam<float>& shared, int64_t begin, int64_t end) {
         const Ints ok = raw - raw == zero;  // -1 where the gradient is finite
         const Floats g = raw + p.weight_decay * value;
         const Floats m = p.beta1 * m0 + (1 - p.beta1) * g, v = p.beta2 * v0 + (1 - p.beta2) * g * g;
-        const Floats next = value - p.step_size * m / (square_root(v) * p.inverse_root + p.eps);
+        const Floats next = value - f.step_size * m / (square_root(v) * f.inverse_root + p.eps);
         store(p.param + i, ok ? next : value);
         store(p.exp_avg + i, ok ? m : m0);
         store(p.exp_avg_sq + i, ok ? v : v0);
@@ -152,7 +153,7 @@ int64_t adam(const Adam<float>& shared, int64_t begin, int64_t end) {
     }
     int64_t count = 0;
     for (int lane = 0; lane < kWidth; ++lane) count += bad[lane];
-    for (; i < end; ++i) count += adam_element(p, i);
+    for (; i < end; ++i) count += adam_element(p, f, i);
     return count;
 }
 

@@ -68,7 +68,7 @@ def load_checkpoint(path: Path, device: str | torch.device, *, steps: int | None
         own[name].copy_(value)
     state.field.refresh()
     state.step = step
-    state.field.progress = min(1.0, step / config.steps)
+    state.field.fade(min(1.0, step / config.steps))
     return state
 
 

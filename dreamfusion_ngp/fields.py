@@ -22,6 +22,7 @@ class HashField(torch.nn.Module):
 
     Parameters: table (entries, features); w1 (hidden, levels * features), b1 (hidden); w2 (4, hidden), b2 (4): density
     and three colour outputs. All float32; with `half_table` every lookup reads a float16 copy of the table, `shadow`.
+    level_weight (levels): factors of the levels, those of the start of a run until they are filled anew.
     Initial values are drawn from `seed` alone, the same on every device.
     """
 
@@ -43,26 +44,30 @@ class HashField(torch.nn.Module):
         with torch.no_grad():
             self.b2[0] = config.density_bias
         self.register_buffer("shadow", self.table.detach().half() if config.half_table else None, persistent=False)
-        self.progress = 0.0
+        self.register_buffer("level_weight", torch.tensor(self.level_weight_at(0.0)), persistent=False)
 
     def refresh(self) -> None:
         """Write the float16 copy of the table, if there is one; due after every change of the table."""
         if self.shadow is not None:
             self.shadow.copy_(self.table.detach())
 
-    def level_weight(self) -> tuple[float, ...]:
-        """Weight of every level at `self.progress` (fraction of the run): coarse-to-fine fades the fine levels in."""
+    def level_weight_at(self, progress: float) -> tuple[float, ...]:
+        """Weight of every level at a fraction of the run: coarse-to-fine fades the fine levels in."""
         start, end = self.config.coarse_to_fine
         levels = self.config.levels
-        if start <= 0 or self.progress >= end:
+        if start <= 0 or progress >= end:
             return (1.0,) * levels
-        active = start + (levels - start) * self.progress / end
+        active = start + (levels - start) * progress / end
         return tuple(min(1.0, max(0.0, active - level)) for level in range(levels))
+
+    def fade(self, progress: float) -> None:
+        """Fill `level_weight` for a fraction of the run."""
+        self.level_weight.copy_(torch.tensor(self.level_weight_at(progress)), non_blocking=True)
 
     def _arguments(self):
         c = self.config
         return (self.table, self.w1, self.b1, self.w2, self.b2, self.layout), dict(
-            bound=c.bound, level_weight=self.level_weight(), blob=c.blob, shadow=self.shadow,
+            bound=c.bound, level_weight=self.level_weight, blob=c.blob, shadow=self.shadow,
             tensor_cores=c.tensor_cores)
 
     def forward(self, x: Tensor, count: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor]:

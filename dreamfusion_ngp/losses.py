@@ -1,5 +1,5 @@
-"""Regularisers of DreamFusion (appendix A.2) as free functions of a rendering. All are means over rays, in the scale of
-an SDS loss that is a mean over pixels and channels."""
+"""Regularisers as free functions of a rendering: DreamFusion's (appendix A.2), and two of later methods. All are means
+over rays, in the scale of an SDS loss that is a mean over pixels and channels."""
 
 from __future__ import annotations
 
@@ -23,6 +23,16 @@ def entropy_loss(opacity: Tensor) -> Tensor:
     """Mean binary entropy of the rays' opacity, in nats: every pixel fully object or fully background."""
     p = opacity.clamp(1e-4, 1 - 1e-4)
     return -(p * p.log() + (1 - p) * (1 - p).log()).mean()
+
+
+def smoothness_loss(normal: Tensor, opacity: Tensor) -> Tensor:
+    """Mean over pixels of the squared difference between the normals of a pixel and of its neighbours to the right and
+    below, where both are opaque: flat where nothing asks for detail. normal: (B, H, W, 3); opacity: (B, H, W), which
+    weighs and gets no gradient. Source: the 2D normal smoothness of stable-dreamfusion and threestudio."""
+    weight = opacity.detach()
+    right = (normal[:, :, 1:] - normal[:, :, :-1]).square().sum(-1) * weight[:, :, 1:] * weight[:, :, :-1]
+    below = (normal[:, 1:] - normal[:, :-1]).square().sum(-1) * weight[:, 1:] * weight[:, :-1]
+    return (right.sum() + below.sum()) / opacity.numel()
 
 
 def orientation_weight(config: LossConfig, progress: float) -> float:

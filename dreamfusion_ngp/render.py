@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -11,7 +11,7 @@ from torch import Tensor
 from .cameras import Cameras, camera_rays
 from .config import RenderConfig
 from .ops.composite import composite
-from .ops.march import march
+from .ops.march import Samples, march
 from .ops.occupancy import cell_points, occupancy_update
 from .ops.shade import shade
 from .rng import Stream, kernel_stream
@@ -63,6 +63,54 @@ class Rendering:
     info: Tensor
 
 
+@dataclass(frozen=True)
+class Rays:
+    """Rays of square views of `size` pixels, view-major, and their samples.  directions: (R, 3) unit vectors."""
+
+    directions: Tensor
+    samples: Samples
+    size: int
+
+    def cut(self, rows: int) -> "Rays":
+        """With buffers of `rows` rows of samples: at least as many as are in use."""
+        s = self.samples
+        return replace(self, samples=s._replace(t=s.t[:rows], ray_id=s.ray_id[:rows], x=s.x[:rows]))
+
+    def clone(self) -> "Rays":
+        """In memory of their own."""
+        return Rays(self.directions.clone(), Samples(*(v.clone() for v in self.samples)), self.size)
+
+    def rows(self) -> int:
+        """Rows of samples to work on: on the CPU those in use; on CUDA all, whose count the host would wait for."""
+        return len(self.samples.t) if self.directions.is_cuda else int(self.samples.count)
+
+
+@torch.no_grad()
+def cast(occupancy: Occupancy, cameras: Cameras, config: RenderConfig, *, size: int, seed: int,
+         stream: int | Tensor) -> Rays:
+    """The rays of `cameras`, which are on the grid's device, through `size` x `size` pixels, and their samples. seed,
+    stream: of the jitter of sample positions; seed -1 puts samples at the centres of their intervals."""
+    origins, directions = camera_rays(cameras, size)
+    samples = march(origins, directions, occupancy.bits, resolution=occupancy.resolution, bound=occupancy.bound,
+                    near=config.near, step=config.step, budget=config.budget, seed=seed, stream=stream)
+    return Rays(directions, samples, size)
+
+
+def integrate(field, rays: Rays, shading: Tensor, background, config: RenderConfig, *, density: str) -> Rendering:
+    """Field, shading and compositing along `rays`; the other arguments are those of `render`."""
+    size, s, count = rays.size, rays.samples, rays.samples.count
+    h, rgb_raw, grad_h = field(s.x, count)
+    sigma, rgb, normal = shade(h, rgb_raw, grad_h, s.x, s.ray_id, shading, size * size, density=density, count=count)
+    color, opacity, depth, normals, orientation = composite(sigma, rgb, normal, s.t, s.offsets, rays.directions,
+                                                            config.step, count=count)
+    color = color + (1 - opacity)[:, None] * background(rays.directions)
+
+    def image(values, *channels):
+        return values.reshape(len(shading), size, size, *channels)
+
+    return Rendering(image(color, 3), image(opacity), image(depth), image(normals, 3), orientation, s.info)
+
+
 def render(field, occupancy: Occupancy, cameras: Cameras, shading: Tensor, background, config: RenderConfig, *,
            density: str, resolution: int | None = None, seed: int = -1, step: int = 0) -> Rendering:
     """Render `cameras` with one row of `shading` (B, 6) each (see ops.shade), on the device of the occupancy grid.
@@ -75,25 +123,9 @@ def render(field, occupancy: Occupancy, cameras: Cameras, shading: Tensor, backg
     if size < 1:
         raise ValueError(f"render: resolution must be at least 1, got {size}")
     device = occupancy.bits.device
-    cameras, shading = cameras.to(device), shading.to(device, non_blocking=device.type == "cuda")
-    origins, directions = camera_rays(cameras, size)
-    samples = march(origins, directions, occupancy.bits, resolution=occupancy.resolution, bound=occupancy.bound,
-                    near=config.near, step=config.step, budget=config.budget, seed=seed,
-                    stream=kernel_stream(step, Stream.MARCH))
-    count, t, ray, x = samples.info[:1], samples.t, samples.ray_id, samples.x
-    if not t.is_cuda:  # the count is at hand: work on the filled part of the buffers only
-        filled = int(count)
-        t, ray, x = t[:filled], ray[:filled], x[:filled]
-    h, rgb_raw, grad_h = field(x, count)
-    sigma, rgb, normal = shade(h, rgb_raw, grad_h, x, ray, shading, size * size, density=density, count=count)
-    color, opacity, depth, normals, orientation = composite(sigma, rgb, normal, t, samples.offsets, directions,
-                                                            config.step, count=count)
-    color = color + (1 - opacity)[:, None] * background(directions)
-
-    def image(values, *channels):
-        return values.reshape(len(cameras), size, size, *channels)
-
-    return Rendering(image(color, 3), image(opacity), image(depth), image(normals, 3), orientation, samples.info)
+    rays = cast(occupancy, cameras.to(device), config, size=size, seed=seed, stream=kernel_stream(step, Stream.MARCH))
+    shading = shading.to(device, non_blocking=device.type == "cuda")
+    return integrate(field, rays.cut(rays.rows()), shading, background, config, density=density)
 
 
 def flat_background(colors: Tensor):

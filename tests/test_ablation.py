@@ -210,7 +210,7 @@ def test_killed_in_the_middle_it_goes_on_and_a_new_judge_scores_again(tmp_path):
     assert all(run["picture"].startswith("data:image/jpeg;base64,") for arm in group["arms"] for run in arm["runs"])
     (base,), (wider,) = (arm["runs"] for arm in group["arms"])
     assert base["prompt"] == wider["prompt"] == "a red sphere" and base["seed"] == 0 and base["judge"] is None
-    assert base["volumetric_iou"] != wider["volumetric_iou"] and 0 < base["volumetric_iou"] < 1
+    assert base["picture"] != wider["picture"] and 0 < base["volumetric_iou"] < 1
     assert group["shortened"] == {"steps": 3, "resolution": 16, "arms": 2} and group["judge"] is None
     assert str(tmp_path) not in (tmp_path / "ablation.json").read_text(), "no path of this machine"
 

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from dreamfusion_ngp.ops import reference
-from dreamfusion_ngp.ops.adam import adam_step
+from dreamfusion_ngp.ops.adam import adam_factors, adam_step
 
 OPS = torch.ops.dreamfusion_ngp
 pytestmark = pytest.mark.usefixtures("simd")
@@ -104,6 +104,25 @@ def test_views_at_any_alignment():
         torch.testing.assert_close(a, b, atol=1e-7, rtol=1e-6)
 
 
+def test_factors_are_the_rate_and_the_step(device):
+    """Numbers in a tensor, filled anew before every step, as a CUDA graph needs them: the same bits."""
+    by_number, by_tensor = state(2000, 5, device=device), state(2000, 5, device=device)
+    rest, factors = dict(beta1=0.9, beta2=0.99, eps=1e-15), torch.zeros(2, device=device)
+    for step in range(1, 5):
+        for tensors in (by_number, by_tensor):
+            tensors[1].copy_(torch.randn(2000, generator=torch.Generator().manual_seed(step)))
+        factors.copy_(torch.tensor(adam_factors(0.1 / step, 0.9, 0.99, step)))
+        adam_step(*by_number, **rest, lr=0.1 / step, step=step)
+        adam_step(*by_tensor, **rest, factors=factors)
+        assert all(torch.equal(a, b) for a, b in zip(by_number, by_tensor))
+    by_tensor[1].copy_(torch.randn(2000, generator=torch.Generator().manual_seed(9)))
+    want = [v.clone() for v in by_tensor]
+    reference.adam_step(*want, **rest, factors=factors)
+    adam_step(*by_tensor, **rest, factors=factors)
+    for a, b in zip(by_tensor, want):
+        torch.testing.assert_close(a, b, atol=1e-6, rtol=1e-6)
+
+
 def test_parameters_that_require_gradients_are_changed_in_place(device):
     param, *rest = state((4, 5), 8, device=device)
     param = torch.nn.Parameter(param)
@@ -129,6 +148,9 @@ def test_parameters_that_require_gradients_are_changed_in_place(device):
     (dict(eps=0.0), ValueError, "eps"),
     (dict(step=0), ValueError, "step"),
     (dict(weight_decay=-1.0), ValueError, "weight_decay"),
+    (dict(factors=torch.zeros(3)), ValueError, "factors"),
+    (dict(factors=torch.zeros(2, dtype=torch.int64)), TypeError, "factors"),
+    (dict(factors=torch.zeros(2, device="meta")), ValueError, "factors"),
 ])
 def test_errors_name_the_argument(change, error, name):
     names = ("param", "grad", "exp_avg", "exp_avg_sq", "nonfinite")
@@ -137,4 +159,5 @@ def test_errors_name_the_argument(change, error, name):
 
 
 def test_opcheck(device):
-    torch.library.opcheck(OPS.adam_step.default, (*state(10, 9, device=device), 1e-2, 0.9, 0.99, 1e-8, 3, 0.0))
+    factors = torch.tensor([0.1, 1.5], device=device)
+    torch.library.opcheck(OPS.adam_step.default, (*state(10, 9, device=device), factors, 0.9, 0.99, 1e-8, 0.0))

@@ -28,6 +28,19 @@ def test_level_weights_change_between_calls(device):
         torch.testing.assert_close(a, b)
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_level_weights_in_a_tensor(device, dtype):
+    """As numbers, in forward and backward; and they get no gradient."""
+    if device == "cuda" and dtype == torch.float64:
+        pytest.skip("float64 runs on the CPU only")
+    layout, weights = GridLayout(**SMALL), [1.0, 0.5, 0.25, 0.0]
+    args = points(layout, 300), network(layout, 16), layout, cotangents(300), device, dtype
+    given = torch.tensor(weights, device=device, requires_grad=True)
+    for a, b in zip(run(field, *args, level_weight=weights), run(field, *args, level_weight=given)):
+        torch.testing.assert_close(a, b, rtol=1e-5 if device == "cuda" else 0, atol=1e-6 if device == "cuda" else 0)
+    assert given.grad is None
+
+
 @pytest.mark.parametrize("valid", [0, 1, 63, 64, 1030, 5000])
 def test_count_cuts_rows_off(device, valid):
     layout = GridLayout(**SMALL)
@@ -100,7 +113,7 @@ def test_opcheck(device, op, counted):
         tensors = [t.requires_grad_() for t in tensors]
     count = torch.tensor([5], device=device) if counted else None
     shadow = tensors[0].detach().half() if counted else None
-    settings = (*TINY.arguments, [1.0, 0.5], 1.0, 1, 5.0, 0.4, counted, shadow, count)
+    settings = (torch.tensor([1.0, 0.5], device=device), *TINY.arguments, 1.0, 1, 5.0, 0.4, counted, shadow, count)
     torch.library.opcheck(getattr(OPS, op).default, (*grads, x, *tensors, *settings))
 
 
@@ -185,6 +198,9 @@ GOOD = dict(
     (dict(bound=0.0), ValueError, "bound must be a finite number above 0"),
     (dict(level_weight=[1.0] * 3), ValueError, "level_weight must be 4 finite numbers"),
     (dict(level_weight=[1.0, 1.0, 1.0, float("nan")]), ValueError, "level_weight must be 4 finite numbers"),
+    (dict(level_weight=torch.ones(3)), ValueError, r"level_weight must be \(4,\), got \(3,\)"),
+    (dict(level_weight=torch.ones(4, dtype=torch.int64)), TypeError, "level_weight must be torch.float32"),
+    (dict(level_weight=torch.ones(4, device="meta")), ValueError, "level_weight is on meta, expected cpu"),
     (dict(blob="gaussian"), ValueError, r"blob must be \(kind, strength, radius\)"),
     (dict(blob=("cube", 1.0, 1.0)), ValueError, "blob kind must be one of"),
     (dict(blob=("cone", float("inf"), 1.0)), ValueError, "blob strength must be finite"),

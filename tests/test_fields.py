@@ -56,14 +56,11 @@ def test_chunked_queries_equal_one_query():
 
 def test_coarse_to_fine_fades_levels_in():
     field = HashField(replace(SMALL, coarse_to_fine=(2, 0.5)), 0)
-    assert field.level_weight() == (1.0, 1.0, 0.0, 0.0)
-    field.progress = 0.25
-    assert field.level_weight() == (1.0, 1.0, 1.0, 0.0)
-    field.progress = 0.375
-    assert field.level_weight() == pytest.approx((1.0, 1.0, 1.0, 0.5))
-    field.progress = 0.5
-    assert field.level_weight() == (1.0,) * 4
-    assert HashField(SMALL, 0).level_weight() == (1.0,) * 4
+    assert field.level_weight.tolist() == [1.0, 1.0, 0.0, 0.0]
+    for progress, weights in ((0.25, [1, 1, 1, 0]), (0.375, [1, 1, 1, 0.5]), (0.5, [1, 1, 1, 1]), (1.0, [1, 1, 1, 1])):
+        field.fade(progress)
+        assert field.level_weight.tolist() == pytest.approx(weights)
+    assert HashField(SMALL, 0).level_weight.tolist() == [1.0] * 4
 
 
 def test_inactive_levels_do_not_matter_and_get_no_gradient():

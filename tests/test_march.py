@@ -197,6 +197,17 @@ def test_takes_tensors_that_are_not_contiguous(device):
     assert_same(march(*apart, spread, resolution=16, **SETTINGS), want)
 
 
+def test_the_stream_may_be_a_tensor(device):
+    """Large ones too: a stream holds the number of the step above four bits."""
+    rays, bits = random_rays(200, 9), random_bits(16, 0.3)
+    for stream in (3, (1 << 52) - 5):
+        want = reference.march(*rays, bits, resolution=16, **SETTINGS | dict(stream=stream))
+        for given in (stream, torch.tensor([stream], device=device)):
+            got = march(*(r.to(device) for r in rays), bits.to(device), resolution=16,
+                        **SETTINGS | dict(stream=given))
+            assert_same(got, want)
+
+
 def test_result_has_no_gradient():
     rays_o, rays_d = random_rays(5, 9)
     samples = march(rays_o.requires_grad_(), rays_d, random_bits(16, 0.5), resolution=16, **SETTINGS)
@@ -219,6 +230,9 @@ def test_result_has_no_gradient():
     (dict(step=1e-9), ValueError, "step"),
     (dict(near=-1.0), ValueError, "near"),
     (dict(budget=0), ValueError, "budget"),
+    (dict(stream=torch.tensor([1, 2])), ValueError, "stream"),
+    (dict(stream=torch.tensor([1.0])), TypeError, "stream"),
+    (dict(stream=torch.zeros(1, dtype=torch.int64, device="meta")), ValueError, "stream"),
     (dict(budget=1 << 31), ValueError, "budget"),
 ])
 def test_errors_name_the_argument(change, error, name):
@@ -231,4 +245,5 @@ def test_errors_name_the_argument(change, error, name):
 def test_opcheck(device):
     rays_o, rays_d = (r.to(device) for r in random_rays(20, 10))
     bits = random_bits(8, 0.3).to(device)
-    torch.library.opcheck(OPS.march.default, (rays_o, rays_d, bits, 8, 0.75, 0.05, 0.02, 500, 1, 2))
+    torch.library.opcheck(OPS.march.default, (rays_o, rays_d, bits, 8, 0.75, 0.05, 0.02, 500, 1,
+                                               torch.tensor([2], device=device)))

@@ -12,7 +12,7 @@ from dreamfusion_ngp.config import (CameraConfig, FieldConfig, LightConfig, Loss
                                     RunConfig, dreamfusion, resolution_at)
 from dreamfusion_ngp.errors import DivergenceError
 from dreamfusion_ngp.guidance.sds import SdsOutput
-from dreamfusion_ngp.losses import entropy_loss, entropy_weight, opacity_loss, orientation_weight
+from dreamfusion_ngp.losses import entropy_loss, entropy_weight, opacity_loss, orientation_weight, smoothness_loss
 from dreamfusion_ngp.train import State, differentiate, train
 
 TINY = RunConfig(
@@ -180,6 +180,33 @@ def test_weights_of_the_regularisers():
     assert entropy_weight(LossConfig(entropy=0.2, entropy_from=1.0), 0.5) == 0.0
 
 
+def test_smoothness_is_of_opaque_neighbours_and_leaves_the_opacity_alone():
+    up, right = torch.tensor([0.0, 1.0, 0.0]), torch.tensor([1.0, 0.0, 0.0])
+    normal = up.repeat(1, 4, 4, 1)
+    normal[0, 1, 1] = right  # differs from four neighbours by 2
+    opacity = torch.ones(1, 4, 4, requires_grad=True)
+    assert float(smoothness_loss(normal, opacity)) == pytest.approx(4 * 2 / 16)
+    seen = torch.ones(1, 4, 4)
+    seen[0, 1, 1] = 0.5
+    assert float(smoothness_loss(normal, seen)) == pytest.approx(4 * 2 * 0.5 / 16)
+    seen[0, 1, 1] = 0.0
+    assert float(smoothness_loss(normal, seen)) == 0.0
+    normal.requires_grad_()
+    smoothness_loss(normal, opacity).backward()
+    assert opacity.grad is None
+    assert torch.allclose(normal.grad[0, 1, 1], 2 * 4 * (right - up) / 16)
+
+
+def test_smoothness_smooths(device):
+    """With nothing else to follow, a rough field's normals become alike."""
+    config = replace(TINY, loss=LossConfig(orientation=(0.0, 0.0), opacity=0.0, smoothness=1.0))
+    state = State(config, device)
+    with torch.no_grad():
+        state.field.table.copy_(torch.rand(state.field.table.shape, generator=torch.manual_seed(0)) - 0.5)
+    _, records = run(config, lambda rgb, views, step: SdsOutput(rgb.sum() * 0, {}), state)
+    assert sum(r["smoothness"] for r in records[-5:]) < 0.5 * sum(r["smoothness"] for r in records[:5])
+
+
 def test_preset_dreamfusion_has_the_papers_numbers():
     c = dreamfusion()
     assert (c.steps, c.views, c.render.resolution) == (15000, 4, 64)
@@ -213,6 +240,7 @@ def test_parts_of_a_step_are_drawn_apart_and_weigh_as_one():
     gradients = {}
     for times in (1, 2):
         state = State(replace(TINY, accumulate=times), "cpu")
+        state.adam.step = lambda factors: None  # keeps the gradients
         differentiate(state, Target(), state.config, 0, lambda: 0.0)
         gradients[times] = state.field.w2.grad
     torch.testing.assert_close(2 * gradients[2], gradients[1])

@@ -1,6 +1,6 @@
 """A whole training step with a UNet and a VAE of Stable Diffusion 1.5's size and random weights: the arithmetic of the
 real one, without its files, by the code that runs the real one. Splits the time into guidance (VAE there and back, UNet
-on two prompts), field (render, differentiate, update) and other.
+on two prompts), field (render, differentiate, update) and other; on CUDA without and with CUDA graphs.
 
     python benches/gpu/guided_step.py [--json FILE] [--device cuda] [--steps 10] [--quick]
 """
@@ -8,6 +8,7 @@ on two prompts), field (render, differentiate, update) and other.
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import os
 import sys
@@ -21,25 +22,30 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from guidance import write_pipeline  # noqa: E402
 
 from dreamfusion_ngp.config import GuidanceConfig, RunConfig  # noqa: E402
+from dreamfusion_ngp.graphs import executor  # noqa: E402
 from dreamfusion_ngp.guidance import load_guidance  # noqa: E402
 from dreamfusion_ngp.train import State, device_clock, train_step  # noqa: E402
 
 
-def measure(guidance, config: RunConfig, device: str, resolution: int, steps: int) -> dict:
-    """Medians over `steps` steps, milliseconds, after three that do not count."""
-    config = replace(config, render=replace(config.render, resolution=resolution))
+WARM = 6  # steps that do not count: graphs are captured at the second of their kind
+
+
+def measure(guidance, config: RunConfig, device: str, resolution: int, steps: int, graphs: bool) -> dict:
+    """Medians over `steps` steps, milliseconds. `whole` of graphs has the rays of the next step in it."""
+    config = replace(config, render=replace(config.render, resolution=resolution), cuda_graphs=graphs)
     state, clock, parts = State(config, device), device_clock(torch.device(device)), []
-    for _ in range(3):
-        train_step(state, guidance, config, clock)
+    run = executor(state)
+    for _ in range(WARM):
+        train_step(state, guidance, config, clock, run)
     cuda = torch.device(device).type == "cuda"
     if cuda:
         torch.cuda.reset_peak_memory_stats()
     for _ in range(steps):
         began = clock()
-        record = train_step(state, guidance, config, clock)
+        record = train_step(state, guidance, config, clock, run)
         parts.append({**record.seconds, "whole": clock() - began})
     median = {key: sorted(p[key] for p in parts)[steps // 2] * 1e3 for key in parts[0]}
-    return {"resolution": resolution, "steps": steps, "samples": int(record.samples[0]),
+    return {"resolution": resolution, "graphs": graphs, "steps": steps, "samples": int(record.samples[0]),
             **{f"{key}_ms": round(value, 3) for key, value in median.items()},
             "peak_bytes": torch.cuda.max_memory_allocated() if cuda else None}
 
@@ -67,8 +73,9 @@ def main() -> None:
     guidance = random_guidance(config, arguments.device, arguments.quick)
     parameters = {name: sum(p.numel() for p in getattr(guidance, name).parameters()) for name in ("unet", "vae")}
     result = {"parameters": parameters, "dtype": str(guidance.unet.dtype), "rows": []}  # the VAE's: of its encoder
-    for resolution in (8,) if arguments.quick else (64, 512):
-        result["rows"].append(measure(guidance, config, arguments.device, resolution, arguments.steps))
+    modes = (False, True) if torch.device(arguments.device).type == "cuda" else (False,)
+    for resolution, graphs in itertools.product((8,) if arguments.quick else (64, 512), modes):
+        result["rows"].append(measure(guidance, config, arguments.device, resolution, arguments.steps, graphs))
         print(result["rows"][-1], flush=True)
         if arguments.json:  # after every row: what is measured stays
             arguments.json.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")

@@ -10,8 +10,9 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
+import time
 from pathlib import Path
-from typing import Callable
+from typing import Callable, Iterator
 
 import torch
 from torch import Tensor
@@ -20,7 +21,8 @@ from ..config import FieldConfig, preset
 from ..errors import UsageError, writing
 
 RESOLUTIONS = (64, 128, 256, 512)
-ONLY_SMALL = 64  # the resolution at which peers take part
+LONGEST = 3.0  # seconds: of a call of a peer at another size than its first
+MOST_SAMPLES = 1 << 17  # of a peer's first size
 SMALL_FIELD = FieldConfig(levels=4, log2_table=10, finest_resolution=64, hidden=16)  # to see that everything runs
 OURS = "dreamfusion_ngp"
 
@@ -32,41 +34,121 @@ def error_of(got: Callable[[], Tensor], truth: Tensor) -> float:
     return float(difference.norm() / truth.norm())
 
 
-def measure(case, fields: dict, rates: dict, device: torch.device, seconds: float) -> list[dict]:
-    """One row for us and one for each peer."""
-    from .counts import floor
-    from .timing import peak_memory, side_by_side
+class Bench:
+    """Measures cases one after the other; knows what was measured before, so that nothing is tried that does not fit.
 
-    calls = {OURS: (case.call, case.sample), **case.peers}
-    times = side_by_side({name: call for name, (call, _) in calls.items()}, device, seconds)
-    truth = case.truth() if case.truth else None
-    rows = []
-    for name, (call, sample) in calls.items():
-        row = {"op": case.op, "who": name, **fields, "size": case.size, **times[name],
-               "peak_bytes": peak_memory(call, device),
-               "error": error_of(sample, truth) if sample and truth is not None else None}
-        if name != OURS:
-            row["ratio"] = row["median_ms"] / times[OURS]["median_ms"]
-        elif case.counts:
-            least, resource = floor(case.counts, rates)
-            row |= {"counts": case.counts, "floor_ms": 1e3 * least, "bound_by": resource,
-                    "share": 1e3 * least / row["median_ms"]}
-        rows.append(row)
-    return rows
+    rows: what was measured. left_out: why something is missing; a peer that was left out once is at larger sizes, too.
+    """
+
+    def __init__(self, device: torch.device, rates: dict[str, float], seconds: float):
+        self.device, self.rates, self.seconds = device, rates, seconds
+        self.rows: list[dict] = []
+        self.left_out: list[str] = []
+        self.gone: set[tuple] = set()  # (op, who, field, precision)
+
+    def affordable(self, op: str, who: str, size: int, fields: dict) -> None:
+        """Raise LeftOut if, by its time and memory at the size before, a peer would take too much of either."""
+        from .cases import LeftOut
+        from .timing import free_memory
+
+        before = [r for r in self.rows if (r["op"], r["who"]) == (op, who)
+                  and (r["field"], r["precision"]) == (fields["field"], fields["precision"])]
+        if not before:
+            if size > MOST_SAMPLES:
+                raise LeftOut(f"not tried at first with more than {MOST_SAMPLES} samples")
+            return
+        seconds = before[-1]["median_ms"] / 1e3 * size / before[-1]["size"]
+        if seconds > LONGEST:
+            raise LeftOut(f"by its time at the size before, a call would take {seconds:.0f} s")
+        needed = (before[-1]["peak_bytes"] or 0.0) * size / before[-1]["size"]
+        if not before[-1]["chunk"] and needed > 0.5 * free_memory(self.device):
+            raise LeftOut(f"by its memory at the size before, a call would need {needed / 1e9:.0f} GB")
+
+    def peers(self, case, fields: dict) -> dict:
+        """name -> Peer, of those that can take part."""
+        from .cases import LeftOut
+
+        found = {}
+        for who, prepare in case.peers.items():
+            if (case.op, who, fields["field"], fields["precision"]) in self.gone:
+                continue
+            try:
+                self.affordable(case.op, who, case.size, fields)
+                found[who] = prepare()
+            except LeftOut as reason:
+                self.leave_out(case, who, fields, str(reason))
+        return found
+
+    def leave_out(self, case, who: str, fields: dict, reason: str) -> None:
+        self.gone.add((case.op, who, fields["field"], fields["precision"]))
+        self.note(f"{case.op}, {who}, {fields['field']}, from {case.size} on: {reason}")
+
+    def note(self, text: str) -> None:
+        self.left_out.append(text)
+        print(f"left out: {text}", flush=True)
+
+    def measure(self, case, fields: dict) -> None:
+        """One row for us and one for each peer."""
+        from .cases import Peer
+        from .counts import floor
+        from .timing import host_syncs, side_by_side
+
+        fields = {**fields, "precision": str(case.precision).removeprefix("torch.")}
+        calls = {OURS: Peer(case.call, case.sample), **self.peers(case, fields)}
+
+        def drop(name: str, error: Exception) -> None:
+            if name == OURS:
+                raise error
+            lines = str(error).strip().splitlines() or [""]
+            self.leave_out(case, name, fields, f"{type(error).__name__}: {lines[-1]}")
+
+        times = side_by_side({name: peer.call for name, peer in calls.items()}, self.device, self.seconds, drop)
+        truth = case.truth() if case.truth else None
+        for name, peer in ((name, calls[name]) for name in times):
+            row = {"op": case.op, "who": name, **fields, "size": case.size, **times[name],
+                   "host_syncs": host_syncs(peer.call, self.device), "chunk": peer.chunk, "note": peer.note,
+                   "error": error_of(peer.sample, truth) if peer.sample and truth is not None else None}
+            if name != OURS:
+                row["ratio"] = row["median_ms"] / times[OURS]["median_ms"]
+            elif case.counts:
+                least, resource = floor(case.counts, self.rates)
+                row |= {"counts": case.counts, "floor_ms": 1e3 * least, "bound_by": resource,
+                        "share": 1e3 * least / row["median_ms"]}
+            self.rows.append(row)
+            print(table_line(row), flush=True)
+
+    def size(self, resolution: int, name: str, config: FieldConfig, half: bool) -> None:
+        """All cases of one size and field; none if the machine is too small for them."""
+        from .cases import needed_bytes
+        from .timing import free_memory
+
+        needed, free = needed_bytes(resolution, config), free_memory(self.device)
+        if needed > 0.9 * free:
+            self.note(f"{name}, {resolution}^2: needs {needed / 1e9:.1f} GB, {free / 1e9:.1f} GB are free")
+            return
+        for case in cases_of(resolution, config, self.device, half):
+            self.measure(case, {"field": name, "resolution": resolution})
+            del case  # with what it holds, before the next is made
 
 
-def cases_of(resolution: int, config: FieldConfig, device: torch.device, peers: bool) -> list:
-    from .cases import Problem, Scene, add_tensor_cores, encode_cases, field_cases, scene_cases
+def cases_of(resolution: int, config: FieldConfig, device: torch.device, half: bool) -> Iterator:
+    """half: also with a float16 copy of the table. What is done is let go before the next is made."""
+    from .cases import Problem, encode_cases, field_cases, tensor_core_peers
     from .peers import peers_of
+    from .scene import Scene, scene_cases
 
     problem = Problem(resolution, config, device)
-    found = encode_cases(problem) + field_cases(problem)
-    if peers:
-        for case in found:
-            case.peers = peers_of(case.op, problem)
-    if device.type == "cuda":  # at every resolution: where they pay, if anywhere, is a question of size
-        add_tensor_cores(found, resolution, config, device)
-    return found + scene_cases(Scene(resolution, config, device))
+    for make in (lambda: encode_cases(problem), lambda: field_cases(problem, half)):
+        for case in make():
+            case.peers = peers_of(case.op, problem, device, case.precision)
+            if device.type == "cuda":  # at every resolution: where they pay, if anywhere, is a question of size
+                case.peers |= tensor_core_peers(case, problem)
+            yield case
+    del problem, make, case
+    scene = Scene(resolution, config, device)
+    for case in scene_cases(scene):
+        case.peers = peers_of(case.op, scene, device, case.precision)
+        yield case
 
 
 def run(*, json_path: Path | None = None, quick: bool = False, device: str = "auto", threads: int | None = None,
@@ -81,21 +163,19 @@ def run(*, json_path: Path | None = None, quick: bool = False, device: str = "au
         raise UsageError(f"--json {json_path}: not a file in an existing folder")
     set_threads(threads)
     where = choose_device(device)
-    rates, rows, seconds = ceilings(where, quick), [], 0.02 if quick else 0.5
-    result = {**facts(where), "quick": quick, "ceilings": rates, "rows": rows}
+    rates = ceilings(where, quick)
+    bench = Bench(where, rates, 0.02 if quick else 0.5)
+    result = {**facts(where), "quick": quick, "ceilings": rates, "rows": bench.rows, "left_out": bench.left_out}
     print(f"{result['machine']}, {result['threads']} threads, {result['simd']}; "
           + ", ".join(f"{name} {rate / 1e9:.2f} G/s" for name, rate in rates.items()), flush=True)
     fields = {"small": SMALL_FIELD} if quick else {"paper": FieldConfig(), "fast": preset("fast").field}
     if not quick:
         result["fields"] = {name: dataclasses.asdict(config) for name, config in fields.items()}
+    began = time.perf_counter()
     for resolution in resolutions or ((8,) if quick else RESOLUTIONS):
         for name, config in fields.items():
-            for case in cases_of(resolution, config, where, peers=resolution <= ONLY_SMALL):
-                new = measure(case, {"field": name, "resolution": resolution}, rates, where, seconds)
-                rows += new
-                for row in new:
-                    print(table_line(row), flush=True)
-        result["load_average"] = round(os.getloadavg()[0], 1)
+            bench.size(resolution, name, config, half=quick or where.type == "cuda")
+        result |= {"load_average": round(os.getloadavg()[0], 1), "seconds": round(time.perf_counter() - began)}
         if json_path is not None:  # after every resolution: what is measured stays
             with writing(json_path):
                 json_path.write_text(json.dumps(result, indent=1) + "\n")
@@ -103,10 +183,12 @@ def run(*, json_path: Path | None = None, quick: bool = False, device: str = "au
 
 
 def table_line(row: dict) -> str:
-    beside = f"{row['ratio']:8.1f} x our time" if "ratio" in row else ""
+    beside = f"{row['ratio']:8.2f} x our time" if "ratio" in row else ""
     if "share" in row:
         beside = f"{100 * row['share']:5.0f} % of {row['bound_by']}"
     error = "       " if row["error"] is None else f"{row['error']:.1e}"
-    return (f"{row['op']:<30}{row['who']:<17}{row['field']:<6}{row['resolution']:>4}^2 {row['size']:>9} "
+    half = " f16" if row["precision"] == "float16" else ""
+    line = (f"{row['op'] + half:<30}{row['who']:<17}{row['field']:<6}{row['resolution']:>4}^2 {row['size']:>9} "
             f"{row['median_ms']:10.2f} ms ({row['min_ms']:.2f}-{row['max_ms']:.2f}) "
-            f"{1e6 * row['median_ms'] / max(row['size'], 1):8.1f} ns each  {error} {beside}")
+            f"{1e6 * row['median_ms'] / max(row['size'], 1):8.1f} ns each  {error} {beside} {row['note'] or ''}")
+    return line.rstrip()

@@ -1,4 +1,5 @@
-"""What is timed: every op at ray-ordered samples, and whole steps; each with its counts and its float64 twin."""
+"""What is timed of the hash grid and of the field, at ray-ordered samples; each with its counts and its float64
+twin."""
 
 from __future__ import annotations
 
@@ -8,18 +9,12 @@ from typing import Callable
 import torch
 from torch import Tensor
 
-from ..cameras import camera_rays
-from ..config import CameraConfig, FieldConfig, LightConfig, RenderConfig
+from ..config import FieldConfig, RenderConfig
 from ..fields import HashField
 from ..ops.adam import adam_step
-from ..ops.composite import composite
 from ..ops.field import field, field_density, recycle_gradient
 from ..ops.hashgrid import hashgrid_encode
-from ..ops.march import march
 from ..ops.shade import shade
-from ..render import Occupancy, flat_background, render
-from ..rng import Stream, generator
-from ..views import sample_views
 from . import counts
 
 CHECKED = 4096  # samples that are computed in float64 as well
@@ -27,10 +22,25 @@ STEPS = 32      # samples on a ray
 ADAM = dict(lr=1e-3, beta1=0.9, beta2=0.99, eps=1e-15)
 
 
+class LeftOut(Exception):
+    """A peer, or a size, does not take part; the message says why."""
+
+
+@dataclass
+class Peer:
+    """call: what is timed. sample: its result for the samples that are computed in float64 as well. chunk: samples that
+    it works on at a time, where that is not all. note: anything else that belongs beside its time."""
+
+    call: Callable
+    sample: Callable | None = None
+    chunk: int | None = None
+    note: str | None = None
+
+
 @dataclass
 class Case:
     """One line of the table. call: ours. sample, truth: the results for the first CHECKED samples in float32 and
-    float64. peers: name -> (call, sample or None)."""
+    float64. precision: of the table that is read. peers: name -> how to prepare it."""
 
     op: str
     size: int
@@ -38,7 +48,14 @@ class Case:
     counts: dict | None = None
     sample: Callable | None = None
     truth: Callable | None = None
-    peers: dict[str, tuple[Callable, Callable | None]] = default(default_factory=dict)
+    precision: torch.dtype = torch.float32
+    peers: dict[str, Callable[[], Peer]] = default(default_factory=dict)
+
+
+def needed_bytes(resolution: int, config: FieldConfig) -> float:
+    """About what the cases of one size hold at most: encodings, their gradients and a result, and the rest of a
+    sample, with that of a step."""
+    return resolution ** 2 * STEPS * (3 * 4 * config.levels * config.features + 250)
 
 
 class Problem:
@@ -62,6 +79,12 @@ class Problem:
         self.light = torch.tensor([[0.5, 1.5, 2.0, 0.1, 0.9, 0.0]], device=device)
         self.grad_y = torch.randn(self.n, self.layout.width, generator=random).to(device)
         self.cotangents = [torch.randn(s, generator=random).to(device) for s in ((self.n,), (self.n, 3), (self.n, 3))]
+
+    @property
+    def growth(self) -> float:
+        """Ratio of the resolutions of two successive levels."""
+        layout = self.layout
+        return (layout.finest_resolution / layout.base_resolution) ** (1 / max(1, layout.levels - 1))
 
     def cast(self, tensor: Tensor, dtype: torch.dtype) -> Tensor:
         """A copy in float32 where it is, or in float64 on the CPU: the kernels' float64 is there alone."""
@@ -101,119 +124,125 @@ def encode_cases(p: Problem) -> list[Case]:
     ]
 
 
-def field_gradient(p: Problem, dtype: torch.dtype, rows: slice) -> Tensor:
-    """The gradient of the table from a shaded step."""
-    network = p.network(dtype)
-    p.shaded_loss(*field(p.cast(p.x[rows], dtype), *network, p.layout, **p.named()), rows).backward()
+def field_gradient(p: Problem, dtype: torch.dtype, shadow: Tensor | None = None) -> Tensor:
+    """The gradient of the table from a shaded step of the first samples."""
+    network, few = p.network(dtype), slice(0, CHECKED)
+    p.shaded_loss(*field(p.cast(p.x[few], dtype), *network, p.layout, **p.named() | {"shadow": shadow}), few).backward()
     return network[0].grad
 
 
 class FieldStep:
-    """Field, Lambert shading, backward (the normals' path with it) and Adam on all parameters."""
+    """Field, Lambert shading, backward (the normals' path with it) and Adam on all parameters. half: lookups read a
+    float16 copy of the table, which is written after each step."""
 
-    def __init__(self, p: Problem):
+    def __init__(self, p: Problem, half: bool = False):
         self.p, self.network, self.step = p, p.network(), 0
         self.moments = [(torch.zeros_like(t), torch.zeros_like(t)) for t in self.network]
         self.nonfinite = torch.zeros(1, dtype=torch.int64, device=p.device)
+        self.named = p.named() | {"shadow": self.network[0].detach().half() if half else None}
 
     def __call__(self) -> None:
         p = self.p
-        p.shaded_loss(*field(p.x, *self.network, p.layout, **p.named()), slice(None)).backward()
+        p.shaded_loss(*field(p.x, *self.network, p.layout, **self.named), slice(None)).backward()
         self.step += 1
         for tensor, (first, second) in zip(self.network, self.moments):
             adam_step(tensor.data, tensor.grad, first, second, self.nonfinite, **ADAM, step=self.step)
             recycle_gradient(tensor)
+        if self.named["shadow"] is not None:
+            self.named["shadow"].copy_(self.network[0].detach())
 
 
-def field_cases(p: Problem) -> list[Case]:
-    few, network, K = slice(0, CHECKED), [t.detach() for t in p.network()], (p.n, p.layout, p.hidden)
-    h, rgb_raw, grad_h = (t.requires_grad_() for t in field(p.x, *network, p.layout, **p.named()))
-    parameters = sum(t.numel() for t in network)
-    first, second, grad = torch.zeros_like(network[0]), torch.zeros_like(network[0]), torch.zeros_like(network[0])
-    nonfinite, moved = torch.zeros(1, dtype=torch.int64, device=p.device), network[0].clone()
+def backward_of(p: Problem, tensors: list[Tensor], shadow: Tensor | None) -> Callable:
+    """The backward op of the field: (gradient of the table, of the weights). tensors: cotangents, points, network."""
+    blob = p.named()["blob"]
+    kind = ("none", "gaussian", "cone").index(blob[0])
+    settings = (p.named()["level_weight"].to(tensors[0]), *p.layout.arguments, p.config.bound, kind,
+                blob[1] if kind else 0.0, blob[2] if kind else 1.0, p.config.tensor_cores, shadow, None)
+    return lambda: torch.ops.dreamfusion_ngp.field_backward(*tensors, *settings)
 
-    def forward(dtype):
+
+def field_pair(p: Problem, network: list[Tensor], half: bool) -> list[Case]:
+    """Field forward, backward, and the step; half: reading a float16 copy of the table. The truth never does."""
+    few, K = slice(0, CHECKED), (p.n, p.layout, p.hidden)
+    precision, shadow = (torch.float16, network[0].half()) if half else (torch.float32, None)
+    entry = 2 if half else 4
+
+    def forward(dtype, shadow=None):
+        named = p.named() | {"shadow": shadow}
         return lambda: torch.cat([t.reshape(-1) for t in field(
-            p.cast(p.x[few], dtype), *[p.cast(t, dtype) for t in network], p.layout, **p.named())])
+            p.cast(p.x[few], dtype), *[p.cast(t, dtype) for t in network], p.layout, **named)])
 
-    def backward():
-        blob = p.named()["blob"]
-        kind = ("none", "gaussian", "cone").index(blob[0])
-        return torch.ops.dreamfusion_ngp.field_backward(
-            *p.cotangents, p.x, *network, *p.layout.arguments, list(p.named()["level_weight"]), p.config.bound, kind,
-            blob[1] if kind else 0.0, blob[2] if kind else 1.0, p.config.tensor_cores, None, None)
+    def backward(dtype, shadow=None):
+        cut = [p.cast(t[few], dtype) for t in (*p.cotangents, p.x)] + [p.cast(t, dtype) for t in network]
+        return lambda: backward_of(p, cut, shadow)()[0]
 
-    def shade_both():
-        p.shaded_loss(h, rgb_raw, grad_h, slice(None)).backward()
-        h.grad = rgb_raw.grad = grad_h.grad = None
-
-    step_counts = counts.added(counts.field_forward(*K), counts.field_backward(*K), counts.adam(parameters))
+    parameters = sum(t.numel() for t in network)
+    forward_counts, backward_counts = counts.field_forward(*K, entry), counts.field_backward(*K, entry)
     return [
-        Case("field density", p.n, lambda: field_density(p.x, *network, p.layout, **p.named()),
-             counts.field_density(*K)),
-        Case("field forward", p.n, lambda: field(p.x, *network, p.layout, **p.named()), counts.field_forward(*K),
-             forward(torch.float32), forward(torch.float64)),
-        Case("field backward", p.n, backward, counts.field_backward(*K)),
-        Case("shade forward + backward", p.n, shade_both),
-        Case("adam", parameters, lambda: adam_step(moved, grad, first, second, nonfinite, **ADAM, step=9),
-             counts.adam(parameters)),
-        Case("field step", p.n, FieldStep(p), step_counts, lambda: field_gradient(p, torch.float32, few),
-             lambda: field_gradient(p, torch.float64, few)),
+        Case("field forward", p.n, lambda: field(p.x, *network, p.layout, **p.named() | {"shadow": shadow}),
+             forward_counts, forward(torch.float32, shadow), forward(torch.float64), precision),
+        Case("field backward", p.n, backward_of(p, [*p.cotangents, p.x, *network], shadow), backward_counts,
+             backward(torch.float32, shadow), backward(torch.float64), precision),
+        Case("field step", p.n, FieldStep(p, half), counts.added(forward_counts, backward_counts,
+                                                                 counts.adam(parameters)),
+             lambda: field_gradient(p, torch.float32, shadow), lambda: field_gradient(p, torch.float64), precision),
     ]
 
 
-def add_tensor_cores(cases: list[Case], resolution: int, config: FieldConfig, device: torch.device) -> None:
-    """The same cases of the field with its products on tensor cores, as peers."""
-    others = {c.op: c for c in field_cases(Problem(resolution, replace(config, tensor_cores=True), device))}
-    for case in cases:
-        if case.op.startswith("field "):
-            case.peers["tensor cores"] = others[case.op].call, others[case.op].sample
+def field_cases(p: Problem, half: bool = False) -> list[Case]:
+    network = [t.detach() for t in p.network()]
+    found = [density_case(p, network), *field_pair(p, network, False), shade_case(p, network), adam_case(network)]
+    return found + (field_pair(p, network, True) if half else [])
 
 
-class Scene:
-    """A field, an occupancy grid around its blob, one view and the samples of its rays."""
+def tensor_core_peers(case: Case, p: Problem) -> dict[str, Callable[[], Peer]]:
+    """The same case of the field with its products on tensor cores; nothing for other cases and tables."""
+    def prepare() -> Peer:
+        other = Problem(p.resolution, replace(p.config, tensor_cores=True), p.device)
+        return next(Peer(c.call, c.sample) for c in field_cases(other) if c.op == case.op)
 
-    def __init__(self, resolution: int, config: FieldConfig, device: torch.device):
-        self.config = RenderConfig(resolution=resolution, budget=max(1 << 12, 48 * resolution ** 2))
-        self.field = HashField(config, 0).to(device)
-        self.occupancy = Occupancy(self.config, config.bound).to(device)
-        edge = self.occupancy.resolution
-        cell = torch.arange(edge ** 3, device=device)
-        axes = torch.stack([cell // edge ** 2, cell // edge % edge, cell % edge], -1)
-        inside = (((axes + 0.5) / edge * 2 - 1) * self.occupancy.bound).norm(dim=-1) < 0.4
-        weights = 2 ** torch.arange(8, device=device)
-        self.occupancy.bits.copy_((inside.view(-1, 8).long() * weights).sum(-1).to(torch.uint8))
-        views = sample_views(CameraConfig(), LightConfig(), 1, 1.0, generator(0, 0, Stream.VIEWS))
-        self.cameras, self.shading = views.cameras.to(device), views.shading.to(device)
-        self.origins, self.directions = camera_rays(self.cameras, resolution)
-        self.samples = self.march()
-        self.n = int(self.samples.info[0])
-        self.x, self.ray, self.t = (v[:self.n].contiguous() for v in
-                                    (self.samples.x, self.samples.ray_id, self.samples.t))
-
-    def march(self):
-        c = self.config
-        return march(self.origins, self.directions, self.occupancy.bits, resolution=self.occupancy.resolution,
-                     bound=self.occupancy.bound, near=c.near, step=c.step, budget=c.budget, seed=0, stream=0)
-
-    def step(self) -> None:
-        """Render and differentiate, without guidance: what the field costs in a training step."""
-        r = render(self.field, self.occupancy, self.cameras, self.shading, flat_background(torch.ones(1, 3)),
-                   self.config, density="exp", seed=0)
-        (r.rgb.square().mean() + r.orientation.mean() + r.opacity.mean()).backward()
-        self.field.zero_grad(set_to_none=True)
+    return {"tensor cores": prepare} if case.op.startswith("field ") and case.precision == torch.float32 else {}
 
 
-def scene_cases(s: Scene) -> list[Case]:
-    rays = len(s.origins)
-    shaded = [v.detach().requires_grad_() for v in
-              shade(*(v.detach() for v in s.field(s.x)), s.x, s.ray, s.shading, rays, density="exp")]
+def density_case(p: Problem, network: list[Tensor]) -> Case:
+    def few(dtype):
+        return lambda: field_density(p.cast(p.x[:CHECKED], dtype), *[p.cast(t, dtype) for t in network], p.layout,
+                                     **p.named())
 
-    def composite_both():
-        outputs = composite(*shaded, s.t, s.samples.offsets, s.directions, s.config.step)
-        sum(out.sum() for out in outputs if out.requires_grad).backward()
-        for tensor in shaded:
+    return Case("field density", p.n, lambda: field_density(p.x, *network, p.layout, **p.named()),
+                counts.field_density(p.n, p.layout, p.hidden), few(torch.float32), few(torch.float64))
+
+
+def shade_case(p: Problem, network: list[Tensor]) -> Case:
+    inputs = [t.requires_grad_() for t in field(p.x, *network, p.layout, **p.named())]
+
+    def both(inputs, rows) -> Tensor:
+        """The gradients of density, colour and normal."""
+        p.shaded_loss(*inputs, rows).backward()
+        found = [t.grad for t in inputs]
+        for tensor in inputs:
             tensor.grad = None
+        return found
 
-    return [Case("march", rays, s.march), Case("composite forward + backward", rays, composite_both),
-            Case("step without guidance", s.n, s.step)]
+    def few(dtype):
+        cut = [p.cast(t[:CHECKED], dtype).requires_grad_() for t in inputs]
+        return torch.cat([g.reshape(-1) for g in both(cut, slice(0, CHECKED))])
+
+    return Case("shade forward + backward", p.n, lambda: both(inputs, slice(None)), None, lambda: few(torch.float32),
+                lambda: few(torch.float64))
+
+
+def adam_case(network: list[Tensor]) -> Case:
+    device, parameters = network[0].device, sum(t.numel() for t in network)
+    random = torch.Generator().manual_seed(1)
+    moved, grad, first, second = (torch.rand(parameters, generator=random).to(device) for _ in range(4))
+    nonfinite = torch.zeros(1, dtype=torch.int64, device=device)
+    start = torch.rand(4, CHECKED, generator=random)
+
+    def few(dtype, device):
+        tensors = start.to(device, dtype).clone()
+        adam_step(*tensors, torch.zeros(1, dtype=torch.int64, device=device), **ADAM, step=9)
+        return tensors
+
+    return Case("adam", parameters, lambda: adam_step(moved, grad, first, second, nonfinite, **ADAM, step=9),
+                counts.adam(parameters), lambda: few(torch.float32, device), lambda: few(torch.float64, "cpu"))

@@ -36,19 +36,20 @@ def field_density(n: int, layout: GridLayout, hidden: int) -> dict[str, float]:
     return found
 
 
-def field_forward(n: int, layout: GridLayout, hidden: int) -> dict[str, float]:
-    """Two products with W1, one with W2, J^T q."""
+def field_forward(n: int, layout: GridLayout, hidden: int, entry: int = 4) -> dict[str, float]:
+    """Two products with W1, one with W2, J^T q. entry: bytes of a number in the table that is read."""
     L, K, F = layout.levels, layout.width, layout.features
     flops = CELL * L + (GRADIENT + 6) * K + 2 * hidden * (2 * K + 4) + 6 * K
-    return _total(n, dict(bytes=12 + 28, gathers=4 * K, flops=flops), dict(bytes=4 * layout.entries * F))
+    return _total(n, dict(bytes=12 + 28, gathers=4 * K, flops=flops), dict(bytes=entry * layout.entries * F))
 
 
-def field_backward(n: int, layout: GridLayout, hidden: int) -> dict[str, float]:
-    """The encoding and its tangent again; three products with W1 and two outer products; the scatter."""
+def field_backward(n: int, layout: GridLayout, hidden: int, entry: int = 4) -> dict[str, float]:
+    """The encoding and its tangent again; three products with W1 and two outer products; the scatter. The gradient is
+    cleared, read and written."""
     L, K, F = layout.levels, layout.width, layout.features
     flops = 2 * CELL * L + (GRADIENT + 8 + ADJOINT + 8) * K + 2 * hidden * (5 * K + 8)
     return _total(n, dict(bytes=12 + 28, gathers=4 * K, reductions=4 * K, flops=flops),
-                  dict(bytes=16 * layout.entries * F))
+                  dict(bytes=(12 + entry) * layout.entries * F))
 
 
 def adam(parameters: int) -> dict[str, float]:
@@ -60,11 +61,16 @@ def added(*counts: dict[str, float]) -> dict[str, float]:
     return {key: sum(c[key] for c in counts) for key in counts[0]}
 
 
+def times(counts: dict[str, float], rates: dict[str, float]) -> dict[str, float]:
+    """resource -> the seconds that it needs at the measured rate, if nothing else holds it up."""
+    needs = {"copy": counts["bytes"], "fma": counts["flops"], "gather": counts["gathers"],
+             "reduction": counts["reductions"]}
+    return {name: needs[name] / rates[name] for name in needs if name in rates}
+
+
 def floor(counts: dict[str, float], rates: dict[str, float]) -> tuple[float, str]:
     """(seconds, resource): the least time that the measured rates allow, and which of them sets it; resources are taken
     to overlap without loss."""
-    needs = {"copy": counts["bytes"], "fma": counts["flops"], "gather": counts["gathers"],
-             "reduction": counts["reductions"]}
-    times = {name: needs[name] / rates[name] for name in needs if name in rates}
-    slowest = max(times, key=times.get)
-    return times[slowest], slowest
+    found = times(counts, rates)
+    slowest = max(found, key=found.get)
+    return found[slowest], slowest

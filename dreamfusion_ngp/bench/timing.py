@@ -1,10 +1,12 @@
-"""Time, memory, and what the machine can do at most: the rates that every figure is compared with."""
+"""Time, memory, host synchronisations, and what the machine can do at most: the rates that every figure is compared
+with."""
 
 from __future__ import annotations
 
 import ctypes
 import statistics
 import time
+import warnings
 from pathlib import Path
 from typing import Callable
 
@@ -12,9 +14,10 @@ import torch
 
 from ..native import native
 
-SLOW = 3.0  # seconds: a call that takes longer, a second time as well, is called only twice
+SLOW = 3.0  # seconds: a call that takes longer is timed once more than its first time, and no further
 LEVEL_ROWS = 1 << 19  # of the table that the gather and reduction rates are measured on: one hashed level
 RANDOM_ROWS = 1 << 21
+trims: dict[str, Callable] = {}  # of peers that keep what they freed: name -> give it back
 
 
 def clock(device: torch.device) -> float:
@@ -30,11 +33,20 @@ def once(call: Callable, device: torch.device) -> float:
     return clock(device) - began
 
 
-def side_by_side(calls: dict[str, Callable], device: torch.device, seconds: float) -> dict[str, dict]:
-    """name -> median, fastest and slowest call in ms. The calls take turns, so that all see the same machine; the
-    first of each does not count (it may compile)."""
-    times = {name: [] for name in calls}
-    warm = {name: once(call, device) for name, call in calls.items()}
+def side_by_side(calls: dict[str, Callable], device: torch.device, seconds: float,
+                 drop: Callable[[str, Exception], None] | None = None) -> dict[str, dict]:
+    """name -> median, fastest and slowest call in ms, and the memory at its peak. The calls take turns, so that all see
+    the same machine. The first of each counts only where it is slow and took less than 1.5 times the second: then it
+    compiled nothing. drop: told of a call that fails at first, which is then left out; without it, the error stands."""
+    warm, peaks = {}, {}
+    for name, call in calls.items():
+        try:
+            peaks[name] = peak_memory(lambda name=name, call=call: warm.update({name: once(call, device)}), device)
+        except Exception as error:
+            if drop is None:
+                raise
+            drop(name, error)
+    calls, times = {name: calls[name] for name in peaks}, {name: [] for name in peaks}
     began, rounds = time.perf_counter(), 0
     while rounds < 3 or (time.perf_counter() - began < seconds * len(calls) and rounds < 200):
         for name, call in calls.items():
@@ -43,13 +55,35 @@ def side_by_side(calls: dict[str, Callable], device: torch.device, seconds: floa
         rounds += 1
     for name, found in times.items():
         if len(found) == 1 and warm[name] < 1.5 * found[0]:
-            found.append(warm[name])  # slow, and nothing was compiled
+            found.append(warm[name])
+        if len(found) > 2:  # quick enough for another call, which compiles nothing
+            peaks[name] = peak_memory(calls[name], device)
     return {name: {"median_ms": 1e3 * statistics.median(t), "min_ms": 1e3 * min(t), "max_ms": 1e3 * max(t),
-                   "calls": len(t)} for name, t in times.items()}
+                   "calls": len(t), "peak_bytes": peaks[name]} for name, t in times.items()}
+
+
+def host_syncs(call: Callable, device: torch.device) -> int | None:
+    """How often a call waits for the device, as torch's synchronisation debug mode sees it: what goes through torch,
+    not what a library does on its own. None on the CPU, where there is nothing to wait for."""
+    if device.type != "cuda":
+        return None
+    torch.cuda.synchronize(device)
+    mode = torch.cuda.get_sync_debug_mode()
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        torch.cuda.set_sync_debug_mode("warn")
+        try:
+            call()
+        finally:
+            torch.cuda.set_sync_debug_mode(mode)
+    torch.cuda.synchronize(device)
+    return sum("synchronizing" in str(w.message) for w in caught)
 
 
 def peak_memory(call: Callable, device: torch.device) -> float | None:
     """Bytes that a call needs beyond those in use before it; None where the system does not tell."""
+    for trim in trims.values():
+        trim()
     if device.type == "cuda":
         torch.cuda.synchronize(device)
         torch.cuda.reset_peak_memory_stats(device)
@@ -57,20 +91,34 @@ def peak_memory(call: Callable, device: torch.device) -> float | None:
         call()
         torch.cuda.synchronize(device)
         return float(torch.cuda.max_memory_allocated(device) - before)
+    counted = False
     try:
         native().trim()
         ctypes.CDLL(None).malloc_trim(0)  # what earlier calls freed counts anew
         before = _resident("VmRSS")
         Path("/proc/self/clear_refs").write_text("5")  # the high-water mark starts anew
-        call()
-        return float(max(0, _resident("VmHWM") - before))
+        counted = True
     except (OSError, AttributeError):  # not Linux, or not glibc
-        return None
+        pass
+    call()
+    return float(max(0, _resident("VmHWM") - before)) if counted else None
 
 
 def _resident(key: str) -> int:
     status = Path("/proc/self/status").read_text(encoding="ascii")
     return 1024 * int(status.split(f"{key}:")[1].split()[0])
+
+
+def free_memory(device: torch.device) -> float:
+    """Bytes that can still be had on the device, or on the host for "cpu"; infinite where the system does not tell."""
+    if device.type == "cuda":
+        torch.cuda.empty_cache()
+        return float(torch.cuda.mem_get_info(device)[0])
+    try:
+        text = Path("/proc/meminfo").read_text(encoding="ascii")
+        return 1024.0 * int(text.split("MemAvailable:")[1].split()[0])
+    except (OSError, IndexError):
+        return float("inf")
 
 
 def best_rate(amount: float, call: Callable, device: torch.device, repeats: int) -> float:
@@ -80,11 +128,13 @@ def best_rate(amount: float, call: Callable, device: torch.device, repeats: int)
 
 
 def ceilings(device: torch.device, quick: bool = False) -> dict[str, float]:
-    """Rates per second: bytes copied (read and written), floating-point operations in fused multiply-adds, random pairs
-    of floats read from and added to a table of 4 MB. Gathers and reductions are measured on the CPU only."""
+    """Rates per second: bytes read and written (by a copy, or by scaling in place, whichever is faster: a copy also
+    reads what it is about to overwrite), floating-point operations in fused multiply-adds, random pairs of floats read
+    from and added to a table of 4 MB. Gathers and reductions are measured on the CPU only."""
     repeats, words = (2, 1 << 18) if quick else (7, 1 << 25)
     a, b = torch.ones(words, device=device), torch.ones(words, device=device)
-    rates = {"copy": best_rate(8.0 * words, lambda: b.copy_(a), device, repeats)}
+    rates = {"copy": max(best_rate(8.0 * words, call, device, repeats) for call in
+                         (lambda: b.copy_(a), lambda: b.mul_(1.0)))}
     if device.type == "cuda":
         size = 256 if quick else 8192
         m = torch.ones(size, size, device=device)

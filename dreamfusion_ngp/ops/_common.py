@@ -71,6 +71,16 @@ def check_positive(op: str, **values: float) -> None:
             raise ValueError(f"{op}: {name} must be a finite number above 0, got {value}")
 
 
+def stays(op: str, name: str, value: object, size: int, *, dtype: torch.dtype, like: Tensor) -> Tensor:
+    """`size` numbers that an op reads when its kernel runs, so that they may change between runs of a CUDA graph: a
+    tensor (size,), floating or not like `dtype`, stays where it is; numbers become a new tensor beside `like`."""
+    if isinstance(value, Tensor):
+        floating = value.is_floating_point() and dtype.is_floating_point
+        check_tensor(op, name, value, (size,), dtype=value.dtype if floating else dtype, like=like)
+        return value.detach().to(dtype).contiguous()
+    return torch.tensor(value, dtype=dtype).reshape(size).to(like.device, non_blocking=like.is_cuda)
+
+
 def address(tensor: Tensor | None) -> int:
     """The data pointer of a tensor, 0 for None."""
     return 0 if tensor is None else tensor.data_ptr()

@@ -8,12 +8,13 @@ import torch
 from torch import Tensor
 from torch.autograd.graph import increment_version
 
-from ._common import NAMESPACE, address, backend, check_positive, check_scalar_type, check_tensor, execution, is_double
+from ._common import NAMESPACE, address, backend, execution, is_double
+from ._common import check_positive, check_scalar_type, check_tensor, stays
 
 
 def adam_step(
-    param: Tensor, grad: Tensor, exp_avg: Tensor, exp_avg_sq: Tensor, nonfinite: Tensor, *, lr: float, beta1: float,
-    beta2: float, eps: float, step: int, weight_decay: float = 0.0,
+    param: Tensor, grad: Tensor, exp_avg: Tensor, exp_avg_sq: Tensor, nonfinite: Tensor, *, beta1: float, beta2: float,
+    eps: float, lr: float = 0.0, step: int = 1, weight_decay: float = 0.0, factors: Tensor | None = None,
 ) -> None:
     """One step of Adam, in place; the numbers are those of torch.optim.Adam. Afterwards `grad` is zero.
 
@@ -24,6 +25,8 @@ def adam_step(
         param, grad, exp_avg, exp_avg_sq: one shape, contiguous, float32, or float64 on the CPU; all are changed.
         nonfinite: (1,) int64, changed.
         lr: at least 0.   beta1, beta2: in [0, 1).   eps: above 0.   step: from 1.   weight_decay: L2, at least 0.
+        factors: (2,) in the place of lr and step, param's type and device: `adam_factors`, read when the kernel runs.
+            A CUDA graph that is run again takes what is in it then.
 
     Source: Kingma & Ba 2015 (Adam), algorithm 1.
     """
@@ -34,20 +37,31 @@ def adam_step(
         if not value.is_contiguous():
             raise ValueError(f"adam_step: {name} is changed in place and must be contiguous")
     check_tensor("adam_step", "nonfinite", nonfinite, (1,), dtype=torch.int64, like=param)
-    check_positive("adam_step", eps=eps, step=step)
-    limits = {"lr": (lr, inf), "beta1": (beta1, 1.0), "beta2": (beta2, 1.0), "weight_decay": (weight_decay, inf)}
-    for name, (value, limit) in limits.items():
-        if not 0.0 <= value < limit:
-            raise ValueError(f"adam_step: {name} must be in [0, {limit}), got {value}")
+    check_positive("adam_step", eps=eps)
+    check_below("beta1", beta1, 1.0), check_below("beta2", beta2, 1.0), check_below("weight_decay", weight_decay, inf)
+    if factors is None:
+        check_below("lr", lr, inf), check_positive("adam_step", step=step)
+        factors = adam_factors(lr, beta1, beta2, step)
+    factors = stays("adam_step", "factors", factors, 2, dtype=dtype, like=param)
     torch.ops.dreamfusion_ngp.adam_step(
-        *(value.detach() for value in tensors.values()), nonfinite, lr, beta1, beta2, eps, step, weight_decay)
+        *(value.detach() for value in tensors.values()), nonfinite, factors, beta1, beta2, eps, weight_decay)
+
+
+def check_below(name: str, value: float, limit: float) -> None:
+    if not 0.0 <= value < limit:
+        raise ValueError(f"adam_step: {name} must be in [0, {limit}), got {value}")
+
+
+def adam_factors(lr: float, beta1: float, beta2: float, step: int) -> tuple[float, float]:
+    """What changes from step to step (from 1): lr / (1 - beta1^step) and 1 / sqrt(1 - beta2^step)."""
+    return lr / (1.0 - beta1**step), 1.0 / sqrt(1.0 - beta2**step)
 
 
 STEP = f"{NAMESPACE}::adam_step"
 torch.library.define(
     STEP,
-    "(Tensor(a!) param, Tensor(b!) grad, Tensor(c!) exp_avg, Tensor(d!) exp_avg_sq, Tensor(e!) nonfinite, float lr,"
-    " float beta1, float beta2, float eps, int step, float weight_decay) -> ()")
+    "(Tensor(a!) param, Tensor(b!) grad, Tensor(c!) exp_avg, Tensor(d!) exp_avg_sq, Tensor(e!) nonfinite,"
+    " Tensor factors, float beta1, float beta2, float eps, float weight_decay) -> ()")
 
 
 @torch.library.register_fake(STEP)
@@ -56,9 +70,9 @@ def _no_outputs(*_):
 
 
 @torch.library.impl(STEP, ("cpu", "cuda"))
-def _step(param, grad, exp_avg, exp_avg_sq, nonfinite, lr, beta1, beta2, eps, step, weight_decay):
+def _step(param, grad, exp_avg, exp_avg_sq, nonfinite, factors, beta1, beta2, eps, weight_decay):
     tensors = (param, grad, exp_avg, exp_avg_sq, nonfinite)
     backend(param).adam(
-        is_double(param), *map(address, tensors), param.numel(), beta1, beta2, eps, weight_decay,
-        lr / (1.0 - beta1**step), 1.0 / sqrt(1.0 - beta2**step), *execution(param))
+        is_double(param), *map(address, tensors), param.numel(), beta1, beta2, eps, weight_decay, address(factors),
+        *execution(param))
     increment_version(tensors)

@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.utils.weak import WeakTensorKeyDictionary
 
 from ._common import DEVICES, NAMESPACE, address, backend, cleared, execution, is_double
-from ._common import check_count, check_positive, check_scalar_type, check_tensor
+from ._common import check_count, check_positive, check_scalar_type, check_tensor, stays
 from .hashgrid import GRID, GridLayout, check_table
 
 MAX_HIDDEN = 128
@@ -31,7 +31,7 @@ def field(
     layout: GridLayout,
     *,
     bound: float,
-    level_weight: Sequence[float],
+    level_weight: Sequence[float] | Tensor,
     blob: Blob = ("none", 0.0, 1.0),
     count: Tensor | None = None,
     shadow: Tensor | None = None,
@@ -48,7 +48,8 @@ def field(
     W1, b1        (hidden, levels * features), (hidden,); hidden at most 128
     W2, b2        (4, hidden), (4,)
     bound         half edge of the scene cube, world units
-    level_weight  one factor per level, coarse to fine; a level of weight 0 is not read and gets no gradient
+    level_weight  one factor per level, coarse to fine; a level of weight 0 is not read and gets no gradient. A tensor
+                  (levels,) is read when the kernels run, forward and backward, and gets no gradient itself
     blob          (kind, strength, radius) of a bump at the origin: "gaussian" is strength exp(-|x|^2 / (2 radius^2))
                   (DreamFusion, appendix A.2), "cone" is strength (1 - |x| / radius) (Magic3D), its tip rounded off,
                   "none" is 0
@@ -65,8 +66,8 @@ def field(
     names a bad argument.
     """
     named = (layout, bound, level_weight, blob, count, shadow, tensor_cores)
-    settings = _check("field", x, table, W1, b1, W2, b2, *named)
-    return _field(x, table, W1, b1, W2, b2, *settings, shadow, count)
+    weights, settings = _check("field", x, table, W1, b1, W2, b2, *named)
+    return _field(x, table, W1, b1, W2, b2, weights, *settings, shadow, count)
 
 
 def field_density(
@@ -79,7 +80,7 @@ def field_density(
     layout: GridLayout,
     *,
     bound: float,
-    level_weight: Sequence[float],
+    level_weight: Sequence[float] | Tensor,
     blob: Blob = ("none", 0.0, 1.0),
     count: Tensor | None = None,
     shadow: Tensor | None = None,
@@ -87,12 +88,12 @@ def field_density(
 ) -> Tensor:
     """h (N,) of `field`, alone and without gradient: for occupancy grids and meshes. Same arguments, same errors."""
     named = (layout, bound, level_weight, blob, count, shadow, tensor_cores)
-    settings = _check("field_density", x, table, W1, b1, W2, b2, *named)
-    return _field_density(*[t.detach() for t in (x, table, W1, b1, W2, b2)], *settings, shadow, count)
+    weights, settings = _check("field_density", x, table, W1, b1, W2, b2, *named)
+    return _field_density(*[t.detach() for t in (x, table, W1, b1, W2, b2)], weights, *settings, shadow, count)
 
 
-def _check(op, x, table, W1, b1, W2, b2, layout, bound, level_weight, blob, count, shadow, tensor_cores) -> tuple:
-    """Check everything; return the settings in the order of the registered ops."""
+def _check(op, x, table, W1, b1, W2, b2, layout, bound, level_weight, blob, count, shadow, tensor_cores):
+    """Check everything; return the levels' weights, and the settings in the order of the registered ops."""
     dtype = check_scalar_type(op, "x", x)
     check_tensor(op, "x", x, (None, 3), dtype=dtype, text="(N, 3)")
     check_table(op, table, layout, x)
@@ -105,15 +106,18 @@ def _check(op, x, table, W1, b1, W2, b2, layout, bound, level_weight, blob, coun
     check_tensor(op, "W2", W2, (4, hidden), dtype=dtype, like=x, text=f"(4, hidden) = (4, {hidden})")
     check_tensor(op, "b2", b2, (4,), dtype=dtype, like=x)
     check_positive(op, bound=bound)
-    weights = [float(w) for w in level_weight]
-    if len(weights) != layout.levels or not all(map(math.isfinite, weights)):
-        raise ValueError(f"{op}: level_weight must be {layout.levels} finite numbers, one per level, got {weights}")
+    if not isinstance(level_weight, Tensor):
+        level_weight = [float(w) for w in level_weight]
+        if len(level_weight) != layout.levels or not all(map(math.isfinite, level_weight)):
+            raise ValueError(
+                f"{op}: level_weight must be {layout.levels} finite numbers, one per level, got {level_weight}")
+    weights = stays(op, "level_weight", level_weight, layout.levels, dtype=dtype, like=x)
     check_count(op, count, x)
     if shadow is not None:
         check_tensor(op, "shadow", shadow, tuple(table.shape), dtype=torch.float16, like=x)
         if not shadow.is_contiguous():
             raise ValueError(f"{op}: shadow must be contiguous")
-    return *layout.arguments, weights, float(bound), *_check_blob(op, blob), bool(tensor_cores)
+    return weights, (*layout.arguments, float(bound), *_check_blob(op, blob), bool(tensor_cores))
 
 
 def _check_blob(op: str, blob: Blob) -> tuple[int, float, float]:
@@ -152,9 +156,9 @@ def _zero_gradient(table: Tensor) -> Tensor:
     return spare
 
 
-TENSORS = "Tensor x, Tensor table, Tensor W1, Tensor b1, Tensor W2, Tensor b2"
-SETTINGS = (f"{GRID}, float[] level_weight, float bound, int blob, float strength, float radius, "
-            "bool tensor_cores, Tensor? shadow, Tensor? count")
+TENSORS = "Tensor x, Tensor table, Tensor W1, Tensor b1, Tensor W2, Tensor b2, Tensor level_weight"
+SETTINGS = (f"{GRID}, float bound, int blob, float strength, float radius, bool tensor_cores, Tensor? shadow, "
+            "Tensor? count")
 
 
 def _has_kernels(table: Tensor, scale: Sequence[float]) -> bool:
@@ -163,21 +167,23 @@ def _has_kernels(table: Tensor, scale: Sequence[float]) -> bool:
 
 
 def _readable(network: Sequence[Tensor], settings: tuple) -> list[Tensor]:
-    """The network, contiguous; its table is the shadow's values where no kernel reads the shadow."""
-    table, *weights = (t.contiguous() for t in network)
+    """The network and the weights of its levels, contiguous; the table is the shadow's values where no kernel reads the
+    shadow."""
+    table, *others = (t.contiguous() for t in network)
     shadow = settings[-2]
     if shadow is not None and not _has_kernels(table, settings[0]):
         table = shadow.to(table.dtype).contiguous()
-    return [table, *weights]
+    return [table, *others]
 
 
 def _model(network: Sequence[Tensor], settings: tuple):
-    """The native description of the network; the tensors must be contiguous and outlive it."""
+    """The native description of `_readable` tensors, which must outlive it."""
+    *network, level_weight = network
     table, W1 = network[:2]
-    scale, resolution, offset, smoothstep, level_weight, bound, *bump, tensor_cores, shadow, _ = settings
+    scale, resolution, offset, smoothstep, bound, *bump, tensor_cores, shadow, _ = settings
     layout = (scale, resolution, offset, table.shape[1], smoothstep)
-    pointers = [address(t) for t in (*network, shadow if _has_kernels(table, scale) else None)]
-    return backend(table).FieldModel(*layout, level_weight, W1.shape[0], bound, *bump, *pointers, tensor_cores)
+    pointers = [address(t) for t in (level_weight, *network, shadow if _has_kernels(table, scale) else None)]
+    return backend(table).FieldModel(*layout, W1.shape[0], bound, *bump, *pointers, tensor_cores)
 
 
 @torch.library.custom_op(
@@ -187,11 +193,11 @@ def _model(network: Sequence[Tensor], settings: tuple):
     schema=f"({TENSORS}, {SETTINGS}) -> (Tensor, Tensor, Tensor)",
 )
 def _field(*arguments):
-    x, network = arguments[0].contiguous(), _readable(arguments[1:6], arguments[6:])
+    x, network = arguments[0].contiguous(), _readable(arguments[1:7], arguments[7:])
     h, rgb_raw, grad_h = x.new_empty(x.shape[0]), torch.empty_like(x), torch.empty_like(x)
     rows = (x.shape[0], address(arguments[-1]))
     outputs = (address(h), address(rgb_raw), address(grad_h))
-    backend(x).field_forward(is_double(x), _model(network, arguments[6:]), address(x), *outputs, *rows, *execution(x))
+    backend(x).field_forward(is_double(x), _model(network, arguments[7:]), address(x), *outputs, *rows, *execution(x))
     return h, rgb_raw, grad_h
 
 
@@ -207,10 +213,10 @@ def _(x, *others):
     schema=f"({TENSORS}, {SETTINGS}) -> Tensor",
 )
 def _field_density(*arguments):
-    x, network = arguments[0].contiguous(), _readable(arguments[1:6], arguments[6:])
+    x, network = arguments[0].contiguous(), _readable(arguments[1:7], arguments[7:])
     h = x.new_empty(x.shape[0])
     rows, outputs = (x.shape[0], address(arguments[-1])), (address(h), 0, 0)
-    backend(x).field_forward(is_double(x), _model(network, arguments[6:]), address(x), *outputs, *rows, *execution(x))
+    backend(x).field_forward(is_double(x), _model(network, arguments[7:]), address(x), *outputs, *rows, *execution(x))
     return h
 
 
@@ -228,11 +234,11 @@ def _(x, *others):
 def _field_backward(*arguments):
     """Gradients of the table, and of W1, b1, W2, b2 one after the other in one vector."""
     d_h, d_rgb_raw, d_grad_h, x = (t.contiguous() for t in arguments[:4])
-    network = _readable(arguments[4:9], arguments[9:])
-    grad_table, grad_weights = _zero_gradient(arguments[4]), x.new_zeros(sum(t.numel() for t in network[1:]))
+    network = _readable(arguments[4:10], arguments[10:])
+    grad_table, grad_weights = _zero_gradient(arguments[4]), x.new_zeros(sum(t.numel() for t in network[1:5]))
     pointers = [address(t) for t in (x, d_h, d_rgb_raw, d_grad_h, grad_table, grad_weights)]
     rows = (x.shape[0], address(arguments[-1]))
-    backend(x).field_backward(is_double(x), _model(network, arguments[9:]), *pointers, *rows, *execution(x))
+    backend(x).field_backward(is_double(x), _model(network, arguments[10:]), *pointers, *rows, *execution(x))
     return grad_table, grad_weights
 
 
@@ -242,16 +248,16 @@ def _(d_h, d_rgb_raw, d_grad_h, x, table, W1, b1, W2, b2, *settings):
 
 
 def _save(ctx, inputs, output) -> None:
-    ctx.save_for_backward(*inputs[:6], *inputs[-2:])
-    ctx.settings = inputs[6:-2]
+    ctx.save_for_backward(*inputs[:7], *inputs[-2:])
+    ctx.settings = inputs[7:-2]
 
 
 def _backward(ctx, d_h, d_rgb_raw, d_grad_h):
     *tensors, shadow, count = ctx.saved_tensors
     grad_table, grad_weights = _field_backward(d_h, d_rgb_raw, d_grad_h, *tensors, *ctx.settings, shadow, count)
-    network = tensors[2:]
+    network = tensors[2:6]
     pieces = grad_weights.split([t.numel() for t in network])
-    return None, grad_table, *[g.view(t.shape) for g, t in zip(pieces, network)], *[None] * (len(ctx.settings) + 2)
+    return None, grad_table, *[g.view(t.shape) for g, t in zip(pieces, network)], *[None] * (len(ctx.settings) + 3)
 
 
 def _no_second_derivative(ctx, *grads):

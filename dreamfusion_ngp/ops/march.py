@@ -8,7 +8,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from ._common import NAMESPACE, address, backend, check_positive, check_scalar_type, check_tensor, execution, is_double
+from ._common import NAMESPACE, address, backend, execution, is_double
+from ._common import check_positive, check_scalar_type, check_tensor, stays
 
 BLOCK_EDGE = 4  # cells; the march skips empty blocks of BLOCK_EDGE^3
 LARGEST_RESOLUTION = 1024
@@ -33,7 +34,7 @@ class Samples(NamedTuple):
 
 def march(
     rays_o: Tensor, rays_d: Tensor, bitfield: Tensor, *, resolution: int, bound: float, near: float, step: float,
-    budget: int, seed: int, stream: int,
+    budget: int, seed: int, stream: int | Tensor,
 ) -> Samples:
     """Sample rays at a constant step wherever the occupancy grid has a bit set. Not differentiable.
 
@@ -47,7 +48,8 @@ def march(
             t_near is the entry into the cube, or `near` if that is farther.
         budget: rows of the result. If the samples do not fit, every ray keeps its nearest `cap` ones, with the
             largest cap for which all fit, and info[1] counts what was dropped.
-        seed, stream: of the jitter in [0, 1), the same on every device; one per ray. seed < 0: jitter is 0.5.
+        seed, stream: of the jitter in [0, 1), the same on every device; one per ray. seed < 0: jitter is 0.5. stream
+            may be a tensor, (1,) int64 beside the rays, which is read when the kernel runs.
 
     Returns `Samples`. Raises TypeError or ValueError that names the argument.
     Source: Müller et al. 2022 (instant-NGP), appendix E.1; packing by scan, so the order is fixed.
@@ -68,7 +70,7 @@ def march(
         raise ValueError(f"march: budget must be in [1, {LARGEST_BUDGET}], got {budget}")
     return Samples(*torch.ops.dreamfusion_ngp.march(
         rays_o.detach().contiguous(), rays_d.detach().contiguous(), bitfield.contiguous(), resolution, bound, near,
-        step, budget, seed, stream))
+        step, budget, seed, stays("march", "stream", stream, 1, dtype=torch.int64, like=rays_o)))
 
 
 def check_resolution(op: str, resolution: int) -> None:
@@ -87,7 +89,7 @@ MARCH = f"{NAMESPACE}::march"
 torch.library.define(
     MARCH,
     "(Tensor rays_o, Tensor rays_d, Tensor bitfield, int resolution, float bound, float near, float step, int budget,"
-    " int seed, int stream) -> (Tensor, Tensor, Tensor, Tensor, Tensor)")
+    " int seed, Tensor stream) -> (Tensor, Tensor, Tensor, Tensor, Tensor)")
 
 
 @torch.library.register_fake(MARCH)
@@ -106,6 +108,6 @@ def _march(rays_o, rays_d, bitfield, resolution, bound, near, step, budget, seed
     device, cuda_stream, threads = execution(rays_o)
     backend(rays_o).march(
         is_double(rays_o), address(rays_o), address(rays_d), address(bitfield), address(blocks), address(counts),
-        *map(address, outputs), rays, budget, resolution, lattice_length(bound, step), bound, near, step, seed, stream,
-        device, cuda_stream, threads)
+        *map(address, outputs), rays, budget, resolution, lattice_length(bound, step), bound, near, step, seed,
+        address(stream), device, cuda_stream, threads)
     return outputs

@@ -72,7 +72,7 @@ def field(
     layout: GridLayout,
     *,
     bound: float,
-    level_weight: Sequence[float],
+    level_weight: Sequence[float] | Tensor,
     blob: tuple[str, float, float] = ("none", 0.0, 1.0),
     count: Tensor | None = None,
 ) -> tuple[Tensor, Tensor, Tensor]:
@@ -155,14 +155,14 @@ def _largest_cap(counts: Tensor, budget: int) -> int:
 
 def march(
     rays_o: Tensor, rays_d: Tensor, bitfield: Tensor, *, resolution: int, bound: float, near: float, step: float,
-    budget: int, seed: int, stream: int,
+    budget: int, seed: int, stream: int | Tensor,
 ) -> Samples:
     """Every lattice point of every ray, looked up one by one."""
     rays, dtype, device = rays_o.shape[0], rays_o.dtype, rays_o.device
     bound, near, step = (torch.tensor(v, dtype=dtype, device=device) for v in (bound, near, step))
     enter, leave = _clip(rays_o, rays_d, bound, near)
     k = torch.arange(lattice_length(float(bound), float(step)), dtype=dtype, device=device)
-    t = enter[:, None] + (k + kernel_uniform(rays, seed, stream, dtype).to(device)) * step
+    t = enter[:, None] + (k + kernel_uniform(rays, seed, int(stream), dtype).to(device)) * step
     x = rays_o[:, None] + t[..., None] * rays_d[:, None]
     u = (x + bound) * (resolution / (bound + bound))
     cell = torch.where(u > 0, u, 0).clamp(max=resolution - 1).long()
@@ -255,13 +255,15 @@ def composite(
 
 
 def adam_step(
-    param: Tensor, grad: Tensor, exp_avg: Tensor, exp_avg_sq: Tensor, nonfinite: Tensor, *, lr: float, beta1: float,
-    beta2: float, eps: float, step: int, weight_decay: float = 0.0,
+    param: Tensor, grad: Tensor, exp_avg: Tensor, exp_avg_sq: Tensor, nonfinite: Tensor, *, beta1: float, beta2: float,
+    eps: float, lr: float = 0.0, step: int = 1, weight_decay: float = 0.0, factors: Tensor | None = None,
 ) -> None:
+    step_size, inverse_root = factors if factors is not None else (
+        lr / (1 - beta1**step), 1 / (1 - beta2**step) ** 0.5)
     ok = grad.isfinite()
     g = torch.where(ok, grad + weight_decay * param, 0.0)
     m, v = beta1 * exp_avg + (1 - beta1) * g, beta2 * exp_avg_sq + (1 - beta2) * g * g
-    update = lr / (1 - beta1**step) * m / (v.sqrt() / (1 - beta2**step) ** 0.5 + eps)
+    update = step_size * m / (v.sqrt() * inverse_root + eps)
     for target, value in ((param, param - update), (exp_avg, m), (exp_avg_sq, v)):
         target.copy_(torch.where(ok, value, target))
     nonfinite += (~ok).sum()

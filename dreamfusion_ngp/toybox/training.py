@@ -28,7 +28,7 @@ PAPER_CAMERA_SHARE = 0.2        # the rest has constant framing, what preset `fa
 REPAINT_PROBABILITY = 0.35      # of a secondary part, to a random colour
 COLOR_JITTER = 0.04             # standard deviation per channel
 HIGH_NOISE_POWER = 0.65         # t = u^power: more high noise, where shape and view are decided
-TEXT_SHARE, TEXT_FROM = 0.45, 0.85  # of the pictures, at t above this, where little but the text is there to go by
+TEXT_SHARE, TEXT_FROM = 0.55, 0.85  # of the pictures, at t above this, where little but the text is there to go by
 BLIND = 980                     # timesteps from here on show nothing: 1/34 of a background, less of a toy
 BLIND_SHARE = (0.75, 0.3)       # of the pictures, at these timesteps: in the first part of a run and after
 WHOLE_CAPTIONS = 0.75           # of the captions in the first part of a run leave nothing out

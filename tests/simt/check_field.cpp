@@ -102,7 +102,7 @@ void check_merging(Random& random) {
 
 template <class T>
 struct Network {
-    Buffer<T> table, W1, b1, W2, b2;
+    Buffer<T> table, W1, b1, W2, b2, weights;
     FieldModel<T> model{};
 
     template <class From>
@@ -110,11 +110,13 @@ struct Network {
         : Network(o.model.grid, o.model.level_weight, o.model.hidden, copy(o.table), copy(o.W1), copy(o.b1), copy(o.W2),
               copy(o.b2), {o.model.blob.kind, T(o.model.blob.strength), T(o.model.blob.radius)}) {}
     template <class Weight>
-    Network(const GridLayout& grid, const Weight* weights, int hidden, Buffer<T> table_, Buffer<T> W1_, Buffer<T> b1_,
+    Network(const GridLayout& grid, const Weight* weights_, int hidden, Buffer<T> table_, Buffer<T> W1_, Buffer<T> b1_,
         Buffer<T> W2_, Buffer<T> b2_, Blob<T> blob)
-        : table(std::move(table_)), W1(std::move(W1_)), b1(std::move(b1_)), W2(std::move(W2_)), b2(std::move(b2_)) {
+        : table(std::move(table_)), W1(std::move(W1_)), b1(std::move(b1_)), W2(std::move(W2_)), b2(std::move(b2_)),
+          weights(grid.levels) {
         model.grid = grid, model.hidden = hidden, model.bound = T(1.5), model.blob = blob;
-        for (int level = 0; level < grid.levels; ++level) model.level_weight[level] = T(weights[level]);
+        for (int level = 0; level < grid.levels; ++level) weights[level] = T(weights_[level]);
+        model.level_weight = weights.get();
         model.table = table.get(), model.W1 = W1.get(), model.b1 = b1.get(), model.W2 = W2.get(), model.b2 = b2.get();
     }
 

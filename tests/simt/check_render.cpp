@@ -53,10 +53,11 @@ int64_t check_march(Random& random, int resolution, int percent, int64_t rays, i
     Buffer<float> o(3 * rays), d(3 * rays);
     random_rays(random, o, d, rays);
     const Buffer<uint8_t> bits = random_bits(random, resolution, percent);
+    Buffer<int64_t> stream(1, [] { return int64_t(9); });
     March<float> p{};
     p.rays_o = o.get(), p.rays_d = d.get(), p.bitfield = bits.get(), p.rays = rays, p.budget = budget;
     p.resolution = resolution, p.bound = 1, p.near = 0.1f, p.step = 0.07f, p.max_steps = 51;
-    p.seed = 3, p.stream = 9, p.jittered = jittered;
+    p.seed = 3, p.stream = stream.get(), p.jittered = jittered;
     const Marched want = run_march(p, [](const auto& q) { cpu::march(q, on_cpu); });
     const Marched got = run_march(p, [](const auto& q) { on_simt([&](const Exec& e) { cuda::march(q, e); }); });
     equal("info", got.info, want.info), equal("offsets", got.offsets, want.offsets), equal("t", got.t, want.t);
@@ -180,10 +181,11 @@ void check_adam(Random& random, int64_t n) {
         if (random.integer(0, 20) == 0) g = random.integer(0, 1) ? NAN : -INFINITY;
     const auto run = [&](auto launch) {
         std::vector<Buffer<float>> out{param, grad, m, v};
-        Buffer<int64_t> bad(1);
-        bad[0] = 5;
+        Buffer<int64_t> bad(1, [] { return int64_t(5); });
+        Buffer<float> factors(2);
+        factors[0] = 0.01f, factors[1] = 1.5f;
         launch(Adam<float>{out[0].get(), out[1].get(), out[2].get(), out[3].get(), bad.get(), n, 0.9f, 0.99f, 1e-15f,
-            1e-3f, 0.01f, 1.5f});
+            1e-3f, factors.get()});
         out.push_back(Buffer<float>(1, [&] { return float(bad[0]); }));
         return out;
     };

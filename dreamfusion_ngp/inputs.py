@@ -1,0 +1,47 @@
+"""Numbers that change from step to step, in device memory that stays where it is: kernels read them there when they
+run, so a CUDA graph that is run again sees those of its step."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from torch import Tensor
+
+ALIGNMENT = 16  # bytes, of every tensor
+
+
+class Slots:
+    """Named tensors in one piece of memory, which one copy fills.
+
+    `Slots(device, a=np.zeros((2, 3), np.float32), ...)["a"]` is a tensor of that shape and type, zero at first.
+    """
+
+    def __init__(self, device: str | torch.device, **examples: np.ndarray):
+        self.examples, self.places, size = examples, {}, 0
+        for name, example in examples.items():
+            self.places[name] = slice(size, size + example.nbytes)
+            size += -(-example.nbytes // ALIGNMENT) * ALIGNMENT
+        self.memory = torch.zeros(size, dtype=torch.uint8, device=device)
+        self.tensors = {name: self.memory[self.places[name]].view(torch.from_numpy(example).dtype).view(example.shape)
+                        for name, example in examples.items()}
+        self.staged = None if self.memory.is_cuda else self.stage()
+
+    def __getitem__(self, name: str) -> Tensor:
+        return self.tensors[name]
+
+    def stage(self) -> tuple[Tensor, dict[str, np.ndarray]]:
+        """Memory of the host to copy from, pinned for a CUDA device, and its parts."""
+        memory = torch.empty(self.memory.shape, dtype=torch.uint8, pin_memory=self.memory.is_cuda)
+        raw = memory.numpy()
+        return memory, {name: raw[self.places[name]].view(example.dtype).reshape(example.shape)
+                        for name, example in self.examples.items()}
+
+    def fill(self, **values) -> None:
+        """Give every tensor its values: arrays or CPU tensors of its shape, or what broadcasts to it. To a CUDA device
+        without waiting, from fresh memory, which torch keeps until the copy is done."""
+        if values.keys() != self.places.keys():
+            raise ValueError(f"Slots: expected {sorted(self.places)}, got {sorted(values)}")
+        memory, parts = self.staged or self.stage()
+        for name, value in values.items():
+            parts[name][...] = value
+        self.memory.copy_(memory, non_blocking=True)
