@@ -127,7 +127,7 @@ GROUPS = {
          Arm("oracle by words", "true pictures from all cameras that the view words may mean", oracle="words"),
          Arm("oracle by camera", "true pictures from the nearest cameras", oracle="camera"),
          Arm("twice the steps", "everything takes twice as long", steps=2),
-         Arm("finer field", "12 levels to 256 in the place of 6 to 40",
+         Arm("finer field", "12 levels to 256 in the place of 8 to 40",
              ("field.levels=12", "field.finest_resolution=256", "field.log2_table=17"))), SIX),
 }
 

@@ -156,10 +156,10 @@ def fast() -> RunConfig:
         # lit is rare: a lit picture is darker than the answer without a text, which guidance exaggerates. With it the
         # airplane went from IoU .49 to .53 (beside a constant scale); a run without any light was worse.
         light=LightConfig(albedo_only_until=0.05, lit_probability=0.55, textureless_probability=0.8),
-        # A 64 x 64 prior knows no detail below 1/64 of the scene: six levels to 40 are enough, fit into the cache, and
-        # cost a sixth of sixteen; eight to 96 kept noise as roughness. The exponential reaches the density of thin parts soonest; the cone starts as a
-        # ball of half the object.
-        field=FieldConfig(levels=6, base_resolution=8, finest_resolution=40, log2_table=15, interpolation="smoothstep",
+        # A 64 x 64 prior knows no detail below 1/64 of the scene: eight levels to 40 are enough, fit into the cache, and
+        # cost a quarter of sixteen; to 96 they kept noise as roughness. The exponential reaches the density of thin
+        # parts soonest; the cone starts as a ball of half the object.
+        field=FieldConfig(levels=8, base_resolution=8, finest_resolution=40, log2_table=15, interpolation="smoothstep",
                           hidden=32, density="exp", blob=("cone", 5.0, 0.25), density_bias=-1.0, background_hidden=0),
         # Two samples per prior pixel along the ray. Random plain backgrounds: a fixed or learnt one lets the field hide
         # plugs of background colour in the holes of objects.

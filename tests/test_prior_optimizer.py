@@ -45,7 +45,8 @@ def test_a_step_moves_every_used_weight_and_kernels_by_an_orthogonal_matrix(smal
     optimizer, rate = PriorOptimizer([small]), 1e-3
     before = {name: p.detach().clone() for name, p in small.named_parameters()}
     small(torch.randn(4, 3, 9, 9)).backward()
-    small.hidden.weight.grad = torch.randn_like(small.hidden.weight.detach())  # well conditioned: none of its directions is lost
+    # Well conditioned: none of its directions is lost.
+    small.hidden.weight.grad = torch.randn_like(small.hidden.weight.detach())
     optimizer.step(rate)
     after = dict(small.named_parameters())
     for name in before:
