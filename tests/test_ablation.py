@@ -82,8 +82,8 @@ def test_every_arm_is_a_setting_of_its_own_that_is_accepted(name):
 def test_what_the_arms_say_of_the_preset_is_so():
     preset, prior = config_of(DEFAULT, "a red mug", 0), ablation.PRIOR / "dreamfusion_ngp.json"
     assert preset.views == 4 and preset.camera.stratified_azimuth and preset.guidance.scale is None
-    assert json.loads(prior.read_text())["guidance_scale"] == 4 and preset.guidance.weighting == "clean"
-    assert (preset.guidance.t_range[1], preset.guidance.t_max_end, preset.guidance.t_window) == (0.998, 0.998, 0.11)
+    assert json.loads(prior.read_text())["guidance_scale"] == 2.5 and preset.guidance.weighting == "clean"
+    assert (preset.guidance.t_range[1], preset.guidance.t_max_end, preset.guidance.t_window) == (0.998, 0.998, 0.16)
     paper = config_of(GROUPS["preset"].arms[0], "a red mug", 0)
     assert paper.preset == "dreamfusion" and paper.field.levels == 16 and paper.steps == preset.steps
 

@@ -79,7 +79,7 @@ class Numbers(TorchDispatchMode):
 
 
 def test_the_numbers_that_change_from_step_to_step_are_known():
-    """None: they are in `State.eye` and `State.numbers`, where kernels read them. `slice` cuts the buffers to the count,
+    """None: they are in `State.eye` and `State.numbers`, where kernels read them. `slice` cuts buffers to the count,
     on the CPU alone."""
     config = replace(SMALL, optim=replace(SMALL.optim, final=0.1), field=replace(SMALL.field, coarse_to_fine=(2, 0.9)))
     state, steps = State(config, "cpu"), []
