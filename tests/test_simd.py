@@ -29,11 +29,11 @@ class Problem:
         start, end = torch.rand(n // 50 + 1, 1, 3, generator=g), torch.rand(n // 50 + 1, 1, 3, generator=g)
         x = (start + (end - start) * torch.linspace(0, 1, 50)[:, None]).reshape(-1, 3)[:n] * 2 - 1
         shapes = [(layout.entries, layout.features), (hidden, layout.width), (hidden,), (4, hidden), (4,)]
-        network = [torch.randn(s, generator=g) * 0.4 for s in shapes]
+        network = [torch.randn(s, generator=g) * 0.4 for s in shapes] + [torch.tensor([1.0, 0.5, 0.0, 1.0])]
         cotangents = [torch.randn(s, generator=g) for s in ((n,), (n, 3), (n, 3))]
         self.x, self.grad_y = x.to(dtype), torch.randn(n, layout.width, generator=g).to(dtype)
         self.network, self.cotangents = [t.to(dtype) for t in network], [t.to(dtype) for t in cotangents]
-        self.layout, self.settings = layout, (*layout.arguments, [1.0, 0.5, 0.0, 1.0], 1.0, 1, 3.0, 0.3, False)
+        self.layout, self.settings = layout, (*layout.arguments, 1.0, 1, 3.0, 0.3, False)
 
     def part(self, rows: slice) -> dict[str, torch.Tensor]:
         """Results of all float32 kernels for some of the points."""
