@@ -5,7 +5,7 @@
 #
 # Builds for the card, runs the CUDA tests, compute-sanitizer's four tools with a canary each, the benches, and a
 # training step with a diffusion model of Stable Diffusion 1.5's size. Needs torch and nvcc, and no network; what Python
-# lacks besides (pybind11, ninja, cmake, pytest, hypothesis, diffusers) it takes from wheels in WHEELS, if given.
+# lacks besides (pybind11, ninja, cmake, pytest, hypothesis, diffusers, transformers) it takes from wheels in WHEELS.
 # Leaves FOLDER/gpu_check.json and FOLDER/gpu_check.log, both written after every stage: a stage that fails, hangs or is
 # killed costs its own result only. --dry-run does the same on the CPU with tiny sizes and builds nothing.
 set -uo pipefail
@@ -29,7 +29,7 @@ export PATH="$PATH:/usr/local/cuda/bin" OMP_WAIT_POLICY=PASSIVE HF_HUB_OFFLINE=1
 if [[ -n $dry ]]; then
     export PYTHONSAFEPATH=1
 else
-    export PYTHONPATH="$repository:$out/site${PYTHONPATH:+:$PYTHONPATH}"
+    export PYTHONPATH="$repository:$out/site${PYTHONPATH:+:$PYTHONPATH}" PATH="$out/site/bin:$PATH"  # cmake, ninja
 fi
 cd "$repository" || exit 2
 
@@ -113,6 +113,7 @@ else
     # --need-cuda: where torch sees no device, tests of the GPU fail and are not skipped.
     stage tests 150 pass "$python" -m pytest -q --need-cuda -k cuda tests/test_{hashgrid,field,march,occupancy,shade}.py \
         tests/test_{composite,adam,sizes,no_sync,render,train,fields,inputs,graphs}.py
+    stage guidance 60 pass "$python" -m pytest -q --need-cuda -k cuda tests/test_latent_guidance.py
 fi
 
 stage small 60 pass "$python" benches/gpu/small.py --device "$device"
@@ -125,7 +126,7 @@ else
     for tool in memcheck racecheck initcheck synccheck; do
         stage "${tool}_canary" 30 fail compute-sanitizer --tool "$tool" --error-exitcode 9 "$out/canaries" "$tool"
         # Without torch's cache every tensor is an allocation of its own: its ends are guarded.
-        stage "$tool" 60 pass env PYTORCH_NO_CUDA_MEMORY_CACHING=1 compute-sanitizer --tool "$tool" --error-exitcode 9 \
+        stage "$tool" 120 pass env PYTORCH_NO_CUDA_MEMORY_CACHING=1 compute-sanitizer --tool "$tool" --error-exitcode 9 \
             "$python" benches/gpu/small.py --device "$device"
     done
 fi

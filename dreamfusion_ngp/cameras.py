@@ -127,7 +127,8 @@ def camera_rays(cameras: Cameras, resolution: int) -> tuple[torch.Tensor, torch.
     y, x = torch.meshgrid(-centre, centre, indexing="ij")
     local = torch.stack([x, y], -1)[None] / cameras.focal[:, None, None, None]
     local = torch.cat([local, -torch.ones_like(local[..., :1])], -1)
-    direction = torch.einsum("bij,bhwj->bhwi", cameras.c2w[:, :, :3], local)
+    rotation = cameras.c2w[:, None, None, :, :3]
+    direction = (rotation * local[..., None, :]).sum(-1)  # no matrix product: on a GPU that may be in TF32
     direction = torch.nn.functional.normalize(direction, dim=-1)
     origin = cameras.position[:, None, None, :].expand_as(direction)
     return origin.reshape(-1, 3).contiguous(), direction.reshape(-1, 3).contiguous()

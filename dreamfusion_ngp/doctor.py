@@ -17,7 +17,8 @@ from functools import cache
 
 from . import __version__
 from .errors import NativeError
-from .native import PACKAGE, REBUILD, build_info, build_record, cores, cuda_remedy, is_stale, native, why_no_cuda
+from .native import (PACKAGE, REBUILD, SOURCE_TREE, build_info, build_record, cores, cuda_remedy, is_stale, native,
+                     why_no_cuda)
 
 OK, WARN, FAIL, SKIP = "OK", "WARN", "FAIL", "SKIP"
 PRIORS = PACKAGE / "toybox" / "priors"
@@ -217,6 +218,9 @@ def requirements(gpus: list[dict]) -> Verdict:
     try:
         lines = importlib.metadata.requires("dreamfusion_ngp") or []
     except importlib.metadata.PackageNotFoundError:
+        if (SOURCE_TREE / "csrc").is_dir():
+            return Verdict(WARN, f"not installed, runs from its source tree {SOURCE_TREE}: what it requires is not "
+                                 "checked", REBUILD)
         return Verdict(FAIL, "dreamfusion_ngp itself is not installed", REBUILD)
     wrong = []
     for line in lines:
@@ -275,19 +279,22 @@ def gpu_self_test(gpus: list[dict]) -> Verdict:
         return Verdict(SKIP, "torch sees no GPU")
     from .ops import field
 
-    errors = compare(kernel_results(field.field, "cuda"), kernel_results(field.field, "cpu"))
+    errors = {}
+    for levels in (6, 8):  # the second has kernels of its own
+        found = compare(*(kernel_results(field.field, device, levels) for device in ("cuda", "cpu")))
+        errors |= {f"{name}, {levels} levels": error for name, error in found.items()}
     return self_test_verdict("the CPU", errors)
 
 
-def kernel_results(field, device: str) -> dict:
+def kernel_results(field, device: str, levels: int = 6) -> dict:
     """The field (hash grid, network, normals) forward and backward on fixed inputs -> name -> CPU tensor."""
     import torch
 
     from .ops.hashgrid import GridLayout
 
-    layout = GridLayout(levels=6, features=2, log2_table=10, base_resolution=4, finest_resolution=64)
+    layout = GridLayout(levels=levels, features=2, log2_table=10, base_resolution=4, finest_resolution=64)
     draw = torch.Generator().manual_seed(0)
-    shapes = {"table": (layout.entries, 2), "W1": (16, 12), "b1": (16,), "W2": (4, 16), "b2": (4,)}
+    shapes = {"table": (layout.entries, 2), "W1": (16, 2 * levels), "b1": (16,), "W2": (4, 16), "b2": (4,)}
     weights = {name: (0.5 * torch.randn(shape, generator=draw)).to(device) for name, shape in shapes.items()}
     x = (2 * torch.rand(509, 3, generator=draw) - 1).to(device)
     outputs = [torch.randn(shape, generator=draw).to(device) for shape in ((509,), (509, 3), (509, 3))]

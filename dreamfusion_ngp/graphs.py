@@ -10,7 +10,7 @@ rays are cast at once, and the tier is the budget.
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Any, Callable
+from typing import Any, Callable, Protocol
 
 import torch
 from torch import Tensor
@@ -21,7 +21,16 @@ from .render import Rays
 from .steps import Draw, Look, State, cast_rays, draw, fill_eye, learn, look, refresh_is_due
 
 SMALLEST_TIER = 1 << 15  # rows: below, kernels do not get faster
-Capture = Callable[[Callable[[], Any]], tuple[Callable[[], None], Any]]
+
+
+class Capture(Protocol):
+    """What keeps functions for later runs: capture(function) -> (run, what the function returned: every run fills
+    it)."""
+
+    def __call__(self, function: Callable[[], Any]) -> tuple[Callable[[], None], Any]: ...
+
+    def warm(self, function: Callable[[], Any]) -> Any:
+        """The function as it is, where it would be captured."""
 
 
 class Eager:
@@ -41,7 +50,7 @@ class Eager:
 
 class CudaCapture:
     """Captures functions into CUDA graphs that share memory: they must run in the order in which they were captured, or
-    leave nothing in it besides what they return. -> (run, what the function returned: it is filled by every run)."""
+    leave nothing in it besides what they return."""
 
     def __init__(self):
         self.pool, self.stream = torch.cuda.graph_pool_handle(), torch.cuda.Stream()
@@ -51,6 +60,16 @@ class CudaCapture:
         with torch.cuda.graph(graph, pool=self.pool, stream=self.stream):
             returned = function()
         return graph.replay, returned
+
+    def warm(self, function: Callable[[], Any]) -> Any:
+        """On the stream of the captures: autograd remembers on which stream it first met a parameter, and a capture
+        must not wait for another one."""
+        outside = torch.cuda.current_stream(self.stream.device)
+        self.stream.wait_stream(outside)
+        with torch.cuda.stream(self.stream):
+            returned = function()
+        outside.wait_stream(self.stream)
+        return returned
 
 
 class Notice:
@@ -86,7 +105,7 @@ class Graphed:
 
     def run(self, name: str, kind: tuple, function: Callable[[], Any]) -> Any:
         if kind not in self.warm:
-            return function()
+            return self.captures[name].warm(function)
         if (name, kind) not in self.graphs:
             self.graphs[name, kind] = self.captures[name](function)
         replay, returned = self.graphs[name, kind]
@@ -110,6 +129,7 @@ class Graphed:
         else:
             rays, rows = self.cast(state, drawn), state.config.render.budget
         self.kind = drawn.size, drawn.network, rows
+        self.seen = None  # its graph would hold what autograd remembers of the parameters
         seen = self.seen = self.run("look", self.kind, lambda: look(state, rays.cut(rows).clone(), drawn.network))
         self.ahead = self.look_ahead(state, drawn.number + 1)
         return replace(seen, terms={name: term.detach().clone() for name, term in seen.terms.items()},

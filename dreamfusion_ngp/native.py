@@ -42,6 +42,7 @@ def native() -> ModuleType:
         raise NativeError(f"{why}; {DOCTOR}") from error
 
 
+@cache
 def native_cuda() -> ModuleType:
     """The module `_C` if it holds CUDA code. Raises NativeError that says why there is none and how to get it."""
     module = native()

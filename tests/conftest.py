@@ -44,6 +44,14 @@ def device(request) -> str:
     return request.param
 
 
+@pytest.fixture
+def cuda(device) -> str:
+    """For a test that only a CUDA device can pass."""
+    if device == "cpu":
+        pytest.skip("needs a CUDA device")
+    return device
+
+
 def pytest_generate_tests(metafunc):
     """A test that uses the fixture `simd` runs for every instruction set that the native module can use here."""
     if "simd" in metafunc.fixturenames:

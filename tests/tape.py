@@ -51,6 +51,9 @@ class Tape:
 
         return run, returned
 
+    def warm(self, function):
+        return function()
+
 
 @torch.no_grad()
 def replay(calls) -> None:

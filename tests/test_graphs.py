@@ -159,14 +159,31 @@ def test_graphs_are_refused_without_a_gpu():
     assert on_device(config, torch.device("cpu")) == TINY and on_device(config, torch.device("cuda", 0)) == config
 
 
+def test_a_capture_begins_without_what_autograd_remembers():
+    """Of every parameter, autograd keeps the stream on which it was first met, as long as a graph of it lives: a
+    capture that meets that of an earlier step would wait for a stream outside."""
+    state = State(TINY, "cpu")
+    table = state.field.table
+
+    def node():  # the one that adds gradients: the living one, if there is one
+        return table.view_as(table).grad_fn.next_functions[0][0]
+
+    class Marking(Tape):
+        def warm(self, function):
+            returned = function()
+            node().metadata["warm"] = True
+            return returned
+
+        def __call__(self, function):
+            assert "warm" not in node().metadata
+            return super().__call__(function)
+
+    run = Graphed(state, Tape(), Marking(), smallest=256)
+    run_steps(state, run, 6)
+    assert {name for name, _ in run.graphs} == {"cast", "look", "learn"}
+
+
 # On a GPU -------------------------------------------------------------------------------------------------------------
-
-
-@pytest.fixture
-def cuda(device):
-    if device == "cpu":
-        pytest.skip("needs a CUDA device")
-    return device
 
 
 def distance(a, b):

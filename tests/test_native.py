@@ -99,7 +99,7 @@ def test_native_cuda_says_why_there_is_no_cuda_code(monkeypatch):
     monkeypatch.setattr(native, "native", lambda: CpuBuild)
     monkeypatch.setattr(native, "build_record", lambda: {"why_no_cuda": "no usable nvcc (nvcc: not found)"})
     with pytest.raises(NativeError, match=r"no usable nvcc \(nvcc: not found\).*DREAMFUSION_NGP_CUDA=on"):
-        native.native_cuda()
+        native.native_cuda.__wrapped__()
 
 
 def test_native_cuda_is_the_module_where_there_is_cuda_code():

@@ -74,7 +74,7 @@ def main() -> None:
     parameters = {name: sum(p.numel() for p in getattr(guidance, name).parameters()) for name in ("unet", "vae")}
     result = {"parameters": parameters, "dtype": str(guidance.unet.dtype), "rows": []}  # the VAE's: of its encoder
     modes = (False, True) if torch.device(arguments.device).type == "cuda" else (False,)
-    for resolution, graphs in itertools.product((8,) if arguments.quick else (64, 512), modes):
+    for graphs, resolution in itertools.product(modes, (8,) if arguments.quick else (64, 512)):
         result["rows"].append(measure(guidance, config, arguments.device, resolution, arguments.steps, graphs))
         print(result["rows"][-1], flush=True)
         if arguments.json:  # after every row: what is measured stays
