@@ -10,6 +10,16 @@ from torch import Tensor
 ALIGNMENT = 16  # bytes, of every tensor
 
 
+def sent(values, device: str | torch.device, dtype: torch.dtype | None = None) -> Tensor:
+    """A copy of numbers of the host (array, CPU tensor or list) on `device`: to a CUDA device without waiting, through
+    pinned memory, which torch keeps until the copy is done."""
+    host = torch.as_tensor(values)
+    host = host if dtype is None else host.to(dtype)
+    if torch.device(device).type == "cuda":
+        host = host.pin_memory()
+    return host.to(device, non_blocking=True)
+
+
 class Slots:
     """Named tensors in one piece of memory, which one copy fills.
 

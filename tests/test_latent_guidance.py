@@ -119,6 +119,21 @@ def test_nothing_decodes_and_the_noise_is_that_of_seed_and_step(latent_folders, 
     assert float(loaded(latent_folders[kind], slice=1)(rgb, views(), 0).loss) == pytest.approx(losses[0], rel=1e-4)
 
 
+@pytest.mark.parametrize("kind", KINDS)
+def test_on_a_gpu_it_never_waits(latent_folders, cuda, kind):
+    """Under torch's own check, once everything is loaded: noise, timesteps and words go there without a halt."""
+    guidance = load_guidance(config(latent_folders[kind], precision="float32"), cuda)
+    rgb = image().detach().to(cuda).requires_grad_()
+    for step in range(2):
+        guidance(rgb, views(), step).loss.backward()
+    torch.cuda.synchronize()
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        guidance(rgb, views(), 2).loss.backward()
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+
+
 def test_half_precision_is_close(latent_folders):
     rgb, gradients = image(), []
     for precision in ("float32", "bfloat16"):

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from ..errors import PriorError
+from ..inputs import sent
 from .parts import load_model, load_vae, present
 from .resize import resize
 from .text import TextEncoder, TwoTextEncoders
@@ -111,5 +112,5 @@ class XLGuidance(LatentGuidance):
     def conditions(self, pick) -> dict:
         pooled = pick("pooled")
         side = self.unet.config.sample_size * (self.resolution // self.shape[-1])
-        sizes = torch.tensor([side, side, 0, 0, side, side], device=pooled.device, dtype=pooled.dtype)
+        sizes = sent([side, side, 0, 0, side, side], pooled.device, pooled.dtype)
         return {"added_cond_kwargs": {"text_embeds": pooled, "time_ids": sizes.expand(len(pooled), 6)}}

@@ -5,8 +5,9 @@ from __future__ import annotations
 from functools import lru_cache
 
 import numpy as np
-import torch
 from torch import Tensor
+
+from ..inputs import sent
 
 
 def resize(x: Tensor, size: int) -> Tensor:
@@ -14,7 +15,7 @@ def resize(x: Tensor, size: int) -> Tensor:
     shrinking. Two matrix products, so that the backward is deterministic on every device."""
     if x.shape[-1] == size:
         return x
-    matrix = torch.from_numpy(resize_matrix(x.shape[-1], size)).to(x)
+    matrix = sent(resize_matrix(x.shape[-1], size), x.device, x.dtype)
     return matrix @ x @ matrix.T
 
 

@@ -19,6 +19,7 @@ import torch
 from torch import Tensor
 
 from ..config import GuidanceConfig
+from ..inputs import sent
 from ..rng import Stream, generator
 
 
@@ -54,7 +55,7 @@ def signal_and_noise(abar: np.ndarray, t: np.ndarray, like: Tensor) -> tuple[Ten
     """alpha_t = sqrt(abar_t) and sigma_t = sqrt(1 - abar_t), each (B, 1, 1, 1), in the dtype and on the device of
     `like`."""
     a = abar[t].astype(np.float64).reshape(-1, 1, 1, 1)
-    return tuple(torch.tensor(v).to(like) for v in (np.sqrt(a), np.sqrt(1.0 - a)))
+    return tuple(sent(np.stack([np.sqrt(a), np.sqrt(1.0 - a)]), like.device, like.dtype))
 
 
 def add_noise(x: Tensor, noise: Tensor, alpha: Tensor, sigma: Tensor) -> Tensor:
@@ -214,7 +215,7 @@ def distill(
     noise are functions of (seed, step) alone, the same on every device.
     """
     t, noise = draw(config, tuple(x.shape), seed=seed, step=step, progress=progress, length=len(abar))
-    gradient, residual = score(x, t, torch.from_numpy(noise).to(x), denoise, abar, config.weighting)
+    gradient, residual = score(x, t, sent(noise, x.device, x.dtype), denoise, abar, config.weighting)
     return SdsOutput(sds_loss(x, gradient), describe(t, len(abar), gradient, residual))
 
 

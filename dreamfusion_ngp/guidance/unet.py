@@ -11,6 +11,7 @@ from torch import Tensor
 
 from ..config import RunConfig
 from ..errors import PriorError
+from ..inputs import sent
 from ..prompts import view_prompt
 from ..views import Views
 from . import sds, text
@@ -116,7 +117,7 @@ class UnetGuidance:
         """Gradients on `image` (b, H, H, 3) and on what the UNet sees of it, and the residual eps_hat - eps."""
         with torch.enable_grad():
             x = self.encode(image.requires_grad_().permute(0, 3, 1, 2))
-        gradient, residual = sds.score(x.detach(), t, torch.from_numpy(noise).to(x),
+        gradient, residual = sds.score(x.detach(), t, sent(noise, x.device, x.dtype),
                                        lambda *noisy: self._denoise(*noisy, said), self.abar, self.config.weighting)
         return sds.pull_back(x, image, gradient, views), gradient, residual
 
@@ -125,7 +126,7 @@ class UnetGuidance:
         flow = self.prediction == "flow"
         unconditional, conditional, *negatives = self._predict(z / (alpha + sigma) if flow else z, t, said)
         if negatives:
-            weights = said.weights.to(z)
+            weights = sent(said.weights, z.device, z.dtype)
             guided = sds.perp_neg_guidance(unconditional, conditional, negatives, weights, self.scale)
         else:
             guided = sds.classifier_free_guidance(unconditional, conditional, self.scale)
@@ -137,16 +138,16 @@ class UnetGuidance:
         """What the UNet predicts in every branch, each (b, C, h, w) float32."""
         k, dtype = len(said.texts), self.unet.dtype
         batch = self.inputs(z).repeat(k, 1, 1, 1).to(dtype, memory_format=self.layout)
-        steps = torch.tensor(np.tile(self.times[t], k), device=self.device)
-        start_rows, end_rows = (torch.tensor([self.rows[s] for s in said.texts[..., i].reshape(-1)], device=self.device)
+        steps = sent(np.tile(self.times[t], k), self.device)
+        start_rows, end_rows = (sent([self.rows[s] for s in said.texts[..., i].reshape(-1)], self.device)
                                 for i in (0, 1))
-        share = said.share.reshape(-1)
+        share, blended = sent(said.share.reshape(-1), self.device), bool((said.share < 1).any())
 
         def pick(key: str) -> Tensor:
             start = self.embeddings[key][start_rows]
             if key == "mask":
                 return torch.maximum(start, self.embeddings[key][end_rows])
-            if (share < 1).any():
+            if blended:
                 part = share.reshape(-1, *[1] * (start.ndim - 1)).to(start)
                 start = part * start + (1 - part) * self.embeddings[key][end_rows]
             return start.to(dtype)
@@ -189,10 +190,10 @@ def choose_dtype(precision: str, device: torch.device) -> torch.dtype | None:
 
 
 def multiplies_bfloat16(device: torch.device) -> bool:
-    """Whether the UNet runs in bfloat16 on `device`: on CPUs only where the hardware multiplies it (AVX-512 BF16, AMX),
-    since others are slower with it than in float32."""
-    if device.type != "cpu":
-        return True
+    """Whether the UNet runs in bfloat16 on `device`: only where the hardware multiplies it (AVX-512 BF16, AMX; GPUs
+    from sm_80 on, older ones have no convolutions for it), since others are slower with it than in float32."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_capability(device) >= (8, 0)
     capabilities = getattr(torch.cpu, "get_capabilities", dict)()  # torch >= 2.10
     return any(name.endswith("bf16") and present is True for name, present in capabilities.items())
 
