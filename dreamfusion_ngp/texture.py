@@ -6,12 +6,12 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from .atlas import AtlasError, make_atlas
 from .errors import ExportError, UsageError
 from .mesh import Mesh, query, vertex_normals
 
 MAX_TEXTURE = 4096
 MAX_FACES = 200_000      # xatlas takes minutes for as many, and hours for the million of a run that diverged
-PADDING = 4              # texels between charts in the atlas
 PAIRS_PER_CALL = 1 << 22  # texel-triangle pairs tested at once
 
 # A texel's colour is what a ray along the inward normal sees: DEPTHS samples STEP apart, the first of them half a
@@ -34,20 +34,17 @@ class TexturedMesh:
 
 def unwrap(mesh: Mesh, texture: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """UV atlas by xatlas: (source vertex of every new vertex (W,), faces (F, 3), uv (W, 2) in [0, 1])."""
-    import xatlas
-
     if len(mesh.faces) > MAX_FACES:
         raise ExportError(f"the surface has {len(mesh.faces):,} faces, too many to be unwrapped for a texture. Where "
                           "few were asked for it is noise, which cannot be simplified: look at the previews, the run "
                           "may have diverged. The formats ply and stl need no texture")
-    atlas = xatlas.Atlas()
-    normals = vertex_normals(mesh).astype(np.float32)
-    atlas.add_mesh(mesh.vertices.astype(np.float32), mesh.faces.astype(np.uint32), normals)
-    options = xatlas.PackOptions()
-    options.resolution, options.padding = texture, PADDING
-    atlas.generate(pack_options=options)
-    source, faces, uv = atlas[0]
-    if atlas.atlas_count != 1 or len(faces) != len(mesh.faces) or not np.isfinite(uv).all():
+    parts = mesh.vertices.astype(np.float32), mesh.faces.astype(np.uint32), vertex_normals(mesh).astype(np.float32)
+    try:
+        source, faces, uv, count = make_atlas(*parts, texture)
+    except AtlasError as error:
+        raise ExportError(f"no UV atlas for {len(mesh.faces):,} faces: {error}; try fewer faces. The formats ply and "
+                          "stl need no texture") from None
+    if count != 1 or len(faces) != len(mesh.faces) or not np.isfinite(uv).all():
         raise ExportError(f"the UV atlas of {len(mesh.faces)} faces does not fit one texture; try fewer faces or a "
                           "larger texture")
     return source.astype(np.int64), faces.astype(np.int64), np.clip(uv, 0.0, 1.0).astype(np.float32)
@@ -106,7 +103,7 @@ def bake_texture(mesh: Mesh, density, albedo, *, size: int, bound: float, device
     nearest one.
 
     Raises UsageError for a size outside 16..4096, ExportError where the field is not finite, the mesh has more than
-    MAX_FACES faces, or the atlas does not fit.
+    MAX_FACES faces, xatlas fails, or the atlas does not fit.
     """
     from scipy.ndimage import distance_transform_edt
 

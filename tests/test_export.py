@@ -207,3 +207,14 @@ def test_noise_is_refused_at_once_instead_of_unwrapped_for_hours(tmp_path):
         export_mesh(noise, position_albedo, BOUND, tmp_path, ("glb", "ply"), resolution=64, faces=0)
     assert not os.listdir(tmp_path)
     assert export_mesh(noise, position_albedo, BOUND, tmp_path, "ply", resolution=64, faces=0)["faces"] > 200_000
+
+
+@pytest.mark.parametrize("code, said", [
+    ("import os, signal\nos.kill(os.getpid(), signal.SIGSEGV)\n", "exit status -11"),
+    ("raise ImportError('broken on purpose')\n", "ImportError: broken on purpose"),
+])
+def test_where_xatlas_crashes_the_export_does_not(tmp_path, monkeypatch, code, said):
+    (tmp_path / "xatlas.py").write_text(code)
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    with pytest.raises(ExportError, match=f"no UV atlas for [0-9,]+ faces: .*{said}.*ply and stl"):
+        export_mesh(toy("mug"), position_albedo, BOUND, tmp_path / "out", "glb", **SMALL)

@@ -30,7 +30,7 @@ graphs
 train
 checkpoint
 runs
-mesh
+mesh atlas
 texture
 export turntable report
 evaluation doctor
