@@ -104,7 +104,7 @@ def build_parser() -> argparse.ArgumentParser:
     tutor = verbs.add_parser("train-judge", help="train the judge of toys that evaluate uses where no CLIP is given")
     tutor.add_argument("-o", "--out", type=Path, default=Path("judge.safetensors"),
                        help="file to write (default: judge.safetensors)")
-    tutor.add_argument("--minutes", type=float, default=10.0, help="length of the training (default: 10)")
+    tutor.add_argument("--minutes", type=float, default=25.0, help="length of the training (default: 25)")
     tutor.add_argument("--images", type=int, default=0, help="end after so many training images instead")
     tutor.add_argument("--seed", type=int, default=0)
     tutor.add_argument("--threads", type=int, help="CPU threads (default: all cores)")
@@ -262,6 +262,8 @@ def run_verb(args) -> int:
 
 
 def train_prior_verb(args) -> int:
+    from .evaluation.judge import EMBEDDED
+    from .evaluation.prior import judge_prior
     from .toybox.model import PRIOR
     from .toybox.trainer import train_prior
     from .toybox.training import TrainPriorConfig
@@ -273,7 +275,8 @@ def train_prior_verb(args) -> int:
     given = {name: getattr(args, name) for name in ("learning_rate", "text_phase") if getattr(args, name) is not None}
     config = replace(config, **given)
     resume = PRIOR if args.resume == Path("embedded") else args.resume
-    train_prior(config, args.out, resume=resume, processes=args.processes or cores(), device=args.device)
+    train_prior(config, args.out, resume=resume, processes=args.processes or cores(), device=args.device,
+                score=judge_prior if EMBEDDED.is_file() else None)
     return 0
 
 

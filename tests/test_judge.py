@@ -26,7 +26,7 @@ def test_a_short_training_improves_on_held_out_pictures(trained):
     """Chance is 1 of 220. White clay before light grey takes longer than this to be seen."""
     judge, _ = trained
     log = judge.log["held_out"]
-    assert log["color"] > 0.05 and 0 <= log["geo"] <= 1 and judge.log["images"] == SHORT.images
+    assert log["color"] > 0.05 and 0 <= log["geo"] <= 1 and 0 < log["view"] <= 1 and judge.log["images"] == SHORT.images
     before = Judge().eval()
     batch = training_batch(Views(SHORT, np.random.default_rng(9)), 64, np.random.default_rng(9))
     with torch.no_grad():
@@ -56,12 +56,10 @@ def test_embeddings_have_length_one_and_larger_pictures_are_reduced(trained):
 
 def test_its_cameras_are_not_the_priors_nor_the_evaluations():
     random, paper = np.random.default_rng(0), CameraConfig()
-    assert FRAMED_CAMERAS.distance_per_focal and not paper.distance_per_focal
-    framed = FRAMED_CAMERAS.distance[1] * FRAMED_CAMERAS.focal[1] + 3 ** 0.5 * FRAMED_CAMERAS.position_jitter
-    furthest = max(paper.distance[1] + 3 ** 0.5 * paper.position_jitter, framed)
+    longest = max(paper.focal[1], FRAMED_CAMERAS.focal[1])
     for _ in range(200):
         cameras = training_cameras(6, random)
-        assert cameras.position.norm(dim=1).min() > furthest
+        assert cameras.focal.min() > longest
         assert (torch.rad2deg(cameras.elevation) - ELEVATION).abs().min() > 2.99
 
 
@@ -78,8 +76,9 @@ def test_its_backgrounds_and_colours():
 
 def test_batches_say_what_they_show():
     random = np.random.default_rng(2)
-    pictures, classes, color, clay = training_batch(Views(SHORT, random), 64, random)
+    pictures, classes, color, clay, azimuth = training_batch(Views(SHORT, random), 64, random)
     assert pictures.shape == (64, SIZE, SIZE, 3) and 0 <= pictures.min() and pictures.max() <= 1
+    assert azimuth.shape == (64,) and 0 <= azimuth.min() and azimuth.max() <= 360 and azimuth.std() > 60
     assert classes.max() < len(CLASSES) and color.max() < len(COLORS) and 0.2 < clay.float().mean() < 0.6
 
 

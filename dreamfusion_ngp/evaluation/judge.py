@@ -61,7 +61,7 @@ class Judge(nn.Module):
         x = pictures.permute(0, 3, 1, 2)
         if x.shape[-1] != SIZE:
             x = nn.functional.interpolate(x, size=(SIZE, SIZE), mode="area" if x.shape[-1] > SIZE else "bilinear")
-        return nn.functional.normalize(self.image(2 * x - 1), dim=-1)
+        return nn.functional.normalize(self.image(2 * x - 1).float(), dim=-1)
 
     def encode_texts(self, captions: list[str]) -> torch.Tensor:
         """M captions -> (M, DIMENSION) of length 1."""

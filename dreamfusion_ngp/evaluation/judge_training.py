@@ -1,9 +1,8 @@
 """Training of the embedded judge: `dreamfusion-ngp train-judge`.
 
-Its pictures are of the same toys as the prior's and share nothing else with them: cameras stand further off, with
-longer lenses and without jitter, none at the elevation from which results are judged; colours differ by brightness and
-hue, not by noise; backgrounds are checkerboards, stripes and light greys. Blur and noise stand for what an optimisation
-leaves.
+Its pictures are of the same toys as the prior's and share nothing else with them: cameras have longer lenses and no
+jitter, none is at the elevation from which results are judged; colours differ by brightness and hue, not by noise;
+backgrounds are checkerboards, stripes and light greys. Blur and noise stand for what an optimisation leaves.
 """
 
 from __future__ import annotations
@@ -18,15 +17,17 @@ import torch
 
 from ..cameras import orbit
 from ..errors import UsageError
+from ..guidance.unet import multiplies_bfloat16
 from ..toybox.captions import subject
-from ..toybox.shapes import CLASSES, COLORS, MAIN, PARAMETERS, SHADE
+from ..toybox.shapes import CLASSES, COLORS, DIRECTIONAL, MAIN, PARAMETERS, SHADE
 from ..toybox.world import GBuffer, part_colors, shade, trace
+from .azimuths import right_sides
 from .judge import SIZE, Judge, save_judge
-from .pictures import ELEVATION, judging_cameras, shaded
-from .retrieval import retrieved, toy_captions
+from .pictures import AZIMUTHS, ELEVATION, judging_cameras, shaded
+from .retrieval import AZIMUTH_STEP, azimuth_captions, retrieved, toy_captions
 
-FOCAL = (1.6, 2.2)             # image widths; the prior's end at 1.35
-FRAMING = (1.22, 1.5)          # distance in world units by focal length: at least 1.95 away, the prior's at most 1.94
+FOCAL = (1.4, 2.2)             # image widths; the prior's end at 1.35
+FRAMING = (1.2, 1.5)           # distance in world units by focal length
 ELEVATIONS = (0.0, 65.0)       # degrees, except within APART of the elevation at which results are judged
 APART = 3.0
 BRIGHTNESS, HUE = (0.75, 1.15), 0.06  # factor; largest change of a channel
@@ -37,11 +38,12 @@ CHUNK = 6                      # views of one toy traced at a time
 TRACE_EVERY = 2                # steps between new chunks
 REPORT_EVERY = 15.0            # seconds
 PALETTE = torch.tensor(list(COLORS.values()))
+HAS_FRONT = torch.tensor([name in DIRECTIONAL for name in CLASSES])
 
 
 @dataclass(frozen=True)
 class TrainJudgeConfig:
-    minutes: float = 10.0      # of training, besides the held-out test at its end
+    minutes: float = 25.0      # of training, besides the held-out test at its end
     images: int = 0            # stop after so many instead; 0: by time
     batch: int = 64
     learning_rate: float = 2e-3
@@ -66,17 +68,17 @@ class Views:
         cameras = training_cameras(CHUNK, self.random)
         u = torch.tensor(self.random.uniform(-1, 1, (CHUNK, PARAMETERS)), dtype=torch.float32)
         shelf = self.shelves[index]
-        shelf.append((trace(CLASSES[index], u, cameras, SIZE), cameras.position))
+        shelf.append((trace(CLASSES[index], u, cameras, SIZE), cameras.position, torch.rad2deg(cameras.azimuth)))
         if len(shelf) > self.room:
             shelf.pop(0)
 
-    def draw(self, classes: np.ndarray) -> tuple[GBuffer, torch.Tensor]:
-        """A view of each class: G-buffers and camera positions (n, 3)."""
+    def draw(self, classes: np.ndarray) -> tuple[GBuffer, torch.Tensor, torch.Tensor]:
+        """A view of each class: G-buffers, camera positions (n, 3), azimuths (n,) in degrees."""
         chosen = [(self.shelves[c][self.random.integers(len(self.shelves[c]))], self.random.integers(CHUNK))
                   for c in classes]
         rows = [slice(k, k + 1) for _, k in chosen]
-        return (GBuffer.cat([buffer[row] for ((buffer, _), _), row in zip(chosen, rows)]),
-                torch.cat([position[row] for ((_, position), _), row in zip(chosen, rows)]))
+        buffers, positions, azimuths = zip(*[[part[row] for part in chunk] for (chunk, _), row in zip(chosen, rows)])
+        return GBuffer.cat(list(buffers)), torch.cat(positions), torch.cat(azimuths)
 
 
 def training_cameras(n: int, random: np.random.Generator):
@@ -133,41 +135,56 @@ def wear(pictures: torch.Tensor, random: np.random.Generator) -> torch.Tensor:
 
 
 def training_batch(views: Views, n: int, random: np.random.Generator):
-    """(pictures (n, SIZE, SIZE, 3), classes (n,), colours (n,), clay (n,) bool)."""
+    """(pictures (n, SIZE, SIZE, 3), classes (n,), colours (n,), clay (n,) bool, azimuths (n,) in degrees)."""
     classes, color = random.integers(len(CLASSES), size=n), random.integers(len(COLORS), size=n)
     clay = random.random(n) < CLAY_SHARE
-    buffer, position = views.draw(classes)
+    buffer, position, azimuth = views.draw(classes)
     pictures = shade(buffer, training_colors(color, random), training_lights(position, clay, random),
                      backgrounds(n, random))
-    return wear(pictures.clamp(0, 1), random), torch.tensor(classes), torch.tensor(color), torch.tensor(clay)
+    return (wear(pictures.clamp(0, 1), random), torch.tensor(classes), torch.tensor(color), torch.tensor(clay),
+            azimuth)
 
 
-def retrieval_loss(judge: Judge, pictures, classes, color, clay) -> torch.Tensor:
+def retrieval_loss(judge: Judge, pictures, classes, color, clay, azimuth) -> torch.Tensor:
     """Cross-entropy of the class's caption among the toys' for every picture, plus, for coloured ones, that of the
-    whole caption among all toys in all colours."""
+    whole caption among all toys in all colours, plus, where there is a front, that of the azimuth of the class."""
     colored, plain = toy_captions()
-    seen, texts = judge.encode_images(pictures), judge.encode_texts([*plain, *colored])
-    logits = judge.scale() * seen @ texts.T
-    loss = torch.nn.functional.cross_entropy(logits[:, :len(plain)], classes)
-    whole = torch.nn.functional.cross_entropy(logits[:, len(plain):], classes * len(COLORS) + color, reduction="none")
-    return loss + (whole * ~clay).sum() / max(1, int((~clay).sum()))
+    turned = [caption for name in CLASSES for caption in azimuth_captions(name)]
+    with torch.autocast("cpu", torch.bfloat16, enabled=multiplies_bfloat16(pictures.device)):
+        seen = judge.encode_images(pictures)
+    texts = judge.encode_texts([*plain, *colored, *turned])
+    named, whole, views = texts.split([len(plain), len(colored), len(turned)])
+    scale, n = judge.scale(), len(seen)
+    loss = torch.nn.functional.cross_entropy(scale * seen @ named.T, classes)
+    colors = torch.nn.functional.cross_entropy(scale * seen @ whole.T, classes * len(COLORS) + color, reduction="none")
+    own = views.view(len(CLASSES), -1, views.shape[1])[classes]
+    nearest = (azimuth / AZIMUTH_STEP).round().long() % own.shape[1]
+    sides = torch.nn.functional.cross_entropy(scale * (own @ seen[..., None]).view(n, -1), nearest, reduction="none")
+    return loss + masked_mean(colors, ~clay) + masked_mean(sides, HAS_FRONT[classes])
+
+
+def masked_mean(values: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+    return (values * mask).sum() / mask.sum().clamp(min=1)
 
 
 def held_out(retrieval) -> dict:
     """Accuracy in [0, 1] on true toys, canonical, from the evaluation's own cameras: the row "GT images" of the paper's
-    table. color: of 220 captions, lit; geo: of 20, textureless; worst: the class with the lowest of the two, and
-    it."""
+    table. color: of 220 captions, lit; geo: of 20, textureless; view: lit, the azimuth, where there is a front
+    (`azimuths`); worst: the class with the lowest of the first two, and it."""
     colored, plain = toy_captions()
-    color, geo, cameras = [], [], judging_cameras()
+    color, geo, view, cameras = [], [], [], judging_cameras()
     for index, name in enumerate(CLASSES):
         buffer = trace(name, torch.zeros(len(cameras), PARAMETERS), cameras, SIZE)
         own = [shaded(buffer, COLORS[c], cameras) for c in COLORS]
-        found = retrieved(retrieval, torch.cat([p.lit for p in own]), colored)
+        lit = torch.cat([p.lit for p in own])
+        found = retrieved(retrieval, lit, colored)
         truth = torch.tensor([colored.index(subject(name, c)) for c in COLORS]).repeat_interleave(len(cameras))
         color.append(float((found == truth).float().mean()))
         geo.append(float((retrieved(retrieval, own[0].clay, plain) == index).float().mean()))
+        if name in DIRECTIONAL:
+            view.append(float(right_sides(retrieval, lit, name, list(AZIMUTHS) * len(COLORS)).float().mean()))
     lowest = min(range(len(CLASSES)), key=lambda i: min(color[i], geo[i]))
-    return {"color": float(np.mean(color)), "geo": float(np.mean(geo)),
+    return {"color": float(np.mean(color)), "geo": float(np.mean(geo)), "view": float(np.mean(view)),
             "worst": {"class": CLASSES[lowest], "color": color[lowest], "geo": geo[lowest]}}
 
 

@@ -15,12 +15,13 @@ from typing import Protocol
 import torch
 
 from ..errors import PromptError, UsageError
-from ..prompts import clean_prompt
+from ..prompts import clean_prompt, view_prompt
 from ..toybox.captions import parse_prompt, subject
 from ..toybox.shapes import CLASSES, COLORS
 from .pictures import Pictures
 
 MAX_CAPTIONS = 100_000
+AZIMUTH_STEP = 15  # degrees between the azimuths that have a word
 
 
 class Retrieval(Protocol):
@@ -92,6 +93,16 @@ def read_captions(path: Path) -> list[str]:
 def retrieved(retrieval: Retrieval, pictures: torch.Tensor, captions: list[str]) -> torch.Tensor:
     """(N,) index of the caption that each of the pictures (N, H, W, 3) retrieves."""
     return (retrieval.images(pictures) @ retrieval.texts(captions).T).argmax(1)
+
+
+def azimuth_captions(name: str) -> list[str]:
+    """A class from each of the azimuths that have a word, in order: for retrieval models that know these words."""
+    return [view_prompt(subject(name), f"az{azimuth}") for azimuth in range(0, 360, AZIMUTH_STEP)]
+
+
+def retrieved_azimuths(retrieval: Retrieval, pictures: torch.Tensor, name: str) -> torch.Tensor:
+    """(N,) azimuth in degrees that each of the pictures (N, H, W, 3) of a class retrieves."""
+    return AZIMUTH_STEP * retrieved(retrieval, pictures, azimuth_captions(name))
 
 
 def r_precision(retrieval: Retrieval, pictures: Pictures, pool: Pool) -> dict:

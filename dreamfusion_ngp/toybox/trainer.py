@@ -9,6 +9,7 @@ import os
 import shutil
 import tempfile
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -23,19 +24,20 @@ from .training import BLIND_SHARE, Reservoir, TrainPriorConfig, denoising_loss, 
 
 
 def train_prior(config: TrainPriorConfig, out: Path, *, resume: Path | None = None, processes: int = 1,
-                device: str = "cpu") -> None:
-    """Train and leave a diffusers folder in `out`, with `training.json` (images seen, loss curve) and `samples.jpg`
-    beside it.
+                device: str = "cpu", score: Callable[[Prior], dict] | None = None) -> None:
+    """Train and leave a diffusers folder in `out`, with `training.json` (images seen, loss curve, scores) and
+    `samples.jpg` beside it.
 
     resume: a folder to start from (weights only). processes: one-thread CPU processes with averaged gradients; on CUDA
-    always 1. Raises UsageError or PriorError before anything is written where that cannot be done.
+    always 1. score: a function of a module, called with the averaged weights every `score_every` seconds, and after a
+    run that took longer. Raises UsageError or PriorError before anything is written where that cannot be done.
     """
     check_request(config, Path(out), resume, device)
     if device != "cpu" or processes <= 1:
-        return _run(0, 1, "", config, out, resume, device)
+        return _run(0, 1, "", config, out, resume, device, score)
     with tempfile.TemporaryDirectory() as folder:
         torch.multiprocessing.spawn(_run, nprocs=processes,
-                                    args=(processes, f"file://{folder}/rendezvous", config, out, resume, device))
+                                    args=(processes, f"file://{folder}/rendezvous", config, out, resume, device, score))
 
 
 def check_request(config: TrainPriorConfig, out: Path, resume: Path | None, device: str) -> None:
@@ -67,7 +69,7 @@ def check_request(config: TrainPriorConfig, out: Path, resume: Path | None, devi
 
 
 def _run(rank: int, world: int, rendezvous: str, config: TrainPriorConfig, out: Path, resume: Path | None,
-         device: str) -> None:
+         device: str, score: Callable[[Prior], dict] | None) -> None:
     if device == "cpu":
         torch.set_num_threads(1)
     if world > 1:
@@ -75,8 +77,8 @@ def _run(rank: int, world: int, rendezvous: str, config: TrainPriorConfig, out: 
         dist.init_process_group("gloo", init_method=rendezvous, rank=rank, world_size=world)
     prior = with_all_words(load_prior(resume)) if resume else build_prior(config.seed)
     prepare_for_training(prior, device)
-    seen = read_log(resume)["images"] if resume else 0
-    Run(prior, config, Path(out), rank, world, device, seen, read_log(resume)["loss"] if resume else []).loop()
+    log = read_log(resume) if resume else EMPTY_LOG
+    Run(prior, config, Path(out), rank, world, device, log, score).loop()
     if world > 1:
         dist.barrier()
         dist.destroy_process_group()
@@ -94,27 +96,32 @@ def prepare_for_training(prior: Prior, device: str) -> None:
     prior.text_encoder.to(device).train()
 
 
+EMPTY_LOG = {"images": 0, "loss": [], "scores": []}
+
+
 def read_log(folder: Path) -> dict:
-    """training.json of a saved prior: {"images": images seen in all runs, "loss": [[images, loss], ...]}.
+    """training.json of a saved prior: {"images": images seen in all runs, "loss": [[images, loss], ...], "scores":
+    [{"images": ..., ...}, ...]}.
 
     Raises PriorError where it is damaged.
     """
     path = Path(folder) / "training.json"
     if not path.exists():
-        return {"images": 0, "loss": []}
+        return EMPTY_LOG
     try:
         log = json.loads(path.read_text(encoding="utf-8"))
-        return {"images": int(log["images"]), "loss": [[int(n), float(loss)] for n, loss in log["loss"]]}
+        return {"images": int(log["images"]), "loss": [[int(n), float(loss)] for n, loss in log["loss"]],
+                "scores": [dict(score) for score in log.get("scores", [])]}
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise PriorError(f"{path} is damaged: {error}") from error
 
 
 class Run:
-    def __init__(self, prior, config, out, rank, world, device, seen, losses):
-        self.prior, self.config, self.out = prior, config, out
+    def __init__(self, prior, config, out, rank, world, device, log, score):
+        self.prior, self.config, self.out, self.score = prior, config, out, score
         self.rank, self.world, self.device = rank, world, device
-        self.start, self.losses = seen, list(losses)
-        self.random = np.random.default_rng([config.seed, seen, rank])
+        self.start, self.losses, self.scores = log["images"], list(log["loss"]), list(log["scores"])
+        self.random = np.random.default_rng([config.seed, self.start, rank])
         torch.manual_seed(int(self.random.integers(1 << 31)))
         self.optimizer = PriorOptimizer([prior.unet, prior.text_encoder], rank, world)
         self.parameters = self.optimizer.parameters
@@ -124,7 +131,7 @@ class Run:
     def loop(self) -> None:
         config, per_step = self.config, self.config.batch * self.world
         self.reservoir.fill()
-        self.began = saved = time.monotonic()
+        self.began = saved = scored = time.monotonic()
         recent, images = [], 0
         while (progress := self.progress(images)) < 1.0:
             recent.append(self.step(images, progress))
@@ -134,12 +141,15 @@ class Run:
             if len(recent) == config.report_every:
                 self.report(images, progress, recent)
             if self.rank == 0 and time.monotonic() - saved > config.save_every:
-                self.save(self.start + images)
+                due = time.monotonic() - scored > config.score_every
+                self.save(self.start + images, score=due)
                 saved = time.monotonic()
+                scored = saved if due else scored
         if recent:
             self.report(images, progress, recent)
         if self.rank == 0:
-            self.save(self.start + images, with_sheet=True)
+            long = time.monotonic() - self.began > config.score_every
+            self.save(self.start + images, score=long, with_sheet=True)
 
     def progress(self, images: int) -> float:
         """Fraction of the run that is done, by time or by images; rank 0 decides for all."""
@@ -190,7 +200,7 @@ class Run:
         for g, part in zip(grads, flat.div_(self.world).split([g.numel() for g in grads])):
             g.copy_(part.view_as(g))
 
-    def save(self, total: int, with_sheet: bool = False) -> None:
+    def save(self, total: int, score: bool = False, with_sheet: bool = False) -> None:
         """Write the averaged weights into a new folder, then put it in the place of `out`."""
         averaged = copy.deepcopy(self.prior)
         with torch.no_grad():
@@ -199,10 +209,14 @@ class Run:
         part = self.out.with_name(self.out.name + ".part")
         shutil.rmtree(part, ignore_errors=True)
         averaged.save(part)
-        log = {"images": total, "loss": self.losses, "batch": self.config.batch * self.world, "seed": self.config.seed}
+        averaged.unet.eval()
+        if score and self.score:
+            self.scores.append({"images": total, **self.score(averaged)})
+            print(f"scored {self.scores[-1]}", flush=True)
+        log = {"images": total, "loss": self.losses, "scores": self.scores, "batch": self.config.batch * self.world,
+               "seed": self.config.seed}
         (part / "training.json").write_text(json.dumps(log) + "\n")
         if with_sheet:
-            averaged.unet.eval()
             sheet(averaged, part / "samples.jpg", steps=self.config.sheet_steps)
         old = self.out.with_name(self.out.name + ".old")
         shutil.rmtree(old, ignore_errors=True)

@@ -58,6 +58,7 @@ class TrainPriorConfig:
     trace_every: int = 6                # steps between new chunks
     seed: int = 0
     save_every: float = 300.0           # seconds
+    score_every: float = 1500.0         # seconds between scores of samples
     report_every: int = 100             # steps
     sheet_steps: int = 30               # steps of the sampler for the sheet at the end
 
@@ -176,15 +177,21 @@ def shown_pictures(reservoir: Reservoir, classes: list[int], color: np.ndarray, 
     """(n, H, W, 3) pictures in [0, 1] with random lights, backgrounds, jittered and repainted colours; azimuths and
     elevations (n,); whether they are of constant framing (n,)."""
     buffer, position, azimuth, elevation, framed = reservoir.views(classes)
+    colors = random_colors(color, random)
+    rows = shading_rows(LIGHTS, sample_light_positions(LIGHTS, position, random), modes)
+    behind = backgrounds(len(classes), buffer.slot.shape[-1], random)
+    return shade(buffer, colors, rows, behind), azimuth, elevation, framed
+
+
+def random_colors(color: np.ndarray, random: np.random.Generator) -> torch.Tensor:
+    """(n, slots, 3) colours of the parts of toys whose main colours are rows of the palette: jittered, the secondary
+    parts repainted now and then."""
     colors = part_colors(PALETTE[color])
     repaint = torch.tensor(random.random(colors.shape[:2]) < REPAINT_PROBABILITY)
     repaint[:, [MAIN, SHADE]] = False
     other = PALETTE[random.integers(len(PALETTE), size=colors.shape[:2])]
     jitter = torch.tensor(random.normal(0, COLOR_JITTER, tuple(colors.shape)), dtype=torch.float32)
-    colors = (torch.where(repaint[..., None], other, colors) + jitter).clamp(0, 1)
-    rows = shading_rows(LIGHTS, sample_light_positions(LIGHTS, position, random), modes)
-    behind = backgrounds(len(classes), buffer.slot.shape[-1], random)
-    return shade(buffer, colors, rows, behind), azimuth, elevation, framed
+    return (torch.where(repaint[..., None], other, colors) + jitter).clamp(0, 1)
 
 
 def mean_colors(color: int) -> torch.Tensor:

@@ -1,0 +1,102 @@
+"""Samples of the prior, judged: what is asked for, what counts as right, and the log of a training run."""
+
+import json
+from dataclasses import replace
+
+import torch
+
+from dreamfusion_ngp.evaluation.azimuths import alike
+from dreamfusion_ngp.evaluation.prior import ALL, asked_samples, judge_prior, judged, summary
+from dreamfusion_ngp.evaluation.retrieval import azimuth_captions, toy_captions
+from dreamfusion_ngp.toybox.captions import WORDS, subject
+from dreamfusion_ngp.toybox.shapes import CLASSES, COLORS, DIRECTIONAL
+from dreamfusion_ngp.toybox.trainer import read_log, train_prior
+from dreamfusion_ngp.toybox.training import TrainPriorConfig
+
+CAPTIONS = [*toy_captions()[0], *(caption for name in CLASSES for caption in azimuth_captions(name))]
+TINY = TrainPriorConfig(images=16, batch=8, views_per_class=6, warmup_images=8, sheet_steps=1)
+
+
+class Knows:
+    """A judge that reads from a picture's first two pixels which captions it retrieves."""
+
+    def images(self, pictures):
+        rows = torch.zeros(len(pictures), len(CAPTIONS))
+        for row, picture in zip(rows, pictures):
+            row[picture[0, :2, 0].long()] = 1.0
+        return rows
+
+    def texts(self, captions):
+        return torch.eye(len(CAPTIONS))[[CAPTIONS.index(caption) for caption in captions]]
+
+
+def picture(name, color, azimuth):
+    """Retrieves these for a `Knows`."""
+    shown = CAPTIONS.index(subject(name, color)), CAPTIONS.index(azimuth_captions(name)[azimuth // 15])
+    return torch.tensor(shown, dtype=torch.float32).view(1, 2, 1).expand(4, 2, 3)
+
+
+def test_every_class_is_asked_in_every_colour_from_every_side():
+    asked = asked_samples(ALL)
+    assert len({(a.name, a.color) for a in asked}) == ALL == 220
+    assert all(len({a.azimuth for a in asked if a.name == name}) == 8 for name in CLASSES)
+    assert all(len({a.elevation for a in asked if a.name == name}) == 2 for name in CLASSES)
+    assert len({(a.name, a.color, a.azimuth) for a in asked_samples(8 * ALL)}) == 8 * ALL
+    assert all(word in WORDS for a in asked for word in a.text.replace(",", "").split())
+
+
+def test_what_counts_as_right():
+    asked = asked_samples(ALL)
+    right = torch.stack([picture(a.name, a.color, a.azimuth) for a in asked])
+    found = summary(judged(Knows(), right, asked), asked)
+    assert found["samples"] == ALL and set(found["classes"]) == set(CLASSES)
+    assert all(found[key] == 1.0 for key in ("right", "class", "color", "view"))
+
+    turned = torch.stack([picture(a.name, a.color, (a.azimuth + 45) % 360) for a in asked])
+    found = summary(judged(Knows(), turned, asked), asked)
+    assert found["view"] < 0.3 and found["class"] == found["color"] == 1.0
+    assert all(found["classes"][name] == (name not in DIRECTIONAL) for name in ("chair", "duck", "torus", "lamp"))
+    near = torch.stack([picture(a.name, a.color, (a.azimuth + 330) % 360) for a in asked])
+    assert summary(judged(Knows(), near, asked), asked)["right"] == 1.0
+
+    names, colors = CLASSES[1:] + CLASSES[:1], list(COLORS)
+    other = torch.stack([picture(names[CLASSES.index(a.name)], a.color, a.azimuth) for a in asked])
+    found = summary(judged(Knows(), other, asked), asked)
+    assert found["class"] == found["right"] == 0.0 and found["color"] == 1.0
+    faded = torch.stack([picture(a.name, colors[colors.index(a.color) - 1], a.azimuth) for a in asked])
+    found = summary(judged(Knows(), faded, asked), asked)
+    assert found["color"] == found["right"] == 0.0 and found["class"] == 1.0
+
+
+def test_sides_that_look_alike():
+    for name in ("mug", "chair", "duck", "airplane"):
+        assert torch.equal(alike(name).sum(1), torch.full((24,), 5)), "30 degrees to both sides"
+        assert not alike(name)[0, 12]
+    assert alike("table")[6, 18] and not alike("table")[0, 6]
+    assert alike("house")[6, 18] and not alike("house")[0, 12]
+    assert alike("snowman").float().mean() > 0.9, "a nose is small"
+
+
+def score(prior):
+    assert not prior.unet.training
+    return {"right": 0.5}
+
+
+def test_a_training_run_logs_its_scores_and_goes_on_from_them(tmp_path):
+    out = tmp_path / "prior"
+    train_prior(TINY, out, score=score)
+    assert read_log(out)["scores"] == [], "too short to be scored"
+    often = replace(TINY, save_every=0.0, score_every=0.0)
+    train_prior(often, out, resume=out, score=score, processes=2)
+    scores = read_log(out)["scores"]
+    assert [s["images"] for s in scores] == [32, 32] and all(s["right"] == 0.5 for s in scores)
+    train_prior(TINY, out, resume=out)
+    assert read_log(out)["scores"] == scores and json.loads((out / "training.json").read_text())["images"] == 48
+
+
+def test_samples_of_an_untrained_prior_are_seldom_right(tmp_path):
+    from dreamfusion_ngp.toybox.model import build_prior
+
+    torch.manual_seed(0)
+    found = judge_prior(build_prior(0), Knows(), samples=4, steps=1)
+    assert found["samples"] == 4 and found["right"] <= 0.25 and (found["scale"], found["steps"]) == (4.0, 1)
