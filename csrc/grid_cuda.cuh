@@ -28,10 +28,15 @@ __device__ inline Corners corners_of(const GridLayout& g, int level, Vec3<float>
     return at;
 }
 
+// atomicAdd of a float2: sm_90, and a toolkit that knows it (12.1).
+#if __CUDA_ARCH__ >= 900 && (__CUDACC_VER_MAJOR__ > 12 || (__CUDACC_VER_MAJOR__ == 12 && __CUDACC_VER_MINOR__ >= 1))
+#define DFN_ADDS_PAIRS
+#endif
+
 // target[0..N) += value[0..N). Nothing is returned, so that no answer has to come back from the L2 cache.
 template <int N>  // 1 or 2
 __device__ void reduce(float* target, const float (&value)[N]) {
-#if __CUDA_ARCH__ >= 900
+#ifdef DFN_ADDS_PAIRS
     if constexpr (N == 2) atomicAdd(reinterpret_cast<float2*>(target), make_float2(value[0], value[1]));
     else atomicAdd(target, value[0]);
 #else

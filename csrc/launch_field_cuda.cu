@@ -131,25 +131,34 @@ void launch_scatter(const char* op, const HashGrid<float>& p, const Exec& e) {
 
 // Whether the kernels of field_cuda.cuh fit.
 bool usual_shape(const FieldModel<float>& m) {
-    return (m.grid.levels == 16 || m.grid.levels == 8) && m.grid.features == 2 && holds_pairs(m.table);
+    return (m.grid.levels == 16 || m.grid.levels == 8) && m.grid.features == 2 && holds_pairs(m.table) &&
+        uintptr_t(m.shadow) % 4 == 0;
 }
 
 #define DFN_BY_LEVELS(launch, Value) (p.model.grid.levels == 16 ? launch<32, Value>(p, e) : launch<16, Value>(p, e))
 
 void refuse_shadow(const FieldModel<float>& m) {
-    if (m.shadow) throw std::invalid_argument("field: only 16 or 8 levels of 2 features have kernels for a shadow");
+    if (m.shadow)
+        throw std::invalid_argument("field: a shadow needs 16 or 8 levels of 2 features, memory that begins at a "
+                                    "multiple of 4 bytes, and hidden layers that fit into the device's shared memory");
 }
 
 // Blocks that stay for the whole kernel, each with a copy of the weights: as many as the largest devices hold at once.
 unsigned resident_blocks(int64_t n, int block) { return std::min(blocks_for(n, block), 1024u); }
 
+// Whether a block on the device can have this much shared memory.
+bool fits_shared(size_t bytes, const Exec& e) {
+    int most = 0;
+    check(cudaDeviceGetAttribute(&most, cudaDevAttrMaxSharedMemoryPerBlockOptin, e.device), "field");
+    return bytes <= size_t(most);
+}
+
 // Whether a kernel on tensor cores is asked for, and the device has them (sm_80) and this much shared memory.
 bool on_tensor_cores(const Field<float>& p, size_t bytes, const Exec& e) {
     if (!p.model.tensor_cores) return false;
-    int major = 0, most = 0;
+    int major = 0;
     check(cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, e.device), "field");
-    check(cudaDeviceGetAttribute(&most, cudaDevAttrMaxSharedMemoryPerBlockOptin, e.device), "field");
-    return major >= 8 && bytes <= size_t(most);
+    return major >= 8 && fits_shared(bytes, e);
 }
 
 void allow_shared(const char* op, void (*kernel)(Field<float>), size_t bytes) {
@@ -181,7 +190,7 @@ void launch_backward_tile(const Field<float>& p, const Exec& e) {
     const DeviceGuard guard(e.device);
     const size_t of_mma = MmaBackward<kInputs>::bytes(p.model.hidden);  // 27 KB and 69 KB for the presets' shapes
     const bool mma = on_tensor_cores(p, of_mma, e);
-    const size_t bytes = mma ? of_mma : Tile<kInputs>::bytes(p.model.hidden);  // of the latter at most 64 KB
+    const size_t bytes = mma ? of_mma : Tile<kInputs>::bytes(p.model.hidden);
     void (*const kernel)(Field<float>) =
         mma ? field_backward_mma_kernel<kInputs, Value> : field_backward_tile_kernel<kInputs, Value>;
     const int block = mma ? kMmaBackwardBlock : kTile;
@@ -241,7 +250,9 @@ void field_forward(const Field<T>& p, const Exec& e) {
 
 template <class T>
 void field_backward(const Field<T>& p, const Exec& e) {
-    if (usual_shape(p.model) && holds_pairs(p.grad_table)) {
+    const int hidden = p.model.hidden;  // at most 65 KB, where sm_75 has 64
+    const size_t tile = p.model.grid.levels == 16 ? Tile<32>::bytes(hidden) : Tile<16>::bytes(hidden);
+    if (usual_shape(p.model) && holds_pairs(p.grad_table) && fits_shared(tile, e)) {
         if (p.model.shadow) return DFN_BY_LEVELS(launch_backward_tile, __half);
         return DFN_BY_LEVELS(launch_backward_tile, float);
     }

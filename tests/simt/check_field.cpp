@@ -323,6 +323,14 @@ void check_tensor_cores(Random& random, bool thorough) {
     }
 }
 
+// A device whose blocks have too little shared memory (sm_75) for the widest network's backward.
+void check_small_device(Random& random) {
+    now = "small device";
+    const size_t before = std::exchange(simt::settings.max_shared, 64 << 10);
+    check_field_op(random, {16, 2, 7, 4, 64, false, 128}, 200, count_of(false, 0), 0);
+    simt::settings.max_shared = before;
+}
+
 }  // namespace
 
 void check_field(Random& random, bool thorough) {
@@ -340,6 +348,7 @@ void check_field(Random& random, bool thorough) {
     const int64_t sizes[] = {0, 1, 31, 33, 257, 700};
     int turn = 0;
     check_merging(random), check_idle_blocks(random), check_tensor_cores(random, thorough);
+    check_small_device(random);
     for (const int64_t n : {1, 33, 200})
         check_shadow(random, {16, 2, 8, 8, 64, false, 33}, n), check_shadow(random, {8, 2, 8, 8, 64, true, 32}, n);
     for (const Shape& s : shapes) {

@@ -13,6 +13,8 @@
 
 #include "simt.h"
 
+#define __CUDACC_VER_MAJOR__ 12
+#define __CUDACC_VER_MINOR__ 8
 #define __global__
 #define __device__
 #define __host__
