@@ -17,6 +17,7 @@ from ..views import Views
 from . import sds, text
 from .branches import Branches, branches
 from .parts import check_parts, load_model, load_schedule, read_index, read_settings
+from .rows import in_parts
 
 HALVES = {"float16": torch.float16, "bfloat16": torch.bfloat16}
 
@@ -143,19 +144,24 @@ class UnetGuidance:
                                 for i in (0, 1))
         share, blended = sent(said.share.reshape(-1), self.device), bool((said.share < 1).any())
 
-        def pick(key: str) -> Tensor:
-            start = self.embeddings[key][start_rows]
+        def pick(key: str, part: slice) -> Tensor:
+            start = self.embeddings[key][start_rows[part]]
             if key == "mask":
-                return torch.maximum(start, self.embeddings[key][end_rows])
+                return torch.maximum(start, self.embeddings[key][end_rows[part]])
             if blended:
-                part = share.reshape(-1, *[1] * (start.ndim - 1)).to(start)
-                start = part * start + (1 - part) * self.embeddings[key][end_rows]
+                of_start = share[part].reshape(-1, *[1] * (start.ndim - 1)).to(start)
+                start = of_start * start + (1 - of_start) * self.embeddings[key][end_rows[part]]
             return start.to(dtype)
+
+        def predict(part: slice) -> Tensor:
+            with torch.autocast(self.device.type, torch.bfloat16, enabled=self.autocast):
+                return self.call(self.forward, batch[part], steps[part], lambda key: pick(key, part))
 
         if self.config.compile != "none":
             torch.compiler.cudagraph_mark_step_begin()
-        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.autocast):
-            output = self.call(self.forward, batch, steps, pick)
+            output = predict(slice(None))
+        else:
+            output = in_parts(predict, len(batch), self.device)
         return self.outputs(output).float().clone().chunk(k)
 
     def call(self, network, batch: Tensor, steps: Tensor, pick) -> Tensor:
