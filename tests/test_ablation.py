@@ -285,7 +285,8 @@ def test_the_bars_are_judged_by_hand(tmp_path):
     assert found["longest wall time, seconds"] == (100, "met") and len(found) == 8
     assert {v for _, v in verdicts(shortened={"steps": 600}).values()} == {"not judged: shortened"}
     assert {v for _, v in verdicts(planned=24).values()} == {"not judged: 2 of 24 runs"}
-    assert "two cores" in verdicts(threads=1)["longest wall time, seconds"][1]
+    assert "two cores" in verdicts(threads=3)["longest wall time, seconds"][1]
+    assert verdicts(threads=1, processes=2)["longest wall time, seconds"] == (100, "met")
 
 
 def test_without_figures_the_report_says_so(tmp_path):
