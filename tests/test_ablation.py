@@ -209,9 +209,11 @@ def test_killed_in_the_middle_it_goes_on_and_a_new_judge_scores_again(tmp_path):
     group = group_of(tmp_path)
     assert all(run["picture"].startswith("data:image/jpeg;base64,") for arm in group["arms"] for run in arm["runs"])
     (base,), (wider,) = (arm["runs"] for arm in group["arms"])
-    assert base["prompt"] == wider["prompt"] == "a red sphere" and base["seed"] == 0 and base["judge"] is None
+    assert base["prompt"] == wider["prompt"] == "a red sphere" and base["seed"] == 0 and base["judge"] == "toybox judge"
     assert base["picture"] != wider["picture"] and 0 < base["volumetric_iou"] < 1
-    assert group["shortened"] == {"steps": 3, "resolution": 16, "arms": 2} and group["judge"] is None
+    assert group["shortened"] == {"steps": 3, "resolution": 16, "arms": 2}
+    embedded = group["judge"]["digest"]
+    assert embedded == ablation.digest(ablation.JUDGE) and group["judge"]["held_out"]["color"] > 0.9
     assert str(tmp_path) not in (tmp_path / "ablation.json").read_text(), "no path of this machine"
 
     save_judge(tmp_path / "judge.safetensors", Judge())
@@ -220,7 +222,7 @@ def test_killed_in_the_middle_it_goes_on_and_a_new_judge_scores_again(tmp_path):
     assert judged.returncode == 0 and "2 runs, 0 done" in judged.stdout
     assert (first / "made.json").stat().st_mtime_ns == before, "nothing was made again"
     group = group_of(tmp_path)
-    assert 0 <= group["arms"][0]["runs"][0]["r_precision_geo"] <= 1 and len(group["judge"]["digest"]) == 12
+    assert 0 <= group["arms"][0]["runs"][0]["r_precision_geo"] <= 1 and group["judge"]["digest"] != embedded
     assert group["truth"]["prompts"] == 1 and group["arms"][0]["runs"][0]["volumetric_iou"] == base["volumetric_iou"]
 
 

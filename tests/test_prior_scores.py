@@ -2,7 +2,10 @@
 
 import json
 from dataclasses import replace
+from pathlib import Path
+from xml.etree import ElementTree
 
+import pytest
 import torch
 
 from dreamfusion_ngp.evaluation.azimuths import alike
@@ -100,3 +103,20 @@ def test_samples_of_an_untrained_prior_are_seldom_right(tmp_path):
     torch.manual_seed(0)
     found = judge_prior(build_prior(0), Knows(), samples=4, steps=1)
     assert found["samples"] == 4 and found["right"] <= 0.25 and (found["scale"], found["steps"]) == (4.0, 1)
+
+
+def test_the_report_on_the_embedded_prior(tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(str(Path(__file__).resolve().parents[1] / "benches"))
+    prior_samples = pytest.importorskip("prior_samples")
+    prior_samples.main(["--samples", "20", "--steps", "1", "--scales", "1", "2.5", "-o", str(tmp_path)])
+    text = (tmp_path / "prior.md").read_text()
+    rows = [line for line in text.splitlines() if line.startswith(("| true pictures | 20", "| scale "))]
+    assert len(rows) == 3 and "| scale 2.5 | 20 |" in rows[2]
+    measured = json.loads((tmp_path / "prior.json").read_text())
+    assert measured["truth"]["right"] > 0.6 and {len(s["classes"]) for s in measured["scales"]} == {20}
+    assert f"{measured['images']:,}" in text and ElementTree.parse(tmp_path / "loss.svg")
+
+    log = {"loss": [[100, 0.5], [1000, 0.1]], "scores": [{"images": n, "right": 0.1, "class": 0.2, "color": 0.3,
+                                                          "view": 0.4} for n in (100, 1000)]}
+    prior_samples.report(measured, log, tmp_path)
+    assert "scores.svg" in (tmp_path / "prior.md").read_text() and ElementTree.parse(tmp_path / "scores.svg")

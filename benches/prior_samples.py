@@ -1,8 +1,8 @@
 """How good the embedded prior is: samples of every class, colour and side, judged by the embedded judge.
 
-    python benches/prior.py                 1760 samples a guidance scale (about 20 minutes each on one core)
-    python benches/prior.py --samples 220   every class in every colour, each from one side
-    python benches/prior.py --report        only write the report again
+    python benches/prior_samples.py                 1760 samples a guidance scale (about 20 minutes each on one core)
+    python benches/prior_samples.py --samples 220   every class in every colour, each from one side
+    python benches/prior_samples.py --report        only write the report again
 
 Leaves docs/toybox/prior.json, and from it and the weights' training.json the report docs/toybox/prior.md with its
 plots of the loss and of the judge's score over the training.
@@ -26,7 +26,7 @@ SCALES = (1.0, 2.5, 4.0)
 WORST = 5  # classes that are named
 HEAD = """# The embedded prior, judged
 
-Written by `python benches/prior.py`; do not edit. Samples: DDIM, {steps} steps, seed {seed}, every class in every
+Written by `python benches/prior_samples.py`; do not edit. Samples: DDIM, {steps} steps, seed {seed}, every class in every
 colour ("flat colors"), from eight azimuths and two elevations. Right is a sample of which the embedded judge, among 220
 captions, retrieves its own, and, where the class has a front, its azimuth to 30 degrees, or one from which it looks the
 same. The first row, true pictures drawn like the prior's training pictures, is what the judge itself gets right: it was
