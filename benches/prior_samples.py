@@ -67,7 +67,7 @@ def report(measured: dict, log: dict, out: Path) -> None:
     """prior.md and its plots."""
     first, judge = measured["scales"][0], measured["judge"]
     lines = [HEAD.format(**first | {"color": percent(judge["color"]), "view": percent(judge["view"])}),
-             f"{measured['images']:,} training pictures. {measured['machine']}, {measured['threads']} threads, "
+             f"{measured['images']:,} training pictures. {measured['machine']}, threads: {measured['threads']}; "
              f"{measured['date']}.", ""]
     rows = []
     sources = [("true pictures", measured["truth"]), *((f"scale {f['scale']:g}", f) for f in measured["scales"])]
