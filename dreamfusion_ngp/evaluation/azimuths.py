@@ -1,4 +1,4 @@
-"""Which side of a toy a picture shows, and which sides look alike: a table's front and back do."""
+"""Which side of a toy a picture shows, and which sides look alike: the two ends of a table do."""
 
 from __future__ import annotations
 
