@@ -89,6 +89,20 @@ GROUPS = {
          TWO_VIEWS,
          Arm("preset", "4 views, evenly spaced around the object"),
          Arm("8 views", "half of the steps", ("views=8",), steps=0.5)), SIX),
+    "words": Group(
+        "What the guidance is told about the view",
+        "A prior that knows views still makes faces all round if it is not told from where it looks. The ways to say "
+        "so, from nothing to degrees, and those that others use for models that know four words.",
+        (Arm("nothing", "one prompt for all views", ("guidance.view_words=none",)),
+         Arm("four words", "the paper's front, side, back and overhead", ("guidance.view_words=paper",)),
+         Arm("four, mixed", "their embeddings mixed by the azimuth",
+             ("guidance.view_words=paper", "guidance.view_blend=linear")),
+         Arm("four, Perp-Neg", "and weighed against what the view is not, at twice the UNet's work",
+             ("guidance.view_words=paper", "guidance.view_blend=perp-neg")),
+         Arm("eight directions", "left and right told apart, four heights", ("guidance.view_words=fine",)),
+         Arm("preset", "24 azimuths and 7 elevations as words"),
+         Arm("view on both sides", "the unconditional answer is told the view, too", ("guidance.keep_view=true",))),
+        SIX),
     "antipodal": Group(
         "Views of one step together",
         "Reported for Stable Diffusion (arXiv 2606.29964): views on opposite sides in one step raise R-Precision at an "

@@ -5,7 +5,7 @@ import torch
 import torch.distributed as dist
 
 from dreamfusion_ngp.toybox.model import build_prior
-from dreamfusion_ngp.toybox.optimizer import MATRIX_RATE, PriorOptimizer, as_matrix, hidden_matrices
+from dreamfusion_ngp.toybox.optimizer import MATRIX_RATE, MuonAdamW, as_matrix, hidden_matrices
 
 
 class Small(torch.nn.Module):
@@ -42,7 +42,7 @@ def test_hidden_matrices_leave_out_embeddings_and_the_outer_layers():
 def test_a_step_moves_every_used_weight_and_kernels_by_an_orthogonal_matrix(small):
     """Muon's update U of an (m, n) matrix has singular values from 0.5 to 1.5 times the rate (times sqrt(m / n) where
     m > n), by the authors' own account of their polynomial; AdamW's first step is the rate in every element."""
-    optimizer, rate = PriorOptimizer([small]), 1e-3
+    optimizer, rate = MuonAdamW([small]), 1e-3
     before = {name: p.detach().clone() for name, p in small.named_parameters()}
     small(torch.randn(4, 3, 9, 9)).backward()
     # Well conditioned: none of its directions is lost.
@@ -68,7 +68,7 @@ def test_matrices_are_views_in_either_memory_order(small):
 
 
 def test_zero_grad_drops_the_gradients(small):
-    optimizer = PriorOptimizer([small])
+    optimizer = MuonAdamW([small])
     small(torch.randn(2, 3, 9, 9)).backward()
     assert small.hidden.weight.grad is not None
     optimizer.zero_grad()
@@ -81,7 +81,7 @@ def two_steps(rank, world, rendezvous, folder):
         dist.init_process_group("gloo", init_method=rendezvous, rank=rank, world_size=world)
     torch.manual_seed(0)
     model = Small()
-    optimizer = PriorOptimizer([model], rank, world)
+    optimizer = MuonAdamW([model], rank, world)
     for _ in range(2):
         for name, p in model.named_parameters():
             p.grad = None if name.startswith("unused") else torch.randn_like(p)
@@ -98,5 +98,5 @@ def test_processes_that_share_the_matrices_end_where_one_alone_ends(tmp_path, mo
     alone, first, second = (torch.load(tmp_path / f"{name}.pt") for name in ("1-0", "2-0", "2-1"))
     for name, value in alone.items():
         assert torch.equal(first[name], value) and torch.equal(second[name], value), name
-    mine, other = (sum(m.numel() for m in share) for share in PriorOptimizer([Small()], 1, 2).shares)
+    mine, other = (sum(m.numel() for m in share) for share in MuonAdamW([Small()], 1, 2).shares)
     assert mine > 0 and other > 0, "both have work"

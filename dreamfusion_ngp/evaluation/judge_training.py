@@ -19,6 +19,7 @@ from ..cameras import orbit
 from ..errors import UsageError
 from ..guidance.unet import multiplies_bfloat16
 from ..toybox.captions import subject
+from ..toybox.optimizer import MuonAdamW
 from ..toybox.shapes import CLASSES, COLORS, DIRECTIONAL, MAIN, PARAMETERS, SHADE
 from ..toybox.world import GBuffer, part_colors, shade, trace
 from .azimuths import right_sides
@@ -37,6 +38,7 @@ GREY_SHARE = 0.4               # of the backgrounds; before them white clay is h
 CHUNK = 6                      # views of one toy traced at a time
 TRACE_EVERY = 2                # steps between new chunks
 REPORT_EVERY = 15.0            # seconds
+OUTER = ("image.0",)             # what takes pictures in is no hidden matrix
 PALETTE = torch.tensor(list(COLORS.values()))
 HAS_FRONT = torch.tensor([name in DIRECTIONAL for name in CLASSES])
 
@@ -46,9 +48,8 @@ class TrainJudgeConfig:
     minutes: float = 25.0      # of training, besides the held-out test at its end
     images: int = 0            # stop after so many instead; 0: by time
     batch: int = 64
-    learning_rate: float = 2e-3
+    learning_rate: float = 1.25e-3  # of AdamW; Muon's is `toybox.optimizer.MATRIX_RATE` times that
     warmup: int = 50           # steps
-    weight_decay: float = 0.02
     views_per_class: int = 240
     seed: int = 0
 
@@ -193,19 +194,17 @@ def train_judge(config: TrainJudgeConfig, out: Path, show=print) -> Judge:
     check_request(config, Path(out))
     random = np.random.default_rng([config.seed, 7])
     torch.manual_seed(config.seed)
-    judge = Judge().train()
-    optimizer = torch.optim.AdamW(judge.parameters(), lr=config.learning_rate, betas=(0.9, 0.98),
-                                  weight_decay=config.weight_decay)
+    judge = Judge().to(memory_format=torch.channels_last).train()
+    optimizer = MuonAdamW([judge], outer=OUTER)
     views, steps, recent, curve = Views(config, random), 0, [], []
     began = reported = time.monotonic()
     while (done := progress(config, steps, began)) < 1:
         rate = config.learning_rate * min(1, (steps + 1) / config.warmup) * (0.5 + 0.5 * math.cos(math.pi * done))
-        optimizer.param_groups[0]["lr"] = rate
         loss = retrieval_loss(judge, *training_batch(views, config.batch, random))
         optimizer.zero_grad()
         loss.backward()
         torch.nn.utils.clip_grad_norm_(judge.parameters(), 1.0)
-        optimizer.step()
+        optimizer.step(rate)
         recent.append(float(loss.detach()))
         steps += 1
         if steps % TRACE_EVERY == 0:

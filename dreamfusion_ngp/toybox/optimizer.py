@@ -1,4 +1,4 @@
-"""The optimiser of the prior: Muon on the hidden matrices, AdamW on the rest.
+"""The optimiser of the prior and of the judge: Muon on the hidden matrices, AdamW on the rest.
 
 Muon (Jordan et al. 2024) replaces the momentum of a matrix by the nearest orthogonal one. A convolution's kernel counts
 as the matrix (out, in * height * width).
@@ -15,17 +15,19 @@ MATRIX_RATE = 16.0  # Muon's learning rate in units of AdamW's: 0.02 where that 
 OUTER = ("conv_in", "conv_out")
 
 
-class PriorOptimizer:
-    """Muon and AdamW behind one step; `parameters` lists what they train, in the order of the modules.
+class MuonAdamW:
+    """Muon and AdamW behind one step; `parameters` lists what they train, in the order of the modules. outer: names of
+    layers that are not hidden.
 
     With averaged gradients every process of `world` would compute the same update. Orthogonal matrices are dear, so
     each process computes its share of them and sends it to the others (a process group must be there).
     """
 
-    def __init__(self, modules: list[nn.Module], rank: int = 0, world: int = 1):
+    def __init__(self, modules: list[nn.Module], rank: int = 0, world: int = 1,
+                 outer: tuple[str, ...] = OUTER):
         self.rank = rank
         self.parameters = [p for module in modules for p in module.parameters()]
-        hidden = {id(p) for module in modules for p in hidden_matrices(module)}
+        hidden = {id(p) for module in modules for p in hidden_matrices(module, outer)}
         self.matrices = [p for p in self.parameters if id(p) in hidden]
         self.flat = [as_matrix(p.detach(), p) for p in self.matrices]  # share the storage: a step moves the kernels
         by_size = sorted(self.flat, key=Tensor.numel, reverse=True)
@@ -61,9 +63,9 @@ class PriorOptimizer:
                     matrix.copy_(part.view_as(matrix))
 
 
-def hidden_matrices(module: nn.Module) -> list[nn.Parameter]:
-    """Weights with two or more axes of every layer that is neither an embedding nor one of OUTER."""
-    return [p for name, layer in module.named_modules() if not isinstance(layer, nn.Embedding) and name not in OUTER
+def hidden_matrices(module: nn.Module, outer: tuple[str, ...] = OUTER) -> list[nn.Parameter]:
+    """Weights with two or more axes of every layer that is neither an embedding nor one of `outer`."""
+    return [p for name, layer in module.named_modules() if not isinstance(layer, nn.Embedding) and name not in outer
             for p in layer.parameters(recurse=False) if p.ndim >= 2]
 
 

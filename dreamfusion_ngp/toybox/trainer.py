@@ -18,7 +18,7 @@ import torch.distributed as dist
 
 from ..errors import PriorError, UsageError
 from .model import Prior, build_prior, load_prior, with_all_words
-from .optimizer import PriorOptimizer
+from .optimizer import MuonAdamW
 from .sampling import sheet
 from .training import BLIND_SHARE, Reservoir, TrainPriorConfig, denoising_loss, training_batch
 
@@ -123,7 +123,7 @@ class Run:
         self.start, self.losses, self.scores = log["images"], list(log["loss"]), list(log["scores"])
         self.random = np.random.default_rng([config.seed, self.start, rank])
         torch.manual_seed(int(self.random.integers(1 << 31)))
-        self.optimizer = PriorOptimizer([prior.unet, prior.text_encoder], rank, world)
+        self.optimizer = MuonAdamW([prior.unet, prior.text_encoder], rank, world)
         self.parameters = self.optimizer.parameters
         self.average = [p.detach().clone() for p in self.parameters]
         self.reservoir = Reservoir(config, self.random)
