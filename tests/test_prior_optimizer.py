@@ -1,4 +1,4 @@
-"""The optimiser of the prior: which weights are matrices, that they move, and how far."""
+"""The optimiser of the prior and of the judge: which weights are matrices, that they move, and how far."""
 
 import pytest
 import torch

@@ -38,7 +38,7 @@ GREY_SHARE = 0.4               # of the backgrounds; before them white clay is h
 CHUNK = 6                      # views of one toy traced at a time
 TRACE_EVERY = 2                # steps between new chunks
 REPORT_EVERY = 15.0            # seconds
-OUTER = ("image.0",)             # what takes pictures in is no hidden matrix
+OUTER = ("image.0",)           # what takes pictures in is no hidden matrix
 PALETTE = torch.tensor(list(COLORS.values()))
 HAS_FRONT = torch.tensor([name in DIRECTIONAL for name in CLASSES])
 

@@ -23,8 +23,7 @@ class MuonAdamW:
     each process computes its share of them and sends it to the others (a process group must be there).
     """
 
-    def __init__(self, modules: list[nn.Module], rank: int = 0, world: int = 1,
-                 outer: tuple[str, ...] = OUTER):
+    def __init__(self, modules: list[nn.Module], rank: int = 0, world: int = 1, outer: tuple[str, ...] = OUTER):
         self.rank = rank
         self.parameters = [p for module in modules for p in module.parameters()]
         hidden = {id(p) for module in modules for p in hidden_matrices(module, outer)}
