@@ -58,18 +58,18 @@ def look_at(position: torch.Tensor, target: torch.Tensor, up: torch.Tensor) -> t
     return torch.stack([right, true_up, backward, position], -1)
 
 
-def orbit(azimuth_deg, elevation_deg, distance: float, focal: float) -> Cameras:
+def orbit(azimuth_deg, elevation_deg, distance, focal) -> Cameras:
     """Cameras on a circle or sphere around the origin, without jitter.
 
-    azimuth_deg: sequence of B degrees. elevation_deg: a number or a sequence of B. distance: world units. focal: image
-    widths.
+    azimuth_deg: sequence of B degrees. The others are numbers or sequences of B: elevation_deg; distance in world
+    units; focal in image widths.
     """
-    azimuth = torch.tensor(np.deg2rad(np.asarray(azimuth_deg, dtype=np.float64)), dtype=torch.float32)
-    elevation = torch.tensor(np.broadcast_to(np.deg2rad(np.asarray(elevation_deg, dtype=np.float64)),
-                                             azimuth.shape).copy(), dtype=torch.float32)
-    position = spherical(torch.full_like(azimuth, distance), azimuth, elevation)
+    arrays = np.broadcast_arrays(np.deg2rad(np.asarray(azimuth_deg, dtype=np.float64)),
+                                 np.deg2rad(np.asarray(elevation_deg, dtype=np.float64)), distance, focal)
+    azimuth, elevation, distance, focal = (torch.tensor(np.array(a), dtype=torch.float32) for a in arrays)
+    position = spherical(distance, azimuth, elevation)
     c2w = look_at(position, torch.zeros_like(position), pole_safe_up(azimuth, elevation))
-    return Cameras(c2w, torch.full_like(azimuth, focal), azimuth, elevation)
+    return Cameras(c2w, focal, azimuth, elevation)
 
 
 def pole_safe_up(azimuth: torch.Tensor, elevation: torch.Tensor) -> torch.Tensor:

@@ -91,7 +91,7 @@ def build_parser() -> argparse.ArgumentParser:
     prior.add_argument("-o", "--out", type=Path, default=Path("prior"), help="folder to write (default: prior)")
     prior.add_argument("--resume", type=Path, metavar="FOLDER",
                        help='start from these weights; "embedded" for the shipped ones')
-    prior.add_argument("--images", type=int, default=1_500_000, help="training images of this run")
+    prior.add_argument("--images", type=int, help="training images of this run (default: 1.5 million; 8 on a GPU)")
     prior.add_argument("--minutes", type=float, default=0.0, help="end by time instead")
     prior.add_argument("--processes", type=int, default=0, help="CPU processes (default: one per core)")
     prior.add_argument("--learning-rate", type=float)
@@ -99,7 +99,7 @@ def build_parser() -> argparse.ArgumentParser:
                        help="part of the run, at its start, that mostly learns what the text alone says; 0 to go on "
                             "with weights that know it")
     prior.add_argument("--seed", type=int, default=0)
-    prior.add_argument("--device", default="cpu", help="cpu or cuda")
+    prior.add_argument("--device", default="cpu", help="cpu, cuda or cuda:N")
 
     tutor = verbs.add_parser("train-judge", help="train the judge of toys that evaluate uses where no CLIP is given")
     tutor.add_argument("-o", "--out", type=Path, default=Path("judge.safetensors"),
@@ -107,6 +107,7 @@ def build_parser() -> argparse.ArgumentParser:
     tutor.add_argument("--minutes", type=float, default=25.0, help="length of the training (default: 25)")
     tutor.add_argument("--images", type=int, default=0, help="end after so many training images instead")
     tutor.add_argument("--seed", type=int, default=0)
+    tutor.add_argument("--device", default="cpu", help="cpu, cuda or cuda:N")
     tutor.add_argument("--threads", type=int, help="CPU threads (default: all cores)")
 
     doctor = verbs.add_parser("doctor", help="check this installation")
@@ -266,14 +267,15 @@ def train_prior_verb(args) -> int:
     from .evaluation.prior import judge_prior
     from .toybox.model import PRIOR
     from .toybox.trainer import train_prior
-    from .toybox.training import TrainPriorConfig
+    from .toybox.training import GPU, TrainPriorConfig
 
     for name in ("images", "minutes", "processes"):
-        if getattr(args, name) < (1 if name == "images" else 0):
-            raise UsageError(f"--{name} must not be {getattr(args, name)}")
-    config = TrainPriorConfig(images=args.images, minutes=args.minutes, seed=args.seed)
-    given = {name: getattr(args, name) for name in ("learning_rate", "text_phase") if getattr(args, name) is not None}
-    config = replace(config, **given)
+        value = getattr(args, name)
+        if value is not None and value < (1 if name == "images" else 0):
+            raise UsageError(f"--{name} must not be {value}")
+    given = {name: getattr(args, name) for name in ("images", "learning_rate", "text_phase")
+             if getattr(args, name) is not None}
+    config = replace(TrainPriorConfig() if args.device == "cpu" else GPU, minutes=args.minutes, seed=args.seed, **given)
     resume = PRIOR if args.resume == Path("embedded") else args.resume
     train_prior(config, args.out, resume=resume, processes=args.processes or cores(), device=args.device,
                 score=judge_prior if EMBEDDED.is_file() else None)
@@ -281,11 +283,13 @@ def train_prior_verb(args) -> int:
 
 
 def train_judge_verb(args) -> int:
-    from .evaluation.judge_training import TrainJudgeConfig, train_judge
+    from .evaluation.judge_training import GPU, TrainJudgeConfig, train_judge
     from .workflow import set_threads
 
     set_threads(args.threads)
-    judge = train_judge(TrainJudgeConfig(minutes=args.minutes, images=args.images, seed=args.seed), args.out)
+    config = replace(TrainJudgeConfig() if args.device == "cpu" else GPU, minutes=args.minutes, images=args.images,
+                     seed=args.seed)
+    judge = train_judge(config, args.out, device=args.device)
     found = judge.log["held_out"]
     size = args.out.stat().st_size / 1e6
     print(f"held-out true renderings: R-Precision Colour {found['color']:.1%} (of 220 captions), Geo "

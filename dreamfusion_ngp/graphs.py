@@ -10,27 +10,18 @@ rays are cast at once, and the tier is the budget.
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Any, Callable, Protocol
+from typing import Any, Callable
 
 import torch
 from torch import Tensor
 
+from .capture import Capture, CudaCapture
 from .config import RunConfig
 from .errors import UsageError
 from .render import Rays
 from .steps import Draw, Look, State, cast_rays, draw, fill_eye, learn, look, refresh_is_due
 
 SMALLEST_TIER = 1 << 15  # rows: below, kernels do not get faster
-
-
-class Capture(Protocol):
-    """What keeps functions for later runs: capture(function) -> (run, what the function returned: every run fills
-    it)."""
-
-    def __call__(self, function: Callable[[], Any]) -> tuple[Callable[[], None], Any]: ...
-
-    def warm(self, function: Callable[[], Any]) -> Any:
-        """The function as it is, where it would be captured."""
 
 
 class Eager:
@@ -46,30 +37,6 @@ class Eager:
 
     def learn(self, state: State, seen: Look, d_rgb: Tensor, last: bool) -> None:
         learn(state, seen, d_rgb, last)
-
-
-class CudaCapture:
-    """Captures functions into CUDA graphs that share memory: they must run in the order in which they were captured, or
-    leave nothing in it besides what they return."""
-
-    def __init__(self):
-        self.pool, self.stream = torch.cuda.graph_pool_handle(), torch.cuda.Stream()
-
-    def __call__(self, function: Callable[[], Any]) -> tuple[Callable[[], None], Any]:
-        graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph, pool=self.pool, stream=self.stream):
-            returned = function()
-        return graph.replay, returned
-
-    def warm(self, function: Callable[[], Any]) -> Any:
-        """On the stream of the captures: autograd remembers on which stream it first met a parameter, and a capture
-        must not wait for another one."""
-        outside = torch.cuda.current_stream(self.stream.device)
-        self.stream.wait_stream(outside)
-        with torch.cuda.stream(self.stream):
-            returned = function()
-        outside.wait_stream(self.stream)
-        return returned
 
 
 class Notice:

@@ -27,7 +27,7 @@ def pack(image: Tensor, in_channels: int) -> Tensor:
     packed = torch.nn.functional.pixel_unshuffle(image, packing_factor(in_channels))
     if packed.shape[1] == in_channels:
         return packed
-    maps = position_maps(packed.shape[-1]).to(packed)
+    maps = position_maps(packed.shape[-1], packed.device).to(packed.dtype)
     return torch.cat([packed, maps.expand(len(packed), -1, -1, -1)], 1)
 
 
@@ -37,12 +37,12 @@ def unpack(packed: Tensor) -> Tensor:
 
 
 @lru_cache
-def position_maps(size: int) -> Tensor:
-    """(1, 6, size, size) float32: x, y, cos pi x, cos pi y, sin pi x, sin pi y with x, y in (-1, 1) at the pixels'
+def position_maps(size: int, device: str | torch.device = "cpu") -> Tensor:
+    """(1, 6, size, size) float32 on a device, where they stay: x, y, cos pi x, cos pi y, sin pi x, sin pi y with x, y in (-1, 1) at the pixels'
     centres, each of unit variance as the noise is."""
     axis = (torch.arange(size) + 0.5) * 2 / size - 1
     y, x = torch.meshgrid(axis, axis, indexing="ij")
     linear, waves = math.sqrt(3.0), math.sqrt(2.0)
     maps = [linear * x, linear * y]
     maps += [waves * wave(math.pi * a) for wave in (torch.cos, torch.sin) for a in (x, y)]
-    return torch.stack(maps)[None]
+    return torch.stack(maps)[None].to(device)

@@ -51,6 +51,18 @@ def degree_view(azimuth: float, elevation: float) -> str:
     return f"az{a % 360} el{max(e, 0)}"
 
 
+DEGREE_VIEWS = 24 * 7
+
+
+def degree_views(azimuth, elevation):
+    """The numbers, from 0 to DEGREE_VIEWS - 1, of what `degree_view` says of n cameras: arrays (n,) in radians, (n,)
+    int64."""
+    import numpy as np
+
+    a, e = (np.round(np.degrees(angle) / 15.0).astype(np.int64) for angle in (azimuth, elevation))
+    return a % 24 * 7 + np.maximum(e, 0)
+
+
 VIEW_WORDS = {"paper": paper_view, "fine": fine_view, "degrees": degree_view, "none": lambda azimuth, elevation: ""}
 
 

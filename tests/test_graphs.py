@@ -10,7 +10,8 @@ import torch
 from dreamfusion_ngp.checkpoint import load_checkpoint, save_checkpoint
 from dreamfusion_ngp.config import check_config
 from dreamfusion_ngp.errors import DivergenceError, UsageError
-from dreamfusion_ngp.graphs import CudaCapture, Eager, Graphed, Notice, executor, on_device, tier
+from dreamfusion_ngp.capture import CudaCapture
+from dreamfusion_ngp.graphs import Eager, Graphed, Notice, executor, on_device, tier
 from dreamfusion_ngp.guidance.sds import SdsOutput
 from dreamfusion_ngp.train import State, train, train_step
 from tape import NotForGraphs, Recorder, Tape, replay

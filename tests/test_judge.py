@@ -7,8 +7,8 @@ import torch
 from dreamfusion_ngp.config import FRAMED_CAMERAS, CameraConfig
 from dreamfusion_ngp.errors import CheckpointError, UsageError
 from dreamfusion_ngp.evaluation.judge import DIMENSION, SIZE, Judge, load_judge, save_judge
-from dreamfusion_ngp.evaluation.judge_training import (TrainJudgeConfig, Views, backgrounds, held_out, retrieval_loss,
-                                                       train_judge, training_batch, training_cameras, training_colors)
+from dreamfusion_ngp.evaluation.judge_training import (RetrievalLoss, TrainJudgeConfig, Views, backgrounds, held_out, train_judge,
+                                                       training_batch, training_cameras, training_colors)
 from dreamfusion_ngp.evaluation.pictures import ELEVATION
 from dreamfusion_ngp.evaluation.retrieval import retrieved, toy_captions
 from dreamfusion_ngp.toybox.shapes import CLASSES, COLORS
@@ -30,7 +30,7 @@ def test_a_short_training_improves_on_held_out_pictures(trained):
     before = Judge().eval()
     batch = training_batch(Views(SHORT, np.random.default_rng(9)), 64, np.random.default_rng(9))
     with torch.no_grad():
-        assert retrieval_loss(judge, *batch) < retrieval_loss(before, *batch) - 1.0
+        assert RetrievalLoss(judge)(*batch) < RetrievalLoss(before)(*batch) - 1.0
 
 
 def test_saved_and_loaded_it_judges_the_same(trained):

@@ -22,7 +22,7 @@ ops
 cameras lights losses packing
 views
 fields
-render inputs
+render inputs capture
 guidance
 toybox
 steps

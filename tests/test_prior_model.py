@@ -11,7 +11,8 @@ import torch
 from dreamfusion_ngp.packing import pack
 from dreamfusion_ngp.prompts import MODE_WORDS, VIEW_WORDS, view_prompt
 from dreamfusion_ngp.toybox.captions import WORDS, subject
-from dreamfusion_ngp.toybox.model import MAX_TOKENS, PRIOR, build_prior, build_tokenizer, load_prior, quiet
+from dreamfusion_ngp.toybox.model import (MAX_TOKENS, PRIOR, build_prior, build_tokenizer, embed_words, load_prior,
+                                          quiet)
 from dreamfusion_ngp.toybox.shapes import CLASSES, COLORS
 from dreamfusion_ngp.toybox.training import tokenize
 
@@ -61,7 +62,16 @@ def test_the_unet_takes_and_gives_packed_pictures(prior):
         hidden = prior.text_encoder(tokens.input_ids, attention_mask=tokens.attention_mask).last_hidden_state
         packed = pack(torch.zeros(2, 3, 64, 64), prior.unet.config.in_channels)
         out = prior.unet(packed, torch.tensor(500), hidden, encoder_attention_mask=tokens.attention_mask).sample
-    assert out.shape == (2, 48, 16, 16) and torch.isfinite(out).all() and not torch.equal(out[0], out[1])
+    assert out.shape == (2, 12, 32, 32) and torch.isfinite(out).all() and not torch.equal(out[0], out[1])
+
+
+def test_words_as_a_product_are_what_the_text_encoder_says(prior):
+    tokens = tokenize(prior.tokenizer, ["a red mug, front view, flat colors", "", "a torus"])
+    with torch.no_grad():
+        prior.text_encoder.shared.weight[1:] += 0.1  # an untrained norm hides nothing then
+        said = prior.text_encoder(tokens.input_ids, attention_mask=tokens.attention_mask).last_hidden_state
+        assert torch.allclose(embed_words(prior.text_encoder, tokens.input_ids), said, atol=1e-5)
+        prior.text_encoder.shared.weight[1:] -= 0.1
 
 
 def test_the_clean_picture_is_predicted_over_a_cosine_schedule(prior):

@@ -12,7 +12,9 @@ import pytest
 import torch
 from PIL import Image
 from scipy import stats
+from tape import Tape
 
+from dreamfusion_ngp.capture import Repeated
 from dreamfusion_ngp.errors import PriorError, UsageError
 from dreamfusion_ngp.lights import sample_modes
 from dreamfusion_ngp.packing import position_maps
@@ -22,7 +24,10 @@ from dreamfusion_ngp.toybox.model import build_prior, build_tokenizer, load_prio
 from dreamfusion_ngp.toybox.sampling import SHEET_VIEWS, sample, sheet
 from dreamfusion_ngp.toybox.shapes import CLASSES, COLORS
 from dreamfusion_ngp.toybox.trainer import read_log, train_prior
-from dreamfusion_ngp.toybox.training import Reservoir, TrainPriorConfig, backgrounds, denoising_loss, training_batch
+from dreamfusion_ngp.toybox.training import (Reservoir, TrainPriorConfig, backgrounds, caption_ids, denoising_loss,
+                                             tokenize, training_batch)
+
+ALL_DEGREE_VIEWS = [f"az{a} el{e}" for a in range(0, 360, 15) for e in range(0, 91, 15)]
 
 TINY = TrainPriorConfig(
     images=240,
@@ -65,27 +70,44 @@ def test_backgrounds_are_of_three_kinds():
 
 
 def test_the_reservoir_fills_every_class_and_turns_over(reservoir):
-    assert [len(shelf) for shelf in reservoir.buffers] == [2] * len(CLASSES)
-    first = reservoir.buffers[0][0]
+    shelves = reservoir.shelves
+    assert (shelves.filled() == 6).all() and reservoir.next % len(CLASSES) == 0
+    before = shelves.position[0].copy()
     reservoir.grow()
-    assert len(reservoir.buffers[0]) == 2 and reservoir.buffers[0][0] is not first, "the oldest chunk went"
+    assert shelves.filled()[0] == 6 and shelves.added[0] == 9
+    assert (shelves.position[0, :3] != before[:3]).any(1).all(), "the oldest chunk went"
+    assert (shelves.position[0, 3:] == before[3:]).all()
     classes = reservoir.draw_classes(16)
-    buffer, position, azimuth, elevation, framed = reservoir.views(classes)
-    assert buffer.alpha.shape == (16, 64, 64) and len(classes) == 16 and position.shape == (16, 3)
-    assert azimuth.shape == elevation.shape == framed.shape == (16,)
-    assert (buffer.alpha.flatten(1).amax(1) > 0).all(), "every picture shows its toy"
+    seen = shelves.draw(classes, np.random.default_rng(0))
+    assert seen.buffer.alpha.shape == (16, 64, 64) and classes.shape == (16,) and seen.position.shape == (16, 3)
+    assert seen.azimuth.shape == seen.elevation.shape == seen.framed.shape == (16,)
+    assert (seen.buffer.alpha.flatten(1).amax(1) > 0).all(), "every picture shows its toy"
+    elevation = (seen.position[:, 1] / seen.position.norm(dim=1)).arcsin()
+    assert np.abs(elevation.numpy() - seen.elevation)[seen.framed].max() < 0.1, "angles belong to positions"
+
+
+def test_a_ring_smaller_than_a_chunk_keeps_its_end():
+    one = Reservoir(replace(TINY, chunk=3, views_per_class=2), np.random.default_rng(4))
+    one.grow()
+    one.grow()
+    assert one.shelves.added[:3].tolist() == [3, 3, 0] and one.shelves.filled()[:3].tolist() == [2, 2, 0]
+    assert set(one.draw_classes(50)) == {0, 1}, "only classes that have views"
 
 
 def test_every_framed_view_counts_in_the_mean_of_its_words(reservoir):
-    kept = [shelf for shelf in reservoir.buffers if shelf is not reservoir.buffers[0]]  # the first class lost a chunk
-    framed = [3 * sum(framed for _, _, framed in shelf) for shelf in kept]
-    counts = [sum(mean.count for mean in words.values()) for words in reservoir.means.means.values()]
-    assert counts[1:] == framed and min(counts) >= 3, "every class has some"
-    assert counts[0] in (3, 6, 9), "also views that the reservoir no longer has"
-    assert {True, False} == {framed for shelf in kept for _, _, framed in shelf}
-    for words in reservoir.means.means.values():
-        for word, mean in words.items():
-            assert mean.count == len(mean.angles) and all(degree_view(*angles) == word for angles in mean.angles)
+    counts, shelves = reservoir.means.count, reservoir.shelves
+    framed = shelves.framed.sum(1)
+    assert (counts.sum(1)[1:] == framed[1:]).all() and counts.sum(1).min() >= 3, "every class has some"
+    assert counts[0].sum() in (3, 6, 9), "also views that the reservoir no longer has"
+    assert {True, False} == set(shelves.framed[1:].ravel().tolist())
+    for count, angles in zip(counts, reservoir.means.angles):
+        assert sorted(degree_view(*a) for a in angles) == sorted(
+            word for word, n in zip(ALL_DEGREE_VIEWS, count) for _ in range(n)
+        )
+    drawn = reservoir.means.draw(np.array([3] * 40 + [5]), np.random.default_rng(0))
+    for classes, sums, count, *angles in zip([3] * 40 + [5], drawn.sums, drawn.count, drawn.azimuth, drawn.elevation):
+        word = ALL_DEGREE_VIEWS.index(degree_view(*angles))
+        assert counts[classes, word] == count > 0 and torch.equal(sums, reservoir.means.sums[classes, word])
 
 
 @pytest.mark.parametrize("mode", [0, 1, 2])
@@ -94,7 +116,7 @@ def test_hidden_pictures_are_what_shown_ones_are_on_average(mode, monkeypatch):
     pixel. Lights are fixed, since those of the mean picture are two draws."""
     monkeypatch.setattr(training, "sample_light_positions", lambda *args: torch.full((len(args[1]), 3), 1.0))
     monkeypatch.setattr(means, "sample_light_positions", lambda *args: torch.full((len(args[1]), 3), 1.0))
-    monkeypatch.setattr(training, "backgrounds", lambda n, resolution, random: torch.full((n, 1, 1, 3), 0.5))
+    monkeypatch.setattr(training, "backgrounds", lambda n, *args: torch.full((n, 1, 1, 3), 0.5))
     random = np.random.default_rng(7)
     one = Reservoir(replace(TINY, chunk=1, views_per_class=1), random)
     house = one.next = CLASSES.index("house")
@@ -102,12 +124,12 @@ def test_hidden_pictures_are_what_shown_ones_are_on_average(mode, monkeypatch):
     color = list(COLORS).index("orange")
     total, n = 0.0, 500
     for _ in range(6):
-        pictures, azimuth, elevation, _ = training.shown_pictures(one, [house] * n, np.full(n, color),
-                                                                  np.full(n, mode), random)
+        seen = one.shelves.draw(np.full(n, house), random)
+        pictures = training.shown_pictures(seen, np.full(n, color), np.full(n, mode), random)
         total = total + pictures.double().sum(0)
-    mean, *angles = one.means.draw(house, random)
-    assert angles == [float(azimuth[0]), float(elevation[0])]
-    expected = means.picture(mean, training.mean_colors(color), mode, 0.5)
+    drawn = one.means.draw(np.array([house]), random)
+    assert [drawn.azimuth[0], drawn.elevation[0]] == [seen.azimuth[0], seen.elevation[0]]
+    expected = means.pictures(drawn, training.mean_colors(np.array([color])), np.array([mode]), 0.5)[0]
     assert (total / (6 * n) - expected).abs().max() < 0.05
     assert (total / (6 * n) - expected).abs().mean() < 2e-3
     assert expected.std() > 0.02, "there is something to see"
@@ -138,7 +160,9 @@ def test_batches_have_all_modes_and_known_words(reservoir):
     assert 31 < blind.sum() < 41 and (corners[blind] == 0).float().mean() > 0.8, "toys seldom reach the corners"
     assert (corners[~blind] == 0).float().mean() < 0.05
     tokenizer = build_tokenizer()
-    assert not any(tokenizer.unk_token_id in ids for ids in tokenizer(texts).input_ids)
+    ids = caption_ids(tokenizer, texts)
+    assert not (ids == tokenizer.unk_token_id).any() and ids.dtype == np.int64
+    assert (ids == tokenize(tokenizer, texts).input_ids.numpy()).all(), "the quick way is the tokenizer's"
     assert any("clay" in t for t in texts) and any("flat" in t for t in texts) and "" in texts
     assert len(set(texts)) > 80 and images.dtype == torch.float32
     modes = sample_modes(training.LIGHTS, 8000, 1.0, np.random.default_rng(3))
@@ -148,15 +172,16 @@ def test_batches_have_all_modes_and_known_words(reservoir):
 class Knowing:
     """In the place of the UNet: knows the clean pictures and gives them (plus `error`)."""
 
-    config = SimpleNamespace(in_channels=54)
+    config = SimpleNamespace(in_channels=18)
 
     def __init__(self, image, error=0.0):
-        self.image, self.error = torch.nn.functional.pixel_unshuffle(image, 4), error
-        self.positions = position_maps(16)
+        self.image, self.error = torch.nn.functional.pixel_unshuffle(image, 2), error
+        self.positions = position_maps(32)
 
     def __call__(self, noisy, steps, hidden, encoder_attention_mask):
-        self.steps, self.noisy = steps, noisy[:, :48]
-        assert torch.equal(noisy[:, 48:], self.positions.expand(len(noisy), -1, -1, -1))
+        self.steps, self.noisy = steps, noisy[:, :12]
+        assert encoder_attention_mask.sum(1).tolist() == [3] * len(noisy), "a mug </s>"
+        assert torch.equal(noisy[:, 12:], self.positions.expand(len(noisy), -1, -1, -1))
         return SimpleNamespace(sample=self.image + self.error)
 
 
@@ -171,7 +196,8 @@ def test_the_loss_is_the_bounded_squared_error_of_v():
             unet=knowing, scheduler=prior.scheduler, tokenizer=prior.tokenizer, text_encoder=prior.text_encoder
         )
         steps = training.sample_noise_levels(64, np.random.default_rng(0))
-        loss = denoising_loss(fake, image, ["a mug"] * 64, steps)
+        ids = torch.tensor(caption_ids(prior.tokenizer, ["a mug"] * 64))
+        loss = denoising_loss(fake, image, ids, torch.tensor(steps))
         abar = prior.scheduler.alphas_cumprod[knowing.steps].double()
         expected = (error**2 / (1 - abar)).clamp(max=5 * error**2).mean()
         assert float(loss) == pytest.approx(float(expected), abs=1e-6)
@@ -215,6 +241,23 @@ def test_a_run_begins_with_the_text(tmp_path, monkeypatch):
     train_prior(replace(TINY, images=48, text_phase=0.5), tmp_path / "prior")
     first, later = training.BLIND_SHARE
     assert shares == [first] * 3 + [later] * 3 and first > 0.5 > later
+
+
+def test_a_step_can_be_captured_in_a_graph(tmp_path):
+    """The tape refuses what a CUDA graph's capture would, and its runs end with the bits of a run without it."""
+    found = []
+    for tape in (None, Tape()):
+        prior = build_prior(3)
+        trainer.prepare_for_training(prior, "cpu")
+        run = trainer.Run(prior, replace(TINY, batch=2), tmp_path, 0, 1, "cpu", trainer.EMPTY_LOG, None)
+        if tape:
+            run.learn = Repeated(run.gradients, tape)
+        run.reservoir.fill()
+        torch.manual_seed(0)
+        losses = [float(run.step(2 * k, 0.5)) for k in range(Repeated.WARM + 3)]
+        found.append((losses, torch.cat([p.detach().flatten() for p in run.parameters])))
+    assert tape.captured == 1 and tape.runs == 3
+    assert found[0][0] == found[1][0] and torch.equal(found[0][1], found[1][1])
 
 
 def test_the_run_leaves_a_sheet(trained):
@@ -317,6 +360,17 @@ def test_what_cannot_be_resumed_is_said_at_once(damage, trained, tmp_path):
     with pytest.raises(PriorError, match="source") as caught:
         train_prior(TINY, tmp_path / "out", resume=source, processes=2)
     assert "\n" not in str(caught.value) and not (tmp_path / "out").exists()
+
+
+def test_a_gpu_trains_too(cuda, tmp_path):
+    """Two thousand pictures of 20 x 16 views, captured steps and a resumed run."""
+    gpu = replace(training.GPU, images=2048, batch=32, chunk=8, views_per_class=16, trace_every=8, report_every=8,
+                  warmup_images=256, ema_half_life=256, sheet_steps=2, text_phase=0.0)
+    train_prior(gpu, tmp_path / "prior", device=cuda)
+    losses = [loss for _, loss in read_log(tmp_path / "prior")["loss"]]
+    assert all(map(math.isfinite, losses)) and losses[-1] < 0.6 * losses[0]
+    train_prior(replace(gpu, images=256), tmp_path / "more", resume=tmp_path / "prior", device=cuda)
+    assert read_log(tmp_path / "more")["loss"][-1][1] < 0.8 * losses[0]
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")

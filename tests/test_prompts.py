@@ -3,11 +3,12 @@
 import math
 import unicodedata
 
+import numpy as np
 import pytest
 
 from dreamfusion_ngp.errors import PromptError
-from dreamfusion_ngp.prompts import (MAX_PROMPT, VIEW_WORDS, blended_view, clean_prompt, degree_view, fine_view,
-                                     paper_view, perp_neg_view, view_prompt, view_text)
+from dreamfusion_ngp.prompts import (DEGREE_VIEWS, MAX_PROMPT, VIEW_WORDS, blended_view, clean_prompt, degree_view,
+                                     degree_views, fine_view, paper_view, perp_neg_view, view_prompt, view_text)
 
 
 def at(view, azimuth_deg, elevation_deg=15.0):
@@ -84,6 +85,14 @@ def test_degree_view_is_the_nearest_of_24_by_7(turn, offset):
         for e in range(0, 91, 15):
             assert at(degree_view, a + offset + turn, min(e + offset, 90)) == f"az{a} el{e}"
     assert at(degree_view, 30, -10) == at(degree_view, 30, -90) == "az30 el0"
+
+
+def test_degree_views_are_numbered():
+    views = [f"az{a} el{e}" for a in range(0, 360, 15) for e in range(0, 91, 15)]
+    random = np.random.default_rng(0)
+    azimuth, elevation = random.uniform(-7, 14, 3000), random.uniform(-0.2, math.pi / 2, 3000)
+    said = [degree_view(a, e) for a, e in zip(azimuth, elevation)]
+    assert [views[i] for i in degree_views(azimuth, elevation)] == said and len(views) == DEGREE_VIEWS
 
 
 def test_fine_view_tells_left_from_right_and_paper_view_does_not():

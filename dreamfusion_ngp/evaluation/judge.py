@@ -65,12 +65,11 @@ class Judge(nn.Module):
 
     def encode_texts(self, captions: list[str]) -> torch.Tensor:
         """M captions -> (M, DIMENSION) of length 1."""
-        counts = torch.zeros(len(captions), len(WORDS))
-        for row, caption in zip(counts, captions):
-            for word in re.split(r"[\s,.!]+", caption.lower()):
-                if word in WORDS:
-                    row[WORDS.index(word)] += 1
-        return nn.functional.normalize(self.text(counts.to(self.words.weight) @ self.words.weight), dim=-1)
+        return self.encode_counts(word_counts(captions).to(self.words.weight))
+
+    def encode_counts(self, counts: torch.Tensor) -> torch.Tensor:
+        """(M, words) as `word_counts` gives them -> (M, DIMENSION) of length 1."""
+        return nn.functional.normalize(self.text(counts @ self.words.weight), dim=-1)
 
     def scale(self) -> torch.Tensor:
         return self.log_scale.exp().clamp(max=MAX_SCALE)
@@ -82,6 +81,16 @@ class Judge(nn.Module):
     @torch.no_grad()
     def texts(self, captions: list[str]) -> torch.Tensor:
         return self.encode_texts(captions)
+
+
+def word_counts(captions: list[str]) -> torch.Tensor:
+    """(M, words): how often each of WORDS stands in each of M captions."""
+    counts = torch.zeros(len(captions), len(WORDS))
+    for row, caption in zip(counts, captions):
+        for word in re.split(r"[\s,.!]+", caption.lower()):
+            if word in WORDS:
+                row[WORDS.index(word)] += 1
+    return counts
 
 
 def save_judge(path: Path, judge: Judge) -> None:

@@ -16,14 +16,17 @@ import numpy as np
 import torch
 
 from ..cameras import orbit
+from ..capture import CudaCapture, Repeated
 from ..errors import UsageError
+from ..inputs import sent
 from ..guidance.unet import multiplies_bfloat16
 from ..toybox.captions import subject
-from ..toybox.optimizer import MuonAdamW
+from ..toybox.optimizer import MuonAdamW, check_device
 from ..toybox.shapes import CLASSES, COLORS, DIRECTIONAL, MAIN, PARAMETERS, SHADE
-from ..toybox.world import GBuffer, part_colors, shade, trace
+from ..toybox.shelves import Shelves
+from ..toybox.world import part_colors, shade, trace
 from .azimuths import right_sides
-from .judge import SIZE, Judge, save_judge
+from .judge import SIZE, Judge, save_judge, word_counts
 from .pictures import AZIMUTHS, ELEVATION, judging_cameras, shaded
 from .retrieval import AZIMUTH_STEP, azimuth_captions, retrieved, toy_captions
 
@@ -35,12 +38,9 @@ BRIGHTNESS, HUE = (0.75, 1.15), 0.06  # factor; largest change of a channel
 REPAINT = 0.4                  # probability, of a secondary part, of any colour
 CLAY_SHARE, FLAT_SHARE = 0.4, 0.15    # of the pictures: textureless; albedo as it is; the others are lit
 GREY_SHARE = 0.4               # of the backgrounds; before them white clay is hardest to see
-CHUNK = 6                      # views of one toy traced at a time
-TRACE_EVERY = 2                # steps between new chunks
 REPORT_EVERY = 15.0            # seconds
 OUTER = ("image.0",)           # what takes pictures in is no hidden matrix
 PALETTE = torch.tensor(list(COLORS.values()))
-HAS_FRONT = torch.tensor([name in DIRECTIONAL for name in CLASSES])
 
 
 @dataclass(frozen=True)
@@ -51,35 +51,30 @@ class TrainJudgeConfig:
     learning_rate: float = 1.25e-3  # of AdamW; Muon's is `toybox.optimizer.MATRIX_RATE` times that
     warmup: int = 50           # steps
     views_per_class: int = 240
+    chunk: int = 6             # views of one toy traced at a time
+    trace_every: int = 2       # steps between new chunks
     seed: int = 0
+
+
+# On a GPU a step costs as much for 256 pictures as for 64, and a chunk as much for 256 views as for 6.
+GPU = TrainJudgeConfig(batch=256, views_per_class=2048, chunk=256, trace_every=32)
 
 
 class Views:
     """G-buffers of every class, the oldest replaced by new ones."""
 
-    def __init__(self, config: TrainJudgeConfig, random: np.random.Generator):
-        self.random, self.next = random, 0
-        self.room = max(1, config.views_per_class // CHUNK)
-        self.shelves: list[list] = [[] for _ in CLASSES]
-        for _ in range(len(CLASSES) * min(4, self.room)):
+    def __init__(self, config: TrainJudgeConfig, random: np.random.Generator, device: str | torch.device = "cpu"):
+        self.config, self.random, self.device, self.next = config, random, device, 0
+        self.shelves = Shelves(config.views_per_class, device, SIZE)
+        for _ in range(len(CLASSES) * max(1, min(4, config.views_per_class // config.chunk))):
             self.grow()
 
     def grow(self) -> None:
-        index, self.next = self.next % len(CLASSES), self.next + 1
-        cameras = training_cameras(CHUNK, self.random)
-        u = torch.tensor(self.random.uniform(-1, 1, (CHUNK, PARAMETERS)), dtype=torch.float32)
-        shelf = self.shelves[index]
-        shelf.append((trace(CLASSES[index], u, cameras, SIZE), cameras.position, torch.rad2deg(cameras.azimuth)))
-        if len(shelf) > self.room:
-            shelf.pop(0)
-
-    def draw(self, classes: np.ndarray) -> tuple[GBuffer, torch.Tensor, torch.Tensor]:
-        """A view of each class: G-buffers, camera positions (n, 3), azimuths (n,) in degrees."""
-        chosen = [(self.shelves[c][self.random.integers(len(self.shelves[c]))], self.random.integers(CHUNK))
-                  for c in classes]
-        rows = [slice(k, k + 1) for _, k in chosen]
-        buffers, positions, azimuths = zip(*[[part[row] for part in chunk] for (chunk, _), row in zip(chosen, rows)])
-        return GBuffer.cat(list(buffers)), torch.cat(positions), torch.cat(azimuths)
+        """Trace one chunk of the next class."""
+        index, self.next, n = self.next % len(CLASSES), self.next + 1, self.config.chunk
+        cameras = training_cameras(n, self.random)
+        u = sent(self.random.uniform(-1, 1, (n, PARAMETERS)), self.device, torch.float32)
+        self.shelves.add(index, trace(CLASSES[index], u, cameras.to(self.device), SIZE), cameras)
 
 
 def training_cameras(n: int, random: np.random.Generator):
@@ -87,8 +82,8 @@ def training_cameras(n: int, random: np.random.Generator):
     low, high = ELEVATIONS
     elevation = low + (high - low - 2 * APART) * random.random(n)
     elevation = np.where(elevation > ELEVATION - APART, elevation + 2 * APART, elevation)
-    focal = random.uniform(*FOCAL)
-    return orbit(360 * random.random(n), elevation, focal * random.uniform(*FRAMING), focal)
+    focal = random.uniform(*FOCAL, n)
+    return orbit(360 * random.random(n), elevation, focal * random.uniform(*FRAMING, n), focal)
 
 
 def training_colors(color: np.ndarray, random: np.random.Generator) -> torch.Tensor:
@@ -111,14 +106,14 @@ def training_lights(position: torch.Tensor, clay: np.ndarray, random: np.random.
     return torch.cat([light, rows], -1)
 
 
-def backgrounds(n: int, random: np.random.Generator) -> torch.Tensor:
+def backgrounds(n: int, random: np.random.Generator, device: str | torch.device = "cpu") -> torch.Tensor:
     """(n, SIZE, SIZE, 3): checkerboards or stripes of two colours, cells of 4 to 24 pixels; GREY_SHARE of them are
     light greys."""
     def draw(*shape, low=0.0, high=1.0):
-        return torch.tensor(random.uniform(low, high, shape), dtype=torch.float32)
+        return sent(random.uniform(low, high, shape), device, torch.float32)
 
     cell, phase = draw(n, 1, 1, low=4, high=24), draw(2, n, 1, 1, low=0, high=48)
-    axis = torch.arange(SIZE, dtype=torch.float32)
+    axis = torch.arange(SIZE, dtype=torch.float32, device=device)
     rows = ((axis[None, :, None] + phase[0]) / cell).floor()
     columns = ((axis[None, None, :] + phase[1]) / cell).floor() * (draw(n, 1, 1) < 0.6)
     board = ((rows + columns) % 2)[..., None]
@@ -131,37 +126,50 @@ def wear(pictures: torch.Tensor, random: np.random.Generator) -> torch.Tensor:
     width = int(random.choice([1, 1, 3, 5]))
     x = torch.nn.functional.pad(pictures.permute(0, 3, 1, 2), (width // 2,) * 4, mode="replicate")
     soft = torch.nn.functional.avg_pool2d(x, width, 1).permute(0, 2, 3, 1)
-    noise = torch.tensor(random.normal(0, 1, pictures.shape) * random.uniform(0, 0.05, (len(pictures), 1, 1, 1)))
-    return (soft + noise.float()).clamp(0, 1)
+    strength = sent(random.uniform(0, 0.05, (len(pictures), 1, 1, 1)), pictures.device, torch.float32)
+    return (soft + torch.randn_like(soft) * strength).clamp(0, 1)
 
 
 def training_batch(views: Views, n: int, random: np.random.Generator):
-    """(pictures (n, SIZE, SIZE, 3), classes (n,), colours (n,), clay (n,) bool, azimuths (n,) in degrees)."""
+    """(pictures (n, SIZE, SIZE, 3), classes (n,), colours (n,), clay (n,) bool, azimuths (n,) in degrees), on the
+    device of the views."""
     classes, color = random.integers(len(CLASSES), size=n), random.integers(len(COLORS), size=n)
     clay = random.random(n) < CLAY_SHARE
-    buffer, position, azimuth = views.draw(classes)
-    pictures = shade(buffer, training_colors(color, random), training_lights(position, clay, random),
-                     backgrounds(n, random))
-    return (wear(pictures.clamp(0, 1), random), torch.tensor(classes), torch.tensor(color), torch.tensor(clay),
-            azimuth)
+    seen = views.shelves.draw(classes, random)
+    colors, rows = training_colors(color, random), training_lights(seen.position, clay, random)
+    pictures = shade(seen.buffer, sent(colors, views.device), sent(rows, views.device),
+                     backgrounds(n, random, views.device))
+    return (wear(pictures.clamp(0, 1), random),
+            *(sent(values, views.device) for values in (classes, color, clay)),
+            sent(np.rad2deg(seen.azimuth), views.device, torch.float32))
 
 
-def retrieval_loss(judge: Judge, pictures, classes, color, clay, azimuth) -> torch.Tensor:
+class RetrievalLoss:
     """Cross-entropy of the class's caption among the toys' for every picture, plus, for coloured ones, that of the
     whole caption among all toys in all colours, plus, where there is a front, that of the azimuth of the class."""
-    colored, plain = toy_captions()
-    turned = [caption for name in CLASSES for caption in azimuth_captions(name)]
-    with torch.autocast("cpu", torch.bfloat16, enabled=multiplies_bfloat16(pictures.device)):
-        seen = judge.encode_images(pictures)
-    texts = judge.encode_texts([*plain, *colored, *turned])
-    named, whole, views = texts.split([len(plain), len(colored), len(turned)])
-    scale, n = judge.scale(), len(seen)
-    loss = torch.nn.functional.cross_entropy(scale * seen @ named.T, classes)
-    colors = torch.nn.functional.cross_entropy(scale * seen @ whole.T, classes * len(COLORS) + color, reduction="none")
-    own = views.view(len(CLASSES), -1, views.shape[1])[classes]
-    nearest = (azimuth / AZIMUTH_STEP).round().long() % own.shape[1]
-    sides = torch.nn.functional.cross_entropy(scale * (own @ seen[..., None]).view(n, -1), nearest, reduction="none")
-    return loss + masked_mean(colors, ~clay) + masked_mean(sides, HAS_FRONT[classes])
+
+    def __init__(self, judge: Judge):
+        colored, plain = toy_captions()
+        turned = [caption for name in CLASSES for caption in azimuth_captions(name)]
+        self.judge, self.sizes = judge, [len(plain), len(colored), len(turned)]
+        weight = judge.words.weight
+        self.counts = word_counts([*plain, *colored, *turned]).to(weight)
+        self.has_front = torch.tensor([name in DIRECTIONAL for name in CLASSES]).to(weight.device)
+
+    def __call__(self, pictures, classes, color, clay, azimuth) -> torch.Tensor:
+        judge, device = self.judge, pictures.device
+        with torch.autocast(device.type, torch.bfloat16, enabled=multiplies_bfloat16(device)):
+            seen = judge.encode_images(pictures)
+        named, whole, views = judge.encode_counts(self.counts).split(self.sizes)
+        scale, n = judge.scale(), len(seen)
+        loss = torch.nn.functional.cross_entropy(scale * seen @ named.T, classes)
+        colors = torch.nn.functional.cross_entropy(scale * seen @ whole.T, classes * len(COLORS) + color,
+                                                   reduction="none")
+        own = views.view(len(CLASSES), -1, views.shape[1])[classes]
+        nearest = (azimuth / AZIMUTH_STEP).round().long() % own.shape[1]
+        sides = torch.nn.functional.cross_entropy(scale * (own @ seen[..., None]).view(n, -1), nearest,
+                                                  reduction="none")
+        return loss + masked_mean(colors, ~clay) + masked_mean(sides, self.has_front[classes])
 
 
 def masked_mean(values: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
@@ -189,33 +197,39 @@ def held_out(retrieval) -> dict:
             "worst": {"class": CLASSES[lowest], "color": color[lowest], "geo": geo[lowest]}}
 
 
-def train_judge(config: TrainJudgeConfig, out: Path, show=print) -> Judge:
+def train_judge(config: TrainJudgeConfig, out: Path, show=print, device: str = "cpu") -> Judge:
     """Train, test on held-out true renderings, and write `out`. Raises UsageError before anything is done."""
-    check_request(config, Path(out))
+    check_request(config, Path(out), device)
     random = np.random.default_rng([config.seed, 7])
     torch.manual_seed(config.seed)
-    judge = Judge().to(memory_format=torch.channels_last).train()
-    optimizer = MuonAdamW([judge], outer=OUTER)
-    views, steps, recent, curve = Views(config, random), 0, [], []
+    judge = Judge().to(device=device, memory_format=torch.channels_last).train()
+    optimizer, loss_of = MuonAdamW([judge], outer=OUTER), RetrievalLoss(judge)
+
+    def gradients(*batch) -> torch.Tensor:
+        optimizer.zero_grad()
+        loss = loss_of(*batch)
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(judge.parameters(), 1.0)
+        optimizer.aim()
+        return loss.detach()
+
+    learn = Repeated(gradients, CudaCapture()) if torch.device(device).type == "cuda" else gradients
+    views, steps, recent, curve = Views(config, random, device), 0, [], []
     began = reported = time.monotonic()
     while (done := progress(config, steps, began)) < 1:
         rate = config.learning_rate * min(1, (steps + 1) / config.warmup) * (0.5 + 0.5 * math.cos(math.pi * done))
-        loss = retrieval_loss(judge, *training_batch(views, config.batch, random))
-        optimizer.zero_grad()
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(judge.parameters(), 1.0)
-        optimizer.step(rate)
-        recent.append(float(loss.detach()))
+        recent.append(learn(*training_batch(views, config.batch, random)).clone())
+        optimizer.move(rate)
         steps += 1
-        if steps % TRACE_EVERY == 0:
+        if steps % config.trace_every == 0:
             views.grow()
         if time.monotonic() - reported > REPORT_EVERY:
-            curve.append([steps * config.batch, round(float(np.mean(recent)), 4)])
+            curve.append([steps * config.batch, round(float(torch.stack(recent).mean()), 4)])
             show(f"images {curve[-1][0]:>8,}  loss {curve[-1][1]:.3f}  {done:.0%}")
             reported, recent = time.monotonic(), []
     if recent:
-        curve.append([steps * config.batch, round(float(np.mean(recent)), 4)])
-    judge.eval().requires_grad_(False)
+        curve.append([steps * config.batch, round(float(torch.stack(recent).mean()), 4)])
+    judge.to(device="cpu", memory_format=torch.contiguous_format).eval().requires_grad_(False)
     minutes = round((time.monotonic() - began) / 60, 2)
     judge.log = {"images": steps * config.batch, "seed": config.seed, "minutes": minutes, "loss": curve,
                  "held_out": held_out(judge)}
@@ -230,7 +244,8 @@ def progress(config: TrainJudgeConfig, steps: int, began: float) -> float:
     return (time.monotonic() - began) / (60 * config.minutes)
 
 
-def check_request(config: TrainJudgeConfig, out: Path) -> None:
+def check_request(config: TrainJudgeConfig, out: Path, device: str) -> None:
+    check_device("train-judge", device)
     if config.images < 0 or not 0 < config.minutes < math.inf or config.seed < 0:
         raise UsageError("train-judge: --images and --seed must not be negative, --minutes must be above 0")
     if out.is_dir() or not out.absolute().parent.is_dir():

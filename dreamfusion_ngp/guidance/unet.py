@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ..capture import CudaCapture, Replayed
 from ..config import RunConfig
 from ..errors import PriorError
 from ..inputs import sent
@@ -60,8 +61,7 @@ class UnetGuidance:
         self.shape = self.prepare(folder, index)
         self.autocast = self.dtype is None and multiplies_bfloat16(device)
         self.layout = place(self.unet, device, self.autocast)
-        mode = self.config.compile
-        self.forward = self.unet if mode == "none" else torch.compile(self.unet, mode=mode)
+        self.forward = self._forward()
         self.embeddings = {key: value.to(device) for key, value in self.embeddings.items()}
         if not settings.get("encoder_attention_mask", self.MASKED):
             self.embeddings["mask"] = torch.ones_like(self.embeddings["mask"])
@@ -69,6 +69,15 @@ class UnetGuidance:
         scale = settings.get("guidance_scale", self.DEFAULT_SCALE) if self.config.scale is None else self.config.scale
         self.scale = float(scale)
         self._put_back()
+
+    def _forward(self):
+        """What is called in the place of the UNet: itself, compiled, or in CUDA graphs, which an offloaded one, whose
+        weights move, cannot be."""
+        if self.config.compile != "none":
+            return torch.compile(self.unet, mode=self.config.compile)
+        if self.run.cuda_graphs and self.device.type == "cuda" and not self.config.offload:
+            return Replayed(self.unet, CudaCapture())
+        return self.unet
 
     @classmethod
     def check(cls, folder: Path) -> dict:

@@ -7,74 +7,78 @@ class and every view's words, and holds for any colours.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import numpy as np
 import torch
 
 from ..cameras import Cameras
 from ..config import LightConfig
+from ..inputs import sent
 from ..lights import ALBEDO, LAMBERTIAN, TEXTURELESS, sample_light_positions, shading_rows
-from ..prompts import degree_view
-from .shapes import SLOT_COLORS
+from ..prompts import DEGREE_VIEWS, degree_views
+from .shapes import CLASSES, SLOT_COLORS
 from .world import GBuffer, shade
 
 LIGHTS_PER_VIEW = 2
 SLOTS = len(SLOT_COLORS)
 
 
-@dataclass
-class Mean:
-    """Sums over `count` views, (SLOTS, H, W) each: how much of a pixel a part covers, and how much light it sends.
-    angles: (azimuth, elevation) of every view, radians."""
+@dataclass(frozen=True)
+class Means:
+    """k means. sums: (k, 2, SLOTS, H, W), over `count` (k,) views: how much of a pixel a part covers, and how much
+    light it sends. azimuth, elevation: (k,) arrays, radians, of one of the views of each."""
 
-    coverage: torch.Tensor
-    light: torch.Tensor
-    count: int = 0
-    angles: list[tuple[float, float]] = field(default_factory=list)
+    sums: torch.Tensor
+    count: np.ndarray
+    azimuth: np.ndarray
+    elevation: np.ndarray
 
 
 class MeanPictures:
     """Running means by class and view words, of all views that were ever added."""
 
-    def __init__(self, lights: LightConfig):
-        self.lights = lights
-        self.means: dict[int, dict[str, Mean]] = {}
+    def __init__(self, lights: LightConfig, device: str | torch.device = "cpu", resolution: int = 64):
+        self.lights, self.device = lights, device
+        shape = (len(CLASSES), DEGREE_VIEWS)
+        # A gigabyte, of which the CPU takes only what is written.
+        zeros = np.zeros((*shape, 2, SLOTS, resolution, resolution), np.float32)
+        self.sums, self.count = torch.from_numpy(zeros).to(device), np.zeros(shape, int)
+        self.angles: list[list[tuple[float, float]]] = [[] for _ in CLASSES]
 
     def add(self, index: int, buffer: GBuffer, cameras: Cameras, random: np.random.Generator) -> None:
-        """Add the views of `buffer`, one per camera, of the class `index`."""
-        n, height, width = buffer.slot.shape
+        """Add the views of `buffer` (on the device), one per camera (on the CPU), of the class `index`."""
+        n = len(cameras)
         parts = torch.nn.functional.one_hot(buffer.slot.long(), SLOTS).movedim(-1, 1)
         coverage = parts * (buffer.alpha.float() / 255)[:, None]
-        white, black, light = torch.ones(n, SLOTS, 3), torch.zeros(1), 0.0
+        white, black, light = coverage.new_ones(n, SLOTS, 3), coverage.new_zeros(1), 0.0
         for _ in range(LIGHTS_PER_VIEW):
             positions = sample_light_positions(self.lights, cameras.position, random)
-            rows = shading_rows(self.lights, positions, np.full(n, LAMBERTIAN))
+            rows = sent(shading_rows(self.lights, positions, np.full(n, LAMBERTIAN)), self.device)
             light = light + shade(buffer, white, rows, black)[..., 0] / LIGHTS_PER_VIEW
-        light = parts * light[:, None]
-        of_class = self.means.setdefault(index, {})
-        for i, angles in enumerate(zip(cameras.azimuth.tolist(), cameras.elevation.tolist())):
-            word = degree_view(*angles)
-            if word not in of_class:
-                of_class[word] = Mean(torch.zeros(SLOTS, height, width), torch.zeros(SLOTS, height, width))
-            mean = of_class[word]
-            mean.coverage += coverage[i]
-            mean.light += light[i]
-            mean.count += 1
-            mean.angles.append(angles)
+        azimuth, elevation = cameras.azimuth.double().numpy(), cameras.elevation.double().numpy()
+        words = degree_views(azimuth, elevation)
+        self.sums[index].index_add_(0, sent(words, self.device), torch.stack([coverage, parts * light[:, None]], 1))
+        np.add.at(self.count[index], words, 1)
+        self.angles[index] += zip(azimuth, elevation)
 
-    def draw(self, index: int, random: np.random.Generator) -> tuple[Mean, float, float]:
-        """The mean of one view's words of a class, as often as cameras see it, with the angles of one of its views."""
-        means = list(self.means[index].values())
-        counts = np.array([mean.count for mean in means])
-        mean = means[random.choice(len(means), p=counts / counts.sum())]
-        return mean, *mean.angles[random.integers(mean.count)]
+    def draw(self, classes: np.ndarray, random: np.random.Generator) -> Means:
+        """For each of `classes` (k,) the mean of one view's words, as often as cameras see it."""
+        chosen = [self.angles[c][random.integers(len(self.angles[c]))] for c in classes]
+        azimuth, elevation = np.array(chosen).T
+        words = degree_views(azimuth, elevation)
+        return Means(self.sums[sent(classes, self.device), sent(words, self.device)], self.count[classes, words],
+                     azimuth, elevation)
 
 
-def picture(mean: Mean, colors: torch.Tensor, mode: int, background: float) -> torch.Tensor:
-    """(H, W, 3) the mean picture with parts in colors (SLOTS, 3), by shading mode, before a grey background."""
-    parts = mean.coverage if mode == ALBEDO else mean.light
-    if mode == TEXTURELESS:
-        colors = torch.ones_like(colors)
-    behind = (mean.count - mean.coverage.sum(0))[..., None] * background
-    return (torch.einsum("shw,sc->hwc", parts, colors) + behind) / mean.count
+def pictures(means: Means, colors: torch.Tensor, modes: np.ndarray, background: float) -> torch.Tensor:
+    """(k, H, W, 3) the mean pictures with parts in colors (k, SLOTS, 3), by shading modes (k,), before a grey
+    background."""
+    device = means.sums.device
+    unlit, plain, count = (sent(values, device, torch.float32).view(-1, 1, 1, 1)
+                           for values in (modes == ALBEDO, modes == TEXTURELESS, means.count))
+    coverage, light = means.sums.unbind(1)
+    parts = light + unlit * (coverage - light)
+    colors = torch.maximum(colors, plain[..., 0])
+    behind = (count[..., 0] - coverage.sum(1))[..., None] * background
+    return (torch.einsum("nshw,nsc->nhwc", parts, colors) + behind) / count

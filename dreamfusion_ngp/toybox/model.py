@@ -1,8 +1,8 @@
 """The architecture of the embedded prior, in diffusers and transformers classes only, and its folder on disk.
 
-A 64 x 64 picture enters the UNet as a 16 x 16 one with 48 channels (4 x 4 pixel unshuffle): on a CPU it trains 1.5
-times as many pictures a second as with 2 x 2 at the same number of parameters. Whoever uses the UNet reads the factor
-from its channels: in_channels = 3 * factor^2 + 6, the last six for maps of the position (`packing`).
+A 64 x 64 picture enters the UNet as a 32 x 32 one with 12 channels (2 x 2 pixel unshuffle): with 4 x 4 edges stay
+blurred however long it trains (docs/decisions.md). Whoever uses the UNet reads the factor from its channels:
+in_channels = 3 * factor^2 + 6, the last six for maps of the position (`packing`).
 
 The UNet predicts the clean picture. Noise, or v, would have to travel through 96 channels in 48 dimensions that hold no
 structure, where the pixels of a toy lie near a few (Li and He 2025, "Back to Basics: Let Denoising Generative Models
@@ -121,13 +121,24 @@ def build_prior(seed: int = 0) -> Prior:
     with torch.no_grad():
         text_encoder.shared.weight[:2] = 0  # </s> and padding say nothing
     unet = UNet2DConditionModel(
-        sample_size=16, in_channels=48 + POSITIONS, out_channels=48, block_out_channels=(96, 144), layers_per_block=1,
-        down_block_types=("DownBlock2D", "DownBlock2D"), mid_block_type="UNetMidBlock2DCrossAttn",
-        up_block_types=("UpBlock2D", "UpBlock2D"), cross_attention_dim=128, attention_head_dim=4, norm_num_groups=16,
-        resnet_time_scale_shift="scale_shift", addition_embed_type="text", addition_embed_type_num_heads=4)
+        sample_size=32, in_channels=12 + POSITIONS, out_channels=12, block_out_channels=(48, 96, 144),
+        layers_per_block=1, down_block_types=("DownBlock2D",) * 3, mid_block_type="UNetMidBlock2DCrossAttn",
+        up_block_types=("UpBlock2D",) * 3, cross_attention_dim=128, attention_head_dim=4, norm_num_groups=16,
+        time_embedding_dim=256, resnet_time_scale_shift="scale_shift", addition_embed_type="text",
+        addition_embed_type_num_heads=4)
     scheduler = DDPMScheduler(num_train_timesteps=1000, beta_schedule="squaredcos_cap_v2",
                               prediction_type="sample", clip_sample=True)
     return Prior(unet, text_encoder, tokenizer, scheduler)
+
+
+def embed_words(text_encoder, ids):
+    """(n, T, d): what the text encoder says to tokens (n, T), as a product with its table instead of a lookup, whose
+    backward sorts the tokens and cannot be captured in a CUDA graph."""
+    import torch
+
+    table = text_encoder.shared.weight
+    chosen = (ids[..., None] == torch.arange(len(table), device=ids.device)).to(table.dtype)
+    return text_encoder.encoder.final_layer_norm(chosen @ table)
 
 
 def load_prior(folder: Path = PRIOR) -> Prior:

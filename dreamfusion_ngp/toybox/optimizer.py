@@ -10,14 +10,25 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
+from ..errors import UsageError
+
 MATRIX_RATE = 16.0  # Muon's learning rate in units of AdamW's: 0.02 where that is 1.25e-3
 # Not hidden, though matrices: what enters and leaves the network, and tables that are looked up.
 OUTER = ("conv_in", "conv_out")
 
 
+def check_device(verb: str, device: str) -> None:
+    """Raise UsageError where a training on `device` cannot be."""
+    if device != "cpu" and not (device.split(":")[0] == "cuda" and torch.cuda.is_available()):
+        raise UsageError(f"{verb}: cannot use device {device!r} here")
+
+
 class MuonAdamW:
     """Muon and AdamW behind one step; `parameters` lists what they train, in the order of the modules. outer: names of
     layers that are not hidden.
+
+    A step is `aim`, which finds where Muon would take the matrices at a rate of 1 and is the same work every time (a
+    CUDA graph can hold it), and `move`, by the rate of the step.
 
     With averaged gradients every process of `world` would compute the same update. Orthogonal matrices are dear, so
     each process computes its share of them and sends it to the others (a process group must be there).
@@ -31,7 +42,9 @@ class MuonAdamW:
         self.flat = [as_matrix(p.detach(), p) for p in self.matrices]  # share the storage: a step moves the kernels
         by_size = sorted(self.flat, key=Tensor.numel, reverse=True)
         self.shares = [by_size[r::world] for r in range(world)]
-        self.muon = torch.optim.Muon(self.shares[rank], lr=0.0, momentum=0.95, weight_decay=0.01)
+        self.own = self.shares[rank]
+        self.goals = [matrix.clone() for matrix in self.own]
+        self.muon = torch.optim.Muon(self.goals, lr=1.0, momentum=0.95, weight_decay=0.01)
         rest = [p for p in self.parameters if id(p) not in hidden]
         self.adam = torch.optim.AdamW(rest, lr=0.0, betas=(0.9, 0.99), weight_decay=0.01, fused=True)
 
@@ -41,12 +54,23 @@ class MuonAdamW:
 
     def step(self, rate: float) -> None:
         """Apply the gradients with AdamW's learning rate `rate`."""
-        for optimizer, factor in ((self.muon, MATRIX_RATE), (self.adam, 1.0)):
-            for group in optimizer.param_groups:
-                group["lr"] = rate * factor
+        self.aim()
+        self.move(rate)
+
+    @torch.no_grad()
+    def aim(self) -> None:
         for matrix, p in zip(self.flat, self.matrices):
             matrix.grad = None if p.grad is None else as_matrix(p.grad, p)
+        torch._foreach_copy_(self.goals, self.own)
+        for goal, matrix in zip(self.goals, self.own):
+            goal.grad = matrix.grad
         self.muon.step()
+
+    @torch.no_grad()
+    def move(self, rate: float) -> None:
+        torch._foreach_lerp_(self.own, self.goals, rate * MATRIX_RATE)
+        for group in self.adam.param_groups:
+            group["lr"] = rate
         self.adam.step()
         if len(self.shares) > 1:
             self.exchange()

@@ -1,9 +1,9 @@
 """Training of the embedded prior: `dreamfusion-ngp train-prior`.
 
 Denoising-diffusion training (prediction of the clean picture) on pictures of toys. Every process keeps a reservoir of
-G-buffers that grows and turns over while it trains, and shades each batch afresh. Several one-thread processes with
-averaged gradients are faster on a CPU than one process with several threads. Resumes from a saved folder alone: the
-optimiser's state is rebuilt by a short warm-up.
+G-buffers that grows and turns over while it trains, and shades each batch afresh, on the device it trains on. Several
+one-thread processes with averaged gradients are faster on a CPU than one process with several threads. Resumes from a
+saved folder alone: the optimiser's state is rebuilt by a short warm-up.
 """
 
 from __future__ import annotations
@@ -16,13 +16,15 @@ import torch
 
 from ..cameras import sample_cameras
 from ..config import FRAMED_CAMERAS, CameraConfig, LightConfig
+from ..inputs import sent
 from ..lights import sample_light_positions, sample_modes, shading_rows
 from ..packing import pack, unpack
 from .captions import caption
-from .means import MeanPictures, picture
-from .model import MAX_TOKENS, Prior
+from .means import MeanPictures, pictures
+from .model import MAX_TOKENS, Prior, embed_words
 from .shapes import CLASSES, COLORS, MAIN, PARAMETERS, SHADE
-from .world import GBuffer, part_colors, shade, trace
+from .shelves import Shelves
+from .world import part_colors, shade, trace
 
 PAPER_CAMERA_SHARE = 0.2        # the rest has constant framing, what preset `fast` uses
 REPAINT_PROBABILITY = 0.35      # of a secondary part, to a random colour
@@ -63,18 +65,22 @@ class TrainPriorConfig:
     sheet_steps: int = 30               # steps of the sampler for the sheet at the end
 
 
-class Reservoir:
-    """G-buffers with their class and cameras; new chunks replace the oldest of their class once it is full. What was
-    ever traced stays in `means`."""
+# On a GPU a step costs as much for 256 pictures as for 48, and a chunk as much for 256 views as for 6.
+GPU = TrainPriorConfig(images=8_000_000, batch=256, learning_rate=1e-3, warmup_images=50_000, ema_half_life=200_000,
+                       views_per_class=4096, chunk=256, trace_every=64, save_every=90.0, score_every=90.0)
 
-    def __init__(self, config: TrainPriorConfig, random: np.random.Generator):
-        self.config, self.random = config, random
-        self.buffers: list[list[tuple]] = [[] for _ in CLASSES]
-        self.means = MeanPictures(LIGHTS)
+
+class Reservoir:
+    """Views of toys that turn over. What was ever traced stays in `means`."""
+
+    def __init__(self, config: TrainPriorConfig, random: np.random.Generator, device: str | torch.device = "cpu"):
+        self.config, self.random, self.device = config, random, device
+        self.shelves = Shelves(config.views_per_class, device)
+        self.means = MeanPictures(LIGHTS, device)
         self.next = 0
 
     def fill(self) -> None:
-        """Trace until every class has all its views, which takes minutes."""
+        """Trace until every class has all its views, which takes minutes on a CPU."""
         for _ in range(len(CLASSES) * max(1, self.config.views_per_class // self.config.chunk)):
             self.grow()
 
@@ -82,45 +88,35 @@ class Reservoir:
         """Trace one chunk of the next class."""
         index, n = self.next % len(CLASSES), self.config.chunk
         self.next += 1
-        framed = index not in self.means.means or bool(self.random.random() >= PAPER_CAMERA_SHARE)
+        framed = not self.means.angles[index] or bool(self.random.random() >= PAPER_CAMERA_SHARE)
         camera = FRAMED_CAMERAS if framed else CameraConfig()
         cameras = sample_cameras(replace(camera, stratified_azimuth=False), n, self.random)
-        u = torch.tensor(self.random.uniform(-1, 1, (n, PARAMETERS)), dtype=torch.float32)
-        shelf, buffer = self.buffers[index], trace(CLASSES[index], u, cameras)
+        u = sent(self.random.uniform(-1, 1, (n, PARAMETERS)), self.device, torch.float32)
+        buffer = trace(CLASSES[index], u, cameras.to(self.device))
         if framed:
             self.means.add(index, buffer, cameras, self.random)
-        shelf.append((buffer, cameras, framed))
-        if len(shelf) > max(1, self.config.views_per_class // n):
-            shelf.pop(0)
+        self.shelves.add(index, buffer, cameras, framed)
 
-    def draw_classes(self, n: int) -> list[int]:
-        """n class indices among those that have views."""
-        filled = [i for i, shelf in enumerate(self.buffers) if shelf]
-        weights = CLASS_WEIGHTS[filled] / CLASS_WEIGHTS[filled].sum()
-        return [filled[k] for k in self.random.choice(len(filled), size=n, p=weights)]
-
-    def views(self, classes: list[int]):
-        """A random view of each class: G-buffers, camera positions (n, 3), azimuths and elevations (n,), and whether
-        the cameras are of constant framing (n,)."""
-        chunks = [self.buffers[c][self.random.integers(len(self.buffers[c]))] for c in classes]
-        rows = [slice(k, k + 1) for k in self.random.integers(self.config.chunk, size=len(chunks))]
-        buffer = GBuffer.cat([traced[row] for (traced, _, _), row in zip(chunks, rows)])
-        angles = (torch.cat([getattr(cameras, name)[row] for (_, cameras, _), row in zip(chunks, rows)])
-                  for name in ("position", "azimuth", "elevation"))
-        return buffer, *angles, np.array([framed for _, _, framed in chunks])
+    def draw_classes(self, n: int) -> np.ndarray:
+        """(n,) class indices among those that have views."""
+        weights = CLASS_WEIGHTS * (self.shelves.added > 0)
+        return self.random.choice(len(CLASSES), size=n, p=weights / weights.sum())
 
 
-def backgrounds(n: int, resolution: int, random: np.random.Generator) -> torch.Tensor:
+def backgrounds(n: int, resolution: int, random: np.random.Generator,
+                device: str | torch.device = "cpu") -> torch.Tensor:
     """(n, H, W, 3): one grey or colour (75 %), a linear gradient of two (15 %), or a smooth random field (10 %)."""
-    def colors():
-        c = torch.tensor(random.random((n, 1, 1, 3)), dtype=torch.float32)
-        return torch.where(torch.tensor(random.random((n, 1, 1, 1)) < 0.3), c[..., :1].expand_as(c), c)
+    def draw(*shape):
+        return sent(random.random(shape), device, torch.float32)
 
-    kind = torch.tensor(random.random((n, 1, 1, 1)))
-    axis = torch.linspace(-1, 1, resolution)
-    angle = torch.tensor(random.random((n, 1, 1)) * 2 * math.pi, dtype=torch.float32)
+    def colors():
+        c = draw(n, 1, 1, 3)
+        return torch.where(draw(n, 1, 1, 1) < 0.3, c[..., :1].expand_as(c), c)
+
+    kind, angle = draw(n, 1, 1, 1), draw(n, 1, 1) * 2 * math.pi
+    axis = torch.linspace(-1, 1, resolution, device=device)
     ramp = (0.5 + 0.35 * (axis[None, :, None] * angle.sin() + axis[None, None, :] * angle.cos()))[..., None]
-    low = torch.tensor(random.random((n, 3, 4, 4)), dtype=torch.float32)
+    low = draw(n, 3, 4, 4)
     smooth = torch.nn.functional.interpolate(low, size=resolution, mode="bicubic", align_corners=True)
     smooth = smooth.permute(0, 2, 3, 1)
     one = colors()
@@ -146,7 +142,8 @@ def sample_noise_levels(n: int, random: np.random.Generator, blind: float = BLIN
 
 def training_batch(reservoir: Reservoir, n: int, random: np.random.Generator,
                    blind: float = BLIND_SHARE[1]) -> tuple[torch.Tensor, list[str], np.ndarray]:
-    """(n, 3, 64, 64) images in [-1, 1], their captions and the timesteps at which to show them.
+    """(n, 3, 64, 64) images in [-1, 1] on the reservoir's device, their captions and the timesteps at which to show
+    them.
 
     Where the noise hides everything (from BLIND on) the right answer is the mean of all that the caption may mean.
     There the picture is that mean before mid-grey (`means`): the same expectation without noise in the gradient.
@@ -155,32 +152,33 @@ def training_batch(reservoir: Reservoir, n: int, random: np.random.Generator,
     hidden = steps >= BLIND
     classes, names = reservoir.draw_classes(n), list(COLORS)
     color, modes = random.integers(len(names), size=n), sample_modes(LIGHTS, n, 1.0, random)
-    images, angles, framed = [None] * n, [None] * n, np.ones(n, bool)
-    for i in np.flatnonzero(hidden):
-        mean, *angles[i] = reservoir.means.draw(classes[i], random)
-        images[i] = picture(mean, mean_colors(color[i]), int(modes[i]), 0.5)
-    shown = np.flatnonzero(~hidden)
-    if len(shown):
-        seen, azimuth, elevation, framed[shown] = shown_pictures(reservoir, [classes[i] for i in shown], color[shown],
-                                                                 modes[shown], random)
-        for k, i in enumerate(shown):
-            images[i], angles[i] = seen[k], (float(azimuth[k]), float(elevation[k]))
+    azimuth, elevation, framed, parts = np.zeros(n), np.zeros(n), np.ones(n, bool), []
+    if hidden.any():
+        means = reservoir.means.draw(classes[hidden], random)
+        colors = sent(mean_colors(color[hidden]), reservoir.device)
+        parts.append(pictures(means, colors, modes[hidden], 0.5))
+        azimuth[hidden], elevation[hidden] = means.azimuth, means.elevation
+    if not hidden.all():
+        seen = reservoir.shelves.draw(classes[~hidden], random)
+        parts.append(shown_pictures(seen, color[~hidden], modes[~hidden], random))
+        azimuth[~hidden], elevation[~hidden], framed[~hidden] = seen.azimuth, seen.elevation, seen.framed
+    order = np.argsort(np.concatenate([np.flatnonzero(hidden), np.flatnonzero(~hidden)]))
+    images = torch.cat(parts)[sent(order, reservoir.device)]
     # While the text is all that is learnt, most captions of hidden pictures say all there is to say.
     whole = hidden & (blind > 0.5) & (random.random(n) < WHOLE_CAPTIONS)
-    texts = [caption(CLASSES[c], names[k], *a, int(m), random, bool(f), bool(w))
-             for c, k, a, m, f, w in zip(classes, color, angles, modes, framed, whole)]
-    return torch.stack(images).permute(0, 3, 1, 2) * 2 - 1, texts, steps
+    texts = [caption(CLASSES[c], names[k], *rest, random, f, w)
+             for c, k, *rest, f, w in zip(*(values.tolist() for values in (classes, color, azimuth, elevation, modes,
+                                                                           framed, whole)))]
+    return images.permute(0, 3, 1, 2) * 2 - 1, texts, steps
 
 
-def shown_pictures(reservoir: Reservoir, classes: list[int], color: np.ndarray, modes: np.ndarray,
-                   random: np.random.Generator) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, np.ndarray]:
-    """(n, H, W, 3) pictures in [0, 1] with random lights, backgrounds, jittered and repainted colours; azimuths and
-    elevations (n,); whether they are of constant framing (n,)."""
-    buffer, position, azimuth, elevation, framed = reservoir.views(classes)
-    colors = random_colors(color, random)
-    rows = shading_rows(LIGHTS, sample_light_positions(LIGHTS, position, random), modes)
-    behind = backgrounds(len(classes), buffer.slot.shape[-1], random)
-    return shade(buffer, colors, rows, behind), azimuth, elevation, framed
+def shown_pictures(seen, color: np.ndarray, modes: np.ndarray, random: np.random.Generator) -> torch.Tensor:
+    """(n, H, W, 3) pictures in [0, 1] of views (`shelves.Seen`) with random lights, backgrounds, jittered and repainted
+    colours."""
+    device = seen.buffer.slot.device
+    colors = sent(random_colors(color, random), device)
+    rows = sent(shading_rows(LIGHTS, sample_light_positions(LIGHTS, seen.position, random), modes), device)
+    return shade(seen.buffer, colors, rows, backgrounds(len(color), seen.buffer.slot.shape[-1], random, device))
 
 
 def random_colors(color: np.ndarray, random: np.random.Generator) -> torch.Tensor:
@@ -194,27 +192,35 @@ def random_colors(color: np.ndarray, random: np.random.Generator) -> torch.Tenso
     return (torch.where(repaint[..., None], other, colors) + jitter).clamp(0, 1)
 
 
-def mean_colors(color: int) -> torch.Tensor:
-    """(slots, 3) expected colours of the parts of a toy in the palette's colour `color`."""
-    own = part_colors(PALETTE[color][None])[0]
+def mean_colors(color: np.ndarray) -> torch.Tensor:
+    """(n, slots, 3) expected colours of the parts of toys in colours of the palette, (n,) rows of it."""
+    own = part_colors(PALETTE[color])
     mean = (1 - REPAINT_PROBABILITY) * own + REPAINT_PROBABILITY * PALETTE.mean(0)
-    mean[[MAIN, SHADE]] = own[[MAIN, SHADE]]
+    mean[:, [MAIN, SHADE]] = own[:, [MAIN, SHADE]]
     return mean
 
 
-def denoising_loss(prior: Prior, image: torch.Tensor, texts: list[str], steps: np.ndarray) -> torch.Tensor:
+def denoising_loss(prior: Prior, image: torch.Tensor, ids: torch.Tensor, steps: torch.Tensor) -> torch.Tensor:
     """E w(t) || x_hat - x ||^2 with w = min(1 / sigma_t^2, MAX_WEIGHT): the squared error of v (Salimans & Ho 2022),
-    bounded where there is little noise as in Hang et al. (2023). steps: (n,) int64 timesteps."""
-    steps = torch.tensor(steps).to(image.device)
-    abar = prior.scheduler.alphas_cumprod.to(image.device)[steps].view(-1, 1, 1, 1)
+    bounded where there is little noise as in Hang et al. (2023). ids: (n, MAX_TOKENS) int64, see `caption_ids`; steps:
+    (n,) int64 timesteps; all on the device of the prior and of its scheduler's table."""
+    abar = prior.scheduler.alphas_cumprod[steps].view(-1, 1, 1, 1)
     noisy = abar.sqrt() * image + (1 - abar).sqrt() * torch.randn_like(image)
-    tokens = tokenize(prior.tokenizer, texts).to(image.device)
+    hidden = embed_words(prior.text_encoder, ids)
     with torch.autocast(image.device.type, torch.bfloat16):
-        hidden = prior.text_encoder(tokens.input_ids, attention_mask=tokens.attention_mask).last_hidden_state
         x = prior.unet(pack(noisy, prior.unet.config.in_channels), steps, hidden,
-                       encoder_attention_mask=tokens.attention_mask).sample
+                       encoder_attention_mask=(ids > 0).long()).sample
     weight = (1 / (1 - abar)).clamp(max=MAX_WEIGHT)
     return (weight * (unpack(x.float()) - image).square()).mean()
+
+
+def caption_ids(tokenizer, texts: list[str]) -> np.ndarray:
+    """(n, MAX_TOKENS) int64: what `tokenize` makes of captions of known words, ten times as fast; 0 is padding."""
+    vocabulary, ids = tokenizer.get_vocab(), np.zeros((len(texts), MAX_TOKENS), np.int64)
+    for row, text in zip(ids, texts):
+        words = text.replace(",", "").split()
+        row[:len(words) + 1] = [*(vocabulary[word] for word in words), tokenizer.eos_token_id]
+    return ids
 
 
 def tokenize(tokenizer, texts: list[str]):
