@@ -16,8 +16,6 @@ import torch
 from torch import Tensor
 
 from .capture import Capture, CudaCapture
-from .config import RunConfig
-from .errors import UsageError
 from .render import Rays
 from .steps import Draw, Look, State, cast_rays, draw, fill_eye, learn, look, refresh_is_due
 
@@ -125,22 +123,11 @@ def tier(samples: int, budget: int, smallest: int = SMALLEST_TIER) -> int:
     return min(budget, max(smallest, 1 << max(0, samples - 1).bit_length()))
 
 
-def check_graphs(config: RunConfig, device: torch.device) -> None:
-    """Raise UsageError for a run that asks for graphs where there are none."""
-    if config.cuda_graphs and device.type != "cuda":
-        raise UsageError(f"cuda_graphs needs a CUDA device, and this run is on {device}")
-
-
-def on_device(config: RunConfig, device: torch.device) -> RunConfig:
-    """The config of a run that goes on on `device`: without graphs where there are none; they change no result."""
-    return config if device.type == "cuda" else replace(config, cuda_graphs=False)
-
-
 def executor(state: State) -> Eager | Graphed:
-    """What runs the steps of `state`, as its config says."""
+    """What runs the steps of `state`: graphs on a CUDA device if its config says so, but not with parts of a step
+    (`accumulate`), which would add to each other's gradients. They change no result."""
     device = state.occupancy.bits.device
-    check_graphs(state.config, device)
-    if not state.config.cuda_graphs:
+    if device.type != "cuda" or not state.config.cuda_graphs or state.config.accumulate > 1:
         return Eager()
     with torch.cuda.device(device):
         return Graphed(state, CudaCapture(), CudaCapture())

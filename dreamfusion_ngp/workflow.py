@@ -21,7 +21,6 @@ from .native import cores
 from .prompts import clean_prompt
 from .runs import (CHECKPOINT, append_metrics, checkpoint_of, create_run, preview_picture, render_opacity, reopen_run,
                    turntable_frames)
-from .graphs import check_graphs, on_device
 from .train import State, StepRecord, train
 
 FIRST_PREVIEW = 8.0        # seconds after the start; the first picture is wanted early
@@ -232,7 +231,6 @@ def generate(config: RunConfig, root: Path, *, device: str = "auto", threads: in
     config = pin_model(check_prompt(config))
     set_threads(threads)
     where = choose_device(device)
-    check_graphs(config, where)
     from .guidance import load_guidance
     guidance = load_guidance(config, where)
     folder = create_run(root, config)
@@ -251,7 +249,6 @@ def resume(run: Path, *, steps: int | None = None, device: str = "auto", threads
     state = load_checkpoint(checkpoint_of(run), choose_device(device), steps=steps)
     if state.config.steps < state.step:
         raise UsageError(f"--steps {steps}: the run has made {state.step} steps already")
-    state.config = on_device(state.config, state.occupancy.bits.device)
     from .guidance import load_guidance
     guidance = load_guidance(state.config, state.occupancy.bits.device)
     folder = checkpoint_of(run).parent.resolve()

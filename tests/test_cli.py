@@ -76,7 +76,6 @@ def test_help_imports_nothing_heavy():
     (["generate", "a red mug", "--set", "field.density=relu"], ["field.density", "softplus"]),
     (["generate", "a red mug", "--set", "render.occupancy_resolution=30"], ["occupancy_resolution"]),
     (["generate", "a red mug", "--set", "views=0"], ["views"]),
-    (["generate", "a red mug", "--set", "cuda_graphs=true", "--device", "cpu"], ["cuda_graphs needs a CUDA device"]),
     (["bench", "--json", "no/such/folder/b.json"], ["no/such/folder"]),
     (["resume", "no-such-run"], ["no-such-run"]),
     (["resume", "x" * 5000], ["too long"]),

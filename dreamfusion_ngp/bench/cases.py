@@ -206,8 +206,12 @@ def tensor_core_peers(case: Case, p: Problem) -> dict[str, Callable[[], Peer]]:
 
 def density_case(p: Problem, network: list[Tensor]) -> Case:
     def few(dtype):
-        return lambda: field_density(p.cast(p.x[:CHECKED], dtype), *[p.cast(t, dtype) for t in network], p.layout,
-                                     **p.named())
+        def call() -> Tensor:
+            x = p.cast(p.x[:CHECKED], dtype)
+            named = {**p.named(), "level_weight": p.named()["level_weight"].to(x.device)}
+            return field_density(x, *[p.cast(t, dtype) for t in network], p.layout, **named)
+
+        return call
 
     return Case("field density", p.n, lambda: field_density(p.x, *network, p.layout, **p.named()),
                 counts.field_density(p.n, p.layout, p.hidden), few(torch.float32), few(torch.float64))

@@ -20,6 +20,7 @@ from .branches import Branches, branches
 from .parts import check_parts, load_model, load_schedule, read_index, read_settings
 from .rows import in_parts
 
+SMALL = 100_000_000  # parameters
 HALVES = {"float16": torch.float16, "bfloat16": torch.bfloat16}
 
 
@@ -71,11 +72,13 @@ class UnetGuidance:
         self._put_back()
 
     def _forward(self):
-        """What is called in the place of the UNet: itself, compiled, or in CUDA graphs, which an offloaded one, whose
-        weights move, cannot be."""
+        """What is called in the place of the UNet: itself, compiled, or in CUDA graphs. These are for small ones, whose
+        time is that of launches; a large one would keep its activations in the graphs' memory. An offloaded one, whose
+        weights move, cannot be in them."""
         if self.config.compile != "none":
             return torch.compile(self.unet, mode=self.config.compile)
-        if self.run.cuda_graphs and self.device.type == "cuda" and not self.config.offload:
+        graphs = self.run.cuda_graphs and self.device.type == "cuda" and not self.config.offload
+        if graphs and sum(p.numel() for p in self.unet.parameters()) <= SMALL:
             return Replayed(self.unet, CudaCapture())
         return self.unet
 
