@@ -3,9 +3,9 @@
 #
 #   benches/gpu_check.sh [-o FOLDER] [-w WHEELS] [--seconds 570] [--dry-run]
 #
-# Builds for the card, runs the CUDA tests, compute-sanitizer's four tools with a canary each, the benches, and a
-# training step with a diffusion model of Stable Diffusion 1.5's size. Needs torch and nvcc, and no network; what Python
-# lacks besides (pybind11, ninja, cmake, pytest, hypothesis, diffusers, transformers) it takes from wheels in WHEELS.
+# Builds for the card, runs the CUDA tests, compute-sanitizer's four tools with a canary each, the benches, and steps
+# with the embedded prior and with a diffusion model of Stable Diffusion 1.5's size. Needs torch and nvcc, and no
+# network; what Python lacks besides (pybind11, ninja, cmake, pytest, hypothesis, diffusers, transformers) it takes from wheels in WHEELS.
 # Leaves FOLDER/gpu_check.json and FOLDER/gpu_check.log, both written after every stage: a stage that fails, hangs or is
 # killed costs its own result only. --dry-run does the same on the CPU with tiny sizes and builds nothing.
 set -uo pipefail
@@ -110,10 +110,12 @@ else
     device=cuda quick=""
     stage build 240 pass env DREAMFUSION_NGP_CUDA=on "$python" setup.py build_ext --inplace
     stage facts 60 pass "$python" -m dreamfusion_ngp doctor
-    # --need-cuda: where torch sees no device, tests of the GPU fail and are not skipped.
-    stage tests 150 pass "$python" -m pytest -q --need-cuda -k cuda tests/test_{hashgrid,field,march,occupancy,shade}.py \
-        tests/test_{composite,adam,sizes,no_sync,render,train,fields,inputs,graphs}.py
-    stage guidance 60 pass "$python" -m pytest -q --need-cuda -k cuda tests/test_latent_guidance.py
+    # Eight at a time where pytest-xdist is there. --need-cuda: where torch sees no device, tests of the GPU fail and are
+    # not skipped.
+    many=$("$python" -c 'import xdist; print("-n 8")' 2> /dev/null)
+    stage tests 180 pass "$python" -m pytest -q $many --need-cuda -k cuda \
+        tests/test_{hashgrid,field,march,occupancy,shade,composite,adam,sizes,no_sync,render,train,fields,inputs}.py \
+        tests/test_{graphs,capture,latent_guidance,prior_training}.py
 fi
 
 stage small 60 pass "$python" benches/gpu/small.py --device "$device"
@@ -142,6 +144,8 @@ for script in benches/*.py; do
     grep -q -- '"--json"' "$script" || continue # not a bench: it writes no figures
     stage "$name" 90 pass "$python" "$script" --device "$device" $quick --json "$(results "$name")"
 done
+stage toybox_step 90 pass "$python" benches/gpu/toybox_step.py --device "$device" $quick \
+    --json "$(results toybox_step)"
 stage guided_step 120 pass "$python" benches/gpu/guided_step.py --device "$device" $quick \
     --json "$(results guided_step)"
 [[ -n $dry ]] || bench bench_512 120 64 512 # last, as it takes longest; 64 shows which peers fit

@@ -119,6 +119,35 @@ def machine_section(name: str, result: dict, plots: Path) -> list[str]:
     return lines
 
 
+def check_section(result: dict) -> list[str]:
+    """Text of a JSON file that says what was checked on a GPU (benches/gpu_check.sh and benches/gpu/)."""
+    steps, ops = result["toybox_step"], result["ops"]
+    lines = [f"## {result['gpu']}: checks and whole steps", "",
+             f"{result['machine']}, driver {result['driver']}, nvcc {result['nvcc']}, torch {result['torch']}; "
+             f"{result['date']}.", "", *markdown(["check", "command", "result"], [
+                 [c["what"], f"`{c['command']}`", c["result"]] for c in result["checks"]], "lll"), "",
+             f"Steps with the embedded prior, 4 views of 64 x 64 (`{steps['command']}`; {steps['note']}). Parts are "
+             "measured with waits between them, steps a second without:", ""]
+    first = steps["rows"][0]["whole_ms"]
+    lines += markdown(["preset", "variant", "steps a second", "ms a step", "as fast as the first", "guidance ms",
+                       "field ms"],
+                      [[r["preset"], r["variant"], number(r["steps_a_second"]), number(r["whole_ms"]),
+                        number(first / r["whole_ms"]), number(r["guidance_ms"]), number(r["field_ms"])]
+                       for r in steps["rows"]], "llrrrrr")
+    lines += ["", f"The whole command, `{result['generate_command']}`:", "",
+              *markdown(["settings", "optimisation s", "command s", "note"],
+                        [[g["settings"], str(g["optimised_s"]), str(g["whole_s"]), g["note"]]
+                         for g in result["generate"]], "lrrl"),
+              "", f"Single ops ({ops['note']}):", "",
+              *markdown(["op", "who", "size", "median ms (fastest-slowest)", "x our time", "error"],
+                        [[r["op"], r["who"], str(r["size"]), f"{number(r['median_ms'])} ({number(r['min_ms'])}-"
+                          f"{number(r['max_ms'])})", number(r.get("ratio")), format(r["error"], ".0e")]
+                         for r in ops["rows"]], "llrrrr"),
+              "", "Training: " + "; ".join(f"{t['what']}: {t['pictures_a_second']} pictures a second"
+                                           for t in result["training"]) + ".", ""]
+    return lines
+
+
 HEAD = """# Measurements
 
 Written by `python benches/report.py` from the JSON files in `benches/results/`, which `dreamfusion-ngp bench --json`
@@ -138,8 +167,8 @@ stands with its section: what else ran took from all columns alike, in turns.
 """
 NO_GPU = """## CUDA
 
-No GPU was at hand: nothing here was measured on one, and there are no estimates. On a GPU machine the same two commands
-add its section.
+No table of all ops was measured on a GPU yet, and there are no estimates. On a GPU machine the same two commands add
+its section.
 """
 
 
@@ -151,10 +180,13 @@ def main(argv: list[str] | None = None) -> None:
     plots = args.out / "plots"
     plots.mkdir(parents=True, exist_ok=True)
     results = {p.stem: json.loads(p.read_text(encoding="utf-8")) for p in sorted(args.results.glob("*.json"))}
+    checks = [r for r in results.values() if "checks" in r]
     results = {name: r for name, r in results.items() if "ceilings" in r}  # other tools leave JSON files here, too
     lines = [HEAD]
     for name, result in results.items():
         lines += machine_section(name, result, plots)
+    for result in checks:
+        lines += check_section(result)
     if not any(r["device"] == "cuda" for r in results.values()):
         lines.append(NO_GPU)
     (args.out / "RESULTS.md").write_text("\n".join(lines).rstrip() + "\n", encoding="utf-8")

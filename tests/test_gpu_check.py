@@ -34,7 +34,7 @@ def test_dry_run_with_one_stage_killed_keeps_the_others(tmp_path):
     status = {s["name"]: s["status"] for s in report["stages"]}
     tails = {s["name"]: s["log_tail"][-8:] for s in report["stages"] if s["status"] not in ("passed", "skipped")}
     assert status.pop("small").endswith("or killed") and tails.pop("small") == ["broken on purpose"]
-    assert not tails and {"build", "tests", "sanitizers", "bench", "guided_step"} <= set(status)
+    assert not tails and {"build", "tests", "sanitizers", "bench", "toybox_step", "guided_step"} <= set(status)
     assert done.returncode == 1 and not report["passed"] and report["finished"]
     assert len(report["commit"]) == 40 or not (ROOT / ".git").exists()
     measured = {name: next(iter(s["measured"].values())) for s in report["stages"]

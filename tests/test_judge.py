@@ -3,12 +3,15 @@
 import numpy as np
 import pytest
 import torch
+from tape import Tape
 
+from dreamfusion_ngp.capture import Repeated
 from dreamfusion_ngp.config import FRAMED_CAMERAS, CameraConfig
 from dreamfusion_ngp.errors import CheckpointError, UsageError
 from dreamfusion_ngp.evaluation.judge import DIMENSION, SIZE, Judge, load_judge, save_judge
-from dreamfusion_ngp.evaluation.judge_training import (RetrievalLoss, TrainJudgeConfig, Views, backgrounds, held_out, train_judge,
-                                                       training_batch, training_cameras, training_colors)
+from dreamfusion_ngp.evaluation.judge_training import (RetrievalLoss, TrainJudgeConfig, Views, backgrounds, held_out,
+                                                       train_judge, training_batch, training_cameras,
+                                                       training_colors)
 from dreamfusion_ngp.evaluation.pictures import ELEVATION
 from dreamfusion_ngp.evaluation.retrieval import retrieved, toy_captions
 from dreamfusion_ngp.toybox.shapes import CLASSES, COLORS
@@ -82,12 +85,32 @@ def test_batches_say_what_they_show():
     assert classes.max() < len(CLASSES) and color.max() < len(COLORS) and 0.2 < clay.float().mean() < 0.6
 
 
+def test_a_step_can_be_captured_in_a_graph():
+    """What the tape refuses would stop a CUDA graph's capture; it gives the bits of the loss as it is."""
+    random, losses = np.random.default_rng(5), []
+    batches = [training_batch(Views(SHORT, random), 16, random) for _ in range(2)]
+    for tape in (None, Tape()):
+        torch.manual_seed(0)
+        loss = RetrievalLoss(Judge())
+        run = Repeated(loss, tape) if tape else loss
+        losses.append([float(run(*batches[i % 2]).detach()) for i in range(6)])
+    assert tape.captured == 1 and losses[0] == losses[1]
+
+
+def test_a_gpu_trains_too(cuda, tmp_path):
+    config = TrainJudgeConfig(images=32 * 160, batch=32, views_per_class=24, chunk=8, trace_every=16, warmup=10)
+    judge = train_judge(config, tmp_path / "judge.safetensors", show=lambda line: None, device=cuda)
+    assert judge.log["held_out"]["color"] > 0.05 and load_judge(tmp_path / "judge.safetensors").log == judge.log
+
+
 def test_what_cannot_be_done_is_one_line(tmp_path):
     for bad in (TrainJudgeConfig(images=-1), TrainJudgeConfig(minutes=0), TrainJudgeConfig(seed=-1)):
         with pytest.raises(UsageError):
             train_judge(bad, tmp_path / "j.safetensors")
     with pytest.raises(UsageError, match="folder"):
         train_judge(SHORT, tmp_path)
+    with pytest.raises(UsageError, match="tpu"):
+        train_judge(SHORT, tmp_path / "j.safetensors", device="tpu")
     with pytest.raises(CheckpointError, match="train-judge"):
         load_judge(tmp_path / "none")
     (tmp_path / "bad").write_bytes(b"x" * 100)

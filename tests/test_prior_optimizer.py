@@ -47,7 +47,8 @@ def test_a_step_moves_every_used_weight_and_kernels_by_an_orthogonal_matrix(smal
     small(torch.randn(4, 3, 9, 9)).backward()
     # Well conditioned: none of its directions is lost.
     small.hidden.weight.grad = torch.randn_like(small.hidden.weight.detach())
-    optimizer.step(rate)
+    optimizer.aim()
+    optimizer.move(rate)
     after = dict(small.named_parameters())
     for name in before:
         moved = not torch.equal(before[name], after[name])
@@ -85,7 +86,8 @@ def two_steps(rank, world, rendezvous, folder):
     for _ in range(2):
         for name, p in model.named_parameters():
             p.grad = None if name.startswith("unused") else torch.randn_like(p)
-        optimizer.step(1e-3)
+        optimizer.aim()
+        optimizer.move(1e-3)
     torch.save(model.state_dict(), f"{folder}/{world}-{rank}.pt")
     if world > 1:
         dist.destroy_process_group()

@@ -154,7 +154,7 @@ class RetrievalLoss:
         self.judge, self.sizes = judge, [len(plain), len(colored), len(turned)]
         weight = judge.words.weight
         self.counts = word_counts([*plain, *colored, *turned]).to(weight)
-        self.has_front = torch.tensor([name in DIRECTIONAL for name in CLASSES]).to(weight.device)
+        self.has_front = torch.tensor([name in DIRECTIONAL for name in CLASSES]).to(weight)
 
     def __call__(self, pictures, classes, color, clay, azimuth) -> torch.Tensor:
         judge, device = self.judge, pictures.device

@@ -27,8 +27,8 @@ class MuonAdamW:
     """Muon and AdamW behind one step; `parameters` lists what they train, in the order of the modules. outer: names of
     layers that are not hidden.
 
-    A step is `aim`, which finds where Muon would take the matrices at a rate of 1 and is the same work every time (a
-    CUDA graph can hold it), and `move`, by the rate of the step.
+    A step is `aim`, which finds from the gradients where Muon would take the matrices at a rate of 1 and is the same
+    work every time (a CUDA graph can hold it), and `move`, by AdamW's rate of the step.
 
     With averaged gradients every process of `world` would compute the same update. Orthogonal matrices are dear, so
     each process computes its share of them and sends it to the others (a process group must be there).
@@ -51,11 +51,6 @@ class MuonAdamW:
     def zero_grad(self) -> None:
         for p in self.parameters:
             p.grad = None
-
-    def step(self, rate: float) -> None:
-        """Apply the gradients with AdamW's learning rate `rate`."""
-        self.aim()
-        self.move(rate)
 
     @torch.no_grad()
     def aim(self) -> None:
