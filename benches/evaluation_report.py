@@ -142,8 +142,9 @@ def judged(judge: dict | None) -> str:
         f"{found['geo']:.1%} by textureless views." if found else ", of unknown accuracy.")
 
 
-def origin(group: dict) -> list[str]:
-    """Where the figures of a group come from."""
+def origin(group: dict, newest: str | None) -> list[str]:
+    """Where the figures of a group come from. newest: the prior that the bars were measured with."""
+    earlier = ", **not the weights of the twenty-four toys**" if newest not in (None, group["prior"]) else ""
     steps = group["shortened"]
     how = ", ".join(f"{key} {value}" for key, value in steps.items())
     made = sum(len(arm["runs"]) for arm in group["arms"])
@@ -152,7 +153,7 @@ def origin(group: dict) -> list[str]:
             + (f", {failed} of them without a result (they count as zero)" if failed else "")
             + f"; {group['machine']['gpu'] or group['machine']['machine']}, kernels {group['machine']['simd']}, torch "
             f"{group['torch']}; threads of a run: {group['threads']}, runs at a time: {group['processes']}; "
-            f"{group['date']}, commit {', '.join(group['commits'])}. "
+            f"{group['date']}, commit {', '.join(group['commits'])}; prior {group['prior']}{earlier}. "
             + (f"**Shortened** ({how}). " if steps else "Not shortened. ") + judged(group["judge"]), "",
             f"`{group['command']}`", ""]
 
@@ -200,13 +201,13 @@ def pictures_section(name: str, group: dict, folder: Path) -> list[str]:
     return lines
 
 
-def section(name: str, group: dict | None, pictures: Path) -> list[str]:
+def section(name: str, group: dict | None, pictures: Path, newest: str | None) -> list[str]:
     known = GROUPS[name]
     lines = [f"## {known.title}", "", known.why, ""]
     if group is None:
         command = f"python benches/ablation.py --only {name}" + (" --threads 2" if known.whole else "")
         return [*lines, f"Not measured yet. `{command}` does it.", ""]
-    lines += origin(group)
+    lines += origin(group, newest)
     table = bars_table(group) if name == "bars" else arms_table(name, group)
     return [*lines, *table, "", *pictures_section(name, group, pictures)]
 
@@ -225,9 +226,9 @@ def main(argv: list[str] | None = None) -> None:
                         help="folder for evaluation.md and evaluation/")
     args = parser.parse_args(argv)
     found = json.loads(args.results.read_text(encoding="utf-8"))["groups"] if args.results.exists() else {}
-    lines = [HEAD]
+    lines, newest = [HEAD], found["bars"]["prior"] if "bars" in found else None
     for name in GROUPS:
-        lines += section(name, found.get(name), args.out / "evaluation")
+        lines += section(name, found.get(name), args.out / "evaluation", newest)
     args.out.mkdir(parents=True, exist_ok=True)
     text = "\n".join([*lines, *metrics_section()]).rstrip() + "\n"
     (args.out / "evaluation.md").write_text(text, encoding="utf-8")

@@ -38,8 +38,8 @@ def unpack(packed: Tensor) -> Tensor:
 
 @lru_cache
 def position_maps(size: int, device: str | torch.device = "cpu") -> Tensor:
-    """(1, 6, size, size) float32 on a device, where they stay: x, y, cos pi x, cos pi y, sin pi x, sin pi y with x, y in (-1, 1) at the pixels'
-    centres, each of unit variance as the noise is."""
+    """(1, 6, size, size) float32 on a device, where they stay: x, y, cos pi x, cos pi y, sin pi x, sin pi y with x, y
+    in (-1, 1) at the pixels' centres, each of unit variance as the noise is."""
     axis = (torch.arange(size) + 0.5) * 2 / size - 1
     y, x = torch.meshgrid(axis, axis, indexing="ij")
     linear, waves = math.sqrt(3.0), math.sqrt(2.0)

@@ -243,7 +243,7 @@ def run_of(prompt, seed, iou, **more):
 def group_with(arms: dict, **more) -> dict:
     return {"command": "python benches/ablation.py", "date": "2026-11-22", "shortened": {}, "commits": ["abc1234"],
             "machine": {"machine": "2 cores", "gpu": None, "simd": "plain"}, "torch": "2.13.0", "threads": 2,
-            "processes": 1, "planned": sum(map(len, arms.values())), "judge": None, "truth": None,
+            "processes": 1, "planned": sum(map(len, arms.values())), "judge": None, "truth": None, "prior": "a" * 12,
             "arms": [{"name": name, "why": "because", "runs": runs} for name, runs in arms.items()], **more}
 
 
@@ -289,6 +289,14 @@ def test_the_bars_are_judged_by_hand(tmp_path):
     assert {v for _, v in verdicts(planned=24).values()} == {"not judged: 2 of 24 runs"}
     assert "two cores" in verdicts(threads=3)["longest wall time, seconds"][1]
     assert verdicts(threads=1, processes=2)["longest wall time, seconds"] == (100, "met")
+
+
+def test_a_group_of_earlier_weights_is_marked(tmp_path):
+    runs = {"preset": [run_of("a red mug", 0, 0.9)]}
+    groups = {"bars": group_with(runs), "scale": group_with(runs), "views": group_with(runs, prior="b" * 12)}
+    text = report_of(tmp_path, groups)
+    assert text.count("prior aaaaaaaaaaaa. ") == 2
+    assert text.count("prior bbbbbbbbbbbb, **not the weights of the twenty-four toys**. ") == 1
 
 
 def test_without_figures_the_report_says_so(tmp_path):

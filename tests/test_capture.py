@@ -75,7 +75,7 @@ def test_guidance_through_graphs_is_the_same(folders, tmp_path, kind):
 
 @pytest.mark.parametrize("kind", ["placed", "if"])
 def test_guidance_in_cuda_graphs(cuda, folders, kind):
-    plain, graphed = (load_guidance(replace(config(folders[kind]), cuda_graphs=graphs), cuda) for graphs in (False, True))
+    plain, graphed = (load_guidance(replace(config(folders[kind]), cuda_graphs=on), cuda) for on in (False, True))
     assert isinstance(graphed.forward, Replayed) and isinstance(graphed.forward.capture, CudaCapture)
     for step in range(7):
         rgb = [numbers(3, 16, 16, 3, seed=step).to(cuda).requires_grad_() for _ in range(2)]
