@@ -8,6 +8,7 @@ import torch
 from tiny_models import cache, config, copy, folders, tiny_tokenizer, views  # noqa: F401 (fixtures)
 
 from dreamfusion_ngp.config import RunConfig
+from dreamfusion_ngp.errors import UsageError
 from dreamfusion_ngp.guidance import TOYBOX, load_guidance, model_folder
 from dreamfusion_ngp.guidance import unet as unet_module
 from dreamfusion_ngp.guidance.resize import resize, resize_matrix
@@ -30,6 +31,11 @@ def recorded(guidance, monkeypatch) -> list:
 
     monkeypatch.setattr(guidance, "_denoise", spy)
     return calls
+
+
+def test_another_vae_is_refused(folders):
+    with pytest.raises(UsageError, match="guidance.vae: .* works on pixels"):
+        load_guidance(config(folders["packed"], vae="some/tiny-autoencoder"), "cpu")
 
 
 @pytest.mark.parametrize("kind, size", [("packed", 16), ("placed", 16), ("if", 8)])

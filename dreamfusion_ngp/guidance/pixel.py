@@ -7,7 +7,7 @@ from pathlib import Path
 
 from torch import Tensor
 
-from ..errors import PriorError
+from ..errors import PriorError, UsageError
 from ..packing import POSITIONS, pack, packing_factor, unpack
 from .parts import present
 from .resize import resize
@@ -32,6 +32,8 @@ class PixelGuidance(UnetGuidance):
         return not present(index, "vae") and not present(index, "transformer")
 
     def prepare(self, folder: Path, index: dict) -> tuple[int, int, int]:
+        if self.config.vae:
+            raise UsageError(f"guidance.vae: {self.run.guidance.model} works on pixels and has no VAE to replace")
         self.factor, resolution = _geometry(folder, self.unet, self.embeddings["hidden"].shape[-1])
         # IF's own pipeline shows the padding of a text to the UNet: that is how it was trained.
         self.MASKED = self.unet.config.out_channels != 6 * self.factor**2
