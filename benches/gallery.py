@@ -3,8 +3,8 @@
     python benches/gallery.py [-o docs/gallery] [--seeds 0] ["a red mug" ...]
 
 Every prompt is one `dreamfusion-ngp generate` with nothing but the seed given, then one `evaluate`. Leaves in the
-output folder a contact sheet (PNG) per prompt and seed, and figures.json: what each scored, how long it took, and on
-what. The runs themselves go to a folder of their own (--runs) and are kept; a run that is complete there is not made
+output folder a contact sheet (PNG) per prompt and seed, all of them in gallery.jpg, and figures.json: what each scored,
+how long it took, and on what. The runs themselves go to a folder of their own (--runs) and are kept; a run that is complete there is not made
 again, so a stopped gallery goes on.
 """
 
@@ -26,6 +26,7 @@ from dreamfusion_ngp.runs import slug
 PROMPTS = ("a red mug", "a yellow chair", "a green snowman", "a blue airplane", "an orange torus", "a purple house")
 SCORES = ("volumetric_iou", "silhouette_iou", "silhouette_iou_worst", "volumetric_iou_unaligned", "scale",
           "color_error", "color_share")
+SHEET = 576  # pixels, the width of a contact sheet among the others
 PROGRAM = (sys.executable, "-m", "dreamfusion_ngp")
 
 
@@ -77,6 +78,19 @@ def table(rows: list[dict]) -> str:
     return "\n".join(lines)
 
 
+def montage(sheets: list[Path], out: Path) -> None:
+    """The contact sheets in rows of three, SHEET wide and two thirds of it tall each."""
+    from PIL import Image
+
+    width, height = SHEET, SHEET * 2 // 3
+    whole = Image.new("RGB", (width * min(3, len(sheets)), height * -(-len(sheets) // 3)), "white")
+    for i, sheet in enumerate(sheets):
+        with Image.open(sheet) as picture:
+            whole.paste(picture.convert("RGB").resize((width, height), Image.Resampling.LANCZOS),
+                        (i % 3 * width, i // 3 * height))
+    whole.save(out, quality=88, optimize=True)
+
+
 def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("prompts", nargs="*", default=PROMPTS)
@@ -93,6 +107,7 @@ def main(argv: list[str] | None = None) -> None:
             rows.append(record(prompt, seed, make_run(prompt, seed, args.runs, args.options.split()), args.out))
             found = {"command": "python benches/gallery.py", "options": args.options, **machine(), "runs": rows}
             (args.out / "figures.json").write_text(json.dumps(found, indent=1) + "\n")
+    montage([args.out / row["sheet"] for row in rows], args.out / "gallery.jpg")
     print(table(rows))
 
 

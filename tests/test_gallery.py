@@ -23,6 +23,8 @@ def test_a_gallery_scores_every_prompt_and_goes_on_where_it_stopped(tmp_path):
     assert 0 <= run["silhouette_iou"] <= 1 and run["seconds"] > 0 and figures["cores"] > 0
     with Image.open(tmp_path / "gallery" / run["sheet"]) as sheet:
         assert sheet.format == "PNG" and sheet.size[0] > 64
+    with Image.open(tmp_path / "gallery" / "gallery.jpg") as whole:
+        assert whole.size == (576, 384) and whole.convert("L").getextrema()[0] < 250
     assert f"| a red mug | 3 | {run['volumetric_iou']:.2f} |" in first.stdout
     again = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=600)
     assert json.loads((tmp_path / "gallery" / "figures.json").read_text())["runs"] == [run], "nothing was run again"
