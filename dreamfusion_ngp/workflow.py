@@ -19,7 +19,7 @@ from .hub import pinned
 from .models import TOYBOX_NAME
 from .native import cores
 from .prompts import clean_prompt
-from .runs import (CHECKPOINT, append_metrics, checkpoint_of, create_run, preview_picture, render_opacity, reopen_run,
+from .runs import (CHECKPOINT, append_metrics, checkpoint_of, create_run, preview_picture, reopen_run,
                    turntable_frames)
 from .train import State, StepRecord, train
 

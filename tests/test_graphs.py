@@ -13,7 +13,7 @@ from dreamfusion_ngp.config import RunConfig, check_config
 from dreamfusion_ngp.errors import DivergenceError
 from dreamfusion_ngp.graphs import Eager, Graphed, Notice, executor, tier
 from dreamfusion_ngp.guidance.sds import SdsOutput
-from dreamfusion_ngp.train import State, train, train_step
+from dreamfusion_ngp.train import State, train_step
 from tape import NotForGraphs, Recorder, Tape, replay
 from test_train import TINY, Target
 
