@@ -22,7 +22,7 @@ ops
 cameras lights losses packing
 views
 fields
-render inputs capture
+render inputs capture precision
 guidance
 toybox
 steps

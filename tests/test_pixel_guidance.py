@@ -80,7 +80,7 @@ def test_noise_is_what_the_models_own_parts_predict(folders, kind, monkeypatch):
     encoder, tokenizer = T5EncoderModel.from_pretrained(folder / "text_encoder"), tiny_tokenizer(kind)
     noise_hats = []
     for bfloat16 in (True, False):
-        monkeypatch.setattr(unet_module, "multiplies_bfloat16", lambda _, b=bfloat16: b)
+        monkeypatch.setattr(unet_module, "bfloat16_is_quick", lambda _, b=bfloat16: b)
         guidance = load_guidance(config(folder, scale=3.0), "cpu")
         calls = recorded(guidance, monkeypatch)
         guidance(image(size), views(), 0)

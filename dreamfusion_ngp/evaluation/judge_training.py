@@ -19,7 +19,7 @@ from ..cameras import orbit
 from ..capture import CudaCapture, Repeated
 from ..errors import UsageError
 from ..inputs import sent
-from ..guidance.unet import multiplies_bfloat16
+from ..precision import autocast
 from ..toybox.captions import subject
 from ..toybox.optimizer import MuonAdamW, check_device
 from ..toybox.shapes import CLASSES, COLORS, DIRECTIONAL, MAIN, PARAMETERS, SHADE
@@ -158,7 +158,7 @@ class RetrievalLoss:
 
     def __call__(self, pictures, classes, color, clay, azimuth) -> torch.Tensor:
         judge, device = self.judge, pictures.device
-        with torch.autocast(device.type, torch.bfloat16, enabled=multiplies_bfloat16(device)):
+        with autocast(device):
             seen = judge.encode_images(pictures)
         named, whole, views = judge.encode_counts(self.counts).split(self.sizes)
         scale, n = judge.scale(), len(seen)

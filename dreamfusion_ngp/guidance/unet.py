@@ -13,6 +13,7 @@ from ..capture import CudaCapture, Replayed
 from ..config import RunConfig
 from ..errors import PriorError
 from ..inputs import sent
+from ..precision import bfloat16_is_quick, choose_dtype
 from ..prompts import view_prompt
 from ..views import Views
 from . import sds, text
@@ -21,7 +22,6 @@ from .parts import check_parts, load_model, load_schedule, read_index, read_sett
 from .rows import in_parts
 
 SMALL = 100_000_000  # parameters
-HALVES = {"float16": torch.float16, "bfloat16": torch.bfloat16}
 
 
 class UnetGuidance:
@@ -60,7 +60,7 @@ class UnetGuidance:
             raise PriorError(f"{folder}: its {self.NETWORK} is a {type(self.unet).__name__}, "
                              f"not a {self.NETWORK_CLASS}")
         self.shape = self.prepare(folder, index)
-        self.autocast = self.dtype is None and multiplies_bfloat16(device)
+        self.autocast = self.dtype is None and bfloat16_is_quick(device)
         self.layout = place(self.unet, device, self.autocast)
         self.forward = self._forward()
         self.embeddings = {key: value.to(device) for key, value in self.embeddings.items()}
@@ -197,23 +197,6 @@ class UnetGuidance:
     def _put_back(self) -> None:
         if self.config.offload:
             self.unet.to("cpu")
-
-
-def choose_dtype(precision: str, device: torch.device) -> torch.dtype | None:
-    """The type of the whole UNet; None for "auto", bfloat16 products where the hardware has them. float16 is for GPUs:
-    the CPU, which hardly multiplies it, takes "auto"."""
-    if precision == "float32":
-        return torch.float32
-    return None if precision == "auto" or (precision == "float16" and device.type == "cpu") else HALVES[precision]
-
-
-def multiplies_bfloat16(device: torch.device) -> bool:
-    """Whether the UNet runs in bfloat16 on `device`: only where the hardware multiplies it (AVX-512 BF16, AMX; GPUs
-    from sm_80 on, older ones have no convolutions for it), since others are slower with it than in float32."""
-    if device.type == "cuda":
-        return torch.cuda.get_device_capability(device) >= (8, 0)
-    capabilities = getattr(torch.cpu, "get_capabilities", dict)()  # torch >= 2.10
-    return any(name.endswith("bf16") and present is True for name, present in capabilities.items())
 
 
 def place(unet, device: torch.device, autocast: bool) -> torch.memory_format:

@@ -6,6 +6,7 @@ import numpy as np
 import torch
 
 from ..packing import pack, unpack
+from ..precision import autocast
 from ..prompts import view_prompt
 from .captions import subject
 from .shapes import CLASSES, COLORS
@@ -32,10 +33,10 @@ def _sample_batch(prior, texts, scale, steps, seed):
     noise = np.random.default_rng(seed).normal(size=(n, 3, 64, 64))
     x = torch.tensor(noise, dtype=torch.float32, device=device)
     timesteps = torch.linspace(len(abar) - 10, 0, steps + 1).round().long()
-    with torch.autocast(device.type, torch.bfloat16):
+    with autocast(device):
         hidden = prior.text_encoder(tokens.input_ids, attention_mask=tokens.attention_mask).last_hidden_state
     for now, then in zip(timesteps[:-1], timesteps[1:]):
-        with torch.autocast(device.type, torch.bfloat16):
+        with autocast(device):
             packed = pack(torch.cat([x, x]), prior.unet.config.in_channels)
             clean = prior.unet(packed, now.to(device), hidden, encoder_attention_mask=tokens.attention_mask).sample
         cond, uncond = unpack(clean.float()).chunk(2)

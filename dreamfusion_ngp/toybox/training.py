@@ -19,6 +19,7 @@ from ..config import FRAMED_CAMERAS, CameraConfig, LightConfig
 from ..inputs import sent
 from ..lights import sample_light_positions, sample_modes, shading_rows
 from ..packing import pack, unpack
+from ..precision import autocast
 from .captions import caption
 from .means import MeanPictures, pictures
 from .model import MAX_TOKENS, Prior, embed_words
@@ -207,7 +208,7 @@ def denoising_loss(prior: Prior, image: torch.Tensor, ids: torch.Tensor, steps: 
     abar = prior.scheduler.alphas_cumprod[steps].view(-1, 1, 1, 1)
     noisy = abar.sqrt() * image + (1 - abar).sqrt() * torch.randn_like(image)
     hidden = embed_words(prior.text_encoder, ids)
-    with torch.autocast(image.device.type, torch.bfloat16):
+    with autocast(image.device):
         x = prior.unet(pack(noisy, prior.unet.config.in_channels), steps, hidden,
                        encoder_attention_mask=(ids > 0).long()).sample
     weight = (1 / (1 - abar)).clamp(max=MAX_WEIGHT)

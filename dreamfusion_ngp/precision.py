@@ -1,0 +1,32 @@
+"""In which floating-point type networks run on a device."""
+
+from __future__ import annotations
+
+import torch
+
+HALVES = {"float16": torch.float16, "bfloat16": torch.bfloat16}
+
+
+def choose_dtype(precision: str, device: torch.device) -> torch.dtype | None:
+    """The type of the whole network; None for "auto", bfloat16 products where they are quick. float16 is for GPUs: the
+    CPU, which hardly multiplies it, takes "auto"."""
+    if precision == "float32":
+        return torch.float32
+    return None if precision == "auto" or (precision == "float16" and device.type == "cpu") else HALVES[precision]
+
+
+def bfloat16_is_quick(device: torch.device) -> bool:
+    """Whether products on `device` are quicker in bfloat16 than in float32: on GPUs from sm_80 on (older ones have no
+    convolutions for it), on CPUs with AMX or with AVX-512 BF16 that is not Intel's, which is half as quick as float32
+    (docs/decisions.md)."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_capability(device) >= (8, 0)
+    capabilities = getattr(torch.cpu, "get_capabilities", dict)()  # torch >= 2.10
+    slow = {"avx512_bf16"} if str(capabilities.get("cpu_name", "")).startswith("Intel") else set()
+    return any(name.endswith("bf16") and present is True
+               for name, present in capabilities.items() if name not in slow)
+
+
+def autocast(device: torch.device) -> torch.autocast:
+    """Within it products are bfloat16 where that is quicker."""
+    return torch.autocast(device.type, torch.bfloat16, enabled=bfloat16_is_quick(device))
