@@ -29,7 +29,7 @@ HEAD = """# The embedded prior, judged
 Written by `python benches/prior_samples.py`; do not edit. Samples: DDIM, {steps} steps, seed {seed}, every class in every
 colour ("flat colors"), from eight azimuths and two elevations. Right is a sample of which the embedded judge, among 220
 captions, retrieves its own, and, where the class has a front, its azimuth to 30 degrees, or one from which it looks the
-same. The first row, true pictures drawn like the prior's training pictures, is what the judge itself gets right: it was
+same (± the standard error). The first row, true pictures drawn like the prior's training pictures, is what the judge itself gets right: it was
 trained on other cameras, colours and backgrounds. On canonical toys, lit, it is right in {color} of the captions and
 {view} of the azimuths.
 """
@@ -37,6 +37,11 @@ trained on other cameras, colours and backgrounds. On canonical toys, lit, it is
 
 def percent(value: float) -> str:
     return f"{100 * value:.1f} %"
+
+
+def spread(share: float, n: int) -> str:
+    """A share of n samples and its standard error."""
+    return f"{100 * share:.1f} ± {100 * (share * (1 - share) / n) ** 0.5:.1f} %"
 
 
 def measure(args) -> dict:
@@ -73,7 +78,8 @@ def report(measured: dict, log: dict, out: Path) -> None:
     sources = [("true pictures", measured["truth"]), *((f"scale {f['scale']:g}", f) for f in measured["scales"])]
     for name, found in sources:
         worst = sorted(found["classes"].items(), key=lambda item: item[1])[:WORST]
-        rows.append([name, str(found["samples"]), *(percent(found[key]) for key in ("right", "class", "color", "view")),
+        rows.append([name, str(found["samples"]), spread(found["right"], found["samples"]),
+                     *(percent(found[key]) for key in ("class", "color", "view")),
                      ", ".join(f"{c} {percent(share)}" for c, share in worst)])
     head = ["", "samples", "right", "class", "colour", "azimuth", "worst classes"]
     lines += markdown(head, rows, "lrrrrr")

@@ -56,6 +56,8 @@ def test_the_paper_preset_has_the_papers_numbers():
         "sigma2",
         "paper",
     )
+    assert guidance.scale == 1 + 100  # omega
+    assert config.render.random_background == 0.5  # none in the paper; see config.py
     assert (loss.orientation, loss.orientation_ramp) == ((1e-4, 1e-2), 1 / 3) and 1e-3 <= loss.opacity <= 5e-3
     assert config.field.blob == ("gaussian", 5.0, 0.2)
 

@@ -207,19 +207,6 @@ def test_smoothness_smooths(device):
     assert sum(r["smoothness"] for r in records[-5:]) < 0.5 * sum(r["smoothness"] for r in records[:5])
 
 
-def test_preset_dreamfusion_has_the_papers_numbers():
-    c = dreamfusion()
-    assert (c.steps, c.views, c.render.resolution) == (15000, 4, 64)
-    assert c.camera == CameraConfig((-10.0, 90.0), 0.5, (1.0, 1.5), (0.7, 1.35), False, 0.1, 0.2, 0.02, False)
-    assert c.light.albedo_only_until == pytest.approx(1000 / 15000)
-    assert (c.light.lit_probability, c.light.textureless_probability) == (0.75, 0.5)
-    assert (c.light.ambient, c.light.diffuse) == (0.1, 0.9)
-    assert c.guidance.t_range == (0.02, 0.98) and c.guidance.weighting == "sigma2" and c.guidance.view_words == "paper"
-    assert c.field.blob == ("gaussian", 5.0, 0.2)
-    assert c.loss.orientation == (1e-4, 1e-2) and c.loss.orientation_ramp == pytest.approx(1 / 3)
-    assert 1e-3 <= c.loss.opacity <= 5e-3
-
-
 def test_parts_of_a_step_are_drawn_apart_and_weigh_as_one():
     """Two parts of two views: the guidance sees four different views, and the first update is that of their mean."""
     once, twice = Target(), Target()
