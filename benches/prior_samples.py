@@ -4,8 +4,8 @@
     python benches/prior_samples.py --samples 220   every class in every colour, each from one side
     python benches/prior_samples.py --report        only write the report again
 
-Leaves docs/toybox/prior.json, and from it and the weights' training.json the report docs/toybox/prior.md with its
-plots of the loss and of the judge's score over the training.
+Leaves in docs/toybox prior.json, wrong.jpg (samples of the best scale that are judged wrong), and from the first and
+the weights' training.json the report prior.md with its plots of the loss and of the judge's score over the training.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ from svg import Axes, Log, Share, markdown  # noqa: E402
 
 SCALES = (1.0, 2.5, 4.0)
 WORST = 5  # classes that are named
+COLUMNS, CELL = 9, (104, 142)  # of the sheet of wrong samples, pixels
 HEAD = """# The embedded prior, judged
 
 Written by `python benches/prior_samples.py`; do not edit. Samples: DDIM, {steps} steps, seed {seed}, every class in every
@@ -44,6 +45,11 @@ def spread(share: float, n: int) -> str:
     return f"{100 * share:.1f} ± {100 * (share * (1 - share) / n) ** 0.5:.1f} %"
 
 
+def best(found: list[dict]) -> dict:
+    """The scale with most samples right, the first of several."""
+    return max(found, key=lambda scale: scale["right"])
+
+
 def measure(args) -> dict:
     """Samples of the prior in args.prior at every guidance scale, judged."""
     import torch
@@ -61,11 +67,31 @@ def measure(args) -> dict:
     truth = judge_truth(judge, samples=args.samples, seed=args.seed)
     print(f"true pictures: {percent(truth['right'])} right", flush=True)
     for scale in args.scales:
-        found.append(judge_prior(prior, judge, samples=args.samples, scale=scale, steps=args.steps, seed=args.seed))
+        wrong: list = []
+        found.append(judge_prior(prior, judge, samples=args.samples, scale=scale, steps=args.steps, seed=args.seed,
+                                 wrong=wrong))
         print(f"scale {scale:g}: {percent(found[-1]['right'])} right", flush=True)
+        if found[-1] is best(found):
+            wrong_sheet(wrong, args.out / "wrong.jpg")
     return {"images": read_log(folder)["images"], "truth": truth, "scales": found, "judge": judge.log["held_out"],
             "seconds": round(time.monotonic() - began), "date": date.today().isoformat(),
             "machine": machine_class(), "threads": args.threads}
+
+
+def wrong_sheet(wrong: list, path: Path) -> None:
+    """Pictures that the judge calls wrong, what was asked, and in what they are wrong."""
+    from PIL import Image, ImageDraw
+
+    image = Image.new("RGB", (COLUMNS * CELL[0], max(1, -(-len(wrong) // COLUMNS)) * CELL[1]), "white")
+    pen = ImageDraw.Draw(image)
+    for i, (picture, asked, record) in enumerate(wrong):
+        x, y = i % COLUMNS * CELL[0], i // COLUMNS * CELL[1]
+        pixels = (picture.clamp(0, 1) * 255).round().byte().numpy()
+        image.paste(Image.fromarray(pixels).resize((CELL[0] - 8,) * 2), (x, y))
+        faults = " ".join("azimuth" if key == "view" else key for key, right in record.items() if right is False)
+        said = f"{asked.color} {asked.name}\naz{asked.azimuth} el{asked.elevation}\nnot its {faults}"
+        pen.multiline_text((x, y + CELL[0] - 6), said, fill="black", spacing=1)
+    image.save(path, optimize=True, quality=85)
 
 
 def report(measured: dict, log: dict, out: Path) -> None:
@@ -90,6 +116,9 @@ def report(measured: dict, log: dict, out: Path) -> None:
     for name, text in plots.items():
         (out / name).write_text(text, encoding="utf-8")
         lines += ["", captions[name], "", f"![{captions[name].split('.')[0]}]({name})"]
+    if (out / "wrong.jpg").exists():
+        lines += ["", f"What the judge calls wrong at scale {best(measured['scales'])['scale']:g}, and what was asked.", "",
+                  "![wrong](wrong.jpg)"]
     (out / "prior.md").write_text("\n".join(lines) + "\n", encoding="utf-8")
 
 

@@ -7,6 +7,7 @@ from xml.etree import ElementTree
 
 import pytest
 import torch
+from PIL import Image
 
 from dreamfusion_ngp.evaluation.azimuths import alike
 from dreamfusion_ngp.evaluation.prior import ALL, asked_samples, judge_prior, judged, summary
@@ -114,6 +115,11 @@ def test_the_report_on_the_embedded_prior(tmp_path, monkeypatch):
     assert len(rows) == 3 and "| scale 2.5 | 20 |" in rows[2]
     measured = json.loads((tmp_path / "prior.json").read_text())
     assert measured["truth"]["right"] > 0.6 and {len(s["classes"]) for s in measured["scales"]} == {20}
+    best = max(measured["scales"], key=lambda s: s["right"])
+    wrong = round(20 * (1 - best["right"]))
+    with Image.open(tmp_path / "wrong.jpg") as sheet:
+        assert wrong and sheet.height == -(-wrong // prior_samples.COLUMNS) * prior_samples.CELL[1]
+    assert f"wrong at scale {best['scale']:g}" in text and "(wrong.jpg)" in text
     assert f"{measured['images']:,}" in text and ElementTree.parse(tmp_path / "loss.svg")
 
     log = {"loss": [[100, 0.5], [1000, 0.1]], "scores": [{"images": n, "right": 0.1, "class": 0.2, "color": 0.3,

@@ -79,6 +79,11 @@ def judged(judge: Judge, pictures: torch.Tensor, asked: list[Asked]) -> list[dic
     return records
 
 
+def is_right(record: dict) -> bool:
+    """In all that applies."""
+    return all(value is not False for value in record.values())
+
+
 def summary(records: list[dict], asked: list[Asked]) -> dict:
     """Shares in [0, 1]: right in class, colour, view (of those with a front; None without any), and in all that
     applies; the latter for each class, too."""
@@ -86,7 +91,7 @@ def summary(records: list[dict], asked: list[Asked]) -> dict:
         known = [value for value in values if value is not None]
         return round(float(np.mean(known)), 4) if known else None
 
-    whole = [all(value is not False for value in record.values()) for record in records]
+    whole = [is_right(record) for record in records]
     classes = {name: share(ok for ok, request in zip(whole, asked) if request.name == name)
                for name in CLASSES if any(request.name == name for request in asked)}
     return {"samples": len(records), "right": share(whole), **{key: share(r[key] for r in records) for key in
@@ -94,14 +99,19 @@ def summary(records: list[dict], asked: list[Asked]) -> dict:
 
 
 def judge_prior(prior, judge: Judge | None = None, *, samples: int = ALL, scale: float = 4.0, steps: int = 30,
-                seed: int = 0) -> dict:
+                seed: int = 0, wrong: list | None = None) -> dict:
     """The `summary` of `samples` pictures drawn by DDIM with guidance `scale`. judge: the embedded one by default.
+    wrong: takes those that are not right, as (picture, what was asked, record).
 
     Raises CheckpointError where there is no judge.
     """
     judge, asked = judge or load_judge(), asked_samples(samples)
     pictures = sample(prior, [request.text for request in asked], scale=scale, steps=steps, seed=seed)
-    return summary(judged(judge, pictures, asked), asked) | {"scale": scale, "steps": steps, "seed": seed}
+    records = judged(judge, pictures, asked)
+    if wrong is not None:
+        wrong += [(picture, request, record) for picture, request, record in zip(pictures, asked, records)
+                  if not is_right(record)]
+    return summary(records, asked) | {"scale": scale, "steps": steps, "seed": seed}
 
 
 def judge_truth(judge: Judge, *, samples: int = ALL, seed: int = 0) -> dict:
