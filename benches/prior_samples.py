@@ -30,8 +30,8 @@ HEAD = """# The embedded prior, judged
 Written by `python benches/prior_samples.py`; do not edit. Samples: DDIM, {steps} steps, seed {seed}, every class in every
 colour ("flat colors"), from eight azimuths and two elevations. Right is a sample of which the embedded judge, among 220
 captions, retrieves its own, and, where the class has a front, its azimuth to 30 degrees, or one from which it looks the
-same (± the standard error). The first row, true pictures drawn like the prior's training pictures, is what the judge itself gets right: it was
-trained on other cameras, colours and backgrounds. On canonical toys, lit, it is right in {color} of the captions and
+same (± the standard error). The first row, true pictures drawn like the prior's training pictures, is what the judge
+itself gets right: it was trained on other cameras, colours and backgrounds. On canonical toys, lit, it is right in {color} of the captions and
 {view} of the azimuths.
 """
 
@@ -117,8 +117,8 @@ def report(measured: dict, log: dict, out: Path) -> None:
         (out / name).write_text(text, encoding="utf-8")
         lines += ["", captions[name], "", f"![{captions[name].split('.')[0]}]({name})"]
     if (out / "wrong.jpg").exists():
-        lines += ["", f"What the judge calls wrong at scale {best(measured['scales'])['scale']:g}, and what was asked.", "",
-                  "![wrong](wrong.jpg)"]
+        scale = best(measured["scales"])["scale"]
+        lines += ["", f"What the judge calls wrong at scale {scale:g}, and what was asked.", "", "![wrong](wrong.jpg)"]
     (out / "prior.md").write_text("\n".join(lines) + "\n", encoding="utf-8")
 
 
