@@ -31,8 +31,8 @@ Written by `python benches/prior_samples.py`; do not edit. Samples: DDIM, {steps
 colour ("flat colors"), from eight azimuths and two elevations. Right is a sample of which the embedded judge, among 220
 captions, retrieves its own, and, where the class has a front, its azimuth to 30 degrees, or one from which it looks the
 same (± the standard error). The first row, true pictures drawn like the prior's training pictures, is what the judge
-itself gets right: it was trained on other cameras, colours and backgrounds. On canonical toys, lit, it is right in {color} of the captions and
-{view} of the azimuths.
+itself gets right: it was trained on other cameras, colours and backgrounds. On canonical toys, lit, it is
+right in {color} of the captions and {view} of the azimuths.
 """
 
 

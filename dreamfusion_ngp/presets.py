@@ -32,8 +32,8 @@ def _common(name: str) -> RunConfig:
         field=FieldConfig(density="softplus", blob=("cone", 10.0, 0.5), density_bias=0.0, coarse_to_fine=(8, 0.6)),
         # Half of the steps over random colours, also so that no plug of background colour fills a hole; the other half
         # over the learnt background, as in the paper. 128 pixels from 20 % and 256 from 60 % of the run on: a latent
-        # model's encoder sees 64 pixels blurred up to 512, which is enough for the shape and too little for texture, and by
-        # then the space around the object is known to be empty. 4 million samples hold two views of 256 x 256.
+        # model's encoder sees 64 pixels blurred up to 512, which is enough for the shape and too little for texture,
+        # and by then the space around the object is known to be empty. 4 million samples hold two views of 256 x 256.
         render=RenderConfig(random_background=0.5, resolution_doubles=(0.2, 0.6), budget=1 << 22),
         # Low noise sharpens: the upper end of t falls to .5, as in ProlificDreamer's and MVDream's schedules. float16
         # is what the weights are published in; it rounds eight times finer than bfloat16, and scale 100 multiplies
