@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import re
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -18,6 +19,9 @@ from .presets import PRESETS, preset
 from .prompts import clean_prompt
 
 FORMATS = ("glb", "obj", "ply", "stl")
+# How the ValueErrors of ops begin, whose arguments are settings: "march: step is too small", "adam_step: eps must ...".
+CHECKED = ("GridLayout", "hashgrid", "field", "density", "march", "cell", "occupancy", "composite", "shade",
+           "adam", "render")
 
 
 class Parser(argparse.ArgumentParser):
@@ -336,4 +340,5 @@ def foreseen(error: Exception, args) -> str | None:
         return f'{first}; this installation is incomplete: run "dreamfusion-ngp doctor"'
     if isinstance(error, MemoryError) or "out of memory" in first or "allocate memory" in first:
         return f"not enough memory ({first[:200]}); try smaller numbers, with --guidance also --low-memory"
-    return f"--set: {first}" if isinstance(error, ValueError) and getattr(args, "overrides", None) else None
+    checked = isinstance(error, ValueError) and re.split("[:_]", first)[0] in CHECKED
+    return f"--set: {first}" if checked and getattr(args, "overrides", None) else None

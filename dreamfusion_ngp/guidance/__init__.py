@@ -12,6 +12,7 @@ from ..errors import PriorError
 from ..hub import locate
 from ..models import TOYBOX_NAME, folder_of, on_the_hub
 from ..views import Views
+from .checks import what_it_is
 from .flow import FlowGuidance
 from .latent import LatentGuidance, XLGuidance
 from .parts import read_index
@@ -46,7 +47,7 @@ def load_guidance(config: RunConfig, device: torch.device | str) -> Guidance:
 
 
 def check_guidance(config: RunConfig) -> None:
-    """Raise PriorError for what can be known to be wrong with the model's folder without loading it (milliseconds)."""
+    """Raise PriorError for what can be known to be wrong with the model's folder without loading its weights."""
     folder = model_folder(config)
     family(folder).check(folder)
 
@@ -57,8 +58,9 @@ def family(folder: Path) -> type[UnetGuidance]:
     for found in FAMILIES:
         if found.accepts(index):
             return found
-    raise PriorError(f"{folder} holds a {index.get('_class_name', 'pipeline')}, which is not understood; what is: "
-                     "Stable Diffusion 1, 2 and 3, SDXL, DeepFloyd IF and other UNets with a text encoder")
+    reason = f" ({what})" if (what := what_it_is(index)) else ""
+    raise PriorError(f"{folder} holds a {index.get('_class_name', 'pipeline')}, which is not understood{reason}; what "
+                     "is: Stable Diffusion 1, 2 and 3, SDXL, DeepFloyd IF and other UNets with a text encoder")
 
 
 def model_folder(config: RunConfig) -> Path:

@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from itertools import product
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
+from ..errors import PriorError
+from ..prompts import view_prompt
+from .checks import present
 from .latent import LatentGuidance
-from .parts import present, read_config
-from .text import TextEncoder, tokenize
+from .parts import read_config
+from .reader import Reader
+from .text import TextEncoder, fit_prompt, penultimate, same_length
 
 T5_TOKENS = 256  # that diffusers' pipeline shows the model
 
@@ -28,24 +34,41 @@ class ThreeTextEncoders(TextEncoder):
         large = ("text_encoder_3", "tokenizer_3") if present(index, "text_encoder_3") else ()
         return (*cls.PARTS, *cls.TOKENIZERS, *large)
 
-    def __init__(self, folder: Path, index: dict):
-        super().__init__(folder, index)
+
+    def __init__(self, folder: Path, index: dict, clip_skip: int = 0):
+        super().__init__(folder, index, clip_skip)
         self.width = read_config(folder, "transformer").get("joint_attention_dim", 4096)
+        self.short: dict[str, str] = {}
+
+    def readers(self) -> list[Reader]:
+        first = Reader(self.folder, self.index, "text_encoder")
+        second = Reader(self.folder, self.index, "text_encoder_2", first.model_max_length)
+        large = [Reader(self.folder, self.index, name, T5_TOKENS) for name in self.models[2:]]
+        return [*same_length([first, second]), *large]
+
+    def fit(self, prompt: str, views: Sequence[str], modes: Sequence[str]) -> str:
+        """The T5 reads on where the CLIPs are full; what they read ends with the view and mode words, too."""
+        clips, large = self.tokenizers[:2], self.tokenizers[2:]
+        if not large:
+            return fit_prompt(clips, prompt, views, modes)
+        prompt = fit_prompt(large, prompt, views, modes)
+        start = fit_prompt(clips, prompt, views, modes, "beside its T5 the model's CLIPs read")
+        self.short |= {view_prompt(prompt, *said): view_prompt(start, *said) for said in product(views, modes)}
+        return prompt
+
+    def key(self, text: str) -> str:
+        return super().key(f"{self.short.get(text, text)}\n{text}")
 
     @torch.no_grad()
     def encode(self, models: list, text: str) -> dict[str, Tensor]:
-        outputs = [model(tokenize(tokenizer, text).input_ids, output_hidden_states=True)
-                   for model, tokenizer in zip(models[:2], self.tokenizers)]
-        short = torch.cat([output.hidden_states[-2][0] for output in outputs], -1).float()
+        short, pooled = penultimate(models[:2], self.tokenizers, self.short.get(text, text), self.clip_skip,
+                                    self.folder)
         short = torch.nn.functional.pad(short, (0, self.width - short.shape[-1]))
         long = torch.zeros(T5_TOKENS, self.width)
         if len(models) > 2:
-            tokens = self.tokenizers[2]([text], return_tensors="pt", padding="max_length", truncation=True,
-                                        max_length=T5_TOKENS)
-            long = models[2](tokens.input_ids)[0][0].float()
+            long = models[2](self.tokenizers[2].padded(text).input_ids)[0][0].float()
         hidden = torch.cat([short, long])
-        pooled = torch.cat([output.text_embeds[0] for output in outputs]).float()
-        return {"hidden": hidden, "mask": torch.ones(len(hidden), dtype=torch.int64), "pooled": pooled}
+        return {"hidden": hidden, "mask": torch.ones(len(hidden), dtype=torch.int64), "pooled": torch.cat(pooled)}
 
 
 class FlowGuidance(LatentGuidance):
@@ -70,6 +93,14 @@ class FlowGuidance(LatentGuidance):
             return (f"it wants text embeddings of widths {c.joint_attention_dim} and {c.pooled_projection_dim}, "
                     f"the text encoders give {width} and {pooled}")
         return ""
+
+    def prepare(self, folder: Path, index: dict) -> tuple[int, int, int]:
+        shape, c = super().prepare(folder, index), self.unet.config
+        if shape[-1] % c.patch_size or shape[-1] // c.patch_size > c.pos_embed_max_size:
+            raise PriorError(f"{folder}/transformer has {c.pos_embed_max_size} x {c.pos_embed_max_size} positions for "
+                             f"patches of {c.patch_size} latents; {shape[-1]} latents a side do not fit; choose another "
+                             "guidance.resolution")
+        return shape
 
     def call(self, network, batch: Tensor, steps: Tensor, pick) -> Tensor:
         return network(batch, encoder_hidden_states=pick("hidden"), pooled_projections=pick("pooled"),

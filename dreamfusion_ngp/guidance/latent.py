@@ -9,10 +9,14 @@ from torch import Tensor
 
 from ..errors import PriorError
 from ..inputs import sent
-from .parts import load_model, load_vae, present
+from .checks import (check_side, foreign_conditions, present, square_side, text_widths, vae_factor,
+                     width_problem)
+from .parts import fitting, load_model, load_vae
 from .resize import resize
 from .text import TextEncoder, TwoTextEncoders
 from .unet import UnetGuidance, layout_on
+
+USUAL_LATENTS = 64  # a side, where neither UNet nor VAE has a size: Stable Diffusion's
 
 
 class LatentGuidance(UnetGuidance):
@@ -28,58 +32,78 @@ class LatentGuidance(UnetGuidance):
 
     @classmethod
     def accepts(cls, index: dict) -> bool:
-        return present(index, "vae") and present(index, "unet") and not present(index, "text_encoder_2")
+        return (all(present(index, name) for name in ("vae", "unet", "text_encoder"))
+                and not present(index, "text_encoder_2"))
 
     def prepare(self, folder: Path, index: dict) -> tuple[int, int, int]:
         width = self.embeddings["hidden"].shape[-1]
         if problem := self.misfit(width):
             raise PriorError(f"{folder}: the unet does not fit, {problem}")
-        self.vae = load_vae(self.config.vae) if self.config.vae else load_model(folder, index, "vae", torch.float32)
         where = self.config.vae or f"{folder}/vae"
-        if type(self.vae).__name__ not in ("AutoencoderKL", "AutoencoderTiny"):
-            raise PriorError(f"{where} is a {type(self.vae).__name__}, not an AutoencoderKL or AutoencoderTiny")
-        c, channels = self.vae.config, self.unet.config.in_channels
-        if c.latent_channels != channels or c.get("latents_mean") is not None:
-            raise PriorError(f"{where}: its latents ({c.latent_channels} channels) are not what the unet takes "
-                             f"({channels} channels)")
+        self.vae = load_vae(self.config.vae) if self.config.vae else load_model(folder, index, "vae", torch.float32)
+        channels, factor = self.unet.config.in_channels, vae_factor(self.vae, where)
+        if self.vae.config.latent_channels != channels:
+            raise PriorError(f"{where}: its latents have {self.vae.config.latent_channels} channels, which is not what "
+                             f"the {self.NETWORK} takes ({channels} channels)")
         self.vae.decoder = None
         if self.config.checkpoint:
             self.vae.enable_gradient_checkpointing()
         torch.nn.Module.to(self.vae, self.device, self.vae_dtype())  # diffusers' own warns of layers that are not there
         self.vae.to(memory_format=layout_on(self.device))
-        blocks = c.block_out_channels if type(self.vae).__name__ == "AutoencoderKL" else c.encoder_block_out_channels
-        factor = 2 ** (len(blocks) - 1)
-        self.resolution = self.config.resolution or self.unet.config.sample_size * factor
+        self.own = self.own_resolution(folder, factor)
+        self.resolution = self.config.resolution or self.own
         if self.resolution % (8 * factor) and self.config.resolution:
             raise PriorError(f"guidance.resolution must be a multiple of {8 * factor} for this model, "
                              f"got {self.resolution}")
+        self.try_vae(where, channels, factor)
         return channels, self.resolution // factor, self.resolution // factor
+
+    def own_resolution(self, folder: Path, factor: int) -> int:
+        """Pixels a side that the model sees by its configs: by the UNet's, else the VAE's, else 64 latents. 0 where
+        they are not square and the run's config says another number."""
+        place, size = f"{folder}/{self.NETWORK}", self.unet.config.sample_size
+        if self.config.resolution and isinstance(size, (list, tuple)) and len(set(size)) > 1:
+            size = max(size)
+        side = square_side(size, place)
+        if side is None:
+            pixels = square_side(self.vae.config.get("sample_size"), f"{folder}/vae")
+            side = pixels // factor if pixels else USUAL_LATENTS
+        check_side(self.config.resolution or side * factor, place)
+        return side * factor
+
+    def try_vae(self, where: str, channels: int, factor: int) -> None:
+        """Raise PriorError unless the VAE makes the latents that its config promises of a small picture."""
+        with fitting(f"{where} does not take a picture"), torch.no_grad():
+            z = self.latents(torch.zeros(1, 3, 8 * factor, 8 * factor, device=self.device))
+        if z.shape != (1, channels, 8, 8):
+            raise PriorError(f"{where} makes latents {tuple(z.shape)} of a picture of {8 * factor} pixels a side, its "
+                             f"config promises {(1, channels, 8, 8)}")
+        if not z.isfinite().all():
+            raise PriorError(f"{where} gives numbers that are not finite: its weights are damaged, or "
+                             "guidance.precision is too small for it")
 
     def misfit(self, width: int) -> str:
         """What the UNet is not that it should be, or "". width: of the text embeddings."""
         c = self.unet.config
         if c.in_channels != c.out_channels:
-            return f"it maps {c.in_channels} channels to {c.out_channels}: inpainting or depth, not text to image"
-        if not isinstance(c.sample_size, int):
-            return f"its sample_size is {c.sample_size}, not one number"
-        if c.cross_attention_dim != width:
-            return f"it wants text embeddings of width {c.cross_attention_dim}, the text encoder gives {width}"
-        if c.time_cond_proj_dim:
-            return "it is distilled with a guidance scale built in; such a model is no teacher here"
-        return self.other_conditions()
+            extra = {9: ": inpainting", 5: ": depth to image", 8: ": it changes pictures", 7: ": it enlarges pictures"}
+            return f"it maps {c.in_channels} channels to {c.out_channels}{extra.get(c.in_channels, '')}, not text to image"
+        return width_problem(text_widths(c), width) or self.other_conditions()
 
     def other_conditions(self) -> str:
-        c = self.unet.config
-        wrong = c.class_embed_type or c.num_class_embeds or c.addition_embed_type
-        return "it wants conditions other than text" if wrong else ""
+        """What the UNet wants to be told that the family does not, or ""."""
+        return foreign_conditions(self.unet.config, (None, "text"))
 
     def vae_dtype(self) -> torch.dtype:
         """The UNet's where that was chosen, else float32."""
         return self.dtype or torch.float32
 
     def encode(self, image: Tensor) -> Tensor:
-        x = (resize(image, self.resolution) * 2 - 1).to(self.vae.dtype, memory_format=layout_on(image.device))
-        code = self.vae.encode(x)
+        return self.latents(resize(image, self.resolution) * 2 - 1)
+
+    def latents(self, x: Tensor) -> Tensor:
+        """Pictures (b, 3, H, H) in [-1, 1] -> scaled latents (b, C, h, w) float32."""
+        code = self.vae.encode(x.to(self.vae.dtype, memory_format=layout_on(x.device)))
         z = code.latents if hasattr(code, "latents") else code.latent_dist.mean
         return (z.float() - (self.vae.config.get("shift_factor") or 0.0)) * self.vae.config.scaling_factor
 
@@ -100,6 +124,8 @@ class XLGuidance(LatentGuidance):
         c = self.unet.config
         if c.addition_embed_type != "text_time":
             return f"its addition_embed_type is {c.addition_embed_type!r}, SDXL's is 'text_time'"
+        if problem := foreign_conditions(c, ("text_time",)):
+            return problem
         width = 6 * c.addition_time_embed_dim + self.embeddings["pooled"].shape[-1]
         taken = self.unet.add_embedding.linear_1.in_features
         return "" if taken == width else f"it takes {taken} added numbers, SDXL's base model {width} (a refiner?)"
@@ -111,6 +137,5 @@ class XLGuidance(LatentGuidance):
 
     def conditions(self, pick) -> dict:
         pooled = pick("pooled")
-        side = self.unet.config.sample_size * (self.resolution // self.shape[-1])
-        sizes = sent([side, side, 0, 0, side, side], pooled.device, pooled.dtype)
+        sizes = sent([self.own, self.own, 0, 0, self.own, self.own], pooled.device, pooled.dtype)
         return {"added_cond_kwargs": {"text_embeds": pooled, "time_ids": sizes.expand(len(pooled), 6)}}

@@ -13,13 +13,13 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from ..errors import PriorError
+from ..errors import DreamfusionError, PriorError
 from ..hub import locate
 from ..models import ALIASES, folder_of, on_the_hub
+from .checks import check_steps, checked_abar
 from .sds import flow_abar
 
 BIG = 2 << 30  # bytes of weights on disk above which a part is held in bfloat16 (T5-XXL), else in float32
-SETTINGS = "dreamfusion_ngp.json"
 BASES = {
     "unet": ("diffusers", "ModelMixin"),
     "vae": ("diffusers", "ModelMixin"),
@@ -41,44 +41,24 @@ def read_index(folder: Path) -> dict:
         raise PriorError(f"{folder} is not a folder; give a text-to-image model in diffusers format, or one from the "
                          f"hub: dreamfusion-ngp fetch sd21, then --guidance sd21 (short names: {', '.join(ALIASES)})")
     path = folder / "model_index.json"
+    if not path.is_file() and (folder.parent / "model_index.json").is_file():
+        raise PriorError(f"{folder} is one part of a pipeline; give the whole: {folder.parent}")
     if not path.is_file():
         raise PriorError(f"{folder} has no model_index.json: it is no pipeline folder in diffusers format, as "
                          "save_pretrained of a whole pipeline writes it")
-    return _read_object(path)
-
-
-def read_settings(folder: Path) -> dict:
-    """What the folder says to this package in dreamfusion_ngp.json; {} without one.
-
-    guidance_scale: number, the model's own scale, uncond + scale (cond - uncond).  encoder_attention_mask: bool,
-    whether the UNet was trained with padding hidden from it.
-    """
-    path = folder / SETTINGS
-    if not path.exists():
-        return {}
-    settings = _read_object(path)
-    for name, types in (("guidance_scale", (int, float)), ("encoder_attention_mask", bool)):
-        value = settings.get(name)
-        if value is not None and (not isinstance(value, types) or (types is not bool and isinstance(value, bool))):
-            raise PriorError(f"{path}: {name} cannot be {value!r}")
-    return settings
-
-
-def present(index: dict, name: str) -> bool:
-    """Whether a model_index.json names a part (and not null)."""
-    entry = index.get(name)
-    return isinstance(entry, list) and bool(entry) and bool(entry[0])
+    return read_object(path)
 
 
 def read_config(folder: Path, name: str) -> dict:
     """config.json of a part."""
-    return _read_object(folder / name / "config.json")
+    return read_object(folder / name / "config.json")
 
 
-def _read_object(path: Path) -> dict:
+def read_object(path: Path) -> dict:
+    """A JSON object in a file. Raises PriorError."""
     try:
         data = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise PriorError(f"{path} cannot be read: {error}") from error
     if not isinstance(data, dict):
         raise PriorError(f"{path} is damaged: expected an object, got {type(data).__name__}")
@@ -121,14 +101,27 @@ def load_model(folder: Path, index: dict, name: str, dtype: torch.dtype | None =
     if info["missing_keys"] or info["mismatched_keys"]:
         bad = sorted(map(str, [*info["missing_keys"], *info["mismatched_keys"]]))
         raise PriorError(f"{part}: {len(bad)} weights are missing or have the wrong shape, the first is {bad[0]}")
+    # The libraries may keep the type of the file. torch's own method: that of diffusers warns of layers not there.
+    torch.nn.Module.to(model, dtype=dtype)
     return model.eval().requires_grad_(False)
 
 
+def load_blank(folder: Path, index: dict, name: str) -> torch.nn.Module:
+    """A text encoder without its weights, on the meta device, as its config describes it."""
+    cls = part_class(folder, index, name)
+    with fitting(f"{folder / name} cannot be loaded as {cls.__name__}"), torch.device("meta"):
+        return cls(cls.config_class.from_pretrained(folder / name, local_files_only=True))
+
+
 def load_vae(model: str) -> torch.nn.Module:
-    """A VAE in a folder or hub repository of its own (an AutoencoderTiny, say): frozen, in eval mode, on the CPU,
-    float32."""
+    """A VAE in a folder or hub repository of its own (an AutoencoderTiny, say), or that of a whole pipeline: frozen,
+    in eval mode, on the CPU, float32."""
     path = locate(model).folder if on_the_hub(model) else folder_of(model)
-    name = _read_object(path / "config.json").get("_class_name")
+    if (path / "model_index.json").is_file():
+        return load_model(path, read_index(path), "vae", torch.float32)
+    name = read_object(path / "config.json").get("_class_name")
+    if not isinstance(name, str):
+        raise PriorError(f"{path / 'config.json'} names no class; wanted is the folder of a VAE in diffusers format")
     index = {"vae": ["diffusers", name]}
     return load_model(path.parent, index, path.name, torch.float32, kind="vae")
 
@@ -158,8 +151,9 @@ def load_tokenizer(folder: Path, index: dict, name: str = "tokenizer"):
     return _load(part_class(folder, index, name), folder / name)
 
 
-def check_parts(folder: Path, names: Sequence[str]) -> None:
-    """Raise PriorError unless the parts `names` of a pipeline folder are there, with whole files of weights."""
+def check_parts(folder: Path, index: dict, names: Sequence[str]) -> None:
+    """Raise PriorError unless the parts `names` of a pipeline folder are there, with whole files of weights, and of
+    classes that are understood."""
     for name in names:
         if name in WEIGHTED:
             weight_files(folder, name)
@@ -170,6 +164,8 @@ def check_parts(folder: Path, names: Sequence[str]) -> None:
             if missing:  # transformers would fall back to a reader that cannot read it
                 raise PriorError(f"{folder}/{name} is a SentencePiece model, which takes two more packages to read: "
                                  "pip install sentencepiece protobuf")
+    for name in names:
+        part_class(folder, index, name)
 
 
 def installed(module: str) -> bool:
@@ -179,21 +175,27 @@ def installed(module: str) -> bool:
         return False
 
 
-def load_schedule(folder: Path, index: dict) -> tuple[np.ndarray, str, np.ndarray]:
+def load_schedule(folder: Path, index: dict, said: str | None = None) -> tuple[np.ndarray, str, np.ndarray]:
     """abar (T,) float64, the prediction type ("epsilon", "v_prediction", "sample" or "flow") and the numbers (T,) that
-    the model is told for the timesteps, by the folder's scheduler."""
+    the model is told for the timesteps, by the folder's scheduler. said: another prediction type than the scheduler's.
+    """
+    path = folder / "scheduler" / "scheduler_config.json"
+    check_steps(read_object(path), path)
     scheduler = _load(part_class(folder, index, "scheduler"), folder / "scheduler")
     if type(scheduler).__name__ == "FlowMatchEulerDiscreteScheduler":
+        if said:
+            raise PriorError(f"{folder}: a rectified flow predicts a velocity; prediction_type cannot be {said}")
         length = scheduler.config.num_train_timesteps
         return flow_abar(length), "flow", np.arange(1, length + 1)
     abar = getattr(scheduler, "alphas_cumprod", None)
-    prediction = scheduler.config.get("prediction_type", "epsilon")
+    prediction = said or scheduler.config.get("prediction_type", "epsilon")
     if abar is None or prediction not in ("epsilon", "v_prediction", "sample"):
         raise PriorError(
             f"{folder}: {type(scheduler).__name__} with prediction type {prediction!r} is not understood; "
             "wanted is a variance-preserving one that predicts epsilon, v or the sample"
         )
-    return np.asarray(abar, np.float64), prediction, np.arange(len(abar))
+    abar = checked_abar(abar, path)
+    return abar, prediction, np.arange(len(abar))
 
 
 @contextmanager
@@ -210,13 +212,24 @@ def _no_progress_bar():
             transformers_logging.enable_progress_bar()
 
 
+@contextmanager
+def fitting(problem: str):
+    """Turn whatever the block raises into a PriorError of one line that begins with `problem`: diffusers, transformers
+    and torch raise anything from OSError to their own for a folder that is damaged or whose parts do not fit."""
+    try:
+        yield
+    except (DreamfusionError, MemoryError):
+        raise
+    except Exception as error:
+        lines = [line.strip() for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
+        if "out of memory" in lines[0] or "allocate memory" in lines[0]:
+            raise
+        reason = " ".join(lines[:2]) if lines[0].endswith(":") else lines[0]
+        raise PriorError(f"{problem}: {reason}") from error
+
+
 def _load(cls: type, part: Path, **options):
     if not part.is_dir():
         raise PriorError(f"{part.parent} is incomplete: {part.name}/ is missing")
-    try:
-        with _no_progress_bar():
-            return cls.from_pretrained(part, local_files_only=True, **options)
-    except Exception as error:  # these libraries raise anything from OSError to their own for a damaged or foreign file
-        lines = [line.strip() for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
-        reason = " ".join(lines[:2]) if lines[0].endswith(":") else lines[0]
-        raise PriorError(f"{part} cannot be loaded as {cls.__name__}: {reason}") from error
+    with fitting(f"{part} cannot be loaded as {cls.__name__}"), _no_progress_bar():
+        return cls.from_pretrained(part, local_files_only=True, **options)

@@ -9,10 +9,13 @@ from torch import Tensor
 
 from ..errors import PriorError, UsageError
 from ..packing import POSITIONS, pack, packing_factor, unpack
-from .parts import present
+from .checks import check_side, foreign_conditions, present, square_side, text_widths, width_problem
+from .reader import is_if
 from .resize import resize
 from .text import LowerCase
 from .unet import UnetGuidance
+
+USUAL_SIDE = 64  # pixels of what a UNet sees that does not say it: IF's and the embedded prior's
 
 
 class PixelGuidance(UnetGuidance):
@@ -29,14 +32,17 @@ class PixelGuidance(UnetGuidance):
 
     @classmethod
     def accepts(cls, index: dict) -> bool:
-        return not present(index, "vae") and not present(index, "transformer")
+        others = ("vae", "transformer", "text_encoder_2", "movq", "vqvae", "image_noising_scheduler")
+        return (present(index, "unet") and present(index, "text_encoder")
+                and not any(present(index, name) for name in others))
 
     def prepare(self, folder: Path, index: dict) -> tuple[int, int, int]:
         if self.config.vae:
             raise UsageError(f"guidance.vae: {self.run.guidance.model} works on pixels and has no VAE to replace")
-        self.factor, resolution = _geometry(folder, self.unet, self.embeddings["hidden"].shape[-1])
+        self.factor, resolution = _geometry(folder, self.unet, self.embeddings["hidden"].shape[-1],
+                                            self.config.resolution)
         # IF's own pipeline shows the padding of a text to the UNet: that is how it was trained.
-        self.MASKED = self.unet.config.out_channels != 6 * self.factor**2
+        self.MASKED = not is_if(folder, index)
         return 3, resolution, resolution
 
     def encode(self, image: Tensor) -> Tensor:
@@ -49,22 +55,20 @@ class PixelGuidance(UnetGuidance):
         return unpack(y[:, : 3 * self.factor**2])  # without learned variances
 
 
-def _geometry(folder: Path, unet, width: int) -> tuple[int, int]:
-    """Pixels a side that the UNet packs into channels, and the side of its images in pixels."""
-    c = unet.config
+def _geometry(folder: Path, unet, width: int, asked: int) -> tuple[int, int]:
+    """Pixels a side that the UNet packs into channels, and the side of its images in pixels, or `asked` if not 0."""
+    c, place = unet.config, f"{folder}/unet"
     factor = packing_factor(c.in_channels)
     packed = 3 * factor * factor
-    cross = c.encoder_hid_dim or c.cross_attention_dim
-    expected = {cross} if isinstance(cross, int) else set(cross)
     if c.in_channels not in (packed, packed + POSITIONS) or c.out_channels not in (packed, 2 * packed):
         problem = (f"it maps {c.in_channels} channels to {c.out_channels}; wanted are 3 f^2 (and {POSITIONS} for "
                    "positions) to 3 f^2 or 6 f^2")
-    elif not isinstance(c.sample_size, int):
-        problem = f"its sample_size is {c.sample_size}, not one number"
-    elif c.class_embed_type or c.num_class_embeds or c.addition_embed_type not in (None, "text"):
-        problem = "it wants conditions other than text"
-    elif expected != {width}:
-        problem = f"it wants text embeddings of width {cross}, the text encoder gives {width}"
     else:
-        return factor, c.sample_size * factor
-    raise PriorError(f"{folder}: the unet does not fit, {problem}")
+        problem = foreign_conditions(c, (None, "text")) or width_problem(text_widths(c), width)
+    if problem:
+        raise PriorError(f"{folder}: the unet does not fit, {problem}")
+    if asked % factor:
+        raise PriorError(f"guidance.resolution must be a multiple of {factor} for this model, got {asked}")
+    side = asked or (square_side(c.sample_size, place) or USUAL_SIDE // factor) * factor
+    check_side(side, place)
+    return factor, side

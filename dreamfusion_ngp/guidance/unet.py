@@ -18,10 +18,12 @@ from ..prompts import view_prompt
 from ..views import Views
 from . import sds, text
 from .branches import Branches, branches
-from .parts import check_parts, load_model, load_schedule, read_index, read_settings
+from .parts import check_parts, fitting, load_model, load_schedule, read_index
 from .rows import in_parts
+from .settings import read_settings
 
 SMALL = 100_000_000  # parameters
+SMALL_SIDE = 16      # pixels of a UNet, for the first trial of it
 
 
 class UnetGuidance:
@@ -50,15 +52,12 @@ class UnetGuidance:
     def __init__(self, config: RunConfig, folder: Path, device: torch.device):
         index, settings = self.check(folder), read_settings(folder)
         self.run, self.config, self.device = config, config.guidance, device
-        self.abar, self.prediction, self.times = load_schedule(folder, index)
+        self.abar, self.prediction, self.times = load_schedule(folder, index, settings.get("prediction_type"))
         if (self.prediction == "flow") != self.FLOW:  # what such a network's output means is nowhere written
             raise PriorError(f"{folder}: a {self.NETWORK} with a {index['scheduler'][1]} is not understood")
-        self.rows, self.embeddings = self._embed(folder, index)
+        self._embed(folder, index, settings.get("clip_skip", 0))
         self.dtype = choose_dtype(self.config.precision, device)
         self.unet = load_model(folder, index, self.NETWORK, self.dtype)
-        if type(self.unet).__name__ != self.NETWORK_CLASS:
-            raise PriorError(f"{folder}: its {self.NETWORK} is a {type(self.unet).__name__}, "
-                             f"not a {self.NETWORK_CLASS}")
         self.shape = self.prepare(folder, index)
         self.autocast = self.dtype is None and bfloat16_is_quick(device)
         self.layout = place(self.unet, device, self.autocast)
@@ -69,7 +68,30 @@ class UnetGuidance:
         self.masked = bool((self.embeddings["mask"] == 0).any())
         scale = settings.get("guidance_scale", self.DEFAULT_SCALE) if self.config.scale is None else self.config.scale
         self.scale = float(scale)
+        self._try(f"{folder}/{self.NETWORK}")
         self._put_back()
+
+    def _try(self, place: str) -> None:
+        """Ask the network once, about a small picture. Raises PriorError where it does not take what it will be given,
+        or gives what it cannot."""
+        side = self.shape[-1]
+        while side > SMALL_SIDE and side % SMALL_SIDE == 0:
+            side //= 2
+        z = torch.zeros(1, self.shape[0], side, side, device=self.device)
+        dtype, autocast = self.unet.dtype, torch.autocast(self.device.type, torch.bfloat16, enabled=self.autocast)
+
+        def pick(key: str) -> Tensor:
+            first = self.embeddings[key][:1]
+            return first if key == "mask" else first.to(dtype)
+
+        with fitting(f"{place} does not take what this folder's parts give it"), torch.no_grad(), autocast:
+            batch = self.inputs(z).to(dtype, memory_format=self.layout)
+            answer = self.outputs(self.call(self.unet, batch, sent(self.times[:1], self.device), pick))
+        if answer.shape != z.shape:
+            raise PriorError(f"{place} answers {tuple(answer.shape)} to {tuple(z.shape)}")
+        if not answer.isfinite().all():
+            raise PriorError(f"{place} gives numbers that are not finite: its weights are damaged, or "
+                             "guidance.precision is too small for it")
 
     def _forward(self):
         """What is called in the place of the UNet: itself, compiled, or in CUDA graphs. These are for small ones, whose
@@ -87,22 +109,26 @@ class UnetGuidance:
         """model_index.json of a folder that looks whole, without loading it. Raises PriorError."""
         index = read_index(folder)
         read_settings(folder)
-        check_parts(folder, (*cls.PARTS, *cls.ENCODER.parts(index)))
+        check_parts(folder, index, (*cls.PARTS, *cls.ENCODER.parts(index)))
+        if (found := index[cls.NETWORK][1]) != cls.NETWORK_CLASS:
+            raise PriorError(f"{folder}: its {cls.NETWORK} is a {found}, not a {cls.NETWORK_CLASS}")
         return index
 
-    def _embed(self, folder: Path, index: dict) -> tuple[dict[str, int], dict[str, Tensor]]:
-        """Row of every text that a view can ask for, and the rows' embeddings."""
-        encoder = self.ENCODER(folder, index)
+    def _embed(self, folder: Path, index: dict, clip_skip: int) -> None:
+        """The embeddings of all texts that a view can ask for, and the rows of the texts in them."""
+        encoder = self.ENCODER(folder, index, clip_skip)
         views, modes = text.vocabulary(self.config)
-        self.prompt = text.fit_prompt(encoder.tokenizers, encoder.normal(self.run.prompt), views, modes)
+        self.prompt = encoder.fit(encoder.normal(self.run.prompt), views, modes)
         conditional = [view_prompt(self.prompt, view, mode) for view in views for mode in modes]
         kept = views if self.config.keep_view else [""]
         if negative := encoder.normal(self.config.negative):
-            negative = text.fit_prompt(encoder.tokenizers, negative, kept, [""])
+            negative = encoder.fit(negative, kept, [""])
             self.config = replace(self.config, negative=negative)
-        unconditional = [view_prompt(negative, view) for view in kept]
-        texts = list(dict.fromkeys(conditional + unconditional))
-        return {t: i for i, t in enumerate(texts)}, text.embed(encoder, texts)
+        texts = list(dict.fromkeys(conditional))
+        negatives = list(dict.fromkeys(view_prompt(negative, view) for view in kept))
+        self.embeddings = text.embed(encoder, texts, negatives)
+        self.negative_rows = {t: len(texts) + i for i, t in enumerate(negatives)}
+        self.rows = self.negative_rows | {t: i for i, t in enumerate(texts)}
 
     def texts(self, views: Views) -> Branches:
         """What the UNet is told about each view."""
@@ -152,8 +178,9 @@ class UnetGuidance:
         k, dtype = len(said.texts), self.unet.dtype
         batch = self.inputs(z).repeat(k, 1, 1, 1).to(dtype, memory_format=self.layout)
         steps = sent(np.tile(self.times[t], k), self.device)
-        start_rows, end_rows = (sent([self.rows[s] for s in said.texts[..., i].reshape(-1)], self.device)
-                                for i in (0, 1))
+        row_of = [self.negative_rows, *[self.rows] * (k - 1)]  # of each branch; the first one is unconditional
+        start_rows, end_rows = (sent([rows[s] for rows, branch in zip(row_of, said.texts[..., i]) for s in branch],
+                                     self.device) for i in (0, 1))
         share, blended = sent(said.share.reshape(-1), self.device), bool((said.share < 1).any())
 
         def pick(key: str, part: slice) -> Tensor:

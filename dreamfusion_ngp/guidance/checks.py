@@ -1,0 +1,131 @@
+"""What the configs of a pipeline folder promise, checked before anything large is loaded or run."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+
+from ..errors import PriorError
+
+LONGEST_SCHEDULE = 100_000  # timesteps; the models that exist have a thousand
+LARGEST_SIDE = 4096         # pixels
+TERMINAL = 2.0**-24         # abar where a schedule ends in pure noise, as in diffusers' Euler: 0 could not be divided by
+
+
+def present(index: dict, name: str) -> bool:
+    """Whether a model_index.json names a part (and not null)."""
+    entry = index.get(name)
+    return isinstance(entry, list) and bool(entry) and bool(entry[0])
+
+
+def what_it_is(index: dict) -> str:
+    """What a pipeline is whose parts, by its model_index.json, belong to none of the families; "" where unknown."""
+    def has(*names: str) -> bool:
+        return any(present(index, name) for name in names)
+
+    if has("image_noising_scheduler", "low_res_scheduler"):
+        return "it enlarges pictures: a super-resolution stage"
+    if has("movq"):
+        return "Kandinsky: it draws from image embeddings, which a prior of its own makes from a text"
+    if has("bert"):
+        return "the first latent diffusion: it has no text_encoder, but a bert of its own"
+    if has("text_encoder"):
+        return "" if has("unet", "transformer") else "it has no unet"
+    if has("text_encoder_2"):
+        return "an SDXL refiner: it has no text_encoder of a base model"
+    if has("image_encoder"):
+        return "it makes variations of a picture and reads no text: it has no text_encoder"
+    if has("unet", "transformer", "prior", "decoder"):
+        return "it draws without a text: it has no text_encoder"
+    return "it has neither a unet nor a text_encoder"
+
+
+def check_steps(config: dict, path: Path) -> None:
+    """Raise PriorError unless a scheduler's config, from `path`, has a number of timesteps that can be made a table of,
+    and as many trained betas, where it has any."""
+    steps, betas = config.get("num_train_timesteps", 1000), config.get("trained_betas")
+    if type(steps) is not int or not 1 <= steps <= LONGEST_SCHEDULE:
+        raise PriorError(f"{path}: num_train_timesteps must be a whole number from 1 to {LONGEST_SCHEDULE}, got "
+                         f"{repr(steps)[:60]}")
+    if betas is not None and (not isinstance(betas, list) or len(betas) != steps):
+        count = f"{len(betas)} of them" if isinstance(betas, list) else repr(betas)[:60]
+        raise PriorError(f"{path}: trained_betas must be a list of num_train_timesteps ({steps}) numbers, got {count}")
+
+
+def checked_abar(abar, path: Path) -> np.ndarray:
+    """Cumulative products of a noise schedule, (T,) float64, above 0. Raises PriorError for what is none."""
+    abar = np.asarray(abar, np.float64)
+    if abar.ndim != 1 or not len(abar) or not np.isfinite(abar).all() or (abar < 0).any() or (abar > 1).any():
+        raise PriorError(f"{path}: its betas give no noise schedule: they must be numbers from 0 to 1")
+    if (np.diff(abar) > 1e-6).any() or abar[-1] >= 1:
+        raise PriorError(f"{path}: its betas give no noise schedule: the noise must grow from step to step")
+    return np.maximum(abar, TERMINAL)
+
+
+def square_side(size, place: str) -> int | None:
+    """The one number in a `sample_size`, which may be a pair; None for null. Raises PriorError for anything else."""
+    pair = list(size) if isinstance(size, (list, tuple)) else [size, size]
+    if size is None:
+        return None
+    if len(pair) != 2 or any(type(n) is not int or n < 1 for n in pair):
+        raise PriorError(f"{place}: sample_size must be a number or a pair of them, got {repr(size)[:60]}")
+    if pair[0] != pair[1]:
+        raise PriorError(f"{place}: its sample_size is {pair[0]} x {pair[1]}, not square; say with "
+                         "guidance.resolution how many pixels a side it is to see")
+    return pair[0]
+
+
+def check_side(pixels: int, place: str) -> None:
+    if pixels > LARGEST_SIDE:
+        raise PriorError(f"{place}: its sample_size asks for pictures of {pixels} pixels a side; at most "
+                         f"{LARGEST_SIDE} are possible, which guidance.resolution can say")
+
+
+def text_widths(unet) -> list[int]:
+    """The widths of text embeddings that the layers of a UNet2DConditionModel want: one, in a sound model."""
+    cross = unet.encoder_hid_dim or unet.cross_attention_dim
+    if not isinstance(cross, (list, tuple)):
+        return [cross]
+    blocks = [*zip(unet.down_block_types, cross), *zip(unet.up_block_types, reversed(cross))]
+    used = {width for block, width in blocks if "CrossAttn" in block}
+    return sorted(used | {cross[-1]} if "CrossAttn" in str(unet.mid_block_type) else used or set(cross))
+
+
+def width_problem(wanted: list, given: int) -> str:
+    """What does not fit the width of the text embeddings, or ""."""
+    if set(wanted) == {given}:
+        return ""
+    return (f"it wants text embeddings of width {' and '.join(map(str, wanted))}, the text encoder gives {given}")
+
+
+def foreign_conditions(unet, addition: tuple) -> str:
+    """What a UNet2DConditionModel wants to be told besides a text, or "". addition: the values of addition_embed_type
+    that can be served."""
+    if unet.time_cond_proj_dim:
+        return "it is distilled with a guidance scale built in; such a model is no teacher here"
+    wanted = [f"{name} {value!r}" for name, value in (
+        ("class_embed_type", unet.class_embed_type), ("num_class_embeds", unet.num_class_embeds),
+        ("addition_embed_type", None if unet.addition_embed_type in addition else unet.addition_embed_type),
+        ("encoder_hid_dim_type", None if unet.encoder_hid_dim_type == "text_proj" else unet.encoder_hid_dim_type),
+    ) if value]
+    return f"it wants conditions other than text ({', '.join(wanted)})" if wanted else ""
+
+
+def vae_factor(vae, place: str) -> int:
+    """Pixels a side for one latent. Raises PriorError unless it is a VAE for pictures in colour whose config says how
+    its latents are scaled, by one factor and one shift."""
+    c, kind = vae.config, type(vae).__name__
+    if kind not in ("AutoencoderKL", "AutoencoderTiny"):
+        raise PriorError(f"{place} is a {kind}, not an AutoencoderKL or AutoencoderTiny")
+    if c.in_channels != 3:
+        raise PriorError(f"{place}: it takes pictures of {c.in_channels} channels, not of 3")
+    for name, value in (("scaling_factor", c.get("scaling_factor")), ("shift_factor", c.get("shift_factor") or 0)):
+        number = isinstance(value, (int, float)) and not isinstance(value, bool) and -1e9 < value < 1e9
+        if not number or (name == "scaling_factor" and value == 0):
+            raise PriorError(f"{place}: its {name} is {repr(value)[:60]}, not a number that latents can be scaled by")
+    if c.get("latents_mean") is not None or c.get("latents_std") is not None:
+        raise PriorError(f"{place}: its latents have a mean and a spread for each channel (latents_mean, latents_std), "
+                         "which is not supported")
+    blocks = c.block_out_channels if kind == "AutoencoderKL" else c.encoder_block_out_channels
+    return 2 ** (len(blocks) - 1)

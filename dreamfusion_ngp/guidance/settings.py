@@ -1,0 +1,45 @@
+"""What a model's folder says to this package: dreamfusion_ngp.json."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from ..errors import PriorError
+from .parts import read_object
+
+SETTINGS = "dreamfusion_ngp.json"
+MOST_LAYERS = 1000
+
+
+def _is_number(value) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and -1e9 < value < 1e9
+
+
+# name -> (what its value must be, in words; whether it is)
+KNOWN = {
+    "guidance_scale": ("a number", _is_number),
+    "encoder_attention_mask": ("true or false", lambda value: isinstance(value, bool)),
+    "prediction_type": ("epsilon, v_prediction or sample", lambda value: value in ("epsilon", "v_prediction", "sample")),
+    "clip_skip": ("a whole number from 0", lambda value: type(value) is int and 0 <= value < MOST_LAYERS),
+}
+
+
+def read_settings(folder: Path) -> dict:
+    """The settings in a folder's dreamfusion_ngp.json; {} without one; null is as if the setting were not there.
+
+    guidance_scale: number, the model's own scale, uncond + scale (cond - uncond).  encoder_attention_mask: bool,
+    whether the UNet was trained with padding hidden from it.  prediction_type: what the UNet predicts, whatever its
+    scheduler says.  clip_skip: how many of CLIP's last layers the texts skip, as in diffusers' `encode_prompt`; the
+    negative text skips none, as there.  Raises PriorError for an unknown setting, and for a value that is none.
+    """
+    path = folder / SETTINGS
+    if not path.exists():
+        return {}
+    settings = {name: value for name, value in read_object(path).items() if value is not None}
+    for name, value in settings.items():
+        if name not in KNOWN:
+            raise PriorError(f"{path}: there is no setting {name[:60]!r}; there are {', '.join(KNOWN)}")
+        wanted, right = KNOWN[name]
+        if not right(value):
+            raise PriorError(f"{path}: {name} cannot be {repr(value)[:60]}; wanted is {wanted}")
+    return settings
