@@ -79,14 +79,17 @@ class GuidanceConfig:
     t_range: tuple[float, float] = (0.02, 0.98)     # of the schedule
     t_max_end: float = 0.98                         # upper end at the end of the run (annealed linearly)
     t_window: float = 1.0                           # width: t is at least the upper end less this
+    t_shared: bool = False                          # one t for all views of a step
+    t_shifted: bool = False                         # a flow's t counts its scheduler's noise levels, as that shifts them
     clip_clean: bool = False                        # the guided clean image is clipped to [-1, 1]
-    weighting: str = "sigma2"                       # w(t) = sigma_t^2, or "uniform", "clean" (sds.py)
+    weighting: str = "sigma2"                       # w(t) = sigma_t^2; "uniform", "clean", "velocity" (sds.py)
     view_words: str = "paper"                       # "paper", "fine", "degrees" or "none" (prompts.py)
     mode_words: bool = False                        # name the shading mode; only for models that know the words
     keep_view: bool = False                         # the unconditional branch keeps the view words
     negative: str = ""                              # negative prompt: the text of the unconditional branch
     view_blend: str = "nearest"                     # view words; or their embeddings mixed: "linear", "perp-neg"
-    rescale: float = 0.0                            # share of the rescaling of guidance (sds.rescale_guidance)
+    rescale: float = 0.0                            # share of the rescaling of what guidance makes
+    rescale_of: str = "prediction"                  # of a view (sds.rescale_guidance); or "clean" (sds.rescale_clean)
     clip_gradient: float = 0.0                      # largest norm of a pixel's gradient (sds.clip_pixels); 0: off
     resolution: int = 0                             # pixels a side of what a latent model sees; 0: its own
     precision: str = "auto"                         # "float32", "bfloat16", or "float16" (on the CPU "auto")
@@ -243,7 +246,8 @@ def _restore(name: str, value, kind):
 
 CHOICES = {
     "field.interpolation": ("linear", "smoothstep"), "field.density": ("exp", "softplus"),
-    "guidance.weighting": ("sigma2", "uniform", "clean"),
+    "guidance.weighting": ("sigma2", "uniform", "clean", "velocity"),
+    "guidance.rescale_of": ("prediction", "clean"),
     "guidance.view_words": ("paper", "fine", "degrees", "none"),
     "guidance.view_blend": ("nearest", "linear", "perp-neg"),
     "guidance.precision": ("auto", "float32", "float16", "bfloat16"),
@@ -312,6 +316,9 @@ def check_config(config: RunConfig) -> None:
             config.guidance.view_blend != "nearest" and config.guidance.view_words != "paper",
         "render.resolution, doubled as often as render.resolution_doubles says, must be at most 4096":
             resolution_at(config.render, 1.0) > 4096,
+        'guidance.rescale_of "clean" looks at all views of a step together: accumulate must be 1 (guidance.slice saves '
+        "as much memory of the model)":
+            config.guidance.rescale > 0 and config.guidance.rescale_of == "clean" and config.accumulate > 1,
         "guidance.t_max_end must be at least the lower end of guidance.t_range":
             config.guidance.t_max_end < config.guidance.t_range[0],
     }

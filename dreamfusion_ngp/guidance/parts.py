@@ -13,11 +13,11 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from ..errors import DreamfusionError, PriorError
+from ..errors import DreamfusionError, PriorError, UsageError
 from ..hub import locate
 from ..models import ALIASES, folder_of, on_the_hub
 from .checks import check_steps, checked_abar
-from .sds import flow_abar
+from .sds import abar_of_flow, flow_abar
 
 BIG = 2 << 30  # bytes of weights on disk above which a part is held in bfloat16 (T5-XXL), else in float32
 BASES = {
@@ -175,18 +175,25 @@ def installed(module: str) -> bool:
         return False
 
 
-def load_schedule(folder: Path, index: dict, said: str | None = None) -> tuple[np.ndarray, str, np.ndarray]:
+def load_schedule(folder: Path, index: dict, said: str | None = None,
+                  shifted: bool = False) -> tuple[np.ndarray, str, np.ndarray]:
     """abar (T,) float64, the prediction type ("epsilon", "v_prediction", "sample" or "flow") and the numbers (T,) that
     the model is told for the timesteps, by the folder's scheduler. said: another prediction type than the scheduler's.
-    """
+    shifted: the noise levels of a flow are those that the scheduler shifts (Esser et al. 2024), not evenly spaced."""
     path = folder / "scheduler" / "scheduler_config.json"
     check_steps(read_object(path), path)
     scheduler = _load(part_class(folder, index, "scheduler"), folder / "scheduler")
     if type(scheduler).__name__ == "FlowMatchEulerDiscreteScheduler":
         if said:
             raise PriorError(f"{folder}: a rectified flow predicts a velocity; prediction_type cannot be {said}")
+        if shifted:
+            s, times = (x.double().numpy()[::-1].copy() for x in (scheduler.sigmas, scheduler.timesteps))
+            return abar_of_flow(s), "flow", times.astype(np.float32)
         length = scheduler.config.num_train_timesteps
         return flow_abar(length), "flow", np.arange(1, length + 1)
+    if shifted:
+        raise UsageError(f"guidance.t_shifted is for models of a rectified flow; {folder} has a "
+                         f"{type(scheduler).__name__}")
     abar = getattr(scheduler, "alphas_cumprod", None)
     prediction = said or scheduler.config.get("prediction_type", "epsilon")
     if abar is None or prediction not in ("epsilon", "v_prediction", "sample"):

@@ -42,13 +42,15 @@ def sample_timesteps(config: GuidanceConfig, draws: np.ndarray, progress: float,
 
     t ~ U(t_range[0], t_max) for each view (paper: U(0.02, 0.98)), its lower end raised to t_max - t_window: with a
     narrow window and an annealed upper end, noise only falls in the course of the run (Huang et al., "DreamTime", ICLR
-    2024). Stratified: the interval is cut into n equal parts, and each view gets one of them at random. draws: (2, n)
-    uniform numbers in [0, 1); the first row orders the parts, the second places t in its part.
+    2024). Stratified: the interval is cut into n equal parts, and each view gets one of them at random. With t_shared
+    all views get the t of the first, from the whole interval. draws: (2, n) uniform numbers in [0, 1); the first row
+    orders the parts, the second places t in its part.
     """
     n, high = draws.shape[1], t_max(config, progress)
+    parts = 1 if config.t_shared else n
     low = max(config.t_range[0], high - config.t_window)
-    t = low + (high - low) * (np.argsort(draws[0], kind="stable") + draws[1]) / n
-    return np.clip((t * length).astype(np.int64), 0, length - 1)
+    t = low + (high - low) * (np.argsort(draws[0, :parts], kind="stable") + draws[1, :parts]) / parts
+    return np.clip((t * length).astype(np.int64), 0, length - 1).repeat(n // parts)
 
 
 def signal_and_noise(abar: np.ndarray, t: np.ndarray, like: Tensor) -> tuple[Tensor, Tensor]:
@@ -94,11 +96,25 @@ def perp_neg_guidance(
 def rescale_guidance(guided: Tensor, conditional: Tensor, share: float) -> Tensor:
     """`guided` (B, C, H, W) brought towards the standard deviation of the conditional prediction, per view, by
     `share` in [0, 1] (Lin et al., "Common diffusion noise schedules and sample steps are flawed", WACV 2024, eq. 14 to
-    16, on what the model predicts): large scales over-expose. share 0: unchanged."""
+    16, on what the model predicts; diffusers' `rescale_noise_cfg`): large scales over-expose samples. share 0:
+    unchanged. In distillation it is little but a factor on the gradient, which Adam undoes; `rescale_clean` is not."""
     if share <= 0:
         return guided
     ratio = conditional.std((1, 2, 3), keepdim=True) / guided.std((1, 2, 3), keepdim=True)
     return share * (guided * ratio) + (1 - share) * guided
+
+
+def rescale_clean(
+    guided: Tensor, conditional: Tensor, z: Tensor, alpha: Tensor, sigma: Tensor, share: float
+) -> Tensor:
+    """Guided eps_hat (B, C, H, W) whose clean image x_hat = (z - sigma eps_hat) / alpha was brought, by `share` in [0,
+    1], towards the standard deviation of the one that the conditional eps_hat implies. One factor for all views, from
+    their numbers together (Shi et al., "MVDream", ICLR 2024; its views share t). share 0: unchanged."""
+    if share <= 0:
+        return guided
+    clean, wanted = ((z - sigma * noise_hat) / alpha for noise_hat in (guided, conditional))
+    factor = (wanted.std() + 1e-8) / (clean.std() + 1e-8)
+    return (z - alpha * (share * factor + 1 - share) * clean) / sigma
 
 
 def predicted_noise(output: Tensor, z: Tensor, alpha: Tensor, sigma: Tensor, prediction: str) -> Tensor:
@@ -122,7 +138,11 @@ def flow_abar(length: int) -> np.ndarray:
     Divided by the root of (1 - s)^2 + s^2 it is a variance-preserving z_t with alpha_t and sigma_t as 1 - s is to s, so
     everything else here holds for it; the model is shown z_t / (alpha_t + sigma_t), which is the flow's own z again.
     """
-    s = np.arange(1, length + 1) / length
+    return abar_of_flow(np.arange(1, length + 1) / length)
+
+
+def abar_of_flow(s: np.ndarray) -> np.ndarray:
+    """abar (T,) of the noise levels s (T,) of a rectified flow; see `flow_abar`."""
     return (1 - s) ** 2 / ((1 - s) ** 2 + s**2)
 
 
@@ -135,11 +155,12 @@ def clip_clean(noise_hat: Tensor, z: Tensor, alpha: Tensor, sigma: Tensor) -> Te
 
 def weight(alpha: Tensor, sigma: Tensor, weighting: str) -> Tensor:
     """w(t): sigma_t^2 for "sigma2" (the paper's choice), 1 for "uniform" (which the paper found to perform similarly),
-    sigma_t / alpha_t for "clean".
+    sigma_t / alpha_t for "clean", 1 + sigma_t / alpha_t for "velocity".
 
     eps_hat - eps = alpha / sigma (x - x_hat), with x_hat the predicted clean image. With "clean" the gradient is
-    x - x_hat, whatever t is; with the others it vanishes with alpha where noise is high, though there alone the text
-    decides what x_hat shows.
+    x - x_hat, whatever t is; with "sigma2" and "uniform" it vanishes with alpha where noise is high, though there alone
+    the text decides what x_hat shows. With "velocity" it is v_hat - (eps - x) of a flow, every noise level alike (Yang
+    et al., "RFDS", ICLR 2025): eps_hat - eps is 1 - s = alpha / (alpha + sigma) times that.
     """
     if weighting == "sigma2":
         return sigma * sigma
@@ -147,7 +168,9 @@ def weight(alpha: Tensor, sigma: Tensor, weighting: str) -> Tensor:
         return torch.ones_like(sigma)
     if weighting == "clean":
         return sigma / alpha
-    raise ValueError(f'weighting: must be "sigma2", "uniform" or "clean", got {weighting!r}')
+    if weighting == "velocity":
+        return 1 + sigma / alpha
+    raise ValueError(f'weighting: must be "sigma2", "uniform", "clean" or "velocity", got {weighting!r}')
 
 
 def sds_gradient(noise_hat: Tensor, noise: Tensor, w: Tensor) -> Tensor:

@@ -52,7 +52,8 @@ class UnetGuidance:
     def __init__(self, config: RunConfig, folder: Path, device: torch.device):
         index, settings = self.check(folder), read_settings(folder)
         self.run, self.config, self.device = config, config.guidance, device
-        self.abar, self.prediction, self.times = load_schedule(folder, index, settings.get("prediction_type"))
+        self.abar, self.prediction, self.times = load_schedule(folder, index, settings.get("prediction_type"),
+                                                               self.config.t_shifted)
         if (self.prediction == "flow") != self.FLOW:  # what such a network's output means is nowhere written
             raise PriorError(f"{folder}: a {self.NETWORK} with a {index['scheduler'][1]} is not understood")
         self._embed(folder, index, settings.get("clip_skip", 0))
@@ -144,24 +145,51 @@ class UnetGuidance:
                             length=len(self.abar))
         self._fetch()
         some = self.config.slice or n
-        parts = [self._judge(rgb[p].detach(), t[p], noise[p], said.part(p), n)
-                 for p in (slice(i, i + some) for i in range(0, n, some))]
+        cuts = [slice(i, i + some) for i in range(0, n, some)]
+        together = self.config.rescale > 0 and self.config.rescale_of == "clean" and len(cuts) > 1
+        hats = self._denoise_together(rgb, t, noise, said, cuts) if together else [None] * len(cuts)
+        parts = [self._judge(rgb[p].detach(), t[p], noise[p], said.part(p), n, hat) for p, hat in zip(cuts, hats)]
         self._put_back()
         pulled, gradient, residual = (torch.cat(part) for part in zip(*parts))
         pulled = sds.clip_pixels(pulled, self.config.clip_gradient)
         loss = sds.attach(rgb, pulled, 0.5 * gradient.square().mean())
         return sds.SdsOutput(loss, sds.describe(t, len(self.abar), gradient, residual))
 
-    def _judge(self, image: Tensor, t: np.ndarray, noise: np.ndarray, said: Branches, views: int):
-        """Gradients on `image` (b, H, H, 3) and on what the UNet sees of it, and the residual eps_hat - eps."""
+    def _judge(self, image: Tensor, t: np.ndarray, noise: np.ndarray, said: Branches, views: int, hat: Tensor | None):
+        """Gradients on `image` (b, H, H, 3) and on what the UNet sees of it, and the residual eps_hat - eps. hat: guided
+        eps_hat where it is known."""
         with torch.enable_grad():
             x = self.encode(image.requires_grad_().permute(0, 3, 1, 2))
         gradient, residual = sds.score(x.detach(), t, sent(noise, x.device, x.dtype),
-                                       lambda *noisy: self._denoise(*noisy, said), self.abar, self.config.weighting)
+                                       lambda *noisy: self._denoise(*noisy, said) if hat is None else hat,
+                                       self.abar, self.config.weighting)
         return sds.pull_back(x, image, gradient, views), gradient, residual
+
+    @torch.no_grad()
+    def _denoise_together(self, rgb: Tensor, t: np.ndarray, noise: np.ndarray, said: Branches, cuts: list[slice]):
+        """Guided eps_hat of every part of the views, where each depends on all of them. The encoder works twice, since
+        to keep what the gradient needs would cost the memory that parts save."""
+        answers = []
+        for p in cuts:
+            x = self.encode(rgb[p].permute(0, 3, 1, 2))
+            alpha, sigma = sds.signal_and_noise(self.abar, t[p], x)
+            z = sds.add_noise(x, sent(noise[p], x.device, x.dtype), alpha, sigma)
+            answers.append((*self._guide(z, t[p], alpha, sigma, said.part(p)), z, alpha, sigma))
+        whole = self._finish(*(torch.cat(part) for part in zip(*answers)))
+        return [whole[p] for p in cuts]
 
     def _denoise(self, z: Tensor, t: np.ndarray, alpha: Tensor, sigma: Tensor, said: Branches) -> Tensor:
         """Guided eps_hat of noisy (b, C, h, w)."""
+        return self._finish(*self._guide(z, t, alpha, sigma, said), z, alpha, sigma)
+
+    def _finish(self, guided: Tensor, conditional: Tensor, z: Tensor, alpha: Tensor, sigma: Tensor) -> Tensor:
+        """Guided eps_hat (B, C, h, w) after what is done to the clean images that it implies."""
+        if self.config.rescale_of == "clean":
+            guided = sds.rescale_clean(guided, conditional, z, alpha, sigma, self.config.rescale)
+        return sds.clip_clean(guided, z, alpha, sigma) if self.config.clip_clean else guided
+
+    def _guide(self, z: Tensor, t: np.ndarray, alpha: Tensor, sigma: Tensor, said: Branches) -> list[Tensor]:
+        """Guided and conditional eps_hat of noisy (b, C, h, w)."""
         flow = self.prediction == "flow"
         unconditional, conditional, *negatives = self._predict(z / (alpha + sigma) if flow else z, t, said)
         if negatives:
@@ -169,9 +197,9 @@ class UnetGuidance:
             guided = sds.perp_neg_guidance(unconditional, conditional, negatives, weights, self.scale)
         else:
             guided = sds.classifier_free_guidance(unconditional, conditional, self.scale)
-        guided = sds.rescale_guidance(guided, conditional, self.config.rescale)
-        noise = sds.predicted_noise(guided, z, alpha, sigma, self.prediction)
-        return sds.clip_clean(noise, z, alpha, sigma) if self.config.clip_clean else noise
+        if self.config.rescale_of == "prediction":
+            guided = sds.rescale_guidance(guided, conditional, self.config.rescale)
+        return [sds.predicted_noise(y, z, alpha, sigma, self.prediction) for y in (guided, conditional)]
 
     def _predict(self, z: Tensor, t: np.ndarray, said: Branches) -> tuple[Tensor, ...]:
         """What the UNet predicts in every branch, each (b, C, h, w) float32."""
