@@ -13,7 +13,7 @@ from pathlib import Path
 from . import __version__
 from .config import check_config, from_dict, to_dict
 from .errors import DreamfusionError, UsageError
-from .models import ALIASES, TOYBOX_NAME, folder_of, on_the_hub, preset_name
+from .models import ALIASES, TOYBOX_NAME, hub_id, on_the_hub, preset_name
 from .native import cores
 from .presets import PRESETS, preset
 from .prompts import clean_prompt
@@ -202,25 +202,26 @@ def run_config(args):
 
 
 def pipeline_class(model: str) -> str:
-    """The class of a model's pipeline; "" for short names, whose preset is known, and for what is no model: whoever
-    loads it says why. Fetches a hub id's model."""
-    from .hub import locate, read_json
+    """The class of a model's pipeline; "" for short names, whose preset is known, and for a folder that is none:
+    whoever loads it says why. Fetches a hub id's model. Raises PriorError where it is not there."""
+    from .hub import model_path, read_json
 
     if model in ALIASES or model == TOYBOX_NAME:
         return ""  # its preset is known
-    folder = locate(model).folder if on_the_hub(model) else folder_of(model)
-    return str(read_json(folder / "model_index.json").get("_class_name", ""))
+    return str(read_json(model_path(model) / "model_index.json").get("_class_name", ""))
 
 
 def fetch_verb(model: str) -> int:
     from .hub import fetch
 
     if not on_the_hub(model):
-        raise UsageError(f"{model!r} is no model of the hub; give one of {', '.join(ALIASES)}, or owner/name")
+        page = f", or for that of the hub https://huggingface.co/{model}" if hub_id(model) else ""
+        raise UsageError(f"{model!r} is no model of the hub{' but a path here' if page else ''}; give one of "
+                         f"{', '.join(ALIASES)}, or owner/name{page}")
     found = fetch(model, print)
     size = sum(entry["size"] for entry in found.files.values())
     licence = f"licence: {ALIASES[model].licence}; " if model in ALIASES else ""
-    print(f"{found.name}\n{len(found.files)} files, {size / 1e6:.1f} MB, SHA-256 checked, in {found.folder}\n{licence}"
+    print(f"{found.name}\n{len(found.files)} files, {size / 1e6:.1f} MB, {found.checks()}, in {found.folder}\n{licence}"
           f'now: dreamfusion-ngp generate "a DSLR photo of a peacock on a surfboard" --guidance {model}')
     return 0
 

@@ -6,6 +6,9 @@ import os
 import re
 from dataclasses import dataclass
 from pathlib import Path
+from urllib.parse import unquote, urlsplit
+
+from .errors import PriorError
 
 TOYBOX_NAME = "toybox"
 
@@ -39,25 +42,86 @@ ALIASES = {
 CLASS_PRESETS = {"StableDiffusionXL": "sdxl", "StableDiffusion3": "sdxl", "StableDiffusion": "sd21", "IF": "if"}
 
 HUB_ID = re.compile(r"([\w][\w.-]*/[\w][\w.-]*)(?:@([\w][\w./-]*))?", re.ASCII)
+COMMIT = re.compile("[0-9a-f]{40}")
+HUB_HOSTS = ("huggingface.co", "www.huggingface.co", "hf.co", "hf-mirror.com")
+FILES = (".safetensors", ".ckpt", ".bin", ".pt", ".pth", ".gguf", ".json", ".git")
 
 
 def on_the_hub(model: str) -> tuple[tuple[str, ...], str | None] | None:
     """The repositories to try for a model's name and the revision that it asks for; None for "toybox" and for a folder.
 
-    A short name wins over a folder of that name (write ./sd21 for the folder); a folder that is there wins over a hub
-    id "owner/name" or "owner/name@revision".
+    A short name wins over a folder of that name (write ./sd21 for the folder). "owner/name" or "owner/name@revision" is
+    a hub id unless a folder "owner" is here, which makes it a path (only a full commit's hash, as pinned() writes it,
+    is nothing else). The address of a model's page on the hub is its id. Raises PriorError for any other address.
     """
     if model in ALIASES:
         return ALIASES[model].repos, None
-    match = HUB_ID.fullmatch(model)
-    if model == TOYBOX_NAME or not match or ".." in model or folder_of(model).exists():
+    if page := hub_page(model):
+        return (page[0],), page[1]
+    if model == TOYBOX_NAME or not (match := hub_id(model)):
         return None
-    return (match[1],), match[2]
+    if not COMMIT.fullmatch(match[2] or "") and os.path.exists(folder_of(model).parent):
+        return None
+    return None if os.path.exists(folder_of(model)) else ((match[1],), match[2])
+
+
+def hub_id(model: str) -> re.Match | None:
+    """The parts of an id that the hub would take: 1 "owner/name", 2 revision."""
+    match = HUB_ID.fullmatch(model)
+    if not match or ".." in model or "--" in match[1] or len(match[1]) > 96:
+        return None
+    return None if any(part.endswith((".", "-", *FILES)) for part in match[1].split("/")) else match
+
+
+def hub_page(model: str) -> tuple[str, str | None] | None:
+    """The id and revision that the address of a model's page names; None for what is no address. The hub may be a
+    mirror (HF_ENDPOINT). Raises PriorError for an address of another place or of something else than a model."""
+    if match := hub_id(model.removeprefix("hf://").removeprefix("models/")) if model.startswith("hf://") else None:
+        return match[1], match[2]
+    if "://" not in model and (model.split("/")[0].lower() not in HUB_HOSTS or os.path.exists(folder_of(model))):
+        return None
+    try:
+        address = urlsplit(model if "://" in model else f"https://{model}")
+    except ValueError as error:
+        raise PriorError(f"{model} is no address: {error}") from None
+    endpoint = os.environ.get("HF_ENDPOINT", "").strip().rstrip("/")
+    if endpoint and model.startswith(endpoint + "/"):  # which may lie in a folder of its host
+        path = urlsplit(model[len(endpoint):]).path
+    elif address.netloc.lower() in HUB_HOSTS and address.scheme in ("http", "https"):
+        path = address.path
+    else:
+        raise PriorError(f"{model} is no page of a hub that is known; where {address.netloc or 'it'} is a mirror of the "
+                         f"hub, set HF_ENDPOINT={address.scheme}://{address.netloc} and give owner/name")
+    owner, name, view, *rest = [unquote(part) for part in path.split("/") if part] + [""] * 3
+    rest = [part for part in rest if part]
+    if rest[:1] == ["refs"]:  # refs/pr/1
+        rest = ["/".join(rest[:3]), *rest[3:]]
+    revision = rest[0] if rest and view in ("tree", "blob", "resolve", "raw", "commit") else None
+    wanted = f"{owner}/{name}" + (f"@{revision}" if revision else "")
+    if owner in ("datasets", "spaces", "docs", "collections", "papers", "models") or not hub_id(wanted):
+        raise PriorError(f"{model} is not the page of a model, which is {endpoint or 'https://huggingface.co'}"
+                         "/owner/name")
+    if view in ("blob", "resolve", "raw") and rest[-1].endswith(FILES[:-2]):
+        raise PriorError(f"{model} is a single file of weights; wanted is a whole model in diffusers format: give the "
+                         f"page {owner}/{name} if it has a model_index.json")
+    return f"{owner}/{name}", revision
 
 
 def folder_of(model: str) -> Path:
     """The local folder that a model's name means."""
     return Path(os.path.expanduser(model)).absolute()
+
+
+def check_folder(folder: Path, model: str = "") -> None:
+    """Raise PriorError unless there is such a folder. model: what was given for it."""
+    if os.path.isdir(folder):
+        return
+    if os.path.isfile(folder):
+        raise PriorError(f"{folder} is not a folder but a file; wanted is a folder in diffusers format, as "
+                         "save_pretrained of a whole pipeline writes it")
+    page = f"; if {model} is meant on the hub, give https://huggingface.co/{model}" if hub_id(model) else ""
+    raise PriorError(f"no such folder: {folder}{page}; give a folder in diffusers format, the id of a model of the hub "
+                     f"(owner/name) or a short name ({', '.join(ALIASES)})")
 
 
 def preset_name(model: str, pipeline: str) -> str:

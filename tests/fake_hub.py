@@ -4,6 +4,7 @@ import hashlib
 import json
 import socket
 import threading
+import time
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
@@ -16,11 +17,13 @@ def git_hash(data: bytes) -> str:
 class FakeHub:
     """repos: hub id -> folder of files, which may change while the hub runs; the revision is a hash of their contents.
     gated: hub ids that want `token`.  damaged: hub id -> paths that arrive with a byte changed.  requests: (method,
-    path) of everything that was asked for."""
+    path) of everything that was asked for.  status: with which everything is answered.  delay: seconds before every
+    answer.  hidden: of "lfs", "blobId", "size", "sha" and "siblings" what the list of files does not say.  strict: a
+    token other than `token` is answered with 401, as the real hub does."""
 
     def __init__(self, repos: dict[str, Path]):
         self.repos, self.gated, self.token, self.damaged, self.requests = dict(repos), set(), "hf_good", {}, []
-        self.status = None
+        self.status, self.delay, self.hidden, self.strict = None, 0.0, set(), False
 
     def __enter__(self):
         hub = self
@@ -58,6 +61,9 @@ class FakeHub:
 
     def answer(self, request) -> None:
         path = unquote(urlsplit(request.path).path)
+        time.sleep(self.delay)
+        if self.strict and request.headers.get("Authorization") not in (None, f"Bearer {self.token}"):
+            return self.refuse(request, 401, "", "Invalid credentials in Authorization header")
         if self.status:
             return self.send(request, self.status, b"")
         if path.startswith("/api/models/"):
@@ -81,9 +87,10 @@ class FakeHub:
             entry = {"rfilename": path, "size": len(data), "blobId": git_hash(data)}
             if path.endswith(".safetensors"):
                 entry["lfs"] = {"sha256": hashlib.sha256(data).hexdigest(), "size": len(data), "pointerSize": 130}
-            siblings.append(entry)
+            siblings.append({key: value for key, value in entry.items() if key not in self.hidden})
         body = {"id": repo, "modelId": repo, "sha": self.revision(repo), "siblings": siblings, "private": False,
                 "gated": "auto" if repo in self.gated else False, "tags": [], "downloads": 0, "likes": 0}
+        body = {key: value for key, value in body.items() if key not in self.hidden}
         self.send(request, 200, json.dumps(body).encode(), {"Content-Type": "application/json"})
 
     def send_tree(self, request, repo: str) -> None:
@@ -104,8 +111,8 @@ class FakeHub:
             headers["Content-Range"] = f"bytes {start}-{len(data) - 1}/{len(data)}"
         self.send(request, 206 if start else 200, data[start:], headers)
 
-    def refuse(self, request, status: int, code: str) -> None:
-        self.send(request, status, b"{}", {"X-Error-Code": code, "X-Error-Message": code})
+    def refuse(self, request, status: int, code: str, message: str = "") -> None:
+        self.send(request, status, b"{}", {"X-Error-Code": code, "X-Error-Message": message or code})
 
     def send(self, request, status: int, body: bytes, headers: dict | None = None) -> None:
         request.send_response(status)

@@ -109,9 +109,9 @@ def test_a_bad_folder_is_one_clear_line(copy, name):
 
 
 def test_a_folder_that_is_none_is_one_clear_line(tmp_path):
-    for path in (tmp_path / "nowhere", tmp_path / "file"):
-        (tmp_path / "file").write_text("x")
-        with pytest.raises(PriorError, match="is not a folder"):
+    (tmp_path / "file").write_text("x")
+    for path, message in ((tmp_path / "nowhere", "^no such folder: "), (tmp_path / "file", "is not a folder but a file")):
+        with pytest.raises(PriorError, match=message):
             check_guidance(config(path))
 
 

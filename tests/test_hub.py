@@ -182,7 +182,7 @@ def test_what_another_program_left_in_the_cache_is_used_and_checked(machine, hub
 def test_no_network_is_one_line_within_five_seconds(machine, args):
     with BlackHole() as hole:
         for endpoint, reason in ((hole.endpoint, "Timeout"), ("http://127.0.0.1:9", "ConnectError")):
-            done = machine.run(*args, HF_ENDPOINT=endpoint)
+            done = machine.run(*args, HF_ENDPOINT=endpoint, HF_HUB_ETAG_TIMEOUT="1")
             error = line(done)
             assert f"{endpoint} cannot be reached" in error and reason in error and "dreamfusion-ngp fetch" in error
             assert done.seconds < 5, done.seconds

@@ -14,7 +14,9 @@ PACKAGE = Path(dreamfusion_ngp.__file__).parent
 LAYERS = """
 errors
 config
-presets models prompts
+presets models prompts weights
+hub_client
+snapshots
 hub
 native
 rng
@@ -43,7 +45,8 @@ RANK = {name: rank for rank, line in enumerate(LAYERS.split("\n")) for name in l
 
 HEAVY = {"diffusers", "transformers", "huggingface_hub", "skimage", "trimesh", "xatlas", "fast_simplification",
          "imageio_ffmpeg", "rich"}
-TORCH_FREE = {"__init__", "__main__", "errors", "config", "presets", "models", "prompts", "hub", "native", "doctor",
+TORCH_FREE = {"__init__", "__main__", "errors", "config", "presets", "models", "prompts", "weights",
+              "hub_client", "snapshots", "hub", "native", "doctor",
               "cli"}
 PEERS = {"bench.peers.cuda": {"nerfacc"}}  # what a bench may compare with where it is installed, in functions alone
 FORBIDDEN_IMPORTS = {"pickle", "yaml", "torchvision", "xformers", "nerfacc", "nvdiffrast"}

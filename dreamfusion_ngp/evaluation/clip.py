@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import numpy as np
 import torch
 
 from ..errors import PriorError
-from ..hub import locate, read_json
-from ..models import folder_of, on_the_hub
+from ..hub import model_path, read_json
+from ..weights import loadable, part_weights
 
 # The paper's three. What the hub holds of the first two in safetensors format may be a community's copy.
 CLIP_NAMES = {"clip-b32": "openai/clip-vit-base-patch32", "clip-b16": "openai/clip-vit-base-patch16",
@@ -26,18 +24,20 @@ class ClipRetrieval:
         from transformers import CLIPModel, CLIPTokenizer
 
         source = CLIP_NAMES.get(model, model)
-        folder = locate(source).folder if on_the_hub(source) else folder_of(source)
-        if read_json(Path(folder) / "config.json").get("model_type") != "clip":
+        folder = model_path(source)
+        if read_json(folder / "config.json").get("model_type") != "clip":
             raise PriorError(f"{model} is no CLIP model: its config.json does not say so (a hub id, or a folder that "
                              "CLIPModel.save_pretrained wrote)")
         try:
-            self.model = CLIPModel.from_pretrained(folder, local_files_only=True, use_safetensors=True)
+            with loadable(folder, part_weights(folder), "model") as (place, variant):
+                self.model = CLIPModel.from_pretrained(place, local_files_only=True, use_safetensors=True,
+                                                       variant=variant, dtype=torch.float32)
             self.tokenizer = CLIPTokenizer.from_pretrained(folder, local_files_only=True)
         except (OSError, ValueError, RuntimeError, TypeError) as error:
             raise PriorError(f"{model} cannot be loaded: {str(error).strip().splitlines()[0]}") from None
         self.model.eval().requires_grad_(False).to(device)
         self.name, self.device, self.known = model, device, {}
-        prepare = read_json(Path(folder) / "preprocessor_config.json")
+        prepare = read_json(folder / "preprocessor_config.json")
         self.mean, self.std = prepare.get("image_mean", MEAN), prepare.get("image_std", STD)
 
     def prepare(self, pictures: torch.Tensor) -> torch.Tensor:

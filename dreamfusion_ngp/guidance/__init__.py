@@ -9,8 +9,8 @@ import torch
 
 from ..config import RunConfig
 from ..errors import PriorError
-from ..hub import locate
-from ..models import TOYBOX_NAME, folder_of, on_the_hub
+from ..hub import model_path
+from ..models import TOYBOX_NAME
 from ..views import Views
 from .checks import what_it_is
 from .flow import FlowGuidance
@@ -66,6 +66,4 @@ def family(folder: Path) -> type[UnetGuidance]:
 def model_folder(config: RunConfig) -> Path:
     """The local folder of the config's model; fetched where it is on the hub only."""
     model = config.guidance.model
-    if model == TOYBOX_NAME:
-        return TOYBOX
-    return locate(model).folder if on_the_hub(model) else folder_of(model)
+    return TOYBOX if model == TOYBOX_NAME else model_path(model)

@@ -6,6 +6,8 @@ from __future__ import annotations
 import importlib
 import importlib.util
 import json
+import logging
+import os
 from collections.abc import Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -14,11 +16,13 @@ import numpy as np
 import torch
 
 from ..errors import DreamfusionError, PriorError, UsageError
-from ..hub import locate
-from ..models import ALIASES, folder_of, on_the_hub
+from ..hub import model_path
+from ..models import check_folder
+from ..weights import NAMES, WeightSet, fault, is_lfs_pointer, loadable, part_weights
 from .checks import check_steps, checked_abar
 from .sds import abar_of_flow, flow_abar
 
+log = logging.getLogger(__name__)
 BIG = 2 << 30  # bytes of weights on disk above which a part is held in bfloat16 (T5-XXL), else in float32
 BASES = {
     "unet": ("diffusers", "ModelMixin"),
@@ -32,19 +36,20 @@ BASES = {
     "tokenizer_2": ("transformers", "PreTrainedTokenizerBase"),
     "tokenizer_3": ("transformers", "PreTrainedTokenizerBase"),
 }
+STANDARD_NAMES = {"diffusers": "diffusion_pytorch_model", "transformers": "model"}  # of weights, as they look for them
 WEIGHTED = ("unet", "transformer", "vae", "text_encoder", "text_encoder_2", "text_encoder_3")
 
 
 def read_index(folder: Path) -> dict:
     """model_index.json of a pipeline folder. Raises PriorError that says what to give instead."""
-    if not folder.is_dir():
-        raise PriorError(f"{folder} is not a folder; give a text-to-image model in diffusers format, or one from the "
-                         f"hub: dreamfusion-ngp fetch sd21, then --guidance sd21 (short names: {', '.join(ALIASES)})")
+    check_folder(folder)
     path = folder / "model_index.json"
     if not path.is_file() and (folder.parent / "model_index.json").is_file():
         raise PriorError(f"{folder} is one part of a pipeline; give the whole: {folder.parent}")
     if not path.is_file():
-        raise PriorError(f"{folder} has no model_index.json: it is no pipeline folder in diffusers format, as "
+        single = sorted(p.name for p in folder.iterdir() if p.suffix in (".safetensors", ".ckpt"))
+        only = f", only {single[0]}" if single else ""
+        raise PriorError(f"{folder} has no model_index.json{only}: it is no pipeline folder in diffusers format, as "
                          "save_pretrained of a whole pipeline writes it")
     return read_object(path)
 
@@ -59,6 +64,8 @@ def read_object(path: Path) -> dict:
     try:
         data = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError) as error:
+        if is_lfs_pointer(path):
+            raise PriorError(f"{path} {fault(path)}") from None
         raise PriorError(f"{path} cannot be read: {error}") from error
     if not isinstance(data, dict):
         raise PriorError(f"{path} is damaged: expected an object, got {type(data).__name__}")
@@ -91,13 +98,15 @@ def load_model(folder: Path, index: dict, name: str, dtype: torch.dtype | None =
     """The part `name` with its weights: frozen, in eval mode, on the CPU, in `dtype` (default: float32, or bfloat16
     where it is BIG). kind: the part that it is, where the folder has another name."""
     part, kind = folder / name, kind or name
-    cls, files = part_class(folder, index, kind), weight_files(folder, name)
-    variant = "fp16" if all(".fp16" in f.name for f in files) else None
-    dtype = dtype or (torch.bfloat16 if sum(f.stat().st_size for f in files) > BIG else torch.float32)
+    cls, found = part_class(folder, index, kind), find_weights(folder, name)
+    if found.variant not in ("", "fp16") or found.name not in NAMES:
+        log.warning("%s: the weights are %s", part, found)
+    dtype = dtype or (torch.bfloat16 if sum(map(os.path.getsize, found.paths)) > BIG else torch.float32)
     # The frugal loading of diffusers needs accelerate, which is no dependency, and says so on the terminal.
     frugal = {"low_cpu_mem_usage": False} if BASES[kind][0] == "diffusers" else {}
-    model, info = _load(cls, part, dtype=dtype, variant=variant, use_safetensors=True, output_loading_info=True,
-                        **frugal)
+    with loadable(part, found, STANDARD_NAMES[BASES[kind][0]]) as (source, variant):
+        model, info = _load(cls, part, source, dtype=dtype, variant=variant, use_safetensors=True,
+                            output_loading_info=True, **frugal)
     if info["missing_keys"] or info["mismatched_keys"]:
         bad = sorted(map(str, [*info["missing_keys"], *info["mismatched_keys"]]))
         raise PriorError(f"{part}: {len(bad)} weights are missing or have the wrong shape, the first is {bad[0]}")
@@ -116,7 +125,7 @@ def load_blank(folder: Path, index: dict, name: str) -> torch.nn.Module:
 def load_vae(model: str) -> torch.nn.Module:
     """A VAE in a folder or hub repository of its own (an AutoencoderTiny, say), or that of a whole pipeline: frozen,
     in eval mode, on the CPU, float32."""
-    path = locate(model).folder if on_the_hub(model) else folder_of(model)
+    path = model_path(model)
     if (path / "model_index.json").is_file():
         return load_model(path, read_index(path), "vae", torch.float32)
     name = read_object(path / "config.json").get("_class_name")
@@ -126,24 +135,11 @@ def load_vae(model: str) -> torch.nn.Module:
     return load_model(path.parent, index, path.name, torch.float32, kind="vae")
 
 
-def weight_files(folder: Path, name: str) -> list[Path]:
-    """The weights of a part. Raises PriorError if there are none, or one is no safetensors file or shorter than it
-    says."""
-    from safetensors import SafetensorError, safe_open
-
-    part = folder / name
-    if not part.is_dir():
+def find_weights(folder: Path, name: str) -> WeightSet:
+    """The weights of a part. Raises PriorError if there are none, or a file is not whole."""
+    if not (folder / name).is_dir():
         raise PriorError(f"{folder} is incomplete: {name}/ is missing")
-    files = sorted(part.glob("*.safetensors"))
-    if not files:
-        raise PriorError(f"{part} has no weights in safetensors format")
-    for file in files:
-        try:
-            with safe_open(file, "pt"):
-                pass
-        except (OSError, SafetensorError) as error:
-            raise PriorError(f"{file} is damaged: {error}") from error
-    return files
+    return part_weights(folder / name)
 
 
 def load_tokenizer(folder: Path, index: dict, name: str = "tokenizer"):
@@ -156,9 +152,11 @@ def check_parts(folder: Path, index: dict, names: Sequence[str]) -> None:
     classes that are understood."""
     for name in names:
         if name in WEIGHTED:
-            weight_files(folder, name)
+            find_weights(folder, name)
         elif not (folder / name).is_dir():
             raise PriorError(f"{folder} is incomplete: {name}/ is missing")
+        elif pointer := next(filter(is_lfs_pointer, sorted((folder / name).iterdir())), None):
+            raise PriorError(f"{pointer} {fault(pointer)}")
         elif (folder / name / "spiece.model").exists() and not (folder / name / "tokenizer.json").exists():
             missing = [module for module in ("sentencepiece", "google.protobuf") if not installed(module)]
             if missing:  # transformers would fall back to a reader that cannot read it
@@ -235,8 +233,9 @@ def fitting(problem: str):
         raise PriorError(f"{problem}: {reason}") from error
 
 
-def _load(cls: type, part: Path, **options):
+def _load(cls: type, part: Path, source: Path | None = None, **options):
+    """The class's object from `source`, by default the part's folder, which messages name."""
     if not part.is_dir():
         raise PriorError(f"{part.parent} is incomplete: {part.name}/ is missing")
     with fitting(f"{part} cannot be loaded as {cls.__name__}"), _no_progress_bar():
-        return cls.from_pretrained(part, local_files_only=True, **options)
+        return cls.from_pretrained(source or part, local_files_only=True, **options)
