@@ -51,8 +51,8 @@ def on_the_hub(model: str) -> tuple[tuple[str, ...], str | None] | None:
     """The repositories to try for a model's name and the revision that it asks for; None for "toybox" and for a folder.
 
     A short name wins over a folder of that name (write ./sd21 for the folder). "owner/name" or "owner/name@revision" is
-    a hub id unless a folder "owner" is here, which makes it a path (only a full commit's hash, as pinned() writes it,
-    is nothing else). The address of a model's page on the hub is its id. Raises PriorError for any other address.
+    a hub id unless a folder "owner" is here, which makes it a path; with the hash of a whole commit, as `hub.pinned`
+    writes it, it always is an id. So is the address of a model's page. Raises PriorError for any other address.
     """
     if model in ALIASES:
         return ALIASES[model].repos, None
@@ -90,7 +90,7 @@ def hub_page(model: str) -> tuple[str, str | None] | None:
     elif address.netloc.lower() in HUB_HOSTS and address.scheme in ("http", "https"):
         path = address.path
     else:
-        raise PriorError(f"{model} is no page of a hub that is known; where {address.netloc or 'it'} is a mirror of the "
+        raise PriorError(f"{model} is no page of a hub that is known; if {address.netloc or 'it'} is a mirror of the "
                          f"hub, set HF_ENDPOINT={address.scheme}://{address.netloc} and give owner/name")
     owner, name, view, *rest = [unquote(part) for part in path.split("/") if part] + [""] * 3
     rest = [part for part in rest if part]

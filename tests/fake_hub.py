@@ -1,8 +1,12 @@
-"""A hub on the loopback interface: enough of the Hugging Face protocol for the real client to fetch from it."""
+"""A hub on the loopback interface: enough of the Hugging Face protocol for the real client to fetch from it; a machine
+to ask it from."""
 
 import hashlib
 import json
+import os
 import socket
+import subprocess
+import sys
 import threading
 import time
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -133,3 +137,42 @@ class BlackHole:
 
     def __exit__(self, *_):
         self.socket.close()
+
+
+class Machine:
+    """A user's machine: its own home of the hub's cache and of this package's."""
+
+    def __init__(self, folder):
+        self.folder = folder
+        self.env = {**os.environ, "HF_HOME": str(folder / "hf"), "DREAMFUSION_NGP_CACHE": str(folder / "cache"),
+                    "HF_HUB_DISABLE_PROGRESS_BARS": "1"}
+        for name in ("HF_HUB_OFFLINE", "HF_TOKEN", "HF_ENDPOINT", "HF_HUB_ETAG_TIMEOUT", "HF_HUB_DOWNLOAD_TIMEOUT",
+                     "HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "http_proxy", "https_proxy", "all_proxy"):
+            self.env.pop(name, None)
+
+    def run(self, *args, **env):
+        began = time.perf_counter()
+        done = subprocess.run([sys.executable, "-P", "-m", "dreamfusion_ngp", *map(str, args)], capture_output=True,
+                              text=True, cwd=self.folder, env={**self.env, **env}, timeout=300)
+        done.seconds = time.perf_counter() - began
+        return done
+
+    def locate(self, model: str, **env):
+        """hub.locate in a process: its folder, or the error's line."""
+        code = ("import sys; from dreamfusion_ngp.hub import locate; from dreamfusion_ngp.errors import PriorError\n"
+                "try: print(locate(sys.argv[1]).folder)\nexcept PriorError as error: print('error:', error)")
+        done = subprocess.run([sys.executable, "-P", "-c", code, model], capture_output=True, text=True,
+                              env={**self.env, **env}, timeout=300)
+        assert done.returncode == 0, done.stderr
+        return done.stdout.strip()
+
+    def file(self, repo: str, path: str):
+        return next((self.folder / "hf" / "hub" / f"models--{repo.replace('/', '--')}" / "snapshots").glob(f"*/{path}"))
+
+
+def line(done) -> str:
+    """The one line of an error."""
+    assert done.returncode == 2 and "Traceback" not in done.stderr, done.stdout + done.stderr
+    lines = done.stderr.strip().splitlines()
+    assert len(lines) == 1 and lines[0].startswith("error: "), done.stderr
+    return lines[0]

@@ -3,14 +3,12 @@ client reads its environment once."""
 
 import hashlib
 import json
-import os
 import shutil
 import subprocess
 import sys
-import time
 
 import pytest
-from fake_hub import BlackHole, FakeHub
+from fake_hub import BlackHole, FakeHub, Machine, line
 from tiny_latent import latent_folders  # noqa: F401 (fixture)
 
 from dreamfusion_ngp import hub as hub_module
@@ -21,36 +19,6 @@ from dreamfusion_ngp.presets import PRESETS, preset
 
 FIRST, SECOND = ALIASES["sd21"].repos
 WEIGHTS = "unet/diffusion_pytorch_model.safetensors"
-
-
-class Machine:
-    """A user's machine: its own home of the hub's cache and of this package's."""
-
-    def __init__(self, folder):
-        self.folder = folder
-        self.env = {**os.environ, "HF_HOME": str(folder / "hf"), "DREAMFUSION_NGP_CACHE": str(folder / "cache"),
-                    "HF_HUB_DISABLE_PROGRESS_BARS": "1"}
-        for name in ("HF_HUB_OFFLINE", "HF_TOKEN", "HF_ENDPOINT"):
-            self.env.pop(name, None)
-
-    def run(self, *args, **env):
-        began = time.perf_counter()
-        done = subprocess.run([sys.executable, "-P", "-m", "dreamfusion_ngp", *map(str, args)], capture_output=True,
-                              text=True, cwd=self.folder, env={**self.env, **env}, timeout=300)
-        done.seconds = time.perf_counter() - began
-        return done
-
-    def locate(self, model: str, **env):
-        """hub.locate in a process: its folder, or the error's line."""
-        code = ("import sys; from dreamfusion_ngp.hub import locate; from dreamfusion_ngp.errors import PriorError\n"
-                "try: print(locate(sys.argv[1]).folder)\nexcept PriorError as error: print('error:', error)")
-        done = subprocess.run([sys.executable, "-P", "-c", code, model], capture_output=True, text=True,
-                              env={**self.env, **env}, timeout=300)
-        assert done.returncode == 0, done.stderr
-        return done.stdout.strip()
-
-    def file(self, repo: str, path: str):
-        return next((self.folder / "hf" / "hub" / f"models--{repo.replace('/', '--')}" / "snapshots").glob(f"*/{path}"))
 
 
 @pytest.fixture
@@ -68,14 +36,6 @@ def model(latent_folders, tmp_path):
 def hub(model):
     with FakeHub({FIRST: model}) as running:
         yield running
-
-
-def line(done) -> str:
-    """The one line of an error."""
-    assert done.returncode == 2 and "Traceback" not in done.stderr, done.stdout + done.stderr
-    lines = done.stderr.strip().splitlines()
-    assert len(lines) == 1 and lines[0].startswith("error: "), done.stderr
-    return lines[0]
 
 
 def test_fetched_once_recorded_and_offline_from_then_on(machine, hub):

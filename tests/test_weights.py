@@ -66,7 +66,8 @@ def test_shards_of_any_variant_are_loaded_with_and_without_an_index(folder, part
     wanted, names = load_file(path), [name.format(BASE[part], number) for number in (1, 2, 3)]
     where = shard(path, names)
     if index:
-        (path.parent / index.format(BASE[part])).write_text(json.dumps({"metadata": {"total_size": 1}, "weight_map": where}))
+        data = {"metadata": {"total_size": 1}, "weight_map": where}
+        (path.parent / index.format(BASE[part])).write_text(json.dumps(data))
     same(folder, part, wanted)
     (path.parent / names[1]).unlink()
     with pytest.raises(PriorError, match=r"incomplete.*shards are missing: 2"):
@@ -91,7 +92,7 @@ def test_full_precision_or_half_first_else_what_is_there():
     for order in (FULL_FIRST, HALF_FIRST):
         assert chosen(order, ".non_ema", ".bf16") == "bf16" and chosen(order, ".non_ema") == "non_ema"
         assert chosen(order, ".non_ema", ".int8") == "int8"
-        assert best_weights(["model.safetensors", "adapter_model.safetensors", "lora.safetensors"], order).name == "model"
+        assert best_weights(["lora.safetensors", "model.safetensors", "adapter.safetensors"], order).name == "model"
         assert best_weights(["a.bin", "README.md"], order) is None
     half = [f"te/model.fp16-0000{i}-of-00002.safetensors" for i in (1, 2)]
     assert choose_weights([*half, "te/model.safetensors"]) == half
