@@ -11,7 +11,7 @@ import os
 import re
 import tempfile
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -130,13 +130,14 @@ def loadable(part: Path, found: WeightSet, name: str) -> Iterator[tuple[Path, st
     if has_standard_names(part, found, name):
         yield part, found.variant or None
         return
-    try:
-        with tempfile.TemporaryDirectory(prefix="dreamfusion_ngp-") as folder:
-            link_standard_names(part, found, name, Path(folder))
-            yield Path(folder), None
-    except OSError as error:
-        raise PriorError(f"{found.paths[0]}: a folder of links to it cannot be made ({error}); "
-                         "TMPDIR names another place") from error
+    with ExitStack() as stack:
+        try:
+            folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="dreamfusion_ngp-")))
+            link_standard_names(part, found, name, folder)
+        except OSError as error:
+            raise PriorError(f"{found.paths[0]}: a folder of links to it cannot be made ({error}); "
+                             "TMPDIR names another place") from error
+        yield folder, None
 
 
 def has_standard_names(part: Path, found: WeightSet, name: str) -> bool:
