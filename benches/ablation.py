@@ -6,9 +6,10 @@
 
 What is compared is data (benches/arms.py). Every run is a process; what is finished stays in --runs and is not made
 again, also where another group or arm asks for the same settings, prompt, seed and prior; what was stopped is made
-anew.
-A judge that was trained in between scores the runs that are there again. The figures go to one JSON file (-o), group by
-group, with how they were shortened; a run that failed counts as zero.
+anew. A judge that was trained in between, or a figure that means something else by now, scores the runs that are there
+again. The figures go to one JSON file (-o), group by group, with how they were shortened; a run that failed counts as
+zero. Runs that this file has need not be in --runs: a measurement can be begun on one machine and ended on another,
+and each run says where it was made.
 """
 
 from __future__ import annotations
@@ -33,6 +34,7 @@ import dreamfusion_ngp  # noqa: E402
 from arms import GROUPS, Arm, Group, arguments, config_of  # noqa: E402
 from dreamfusion_ngp.config import to_dict  # noqa: E402
 from dreamfusion_ngp.errors import DreamfusionError, UsageError  # noqa: E402
+from dreamfusion_ngp.evaluation.report import DEFINITIONS  # noqa: E402
 
 PACKAGE = Path(dreamfusion_ngp.__file__).parent
 PRIOR = PACKAGE / "toybox" / "priors" / "toybox-64"
@@ -93,7 +95,18 @@ def finished(task: Task, root: Path, judge: str | None) -> dict | None:
         record = json.loads((task.folder(root) / "run.json").read_text())
     except (OSError, ValueError):
         return None
-    return record if (record["judge"] or {}).get("digest") == judge else None
+    known = (record["judge"] or {}).get("digest"), record.get("definitions")
+    return record if known == (judge, DEFINITIONS) else None
+
+
+def recorded(path: Path, judge: str | None) -> dict[tuple, dict]:
+    """{(group, key): run} of the runs that a file of results has, scored by that judge by today's definitions."""
+    try:
+        groups = json.loads(path.read_text(encoding="utf-8"))["groups"]
+    except FileNotFoundError:
+        return {}
+    return {(name, run["key"]): run for name, group in groups.items() for arm in group["arms"] for run in arm["runs"]
+            if run.get("definitions") == DEFINITIONS and (group["judge"] or {}).get("digest") == judge}
 
 
 class Runner:
@@ -162,43 +175,50 @@ class Runner:
 def run_record(name: str, task: Task, record: dict) -> dict:
     """What the JSON says of a run; pictures only of the first seed and where they are shown."""
     picture = {"picture": record["picture"]} if name in PICTURED and task.seed == GROUPS[name].seeds[0] else {}
-    return {"prompt": task.prompt, "seed": task.seed, "seconds": record["seconds"], "failed": record["failed"],
+    machine, truth = record["machine"], record["truth"] or {}
+    where = f"{machine['gpu'] or machine['machine']}, kernels {machine['simd']}, torch {machine['versions']['torch']}"
+    return {"prompt": task.prompt, "seed": task.seed, "key": task.key, "definitions": record["definitions"],
+            "machine": where, "commit": machine["commit"] or "unknown",
+            **{key: record[key] for key in ("seconds", "cpu_seconds", "failed") if key in record},
+            "truth": {key: value for key, value in truth.items() if key.startswith("r_precision")} or None,
             **record["figures"], **picture}
 
 
-def collected(name: str, tasks: list[tuple[Arm, Task]], args, prior: str, judge: str | None) -> dict | None:
-    """The JSON of a group: its arms with the runs that are there; None where there is none."""
-    group = shortened(GROUPS[name], args)
-    full, arms, records = GROUPS[name], [], []
+def collected(name: str, tasks: list[tuple[Arm, Task]], args, prior: str, digest: str | None, before: dict,
+              known: dict) -> dict | None:
+    """The JSON of a group: its arms with the runs that are in --runs or `known` (see `recorded`); None where there is
+    none. before: the group as the file has it."""
+    group, full, arms = shortened(GROUPS[name], args), GROUPS[name], []
+    judge = before.get("judge") if (before.get("judge") or {}).get("digest") == digest else None
     for arm in chosen_arms(group, args):
         runs = []
         for _, task in (pair for pair in tasks if pair[0] is arm):
-            if record := finished(task, args.runs, judge):
-                records.append(record)
+            if record := finished(task, args.runs, digest):
                 runs.append(run_record(name, task, record))
+                judge = record["judge"]
+            elif (name, task.key) in known:
+                runs.append(known[name, task.key])
         words = arguments(arm, "PROMPT", 0, args.steps, args.resolution)
         command = "" if arm.oracle else shlex.join(["dreamfusion-ngp", *words]).replace("--seed 0", "--seed SEED")
         arms.append({**asdict(arm), "command": command, "runs": runs})
-    if not records:
+    made = [run for arm in arms for run in arm["runs"]]
+    if not made:
         return None
     wanted = {"steps": args.steps, "resolution": args.resolution,
               **{key: getattr(args, key) for key in ("prompts", "seeds", "arms")
                  if getattr(args, key) is not None and getattr(args, key) < len(getattr(full, key))}}
-    machine = records[-1]["machine"]
     return {"title": group.title, "why": group.why, "command": command_of(name, args), "date": date.today().isoformat(),
             "shortened": {key: value for key, value in wanted.items() if value is not None},
-            "machine": {key: machine[key] for key in ("machine", "gpu", "simd")}, "torch": machine["versions"]["torch"],
-            "commits": sorted({record["machine"]["commit"] or "unknown" for record in records}), "prior": prior,
-            "threads": args.threads, "processes": args.processes, "whole": group.whole, "planned": len(tasks),
-            "judge": records[-1]["judge"], "truth": truth_of(arms, records), "arms": arms}
+            "machines": sorted({run["machine"] for run in made}), "commits": sorted({run["commit"] for run in made}),
+            "prior": prior, "threads": args.threads, "processes": args.processes, "whole": group.whole,
+            "planned": len(tasks), "judge": judge, "truth": truth_of(made), "arms": arms}
 
 
-def truth_of(arms: list[dict], records: list[dict]) -> dict | None:
+def truth_of(runs: list[dict]) -> dict | None:
     """R-Precision of the true toys, averaged over the prompts that were run."""
-    prompts = [run["prompt"] for arm in arms for run in arm["runs"]]
-    known = [record["truth"] for record in dict(zip(prompts, records)).values() if record["truth"]]
-    return {key: round(sum(truth[key] for truth in known) / len(known), 4) for key in known[0]
-            if key.startswith("r_precision")} | {"prompts": len(known)} if known else None
+    known = [run["truth"] for run in {run["prompt"]: run for run in runs}.values() if run["truth"]]
+    return {key: round(sum(truth[key] for truth in known) / len(known), 4) for key in known[0]} | {
+        "prompts": len(known)} if known else None
 
 
 def command_of(name: str, args) -> str:
@@ -210,11 +230,13 @@ def command_of(name: str, args) -> str:
     return " ".join(["python benches/ablation.py --only", name, *given])
 
 
-def write_results(plans: dict[str, list[tuple[Arm, Task]]], args, prior: str, judge: str | None) -> None:
+def write_results(plans: dict[str, list[tuple[Arm, Task]]], args, prior: str, digest: str | None) -> None:
     """Renew these groups in the JSON file; the others stay."""
     path = args.out
     known = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {"groups": {}}
-    found = {name: collected(name, tasks, args, prior, judge) for name, tasks in plans.items()}
+    runs = recorded(path, digest)
+    found = {name: collected(name, tasks, args, prior, digest, known["groups"].get(name, {}), runs)
+             for name, tasks in plans.items()}
     if not any(found.values()):
         return
     known["groups"] |= {name: group for name, group in found.items() if group}
@@ -255,7 +277,9 @@ def ablate(args) -> int:
     prior, known = digest(*sorted(PRIOR.rglob("*.safetensors"))), judge and judge["digest"]
     plans = {name: tasks_of(shortened(GROUPS[name], args), args, prior) for name in args.only}
     tasks = {task.key: task for plan in plans.values() for _, task in plan}
-    todo = [task for task in tasks.values() if not finished(task, args.runs, known)]
+    had = recorded(args.out, known)
+    wanted = {task.key for name, plan in plans.items() for _, task in plan if (name, task.key) not in had}
+    todo = [task for task in tasks.values() if task.key in wanted and not finished(task, args.runs, known)]
     print(f"{len(tasks)} runs, {len(tasks) - len(todo)} done; judge: {known or 'none, R-Precision stays empty'}",
           flush=True)
     runner = Runner(args, judge, lambda: write_results(plans, args, prior, known))

@@ -33,7 +33,7 @@ class Group:
     why: str
     arms: tuple[Arm, ...]
     prompts: tuple[str, ...]
-    seeds: tuple[int, ...] = (0, 1)
+    seeds: tuple[int, ...] = (0, 1, 2)
     whole: bool = False
 
 
@@ -62,7 +62,7 @@ GROUPS = {
     "bars": Group(
         "Twenty-four toys, default preset",
         "The bars: the default command on a list that was drawn once by a fixed seed.",
-        (DEFAULT,), TWENTY_FOUR, (0,), whole=True),
+        (DEFAULT,), TWENTY_FOUR, (0, 1, 2), whole=True),
     "paper": Group(
         "The paper's ablation",
         "DreamFusion, figure 6: what random cameras, view-dependent prompts, lighting and textureless shading are each "

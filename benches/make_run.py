@@ -14,6 +14,7 @@ BEGAN = time.monotonic()  # before the imports: a user waits for them, too
 import ctypes  # noqa: E402
 import hashlib  # noqa: E402
 import json  # noqa: E402
+import resource  # noqa: E402
 import shutil  # noqa: E402
 import signal  # noqa: E402
 import sys  # noqa: E402
@@ -27,6 +28,7 @@ from dreamfusion_ngp.config import RunConfig, from_dict  # noqa: E402
 from dreamfusion_ngp.errors import DivergenceError, ExportError  # noqa: E402
 from dreamfusion_ngp.evaluation import scoring  # noqa: E402
 from dreamfusion_ngp.evaluation.judge import load_judge  # noqa: E402
+from dreamfusion_ngp.evaluation.report import DEFINITIONS  # noqa: E402
 from dreamfusion_ngp.evaluation.sheet import thumbnails  # noqa: E402
 from dreamfusion_ngp.guidance import load_guidance  # noqa: E402
 from dreamfusion_ngp.runs import CHECKPOINT  # noqa: E402
@@ -36,7 +38,7 @@ from dreamfusion_ngp.workflow import choose_device, generate, set_threads  # noq
 
 HERE = Path(__file__).resolve().parent
 SHOWN = (1, 5)  # of the eight views: from the front right, and from the opposite side
-LEFT_OUT = ("run", "views", "prompt", "seed", "steps", "mean_color")  # of the figures: said elsewhere, or lists
+LEFT_OUT = ("run", "views", "prompt", "seed", "steps", "definitions", "mean_color")  # of the figures: said elsewhere, or lists
 
 
 def end_with_the_caller() -> None:
@@ -64,6 +66,12 @@ def optimise(config: RunConfig, folder: Path, device: torch.device, by: str = ""
     save_checkpoint(folder / CHECKPOINT, state)
 
 
+def cpu_seconds() -> float:
+    """Of this process and those that it waited for: other programs on the machine hardly change them."""
+    used = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
+    return sum(usage.ru_utime + usage.ru_stime for usage in used)
+
+
 def make(task: dict, folder: Path) -> dict:
     """The optimisation that `task` asks for: where its checkpoint lies, how long it took and on what."""
     config, place, failed = from_dict(RunConfig, task["config"]), folder / "result", ""
@@ -79,7 +87,7 @@ def make(task: dict, folder: Path) -> dict:
         failed = str(error)
     seconds = time.monotonic() - BEGAN
     found = next(place.rglob(CHECKPOINT), None)
-    return {"seconds": round(seconds, 1), "failed": failed, "threads": task["threads"],
+    return {"seconds": round(seconds, 1), "cpu_seconds": round(cpu_seconds(), 1), "failed": failed, "threads": task["threads"],
             "processes": task["processes"], "machine": facts(device),
             "checkpoint": found and found.relative_to(folder).as_posix()}
 
@@ -102,7 +110,8 @@ def scored(made: dict, task: dict, folder: Path) -> dict:
     known = judge and {"name": judge.name, "digest": hashlib.sha256(path.read_bytes()).hexdigest()[:12],
                        "held_out": judge.log.get("held_out"), "images": judge.log.get("images")}
     truth = judge and scoring.truth(judge, [task["config"]["prompt"]])
-    return {**made, "judge": known, "truth": truth, "figures": figures, "picture": picture}
+    return {**made, "judge": known, "truth": truth, "definitions": DEFINITIONS,
+            "figures": figures, "picture": picture}
 
 
 def main(folder: Path) -> None:

@@ -156,6 +156,34 @@ def test_a_run_without_a_result_counts_as_zero(tmp_path):
     assert record["figures"]["r_precision_geo"] is None and record["judge"] is None
 
 
+def test_a_measurement_goes_on_where_its_file_was_left(tmp_path, monkeypatch):
+    """Runs of the file that were made elsewhere are kept; by another judge or definition they are wanted again."""
+    from dreamfusion_ngp.evaluation.report import DEFINITIONS
+
+    out, asked = tmp_path / "ablation.json", []
+    words = ["--only", "paper", "--arms", "1", "--prompts", "1", "--runs", str(tmp_path / "runs"), "-o", str(out)]
+    args, judge = ablation.parsed(words), ablation.digest(ablation.JUDGE)
+    prior = ablation.digest(*sorted(ablation.PRIOR.rglob("*.safetensors")))
+    first, *others = (task for _, task in ablation.tasks_of(ablation.shortened(GROUPS["paper"], args), args, prior))
+    run = run_of(first.prompt, 0, 0.5, key=first.key, definitions=DEFINITIONS, machine="elsewhere", commit="abc1234",
+                 truth={"r_precision_color": 1.0})
+    monkeypatch.setattr(ablation.Runner, "run", lambda self, todo, total: asked.append(todo) or True)
+
+    def leave(judge, **more):
+        arms = {"base": [run | more]}
+        out.write_text(json.dumps({"groups": {"paper": group_with(arms, judge={"digest": judge})}}))
+        assert ablation.main(words) == 0
+        return json.loads(out.read_text())["groups"]["paper"]
+
+    group = leave(judge)
+    assert asked.pop() == others and group["arms"][0]["runs"] == [run] and group["planned"] == 3
+    assert group["machines"] == ["elsewhere"] and group["judge"] == {"digest": judge}
+    assert group["truth"] == {"r_precision_color": 1.0, "prompts": 1}
+    leave("another")
+    leave(judge, definitions=DEFINITIONS - 1)
+    assert asked == [[first, *others]] * 2
+
+
 PROGRAM = """
 import sys
 sys.path.insert(0, {benches!r})
@@ -242,7 +270,7 @@ def run_of(prompt, seed, iou, **more):
 
 def group_with(arms: dict, **more) -> dict:
     return {"command": "python benches/ablation.py", "date": "2026-11-22", "shortened": {}, "commits": ["abc1234"],
-            "machine": {"machine": "2 cores", "gpu": None, "simd": "plain"}, "torch": "2.13.0", "threads": 2,
+            "machines": ["2 cores, kernels plain, torch 2.13.0"], "threads": 2,
             "processes": 1, "planned": sum(map(len, arms.values())), "judge": None, "truth": None, "prior": "a" * 12,
             "arms": [{"name": name, "why": "because", "runs": runs} for name, runs in arms.items()], **more}
 
@@ -319,7 +347,6 @@ def test_the_text_on_the_metrics_has_their_numbers():
     from dreamfusion_ngp.evaluation import faces, pictures, silhouettes, surface, volume
 
     text = {name: definition for name, definition, _, _ in written.METRICS}
-    assert f"grid of {volume.RESOLUTION} cells" in text["Volumetric IoU"]
     assert "by {} to {}".format(*volume.SCALES) in text["Volumetric IoU"]
     low, middle, high = (f"{e:.0f}" for e in silhouettes.ELEVATIONS)
     assert f"{low}, {middle} and {high} degrees" in text["Silhouette IoU"]

@@ -6,7 +6,9 @@ import numpy as np
 
 from ..mesh import cell_centres, query, sample_grid
 from ..toybox.shapes import COLORS
-from .volume import RESOLUTION, fill_cavities
+from .volume import fill_cavities
+
+RESOLUTION = 64  # cells per axis of the grid whose surface is looked at
 
 
 def surface_colors(density, albedo, bound: float, level: float, *, resolution: int = RESOLUTION,

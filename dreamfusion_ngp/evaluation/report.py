@@ -14,17 +14,20 @@ from .silhouettes import AZIMUTHS, ELEVATIONS, silhouette_iou
 from .surface import Surface, best_chamfer, outer_surface, toy_surface
 from .volume import volumetric_iou
 
+# Of what the figures below mean: figures of different versions are not comparable.
+DEFINITIONS = 2
 # Keys of evaluation.json: (unit, meaning). World units: a toy is about 1 across.
 FIGURES = {
     "run": ("", "folder of the run"),
     "seed": ("", "of the run"),
     "steps": ("", "that the run has made"),
     "prompt": ("", "as it was given"),
+    "definitions": ("", "version of what these figures mean"),
     "failed": ("", "why there are no other figures: the run has no result, and IoU and R-Precision count as 0"),
     "class": ("", "the toy that it names"),
     "color": ("", "the colour that it names, or empty"),
-    "volumetric_iou": ("0 to 1", "intersection over union of the solids, closed cavities filled, best over yaw and "
-                                 "uniform scale of the toy"),
+    "volumetric_iou": ("0 to 1", "intersection over union of the solids, the field's closed cavities filled, best over "
+                                 "yaw and uniform scale of the toy; standard error of the count below .001"),
     "yaw": ("degrees", "turn of the toy about +Y at the best IoU"),
     "scale": ("", "size of the toy at the best IoU"),
     "volumetric_iou_unaligned": ("0 to 1", "the IoU at yaw 0 and scale 1"),

@@ -11,7 +11,7 @@ from ..errors import ExportError, PromptError
 from ..toybox.captions import parse_prompt
 from ..toybox.shapes import COLORS
 from .pictures import Pictures, field_pictures, toy_pictures
-from .report import open_report, report
+from .report import DEFINITIONS, open_report, report
 from .retrieval import Pool, Retrieval, pool_of, r_precision
 from .surface import read_mesh
 
@@ -64,7 +64,7 @@ def score(state, folder: Path, retrieval: Retrieval | None = None, captions: lis
     else:
         from ..runs import render_opacity
         figures = report(prompt, density, render_opacity(state), albedo, bound, pictures, mesh=mesh)
-    head = {"run": str(folder), "seed": state.config.seed, "steps": state.step}
+    head = {"run": str(folder), "seed": state.config.seed, "steps": state.step, "definitions": DEFINITIONS}
     return {**head, **figures, **retrieval_figures(retrieval, pictures, pool)}, pictures
 
 
@@ -81,8 +81,8 @@ def attempt(state, folder: Path, retrieval: Retrieval | None = None,
     try:
         return score(state, folder, retrieval, captions)
     except ExportError as error:
-        return {"run": str(folder), "seed": state.config.seed, "steps": state.step, "prompt": state.config.prompt,
-                "failed": str(error), **nothing(state.config.prompt, retrieval)}, None
+        return {"run": str(folder), "seed": state.config.seed, "steps": state.step, "definitions": DEFINITIONS,
+                "prompt": state.config.prompt, "failed": str(error), **nothing(state.config.prompt, retrieval)}, None
 
 
 def is_toy(prompt: str) -> bool:
