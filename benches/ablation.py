@@ -32,7 +32,7 @@ sys.path.insert(0, str(HERE))  # PYTHONSAFEPATH leaves it out
 
 import dreamfusion_ngp  # noqa: E402
 from arms import GROUPS, Arm, Group, arguments, config_of  # noqa: E402
-from dreamfusion_ngp.config import to_dict  # noqa: E402
+from dreamfusion_ngp.config import RunConfig, to_dict  # noqa: E402
 from dreamfusion_ngp.errors import DreamfusionError, UsageError  # noqa: E402
 from dreamfusion_ngp.evaluation.report import DEFINITIONS  # noqa: E402
 
@@ -79,8 +79,21 @@ def chosen_arms(group: Group, args) -> tuple[Arm, ...]:
 def task_of(group: Group, arm: Arm, prompt: str, seed: int, args, prior: str) -> Task:
     config = to_dict(config_of(arm, prompt, seed, args.steps, args.resolution))
     timing = [args.threads, args.processes] if group.whole else None  # there the time is a figure, too
-    key = hashlib.sha256(json.dumps([config, arm.oracle or prior, timing], sort_keys=True).encode()).hexdigest()[:12]
+    decides = [differing(config, to_dict(RunConfig())), arm.oracle or prior, timing]
+    key = hashlib.sha256(json.dumps(decides, sort_keys=True).encode()).hexdigest()[:12]
     return Task(prompt, seed, group.whole, arm.oracle, config, key, f"{arm.name}: {prompt}, seed {seed}")
+
+
+def differing(config: dict, defaults: dict) -> dict:
+    """The entries of a nested dictionary that are not the defaults: a new setting at its default changes no key."""
+    found = {}
+    for name, value in config.items():
+        default = defaults.get(name)
+        if isinstance(value, dict) and isinstance(default, dict):
+            value, default = differing(value, default), {}
+        if value != default:
+            found[name] = value
+    return found
 
 
 def tasks_of(group: Group, args, prior: str) -> list[tuple[Arm, Task]]:

@@ -67,6 +67,14 @@ def test_the_last_arm_of_the_paper_is_the_preset_and_shares_its_runs():
     assert len(keys | other) == 3, "another prior, and a run whose time counts, are runs of their own"
 
 
+def test_a_new_setting_at_its_default_changes_no_key():
+    defaults = {"a": 1, "b": {"c": [0, 1], "d": None}}
+    assert ablation.differing({"a": 1, "b": {"c": [0, 2], "d": None}}, defaults) == {"b": {"c": [0, 2]}}
+    assert ablation.differing(defaults, defaults) == {}
+    assert ablation.differing({**defaults, "e": 0}, {**defaults, "e": 0}) == {}
+    assert ablation.differing({"a": None, "b": {}}, defaults) == {"a": None}
+
+
 @pytest.mark.parametrize("name", GROUPS)
 def test_every_arm_is_a_setting_of_its_own_that_is_accepted(name):
     configs = [config_of(arm, GROUPS[name].prompts[0], 0) for arm in GROUPS[name].arms]
