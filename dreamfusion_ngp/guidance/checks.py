@@ -10,7 +10,7 @@ from ..errors import PriorError
 
 LONGEST_SCHEDULE = 100_000  # timesteps; the models that exist have a thousand
 LARGEST_SIDE = 4096         # pixels
-TERMINAL = 2.0**-24         # abar where a schedule ends in pure noise, as in diffusers' Euler: 0 could not be divided by
+TERMINAL = 2.0**-24         # abar where a schedule ends in pure noise, as in diffusers' Euler: one divides by it
 
 
 def present(index: dict, name: str) -> bool:

@@ -63,10 +63,13 @@ class ThreeTextEncoders(TextEncoder):
     def encode(self, models: list, text: str) -> dict[str, Tensor]:
         short, pooled = penultimate(models[:2], self.tokenizers, self.short.get(text, text), self.clip_skip,
                                     self.folder)
-        short = torch.nn.functional.pad(short, (0, self.width - short.shape[-1]))
         long = torch.zeros(T5_TOKENS, self.width)
         if len(models) > 2:
             long = models[2](self.tokenizers[2].padded(text).input_ids)[0][0].float()
+        if long.shape[-1] != self.width or short.shape[-1] > self.width or len(pooled) < 2:
+            raise PriorError(f"{self.folder}: the transformer wants text embeddings of width {self.width}, the CLIPs "
+                             f"give {short.shape[-1]} with {len(pooled)} projections, the T5 {long.shape[-1]}")
+        short = torch.nn.functional.pad(short, (0, self.width - short.shape[-1]))
         hidden = torch.cat([short, long])
         return {"hidden": hidden, "mask": torch.ones(len(hidden), dtype=torch.int64), "pooled": torch.cat(pooled)}
 
@@ -98,8 +101,8 @@ class FlowGuidance(LatentGuidance):
         shape, c = super().prepare(folder, index), self.unet.config
         if shape[-1] % c.patch_size or shape[-1] // c.patch_size > c.pos_embed_max_size:
             raise PriorError(f"{folder}/transformer has {c.pos_embed_max_size} x {c.pos_embed_max_size} positions for "
-                             f"patches of {c.patch_size} latents; {shape[-1]} latents a side do not fit; choose another "
-                             "guidance.resolution")
+                             f"patches of {c.patch_size} latents a side, which {shape[-1]} latents a side do not fit; "
+                             "choose another guidance.resolution")
         return shape
 
     def call(self, network, batch: Tensor, steps: Tensor, pick) -> Tensor:

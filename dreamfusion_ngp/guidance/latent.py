@@ -86,8 +86,9 @@ class LatentGuidance(UnetGuidance):
         """What the UNet is not that it should be, or "". width: of the text embeddings."""
         c = self.unet.config
         if c.in_channels != c.out_channels:
-            extra = {9: ": inpainting", 5: ": depth to image", 8: ": it changes pictures", 7: ": it enlarges pictures"}
-            return f"it maps {c.in_channels} channels to {c.out_channels}{extra.get(c.in_channels, '')}, not text to image"
+            task = {9: "inpainting, ", 5: "depth to image, ", 8: "changes of a picture, ", 7: "super-resolution, "}
+            return (f"it maps {c.in_channels} channels to {c.out_channels}: {task.get(c.in_channels, '')}"
+                    "not text to image")
         return width_problem(text_widths(c), width) or self.other_conditions()
 
     def other_conditions(self) -> str:

@@ -24,6 +24,7 @@ from .sds import abar_of_flow, flow_abar
 
 log = logging.getLogger(__name__)
 BIG = 2 << 30  # bytes of weights on disk above which a part is held in bfloat16 (T5-XXL), else in float32
+LONG = 200     # characters of another library's message, of which then only the first sentence is shown
 BASES = {
     "unet": ("diffusers", "ModelMixin"),
     "vae": ("diffusers", "ModelMixin"),
@@ -230,6 +231,7 @@ def fitting(problem: str):
         if "out of memory" in lines[0] or "allocate memory" in lines[0]:
             raise
         reason = " ".join(lines[:2]) if lines[0].endswith(":") else lines[0]
+        reason = reason if len(reason) < LONG else reason.partition(". ")[0][:LONG]
         raise PriorError(f"{problem}: {reason}") from error
 
 

@@ -37,7 +37,7 @@ class Reader:
             if self.rows is not None and highest >= self.rows:
                 raise PriorError(
                     f"{self.place} gives {self.tokenizer.convert_ids_to_tokens(highest)!r} the number {highest}, but "
-                    f"{self.encoder} has embeddings for {self.rows} tokens only, from 0: the two do not fit")
+                    f"{self.encoder} has embeddings for the numbers 0 to {self.rows - 1} only")
         return tokens
 
     def padded(self, text: str):

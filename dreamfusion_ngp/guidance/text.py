@@ -68,8 +68,8 @@ class TextEncoder:
     are encoded otherwise overrides the members below.
 
     HIDES_PADDING: whether padding is hidden from the encoder; else it is where the encoder's config has
-    `use_attention_mask`.  That, the length of a text and the layer are those of `encode_prompt` of the family's pipeline
-    in diffusers, whatever the encoder is.
+    `use_attention_mask`.  That, the length of a text and the layer are those of `encode_prompt` of the family's
+    pipeline in diffusers, whatever the encoder is.
     """
 
     PARTS = ("text_encoder",)
@@ -159,6 +159,9 @@ class TwoTextEncoders(TextEncoder):
     @torch.no_grad()
     def encode(self, models: list, text: str) -> dict[str, Tensor]:
         hidden, pooled = penultimate(models, self.tokenizers, text, self.clip_skip, self.folder)
+        if not pooled:
+            raise PriorError(f"{self.folder}: its text_encoder_2 is a {type(models[1]).__name__}, which has no "
+                             "projection; SDXL's is a CLIPTextModelWithProjection")
         pooled = pooled[-1]
         if not text.strip() and self.index.get("force_zeros_for_empty_prompt", True):
             hidden, pooled = torch.zeros_like(hidden), torch.zeros_like(pooled)
