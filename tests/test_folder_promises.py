@@ -39,7 +39,7 @@ BROKEN = {
                               PROMPT, "", "has no projection"),
     "one width of two": ("sd", replace(unet=unet(cross_attention_dim=(16, 24))), PROMPT, "", "width 24, the text"),
     "inpainting": ("sd", replace(unet=unet(in_channels=9)), PROMPT, "", "9 channels to 4: inpainting"),
-    "variances": ("sd", replace(unet=unet(out_channels=8)), PROMPT, "", "maps 4 channels to 8, not text to image"),
+    "variances": ("sd", replace(unet=unet(out_channels=8)), PROMPT, "", "maps 4 channels to 8: not text to image"),
     "latents": ("sd", replace(unet=unet(in_channels=8, out_channels=8)), PROMPT, "", "have 4 .*takes .8 channels"),
     "labels": ("sd", replace(unet=unet(num_class_embeds=4)), PROMPT, "", "other than text .num_class_embeds 4"),
     "labels of SDXL": ("sdxl", replace(unet=unet("sdxl", num_class_embeds=4)), PROMPT, "", "num_class_embeds 4"),
@@ -66,8 +66,9 @@ BROKEN = {
     "few betas": ("sd", edit(SCHEDULER, trained_betas=[0.1] * 8), PROMPT, "", "trained_betas must be .* got 8"),
     "one beta": ("sd", edit(SCHEDULER, trained_betas=0.1), PROMPT, "", "trained_betas must be a list"),
     "betas in words": ("sd", edit(SCHEDULER, trained_betas=["x"] * 1000), PROMPT, "", "scheduler"),
-    "betas above 1": ("sd", edit(SCHEDULER, trained_betas=[1.5] * 1000), PROMPT, "", "give no noise schedule"),
-    "betas of 0": ("sd", edit(SCHEDULER, trained_betas=[0.0] * 1000), PROMPT, "", "the noise must grow"),
+    "betas above 1": ("sd", edit(SCHEDULER, trained_betas=[1.5] * 1000), PROMPT, "", "make no noise schedule"),
+    "betas of 0": ("sd", edit(SCHEDULER, trained_betas=[0.0] * 1000), PROMPT, "", "make no noise schedule"),
+    "a shift of 0": ("sd3", edit(SCHEDULER, shift=0), PROMPT, "", "make no noise schedule"),
     "betas in a list": ("sd", edit(SCHEDULER, beta_start=[0.1]), PROMPT, "", "scheduler"),
 }
 
@@ -77,7 +78,7 @@ def test_what_does_not_fit_is_one_line(name, latent_folders, tmp_path):
     kind, change, prompt, negative, message = BROKEN[name]
     folder = copied(latent_folders[kind], tmp_path, change)
     with pytest.raises(PriorError, match=message) as caught:
-        load_guidance(config(folder, prompt, negative=negative), "cpu")
+        load_guidance(config(folder, prompt, negative=negative, t_shifted=name == "a shift of 0"), "cpu")
     assert "\n" not in str(caught.value) and str(folder) in str(caught.value)
 
 

@@ -56,10 +56,10 @@ def check_steps(config: dict, path: Path) -> None:
 def checked_abar(abar, path: Path) -> np.ndarray:
     """Cumulative products of a noise schedule, (T,) float64, above 0. Raises PriorError for what is none."""
     abar = np.asarray(abar, np.float64)
-    if abar.ndim != 1 or not len(abar) or not np.isfinite(abar).all() or (abar < 0).any() or (abar > 1).any():
-        raise PriorError(f"{path}: its betas give no noise schedule: they must be numbers from 0 to 1")
-    if (np.diff(abar) > 1e-6).any() or abar[-1] >= 1:
-        raise PriorError(f"{path}: its betas give no noise schedule: the noise must grow from step to step")
+    table = abar.ndim == 1 and len(abar) > 0 and np.isfinite(abar).all()
+    if not table or abar.min() < 0 or abar.max() > 1 or (np.diff(abar) > 1e-6).any() or abar[-1] >= 1:
+        raise PriorError(f"{path}: its numbers make no noise schedule: the share of noise must be from 0 to 1 and grow "
+                         "from step to step")
     return np.maximum(abar, TERMINAL)
 
 

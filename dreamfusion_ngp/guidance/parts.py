@@ -187,9 +187,9 @@ def load_schedule(folder: Path, index: dict, said: str | None = None,
             raise PriorError(f"{folder}: a rectified flow predicts a velocity; prediction_type cannot be {said}")
         if shifted:
             s, times = (x.double().numpy()[::-1].copy() for x in (scheduler.sigmas, scheduler.timesteps))
-            return abar_of_flow(s), "flow", times.astype(np.float32)
+            return checked_abar(abar_of_flow(s), path), "flow", times.astype(np.float32)
         length = scheduler.config.num_train_timesteps
-        return flow_abar(length), "flow", np.arange(1, length + 1)
+        return checked_abar(flow_abar(length), path), "flow", np.arange(1, length + 1)
     if shifted:
         raise UsageError(f"guidance.t_shifted is for models of a rectified flow; {folder} has a "
                          f"{type(scheduler).__name__}")
