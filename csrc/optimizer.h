@@ -10,7 +10,7 @@ struct Adam {
     T* grad;             // in (n), zero afterwards
     T* exp_avg;          // in, out (n): first moment
     T* exp_avg_sq;       // in, out (n): second moment
-    int64_t* nonfinite;  // in, out (1): raised by the number of NaN or infinite gradient elements
+    int64_t* nonfinite;  // in, out (1): raised by the number of elements that are left out
     int64_t n;
     T beta1, beta2;
     T eps;
@@ -18,25 +18,32 @@ struct Adam {
     const T* factors;    // in (2): lr / (1 - beta1^step) and 1 / sqrt(1 - beta2^step), read when the kernel runs
 };
 
-// The factors, read once: what the loop writes might alias them.
+// The factors, read once: what the loop writes might alias them. One that is NaN, infinite or negative makes the step
+// NaN, so that every element is left out: an infinite `inverse_root` alone would pass as an update of zero.
 template <class T>
 struct AdamFactors {
     T step_size, inverse_root;
 };
 
 template <class T>
-DFN_HD AdamFactors<T> read_factors(const Adam<T>& p) { return {p.factors[0], p.factors[1]}; }
+DFN_HD AdamFactors<T> read_factors(const Adam<T>& p) {
+    const T a = p.factors[0], b = p.factors[1];
+    const bool ok = a >= T(0) && b > T(0) && (a - a) + (b - b) == T(0);
+    return {ok ? a : T(NAN), b};
+}
 
-// Returns 1 for a non-finite gradient, whose element then keeps its value and moments. Written without branches: a loop
-// over this body has to vectorise.
+// Returns 1 for an element that is left out: it keeps its value and moments, because one of the three would become NaN
+// or infinite, or the second moment is negative. What comes out is checked, not what goes in: it is finite only if the
+// gradient, the value, the moments and the factors are, and no square overflows. An infinite `m` shows in `next`, an
+// infinite `v` does not. Written without branches: a loop over this body has to vectorise.
 template <class T>
 DFN_HD int adam_element(const Adam<T>& p, AdamFactors<T> f, int64_t i) {
     const T raw = p.grad[i], value = p.param[i], m0 = p.exp_avg[i], v0 = p.exp_avg_sq[i];
-    const bool ok = raw - raw == T(0);
     const T g = raw + p.weight_decay * value;
     const T m = p.beta1 * m0 + (T(1) - p.beta1) * g;
     const T v = p.beta2 * v0 + (T(1) - p.beta2) * g * g;
     const T next = value - f.step_size * m / (std::sqrt(v) * f.inverse_root + p.eps);
+    const bool ok = ((next - next) + (v - v) == T(0)) & (v0 >= T(0));  // x - x is 0 or NaN
     p.param[i] = ok ? next : value;
     p.exp_avg[i] = ok ? m : m0;
     p.exp_avg_sq[i] = ok ? v : v0;

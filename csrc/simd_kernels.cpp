@@ -141,10 +141,10 @@ int64_t adam(const Adam<float>& shared, int64_t begin, int64_t end) {
     for (; i + kWidth <= end; i += kWidth) {
         const Floats raw = load(p.grad + i), value = load(p.param + i);
         const Floats m0 = load(p.exp_avg + i), v0 = load(p.exp_avg_sq + i), zero{};
-        const Ints ok = raw - raw == zero;  // -1 where the gradient is finite
         const Floats g = raw + p.weight_decay * value;
         const Floats m = p.beta1 * m0 + (1 - p.beta1) * g, v = p.beta2 * v0 + (1 - p.beta2) * g * g;
         const Floats next = value - f.step_size * m / (square_root(v) * f.inverse_root + p.eps);
+        const Ints ok = ((next - next) + (v - v) == zero) & (v0 >= zero);  // -1, or 0 where left out
         store(p.param + i, ok ? next : value);
         store(p.exp_avg + i, ok ? m : m0);
         store(p.exp_avg_sq + i, ok ? v : v0);

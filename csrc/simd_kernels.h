@@ -71,7 +71,7 @@ struct SimdKernels {
     void (*shade_backward)(const ShadeBackward<float>&, int64_t begin, int64_t end);
     void (*composite)(const Composite<float>&, int64_t begin, int64_t end);
     void (*composite_backward)(const CompositeBackward<float>&, int64_t begin, int64_t end);
-    int64_t (*adam)(const Adam<float>&, int64_t begin, int64_t end);  // returns how many gradients are not finite
+    int64_t (*adam)(const Adam<float>&, int64_t begin, int64_t end);  // returns how many elements are left out
     // What limits the above, for the benches: sums rows[i] of a table of pairs; adds to them; 2 * 12 * width operations
     // per round. Return something that depends on all of it.
     float (*read_pairs)(const float* table, const uint32_t* rows, int64_t n);

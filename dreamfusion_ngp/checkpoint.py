@@ -62,6 +62,7 @@ def load_checkpoint(path: Path, device: str | torch.device, *, steps: int | None
         check_config(config)
     state = State(config, device)
     own = state.tensors()
+    tensors.setdefault("adam.nonfinite", own["adam.nonfinite"])  # older files lack it
     if set(own) != set(tensors) or any((own[k].shape, own[k].dtype) != (v.shape, v.dtype) for k, v in tensors.items()):
         raise CheckpointError(f"{path}: its tensors do not fit its config; was it written by another version?")
     for name, value in tensors.items():

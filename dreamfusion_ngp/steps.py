@@ -28,11 +28,13 @@ REGULARISERS = ("orientation", "opacity_loss", "entropy", "smoothness")
 
 
 class Adam:
-    """Fused Adam over (parameter, learning rate) pairs; `moments` is its whole state besides the step number."""
+    """Fused Adam over (parameter, learning rate) pairs. moments, nonfinite: its whole state besides the step number;
+    nonfinite counts the updates of single numbers that were left out (ops/adam.py)."""
 
     def __init__(self, pairs: list[tuple[Tensor, float]], config: OptimConfig):
         self.pairs, self.config = pairs, config
         self.moments = [(torch.zeros_like(p), torch.zeros_like(p)) for p, _ in pairs]
+        self.examined = 0  # `nonfinite` when the state was last searched for the reason
         self.nonfinite = torch.zeros(1, dtype=torch.int64, device=pairs[0][0].device)
 
     def factors(self, step: int, steps: int) -> list[tuple[float, float]]:
@@ -88,7 +90,18 @@ class State:
         found |= {f"occupancy.{k}": v for k, v in self.occupancy.named_buffers()}
         for i, (first, second) in enumerate(self.adam.moments):
             found |= {f"adam.{i}.first": first, f"adam.{i}.second": second}
-        return found
+        return found | {"adam.nonfinite": self.adam.nonfinite}
+
+
+def unsound(tensors: dict[str, Tensor]) -> str:
+    """What is wrong with the numbers of a state, "" if nothing is: one is not finite, or one of Adam's second moments,
+    means of squares, is negative."""
+    for name, value in tensors.items():
+        if value.is_floating_point() and not value.isfinite().all():
+            return f"{name} holds a number that is not finite"
+        if name.startswith("adam.") and name.endswith(".second") and (value < 0).any():
+            return f"{name}, means of squares, holds a negative number"
+    return ""
 
 
 @dataclass(frozen=True)

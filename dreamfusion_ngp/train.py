@@ -13,7 +13,7 @@ from torch import Tensor
 from .config import RunConfig
 from .errors import DivergenceError
 from .graphs import Eager, Graphed, executor
-from .steps import Adam, State, fill_numbers, refresh_is_due
+from .steps import Adam, State, fill_numbers, refresh_is_due, unsound
 
 __all__ = ["Adam", "State", "StepRecord", "device_clock", "differentiate", "train", "train_step"]
 
@@ -23,8 +23,8 @@ CHECK_INTERVAL_CUDA = 16  # steps between looks at the loss terms on CUDA: a loo
 @dataclass(frozen=True)
 class StepRecord:
     """What one step did. terms: loss terms, unweighted. log: the guidance's own numbers. seconds: {"guidance", "field",
-    "other"}. samples: taken and dropped. nonfinite: elements of gradients left out so far in the run because they were
-    not finite. Values are tensors on the device until `plain()` reads them."""
+    "other"}. samples: taken and dropped. nonfinite: updates of single numbers left out so far in the run because they
+    would not have been finite. Values are tensors on the device until `plain()` reads them."""
 
     step: int
     terms: dict[str, Tensor]
@@ -70,6 +70,8 @@ def differentiate(state: State, guidance, config: RunConfig, part: int, clock: C
     d_rgb = image_gradient(sds.loss if config.accumulate == 1 else sds.loss / config.accumulate, rgb)
     guided = clock()
     run.learn(state, seen, d_rgb, last=part == config.accumulate - 1)
+    if part == config.accumulate - 1:
+        check_update(state, step)
     done = clock()
     seconds = {"guidance": guided - rendered, "field": (rendered - ready) + (done - guided), "other": ready - began}
     return StepRecord(step, terms, sds.log, seen.opacity, seen.info, state.adam.nonfinite, seconds)
@@ -96,13 +98,26 @@ def merge(records: list[StepRecord]) -> StepRecord:
 
 def check_finite(terms: dict[str, Tensor], step: int) -> None:
     """Raise DivergenceError that names the step and the term. On CUDA only every CHECK_INTERVAL_CUDA steps; what slips
-    through in between cannot reach the parameters, because adam_step leaves out non-finite gradients."""
+    through in between cannot reach the parameters, because adam_step leaves out what would not be finite."""
     if next(iter(terms.values())).is_cuda and step % CHECK_INTERVAL_CUDA:
         return
     for name, value in terms.items():
         if not math.isfinite(float(value)):
             raise DivergenceError(f"the loss term {name!r} is {float(value)} at step {step}: stopped; "
                                   "a checkpoint saved before is good (a lower learning rate or another seed may help)")
+
+
+def check_update(state: State, step: int) -> None:
+    """Raise DivergenceError if the reason why Adam left something out in `step` is in the state itself, and so would
+    stay: name the tensor. A gradient that is not finite is counted, and the run goes on. On CUDA only every
+    CHECK_INTERVAL_CUDA steps."""
+    adam = state.adam
+    if (adam.nonfinite.is_cuda and step % CHECK_INTERVAL_CUDA) or int(adam.nonfinite) == adam.examined:
+        return
+    adam.examined = int(adam.nonfinite)
+    learnt = {k: v for k, v in state.tensors().items() if not k.startswith("occupancy")}  # its next update heals that
+    if fault := unsound(learnt | {"Adam's factors": state.numbers["factors"]}):
+        raise DivergenceError(f"{fault} at step {step}: stopped (a lower learning rate or another seed may help)")
 
 
 def device_clock(device: torch.device) -> Callable[[], float]:

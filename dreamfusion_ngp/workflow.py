@@ -175,7 +175,8 @@ def optimise(state: State, guidance, folder: Path, formats: tuple[str, ...]) -> 
         print(f"GPU memory  {torch.cuda.max_memory_allocated(device) / 1e9:.2f} GB of tensors at most, "
               f"{torch.cuda.max_memory_reserved(device) / 1e9:.2f} GB reserved")
     if lost := int(state.adam.nonfinite):
-        print(f"note        {lost} elements of gradients were not finite and were left out; try a lower optim.lr_grid")
+        print(f"note        {lost} updates of single numbers were left out, because they would not have been finite; "
+              "try a lower optim.lr_grid")
     failure = None
     try:
         export_run(state, folder, formats)

@@ -1,4 +1,4 @@
-"""Fused Adam: against torch.optim.Adam and the reference, gradients that are not finite, its errors."""
+"""Fused Adam: against torch.optim.Adam and the reference, what is not finite on the way in or out, its errors."""
 
 import pytest
 import torch
@@ -55,8 +55,7 @@ def test_non_finite_gradients_are_counted_and_not_applied(device):
     untouched = [v.clone() for v in tensors]
     bad = torch.zeros(50000, dtype=torch.bool)
     bad[[0, 5, 31, 20000, 49999]] = True
-    nan, inf = float("nan"), float("inf")
-    tensors[1][bad] = torch.tensor([nan, inf, -inf, nan, inf], device=device)
+    tensors[1][bad] = torch.tensor([NAN, INF, -INF, NAN, INF], device=device)
     adam_step(*tensors, **SETTINGS, step=3)
     assert int(tensors[4]) == 5 and not tensors[1].any()
     for a, b in zip((tensors[0], *tensors[2:4]), (untouched[0], *untouched[2:4])):
@@ -65,6 +64,51 @@ def test_non_finite_gradients_are_counted_and_not_applied(device):
     tensors[1][:2] = float("nan")
     adam_step(*tensors, **SETTINGS, step=4)
     assert int(tensors[4]) == 7, "the counter goes on"
+
+
+NAN, INF = float("nan"), float("inf")
+NAMES = ("param", "grad", "exp_avg", "exp_avg_sq")
+
+
+@pytest.mark.parametrize("dtype, huge", [(torch.float32, 1e21), (torch.float64, 1e160)])
+@pytest.mark.parametrize("name, value", [
+    *[(name, value) for name in NAMES for value in (NAN, INF, -INF)],
+    ("grad", "huge"), ("grad", "-huge"), ("exp_avg_sq", -1.0), ("exp_avg_sq", -1e-30)])
+def test_what_would_not_be_finite_is_left_out(device, dtype, huge, name, value):
+    """In every lane of a vector and in the rest behind it: the element keeps its bits and is counted, its neighbours
+    are those of a run without it. The reference does the same."""
+    if device == "cuda" and dtype == torch.float64:
+        pytest.skip("float64 runs on the CPU only")
+    value = {"huge": huge, "-huge": -huge}.get(value, value)
+    bad = torch.arange(77) % 3 == 1  # 64 in vectors of up to 16, and 13
+    start, good = state(77, 6, dtype, device), state(77, 6, dtype, device)
+    start[NAMES.index(name)][bad.to(device)] = value
+    want, got = [v.clone() for v in start], [v.clone() for v in start]
+    for step, tensors in ((adam_step, got), (adam_step, good), (reference.adam_step, want)):
+        step(*tensors, **SETTINGS, step=3)
+    for tensors in (got, want):
+        assert int(tensors[4]) == int(bad.sum()) and not tensors[1].any()
+        for after, before in zip((tensors[0], *tensors[2:4]), (start[0], *start[2:4])):
+            assert torch.equal(after[bad].nan_to_num(7.0), before[bad].nan_to_num(7.0))
+    for after, other, twin in zip(got[:4], good, want):
+        assert torch.equal(after[~bad], other[~bad])
+        torch.testing.assert_close(after[~bad], twin[~bad], atol=1e-6, rtol=1e-6)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("place", [0, 1])
+@pytest.mark.parametrize("value", [NAN, INF, -INF, -1.0])
+def test_factors_that_are_no_factors_leave_everything_out(device, dtype, place, value):
+    if device == "cuda" and dtype == torch.float64:
+        pytest.skip("float64 runs on the CPU only")
+    factors = torch.tensor([0.01, 1.5], dtype=dtype, device=device)
+    factors[place] = value
+    for step in (adam_step, reference.adam_step):
+        before = state(77, 6, dtype, device)
+        after = [v.clone() for v in before]
+        step(*after, beta1=0.9, beta2=0.99, eps=1e-15, factors=factors)
+        assert int(after[4]) == 77 and not after[1].any()
+        assert all(torch.equal(after[i], before[i]) for i in (0, 2, 3))
 
 
 def test_a_zero_gradient_without_history_changes_nothing(device):

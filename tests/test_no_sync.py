@@ -48,14 +48,15 @@ class Reads(TorchDispatchMode):
         return function(*args, **(kwargs or {}))
 
 
-def test_only_two_places_read_values_and_not_on_cuda():
-    """Both of them look at the device first: on the CPU alone `Rays.rows` cuts the buffers, and `check_finite` looks at
-    every step."""
+def test_only_three_places_read_values_and_not_on_cuda():
+    """All of them look at the device first: on the CPU alone `Rays.rows` cuts the buffers, and `check_finite` and
+    `check_update` look at every step."""
     state = State(SMALL, "cpu")
     with Reads() as reads:
         for _ in range(3):
             train_step(state, guidance, SMALL, time.perf_counter)
-    assert reads.who == {"dreamfusion_ngp.render.rows", "dreamfusion_ngp.train.check_finite"}
+    train = {f"dreamfusion_ngp.train.{name}" for name in ("check_finite", "check_update")}
+    assert reads.who == train | {"dreamfusion_ngp.render.rows"}
 
 
 def test_a_read_is_seen():

@@ -7,6 +7,7 @@ import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from dreamfusion_ngp import steps
 from dreamfusion_ngp.checkpoint import load_checkpoint, save_checkpoint
 from dreamfusion_ngp.config import (CameraConfig, FieldConfig, LightConfig, LossConfig, OptimConfig, RenderConfig,
                                     RunConfig, dreamfusion, resolution_at)
@@ -133,38 +134,107 @@ def test_schedule_of_modes():
     assert set(early) == {0} and set(late) == {0, 1, 2}
 
 
-@pytest.mark.parametrize("term", ["sds", "opacity_loss"])
-def test_a_nan_stops_with_step_and_term(term):
-    state = State(TINY, "cpu")
+NAN, INF = float("nan"), float("inf")
+BAD = (NAN, INF, -INF)
 
+
+class Meddler(Target):
+    """Calls `meddle(step)` in every step, between rendering and update."""
+
+    def __init__(self, meddle):
+        super().__init__()
+        self.meddle = meddle
+
+    def __call__(self, rgb, views, step):
+        output = super().__call__(rgb, views, step)
+        self.meddle(step)
+        return output
+
+
+def all_finite(state):
+    return all(v.isfinite().all() for v in state.tensors().values() if v.is_floating_point())
+
+
+@pytest.mark.parametrize("value", BAD)
+@pytest.mark.parametrize("term", ["sds", "orientation", "opacity_loss", "entropy", "smoothness"])
+def test_a_loss_term_that_is_not_finite_stops_with_step_and_term(monkeypatch, term, value):
     class Poison(Target):
         def __call__(self, rgb, views, step):
             output = super().__call__(rgb, views, step)
-            if step < 3:
-                return output
-            if term == "sds":
-                return SdsOutput(output.loss * float("nan"), {})
-            state.field.b2.data[0] = float("nan")  # seen in the rendering of the next step
-            return output
+            return SdsOutput(output.loss + value, {}) if term == "sds" and step == 3 else output
 
-    with pytest.raises(DivergenceError, match=rf"(sds|opacity_loss|orientation).*step {3 if term == 'sds' else 4}"):
+    config = replace(TINY, loss=replace(TINY.loss, smoothness=0.1))
+    state = State(config, "cpu")
+    if term != "sds":
+        name = term if term.endswith("loss") else f"{term}_loss"
+        good = getattr(steps, name)
+        monkeypatch.setattr(steps, name, lambda *given: good(*given) + (value if state.step == 3 else 0.0))
+    with pytest.raises(DivergenceError, match=rf"'{term}' is {value} at step 3"):
         train(state, Poison(), lambda record: None)
-    if term == "sds":
-        assert all(torch.isfinite(v).all() for v in state.tensors().values() if v.is_floating_point())
+    assert state.step == 3 and all_finite(state)
 
 
-def test_gradients_that_are_not_finite_are_left_out_and_counted():
+@pytest.mark.parametrize("times", [1, 2])
+@pytest.mark.parametrize("name, value", [
+    *[(name, value) for name in ("field.table", "field.b2", "background.w1", "adam.0.first", "adam.6.second")
+      for value in BAD],
+    ("adam.0.second", -1.0)])
+def test_harm_to_the_state_stops_the_step_it_is_met_in(name, value, times):
+    """Also where no ray looks: the table's last row is hardly ever read. Nothing else takes it up."""
+    state = State(replace(TINY, accumulate=times), "cpu")
+    harmed = state.tensors()[name]
+
+    def meddle(part):
+        if part == 3 * times + times - 1:
+            harmed.view(-1)[-1] = value
+
+    with pytest.raises(DivergenceError, match=rf"{name}.* at step 3"):
+        train(state, Meddler(meddle), lambda record: None)
+    assert state.step == 3
+    harmed.view(-1)[-1] = 0.0
+    assert all_finite(state)
+
+
+@pytest.mark.parametrize("value", BAD)
+@pytest.mark.parametrize("place", [0, 1])
+def test_a_factor_of_adam_that_is_not_finite_stops_the_step(monkeypatch, place, value):
+    state = State(TINY, "cpu")
+    good = state.adam.factors
+
+    def factors(step, steps):
+        found = [list(pair) for pair in good(step, steps)]
+        found[0][place] = value if step == 3 else found[0][place]
+        return found
+
+    monkeypatch.setattr(state.adam, "factors", factors)
+    with pytest.raises(DivergenceError, match="factors.* at step 3"):
+        train(state, Target(), lambda record: None)
+    assert state.step == 3 and all_finite(state)
+
+
+@pytest.mark.parametrize("factor", [*BAD, 1e30, -1e30])
+def test_gradients_that_are_not_finite_are_left_out_and_counted(factor):
+    """Or whose square is not."""
     class Poison(Target):
         def __call__(self, rgb, views, step):
             if step == 2:
                 rgb = rgb * 1.0
-                rgb.register_hook(lambda gradient: gradient * float("nan"))
+                rgb.register_hook(lambda gradient: gradient * factor)
             return super().__call__(rgb, views, step)
 
     state, records = run(TINY, Poison(), stop_after=5)
-    assert all(torch.isfinite(v).all() for v in state.tensors().values() if v.is_floating_point())
+    assert all_finite(state)
     counts = [record["nonfinite"] for record in records]
     assert counts[:2] == [0, 0] and counts[2] > 0 and counts[2:] == [counts[2]] * 3
+
+
+def test_the_count_of_what_was_left_out_goes_on_after_a_resume(tmp_path):
+    state = State(TINY, "cpu")
+    state.adam.nonfinite += 7
+    _, before = run(TINY, state=state, stop_after=2)
+    save_checkpoint(tmp_path / "c", state)
+    _, after = run(TINY, state=load_checkpoint(tmp_path / "c", "cpu"), stop_after=4)
+    assert [record["nonfinite"] for record in before + after] == [7] * 4
 
 
 def test_weights_of_the_regularisers():

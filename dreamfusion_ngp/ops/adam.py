@@ -1,4 +1,4 @@
-"""Adam in one pass over a parameter, which also zeroes the gradient and counts what is not finite."""
+"""Adam in one pass over a parameter, which also zeroes the gradient and counts what it leaves out."""
 
 from __future__ import annotations
 
@@ -18,12 +18,15 @@ def adam_step(
 ) -> None:
     """One step of Adam, in place; the numbers are those of torch.optim.Adam. Afterwards `grad` is zero.
 
-    A gradient element that is NaN or infinite is not applied: its parameter and moments stay as they are, and
-    `nonfinite` is raised by one. Several parameters may share one `nonfinite`; the caller zeroes it.
+    An element whose new value or new moments would be NaN or infinite is left out: its parameter and moments stay as
+    they are, and `nonfinite` is raised by one. So is one whose second moment is negative, and so are all where one of
+    `factors` is NaN, infinite or negative. The reason may be a gradient that is not finite, or so large that its square
+    is not (float32: from about 1e20), or what was in the parameter or the moments before. Several parameters may share
+    one `nonfinite`; the caller zeroes it.
 
     Args:
         param, grad, exp_avg, exp_avg_sq: one shape, contiguous, float32, or float64 on the CPU; all are changed.
-        nonfinite: (1,) int64, changed.
+        nonfinite: (1,) int64, raised by the number of elements left out.
         lr: at least 0.   beta1, beta2: in [0, 1).   eps: above 0.   step: from 1.   weight_decay: L2, at least 0.
         factors: (2,) in the place of lr and step, param's type and device: `adam_factors`, read when the kernel runs.
             A CUDA graph that is run again takes what is in it then.
