@@ -37,6 +37,23 @@ def test_continues_bit_exactly(saved, tmp_path):
     assert all(torch.equal(a, b) for a, b in zip(whole.tensors().values(), again.tensors().values()))
 
 
+def test_what_training_refills_is_that_of_the_checkpoints_step(tmp_path):
+    """The weights of the levels and the float16 copy of the table: what is drawn or exported from a loaded run, in the
+    middle of coarse-to-fine, is what the run itself would give."""
+    field = replace(TINY.field, coarse_to_fine=(1, 0.9), half_table=True, interpolation="smoothstep")
+    part, _ = run(replace(TINY, field=field), stop_after=15)
+    save_checkpoint(tmp_path / "c", part)
+    loaded = load_checkpoint(tmp_path / "c", "cpu")
+    weights = torch.tensor(part.field.level_weight_at(15 / TINY.steps))
+    assert 0 < weights[1] == 1 and 0 < weights[2] < 1 and weights[3] == 0
+    points = torch.rand(500, 3, generator=torch.manual_seed(0)) - 0.5
+    for state in (part, loaded):
+        assert torch.equal(state.field.level_weight, weights)
+        assert torch.equal(state.field.shadow, part.field.table.half())
+    assert torch.equal(loaded.field.density(points), part.field.density(points))
+    assert torch.equal(loaded.field.albedo(points), part.field.albedo(points))
+
+
 def test_more_steps(saved):
     assert load_checkpoint(saved[0], "cpu", steps=99).config.steps == 99
 

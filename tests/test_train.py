@@ -294,13 +294,38 @@ def test_parts_of_a_step_are_drawn_apart_and_weigh_as_one():
     first = run(replace(TINY, steps=4), once, stop_after=1)[1][0]
     both = run(twice_config, twice, stop_after=1)[1][0]
     assert both["samples"] > 1.5 * first["samples"] and [s for s, _ in twice.seen] == [0, 1]
+
+
+@pytest.mark.parametrize("what", ["guidance", "orientation", "opacity", "entropy", "smoothness"])
+def test_everything_in_a_part_of_a_step_weighs_its_share(monkeypatch, what):
+    """The guidance and each regulariser alone: in half a step they give half of the gradient, in every parameter."""
+    weights = dict(orientation=(0.0, 0.0), opacity=0.0, entropy=0.0, smoothness=0.0)
+    loss = LossConfig(**weights | ({} if what == "guidance" else {what: (1.0, 1.0) if what == "orientation" else 1.0}))
+    monkeypatch.setattr(steps, "entropy_weight", lambda config, progress: config.entropy)  # else 0 at the start
+    guidance = Target() if what == "guidance" else lambda rgb, views, step: SdsOutput(rgb.sum() * 0, {})
     gradients = {}
     for times in (1, 2):
-        state = State(replace(TINY, accumulate=times), "cpu")
+        state = State(replace(TINY, accumulate=times, loss=loss), "cpu")
+        with torch.no_grad():
+            state.field.table.copy_(torch.rand(state.field.table.shape, generator=torch.manual_seed(0)) - 0.5)
         state.adam.step = lambda factors: None  # keeps the gradients
-        differentiate(state, Target(), state.config, 0, lambda: 0.0)
-        gradients[times] = state.field.w2.grad
-    torch.testing.assert_close(2 * gradients[2], gradients[1])
+        differentiate(state, guidance, state.config, 0, lambda: 0.0)
+        gradients[times] = {name: p.grad for name, p in state.field.named_parameters()}
+    for name in ("table", "w1", "w2"):
+        half, whole = gradients[2][name], gradients[1][name]
+        size = float(whole.abs().max())
+        assert size > 0 and float((2 * half - whole).abs().max()) < 1e-4 * size, name
+
+
+def test_the_first_update_of_the_grid_is_of_every_cell():
+    """Later ones are of a part. An exponential density is above zero everywhere."""
+    state = State(TINY, "cpu")
+    train(state, Target(), lambda record: True)
+    assert (state.occupancy.values > 0).all()
+    state.occupancy.values.zero_()
+    config = replace(TINY, render=replace(TINY.render, occupancy_interval=1))
+    differentiate(state, Target(), config, 0, lambda: 0.0)
+    assert 0.1 < float((state.occupancy.values > 0).float().mean()) < 0.9
 
 
 def test_resolution_doubles_when_the_schedule_says():
