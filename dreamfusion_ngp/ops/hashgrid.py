@@ -1,95 +1,22 @@
 """Multiresolution hash-grid encoding (Mueller et al. 2022, "Instant Neural Graphics Primitives", section 3).
 
-The layout of the table and the lookup follow tiny-cuda-nn, so that tables can be exchanged with it and with Dr.Jit.
+The layout of the table and the lookup follow tiny-cuda-nn and Dr.Jit, which differ from each other, and from this
+package, in roundings: of a level's scale and of its number of rows. A `GridLayout` can have either one's `convention`;
+`to_tinycudann`, `from_tinycudann`, `to_drjit` and `from_drjit` exchange tables, and refuse what cannot be exchanged.
 """
 
 from __future__ import annotations
-
-import math
-from array import array
-from dataclasses import dataclass
-from functools import cached_property
 
 import torch
 from torch import Tensor
 
 from ._common import DEVICES, NAMESPACE, address, backend, cleared, execution, is_double
 from ._common import check_count, check_scalar_type, check_tensor
+from .exchange import from_drjit, from_tinycudann, to_drjit, to_tinycudann
+from .layout import CONVENTIONS, INTERPOLATIONS, GridLayout
 
-INTERPOLATIONS = ("linear", "smoothstep")
-
-
-@dataclass(frozen=True)
-class GridLayout:
-    """Shape of a hash-grid table, and what a lookup needs of it.
-
-    All numbers that decide an index are computed once, here, in float64, so that they are the same on every device:
-    level l has scale_l = base_resolution * b^l - 1 and ceil(scale_l) + 1 corners along an axis, where b^(levels - 1) =
-    finest_resolution / base_resolution. Its corners are stored densely where they fit into 2^log2_table rows and are
-    hashed where they do not; the number of rows is a multiple of 8. Levels follow each other in the table.
-    """
-
-    levels: int = 16
-    features: int = 2  # per level
-    log2_table: int = 19  # of the most rows that a level may have
-    base_resolution: int = 16
-    finest_resolution: int = 2048
-    interpolation: str = "linear"  # or "smoothstep": continuous first derivatives
-
-    def __post_init__(self) -> None:
-        whole = {"levels": (1, 32), "features": (1, 8), "log2_table": (3, 26), "base_resolution": (1, 1 << 20)}
-        for name, (low, high) in whole.items():
-            if not low <= getattr(self, name) <= high:
-                raise ValueError(f"GridLayout: {name} must be from {low} to {high}, got {getattr(self, name)}")
-        if not self.base_resolution <= self.finest_resolution <= 1 << 20:
-            raise ValueError(
-                f"GridLayout: finest_resolution must be from base_resolution to {1 << 20}, got {self.finest_resolution}"
-            )
-        if self.levels * self.features > 64:
-            raise ValueError(f"GridLayout: levels * features must be at most 64, got {self.levels * self.features}")
-        if self.interpolation not in INTERPOLATIONS:
-            raise ValueError(f"GridLayout: interpolation must be one of {INTERPOLATIONS}, got {self.interpolation!r}")
-
-    @cached_property
-    def scale(self) -> tuple[float, ...]:
-        """Cells along an axis, less half a cell at each end; rounded to float32: float64 sees the same cells."""
-        steps = max(1, self.levels - 1)
-        growth = math.log(self.finest_resolution / self.base_resolution) / steps
-        exact = [self.base_resolution * math.exp(level * growth) - 1.0 for level in range(self.levels)]
-        return tuple(array("f", exact))
-
-    @cached_property
-    def resolution(self) -> tuple[int, ...]:
-        """Corners along an axis, per level."""
-        return tuple(math.ceil(s) + 1 for s in self.scale)
-
-    @cached_property
-    def offset(self) -> tuple[int, ...]:
-        """First row of each level in the table, and the number of all rows."""
-        offsets = [0]
-        for resolution in self.resolution:
-            offsets.append(offsets[-1] + min(-(-(resolution**3) // 8) * 8, 1 << self.log2_table))
-        return tuple(offsets)
-
-    @property
-    def entries(self) -> int:
-        """Rows of the table; its shape is (entries, features)."""
-        return self.offset[-1]
-
-    @property
-    def width(self) -> int:
-        """Length of an encoding: levels * features."""
-        return self.levels * self.features
-
-    @property
-    def smoothstep(self) -> bool:
-        return self.interpolation == "smoothstep"
-
-    @property
-    def arguments(self) -> tuple[list[float], list[int], list[int], bool]:
-        """What the registered ops take: scale, resolution, offset, smoothstep."""
-        return list(self.scale), list(self.resolution), list(self.offset), self.smoothstep
-
+__all__ = ["CONVENTIONS", "INTERPOLATIONS", "GridLayout", "check_table", "from_drjit", "from_tinycudann",
+           "hashgrid_encode", "to_drjit", "to_tinycudann"]
 
 def hashgrid_encode(x: Tensor, table: Tensor, layout: GridLayout, count: Tensor | None = None) -> Tensor:
     """Encode points: trilinear (or smoothstep) interpolation of the table in every level.
