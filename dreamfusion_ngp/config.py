@@ -148,8 +148,8 @@ def dreamfusion() -> RunConfig:
         # omega = 100 is 101 here. It is not left to the model: with the embedded prior's own 2.5 the paper's weighting
         # and noise levels empty the scene within a hundred steps.
         guidance=GuidanceConfig(scale=101.0),
-        # Half of the steps over a random colour, as threestudio does: where the learnt background alone was behind it,
-        # the object moved there (a chair to the last voxel).
+        # Half of the steps over a random colour, which threestudio's README advises and its presets leave off: where the
+        # learnt background alone was behind it, the object moved there (a chair to the last voxel).
         render=RenderConfig(random_background=0.5))
 
 

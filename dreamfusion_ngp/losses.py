@@ -28,7 +28,8 @@ def entropy_loss(opacity: Tensor) -> Tensor:
 def smoothness_loss(normal: Tensor, opacity: Tensor) -> Tensor:
     """Mean over pixels of the squared difference between the normals of a pixel and of its neighbours to the right and
     below, where both are opaque: flat where nothing asks for detail. normal: (B, H, W, 3); opacity: (B, H, W), which
-    weighs and gets no gradient. Source: the 2D normal smoothness of stable-dreamfusion and threestudio."""
+    weighs and gets no gradient. After the 2D normal smoothness of stable-dreamfusion and threestudio, which does not
+    weigh."""
     weight = opacity.detach()
     right = (normal[:, :, 1:] - normal[:, :, :-1]).square().sum(-1) * weight[:, :, 1:] * weight[:, :, :-1]
     below = (normal[:, 1:] - normal[:, :-1]).square().sum(-1) * weight[:, 1:] * weight[:, :-1]

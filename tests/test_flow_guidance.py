@@ -8,8 +8,9 @@ import torch
 from tiny_latent import latent_folders, tiny_flow_folder  # noqa: F401 (fixture)
 from tiny_models import cache, config, views  # noqa: F401 (fixtures)
 
-from dreamfusion_ngp.errors import PriorError
+from dreamfusion_ngp.errors import PriorError, UsageError
 from dreamfusion_ngp.guidance import FlowGuidance, load_guidance, memory, sds
+from dreamfusion_ngp.presets import preset
 from dreamfusion_ngp.rng import Stream, generator
 
 
@@ -105,3 +106,64 @@ def test_it_has_a_plan_and_refuses_what_does_not_fit(latent_folders, tmp_path):
     path.write_text(json.dumps(index))
     with pytest.raises(PriorError, match="the text encoders give 48 and 32"):
         loaded(folder)
+
+
+def test_preset_sd3_is_a_step_of_rfds(latent_folders):
+    """Yang et al., ICLR 2025, written anew: z between the latents and noise at a sigma of the scheduler's table, by an
+    index from 300 to 980; half of the mean of the squares (noise - latents - guided velocity), in whose place RFDS has
+    a random weight of mean 1/2; here of every view, then their mean."""
+    from diffusers import AutoencoderKL, FlowMatchEulerDiscreteScheduler, SD3Transformer2DModel
+
+    folder, theirs = latent_folders["sd3"], preset("sd3").guidance
+    names = ("scale", "weighting", "t_range", "t_max_end", "t_window", "t_shifted", "t_shared", "clip_clean", "rescale")
+    guidance, rgb = loaded(folder, **{name: getattr(theirs, name) for name in names}), image()
+    guidance(rgb, views(), 4).loss.backward()
+
+    net = SD3Transformer2DModel.from_pretrained(folder / "transformer").double()
+    vae = AutoencoderKL.from_pretrained(folder / "vae").double()
+    table = FlowMatchEulerDiscreteScheduler.from_pretrained(folder / "scheduler")
+    draws = generator(3, 4, Stream.GUIDANCE)
+    order, offset = draws.random((2, 3))
+    noise = torch.from_numpy(draws.standard_normal((3, 4, 8, 8), dtype=np.float32)).double()
+    x = rgb.detach().double().requires_grad_()
+    big = torch.nn.functional.interpolate(x.permute(0, 3, 1, 2), size=16, mode="bilinear", align_corners=False)
+    latents = (vae.encode(big * 2 - 1).latent_dist.mean - 0.0609) * 1.5305
+    loss, indices = 0.0, []
+    for b, word in enumerate(("front", "side", "back")):
+        indices.append(999 - int(19 + 681 * (np.argsort(order)[b] + offset[b]) / 3))
+        sigma, time = table.sigmas[indices[-1]].double(), table.timesteps[indices[-1]].double()
+        with torch.no_grad():
+            z = sigma * noise[b] + (1 - sigma) * latents[b]
+            null, said = (net(z[None], *(guidance.embeddings[key][guidance.rows[prompt]][None].double()
+                                         for key in ("hidden", "pooled")), time[None]).sample[0]
+                          for prompt in ("", f"a red mug, {word} view"))
+            velocity = null + 100 * (said - null)
+        loss = loss + 0.5 * ((noise[b] - latents[b] - velocity) ** 2).mean() / 3
+    loss.backward()
+    assert all(300 <= i <= 980 for i in indices) and max(indices) - min(indices) > 200
+    assert (rgb.grad.double() - x.grad).norm() < 5e-5 * x.grad.norm()
+
+
+def test_the_shifted_table_is_the_schedulers_from_its_clean_end(latent_folders):
+    guidance = loaded(latent_folders["sd3"], t_shifted=True)
+    low, high = preset("sd3").guidance.t_range
+    t = np.array([round(low * 1000), round(high * 1000) - 1])
+    alpha, sigma = (np.sqrt(v) for v in (guidance.abar[t], 1 - guidance.abar[t]))
+    np.testing.assert_allclose(sigma / (alpha + sigma), [0.057692, 0.875], atol=1e-6)  # 3 u / (1 + 2 u) of .02 and .7
+    np.testing.assert_allclose(guidance.times[t], [57.6923, 875.0], atol=1e-3)
+
+
+def test_a_noise_schedule_has_nothing_to_shift(latent_folders):
+    with pytest.raises(UsageError, match="t_shifted is for models of a rectified flow.*DDIMScheduler"):
+        loaded(latent_folders["sd"], t_shifted=True)
+
+
+def test_every_noise_level_weighs_alike_with_velocity():
+    """w (eps_hat - eps) is the difference of the velocities, whatever s is."""
+    abar, t = sds.flow_abar(1000), np.array([20, 500, 900])
+    x, noise, velocity = torch.randn(3, 3, 4, 8, 8, dtype=torch.float64)
+    alpha, sigma = sds.signal_and_noise(abar, t, x)
+    z = sds.add_noise(x, noise, alpha, sigma)
+    noise_hat = sds.predicted_noise(velocity, z, alpha, sigma, "flow")
+    found = sds.sds_gradient(noise_hat, noise, sds.weight(alpha, sigma, "velocity"))
+    torch.testing.assert_close(found, velocity - (noise - x))

@@ -199,7 +199,7 @@ def test_names():
         assert on_the_hub(folder) is None, folder
     assert all(alias.preset in PRESETS for alias in ALIASES.values())
     pipelines = [f"StableDiffusion{end}Pipeline" for end in ("3", "XL", "")] + ["IFPipeline", ""]
-    assert [preset_name("x/y", pipeline) for pipeline in pipelines] == ["sdxl", "sdxl", "sd21", "if", "sd21"]
+    assert [preset_name("x/y", pipeline) for pipeline in pipelines] == ["sd3", "sdxl", "sd21", "if", "sd21"]
     assert preset_name("toybox", "") == "fast" and preset("fast") == PRESETS["fast"]()
 
 

@@ -14,6 +14,7 @@ PACKAGE = Path(dreamfusion_ngp.__file__).parent
 LAYERS = """
 errors
 config
+published
 presets models prompts weights
 hub_client
 snapshots
@@ -45,7 +46,7 @@ RANK = {name: rank for rank, line in enumerate(LAYERS.split("\n")) for name in l
 
 HEAVY = {"diffusers", "transformers", "huggingface_hub", "skimage", "trimesh", "xatlas", "fast_simplification",
          "imageio_ffmpeg", "rich"}
-TORCH_FREE = {"__init__", "__main__", "errors", "config", "presets", "models", "prompts", "weights",
+TORCH_FREE = {"__init__", "__main__", "errors", "config", "published", "presets", "models", "prompts", "weights",
               "hub_client", "snapshots", "hub", "native", "doctor",
               "cli"}
 PEERS = {"bench.peers.cuda": {"nerfacc"}}  # what a bench may compare with where it is installed, in functions alone

@@ -9,6 +9,7 @@ import numpy as np
 import torch
 
 from ..cameras import Cameras, orbit
+from ..config import FieldConfig
 from ..runs import DISPLAY_BACKGROUND, DISPLAY_DISTANCE, DISPLAY_FOCAL, display_shading, render_whole
 from ..toybox.shapes import PARAMETERS
 from ..toybox.world import GBuffer, part_colors, shade, trace
@@ -48,8 +49,8 @@ def shading_rows(cameras: Cameras) -> dict[str, torch.Tensor]:
 
 
 def field_pictures(state, resolution: int = RESOLUTION) -> Pictures:
-    """Pictures of a run's field from the `judging_cameras`."""
-    cameras = judging_cameras()
+    """Pictures of a run's field from the `judging_cameras`, further off where its cube is wider than the default."""
+    cameras = judging_cameras(scale=FieldConfig.bound / state.config.field.bound)
     colors, found = torch.tensor(DISPLAY_BACKGROUND).expand(len(cameras), 3), {}
     for kind, rows in shading_rows(cameras).items():
         seen = list(render_whole(state, cameras, rows, colors, resolution))

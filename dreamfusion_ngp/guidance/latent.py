@@ -24,7 +24,7 @@ class LatentGuidance(UnetGuidance):
 
     The render is resized to the model's resolution, encoded to the mean of the VAE's posterior (a sample would add
     noise that is no function of the seed) and scaled; the gradient goes back through the encoder. The decoder is not
-    even kept. Scale 100 is DreamFusion's (as 101 here; the open Stable Diffusion ports write 100).
+    even kept. Scale 101 is the omega of 100 of DreamFusion and of threestudio's Stable Diffusion configurations.
     """
 
     PARTS = ("unet", "scheduler", "vae")

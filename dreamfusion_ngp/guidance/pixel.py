@@ -24,10 +24,10 @@ class PixelGuidance(UnetGuidance):
     The render is resized to the model's resolution and mapped to [-1, 1], so by the chain rule the gradient on rgb is
     twice the one of `sds_loss` (and goes back through the resize). A UNet with 3 f^2 input channels sees f x f pixels
     packed into one, with six more their positions besides (`packing`); with 6 f^2 output channels it also predicts
-    variances, which are dropped. Scale 20 is what open reimplementations use with DeepFloyd IF.
+    variances, which are dropped. Scale 21 is threestudio's omega of 20 for DeepFloyd IF.
     """
 
-    DEFAULT_SCALE = 20.0
+    DEFAULT_SCALE = 21.0
     ENCODER = LowerCase  # as IF's own pipeline does
 
     @classmethod

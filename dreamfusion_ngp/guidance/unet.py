@@ -43,7 +43,7 @@ class UnetGuidance:
     family's.
     """
 
-    DEFAULT_SCALE = 100.0
+    DEFAULT_SCALE = 101.0
     ENCODER = text.TextEncoder
     NETWORK, NETWORK_CLASS = "unet", "UNet2DConditionModel"
     PARTS = ("unet", "scheduler")
