@@ -13,7 +13,7 @@ from pathlib import Path
 from . import __version__
 from .config import check_config, from_dict, to_dict
 from .errors import DreamfusionError, UsageError
-from .models import ALIASES, TOYBOX_NAME, hub_id, on_the_hub, preset_name
+from .models import ALIASES, TOYBOX_NAME, hub_id, on_the_hub, page_of, preset_name
 from .native import cores
 from .presets import PRESETS, preset
 from .prompts import clean_prompt
@@ -215,7 +215,7 @@ def fetch_verb(model: str) -> int:
     from .hub import fetch
 
     if not on_the_hub(model):
-        page = f", or for that of the hub https://huggingface.co/{model}" if hub_id(model) else ""
+        page = f", or for that of the hub {page_of(model)}" if hub_id(model) else ""
         raise UsageError(f"{model!r} is no model of the hub{' but a path here' if page else ''}; give one of "
                          f"{', '.join(ALIASES)}, or owner/name{page}")
     found = fetch(model, print)

@@ -89,7 +89,7 @@ def explain(error: Exception, model: str, repo: str, revision: str | None) -> Pr
     http_error = errors.HfHubHTTPError.__bases__[0]  # of whichever HTTP library the client is built on
     again = f"dreamfusion-ngp fetch {model}"
     if isinstance(error, errors.HfHubHTTPError):
-        return explain_answer(error, f"{constants.ENDPOINT}/{repo}", revision, again)
+        return explain_answer(error, repo, revision, again)
     if isinstance(error, errors.OfflineModeIsEnabled):
         return PriorError(f"{model} is not whole on this machine and HF_HUB_OFFLINE is set; "
                           f"with a network: HF_HUB_OFFLINE=0 {again}")
@@ -109,18 +109,17 @@ def explain(error: Exception, model: str, repo: str, revision: str | None) -> Pr
     return PriorError(f"{model} cannot be fetched: {type(error).__name__}: {first_line(error)}; try again: {again}")
 
 
-def explain_answer(error, place: str, revision: str | None, again: str) -> PriorError:
+def explain_answer(error, repo: str, revision: str | None, again: str) -> PriorError:
     """What a hub's answer with an error status means. error: the client's HfHubHTTPError."""
-    errors = client().errors
+    errors, place = client().errors, f"{client().constants.ENDPOINT}/{repo}"
     status, sent = getattr(error.response, "status_code", "an error"), sent_token(error)
     if sent and (status == 401 or status == 403 and not isinstance(error, (errors.GatedRepoError,
                                                                            errors.DisabledRepoError))):
         return TokenRefusal(f"the token of {token_source()} is refused ({place} answers {status})")
     if isinstance(error, errors.GatedRepoError):
-        return Refusal(f"{place.split('/', 3)[-1]} is gated: accept its terms at {place}, then run: "
-                       f"HF_TOKEN=hf_... {again}")
+        return Refusal(f"{repo} is gated: accept its terms at {place}, then run: HF_TOKEN=hf_... {again}")
     if isinstance(error, errors.RevisionNotFoundError):
-        return Refusal(f"{place} has no revision {revision}; its revisions: {place}/tree/main")
+        return Refusal(f"{place} has no revision {revision or 'main'}; its revisions: {place}/tree/main")
     if isinstance(error, errors.RemoteEntryNotFoundError):
         return Refusal(f"{place} lists a file that it does not have ({error.response.url}); try again: {again}")
     if isinstance(error, errors.DisabledRepoError):

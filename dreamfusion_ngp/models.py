@@ -44,6 +44,7 @@ CLASS_PRESETS = {"StableDiffusionXL": "sdxl", "StableDiffusion3": "sd3", "Stable
 HUB_ID = re.compile(r"([\w][\w.-]*/[\w][\w.-]*)(?:@([\w][\w./-]*))?", re.ASCII)
 COMMIT = re.compile("[0-9a-f]{40}")
 HUB_HOSTS = ("huggingface.co", "www.huggingface.co", "hf.co", "hf-mirror.com")
+PAGES = {"models", "datasets", "spaces", "docs", "collections", "papers", "api", "blog", "settings"}  # the hub's own
 FILES = (".safetensors", ".ckpt", ".bin", ".pt", ".pth", ".gguf", ".json", ".git")
 
 
@@ -68,7 +69,7 @@ def on_the_hub(model: str) -> tuple[tuple[str, ...], str | None] | None:
 def hub_id(model: str) -> re.Match | None:
     """The parts of an id that the hub would take: 1 "owner/name", 2 revision."""
     match = HUB_ID.fullmatch(model)
-    if not match or ".." in model or "--" in match[1] or len(match[1]) > 96:
+    if not match or ".." in model or "--" in match[1] or len(match[1]) > 96 or match[1].split("/")[0] in PAGES:
         return None
     return None if any(part.endswith((".", "-", *FILES)) for part in match[1].split("/")) else match
 
@@ -98,13 +99,19 @@ def hub_page(model: str) -> tuple[str, str | None] | None:
         rest = ["/".join(rest[:3]), *rest[3:]]
     revision = rest[0] if rest and view in ("tree", "blob", "resolve", "raw", "commit") else None
     wanted = f"{owner}/{name}" + (f"@{revision}" if revision else "")
-    if owner in ("datasets", "spaces", "docs", "collections", "papers", "models") or not hub_id(wanted):
+    if not hub_id(wanted):
         raise PriorError(f"{model} is not the page of a model, which is {endpoint or 'https://huggingface.co'}"
                          "/owner/name")
     if view in ("blob", "resolve", "raw") and rest[-1].endswith(FILES[:-2]):
         raise PriorError(f"{model} is a single file of weights; wanted is a whole model in diffusers format: give the "
                          f"page {owner}/{name} if it has a model_index.json")
     return f"{owner}/{name}", revision
+
+
+def page_of(model: str) -> str:
+    """The address of a hub id's page, which means the hub whatever folders are here."""
+    match = hub_id(model)
+    return f"https://huggingface.co/{match[1]}" + (f"/tree/{match[2]}" if match[2] else "")
 
 
 def folder_of(model: str) -> Path:
@@ -119,7 +126,7 @@ def check_folder(folder: Path, model: str = "") -> None:
     if os.path.isfile(folder):
         raise PriorError(f"{folder} is not a folder but a file; wanted is a folder in diffusers format, as "
                          "save_pretrained of a whole pipeline writes it")
-    page = f"; if {model} is meant on the hub, give https://huggingface.co/{model}" if hub_id(model) else ""
+    page = f"; if {model} is meant on the hub, give {page_of(model)}" if hub_id(model) else ""
     raise PriorError(f"no such folder: {folder}{page}; give a folder in diffusers format, the id of a model of the hub "
                      f"(owner/name) or a short name ({', '.join(ALIASES)})")
 

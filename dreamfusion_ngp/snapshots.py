@@ -29,8 +29,8 @@ SHA256, SHA1 = re.compile("[0-9a-f]{64}"), "git's SHA-1"
 @dataclass(frozen=True)
 class Snapshot:
     """A whole model on this machine. files: path -> {"size", "sha256", "checked", "by"}, where checked is the time of
-    the file's last change (ns) when its content was last read, and by the hash of the hub's that it was checked against
-    when it was fetched: "SHA-256", "git's SHA-1" or "" for none."""
+    the file's last change (ns) when its content was last read, and by the hash of the hub's that it was checked
+    against: "SHA-256", "git's SHA-1", "" where the hub gives none; not there where another program fetched it."""
 
     repo: str
     revision: str
@@ -43,8 +43,10 @@ class Snapshot:
 
     def checks(self) -> str:
         """What was checked when the files were fetched, in words."""
-        none = [path for path, entry in self.files.items() if not entry.get("by")]
+        none = [path for path, entry in self.files.items() if entry.get("by") == ""]
         git = sum(entry.get("by") == SHA1 for entry in self.files.values())
+        if any("by" not in entry for entry in self.files.values()):
+            return "not checked: another program fetched them, and the hub is not asked"
         if none:
             which = "" if len(none) == len(self.files) else f" of {len(none)} files, the first is {none[0]}"
             return f"not checked: the hub gives no hashes{which} (sizes and headers are right)"
@@ -169,9 +171,11 @@ def foreign_record(path: Path) -> dict:
     """The record of a file that another program fetched. The hub's cache names large files by their SHA-256; where
     repositories share them, that name is a link to one by another hash."""
     blob = os.path.basename(os.readlink(path)) if path.is_symlink() else ""
-    known = bool(SHA256.fullmatch(blob))
-    return {"size": path.stat().st_size, "sha256": blob if known else digest(path), "checked": 0,
-            "by": "SHA-256" if known else ""}
+    entry = {"size": path.stat().st_size, "sha256": blob, "checked": 0}
+    if SHA256.fullmatch(blob):
+        return entry | {"by": "SHA-256"}
+    small = entry["size"] < 1 << 26 and git_hash(path.read_bytes()) == blob
+    return entry | {"sha256": digest(path)} | ({"by": SHA1} if small else {})
 
 
 def change(path: Path, entry: dict) -> str:

@@ -109,7 +109,9 @@ def fault(path: Path) -> str:
         try:
             with safe_open(path, "np"):
                 pass
-        except (OSError, SafetensorError) as error:
+        except OSError as error:
+            return f"cannot be read: {error.strerror or error}"
+        except SafetensorError as error:
             return f"is damaged: {error}"
     return ""
 

@@ -106,6 +106,9 @@ def test_each_hash_is_named_as_what_it_is(tmp_path):
 
     assert checks("SHA-256") == "SHA-256 checked" and "1 small" in checks("SHA-256", "git's SHA-1")
     assert "SHA-256 checked" not in checks("SHA-256", "") and "the first is 1" in checks("SHA-256", "")
+    foreign = snapshots.foreign_record(path)
+    assert "by" not in foreign and foreign["sha256"] == sha256
+    assert "another program" in snapshots.Snapshot("a/b", "c", tmp_path, {"merges.txt": foreign}).checks()
 
 
 def test_a_refused_token_is_named_and_left_out(machine, hub):
@@ -237,6 +240,7 @@ def test_a_fetch_without_network_of_what_is_here(machine, hub):
     folder = cached(machine, hub)
     done = machine.run("fetch", REPO, HF_HUB_OFFLINE="1")
     assert done.returncode == 0 and str(folder) in done.stdout, done.stderr
+    assert "SHA-256 checked (git's SHA-1 for" in done.stdout
     error = machine.locate("an/other", TRANSFORMERS_OFFLINE="1")
     assert "TRANSFORMERS_OFFLINE is set" in error
 

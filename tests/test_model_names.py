@@ -15,11 +15,11 @@ def here(tmp_path, monkeypatch):
     return tmp_path
 
 
-@pytest.mark.parametrize("name", ["models/my-sd15", "models/my-sd15@v2", "./models/my-sd15", "../my-sd15", "~/my-sd15",
+@pytest.mark.parametrize("name", ["mine/my-sd15", "mine/my-sd15@v2", "mine/a.b", "models/my-sd15", "./models/my-sd15", "../my-sd15", "~/my-sd15",
                                   "/models/my-sd15", "a/b/c", "my-sd15", "weights/x.safetensors", "x/model.ckpt",
                                   "a--b/c", "a/b..c", "a/b.git", "a/-b", "models/my sd15", "a" * 300 + "/b"])
 def test_a_path_that_is_not_there_is_a_missing_folder(here, name):
-    (here / "models").mkdir()
+    (here / "mine").mkdir()
     assert on_the_hub(name) is None
     with pytest.raises(PriorError, match="^no such folder: /") as caught:
         model_path(name)
@@ -30,8 +30,9 @@ def test_an_id_is_one_wherever_no_folder_says_otherwise(here):
     assert on_the_hub("owner/name") == (("owner/name",), None)
     (here / "owner").mkdir()
     assert on_the_hub("owner/name") is None
-    with pytest.raises(PriorError, match="give https://huggingface.co/owner/name"):
-        model_path("owner/name")
+    for name, page in (("owner/name", "owner/name;"), ("owner/name@v2", "owner/name/tree/v2;")):
+        with pytest.raises(PriorError, match=f"give https://huggingface.co/{page}"):
+            model_path(name)
     assert on_the_hub("https://huggingface.co/owner/name") == (("owner/name",), None)
     commit = "owner/name@" + "0123456789" * 4
     assert on_the_hub(commit) == (("owner/name",), "0123456789" * 4), "what a run has pinned"
@@ -84,12 +85,12 @@ def test_other_addresses_are_refused_in_one_line(here, address, said):
 
 
 def test_the_name_of_a_missing_folder_is_not_sent_to_the_hub(tmp_path):
-    (tmp_path / "models").mkdir()
+    (tmp_path / "mine").mkdir()
     machine = Machine(tmp_path)
     with FakeHub({}) as hub:
-        error = line(machine.run("generate", "a red mug", "--guidance", "models/my-sd15", HF_ENDPOINT=hub.endpoint))
-        assert error.startswith(f"error: no such folder: {tmp_path}/models/my-sd15"), error
-        assert "but a path here" in line(machine.run("fetch", "models/my-sd15", HF_ENDPOINT=hub.endpoint))
+        error = line(machine.run("generate", "a red mug", "--guidance", "mine/my-sd15", HF_ENDPOINT=hub.endpoint))
+        assert error.startswith(f"error: no such folder: {tmp_path}/mine/my-sd15"), error
+        assert "but a path here" in line(machine.run("fetch", "mine/my-sd15", HF_ENDPOINT=hub.endpoint))
         assert hub.requests == []
 
 

@@ -111,6 +111,14 @@ def test_weights_in_another_format_only_are_named(folder, suffix):
         find_weights(folder, "unet")
 
 
+def test_a_link_to_nowhere_is_not_called_damaged(folder):
+    path = folder / "unet" / "diffusion_pytorch_model.safetensors"
+    path.unlink()
+    path.symlink_to(folder / "gone")
+    with pytest.raises(PriorError, match="safetensors cannot be read: .*No such file"):
+        find_weights(folder, "unet")
+
+
 def test_git_lfs_pointers_are_called_so(folder):
     from dreamfusion_ngp.guidance import family
 
