@@ -230,6 +230,8 @@ def run_verb(args) -> int:
     if args.verb == "doctor":
         from .doctor import run
         return run(json_output=args.json)
+    from .hub_client import check_timeouts
+    check_timeouts()
     if args.verb == "fetch":
         return fetch_verb(args.model)
     if args.verb == "generate":

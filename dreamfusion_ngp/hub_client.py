@@ -24,15 +24,20 @@ class TokenRefusal(Refusal):
     """A hub that does not take the token; without it the hub may give the model."""
 
 
-def client():
-    """The hub's client. It is not to tell the hub what machine this is, which would also cost a request of its own.
-    Raises PriorError for settings that it cannot read."""
+def check_timeouts() -> None:
+    """Raise PriorError for timeouts that the client cannot read: it fails when diffusers imports it, whatever for."""
     for name in TIMEOUTS:
         try:
             if int(os.environ.get(name, "10")) < 0:
                 raise ValueError
         except ValueError:
             raise PriorError(f"{name} is {os.environ[name]!r}: give a whole number of seconds") from None
+
+
+def client():
+    """The hub's client. It is not to tell the hub what machine this is, which would also cost a request of its own.
+    Raises PriorError for settings that it cannot read."""
+    check_timeouts()
     os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
     import huggingface_hub
     import huggingface_hub.constants

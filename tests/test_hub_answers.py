@@ -131,6 +131,7 @@ def test_the_clients_timeouts_hold_and_a_slow_hub_is_waited_for(machine, hub):
         error = machine.locate(REPO, HF_ENDPOINT=hub.endpoint, **{name: "1"})
         assert "Timeout" in error and name in error, error
         assert f"{name} is 'soon': give a whole number" in machine.locate(REPO, **{name: "soon"})
+        assert f"{name} is ''" in line(machine.run("generate", "a red mug", **{name: ""})), "for the embedded prior too"
     code = ("from dreamfusion_ngp.hub_client import client, timeout; print(timeout(), "
             "client().HfApi().model_info('someone/something', timeout=timeout()).id)")
     done = subprocess.run([sys.executable, "-P", "-c", code], capture_output=True, text=True,

@@ -1,6 +1,7 @@
 """R-Precision: pools of captions, the protocol, and CLIP through transformers."""
 
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -123,6 +124,13 @@ def test_clip_sees_pictures_resized_as_its_own_preprocessing_does(clip_folder):
     by_pillow = np.asarray(Image.fromarray(picture[0]).resize((32, 32), Image.Resampling.BICUBIC)) / 255
     ours = clip.prepare(torch.tensor(picture / 255).float())[0].permute(1, 2, 0).numpy() * STD + MEAN
     assert np.allclose(ours, by_pillow, atol=1e-5)
+
+
+def test_clip_is_read_from_weights_of_a_variant(clip_folder, tmp_path):
+    folder = shutil.copytree(clip_folder, tmp_path / "clip")
+    (folder / "model.safetensors").rename(folder / "model.fp16.safetensors")
+    pictures = torch.rand(1, 32, 32, 3, generator=torch.Generator().manual_seed(0))
+    assert torch.equal(ClipRetrieval(str(folder)).images(pictures), ClipRetrieval(str(clip_folder)).images(pictures))
 
 
 def test_clip_scores_a_toy_by_the_protocol(clip_folder):

@@ -33,7 +33,7 @@ class ClipRetrieval:
                 self.model = CLIPModel.from_pretrained(place, local_files_only=True, use_safetensors=True,
                                                        variant=variant, dtype=torch.float32)
             self.tokenizer = CLIPTokenizer.from_pretrained(folder, local_files_only=True)
-        except (OSError, ValueError, RuntimeError, TypeError) as error:
+        except (PriorError, OSError, ValueError, RuntimeError, TypeError) as error:
             raise PriorError(f"{model} cannot be loaded: {str(error).strip().splitlines()[0]}") from None
         self.model.eval().requires_grad_(False).to(device)
         self.name, self.device, self.known = model, device, {}
