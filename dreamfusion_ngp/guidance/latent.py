@@ -38,7 +38,7 @@ class LatentGuidance(UnetGuidance):
     def prepare(self, folder: Path, index: dict) -> tuple[int, int, int]:
         width = self.embeddings["hidden"].shape[-1]
         if problem := self.misfit(width):
-            raise PriorError(f"{folder}: the unet does not fit, {problem}")
+            raise PriorError(f"{folder}: the {self.NETWORK} does not fit, {problem}")
         where = self.config.vae or f"{folder}/vae"
         self.vae = load_vae(self.config.vae) if self.config.vae else load_model(folder, index, "vae", torch.float32)
         channels, factor = self.unet.config.in_channels, vae_factor(self.vae, where)
