@@ -9,8 +9,7 @@ from torch import Tensor
 
 from ..errors import PriorError
 from ..inputs import sent
-from .checks import (check_side, foreign_conditions, present, square_side, text_widths, vae_factor,
-                     width_problem)
+from .checks import check_side, foreign_conditions, present, square_side, text_widths, vae_factor, width_problem
 from .parts import fitting, load_model, load_vae
 from .resize import resize
 from .text import TextEncoder, TwoTextEncoders
