@@ -80,7 +80,7 @@ class GuidanceConfig:
     t_max_end: float = 0.98                         # upper end at the end of the run (annealed linearly)
     t_window: float = 1.0                           # width: t is at least the upper end less this
     t_shared: bool = False                          # one t for all views of a step
-    t_shifted: bool = False                         # a flow's t counts its scheduler's noise levels, as that shifts them
+    t_shifted: bool = False                         # a flow's t counts the noise levels that its scheduler shifts
     clip_clean: bool = False                        # the guided clean image is clipped to [-1, 1]
     weighting: str = "sigma2"                       # w(t) = sigma_t^2; "uniform", "clean", "velocity" (sds.py)
     view_words: str = "paper"                       # "paper", "fine", "degrees" or "none" (prompts.py)
@@ -148,8 +148,8 @@ def dreamfusion() -> RunConfig:
         # omega = 100 is 101 here. It is not left to the model: with the embedded prior's own 2.5 the paper's weighting
         # and noise levels empty the scene within a hundred steps.
         guidance=GuidanceConfig(scale=101.0),
-        # Half of the steps over a random colour, which threestudio's README advises and its presets leave off: where the
-        # learnt background alone was behind it, the object moved there (a chair to the last voxel).
+        # Half of the steps over a random colour, which threestudio's README advises (it is off by default there): where
+        # the learnt background alone was behind it, the object moved there (a chair to the last voxel).
         render=RenderConfig(random_background=0.5))
 
 

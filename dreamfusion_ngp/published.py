@@ -27,7 +27,7 @@ class Published:
     """A configuration of another program. source: repository, file and commit. Angles are in degrees, lengths in that
     program's world units, `*_steps` in steps. resolution: pixels a side, from the start and doubled at doubling_steps
     (0: never). reduction: numbers of a view that its distillation loss is summed over; 1 for a mean. scale_form:
-    "omega" or "s". t_percent: lowest and highest timestep in hundredths of the schedule, both drawn. descending: t counts
+    "omega" or "s". t_ends: lowest and highest timestep in fractions of the schedule, both drawn. descending: they count
     a flow's scheduler from its noisy end. coarse_to_fine: levels at the start, and steps until all are active."""
 
     source: str
@@ -58,7 +58,7 @@ class Published:
     coarse_to_fine: tuple[int, int] = (0, 0)
     samples_per_ray: int = 512              # along the diagonal of the cube
     random_background: float = 0.0
-    t_percent: tuple[float, float] = (0.02, 0.98)
+    t_ends: tuple[float, float] = (0.02, 0.98)
     descending: bool = False
     weighting: str = "sigma2"
     guidance_resolution: int = 0
@@ -82,7 +82,7 @@ DREAMFUSION_IF = Published(
 RFDS_SD3 = Published(
     source="RFDS (Yang et al., ICLR 2025), configs/rfds_sd3.yaml at 235e39f", steps=15_000, views=1, resolution=256,
     doubling_steps=5000, distance=(1.0, 1.5), fov=(40.0, 70.0), elevation=(-10.0, 45.0), jitter=(0.0, 0.0, 0.0),
-    radius=1.0, lit_probability=0.0, random_background=0.5, scale=100.0, scale_form="s", t_percent=(0.3, 0.98),
+    radius=1.0, lit_probability=0.0, random_background=0.5, scale=100.0, scale_form="s", t_ends=(0.3, 0.98),
     descending=True, weighting="velocity", guidance_resolution=512, reduction=1, orientation=(0.0, 0.0, 0),
     sparsity=0.1, opaque=0.1, lr_grid=1e-2, lr_mlp=1e-3, lr_background=1e-3)
 
@@ -103,10 +103,10 @@ def focal_of(fov: tuple[float, float]) -> tuple[float, float]:
     return tuple(0.5 / math.tan(math.radians(angle) / 2) for angle in reversed(fov))
 
 
-def t_range_of(percent: tuple[float, float], descending: bool = False) -> tuple[float, float]:
-    """The half-open interval of t from which every timestep from int(percent[0] T) to int(percent[1] T) is drawn alike,
+def t_range_of(ends: tuple[float, float], descending: bool = False) -> tuple[float, float]:
+    """The half-open interval of t from which every timestep from int(ends[0] T) to int(ends[1] T) is drawn alike,
     counted from the clean end."""
-    first, last = (int(p * TIMESTEPS) for p in percent)
+    first, last = (int(end * TIMESTEPS) for end in ends)
     if descending:
         first, last = TIMESTEPS - 1 - last, TIMESTEPS - 1 - first
     return first / TIMESTEPS, (last + 1) / TIMESTEPS
@@ -116,7 +116,7 @@ def convert(theirs: Published) -> RunConfig:
     """The configuration in this package's units."""
     position, target, up = theirs.jitter
     start, end, ramp = theirs.orientation
-    t_range = t_range_of(theirs.t_percent, theirs.descending)
+    t_range = t_range_of(theirs.t_ends, theirs.descending)
     levels, all_at = theirs.coarse_to_fine
     return RunConfig(
         steps=theirs.steps, views=theirs.views,

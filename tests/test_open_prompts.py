@@ -41,7 +41,7 @@ def test_the_guard_sees_a_connection(no_network):
 
 
 @pytest.mark.parametrize("kind, preset, options", [
-    ("sd", "sd21", []), ("sd3", "sdxl", ["--low-memory"]),
+    ("sd", "sd21", []), ("sd3", "sd3", ["--low-memory"]),
     ("sdv", "sd21", ["--negative", "clay"]), ("sdxl", "sdxl", []),
     ("if", "if", ["--set", "guidance.view_blend=perp-neg"])])
 def test_a_folder_of_every_family_makes_a_mesh_offline(kind, preset, options, latent_folders, folders, tmp_path,

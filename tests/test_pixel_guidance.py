@@ -189,7 +189,7 @@ def test_nothing_touches_the_network(folders, monkeypatch):
 
 
 def test_scale_comes_from_the_config_then_the_folder_then_the_default(copy):
-    assert load_guidance(config(copy), "cpu").scale == 20.0
+    assert load_guidance(config(copy), "cpu").scale == 21.0  # threestudio's omega of 20
     (copy / "dreamfusion_ngp.json").write_text('{"guidance_scale": 7}')
     assert load_guidance(config(copy), "cpu").scale == 7.0
     assert load_guidance(config(copy, scale=0.0), "cpu").scale == 0.0

@@ -156,8 +156,8 @@ class UnetGuidance:
         return sds.SdsOutput(loss, sds.describe(t, len(self.abar), gradient, residual))
 
     def _judge(self, image: Tensor, t: np.ndarray, noise: np.ndarray, said: Branches, views: int, hat: Tensor | None):
-        """Gradients on `image` (b, H, H, 3) and on what the UNet sees of it, and the residual eps_hat - eps. hat: guided
-        eps_hat where it is known."""
+        """Gradients on `image` (b, H, H, 3) and on what the UNet sees of it, and the residual eps_hat - eps. hat: the
+        guided eps_hat where it is known."""
         with torch.enable_grad():
             x = self.encode(image.requires_grad_().permute(0, 3, 1, 2))
         gradient, residual = sds.score(x.detach(), t, sent(noise, x.device, x.dtype),
