@@ -1,11 +1,12 @@
-"""UV atlases by xatlas, in a process of its own: it can crash where a mesh is dense, and would take a run with it."""
+"""UV atlases by xatlas, in a process of its own: it can crash where a mesh is dense, and would take a run with it. The
+mesh and the atlas go through pipes, which need no folder to write to."""
 
 from __future__ import annotations
 
+import io
+import os
 import subprocess
 import sys
-import tempfile
-from pathlib import Path
 
 import numpy as np
 
@@ -20,28 +21,37 @@ def make_atlas(vertices: np.ndarray, faces: np.ndarray, normals: np.ndarray, siz
     """(source vertex of every new vertex (W,), faces (F, 3), uv (W, 2) in [0, 1], number of textures) for a mesh of
     float32 vertices and normals (V, 3) and uint32 faces (F, 3), for textures of size x size texels. Raises
     AtlasError."""
-    with tempfile.TemporaryDirectory() as folder:
-        given, found = Path(folder) / "mesh.npz", Path(folder) / "atlas.npz"
-        np.savez(given, vertices=vertices, faces=faces, normals=normals, size=size)
-        child = subprocess.run([sys.executable, "-P", __file__, str(given), str(found)], capture_output=True, text=True)
-        if child.returncode:
-            lines = child.stderr.strip().splitlines()
-            raise AtlasError(lines[-1] if lines else f"it stopped with exit status {child.returncode}")
-        with np.load(found) as atlas:
-            return atlas["source"], atlas["faces"], atlas["uv"], int(atlas["count"])
+    given = io.BytesIO()
+    np.savez(given, vertices=vertices, faces=faces, normals=normals, size=size)
+    try:  # in a session of its own: a terminal that is closed ends its programs, but not this one
+        child = subprocess.run([sys.executable, "-P", __file__], input=given.getvalue(), capture_output=True,
+                               start_new_session=True)
+    except OSError as error:
+        raise AtlasError(f"{sys.executable} cannot be started: {error.strerror or error}") from None
+    if child.returncode:
+        lines = child.stderr.decode(errors="replace").strip().splitlines()
+        raise AtlasError(lines[-1] if lines else f"it stopped with exit status {child.returncode}")
+    with np.load(io.BytesIO(child.stdout)) as atlas:
+        return atlas["source"], atlas["faces"], atlas["uv"], int(atlas["count"])
 
 
-def main(given: str, found: str) -> None:
+def main() -> None:
+    """The child: a mesh on standard input, its atlas on standard output."""
+    answer = os.fdopen(os.dup(1), "wb")
+    os.dup2(2, 1)  # what xatlas prints is not to be in the answer
     import xatlas
 
-    with np.load(given) as mesh:
+    with np.load(io.BytesIO(sys.stdin.buffer.read())) as mesh:
         atlas, options = xatlas.Atlas(), xatlas.PackOptions()
         atlas.add_mesh(mesh["vertices"], mesh["faces"], mesh["normals"])
         options.resolution, options.padding = int(mesh["size"]), PADDING
     atlas.generate(pack_options=options)
     source, faces, uv = atlas[0]
+    found = io.BytesIO()
     np.savez(found, source=source, faces=faces, uv=uv, count=atlas.atlas_count)
+    with answer:
+        answer.write(found.getvalue())
 
 
 if __name__ == "__main__":
-    main(*sys.argv[1:])
+    main()

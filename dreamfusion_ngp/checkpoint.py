@@ -1,59 +1,54 @@
 """Checkpoints: one safetensors file with every tensor of a run; config, step and format in its header, written
-atomically."""
+atomically. None with a number that is not finite is ever saved or loaded."""
 
 from __future__ import annotations
 
 import json
-import os
 from dataclasses import replace
 from pathlib import Path
 
 import torch
 
 from .config import RunConfig, check_config, from_dict, to_dict
-from .errors import CheckpointError, UsageError, writing
-from .train import State
+from .errors import CheckpointError, DivergenceError, UsageError, writing
+from .files import write_atomically
+from .steps import State, unsound
+
+__all__ = ["load_checkpoint", "save_checkpoint", "write_atomically"]
 
 FORMAT = "dreamfusion_ngp.checkpoint.1"
 
 
 def save_checkpoint(path: Path, state: State) -> None:
-    """Write `path` in one step: a crash leaves the old file or the new one, never half of one. Raises OutputError."""
+    """Write `path` in one step: a crash leaves the old file or the new one, never half of one. Raises OutputError, and
+    DivergenceError, with the old file left as it is, for a state that `unsound` finds fault with."""
     from safetensors.torch import save
 
-    header = {"format": FORMAT, "step": str(state.step), "config": json.dumps(to_dict(state.config))}
-    data = save({k: v.detach().cpu().contiguous() for k, v in state.tensors().items()}, metadata=header)
+    header = {"format": FORMAT, "step": str(state.step), "refreshed": str(state.refreshed),
+              "config": json.dumps(to_dict(state.config)), "weights": json.dumps(state.weights)}
+    tensors = {k: v.detach().cpu().contiguous() for k, v in state.tensors().items()}
+    if fault := unsound(tensors):
+        raise DivergenceError(f"{fault} after {state.step} steps: stopped, and not saved (a lower learning rate or "
+                              "another seed may help)")
     with writing(path):
-        write_atomically(path, data)
-
-
-def write_atomically(path: Path, data: bytes) -> None:
-    """Write beside `path`, flush to disk, rename over it."""
-    part = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
-        with open(part, "wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(part, path)
-    finally:
-        part.unlink(missing_ok=True)
+        write_atomically(path, save(tensors, metadata=header))
 
 
 def load_checkpoint(path: Path, device: str | torch.device, *, steps: int | None = None) -> State:
     """The state saved in `path`, on `device`. steps: replaces the configured number of steps (to run on). Settings that
     the file's config lacks, since it is older than they are, have their defaults.
 
-    Raises CheckpointError for a missing, truncated or foreign file, or one whose tensors do not fit its config, and
-    UsageError for `steps` out of range.
+    Raises CheckpointError for a missing, truncated or foreign file, or one whose tensors do not fit its config or are
+    `unsound`, and UsageError for `steps` out of range.
     """
     header, tensors = _read(Path(path))
     try:
         config = from_dict(RunConfig, json.loads(header["config"]))
         check_config(config)
-        step = int(header["step"])
-        if step < 0:
-            raise ValueError(f"step {step}")
+        step, refreshed = int(header["step"]), int(header.get("refreshed", -1))
+        weights = json.loads(header.get("weights", "{}"))
+        if step < 0 or refreshed < -1 or not isinstance(weights, dict):
+            raise ValueError(f"step {step}, refreshed {refreshed}, weights {type(weights).__name__}")
     except (KeyError, TypeError, ValueError, RecursionError, UsageError) as error:
         raise CheckpointError(f"{path}: its header cannot be read ({error}); "
                               "was it written by another version?") from None
@@ -65,10 +60,12 @@ def load_checkpoint(path: Path, device: str | torch.device, *, steps: int | None
     tensors.setdefault("adam.nonfinite", own["adam.nonfinite"])  # older files lack it
     if set(own) != set(tensors) or any((own[k].shape, own[k].dtype) != (v.shape, v.dtype) for k, v in tensors.items()):
         raise CheckpointError(f"{path}: its tensors do not fit its config; was it written by another version?")
+    if fault := unsound(tensors):
+        raise CheckpointError(f"{path}: {fault}; the file is damaged, or the run went wrong before it was saved")
     for name, value in tensors.items():
         own[name].copy_(value)
     state.field.refresh()
-    state.step = step
+    state.step, state.refreshed, state.weights = step, refreshed, weights
     state.field.fade(min(1.0, step / config.steps))
     return state
 

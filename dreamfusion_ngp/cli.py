@@ -12,6 +12,7 @@ from pathlib import Path
 
 from . import __version__
 from .config import check_config, from_dict, to_dict
+from .console import STDOUT, named_errors, open_streams, settle, silence, tolerant
 from .errors import DreamfusionError, UsageError
 from .models import ALIASES, TOYBOX_NAME, hub_id, on_the_hub, page_of, preset_name
 from .native import cores
@@ -22,6 +23,8 @@ FORMATS = ("glb", "obj", "ply", "stl")
 # How the ValueErrors of ops begin, whose arguments are settings: "march: step is too small", "adam_step: eps must ...".
 CHECKED = ("GridLayout", "hashgrid", "field", "density", "march", "cell", "occupancy", "composite", "shade",
            "adam", "render")
+MAX_DEPTH = 16
+PRINTS = ("doctor", "evaluate", "bench")  # verbs whose result is what they print; other lines are not worth a run
 
 
 class Parser(argparse.ArgumentParser):
@@ -30,6 +33,16 @@ class Parser(argparse.ArgumentParser):
     def error(self, message: str):
         verb = "" if " " in self.prog else " VERB"
         raise UsageError(f"{message}; see {self.prog}{verb} --help")
+
+
+def place(text: str) -> Path:
+    """A path of the command line. The shell leaves the ~ of --out=~/runs to us."""
+    if not text.strip() or "\0" in text:
+        raise argparse.ArgumentTypeError("the path is empty" if not text.strip() else "a path cannot hold a null byte")
+    path = os.path.expanduser(text)
+    if path == text and text.split("/")[0] == "~":
+        raise argparse.ArgumentTypeError(f"no home folder is known for {text!r}; give the path in full")
+    return Path(path)
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -52,7 +65,7 @@ def build_parser() -> argparse.ArgumentParser:
                       "computed anew in the backward, its UNet on the GPU only while it works")
     make.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", dest="overrides",
                       help="change one setting, e.g. --set render.step=0.01 (VALUE is JSON)")
-    make.add_argument("-o", "--out", type=Path, default=Path("outputs"),
+    make.add_argument("-o", "--out", type=place, default=Path("outputs"),
                       help="folder for the results (default: outputs)")
     _machine(make), _formats(make)
 
@@ -60,18 +73,20 @@ def build_parser() -> argparse.ArgumentParser:
     get.add_argument("model", help=f"{', '.join(ALIASES)}, or a hub id (owner/name or owner/name@revision)")
 
     again = verbs.add_parser("resume", help="go on with a stopped run")
-    again.add_argument("run", type=Path, help="folder of the run")
+    again.add_argument("run", type=place, help="folder of the run")
     again.add_argument("--steps", type=int, help="new total number of steps")
+    again.add_argument("--guidance", metavar="MODEL", help="where the run's model is, if no longer where it was")
+    again.add_argument("--vae", metavar="MODEL", help="the same for the VAE of its own (guidance.vae)")
     _machine(again), _formats(again)
 
     show = verbs.add_parser("render", help="make the turntable of a run again")
-    show.add_argument("run", type=Path)
+    show.add_argument("run", type=place)
     show.add_argument("--frames", type=int, default=48)
     show.add_argument("--resolution", type=int, default=192, help="pixels a side of each of the three pictures")
     _machine(show)
 
     mesh = verbs.add_parser("export", help="make the mesh of a run again")
-    mesh.add_argument("run", type=Path)
+    mesh.add_argument("run", type=place)
     mesh.add_argument("--resolution", type=int, default=128, help="grid points a side of the marching cubes")
     mesh.add_argument("--texture", type=int, default=1024, help="pixels a side of the texture")
     mesh.add_argument("--faces", type=int, default=20000, help="triangles at most")
@@ -79,21 +94,23 @@ def build_parser() -> argparse.ArgumentParser:
     _machine(mesh), _formats(mesh)
 
     judge = verbs.add_parser("evaluate", help="compare runs with the true toys of their prompts; R-Precision")
-    judge.add_argument("runs", type=Path, nargs="+", metavar="RUN", help="folders of runs, or folders that hold some")
+    judge.add_argument("runs", type=place, nargs="+", metavar="RUN", help="folders of runs, or folders that hold some")
+    judge.add_argument("--depth", type=int, default=2, metavar="N",
+                       help="folders below RUN that are searched for runs (default: 2, as in outputs/PROMPT/TIME)")
     judge.add_argument("--json", action="store_true", help="print everything as JSON")
-    judge.add_argument("-o", "--out", type=Path, metavar="FOLDER",
+    judge.add_argument("-o", "--out", type=place, metavar="FOLDER",
                        help="write evaluation.json, table.md and index.html (with pictures) there")
     judge.add_argument("--clip", metavar="MODEL",
                        help="retrieval model of R-Precision: clip-b32, clip-b16, clip-l14, a hub id or a folder "
                             "(default: the embedded judge, which knows toys only)")
-    judge.add_argument("--judge", type=Path, metavar="FILE", help="a judge that train-judge wrote")
-    judge.add_argument("--captions", type=Path, metavar="FILE",
+    judge.add_argument("--judge", type=place, metavar="FILE", help="a judge that train-judge wrote")
+    judge.add_argument("--captions", type=place, metavar="FILE",
                        help="captions to choose among, one a line (default: all toys in all colours)")
     _machine(judge)
 
     prior = verbs.add_parser("train-prior", help="train the embedded prior, from nothing or from saved weights")
-    prior.add_argument("-o", "--out", type=Path, default=Path("prior"), help="folder to write (default: prior)")
-    prior.add_argument("--resume", type=Path, metavar="FOLDER",
+    prior.add_argument("-o", "--out", type=place, default=Path("prior"), help="folder to write (default: prior)")
+    prior.add_argument("--resume", type=place, metavar="FOLDER",
                        help='start from these weights; "embedded" for the shipped ones')
     prior.add_argument("--images", type=int, help="training images of this run (default: 1.5 million; 8 on a GPU)")
     prior.add_argument("--minutes", type=float, default=0.0, help="end by time instead")
@@ -106,7 +123,7 @@ def build_parser() -> argparse.ArgumentParser:
     prior.add_argument("--device", default="cpu", help="cpu, cuda or cuda:N")
 
     tutor = verbs.add_parser("train-judge", help="train the judge of toys that evaluate uses where no CLIP is given")
-    tutor.add_argument("-o", "--out", type=Path, default=Path("judge.safetensors"),
+    tutor.add_argument("-o", "--out", type=place, default=Path("judge.safetensors"),
                        help="file to write (default: judge.safetensors)")
     tutor.add_argument("--minutes", type=float, default=25.0, help="length of the training (default: 25)")
     tutor.add_argument("--images", type=int, default=0, help="end after so many training images instead")
@@ -118,7 +135,7 @@ def build_parser() -> argparse.ArgumentParser:
     doctor.add_argument("--json", action="store_true")
 
     bench = verbs.add_parser("bench", help="time the kernels and a whole step on this machine")
-    bench.add_argument("--json", type=Path, metavar="FILE", help="write the figures there as well")
+    bench.add_argument("--json", type=place, metavar="FILE", help="write the figures there as well")
     bench.add_argument("--quick", action="store_true", help="tiny sizes, to see that everything runs")
     bench.add_argument("--resolutions", type=int, nargs="+", default=(), metavar="R",
                        help="views of R x R rays (default: 64 128 256 512; peers take part up to 64)")
@@ -246,7 +263,7 @@ def run_verb(args) -> int:
     if args.verb == "resume":
         formats = parse_formats(args.formats)
         from .workflow import resume
-        return resume(args.run, steps=args.steps, formats=formats, **machine)
+        return resume(args.run, steps=args.steps, guidance=args.guidance, vae=args.vae, formats=formats, **machine)
     if args.verb == "bench":
         if min(args.resolutions, default=1) < 1:
             raise UsageError(f"--resolutions must be at least 1, got {min(args.resolutions)}")
@@ -254,7 +271,9 @@ def run_verb(args) -> int:
         return run_bench(json_path=args.json, quick=args.quick, resolutions=tuple(args.resolutions), **machine)
     from . import workflow
     if args.verb == "evaluate":
-        several = dict(clip=args.clip, judge=args.judge, captions=args.captions, out=args.out)
+        if not 0 <= args.depth <= MAX_DEPTH:
+            raise UsageError(f"--depth must be from 0 to {MAX_DEPTH}, got {args.depth}")
+        several = dict(clip=args.clip, judge=args.judge, captions=args.captions, out=args.out, depth=args.depth)
         result = workflow.evaluate_runs(args.runs, **several, show=lambda line: print(line, file=sys.stderr), **machine)
         one = result["runs"][0] if len(result["runs"]) == 1 and args.out is None else result
         print(json.dumps(one, indent=1) if args.json else workflow.evaluation_text(result))
@@ -306,12 +325,27 @@ def train_judge_verb(args) -> int:
 
 
 def main(argv: list[str] | None = None) -> int:
+    open_streams()
     if hasattr(sys.stdout, "reconfigure"):
         sys.stdout.reconfigure(errors="backslashreplace")  # a prompt may hold what the terminal cannot show
+    try:
+        with tolerant("stderr"):
+            code = answer(argv)
+    finally:
+        lost = settle()
+    if lost is not None and not code:
+        print(f"error: {STDOUT}: {lost.strerror}", file=sys.stderr)
+        return DreamfusionError.exit_code
+    return code
+
+
+def answer(argv: list[str] | None) -> int:
+    """The exit code, after one line for whatever a user can cause or meet."""
     args = None
     try:
         args = build_parser().parse_args(argv)
-        return run_verb(args)
+        with named_errors() if args.verb in PRINTS else tolerant("stdout"):
+            return run_verb(args)
     except DreamfusionError as error:
         print(f"error: {printable(str(error))}", file=sys.stderr)
         return error.exit_code
@@ -319,7 +353,7 @@ def main(argv: list[str] | None = None) -> int:
         print("stopped", file=sys.stderr)
         return 130
     except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # nobody reads on: nothing more to say, at exit neither
+        silence(sys.stdout)  # nobody reads on: nothing more to say, at exit neither
         return 141
     except (OSError, ImportError, MemoryError, RuntimeError, ValueError) as error:
         text = foreseen(error, args)
@@ -334,11 +368,21 @@ def printable(text: str) -> str:
     return "".join(c if c.isprintable() else " " for c in text)
 
 
+def has_working_directory() -> bool:
+    try:
+        os.getcwd()
+    except OSError:
+        return False
+    return True
+
+
 def foreseen(error: Exception, args) -> str | None:
     """One line for an error of the system or of a setting; None for a defect, whose traceback is wanted."""
     first = (str(error).strip().splitlines() or [type(error).__name__])[0]
+    if isinstance(error, FileNotFoundError) and error.filename is None and not has_working_directory():
+        return "the working directory is no longer there; change to one that is"
     if isinstance(error, OSError):
-        return first
+        return f"{error.filename}: {error.strerror}" if error.filename and error.strerror else first
     if isinstance(error, ImportError):
         return f'{first}; this installation is incomplete: run "dreamfusion-ngp doctor"'
     if isinstance(error, MemoryError) or "out of memory" in first or "allocate memory" in first:

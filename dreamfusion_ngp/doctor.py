@@ -14,16 +14,17 @@ import subprocess
 import sys
 from dataclasses import asdict, dataclass
 from functools import cache
+from pathlib import Path
 
-from . import __version__
+from . import __version__, places
 from .errors import NativeError
 from .native import (PACKAGE, REBUILD, SOURCE_TREE, build_info, build_record, cores, cuda_remedy, is_stale, native,
                      why_no_cuda)
 
 OK, WARN, FAIL, SKIP = "OK", "WARN", "FAIL", "SKIP"
 PRIORS = PACKAGE / "toybox" / "priors"
-TOLERANCE = 1e-4  # relative error that the self-tests allow float32 kernels against the torch reference
 LITTLE_DISK = 1 << 30  # bytes; a default run leaves some 50 MB
+TOLERANCE = 1e-4  # relative error that the self-tests allow float32 kernels against the torch reference
 
 
 @dataclass(frozen=True)
@@ -255,9 +256,28 @@ def ffmpeg(gpus: list[dict]) -> Verdict:
 
 
 def disk(gpus: list[dict]) -> Verdict:
-    free = shutil.disk_usage(os.getcwd()).free
-    detail = f"{free / 1e9:.1f} GB free in {os.getcwd()}"
-    return Verdict(OK, detail) if free >= LITTLE_DISK else Verdict(WARN, detail, "free some space, or use -o")
+    try:
+        here = os.getcwd()
+    except OSError:
+        return Verdict(FAIL, "the working directory is no longer there", "change to a folder that is there")
+    free = shutil.disk_usage(here).free
+    detail = f"{free / 1e9:.1f} GB free in {here}"
+    if free < LITTLE_DISK:
+        return Verdict(WARN, detail, "free some space, or use -o")
+    why = places.hindrance(Path(here))
+    return Verdict(WARN, why, "start elsewhere, or use -o") if why else Verdict(OK, detail)
+
+
+def cache_folder(gpus: list[dict]) -> Verdict:
+    return Verdict(*places.cache())
+
+
+def fetched_models(gpus: list[dict]) -> Verdict:
+    return Verdict(*places.models())
+
+
+def temporary_folder(gpus: list[dict]) -> Verdict:
+    return Verdict(*places.temporary())
 
 
 def cpu_self_test(gpus: list[dict]) -> Verdict:
@@ -331,6 +351,9 @@ CHECKS = {
     "embedded prior": embedded_prior,
     "ffmpeg": ffmpeg,
     "disk": disk,
+    "cache": cache_folder,
+    "fetched models": fetched_models,
+    "temporary folder": temporary_folder,
     "CPU self-test": cpu_self_test,
     "GPU self-test": gpu_self_test,
 }

@@ -14,11 +14,11 @@ import shutil
 import sys
 from pathlib import Path
 
+from .cache import cache_folder
 from .errors import PriorError
 from .hub_client import Refusal, TokenRefusal, check_settings, client, hub_errors, timeout
 from .models import TOYBOX_NAME, check_folder, folder_of, on_the_hub
-from .snapshots import (Snapshot, cache_folder, examine, needed_files, on_this_machine, read_json, record,
-                        weighted_parts)
+from .snapshots import Snapshot, examine, needed_files, on_this_machine, read_json, record, weighted_parts
 from .weights import HALF_FIRST, best_weights, choose_weights, unread_weights
 
 RESERVE = 512 << 20    # bytes of the disk that stay free

@@ -54,8 +54,12 @@ def timeout() -> int:
 
 
 def check_settings() -> None:
-    """Raise PriorError for an environment with which nothing can be asked: HF_ENDPOINT, proxies or certificates."""
-    endpoint = client().constants.ENDPOINT
+    """Raise PriorError for an environment with which nothing can be asked, or kept: HF_ENDPOINT, proxies or
+    certificates, no home."""
+    constants = client().constants
+    endpoint = constants.ENDPOINT
+    if constants.HF_HUB_CACHE.startswith("~"):  # as it was written: the client would make a folder of that name
+        raise PriorError("no home folder is known to keep models in; set HOME, or HF_HOME to a folder")
     if not is_address(endpoint, ("http", "https")):
         raise PriorError(f"HF_ENDPOINT is {endpoint!r}, which is no address of a hub: it takes a scheme and a host, as "
                          "in https://huggingface.co")

@@ -1,13 +1,16 @@
-"""The folder that a run leaves behind: names, config, metrics, previews, turntable frames."""
+"""The folder that a run leaves behind: names, lock, config, metrics, previews, turntable frames."""
 
 from __future__ import annotations
 
 import hashlib
+import io
 import json
 import math
+import os
 import re
 import time
 import unicodedata
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 
@@ -15,13 +18,14 @@ import numpy as np
 import torch
 
 from .cameras import orbit
-from .checkpoint import write_atomically
 from .config import FieldConfig, RunConfig, to_dict
 from .errors import CheckpointError, UsageError, writing
+from .files import flush_folder, sweep, write_atomically
 from .render import flat_background, render
 from .train import State
 
-CHECKPOINT, CONFIG, METRICS = "checkpoint.safetensors", "config.json", "metrics.jsonl"
+CHECKPOINT, CONFIG, METRICS, LOCK = "checkpoint.safetensors", "config.json", "metrics.jsonl", ".lock"
+DEPTH = 2  # folders below a given one that are searched for runs: outputs/<prompt>/<time>
 DISPLAY_DISTANCE, DISPLAY_FOCAL = 1.55, 1.25   # world units, image widths: the whole object with a margin, in the
                                                # default cube; further off in a wider one
 DISPLAY_BACKGROUND = (0.92, 0.92, 0.92)
@@ -37,16 +41,74 @@ def slug(prompt: str) -> str:
 def create_run(root: Path, config: RunConfig) -> Path:
     """Make outputs/<slug>/<timestamp> with config.json in it. Raises UsageError where that cannot be written."""
     base = Path(root) / slug(config.prompt)
-    folder, n = base / time.strftime("%Y%m%d-%H%M%S"), 1
     try:
-        while folder.exists():
-            folder, n = base / f"{time.strftime('%Y%m%d-%H%M%S')}-{n}", n + 1
-        (folder / "previews").mkdir(parents=True)
+        base.mkdir(parents=True, exist_ok=True)
+        folder = make_new(base)
+        (folder / "previews").mkdir()
         write_atomically(folder / CONFIG, config_bytes(config))
+        flush_folder(base)
+        return folder.resolve()
     except OSError as error:
-        raise UsageError(f"cannot write to {folder}: {error.strerror or error}; "
+        raise UsageError(f"cannot write to {base}: {error.strerror or error}; "
                          "choose another folder with -o") from None
-    return folder.resolve()
+
+
+def make_new(base: Path) -> Path:
+    """A new folder in `base` named after the time. Making it is the only way to know that nobody else just has."""
+    now, n = time.strftime("%Y%m%d-%H%M%S"), 0
+    while True:
+        folder = base / (f"{now}-{n}" if n else now)
+        try:
+            folder.mkdir()
+            return folder
+        except FileExistsError:
+            n += 1
+
+
+@contextmanager
+def lock_run(folder: Path):
+    """Keep every other process from running in `folder` for the length of the block. The kernel lifts the lock with the
+    end of the process, however it ends. Raises UsageError where another process has it. On Windows, and on a file
+    system without locks, there is none."""
+    with writing(folder / LOCK):
+        number = take_lock(folder / LOCK)
+    try:
+        if number is None:
+            raise UsageError(f"{folder} is in use by another process{holder(folder / LOCK)}; wait for it to end, or "
+                             "stop it")
+        yield
+    finally:
+        if number is not None:
+            with suppress(OSError):
+                os.unlink(folder / LOCK)
+            os.close(number)
+
+
+def take_lock(path: Path) -> int | None:
+    """A file descriptor that holds the lock `path`; None if another process holds it."""
+    while True:
+        number = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
+        try:
+            import fcntl
+            fcntl.flock(number, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            os.close(number)
+            return None
+        except (ImportError, OSError):
+            return number
+        with suppress(OSError):
+            if os.path.samestat(os.fstat(number), os.stat(path)):
+                os.ftruncate(number, 0)
+                os.write(number, b"%d\n" % os.getpid())
+                return number
+        os.close(number)  # whoever had it has just removed the file
+
+
+def holder(path: Path) -> str:
+    """ " (number N)" of the process that wrote its number into a lock; "" if it cannot be read."""
+    with suppress(OSError, ValueError):
+        return f" (number {int(path.read_text(encoding='ascii'))})"
+    return ""
 
 
 def config_bytes(config: RunConfig) -> bytes:
@@ -54,10 +116,12 @@ def config_bytes(config: RunConfig) -> bytes:
 
 
 def reopen_run(folder: Path, state: State) -> None:
-    """Bring a run's folder to where `state` stands: config.json as it goes on, later metrics dropped. Raises
-    OutputError where it cannot be written."""
+    """Bring a run's folder to where `state` stands: config.json as it goes on, later metrics dropped, what a killed
+    process left half-written removed. Raises OutputError where it cannot be written."""
     with writing(folder / "previews"):
         (folder / "previews").mkdir(exist_ok=True)
+    for place in (folder, folder / "previews"):
+        sweep(place)
     with writing(folder / CONFIG):
         write_atomically(folder / CONFIG, config_bytes(state.config))
     truncate_metrics(folder, state.step)
@@ -72,6 +136,33 @@ def checkpoint_of(run: Path) -> Path:
     return path
 
 
+def find_runs(paths: list[Path], depth: int = DEPTH) -> list[Path]:
+    """The folders of runs that `paths` are or hold, at most `depth` folders below, each once. Links and hidden folders
+    are not searched. Raises CheckpointError for one without."""
+    found = []
+    for path in paths:
+        inside = [] if path.is_file() or (path / CHECKPOINT).is_file() else sorted(below(path, depth))
+        if not inside and path.is_dir() and not (path / CHECKPOINT).is_file():
+            raise CheckpointError(f"{path} holds no {CHECKPOINT}, nor do the {depth} levels of folders in it; give the "
+                                  "folder of a run (outputs/<prompt>/<time>), or look deeper with --depth")
+        found += [checkpoint_of(p).parent.resolve() for p in inside or [path]]
+    return list(dict.fromkeys(found))
+
+
+def below(folder: Path, depth: int):
+    """Yield the folders with a checkpoint at most `depth` levels below `folder`; not those inside a run."""
+    if depth < 1:
+        return
+    with suppress(OSError), os.scandir(folder) as entries:
+        for entry in entries:
+            if not entry.is_dir(follow_symlinks=False) or entry.name.startswith("."):
+                continue
+            if os.path.isfile(os.path.join(entry.path, CHECKPOINT)):
+                yield Path(entry.path)
+            else:
+                yield from below(Path(entry.path), depth - 1)
+
+
 def append_metrics(folder: Path, record: dict) -> None:
     with writing(folder / METRICS), open(folder / METRICS, "a", encoding="utf-8") as file:
         file.write(json.dumps(record) + "\n")
@@ -81,10 +172,9 @@ def truncate_metrics(folder: Path, step: int) -> None:
     """Drop the records of steps from `step` on, which a resumed run writes again, and lines that are no records: a
     crash or a full disk may have left half of one."""
     path = folder / METRICS
-    if path.exists():
-        with writing(path):
-            lines = path.read_bytes().decode("utf-8", "replace").split("\n")
-            write_atomically(path, "".join(f"{line}\n" for line in lines if recorded_step(line) < step).encode())
+    with writing(path), suppress(FileNotFoundError):
+        lines = path.read_bytes().decode("utf-8", "replace").split("\n")
+        write_atomically(path, "".join(f"{line}\n" for line in lines if recorded_step(line) < step).encode())
 
 
 def recorded_step(line: str) -> float:
@@ -138,6 +228,18 @@ def render_opacity(state: State):
         black = torch.zeros(len(cameras), 3)
         return torch.cat([r.opacity for r in render_whole(state, cameras, rows, black, resolution)])
     return opacity
+
+
+def write_preview(folder: Path, state: State) -> str:
+    """Write a picture of `state` into `folder`/previews. Returns its path in `folder`. Raises OutputError."""
+    from PIL import Image
+
+    name, buffer = f"previews/{state.step:06d}.png", io.BytesIO()
+    Image.fromarray(preview_picture(state)).save(buffer, "PNG")
+    with writing(folder / name):
+        (folder / name).parent.mkdir(exist_ok=True)
+        write_atomically(folder / name, buffer.getvalue())
+    return name
 
 
 def preview_picture(state: State, resolution: int = 128) -> np.ndarray:

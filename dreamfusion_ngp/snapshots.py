@@ -5,23 +5,19 @@ They lie in the hub's own cache, shared with other programs; records of what was
 
 from __future__ import annotations
 
-import functools
 import hashlib
 import json
-import logging
 import os
 import re
-import sys
-import tempfile
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
+from .cache import cache_folder, keep
 from .errors import PriorError
 from .hub_client import client
 from .weights import FULL_FIRST, HALF_FIRST, best_weights, choose_weights, fault
 
-log = logging.getLogger(__name__)
 UNUSED = ("safety_checker", "feature_extractor", "watermarker", "image_encoder")
 SHA256, SHA1 = re.compile("[0-9a-f]{64}"), "git's SHA-1"
 
@@ -51,20 +47,6 @@ class Snapshot:
             which = "" if len(none) == len(self.files) else f" of {len(none)} files, the first is {none[0]}"
             return f"not checked: the hub gives no hashes{which} (sizes and headers are right)"
         return "SHA-256 checked" + (f" ({SHA1} for {git} small ones)" if git else "")
-
-
-def cache_folder() -> Path:
-    """Where this package keeps embeddings and records: DREAMFUSION_NGP_CACHE, else "dreamfusion_ngp" in the platform's
-    cache folder."""
-    if chosen := os.environ.get("DREAMFUSION_NGP_CACHE"):
-        return Path(chosen).expanduser()
-    if sys.platform == "win32":
-        base = os.environ.get("LOCALAPPDATA") or Path.home() / "AppData" / "Local"
-    elif sys.platform == "darwin":
-        base = Path.home() / "Library" / "Caches"
-    else:
-        base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    return Path(base) / "dreamfusion_ngp"
 
 
 def parts_of(index: dict | None) -> list[str]:
@@ -146,7 +128,8 @@ def present_files(folder: Path, recorded: dict[str, dict]) -> dict[str, dict]:
     loaded beside or instead of them because another program has put them there."""
     if not folder.is_dir() or not all((folder / path).is_file() for path in recorded):
         return {}
-    listed = [path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()]
+    listed = [path.relative_to(folder).as_posix() for path in (*folder.glob("*"), *folder.glob("*/*"))
+              if path.is_file()]
     index = read_json(folder / "model_index.json") or None
     if not recorded and not is_whole(listed, index):
         return {}
@@ -196,30 +179,24 @@ def record(snapshot: Snapshot, revision: str | None) -> Snapshot:
     """Write down what a snapshot holds: as that of its own and of the asked `revision`, or as the repository's last. A
     folder that cannot be written costs the time of checking again, no more."""
     data = {"repo": snapshot.repo, "revision": snapshot.revision, "files": snapshot.files}
-    for path in {record_path(snapshot.repo, asked) for asked in (revision, snapshot.revision)}:
-        if read_json(path) == data:
-            continue
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            with tempfile.TemporaryDirectory(dir=path.parent) as folder:
-                (part := Path(folder) / path.name).write_text(json.dumps(data, indent=1))
-                os.replace(part, path)
-        except OSError as error:
-            warn_unwritable(path.parent, error.strerror or str(error))
+    for asked in {revision, snapshot.revision}:
+        if read_json(record_path(snapshot.repo, asked)) != data:
+            keep(record_name(snapshot.repo, asked), json.dumps(data, indent=1).encode())
     return snapshot
 
 
-@functools.cache
-def warn_unwritable(folder: Path, reason: str) -> None:
-    log.warning("the record of what was fetched cannot be written to %s: %s", folder, reason)
+def record_name(repo: str, revision: str | None) -> str:
+    """Of a record in the cache."""
+    return "hub/" + repo.replace("/", "--") + (f"@{revision.replace('/', '--')}" if revision else "") + ".json"
 
 
-def record_path(repo: str, revision: str | None) -> Path:
-    name = repo.replace("/", "--") + (f"@{revision.replace('/', '--')}" if revision else "")
-    return cache_folder() / "hub" / f"{name}.json"
+def record_path(repo: str, revision: str | None) -> Path | None:
+    """None where there is no cache."""
+    folder = cache_folder()
+    return folder and folder / record_name(repo, revision)
 
 
-def read_record(path: Path) -> dict:
+def read_record(path: Path | None) -> dict:
     """A record; {} where there is none, or one that `record` did not write."""
     data = read_json(path)
     revision, files = data.get("revision"), data.get("files")
@@ -245,8 +222,10 @@ def digest(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def read_json(path: Path) -> dict:
+def read_json(path: Path | None) -> dict:
     """A JSON object; {} where there is none."""
+    if path is None:
+        return {}
     try:
         data = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError):

@@ -58,10 +58,13 @@ class Adam:
 
 class State:
     """Everything that a run changes: field, background network, occupancy grid, optimiser, and the number of the next
-    step. eye, numbers: what the functions of a step read; filled before each."""
+    step. refreshed: the part (`Draw.number`) before which the grid was refreshed last. whole: False while parameters
+    are those of no step, in the middle of an update. weights: digests of the guidance's weights, by which a resumed run
+    knows them. eye, numbers: what the functions of a step read; filled before each."""
 
     def __init__(self, config: RunConfig, device: str | torch.device):
-        self.config, self.step = config, 0
+        self.config, self.step, self.refreshed, self.whole = config, 0, -1, True
+        self.weights: dict[str, str] = {}
         self.field = HashField(config.field, config.seed).to(device)
         self.background = Background(config.field, config.seed).to(device) if config.field.background_hidden else None
         self.occupancy = Occupancy(config.render, config.field.bound).to(device)

@@ -48,6 +48,7 @@ def train_step(state: State, guidance, config: RunConfig, clock: Callable[[], fl
     """One step: `accumulate` times draw views and differentiate, and update with the last. run: `executor(state)`."""
     records = [differentiate(state, guidance, config, part, clock, run) for part in range(config.accumulate)]
     state.step += 1
+    state.whole = True
     return records[0] if len(records) == 1 else merge(records)
 
 
@@ -59,8 +60,9 @@ def differentiate(state: State, guidance, config: RunConfig, part: int, clock: C
     drawn = run.draw(state, step * config.accumulate + part)
     fill_numbers(state, drawn)
     ready = clock()
-    if refresh_is_due(config, drawn.number):
+    if refresh_is_due(config, drawn.number) and state.refreshed != drawn.number:  # else a step that is made again
         state.occupancy.update(state.field.density, config.seed, step, full=step == 0)
+        state.refreshed = drawn.number
     seen = run.look(state, drawn)
     rendered = clock()
     rgb = seen.rgb.detach().requires_grad_()
@@ -69,6 +71,7 @@ def differentiate(state: State, guidance, config: RunConfig, part: int, clock: C
     check_finite(terms, step)
     d_rgb = image_gradient(sds.loss if config.accumulate == 1 else sds.loss / config.accumulate, rgb)
     guided = clock()
+    state.whole = part < config.accumulate - 1
     run.learn(state, seen, d_rgb, last=part == config.accumulate - 1)
     if part == config.accumulate - 1:
         check_update(state, step)
@@ -103,8 +106,8 @@ def check_finite(terms: dict[str, Tensor], step: int) -> None:
         return
     for name, value in terms.items():
         if not math.isfinite(float(value)):
-            raise DivergenceError(f"the loss term {name!r} is {float(value)} at step {step}: stopped; "
-                                  "a checkpoint saved before is good (a lower learning rate or another seed may help)")
+            raise DivergenceError(f"the loss term {name!r} is {float(value)} at step {step}: stopped "
+                                  "(a lower learning rate or another seed may help)")
 
 
 def check_update(state: State, step: int) -> None:

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import io
-import os
+import subprocess
 from pathlib import Path
 
 import numpy as np
 
-from .checkpoint import write_atomically
 from .errors import ExportError, UsageError
+from .files import replacing, write_atomically
 
 SHEET_BYTES = 300_000
 
@@ -27,15 +27,12 @@ def write_turntable(path, frames, fps: int = 16) -> Path:
         raise UsageError(f"a turntable is an .mp4 or a .webp, not {path.name!r}")
     if path.suffix == ".mp4" and not has_ffmpeg():
         path = path.with_suffix(".webp")
-    part = path.with_name(f".{path.stem}.{os.getpid()}.part{path.suffix}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        (write_mp4 if path.suffix == ".mp4" else write_webp)(part, frames, fps)
-        os.replace(part, path)
+        with replacing(path) as part:
+            (write_mp4 if path.suffix == ".mp4" else write_webp)(part, frames, fps)
     except OSError as error:  # ffmpeg's own failures are OSError too
-        raise ExportError(f"cannot write {path}: {str(error).strip().splitlines()[-1]}") from None
-    finally:
-        part.unlink(missing_ok=True)
+        raise ExportError(f"cannot write {path}: {error.strerror or error}") from None
     return path
 
 
@@ -52,7 +49,7 @@ def has_ffmpeg() -> bool:
     try:
         import imageio_ffmpeg
         imageio_ffmpeg.get_ffmpeg_exe()
-    except (ImportError, RuntimeError):
+    except (ImportError, RuntimeError, OSError):
         return False
     return True
 
@@ -62,17 +59,13 @@ def write_mp4(path: Path, frames: np.ndarray, fps: int) -> None:
 
     height, width = frames.shape[1:3]
     frames = np.pad(frames, ((0, 0), (0, height % 2), (0, width % 2), (0, 0)), mode="edge")  # yuv420p halves both sides
-    writer = imageio_ffmpeg.write_frames(str(path), (frames.shape[2], frames.shape[1]), fps=fps, codec="libx264",
-                                         pix_fmt_out="yuv420p", quality=7, macro_block_size=1,
-                                         ffmpeg_log_level="error", output_params=["-movflags", "+faststart"])
-    try:
-        writer.send(None)
-        for frame in frames:
-            writer.send(np.ascontiguousarray(frame))
-    finally:
-        writer.close()
-    if not path.is_file() or path.stat().st_size == 0:
-        raise OSError("ffmpeg wrote nothing")
+    given = ["-f", "rawvideo", "-pix_fmt", "rgb24", "-s", f"{frames.shape[2]}x{frames.shape[1]}", "-r", str(fps)]
+    wanted = ["-vcodec", "libx264", "-pix_fmt", "yuv420p", "-crf", "15", "-movflags", "+faststart", "-f", "mp4"]
+    done = subprocess.run([imageio_ffmpeg.get_ffmpeg_exe(), "-y", "-v", "error", *given, "-i", "-", "-an", *wanted,
+                           str(path)], input=memoryview(frames).cast("B"), capture_output=True, start_new_session=True)
+    if done.returncode or not path.is_file() or path.stat().st_size == 0:
+        lines = done.stderr.decode(errors="replace").strip().splitlines()
+        raise OSError(f"ffmpeg: {lines[-1] if lines else f'exit status {done.returncode}'}")
 
 
 def write_webp(path: Path, frames: np.ndarray, fps: int) -> None:

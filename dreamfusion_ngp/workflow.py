@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import signal
 import sys
 import time
 from dataclasses import replace
@@ -12,22 +10,21 @@ from pathlib import Path
 
 import torch
 
-from .checkpoint import load_checkpoint, save_checkpoint, write_atomically
+from .checkpoint import load_checkpoint
 from .config import RunConfig, check_config, resolution_at
-from .errors import ExportError, NativeError, UsageError, writing
+from .console import tolerant
+from .errors import ExportError, NativeError, OutputError, UsageError, writing
+from .files import write_atomically
 from .hub import pinned
+from .interrupt import Interrupt
 from .models import TOYBOX_NAME
 from .native import cores
+from .progress import Conveniences, Observer, progress_bar, shares
 from .prompts import clean_prompt
-from .runs import (CHECKPOINT, append_metrics, checkpoint_of, create_run, preview_picture, reopen_run,
-                   turntable_frames)
-from .train import State, StepRecord, train
+from .runs import CHECKPOINT, DEPTH, checkpoint_of, create_run, find_runs, lock_run, reopen_run, turntable_frames
+from .saver import Saver
+from .train import State, train
 
-FIRST_PREVIEW = 8.0        # seconds after the start; the first picture is wanted early
-PREVIEW_INTERVAL = 45.0    # seconds
-CHECKPOINT_INTERVAL = 60.0  # seconds
-LOG_INTERVAL = 10          # steps
-LINE_INTERVAL = 15.0       # seconds between lines where there is no terminal
 LARGE_FOR_A_CPU = 1 << 30  # bytes of a UNet's weights
 MAX_THREADS, MAX_FRAMES, MAX_PIXELS = 1024, 3600, 2048
 
@@ -83,91 +80,45 @@ def pin_model(config: RunConfig) -> RunConfig:
     return replace(config, guidance=replace(guidance, model=pinned(guidance.model), vae=pinned(guidance.vae)))
 
 
-class Interrupt:
-    """Ctrl-C and SIGTERM once: finish the step and wind up. Twice: stop at once."""
-
-    def __init__(self):
-        self.signal = 0
-
-    def __enter__(self):
-        self.old = {s: signal.signal(s, self.catch) for s in (signal.SIGINT, signal.SIGTERM)}
-        return self
-
-    def __exit__(self, *_):
-        for s, handler in self.old.items():
-            signal.signal(s, handler)
-
-    def catch(self, number, _frame):
-        if self.signal:
-            if sys.stdout.isatty():
-                os.write(1, b"\x1b[?25h\n")  # the progress bar has hidden the cursor
-            os._exit(128 + number)
-        self.signal = number
-        print("\nstopping after this step: saving and exporting what is there (once more: stop at once)",
-              file=sys.stderr, flush=True)
-
-
-class Observer:
-    """Progress on the terminal, metrics, previews and checkpoints of a running optimisation."""
-
-    def __init__(self, state: State, folder: Path, interrupt: Interrupt, bar):
-        self.state, self.folder, self.interrupt, self.bar = state, folder, interrupt, bar
-        self.task = bar.add_task("", total=state.config.steps, completed=state.step)
-        self.began = self.saved = time.monotonic()
-        self.first = state.step
-        self.next_preview = self.began + FIRST_PREVIEW
-        self.preview = ""
-        self.totals = {"guidance": 0.0, "field": 0.0, "other": 0.0}
-        self.line_at = self.began
-
-    def __call__(self, record: StepRecord) -> bool:
-        now = time.monotonic()
-        for key, seconds in record.seconds.items():
-            self.totals[key] += seconds
-        last = self.state.step == self.state.config.steps
-        if record.step % LOG_INTERVAL == 0 or last:
-            plain = record.plain()
-            append_metrics(self.folder, plain)
-            self.show(plain, now, last)
-        if now > self.next_preview or last:
-            self.write_preview()
-            self.next_preview = time.monotonic() + PREVIEW_INTERVAL
-        if now - self.saved > CHECKPOINT_INTERVAL:
-            save_checkpoint(self.folder / CHECKPOINT, self.state)
-            self.saved = time.monotonic()
-        self.totals["other"] += time.monotonic() - now
-        return bool(self.interrupt.signal)
-
-    def show(self, plain: dict, now: float, last: bool) -> None:
-        """A moving bar on a terminal; elsewhere a line now and then."""
-        done, steps = self.state.step, self.state.config.steps
-        text = (f"loss {plain['sds']:.2e}  opacity {plain['opacity']:.2f}  "
-                f"occupied {self.state.occupancy.fraction():.1%}  {self.preview}")
-        self.bar.update(self.task, completed=done, description=text)
-        if not self.bar.console.is_terminal and (last or now - self.line_at > LINE_INTERVAL or done == self.first + 1):
-            self.line_at = now
-            rate = (done - self.first) / max(now - self.began, 1e-9)
-            left = (steps - done) / max(rate, 1e-9)
-            print(f"step {done}/{steps}  {rate:.1f} steps/s  {int(left // 60)}:{int(left % 60):02d} left  {text}",
-                  flush=True)
-
-    def write_preview(self) -> None:
-        from PIL import Image
-
-        path = self.folder / "previews" / f"{self.state.step:06d}.png"
-        picture = Image.fromarray(preview_picture(self.state))
-        with writing(path):
-            picture.save(path)
-        self.preview = f"previews/{path.name}"
-
-
 def optimise(state: State, guidance, folder: Path, formats: tuple[str, ...]) -> int:
-    """Run `state` to its end (or to Ctrl-C) and leave everything in `folder`. Returns the exit code. A mesh that cannot
-    be made does not keep the pictures from being made: they show why."""
-    with Interrupt() as interrupt, progress_bar() as bar:
-        observer = Observer(state, folder, interrupt, bar)
-        train(state, guidance, observer)
-        save_checkpoint(folder / CHECKPOINT, state)
+    """Run `state` to its end (or to Ctrl-C) and leave everything in `folder`, which is locked. Returns the exit code."""
+    saver = Saver(state, folder)
+    saver.save()
+    with tolerant("stdout", "stderr"), Interrupt(saver.rescue) as interrupt:
+        with progress_bar() as bar:
+            observer = Observer(state, folder, saver, interrupt, bar)
+            with saver.kept():
+                train(state, guidance, observer)
+        failures = []
+        try:
+            saver.save()
+        except OutputError as error:  # what else can be made is, from the state in memory
+            failures.append(error)
+        interrupt.ending = True
+        if not interrupt.hurried:
+            print_summary(state, observer)
+            failures += results(state, folder, formats)
+    for failure in failures[1:]:
+        print(f"error: {failure}", file=sys.stderr)
+    if failures:
+        raise failures[0]
+    return interrupt.exit_code
+
+
+def results(state: State, folder: Path, formats: tuple[str, ...]) -> list[Exception]:
+    """Make the mesh, and the pictures, which a run can do without, whatever becomes of the others: where there is no
+    mesh they show why. Returns the mesh's error, if any."""
+    failures = []
+    try:
+        export_run(state, folder, formats)
+    except Exception as error:
+        failures.append(error)
+    Conveniences()(render_run, state, folder)
+    print(f"checkpoint  {folder / CHECKPOINT}\npreviews    {folder / 'previews'}")
+    return failures
+
+
+def print_summary(state: State, observer: Observer) -> None:
     print(f"optimised {state.step - observer.first} steps in {time.monotonic() - observer.began:.0f} s: "
           f"{shares(observer.totals)}")
     device = state.occupancy.bits.device
@@ -177,33 +128,6 @@ def optimise(state: State, guidance, folder: Path, formats: tuple[str, ...]) -> 
     if lost := int(state.adam.nonfinite):
         print(f"note        {lost} updates of single numbers were left out, because they would not have been finite; "
               "try a lower optim.lr_grid")
-    failure = None
-    try:
-        export_run(state, folder, formats)
-    except ExportError as error:
-        failure = error
-    render_run(state, folder)
-    print(f"checkpoint  {folder / CHECKPOINT}\npreviews    {folder / 'previews'}")
-    if failure is not None:
-        raise failure
-    return 128 + interrupt.signal if interrupt.signal else 0
-
-
-def progress_bar():
-    """A bar with step, rate and time left; silent where the output is not a terminal."""
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
-    console = Console()
-    return Progress(TextColumn("step"), MofNCompleteColumn(), BarColumn(30), TimeRemainingColumn(),
-                    TextColumn("{task.description}"), console=console, disable=not console.is_terminal)
-
-
-def shares(totals: dict[str, float]) -> str:
-    """"prior 41 %, field 55 %, elsewhere 4 %"."""
-    whole = max(sum(totals.values()), 1e-9)
-    return ", ".join(f"{name} {100 * totals[key] / whole:.0f} %" for name, key in
-                     (("prior", "guidance"), ("field", "field"), ("elsewhere", "other")))
 
 
 def print_memory_plan(guidance, state: State) -> None:
@@ -232,30 +156,38 @@ def generate(config: RunConfig, root: Path, *, device: str = "auto", threads: in
     config = pin_model(check_prompt(config))
     set_threads(threads)
     where = choose_device(device)
-    from .guidance import load_guidance
+    from .guidance import load_guidance, origin
     guidance = load_guidance(config, where)
-    folder = create_run(root, config)
-    print(f"{config.prompt!r}: {config.steps} steps, preset {config.preset}, seed {config.seed}, "
-          f"prior {config.guidance.model}, on {where}\nwriting to {folder}", flush=True)
     state = State(config, where)
-    print_memory_plan(guidance, state)
-    return optimise(state, guidance, folder, formats)
+    state.weights = origin.weights_of(config)
+    folder = create_run(root, config)
+    with lock_run(folder), tolerant("stdout"):
+        print(f"{config.prompt!r}: {config.steps} steps, preset {config.preset}, seed {config.seed}, "
+              f"prior {config.guidance.model}, on {where}\nwriting to {folder}", flush=True)
+        print_memory_plan(guidance, state)
+        return optimise(state, guidance, folder, formats)
 
 
-def resume(run: Path, *, steps: int | None = None, device: str = "auto", threads: int | None = None,
-           formats: tuple[str, ...] = ("glb",)) -> int:
+def resume(run: Path, *, steps: int | None = None, guidance: str | None = None, vae: str | None = None,
+           device: str = "auto", threads: int | None = None, formats: tuple[str, ...] = ("glb",)) -> int:
+    """Go on with a run. guidance, vae: where its models lie now, as `GuidanceConfig.model` and `.vae`, if no longer
+    where they were. Raises PriorError for models with other weights than those that the run was started with."""
     set_threads(threads)
     if steps is not None and steps < 1:
         raise UsageError(f"--steps must be at least 1, got {steps}")
-    state = load_checkpoint(checkpoint_of(run), choose_device(device), steps=steps)
-    if state.config.steps < state.step:
-        raise UsageError(f"--steps {steps}: the run has made {state.step} steps already")
-    from .guidance import load_guidance
-    guidance = load_guidance(state.config, state.occupancy.bits.device)
-    folder = checkpoint_of(run).parent.resolve()
-    reopen_run(folder, state)
-    print(f"{state.config.prompt!r}: resuming at step {state.step} of {state.config.steps}", flush=True)
-    return optimise(state, guidance, folder, formats)
+    path = checkpoint_of(run)
+    folder = path.parent.resolve()
+    with lock_run(folder), tolerant("stdout"):
+        state = load_checkpoint(path, choose_device(device), steps=steps)
+        if state.config.steps < state.step:
+            raise UsageError(f"--steps {steps}: the run has made {state.step} steps already")
+        from .guidance import load_guidance, origin
+        state.config = origin.moved(state.config, guidance, vae)
+        state.weights = origin.check_weights(state.config, state.weights)
+        loaded = load_guidance(state.config, state.occupancy.bits.device)
+        reopen_run(folder, state)
+        print(f"{state.config.prompt!r}: resuming at step {state.step} of {state.config.steps}", flush=True)
+        return optimise(state, loaded, folder, formats)
 
 
 def load_state(run: Path, device: str = "auto", threads: int | None = None) -> tuple[State, Path]:
@@ -282,33 +214,29 @@ def render_run(state: State, folder: Path, *, frames: int = 48, resolution: int 
     for name, value, low, high in (("frames", frames, 1, MAX_FRAMES), ("resolution", resolution, 8, MAX_PIXELS)):
         if not low <= value <= high:
             raise UsageError(f"--{name} must be from {low} to {high}, got {value}")
-    pictures = list(turntable_frames(state, frames, resolution))
-    path = write_turntable(folder / "turntable.mp4", pictures, fps=16)
-    print(f"turntable   {path}")
+    pictures, path, failure = list(turntable_frames(state, frames, resolution)), None, None
+    try:
+        path = write_turntable(folder / "turntable.mp4", pictures, fps=16)
+        print(f"turntable   {path}")
+    except ExportError as error:  # the sheet may do all the same
+        failure = error
     sheet = contact_sheet(folder / "contact_sheet.png", [pictures[i * frames // 8] for i in range(8)], columns=2)
     print(f"sheet       {sheet}")
+    if failure is not None:
+        raise failure
     return path
 
 
-def find_runs(paths: list[Path]) -> list[Path]:
-    """The folders of runs that `paths` are or contain, each once. Raises CheckpointError for one without."""
-    found = []
-    for path in paths:
-        inside = [] if path.is_file() or (path / CHECKPOINT).is_file() else sorted(path.rglob(CHECKPOINT))
-        found += [checkpoint_of(p).parent.resolve() for p in inside or [path]]
-    return list(dict.fromkeys(found))
-
-
 def evaluate_runs(paths: list[Path], *, clip: str | None = None, judge: Path | None = None,
-                  captions: Path | None = None, out: Path | None = None, device: str = "auto",
+                  captions: Path | None = None, out: Path | None = None, depth: int = DEPTH, device: str = "auto",
                   threads: int | None = None, show=print) -> dict:
-    """Score runs; every one gets its evaluation.json. With `out` that folder gets evaluation.json (the judge's score on
+    """Score the runs that `paths` are or hold, at most `depth` folders below; every one gets its evaluation.json. With `out` that folder gets evaluation.json (the judge's score on
     true renderings, means and spreads, all runs), table.md and index.html. show: called with a line per run. Of several
     runs one without a result, an empty scene, counts as zero; alone it raises ExportError."""
     from .evaluation import scoring, sheet
     from .evaluation.retrieval import read_captions
 
-    runs, among = find_runs(paths), read_captions(captions) if captions else []
+    runs, among = find_runs(paths, depth), read_captions(captions) if captions else []
     if out is not None:
         with writing(out):
             out.mkdir(parents=True, exist_ok=True)

@@ -16,7 +16,7 @@ import pytest
 from fake_hub import FakeHub, Machine, line
 from tiny_latent import latent_folders  # noqa: F401 (fixture)
 
-from dreamfusion_ngp import snapshots
+from dreamfusion_ngp import cache, snapshots
 from dreamfusion_ngp.errors import PriorError
 from dreamfusion_ngp.guidance import family
 from dreamfusion_ngp.guidance.parts import load_model, read_index
@@ -283,7 +283,7 @@ def test_a_damaged_record_is_as_none(tmp_path, monkeypatch, change):
 def test_a_record_that_cannot_be_written_is_said_once(tmp_path, monkeypatch, caplog):
     (tmp_path / "file").write_text("")
     monkeypatch.setenv("DREAMFUSION_NGP_CACHE", str(tmp_path / "file"))
-    snapshots.warn_unwritable.cache_clear()
+    cache.warn_unwritable.cache_clear()
     for _ in range(3):
         snapshots.record(snapshots.Snapshot(REPO, "c" * 40, tmp_path, {}), None)
     assert len(caplog.messages) == 1 and str(tmp_path / "file") in caplog.text

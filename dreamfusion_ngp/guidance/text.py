@@ -9,18 +9,16 @@ import importlib.metadata
 import json
 import logging
 import math
-import os
 import re
-import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
+from ..cache import cache_folder, keep
 from ..config import GuidanceConfig
 from ..errors import PriorError, PromptError
-from ..hub import cache_folder
 from ..prompts import MODE_WORDS, VIEW_WORDS, view_prompt
 from .parts import fitting, load_model
 from .reader import USUAL, Reader, is_if
@@ -202,17 +200,20 @@ def embed(encoder: TextEncoder, texts: Sequence[str], negative: Sequence[str] = 
     ones do not fit beside a UNet), and is gone afterwards. A cache that cannot be written costs a warning. Raises
     PriorError where the encoder does not take what its tokenizer gives.
     """
-    names, plain = encoder.parts(encoder.index), encoder.unskipped()
-    base, cache = fingerprint(encoder.folder, names, encoder.index), cache_folder()
+    parts, plain = encoder.parts(encoder.index), encoder.unskipped()
+    base, cache = fingerprint(encoder.folder, parts, encoder.index), cache_folder()
     asked = {e.key(t): (e, t) for e, part in ((encoder, texts), (plain, negative)) for t in part}
-    paths = {key: cache / f"{hashlib.sha256(f'{base} {key}'.encode()).hexdigest()}.safetensors" for key in asked}
-    found = {key: entry for key, path in paths.items() if (entry := _read(path, encoder.KEYS)) is not None}
+    names = {key: f"{hashlib.sha256(f'{base} {key}'.encode()).hexdigest()}.safetensors" for key in asked}
+    found = {key: entry for key, name in names.items()
+             if cache and (entry := _read(cache / name, encoder.KEYS)) is not None}
     missing = [key for key in asked if key not in found]
     if missing:
+        from safetensors.torch import save
+
         models = encoder.load()
         for key in missing:
             found[key] = _encoded(*asked[key], models)
-            _write(paths[key], found[key])
+            keep(names[key], save(found[key]))
     rows = [found[encoder.key(t)] for t in texts] + [found[plain.key(t)] for t in negative]
     return {key: torch.stack([row[key] for row in rows]) for key in encoder.KEYS}
 
@@ -236,7 +237,7 @@ def fingerprint(folder: Path, parts: Sequence[str], index: dict | None = None) -
     said = {key: value for key, value in (index or {}).items() if key in parts or not isinstance(value, list)}
     start = f"{FORMAT} {importlib.metadata.version('transformers')} {json.dumps(said, sort_keys=True)}"
     total = hashlib.sha256(start.encode())
-    for path in sorted(p for part in parts for p in (folder / part).rglob("*") if p.is_file()):
+    for path in sorted(p for part in parts for p in (folder / part).glob("*") if p.is_file()):
         stat, blob = path.stat(), path.resolve().name
         if stat.st_size <= SMALL:
             digest = hashlib.sha256(path.read_bytes()).hexdigest()
@@ -256,16 +257,3 @@ def _read(path: Path, keys: Sequence[str]) -> dict[str, Tensor] | None:
     except (OSError, SafetensorError):
         return None
     return entry if entry.keys() == set(keys) else None
-
-
-def _write(path: Path, entry: dict[str, Tensor]) -> None:
-    """Write under another name, then rename: a run beside this one never reads half a file."""
-    from safetensors.torch import save
-
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=path.parent) as folder:
-            (temporary := Path(folder) / path.name).write_bytes(save(entry))
-            os.replace(temporary, path)
-    except OSError as error:
-        log.warning("the cache of text embeddings cannot be written: %s", error)

@@ -1,0 +1,66 @@
+"""Writing files in one step: a crash, a full disk or a second process leaves the old file or the new one."""
+
+from __future__ import annotations
+
+import os
+import re
+import threading
+import time
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+ABANDONED = 600.0  # seconds: a half-written file that nobody has touched for so long has no writer
+
+
+@contextmanager
+def replacing(path: Path):
+    """Yield a path beside `path` to write to. At the end it is flushed to disk and renamed over `path`; after an
+    exception it is removed."""
+    part = path.with_name(f".{path.name}.{os.getpid()}-{threading.get_native_id()}.part")
+    try:
+        yield part
+        with open(part, "rb+") as file:
+            os.fsync(file.fileno())
+        os.replace(part, path)
+        flush_folder(path.parent)
+    finally:
+        with suppress(OSError):  # the error that stopped the writing is the one to see
+            part.unlink(missing_ok=True)
+
+
+def write_atomically(path: Path, data: bytes) -> None:
+    """Write `data` to `path` as `replacing` does."""
+    with replacing(path) as part:
+        part.write_bytes(data)
+
+
+def flush_folder(folder: Path) -> None:
+    """Flush a folder's list of files to disk, so that a new name outlives a power cut. Some file systems cannot."""
+    with suppress(OSError):
+        number = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(number)
+        finally:
+            os.close(number)
+
+
+def sweep(folder: Path) -> None:
+    """Remove what `replacing` left half-written in `folder` where its process was killed."""
+    for part in folder.glob(".*.part*"):
+        found = re.search(r"\.(\d+)(?:-\d+)?\.part(?:\.\w+)?$", part.name)
+        with suppress(OSError):
+            if found and (not runs(int(found[1])) or time.time() - part.stat().st_mtime > ABANDONED):
+                part.unlink()
+
+
+def runs(process: int) -> bool:
+    """Whether another process of this number runs here."""
+    if process == os.getpid() or process < 1:
+        return False
+    try:
+        os.kill(process, 0)
+    except PermissionError:
+        return True
+    except (OSError, OverflowError):
+        return False
+    return True

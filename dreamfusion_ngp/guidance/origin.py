@@ -1,0 +1,79 @@
+"""Which weights a run was started with, known wherever they lie: a run can go on when its model has moved."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import replace
+from pathlib import Path
+
+from ..config import RunConfig
+from ..errors import PriorError
+from ..hub import model_path, pinned
+from ..models import TOYBOX_NAME, folder_of, on_the_hub
+from ..weights import FULL_FIRST, choose_weights
+from .parts import WEIGHTED
+
+BLOCK, BLOCKS = 1 << 16, 64  # bytes: what is read of a file of weights, its first and last block among them
+FLAGS = {"model": "--guidance", "vae": "--vae"}  # of resume, for the fields of GuidanceConfig that name models
+
+
+def moved(config: RunConfig, model: str | None, vae: str | None) -> RunConfig:
+    """The config of a run whose models lie at `model` and `vae` now; None: where they were. Raises PriorError where
+    there is nothing, and for a model instead of the embedded prior or the other way round."""
+    found = {}
+    for field, value in {"model": model, "vae": vae}.items():
+        old = getattr(config.guidance, field)
+        if value is not None:
+            if value != old and (not old or TOYBOX_NAME in (old, value)):
+                was = f"with {old}" if old else "without a VAE of its own"
+                raise PriorError(f"the run was started {was}; it cannot go on with {value!r}")
+            found[field] = pinned(value)
+        elif old not in ("", TOYBOX_NAME) and not on_the_hub(old) and not folder_of(old).is_dir():
+            raise PriorError(f"{old}, with which the run was started, is not there; if the model has moved, add "
+                             f"{FLAGS[field]} and the folder where it is")
+    return replace(config, guidance=replace(config.guidance, **found))
+
+
+def check_weights(config: RunConfig, known: dict[str, str]) -> dict[str, str]:
+    """`weights_of(config)`. Raises PriorError unless they are those that a run was started with, as far as `known`."""
+    found = weights_of(config)
+    for field, digest in known.items():
+        if found.get(field) != digest:
+            raise PriorError(f"{getattr(config.guidance, field) or 'no VAE'} is another model than the run was started "
+                             f"with (the digest of its weights is {found.get(field, 'missing')[:12]}, not "
+                             f"{str(digest)[:12]}); give that one with {FLAGS.get(field, '--guidance')}, or start a new "
+                             "run")
+    return found
+
+
+def weights_of(config: RunConfig) -> dict[str, str]:
+    """The digests of the weights of a run's models, by field of GuidanceConfig. None for the embedded prior, which comes
+    with the package."""
+    names = {field: getattr(config.guidance, field) for field in FLAGS}
+    return {field: weights_digest(model_path(name)) for field, name in names.items() if name not in ("", TOYBOX_NAME)}
+
+
+def weights_digest(folder: Path) -> str:
+    """SHA-256, in hex, of the weights of a pipeline's folder or of a single model's: sizes and at most BLOCKS blocks of
+    each file, so that large ones take milliseconds. Names of files do not count."""
+    total = hashlib.sha256()
+    for part in ("", *WEIGHTED):
+        files = {path.name: path for path in (folder / part).glob("*.safetensors")}
+        for name in choose_weights(sorted(files), FULL_FIRST):
+            total.update(f"{part} {files[name].stat().st_size}\n".encode())
+            add_blocks(total, files[name])
+    return total.hexdigest()
+
+
+def add_blocks(total, path: Path) -> None:
+    """Update the hash `total` with evenly spaced blocks of a file, of a small one with all of it."""
+    size = path.stat().st_size
+    starts = range(0, size, BLOCK) if size <= BLOCK * BLOCKS else (
+        round(k * (size - BLOCK) / (BLOCKS - 1)) for k in range(BLOCKS))
+    try:
+        with open(path, "rb") as file:
+            for start in starts:
+                file.seek(start)
+                total.update(file.read(BLOCK))
+    except OSError as error:
+        raise PriorError(f"{path} cannot be read: {error.strerror or error}") from None
