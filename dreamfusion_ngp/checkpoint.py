@@ -9,8 +9,8 @@ from pathlib import Path
 
 import torch
 
-from .config import RunConfig, check_config, from_dict, to_dict
-from .errors import CheckpointError, DivergenceError, UsageError, writing
+from .config import RunConfig, check_config, clean_texts, from_dict, to_dict
+from .errors import CheckpointError, DivergenceError, PromptError, UsageError, writing
 from .files import write_atomically
 from .steps import State, unsound
 
@@ -44,11 +44,13 @@ def load_checkpoint(path: Path, device: str | torch.device, *, steps: int | None
     header, tensors = _read(Path(path))
     try:
         config = from_dict(RunConfig, json.loads(header["config"]))
-        check_config(config)
+        check_config(config := clean_texts(config))
         step, refreshed = int(header["step"]), int(header.get("refreshed", -1))
         weights = json.loads(header.get("weights", "{}"))
         if step < 0 or refreshed < -1 or not isinstance(weights, dict):
             raise ValueError(f"step {step}, refreshed {refreshed}, weights {type(weights).__name__}")
+    except PromptError as error:
+        raise CheckpointError(f"{path}: {error}") from None
     except (KeyError, TypeError, ValueError, RecursionError, UsageError) as error:
         raise CheckpointError(f"{path}: its header cannot be read ({error}); "
                               "was it written by another version?") from None

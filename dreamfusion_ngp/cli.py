@@ -11,7 +11,8 @@ from dataclasses import replace
 from pathlib import Path
 
 from . import __version__
-from .config import check_config, from_dict, to_dict
+from .characters import clean_text, shown
+from .config import check_config, clean_texts, from_dict, to_dict
 from .console import STDOUT, named_errors, open_streams, settle, silence, tolerant
 from .errors import DreamfusionError, UsageError
 from .models import ALIASES, TOYBOX_NAME, hub_id, on_the_hub, page_of, preset_name
@@ -190,6 +191,7 @@ def run_config(args):
     if prompt is None or (args.prompt_flag is not None and args.prompt is not None):
         raise UsageError('give one prompt: dreamfusion-ngp generate "a red mug"')
     prompt = clean_prompt(prompt)  # before a model is fetched for it
+    clean_text(args.negative or "", "the negative prompt")
     model = args.guidance if args.guidance is not None else TOYBOX_NAME
     name = args.preset if args.preset is not None else preset_name(model, pipeline_class(model))
     config = replace(preset(name), prompt=prompt, seed=args.seed)
@@ -210,7 +212,7 @@ def run_config(args):
         guidance = replace(guidance, slice=1, checkpoint=True, offload=True)
     if args.negative is not None:
         guidance = replace(guidance, negative=args.negative)
-    config = replace(config, guidance=guidance)
+    config = clean_texts(replace(config, guidance=guidance))
     check_config(config)
     if on_the_hub(guidance.model):
         from .hub import locate
@@ -347,7 +349,7 @@ def answer(argv: list[str] | None) -> int:
         with named_errors() if args.verb in PRINTS else tolerant("stdout"):
             return run_verb(args)
     except DreamfusionError as error:
-        print(f"error: {printable(str(error))}", file=sys.stderr)
+        print(f"error: {shown(str(error))}", file=sys.stderr)
         return error.exit_code
     except KeyboardInterrupt:
         print("stopped", file=sys.stderr)
@@ -359,13 +361,8 @@ def answer(argv: list[str] | None) -> int:
         text = foreseen(error, args)
         if text is None:
             raise
-        print(f"error: {printable(text)}", file=sys.stderr)
+        print(f"error: {shown(text)}", file=sys.stderr)
         return DreamfusionError.exit_code
-
-
-def printable(text: str) -> str:
-    """The text on one line: a prompt or a file name in it may hold line ends and codes that a terminal obeys."""
-    return "".join(c if c.isprintable() else " " for c in text)
 
 
 def has_working_directory() -> bool:

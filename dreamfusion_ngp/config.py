@@ -11,6 +11,7 @@ import math
 import typing
 from dataclasses import dataclass
 
+from .characters import clean_text
 from .errors import UsageError
 
 
@@ -289,9 +290,19 @@ def setting(config: RunConfig, path: str):
     return config
 
 
+def clean_texts(config: RunConfig) -> RunConfig:
+    """The config with its texts in normal form (`clean_text`). Raises PromptError that says which cannot be used."""
+    guidance = dataclasses.replace(config.guidance,
+                                   negative=clean_text(config.guidance.negative, "the negative prompt"))
+    return dataclasses.replace(config, prompt=clean_text(config.prompt, "the prompt"), guidance=guidance,
+                               preset=clean_text(config.preset, "the name of the preset"))
+
+
 def check_config(config: RunConfig) -> None:
-    """Raise UsageError that names the setting for a value of a wrong type, not finite, out of range or not a choice."""
+    """Raise UsageError that names the setting for a value of a wrong type, not finite, out of range or not a choice,
+    and for a text that cannot be used."""
     from_dict(RunConfig, to_dict(config))
+    clean_texts(config)
     for path, known in CHOICES.items():
         if setting(config, path) not in known:
             raise UsageError(f"{path} must be one of {', '.join(known)}, got {setting(config, path)!r}")

@@ -9,14 +9,13 @@ embedded prior): the mean of all views within 45 degrees has lost the mug's hand
 from __future__ import annotations
 
 import math
-import unicodedata
+import re
 from dataclasses import dataclass
 
+from .characters import MAX_TEXT as MAX_PROMPT, clean_text, lookalike
 from .errors import PromptError
 
 OVERHEAD_DEG = 60.0     # above this elevation the paper says "overhead view"
-UNPRINTABLE = ("Cc", "Cs", "Co", "Cn")  # control, surrogate, private, unassigned
-MAX_PROMPT = 2000       # characters; a longer text is a mistake (a file pasted in), not a prompt
 
 _EIGHT = ("front", "front right", "right side", "back right", "back", "back left", "left side", "front left")
 
@@ -127,18 +126,28 @@ def view_prompt(prompt: str, view: str, mode: str = "") -> str:
     return ", ".join(part for part in (prompt, view, mode) if part)
 
 
-def clean_prompt(text: str) -> str:
-    """The prompt in normal form (NFC, single spaces). Raises PromptError for empty, over-long or non-printable text.
+# Weights, LoRAs, blends and flags in the spellings of AUTOMATIC1111, ComfyUI, compel, NovelAI and Midjourney.
+FOREIGN = re.compile(
+    r"<(?:lora|lyco|loha|hypernet|embedding)\w*:[^<>]*>|\bembedding:\S+|__[\w/]+__"
+    r"|\([^()]*:\s*[-+]?\d*\.?\d+\s*\)|\({2,}[^()]*\){2,}|\([^()]*\)(?:\d*\.\d+|[+-]+)|\w{2,}\+\+"
+    r"|\[[^\[\]]*\]|\{[^{}]*\}|\\[()]|::-?\d*\.?\d+|(?<!\S)--[a-z]+(?: [\d:.]+)?"
+    r"|\b(?:BREAK|AND|ADD(?:ROW|COL|BASE|COMM))\b")
 
-    Whatever is printable stays text: slashes, dots and quotes have no meaning here. Invisible format characters alone
-    are no prompt.
+
+def foreign_syntax(text: str) -> list[str]:
+    """The parts of a text that other programs take for more than words: "(mug:1.2)", "[mug]", "<lora:toy:1>", "BREAK".
+    A text in capitals says AND as a word."""
+    found = dict.fromkeys(FOREIGN.findall(text))
+    return [part for part in found if not (part.isalpha() and text == text.upper())]
+
+
+def clean_prompt(text: str, name: str = "the prompt") -> str:
+    """The prompt in normal form (`clean_text`). Raises PromptError for empty or over-long text and for characters that
+    are none.
+
+    Whatever is a character stays text: slashes, dots and quotes have no meaning here. What cannot be seen is no prompt.
     """
-    if len(text) > MAX_PROMPT:
-        raise PromptError(f"the prompt has {len(text)} characters; at most {MAX_PROMPT} are accepted")
-    bad = sorted({f"U+{ord(c):04X}" for c in text if unicodedata.category(c) in UNPRINTABLE and c not in "\t\n\r"})
-    if bad:
-        raise PromptError(f"the prompt contains control or unassigned characters ({', '.join(bad[:4])})")
-    text = " ".join(unicodedata.normalize("NFC", text).split())
-    if all(unicodedata.category(c) in ("Cf", "Zs") for c in text):
-        raise PromptError('the prompt is empty; try: dreamfusion-ngp generate "a red mug"')
+    text = clean_text(text, name)
+    if not lookalike(text):
+        raise PromptError(f'{name} is empty; try: dreamfusion-ngp generate "a red mug"')
     return text

@@ -18,6 +18,7 @@ import numpy as np
 import torch
 
 from .cameras import orbit
+from .characters import lookalike
 from .config import FieldConfig, RunConfig, to_dict
 from .errors import CheckpointError, UsageError, writing
 from .files import flush_folder, sweep, write_atomically
@@ -32,10 +33,12 @@ DISPLAY_BACKGROUND = (0.92, 0.92, 0.92)
 
 
 def slug(prompt: str) -> str:
-    """A file name for any prompt: at most 40 safe ASCII characters, then 8 hex digits of the prompt's SHA-256."""
+    """A file name for any prompt: at most 40 safe ASCII characters, then 8 hex digits of the prompt's SHA-256. Prompts
+    that look alike have one name."""
+    prompt = lookalike(prompt)
     plain = unicodedata.normalize("NFKD", prompt).encode("ascii", "ignore").decode().lower()
     words = re.sub(r"[^a-z0-9]+", "-", plain).strip("-")[:40].strip("-")
-    return f"{words or 'prompt'}-{hashlib.sha256(prompt.encode()).hexdigest()[:8]}"
+    return f"{words or 'prompt'}-{hashlib.sha256(prompt.encode(errors='backslashreplace')).hexdigest()[:8]}"
 
 
 def create_run(root: Path, config: RunConfig) -> Path:

@@ -151,7 +151,7 @@ def has_standard_names(part: Path, found: WeightSet, name: str) -> bool:
     if files == [f"{name}{suffix}.safetensors"]:
         return not index.exists()
     try:
-        listed = set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())
+        listed = set(json.loads(index.read_text(encoding="utf-8-sig"))["weight_map"].values())
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
         return False
     return listed == set(files) and all(file.startswith(f"{name}{suffix}-") for file in files)

@@ -11,7 +11,7 @@ from pathlib import Path
 import torch
 
 from .checkpoint import load_checkpoint
-from .config import RunConfig, check_config, resolution_at
+from .config import RunConfig, check_config, clean_texts, resolution_at
 from .console import tolerant
 from .errors import ExportError, NativeError, OutputError, UsageError, writing
 from .files import write_atomically
@@ -64,13 +64,14 @@ def set_threads(threads: int | None) -> None:
 
 
 def check_prompt(config: RunConfig) -> RunConfig:
-    """The config with its prompt in normal form and its values checked. A prompt for the embedded prior must be made of
+    """The config with its texts in normal form and its values checked. A prompt for the embedded prior must be made of
     words that it knows, and becomes the caption that it was trained with: "Mug, red!" is "a red mug"."""
-    config = replace(config, prompt=clean_prompt(config.prompt))
+    config = clean_texts(replace(config, prompt=clean_prompt(config.prompt)))
     check_config(config)
     if config.guidance.model == TOYBOX_NAME:
-        from .toybox.captions import parse_prompt, subject
-        config = replace(config, prompt=subject(*parse_prompt(config.prompt)))
+        from .toybox.captions import known_words, parse_prompt, subject
+        config = replace(config, prompt=subject(*parse_prompt(config.prompt)), guidance=replace(
+            config.guidance, negative=known_words(config.guidance.negative, "the negative prompt")))
     return config
 
 

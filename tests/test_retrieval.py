@@ -11,7 +11,8 @@ from PIL import Image
 from dreamfusion_ngp.errors import PriorError, PromptError, UsageError
 from dreamfusion_ngp.evaluation.clip import MEAN, STD, ClipRetrieval
 from dreamfusion_ngp.evaluation.pictures import AZIMUTHS, ELEVATION, Pictures, judging_cameras, toy_pictures
-from dreamfusion_ngp.evaluation.retrieval import pool_of, r_precision, read_captions, toy_captions
+from dreamfusion_ngp.evaluation.judge import word_counts
+from dreamfusion_ngp.evaluation.retrieval import caption_pool, pool_of, r_precision, read_captions, toy_captions
 from dreamfusion_ngp.toybox.shapes import CLASSES, COLORS
 
 
@@ -68,6 +69,43 @@ def test_captions_from_a_file(tmp_path):
             read_captions(bad)
 
 
+@pytest.mark.parametrize("twin", ["\ufeffa red mug", "a\u00a0red mug", "a red\u200b mug", "a red mug\ufe0f", "a re\u00add mug",
+                                  "a red mug\u200e", "a red mug\u2060 ", "a red mug"])
+def test_captions_that_look_alike_are_one(twin, tmp_path, caplog):
+    path = tmp_path / "captions.txt"
+    path.write_text(f"a castle\na red mug\n{twin}\n\u200b\n", encoding="utf-8")
+    captions = read_captions(path)
+    assert captions == ["a castle", "a red mug"]
+    assert caplog.messages == [f"--captions {path}: captions that look like one before are left out: line 3 (like line 2)"]
+    path.write_text(f"{twin}\na castle", encoding="utf-8")
+    assert caption_pool("a red mug", read_captions(path)).color_own == 0 and len(read_captions(path)) == 2
+
+
+def test_a_byte_order_mark_is_no_caption(tmp_path, caplog):
+    path = tmp_path / "captions.txt"
+    path.write_bytes(b"\xef\xbb\xbfa red mug\r\n\xef\xbb\xbfa castle\r\n\xef\xbb\xbf\r\n")
+    assert read_captions(path) == ["a red mug", "a castle"] and not caplog.messages
+
+
+def test_a_caption_that_is_no_text_is_named_by_its_line(tmp_path):
+    path = tmp_path / "captions.txt"
+    path.write_text("a red mug\n\na\x1bcastle\n")
+    with pytest.raises(UsageError, match=r"captions.txt, line 3, contains U\+001B"):
+        read_captions(path)
+
+
+@pytest.mark.parametrize("caption, prompt", [("a grey mug", "a gray mug"), ("\u2764 mug", "\u2764\ufe0f mug"),
+                                             ("a red-mug", "a red mug"), ("\u201ca red mug\u201d", "a red mug")])
+def test_the_prompt_in_another_spelling_is_no_distractor(caption, prompt):
+    pool = caption_pool(prompt, ["a castle", caption])
+    assert pool.color == ["a castle", caption] and pool.color_own == pool.geo_own == 1
+
+
+def test_the_judge_reads_other_spellings():
+    gray, grey, quoted = word_counts(["a gray mug", "a Grey mug", "\u201ca gray-mug\u201d"])
+    assert gray.sum() == 3 and torch.equal(gray, grey) and torch.equal(gray, quoted)
+
+
 def test_the_views_are_the_papers():
     cameras = judging_cameras()
     assert np.allclose(torch.rad2deg(cameras.elevation), ELEVATION) and ELEVATION == 30.0
@@ -100,6 +138,13 @@ def clip_folder(tmp_path_factory):
                         vision_config=dict(small, image_size=32, patch_size=8), projection_dim=16)
     CLIPModel(config).save_pretrained(folder)
     return folder
+
+
+def test_clip_says_which_captions_it_does_not_read_to_the_end(clip_folder, caplog):
+    clip = ClipRetrieval(str(clip_folder))
+    clip.texts(["a red mug", "a mug " * 9, "a castle " * 9])
+    (message,) = [m for m in caplog.messages if "reads 24 tokens" in m]
+    assert "ignored of 2" in message and message.endswith("a mug " * 9)
 
 
 def test_clip_is_what_transformers_computes(clip_folder):

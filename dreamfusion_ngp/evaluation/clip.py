@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+
 import numpy as np
 import torch
 
@@ -14,6 +16,8 @@ CLIP_NAMES = {"clip-b32": "openai/clip-vit-base-patch32", "clip-b16": "openai/cl
               "clip-l14": "openai/clip-vit-large-patch14"}
 MEAN, STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)  # of CLIP's training images
 BATCH = 16
+
+log = logging.getLogger(__name__)
 
 
 class ClipRetrieval:
@@ -37,6 +41,7 @@ class ClipRetrieval:
             raise PriorError(f"{model} cannot be loaded: {str(error).strip().splitlines()[0]}") from None
         self.model.eval().requires_grad_(False).to(device)
         self.name, self.device, self.known = model, device, {}
+        self.limit = self.model.config.text_config.max_position_embeddings
         prepare = read_json(folder / "preprocessor_config.json")
         self.mean, self.std = prepare.get("image_mean", MEAN), prepare.get("image_std", STD)
 
@@ -62,12 +67,16 @@ class ClipRetrieval:
         """The same captions are asked for with every run: computed once."""
         key = tuple(captions)
         if key not in self.known:
+            lengths = map(len, self.tokenizer(captions, verbose=False).input_ids)
+            if cut := [caption for caption, length in zip(captions, lengths) if length > self.limit]:
+                log.warning("%s reads %d tokens of a caption; the end is ignored of %d, the first of which is: %s",
+                            self.name, self.limit, len(cut), cut[0])
             self.known[key] = torch.cat([self.encode(captions[i:i + BATCH]) for i in range(0, len(captions), BATCH)])
         return self.known[key]
 
     @torch.no_grad()
     def encode(self, captions: list[str]) -> torch.Tensor:
         tokens = self.tokenizer(captions, padding="max_length", truncation=True, return_tensors="pt",
-                                max_length=self.model.config.text_config.max_position_embeddings).to(self.device)
+                                max_length=self.limit).to(self.device)
         hidden = self.model.text_model(input_ids=tokens.input_ids, attention_mask=tokens.attention_mask)
         return torch.nn.functional.normalize(self.model.text_projection(hidden.pooler_output).float(), dim=-1).cpu()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 from pathlib import Path
 
 import torch
@@ -11,7 +10,7 @@ from torch import nn
 
 from ..checkpoint import write_atomically
 from ..errors import CheckpointError, writing
-from ..toybox.captions import WORDS
+from ..toybox.captions import WORDS, words_of
 
 FORMAT = "dreamfusion_ngp.judge.1"
 EMBEDDED = Path(__file__).parent / "judge.safetensors"
@@ -87,7 +86,7 @@ def word_counts(captions: list[str]) -> torch.Tensor:
     """(M, words): how often each of WORDS stands in each of M captions."""
     counts = torch.zeros(len(captions), len(WORDS))
     for row, caption in zip(counts, captions):
-        for word in re.split(r"[\s,.!]+", caption.lower()):
+        for word in words_of(caption):
             if word in WORDS:
                 row[WORDS.index(word)] += 1
     return counts

@@ -8,20 +8,24 @@ over by whoever evaluates several runs.
 
 from __future__ import annotations
 
+import logging
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
 import torch
 
+from ..characters import clean_text, lookalike
 from ..errors import PromptError, UsageError
-from ..prompts import clean_prompt, view_prompt
-from ..toybox.captions import parse_prompt, subject
+from ..prompts import view_prompt
+from ..toybox.captions import parse_prompt, subject, words_of
 from ..toybox.shapes import CLASSES, COLORS
 from .pictures import Pictures
 
 MAX_CAPTIONS = 100_000
 AZIMUTH_STEP = 15  # degrees between the azimuths that have a word
+
+log = logging.getLogger(__name__)
 
 
 class Retrieval(Protocol):
@@ -62,9 +66,13 @@ def toy_pool(prompt: str) -> Pool:
 
 
 def caption_pool(prompt: str, captions: list[str]) -> Pool:
-    """The paper's pool: the same captions for both kinds of renderings, the prompt among them."""
-    captions = captions if prompt in captions else [*captions, prompt]
-    return Pool(captions, captions.index(prompt), captions, captions.index(prompt))
+    """The paper's pool: the same captions for both kinds of renderings, the prompt among them. A caption that looks
+    like it, or has the same words in other spellings ("grey"), is the prompt's, not a distractor."""
+    for same in (lookalike, words_of):
+        keys = [same(caption) for caption in captions]
+        if (own := same(prompt)) in keys:
+            return Pool(captions, keys.index(own), captions, keys.index(own))
+    return Pool([*captions, prompt], len(captions), [*captions, prompt], len(captions))
 
 
 def pool_of(prompt: str, captions: list[str]) -> Pool:
@@ -79,12 +87,25 @@ def pool_of(prompt: str, captions: list[str]) -> Pool:
 
 
 def read_captions(path: Path) -> list[str]:
-    """The captions of a text file, one a line, in normal form and each once. Raises UsageError."""
+    """The captions of a text file, one a line, in normal form. Of those that look alike the first stays, which is said.
+    Raises UsageError that names the line of what cannot be used."""
     try:
-        lines = Path(path).read_text(encoding="utf-8").splitlines()
+        lines = Path(path).read_text(encoding="utf-8-sig").split("\n")
     except (OSError, UnicodeDecodeError) as error:
         raise UsageError(f"--captions {path}: {getattr(error, 'strerror', None) or 'is no text in UTF-8'}") from None
-    found = list(dict.fromkeys(clean_prompt(line) for line in lines if line.strip()))
+    first, twins = {}, []
+    for number, line in enumerate(lines, 1):
+        caption = clean_text(line, f"--captions {path}, line {number},")
+        key = lookalike(caption)
+        if key in first:
+            twins.append(f"line {number} (like line {first[key][0]})")
+        elif key:
+            first[key] = number, caption
+    if twins:
+        more = f" and {len(twins) - 4} more" if len(twins) > 4 else ""
+        log.warning("--captions %s: captions that look like one before are left out: %s%s", path, ", ".join(twins[:4]),
+                    more)
+    found = [caption for _, caption in first.values()]
     if not 2 <= len(found) <= MAX_CAPTIONS:
         raise UsageError(f"--captions {path} holds {len(found)} different captions; wanted are 2 to {MAX_CAPTIONS}")
     return found

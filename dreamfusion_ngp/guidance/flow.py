@@ -12,10 +12,11 @@ from torch import Tensor
 from ..errors import PriorError
 from ..prompts import view_prompt
 from .checks import present
+from .cut import fit_prompt
 from .latent import LatentGuidance
 from .parts import read_config
 from .reader import Reader
-from .text import TextEncoder, fit_prompt, penultimate, same_length
+from .text import TextEncoder, penultimate, same_length
 
 T5_TOKENS = 256  # that diffusers' pipeline shows the model
 
@@ -46,13 +47,13 @@ class ThreeTextEncoders(TextEncoder):
         large = [Reader(self.folder, self.index, name, T5_TOKENS) for name in self.models[2:]]
         return [*same_length([first, second]), *large]
 
-    def fit(self, prompt: str, views: Sequence[str], modes: Sequence[str]) -> str:
+    def fit(self, prompt: str, views: Sequence[str], modes: Sequence[str], name: str = "prompt") -> str:
         """The T5 reads on where the CLIPs are full; what they read ends with the view and mode words, too."""
         clips, large = self.tokenizers[:2], self.tokenizers[2:]
         if not large:
-            return fit_prompt(clips, prompt, views, modes)
-        prompt = fit_prompt(large, prompt, views, modes)
-        start = fit_prompt(clips, prompt, views, modes, "beside its T5 the model's CLIPs read")
+            return fit_prompt(clips, prompt, views, modes, name)
+        prompt = fit_prompt(large, prompt, views, modes, name)
+        start = fit_prompt(clips, prompt, views, modes, name, "beside its T5 the model's CLIPs read")
         self.short |= {view_prompt(prompt, *said): view_prompt(start, *said) for said in product(views, modes)}
         return prompt
 

@@ -63,7 +63,7 @@ def read_config(folder: Path, name: str) -> dict:
 def read_object(path: Path) -> dict:
     """A JSON object in a file. Raises PriorError."""
     try:
-        data = json.loads(path.read_text(encoding="utf-8"))
+        data = json.loads(path.read_text(encoding="utf-8-sig"))
     except (OSError, ValueError, RecursionError) as error:
         if is_lfs_pointer(path):
             raise PriorError(f"{path} {fault(path)}") from None

@@ -49,7 +49,8 @@ class Reader:
         """A text in which every added token that stands for several vectors ("<cat>", of textual inversion) is
         followed by the rest of them ("<cat>_1", ...), as diffusers' pipelines do."""
         added = self.tokenizer.added_tokens_encoder
-        for token in set(self.tokenizer.tokenize(text)) & added.keys():
+        starts = {token for token in added if f"{token}_1" in added}
+        for token in starts and starts & set(self.tokenizer.tokenize(text, verbose=False)):
             several, i = token, 1
             while f"{token}_{i}" in added:
                 several, i = f"{several} {token}_{i}", i + 1

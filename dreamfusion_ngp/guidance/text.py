@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import bisect
 import copy
 import hashlib
 import importlib.metadata
@@ -17,15 +16,18 @@ import torch
 from torch import Tensor
 
 from ..cache import cache_folder, keep
+from ..characters import clean_text
 from ..config import GuidanceConfig
-from ..errors import PriorError, PromptError
-from ..prompts import MODE_WORDS, VIEW_WORDS, view_prompt
+from ..errors import PriorError
+from ..prompts import MODE_WORDS, VIEW_WORDS
+from .cut import fit_prompt
 from .parts import fitting, load_model
 from .reader import USUAL, Reader, is_if
 
 log = logging.getLogger(__name__)
 
 FORMAT = "3"  # of the cache; part of the key
+LONGEST = 1 << 16  # characters of a text with its view words
 SMALL = 64 << 20  # bytes; the content of larger files is not read for the fingerprint
 
 
@@ -34,31 +36,6 @@ def vocabulary(config: GuidanceConfig) -> tuple[list[str], tuple[str, ...]]:
     words = VIEW_WORDS[config.view_words]
     views = {words(math.radians(a), math.radians(e)) for a in range(-180, 180, 5) for e in range(-90, 91, 3)}
     return sorted(views), MODE_WORDS if config.mode_words else ("",)
-
-
-def fit_prompt(tokenizers: Sequence, prompt: str, views: Sequence[str], modes: Sequence[str],
-               reads: str = "the model reads") -> str:
-    """`prompt`, without the words at its end for which a tokenizer has no room beside the view and mode words.
-
-    A plain truncation would cut the view words first and leave a model that cannot tell front from back. What is cut is
-    logged as a warning. Raises PromptError where not even the first word fits.
-    """
-    limit, words = min(t.model_max_length for t in tokenizers), prompt.split()
-
-    def fits(k: int) -> bool:
-        texts = [view_prompt(" ".join(words[:k]), view, mode) for view in views for mode in modes]
-        return max(len(ids) for t in tokenizers for ids in t(texts, verbose=False).input_ids) <= limit
-
-    if fits(len(words)):
-        return prompt
-    keep = bisect.bisect_left(range(len(words)), True, key=lambda k: not fits(k)) - 1
-    if keep < 1:
-        raise PromptError(
-            f"{reads} {limit} tokens of text, too few for the words of the view and one of the prompt"
-        )
-    cut = " ".join(words[keep:])
-    log.warning("%s %d tokens of text; these words at the end of the prompt are ignored: %s", reads, limit, cut)
-    return " ".join(words[:keep])
 
 
 class TextEncoder:
@@ -93,9 +70,9 @@ class TextEncoder:
         """The text as the model was shown texts."""
         return text
 
-    def fit(self, prompt: str, views: Sequence[str], modes: Sequence[str]) -> str:
+    def fit(self, prompt: str, views: Sequence[str], modes: Sequence[str], name: str = "prompt") -> str:
         """`prompt` as far as it is read beside the view and mode words; see `fit_prompt`."""
-        return fit_prompt(self.tokenizers, prompt, views, modes)
+        return fit_prompt(self.tokenizers, prompt, views, modes, name)
 
     def key(self, text: str) -> str:
         """What decides a text's entry, besides the files of the encoder."""
@@ -200,6 +177,7 @@ def embed(encoder: TextEncoder, texts: Sequence[str], negative: Sequence[str] = 
     ones do not fit beside a UNet), and is gone afterwards. A cache that cannot be written costs a warning. Raises
     PriorError where the encoder does not take what its tokenizer gives.
     """
+    texts, negative = ([clean_text(t, "a text for the model", LONGEST) for t in part] for part in (texts, negative))
     parts, plain = encoder.parts(encoder.index), encoder.unskipped()
     base, cache = fingerprint(encoder.folder, parts, encoder.index), cache_folder()
     asked = {e.key(t): (e, t) for e, part in ((encoder, texts), (plain, negative)) for t in part}

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from ..capture import CudaCapture, Replayed
-from ..config import RunConfig
+from ..config import RunConfig, clean_texts
 from ..errors import PriorError
 from ..inputs import sent
 from ..precision import bfloat16_is_quick, choose_dtype
@@ -18,6 +18,7 @@ from ..prompts import view_prompt
 from ..views import Views
 from . import sds, text
 from .branches import Branches, branches
+from .cut import note_syntax
 from .parts import check_parts, fitting, load_model, load_schedule, read_index
 from .rows import in_parts
 from .settings import read_settings
@@ -51,7 +52,8 @@ class UnetGuidance:
 
     def __init__(self, config: RunConfig, folder: Path, device: torch.device):
         index, settings = self.check(folder), read_settings(folder)
-        self.run, self.config, self.device = config, config.guidance, device
+        self.run = clean_texts(config)
+        self.config, self.device = self.run.guidance, device
         self.abar, self.prediction, self.times = load_schedule(folder, index, settings.get("prediction_type"),
                                                                self.config.t_shifted)
         if (self.prediction == "flow") != self.FLOW:  # what such a network's output means is nowhere written
@@ -118,12 +120,14 @@ class UnetGuidance:
     def _embed(self, folder: Path, index: dict, clip_skip: int) -> None:
         """The embeddings of all texts that a view can ask for, and the rows of the texts in them."""
         encoder = self.ENCODER(folder, index, clip_skip)
+        note_syntax(self.run.prompt, "prompt")
+        note_syntax(self.config.negative, "negative prompt")
         views, modes = text.vocabulary(self.config)
         self.prompt = encoder.fit(encoder.normal(self.run.prompt), views, modes)
         conditional = [view_prompt(self.prompt, view, mode) for view in views for mode in modes]
         kept = views if self.config.keep_view else [""]
         if negative := encoder.normal(self.config.negative):
-            negative = encoder.fit(negative, kept, [""])
+            negative = encoder.fit(negative, kept, [""], "negative prompt")
             self.config = replace(self.config, negative=negative)
         texts = list(dict.fromkeys(conditional))
         negatives = list(dict.fromkeys(view_prompt(negative, view) for view in kept))

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import logging
 import re
+import unicodedata
 
 import numpy as np
 
 from ..lights import TEXTURELESS
+from ..characters import visible
 from ..errors import PromptError
 from ..prompts import MODE_WORDS, degree_view, fine_view, paper_view, view_prompt
 from .shapes import CLASSES, COLORS
@@ -16,6 +19,13 @@ VIEW_VOCABULARY = ("front", "back", "side", "left", "right", "view", "overhead",
 MODE_VOCABULARY = ("flat", "colors", "clay", "lit")
 DEGREES = tuple(f"az{a}" for a in range(0, 360, 15)) + tuple(f"el{e}" for e in range(0, 91, 15))
 WORDS = FILLER + tuple(COLORS) + CLASSES + VIEW_VOCABULARY + MODE_VOCABULARY + DEGREES
+# Other spellings of words that the prior was trained with.
+SPELLINGS = {"grey": "gray", "colours": "colors", "aeroplane": "airplane"}
+BETWEEN_WORDS = re.compile(r"""[\s,.;:!?()"'`\u00ab\u00bb\u2018-\u201f\u2039\u203a\u3001\u3002\u300c-\u300f]"""
+                           r"|[-_\u2012-\u2015\u2212]")
+RUN_TOGETHER = re.compile(f"(an?|the)?({'|'.join(COLORS)}|grey)?({'|'.join(CLASSES)})")
+
+log = logging.getLogger(__name__)
 
 # Dropout rates of training captions. No text at all trains the unconditional branch; view words without a subject train
 # one that keeps the view; the rest lets every shorter caption work.
@@ -52,12 +62,32 @@ def caption(name: str, color: str, azimuth: float, elevation: float, mode: int, 
                        "" if draw[5] < P_NO_MODE else MODE_WORDS[mode])
 
 
+def words_of(text: str) -> list[str]:
+    """The words of a text, in small letters, without punctuation, hyphens and quotes, in the spelling of WORDS. Words
+    that run together, as where a zero-width space stood between them, are taken apart: "redmug" is "red", "mug"."""
+    plain = unicodedata.normalize("NFKC", visible(text)).lower().replace("3-d", "3d")
+    found = []
+    for word in filter(None, BETWEEN_WORDS.split(plain)):
+        parts = None if word in WORDS else RUN_TOGETHER.fullmatch(word)
+        found += [part for part in parts.groups() if part] if parts else [word]
+    return [SPELLINGS.get(word, word) for word in found]
+
+
+def known_words(text: str, name: str) -> str:
+    """`text` in the words of the embedded prior; those that it does not know are left out with a warning."""
+    words = words_of(text)
+    if unknown := [word for word in words if word not in WORDS]:
+        log.warning("the embedded prior does not know these words of %s and ignores them: %s", name,
+                    ", ".join(unknown))
+    return " ".join(word for word in words if word in WORDS)
+
+
 def parse_prompt(prompt: str) -> tuple[str, str]:
     """(class, colour) named by a prompt for the embedded prior; the colour may be "".
 
     Raises PromptError that lists what the prior knows, for an unknown word, no class, or two classes or colours.
     """
-    words = [w for w in re.split(r"[\s,.!]+", prompt.lower()) if w]
+    words = words_of(prompt)
     unknown = [w for w in words if w not in WORDS]
     classes, colors = [w for w in words if w in CLASSES], [w for w in words if w in COLORS]
     if unknown:
