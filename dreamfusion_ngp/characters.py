@@ -46,8 +46,8 @@ def clean_text(text: str, name: str, limit: int = MAX_TEXT) -> str:
     """A text as it is recorded and given to a model: in normal form (NFC), with single spaces, without what cannot be
     seen; may be "". Joiners stay where they shape emoji or letters.
 
-    name: what the text is, for errors: "the prompt".  limit: characters at most. Raises PromptError for a text that is too long, and for controls,
-    surrogates (Python's form of bytes that are not UTF-8) and noncharacters.
+    name: what the text is, for errors: "the prompt".  limit: characters at most. Raises PromptError for a text that is
+    too long, and for controls, surrogates (Python's form of bytes that are not UTF-8) and noncharacters.
     """
     if not isinstance(text, str):
         raise PromptError(f"{name} must be a text, got {type(text).__name__}")

@@ -22,10 +22,11 @@ from dreamfusion_ngp.train import State
 from test_train import TINY
 
 SEEN_AS_A_RED_MUG = [
-    "\ufeffa red mug", "a red mug\ufeff", "a\u00a0red\u202fmug", "a red mu\u200bg", "a red m\u00adug", "a \u2060red mug",
-    "a red mug\ufe0f", "a red mug\ufe00", "a red\U000e0101 mug", "a red mug\u200e", "\u2067a red mug\u2069", "a r\u200ded mug",
-    "a red\u200c mug", "a red\u034f mug", "a\u3164red mug", "a red mug\u180e", "a red\u2063 mug\U000e0067", "a red\u2028mug"]
-# Joiners and selectors that shape what is seen: families, flags, keycaps, Persian, half and pure forms of Indic letters.
+    "\ufeffa red mug", "a red mug\ufeff", "a\u00a0red\u202fmug", "a red mu\u200bg", "a red m\u00adug",
+    "a \u2060red mug", "a red mug\ufe0f", "a red mug\ufe00", "a red\U000e0101 mug", "a red mug\u200e",
+    "\u2067a red mug\u2069", "a r\u200ded mug", "a red\u200c mug", "a red\u034f mug", "a\u3164red mug",
+    "a red mug\u180e", "a red\u2063 mug\U000e0067", "a red\u2028mug"]
+# Joiners and selectors that shape what is seen: families, flags, keycaps, Persian, half and full forms of Indic letters.
 SHAPED = ["\U0001f468\u200d\U0001f469\u200d\U0001f467", "\U0001f469\u200d\u2764\ufe0f\u200d\U0001f468", "1\ufe0f\u20e3",
           "\U0001f3f3\ufe0f\u200d\U0001f308", "\U0001f3f4\U000e0067\U000e0062\U000e0065\U000e006e\U000e0067\U000e007f",
           "\u0645\u06cc\u200c\u062e\u0648\u0627\u0647\u0645", "\u0915\u094d\u200d\u0937", "\u0915\u094d\u200c\u0937",
@@ -48,7 +49,8 @@ def test_hints_of_an_appearance_make_no_twin(one, other):
     assert lookalike(one) == lookalike(other) and slug(one) == slug(other)
 
 
-@pytest.mark.parametrize("given", [*SEEN_AS_A_RED_MUG, *SHAPED, "a\ufe0f\u200d\ufe0f", "\u200c\u200c\u200d", "e\u200b\u0301"])
+@pytest.mark.parametrize("given", [*SEEN_AS_A_RED_MUG, *SHAPED, "a\ufe0f\u200d\ufe0f", "\u200c\u200c\u200d",
+                                   "e\u200b\u0301"])
 def test_clean_texts_stay_clean(given):
     once = clean_text(given, "the prompt")
     assert clean_text(once, "the prompt") == once and lookalike(lookalike(given)) == lookalike(given)
@@ -62,8 +64,9 @@ def test_letters_that_an_old_python_does_not_know_are_accepted(given, monkeypatc
 
 
 @pytest.mark.parametrize("given, word", [
-    ("caf\udce9", "0xE9"), ("\udc80", "0x80"), ("\ud83d", "U+D83D"), ("a\0", "U+0000"), ("\x1b[2J", "U+001B"), ("\x85", "U+0085"),
-    ("\x0b", "U+000B"), ("\ufdd0", "U+FDD0"), ("\uffff", "U+FFFF"), ("\U0001fffe", "U+1FFFE"), ("\U0010ffff", "U+10FFFF")])
+    ("caf\udce9", "0xE9"), ("\udc80", "0x80"), ("\ud83d", "U+D83D"), ("a\0", "U+0000"), ("\x1b[2J", "U+001B"),
+    ("\x85", "U+0085"), ("\x0b", "U+000B"), ("\ufdd0", "U+FDD0"), ("\uffff", "U+FFFF"), ("\U0001fffe", "U+1FFFE"),
+    ("\U0010ffff", "U+10FFFF")])
 def test_what_is_no_text_is_refused_by_name(given, word):
     for bad in (replace(TINY, prompt=given), replace(TINY, guidance=replace(TINY.guidance, negative=given))):
         name = "the prompt" if bad.prompt == given else "the negative prompt"
@@ -110,9 +113,10 @@ def test_a_negative_that_is_no_text_is_one_line(options, model, folders, tmp_pat
 
 
 def test_bytes_on_the_command_line(tmp_path):
-    done = subprocess.run([sys.executable, "-P", "-m", "dreamfusion_ngp", "generate", "a red mug", "--negative", b"caf\xe9"],
-                          capture_output=True, cwd=tmp_path)
-    assert (done.returncode, done.stderr.count(b"\n")) == (2, 1) and b"negative prompt contains the byte 0xE9" in done.stderr
+    command = [sys.executable, "-P", "-m", "dreamfusion_ngp", "generate", "a red mug", "--negative", b"caf\xe9"]
+    done = subprocess.run(command, capture_output=True, cwd=tmp_path)
+    assert (done.returncode, done.stderr.count(b"\n")) == (2, 1)
+    assert b"negative prompt contains the byte 0xE9" in done.stderr
 
 
 def test_twins_share_their_embeddings(folders, cache):
@@ -144,7 +148,8 @@ def test_errors_show_letters_and_no_codes():
     assert shown("\U0001fae8 \u200d caf\udce9\n\x1b[2J\u202e\ud83d") == "\U0001fae8 \u200d caf\\xe9  [2J  "
 
 
-@pytest.mark.parametrize("text, count", [("e\u0301x", 2), (SHAPED[0], 1), ("\U0001f1eb\U0001f1f7\U0001f1e9\U0001f1ea", 2),
-                                         ("\U0001f44d\U0001f3fd", 1), ("\u0e01\u0e33", 1), (SHAPED[4], 1), ("1\ufe0f\u20e3", 1)])
+@pytest.mark.parametrize("text, count", [
+    ("e\u0301x", 2), (SHAPED[0], 1), ("\U0001f1eb\U0001f1f7\U0001f1e9\U0001f1ea", 2), ("\U0001f44d\U0001f3fd", 1),
+    ("\u0e01\u0e33", 1), (SHAPED[4], 1), ("1\ufe0f\u20e3", 1)])
 def test_characters_as_a_reader_counts_them(text, count):
     assert len(graphemes(text)) == count and "".join(graphemes(text)) == text

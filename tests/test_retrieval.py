@@ -69,14 +69,15 @@ def test_captions_from_a_file(tmp_path):
             read_captions(bad)
 
 
-@pytest.mark.parametrize("twin", ["\ufeffa red mug", "a\u00a0red mug", "a red\u200b mug", "a red mug\ufe0f", "a re\u00add mug",
-                                  "a red mug\u200e", "a red mug\u2060 ", "a red mug"])
+@pytest.mark.parametrize("twin", ["\ufeffa red mug", "a\u00a0red mug", "a red\u200b mug", "a red mug\ufe0f",
+                                  "a re\u00add mug", "a red mug\u200e", "a red mug\u2060 ", "a red mug"])
 def test_captions_that_look_alike_are_one(twin, tmp_path, caplog):
     path = tmp_path / "captions.txt"
     path.write_text(f"a castle\na red mug\n{twin}\n\u200b\n", encoding="utf-8")
     captions = read_captions(path)
     assert captions == ["a castle", "a red mug"]
-    assert caplog.messages == [f"--captions {path}: captions that look like one before are left out: line 3 (like line 2)"]
+    assert caplog.messages == [
+        f"--captions {path}: captions that look like one before are left out: line 3 (like line 2)"]
     path.write_text(f"{twin}\na castle", encoding="utf-8")
     assert caption_pool("a red mug", read_captions(path)).color_own == 0 and len(read_captions(path)) == 2
 
