@@ -12,7 +12,8 @@ import math
 import re
 from dataclasses import dataclass
 
-from .characters import MAX_TEXT as MAX_PROMPT, clean_text, lookalike
+from .characters import MAX_TEXT as MAX_PROMPT
+from .characters import clean_text, lookalike
 from .errors import PromptError
 
 OVERHEAD_DEG = 60.0     # above this elevation the paper says "overhead view"
