@@ -186,8 +186,8 @@ def test_sd3s_t5_reads_on_where_the_clips_are_full(latent_folders, caplog):
     torch.testing.assert_close(embedding(guidance, text), expected[0][0])
     torch.testing.assert_close(embedding(guidance, text, "pooled"), expected[2][0])
     assert [r.message for r in caplog.records if r.name.startswith("dreamfusion")] == [
-        "beside its T5 the model's CLIPs read 16 tokens of text; these words at the end of the prompt are ignored: "
-        + " ".join(prompt.split()[11:])]
+        "the model's T5 reads on, but its CLIPs read 16 tokens of text; these words at the end of the prompt are "
+        "ignored: " + " ".join(prompt.split()[11:])]
     again = load_guidance(config(folder, prompt), "cpu")
     assert torch.equal(again.embeddings["hidden"], guidance.embeddings["hidden"])
 

@@ -53,7 +53,7 @@ class ThreeTextEncoders(TextEncoder):
         if not large:
             return fit_prompt(clips, prompt, views, modes, name)
         prompt = fit_prompt(large, prompt, views, modes, name)
-        start = fit_prompt(clips, prompt, views, modes, name, "beside its T5 the model's CLIPs read")
+        start = fit_prompt(clips, prompt, views, modes, name, "the model's T5 reads on, but its CLIPs read")
         self.short |= {view_prompt(prompt, *said): view_prompt(start, *said) for said in product(views, modes)}
         return prompt
 
