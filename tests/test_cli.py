@@ -82,6 +82,15 @@ def test_help_imports_nothing_heavy():
     (["export", "no-such-run"], ["no-such-run"]),
     (["render", "no-such-run"], ["no-such-run"]),
     (["evaluate", "no-such-run"], ["no-such-run"]),
+    (["evaluate", ""], ["empty"]),
+    (["evaluate", "."], ["--depth"]),
+    (["evaluate", ".", "--depth", "-1"], ["--depth"]),
+    (["evaluate", ".", "--judge", ""], ["--judge", "empty"]),
+    (["resume", ""], ["empty"]),
+    (["export", " "], ["empty"]),
+    (["generate", "a red mug", "-o", ""], ["--out", "empty"]),
+    (["generate", "a red mug", "-o", "a\0b"], ["--out", "null"]),
+    (["resume", "a\0b"], ["null"]),
     (["train-judge", "--minutes", "0"], ["--minutes"]),
     (["train-judge", "-o", "no/such/folder/judge.safetensors"], ["no/such/folder"]),
     (["train-prior", "--resume", "no-such-folder"], ["no-such-folder"]),
@@ -105,6 +114,30 @@ def test_bad_input_is_one_line_and_leaves_nothing(args, words, tmp_path, monkeyp
     assert error.startswith("error: ") and error.isprintable()
     assert all(word in error for word in words), error
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_home_is_found_where_the_shell_does_not_look(tmp_path, monkeypatch):
+    """--out=~/x reaches the program as it is."""
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    for flag in ("--out=~/x", "-o~/x"):
+        assert cli.build_parser().parse_args(["generate", "a red mug", flag]).out == tmp_path / "home" / "x"
+    assert cli.build_parser().parse_args(["resume", "~/x"]).run == tmp_path / "home" / "x"
+    assert str(cli.build_parser().parse_args(["resume", "~nobody-of-this-name/x"]).run)[0] == "~", "as in a shell"
+    monkeypatch.setattr(os.path, "expanduser", lambda path: path)  # what it does where no home is known
+    with pytest.raises(UsageError, match="no home folder is known for '~/x'"):
+        cli.build_parser().parse_args(["generate", "a red mug", "--out=~/x"])
+
+
+def test_a_working_directory_that_is_gone_is_one_line(tmp_path, monkeypatch, capsys):
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    (tmp_path / "here").rmdir()
+    for args in (["generate", "a red mug", "--guidance", "some/folder/there"], ["generate", "a red mug"],
+                 ["train-judge"]):
+        assert cli.main(args) == 2
+        error = capsys.readouterr().err
+        assert error.count("\n") == 1 and error.startswith("error: ") and "[Errno" not in error, error
+    monkeypatch.chdir(tmp_path)
 
 
 def test_bad_settings_need_no_torch(tmp_path):

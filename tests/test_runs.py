@@ -1,15 +1,21 @@
 """The run folder: names, metrics, pictures."""
 
 import json
+import os
 import re
+import signal
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
 import numpy as np
 import pytest
 
+from dreamfusion_ngp import cli
+from dreamfusion_ngp.checkpoint import save_checkpoint
 from dreamfusion_ngp.errors import CheckpointError, OutputError, UsageError
-from dreamfusion_ngp.runs import (append_metrics, checkpoint_of, create_run, display, preview_picture, render_opacity,
-                                  reopen_run, slug, truncate_metrics, turntable_frames)
+from dreamfusion_ngp.runs import (append_metrics, checkpoint_of, create_run, display, find_runs, lock_run,
+                                  preview_picture, render_opacity, reopen_run, slug, truncate_metrics,
+                                  turntable_frames)
 from dreamfusion_ngp.train import State
 from test_train import TINY
 
@@ -28,6 +34,75 @@ def test_create_run_never_reuses_a_folder(tmp_path):
     a, b = create_run(tmp_path, TINY), create_run(tmp_path, TINY)
     assert a != b and a.parent == b.parent and a.is_absolute()
     assert json.loads((a / "config.json").read_text())["prompt"] == TINY.prompt and (a / "previews").is_dir()
+
+
+def test_runs_that_start_together_have_folders_of_their_own(tmp_path, monkeypatch):
+    """Whenever the other one makes its folder: here just before each call of mkdir, and in 60 threads."""
+    mkdir, others = type(tmp_path).mkdir, []
+
+    def after_another(self, *args, **options):
+        if self.name[:2] == "20" and len(others) < 5:
+            os.makedirs(self, exist_ok=True)
+            others.append(self)
+        return mkdir(self, *args, **options)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(type(tmp_path), "mkdir", after_another)
+        assert create_run(tmp_path, TINY) not in others and len(others) == 5
+    with ThreadPoolExecutor(12) as pool:
+        assert len(set(pool.map(lambda _: create_run(tmp_path, TINY), range(60)))) == 60
+
+
+def test_a_run_is_open_to_one_at_a_time(tmp_path):
+    with lock_run(tmp_path):
+        with pytest.raises(UsageError, match=rf"in use by another process \(number {os.getpid()}\)"):
+            with lock_run(tmp_path):
+                pass
+        assert os.listdir(tmp_path) == [".lock"], "the refused one leaves it"
+    assert os.listdir(tmp_path) == []
+    with lock_run(tmp_path):
+        pass
+
+
+def test_a_killed_process_leaves_no_lock(tmp_path):
+    child = os.fork()
+    if not child:
+        with lock_run(tmp_path):
+            os.kill(os.getpid(), signal.SIGKILL)
+    os.waitpid(child, 0)
+    with lock_run(tmp_path):
+        pass
+
+
+def test_resume_leaves_a_run_alone_that_goes_on_elsewhere(tmp_path, capsys):
+    save_checkpoint(tmp_path / "checkpoint.safetensors", State(TINY, "cpu"))
+    append_metrics(tmp_path, {"step": 30})
+    with lock_run(tmp_path):
+        before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+        assert cli.main(["resume", str(tmp_path), "--threads", "1"]) == 2
+        assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
+    error = capsys.readouterr().err
+    assert error.startswith("error: ") and "in use" in error and error.count("\n") == 1
+
+
+def test_a_resumed_run_sweeps_its_folder(tmp_path, ball):
+    for name in (".checkpoint.safetensors.999999999.part", ".turntable.999999999.part.mp4"):
+        (tmp_path / name).write_bytes(b"half")
+    reopen_run(tmp_path, ball)
+    assert sorted(os.listdir(tmp_path)) == ["config.json", "previews"]
+
+
+def test_runs_are_searched_two_folders_deep(tmp_path):
+    for name in ("outputs/mug/1", "outputs/mug/2", "a/b/c/deep", "outputs/.hidden/3", "outputs/mug/1/inside"):
+        (tmp_path / name).mkdir(parents=True)
+        (tmp_path / name / "checkpoint.safetensors").write_bytes(b"")
+    (tmp_path / "outputs" / "loop").symlink_to(tmp_path)
+    both = [(tmp_path / "outputs/mug" / name).resolve() for name in "12"]
+    assert find_runs([tmp_path / "outputs"]) == both
+    assert find_runs([tmp_path], depth=3) == both
+    assert len(find_runs([tmp_path], depth=4)) == 3
+    with pytest.raises(CheckpointError, match="holds no .*2 levels.*--depth"):
+        find_runs([tmp_path])
 
 
 def test_create_run_under_a_file_is_a_clear_error(tmp_path):
