@@ -346,6 +346,8 @@ def answer(argv: list[str] | None) -> int:
     args = None
     try:
         args = build_parser().parse_args(argv)
+        if args.verb != "doctor":
+            check_working_directory()
         with named_errors() if args.verb in PRINTS else tolerant("stdout"):
             return run_verb(args)
     except DreamfusionError as error:
@@ -365,19 +367,17 @@ def answer(argv: list[str] | None) -> int:
         return DreamfusionError.exit_code
 
 
-def has_working_directory() -> bool:
+def check_working_directory() -> None:
+    """Raise UsageError where it has been removed: torch cannot be loaded there."""
     try:
         os.getcwd()
     except OSError:
-        return False
-    return True
+        raise UsageError("the working directory is no longer there; change to one that is") from None
 
 
 def foreseen(error: Exception, args) -> str | None:
     """One line for an error of the system or of a setting; None for a defect, whose traceback is wanted."""
     first = (str(error).strip().splitlines() or [type(error).__name__])[0]
-    if isinstance(error, FileNotFoundError) and error.filename is None and not has_working_directory():
-        return "the working directory is no longer there; change to one that is"
     if isinstance(error, OSError):
         return f"{error.filename}: {error.strerror}" if error.filename and error.strerror else first
     if isinstance(error, ImportError):
