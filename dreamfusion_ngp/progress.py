@@ -35,8 +35,8 @@ class Conveniences:
             if not self.warned:
                 self.warned = True
                 text = " ".join(str(error).split()) or type(error).__name__
-                print(f"warning: {text}; the run does without (more of this kind is not reported)", file=sys.stderr,
-                      flush=True)
+                print(f"warning: {text}; going on without it (what follows of this kind is not reported)",
+                      file=sys.stderr, flush=True)
 
 
 class Observer:

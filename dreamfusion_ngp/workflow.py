@@ -13,7 +13,7 @@ import torch
 from .checkpoint import load_checkpoint
 from .config import RunConfig, check_config, clean_texts, resolution_at
 from .console import tolerant
-from .errors import ExportError, NativeError, OutputError, UsageError, writing
+from .errors import DreamfusionError, ExportError, NativeError, OutputError, UsageError, writing
 from .files import write_atomically
 from .hub import pinned
 from .interrupt import Interrupt
@@ -99,10 +99,10 @@ def optimise(state: State, guidance, folder: Path, formats: tuple[str, ...]) -> 
         if not interrupt.hurried:
             print_summary(state, observer)
             failures += results(state, folder, formats)
-    for failure in failures[1:]:
-        print(f"error: {failure}", file=sys.stderr)
+    if len(failures) > 1 and isinstance(failures[1], DreamfusionError):
+        raise OutputError("; ".join(map(str, failures)))
     if failures:
-        raise failures[0]
+        raise failures[-1]
     return interrupt.exit_code
 
 

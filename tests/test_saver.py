@@ -158,6 +158,17 @@ def test_where_the_last_save_fails_the_rest_is_made(folder, monkeypatch):
     assert (folder / "mesh.glb").exists() and (folder / "contact_sheet.png").exists()
 
 
+def test_two_faults_are_one_line(folder, monkeypatch):
+    def full(path, *_):
+        raise OutputError(f"cannot write to {path}")
+
+    save = saver.save_checkpoint
+    monkeypatch.setattr(saver, "save_checkpoint", lambda path, state: (full if state.step else save)(path, state))
+    monkeypatch.setattr(workflow, "export_run", lambda state, folder, formats: full("the mesh"))
+    with pytest.raises(OutputError, match="^cannot write to .*checkpoint.safetensors; cannot write to the mesh$"):
+        optimise(folder)
+
+
 def test_a_mesh_that_fails_leaves_the_pictures(folder, monkeypatch):
     monkeypatch.setattr(workflow, "export_run", fail)
     with pytest.raises(RuntimeError, match="broken on purpose"):
