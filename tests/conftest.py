@@ -31,6 +31,7 @@ def one_thread():
 
 def pytest_addoption(parser):
     parser.addoption("--need-cuda", action="store_true", help="fail, not skip, where a test finds no CUDA device")
+    parser.addoption("--all-simd", action="store_true", help="CPU kernels of all instruction sets, not of two")
 
 
 @pytest.fixture(params=["cpu", "cuda"])
@@ -53,11 +54,14 @@ def cuda(device) -> str:
 
 
 def pytest_generate_tests(metafunc):
-    """A test that uses the fixture `simd` runs for every instruction set that the native module can use here."""
+    """A test that uses the fixture `simd` runs for the best and the plain instruction set that the native module can
+    use here, with --all-simd for those between, too."""
     if "simd" in metafunc.fixturenames:
         from dreamfusion_ngp.native import native
 
-        metafunc.parametrize("simd", native().build_info()["simd_levels"], indirect=True)
+        levels = native().build_info()["simd_levels"]
+        every = metafunc.config.getoption("--all-simd")
+        metafunc.parametrize("simd", levels if every else list(dict.fromkeys((levels[0], levels[-1]))), indirect=True)
 
 
 @pytest.fixture
