@@ -49,7 +49,8 @@ def models() -> tuple[str, str, str]:
 
 
 def temporary() -> tuple[str, str, str]:
-    """What train-prior with several processes and torch.compile need; a run does not."""
+    """What models with weights of unusual names, train-prior with several processes and torch.compile need; other runs
+    do not."""
     remedy, wanted = "set TMPDIR to a folder with some room", os.environ.get("TMPDIR")
     try:
         folder = Path(tempfile.gettempdir())
