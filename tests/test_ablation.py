@@ -12,22 +12,19 @@ from pathlib import Path
 from random import Random
 from xml.etree import ElementTree
 
+import ablation
+import evaluation_report as written
 import numpy as np
 import pytest
+from arms import DEFAULT, GROUPS, SIX, TWENTY_FOUR, arguments, config_of
+
+from dreamfusion_ngp.config import check_config, fast
+from dreamfusion_ngp.errors import UsageError
+from dreamfusion_ngp.lights import ALBEDO, LAMBERTIAN, TEXTURELESS
+from dreamfusion_ngp.toybox.captions import parse_prompt, subject
+from dreamfusion_ngp.toybox.shapes import CLASSES, COLORS, DIRECTIONAL
 
 BENCHES = Path(__file__).resolve().parents[1] / "benches"
-sys.path.append(str(BENCHES))
-
-import ablation  # noqa: E402
-import evaluation_report as written  # noqa: E402
-from arms import DEFAULT, GROUPS, SIX, TWENTY_FOUR, arguments, config_of  # noqa: E402
-
-from dreamfusion_ngp.config import check_config, fast  # noqa: E402
-from dreamfusion_ngp.errors import UsageError  # noqa: E402
-from dreamfusion_ngp.lights import ALBEDO, LAMBERTIAN, TEXTURELESS  # noqa: E402
-from dreamfusion_ngp.toybox.captions import parse_prompt, subject  # noqa: E402
-from dreamfusion_ngp.toybox.shapes import CLASSES, COLORS, DIRECTIONAL  # noqa: E402
-
 PAPER = {arm.name: arm for arm in GROUPS["paper"].arms}
 
 

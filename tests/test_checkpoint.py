@@ -11,7 +11,7 @@ from dreamfusion_ngp.checkpoint import load_checkpoint, save_checkpoint, write_a
 from dreamfusion_ngp.config import to_dict
 from dreamfusion_ngp.errors import CheckpointError, OutputError
 from dreamfusion_ngp.train import State
-from test_train import TINY, run
+from tiny_runs import TINY, run
 
 
 @pytest.fixture(scope="module")

@@ -15,7 +15,7 @@ from dreamfusion_ngp.graphs import Eager, Graphed, Notice, executor, tier
 from dreamfusion_ngp.guidance.sds import SdsOutput
 from dreamfusion_ngp.train import State, train_step
 from tape import NotForGraphs, Recorder, Tape, replay
-from test_train import TINY, Target
+from tiny_runs import TINY, Target
 
 # Every number that may change changes; the grid's updates, both backgrounds, two resolutions and several tiers.
 CHANGING = replace(

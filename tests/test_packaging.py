@@ -1,5 +1,6 @@
 """The build: what is found, chosen, recorded and shipped. Real compilers run only in the slow tests."""
 
+import importlib.util
 import itertools
 import json
 import shutil
@@ -14,8 +15,11 @@ import pytest
 from setuptools import Distribution
 
 ROOT = Path(__file__).resolve().parents[1]
-sys.path.append(str(ROOT))  # for build_support; the package itself is imported from where it is installed
-import build_support as build  # noqa: E402
+# By its path: with the root on sys.path the tests would find the source tree, not the package that is installed.
+spec = importlib.util.spec_from_file_location("build_support", ROOT / "build_support.py")
+build = importlib.util.module_from_spec(spec)
+sys.modules["build_support"] = build
+spec.loader.exec_module(build)
 
 SHIPPED = ["benches", "csrc", "docs", "dreamfusion_ngp", "tests"]  # tests read the benches and the docs
 COMPILES = 'while [ $# -gt 0 ]; do [ "$1" = -o ] && : > "$2"; shift; done'

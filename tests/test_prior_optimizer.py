@@ -2,24 +2,11 @@
 
 import pytest
 import torch
-import torch.distributed as dist
+from members import Small, two_steps
 
 from dreamfusion_ngp.toybox.model import build_prior
 from dreamfusion_ngp.toybox.optimizer import MATRIX_RATE, MuonAdamW, as_matrix, hidden_matrices
-
-
-class Small(torch.nn.Module):
-    def __init__(self):
-        super().__init__()
-        self.conv_in = torch.nn.Conv2d(3, 8, 3)
-        self.words = torch.nn.Embedding(5, 8)
-        self.hidden = torch.nn.Conv2d(8, 16, 3)
-        self.linear = torch.nn.Linear(16, 8)
-        self.unused = torch.nn.Linear(4, 4)
-
-    def forward(self, x):
-        x = self.hidden(torch.relu(self.conv_in(x))).mean((2, 3))
-        return (self.linear(x) * self.words.weight[0]).sum()
+from dreamfusion_ngp.toybox.processes import run_group
 
 
 @pytest.fixture(params=[torch.contiguous_format, torch.channels_last], ids=["plain", "channels_last"])
@@ -76,27 +63,9 @@ def test_zero_grad_drops_the_gradients(small):
     assert all(p.grad is None for p in small.parameters())
 
 
-def two_steps(rank, world, rendezvous, folder):
-    torch.set_num_threads(1)
-    if world > 1:
-        dist.init_process_group("gloo", init_method=rendezvous, rank=rank, world_size=world)
-    torch.manual_seed(0)
-    model = Small()
-    optimizer = MuonAdamW([model], rank, world)
-    for _ in range(2):
-        for name, p in model.named_parameters():
-            p.grad = None if name.startswith("unused") else torch.randn_like(p)
-        optimizer.aim()
-        optimizer.move(1e-3)
-    torch.save(model.state_dict(), f"{folder}/{world}-{rank}.pt")
-    if world > 1:
-        dist.destroy_process_group()
-
-
-def test_processes_that_share_the_matrices_end_where_one_alone_ends(tmp_path, monkeypatch):
-    monkeypatch.setenv("GLOO_SOCKET_IFNAME", "lo")
-    two_steps(0, 1, "", tmp_path)
-    torch.multiprocessing.spawn(two_steps, nprocs=2, args=(2, f"file://{tmp_path}/rendezvous", tmp_path))
+def test_processes_that_share_the_matrices_end_where_one_alone_ends(tmp_path):
+    two_steps(0, 1, tmp_path)
+    run_group(two_steps, 2, tmp_path)
     alone, first, second = (torch.load(tmp_path / f"{name}.pt") for name in ("1-0", "2-0", "2-1"))
     for name, value in alone.items():
         assert torch.equal(first[name], value) and torch.equal(second[name], value), name

@@ -12,6 +12,7 @@ import pytest
 import torch
 from PIL import Image
 from tape import Tape
+from tiny_runs import TINY_PRIOR as TINY
 
 from dreamfusion_ngp.capture import Repeated
 from dreamfusion_ngp.errors import PriorError, UsageError
@@ -21,20 +22,7 @@ from dreamfusion_ngp.toybox.model import build_prior, load_prior, with_all_words
 from dreamfusion_ngp.toybox.sampling import SHEET_VIEWS, sample, sheet
 from dreamfusion_ngp.toybox.shapes import CLASSES
 from dreamfusion_ngp.toybox.trainer import read_log, train_prior
-from dreamfusion_ngp.toybox.training import TrainPriorConfig, caption_ids, denoising_loss
-
-TINY = TrainPriorConfig(
-    images=240,
-    batch=8,
-    text_phase=0.0,
-    chunk=2,
-    views_per_class=4,
-    warmup_images=48,
-    ema_half_life=32,
-    report_every=3,
-    sheet_steps=1,
-)
-
+from dreamfusion_ngp.toybox.training import caption_ids, denoising_loss
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory):

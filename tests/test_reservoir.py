@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 from scipy import stats
-from test_prior_training import TINY
+from tiny_runs import TINY_PRIOR as TINY
 
 from dreamfusion_ngp.lights import sample_modes
 from dreamfusion_ngp.prompts import degree_view

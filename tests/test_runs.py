@@ -17,7 +17,7 @@ from dreamfusion_ngp.runs import (append_metrics, checkpoint_of, create_run, dis
                                   preview_picture, render_opacity, reopen_run, slug, truncate_metrics,
                                   turntable_frames)
 from dreamfusion_ngp.train import State
-from test_train import TINY
+from tiny_runs import TINY
 
 
 @pytest.mark.parametrize("prompt", ["a red mug", "../../etc/passwd", "/", "CON", "…", "é" * 500,

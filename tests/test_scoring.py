@@ -20,7 +20,7 @@ from dreamfusion_ngp.evaluation.sheet import THUMBNAIL, html_sheet, thumbnails
 from dreamfusion_ngp.train import State
 from dreamfusion_ngp.toybox.shapes import COLORS
 from dreamfusion_ngp.workflow import evaluate_runs, evaluation_text, find_runs
-from test_train import TINY
+from tiny_runs import TINY
 
 
 def test_means_worst_and_spreads_by_hand():

@@ -9,7 +9,7 @@ from torch.utils._pytree import tree_leaves
 
 from dreamfusion_ngp.lights import ALBEDO
 from dreamfusion_ngp.steps import State, cast_rays, draw, fill_eye, fill_numbers, learn, look, refresh_is_due
-from test_train import TINY
+from tiny_runs import TINY
 
 
 def test_a_draw_depends_on_its_number_alone():

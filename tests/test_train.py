@@ -5,46 +5,16 @@ from dataclasses import replace
 
 import pytest
 import torch
+from tiny_runs import TINY, Target, run
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from dreamfusion_ngp import steps
 from dreamfusion_ngp.checkpoint import load_checkpoint, save_checkpoint
-from dreamfusion_ngp.config import (CameraConfig, FieldConfig, LightConfig, LossConfig, OptimConfig, RenderConfig,
-                                    RunConfig, dreamfusion, resolution_at)
+from dreamfusion_ngp.config import LightConfig, LossConfig, dreamfusion, resolution_at
 from dreamfusion_ngp.errors import DivergenceError
 from dreamfusion_ngp.guidance.sds import SdsOutput
 from dreamfusion_ngp.losses import entropy_loss, entropy_weight, opacity_loss, orientation_weight, smoothness_loss
 from dreamfusion_ngp.train import State, differentiate, train
-
-TINY = RunConfig(
-    prompt="a red mug", steps=40, views=2, camera=CameraConfig(look_at_std=0.0),
-    field=FieldConfig(levels=4, base_resolution=4, finest_resolution=32, log2_table=12, hidden=16, density="exp",
-                      blob=("cone", 6.0, 0.3), density_bias=-1.0, background_hidden=8, background_frequencies=2),
-    render=RenderConfig(resolution=12, step=0.05, occupancy_resolution=16, occupancy_threshold=0.001, budget=1 << 15,
-                        random_background=0.5),
-    optim=OptimConfig(lr_grid=0.02, lr_mlp=0.01))
-
-
-class Target:
-    """A guidance that wants every picture to have one colour: 1/2 (rgb - colour)^2, exact gradient."""
-
-    def __init__(self, color=(0.9, 0.1, 0.1)):
-        self.color, self.seen = torch.tensor(color), []
-
-    def __call__(self, rgb, views, step):
-        self.seen.append((step, tuple(views.modes)))
-        return SdsOutput(0.5 * (rgb - self.color.to(rgb)).square().mean(), {"t": 0.5})
-
-
-def run(config, guidance=None, state=None, stop_after=None, device="cpu"):
-    state, records = state or State(config, device), []
-
-    def observe(record):
-        records.append(record.plain())
-        return stop_after is not None and state.step >= stop_after
-
-    train(state, guidance or Target(), observe)
-    return state, records
 
 
 def test_the_loop_follows_its_guidance(device):

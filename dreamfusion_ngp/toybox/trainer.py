@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 import json
 import math
-import os
 import shutil
 import tempfile
 import time
@@ -21,6 +20,7 @@ from ..errors import PriorError, UsageError
 from ..inputs import sent
 from .model import Prior, build_prior, load_prior, with_all_words
 from .optimizer import MuonAdamW, check_device
+from .processes import run_group
 from .sampling import sheet
 from .training import (BLIND_SHARE, Reservoir, TrainPriorConfig, caption_ids, denoising_loss,
                        training_batch)
@@ -37,10 +37,9 @@ def train_prior(config: TrainPriorConfig, out: Path, *, resume: Path | None = No
     """
     check_request(config, Path(out), resume, device)
     if device != "cpu" or processes <= 1:
-        return _run(0, 1, "", config, out, resume, device, score)
-    with tempfile.TemporaryDirectory() as folder:
-        torch.multiprocessing.spawn(_run, nprocs=processes,
-                                    args=(processes, f"file://{folder}/rendezvous", config, out, resume, device, score))
+        _run(0, 1, config, out, resume, device, score)
+    else:
+        run_group(_run, processes, config, out, resume, device, score)
 
 
 def check_request(config: TrainPriorConfig, out: Path, resume: Path | None, device: str) -> None:
@@ -70,20 +69,14 @@ def check_request(config: TrainPriorConfig, out: Path, resume: Path | None, devi
         raise UsageError(f"cannot write to {out.parent}: {error.strerror}") from error
 
 
-def _run(rank: int, world: int, rendezvous: str, config: TrainPriorConfig, out: Path, resume: Path | None,
-         device: str, score: Callable[[Prior], dict] | None) -> None:
+def _run(rank: int, world: int, config: TrainPriorConfig, out: Path, resume: Path | None, device: str,
+         score: Callable[[Prior], dict] | None) -> None:
     if device == "cpu":
         torch.set_num_threads(1)
-    if world > 1:
-        os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")
-        dist.init_process_group("gloo", init_method=rendezvous, rank=rank, world_size=world)
     prior = with_all_words(load_prior(resume)) if resume else build_prior(config.seed)
     prepare_for_training(prior, device)
     log = read_log(resume) if resume else EMPTY_LOG
     Run(prior, config, Path(out), rank, world, device, log, score).loop()
-    if world > 1:
-        dist.barrier()
-        dist.destroy_process_group()
 
 
 def prepare_for_training(prior: Prior, device: str) -> None:
