@@ -151,7 +151,8 @@ class Runner:
             task, began = self.running.pop(process)
             seconds = time.monotonic() - began
             self.longest = max(self.longest, seconds)
-            record = None if process.returncode else finished(task, self.args.runs, self.judge and self.judge["digest"])
+            # The record is the last thing that a run writes: where it is there, how the process ended does not matter.
+            record = finished(task, self.args.runs, self.judge and self.judge["digest"])
             if record is None:
                 self.failures.append(task)
             print(f"[{done + number}/{total}] {task.label}: {self.said(task, record)}, {seconds:.0f} s", flush=True)

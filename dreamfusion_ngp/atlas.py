@@ -55,3 +55,4 @@ def main() -> None:
 
 if __name__ == "__main__":
     main()
+    os._exit(0)  # the atlas is written: a crash while xatlas is unloaded must not cost it

@@ -15,6 +15,7 @@ from .characters import clean_text, shown
 from .config import check_config, clean_texts, from_dict, to_dict
 from .console import STDOUT, named_errors, open_streams, settle, silence, tolerant
 from .errors import DreamfusionError, UsageError
+from .formats import FORMATS, ORIGINS, STL_SIZE, check_origin, check_size, conventions_text
 from .models import ALIASES, TOYBOX_NAME, hub_id, on_the_hub, page_of, preset_name
 from .native import cores
 from .presets import PRESETS, preset
@@ -68,7 +69,7 @@ def build_parser() -> argparse.ArgumentParser:
                       help="change one setting, e.g. --set render.step=0.01 (VALUE is JSON)")
     make.add_argument("-o", "--out", type=place, default=Path("outputs"),
                       help="folder for the results (default: outputs)")
-    _machine(make), _formats(make)
+    _machine(make), _files(make)
 
     get = verbs.add_parser("fetch", help="download a model once, to run offline afterwards")
     get.add_argument("model", help=f"{', '.join(ALIASES)}, or a hub id (owner/name or owner/name@revision)")
@@ -78,7 +79,7 @@ def build_parser() -> argparse.ArgumentParser:
     again.add_argument("--steps", type=int, help="new total number of steps")
     again.add_argument("--guidance", metavar="MODEL", help="where the run's model is, if no longer where it was")
     again.add_argument("--vae", metavar="MODEL", help="the same for the VAE of its own (guidance.vae)")
-    _machine(again), _formats(again)
+    _machine(again), _files(again)
 
     show = verbs.add_parser("render", help="make the turntable of a run again")
     show.add_argument("run", type=place)
@@ -92,7 +93,7 @@ def build_parser() -> argparse.ArgumentParser:
     mesh.add_argument("--texture", type=int, default=1024, help="pixels a side of the texture")
     mesh.add_argument("--faces", type=int, default=20000, help="triangles at most")
     mesh.add_argument("--keep-all", action="store_true", help="keep small loose pieces")
-    _machine(mesh), _formats(mesh)
+    _machine(mesh), _files(mesh)
 
     judge = verbs.add_parser("evaluate", help="compare runs with the true toys of their prompts; R-Precision")
     judge.add_argument("runs", type=place, nargs="+", metavar="RUN", help="folders of runs, or folders that hold some")
@@ -149,8 +150,14 @@ def _machine(parser) -> None:
     parser.add_argument("--threads", type=int, help="CPU threads (default: all cores)")
 
 
-def _formats(parser) -> None:
-    parser.add_argument("--formats", default="glb", help=f"comma-separated, of {', '.join(FORMATS)} (default: glb)")
+def _files(parser) -> None:
+    parser.add_argument("--formats", default="glb", help=f"comma-separated, of {', '.join(FORMATS)} (default: glb). "
+                        f"Units and axes: {conventions_text()}")
+    parser.add_argument("--size", type=float, metavar="MM", help="longest side of an STL in millimetres (default: "
+                        f"{STL_SIZE:g}); the other formats keep the scene's size, in metres")
+    parser.add_argument("--origin", default="scene", metavar="PLACE", help=f"{', '.join(ORIGINS)}: the point that the "
+                        "cameras circle, the middle of the object's bottom, or the middle of its bounding box "
+                        "(default: scene)")
 
 
 def parse_formats(text: str) -> tuple[str, ...]:
@@ -160,6 +167,15 @@ def parse_formats(text: str) -> tuple[str, ...]:
         wrong = f"unknown format {', '.join(map(repr, unknown))}" if unknown else "no format given"
         raise UsageError(f"--formats: {wrong}; choose of {', '.join(FORMATS)}")
     return formats
+
+
+def file_options(args) -> dict:
+    """What mesh files are wanted and how they lie, checked before a run starts."""
+    formats = parse_formats(args.formats)
+    size, origin = check_size(STL_SIZE if args.size is None else args.size), check_origin(args.origin)
+    if args.size is not None and "stl" not in formats:
+        print("note: --size is the size of an STL, and --formats names none", file=sys.stderr)
+    return dict(formats=formats, size=size, origin=origin)
 
 
 def override(config, text: str):
@@ -254,18 +270,18 @@ def run_verb(args) -> int:
     if args.verb == "fetch":
         return fetch_verb(args.model)
     if args.verb == "generate":
-        config, formats = run_config(args), parse_formats(args.formats)
+        files, config = file_options(args), run_config(args)  # what is cheap to check comes first
         from .workflow import generate
-        return generate(config, args.out, device=args.device, threads=args.threads, formats=formats)
+        return generate(config, args.out, device=args.device, threads=args.threads, **files)
     if args.verb == "train-prior":
         return train_prior_verb(args)
     if args.verb == "train-judge":
         return train_judge_verb(args)
     machine = dict(device=args.device, threads=args.threads)
     if args.verb == "resume":
-        formats = parse_formats(args.formats)
+        files = file_options(args)
         from .workflow import resume
-        return resume(args.run, steps=args.steps, guidance=args.guidance, vae=args.vae, formats=formats, **machine)
+        return resume(args.run, steps=args.steps, guidance=args.guidance, vae=args.vae, **files, **machine)
     if args.verb == "bench":
         if min(args.resolutions, default=1) < 1:
             raise UsageError(f"--resolutions must be at least 1, got {min(args.resolutions)}")
@@ -280,13 +296,13 @@ def run_verb(args) -> int:
         one = result["runs"][0] if len(result["runs"]) == 1 and args.out is None else result
         print(json.dumps(one, indent=1) if args.json else workflow.evaluation_text(result))
         return 0
-    formats = parse_formats(args.formats) if args.verb == "export" else ()
+    files = file_options(args) if args.verb == "export" else {}
     state, folder = workflow.load_state(args.run, **machine)
     if args.verb == "render":
         workflow.render_run(state, folder, frames=args.frames, resolution=args.resolution)
     else:
-        workflow.export_run(state, folder, formats, resolution=args.resolution, texture=args.texture, faces=args.faces,
-                            keep_all=args.keep_all)
+        workflow.export_run(state, folder, resolution=args.resolution, texture=args.texture, faces=args.faces,
+                            keep_all=args.keep_all, **files)
     return 0
 
 

@@ -81,8 +81,9 @@ def pin_model(config: RunConfig) -> RunConfig:
     return replace(config, guidance=replace(guidance, model=pinned(guidance.model), vae=pinned(guidance.vae)))
 
 
-def optimise(state: State, guidance, folder: Path, formats: tuple[str, ...]) -> int:
-    """Run `state` to its end (or to Ctrl-C) and leave everything in `folder`, which is locked. Returns the exit code."""
+def optimise(state: State, guidance, folder: Path, formats: tuple[str, ...], **placing) -> int:
+    """Run `state` to its end (or to Ctrl-C) and leave everything in `folder`, which is locked. formats,
+    placing: as for `export.export_mesh`. Returns the exit code."""
     saver = Saver(state, folder)
     saver.save()
     with tolerant("stdout", "stderr"), Interrupt(saver.rescue) as interrupt:
@@ -98,7 +99,7 @@ def optimise(state: State, guidance, folder: Path, formats: tuple[str, ...]) -> 
         interrupt.ending = True
         if not interrupt.hurried:
             print_summary(state, observer)
-            failures += results(state, folder, formats)
+            failures += results(state, folder, formats, **placing)
     if len(failures) > 1 and isinstance(failures[1], DreamfusionError):
         raise OutputError("; ".join(map(str, failures)))
     if failures:
@@ -106,12 +107,12 @@ def optimise(state: State, guidance, folder: Path, formats: tuple[str, ...]) -> 
     return interrupt.exit_code
 
 
-def results(state: State, folder: Path, formats: tuple[str, ...]) -> list[Exception]:
+def results(state: State, folder: Path, formats: tuple[str, ...], **placing) -> list[Exception]:
     """Make the mesh, and the pictures, which a run can do without, whatever becomes of the others: where there is no
     mesh they show why. Returns the mesh's error, if any."""
     failures = []
     try:
-        export_run(state, folder, formats)
+        export_run(state, folder, formats, **placing)
     except Exception as error:
         failures.append(error)
     Conveniences()(render_run, state, folder)
@@ -153,7 +154,9 @@ def print_memory_plan(guidance, state: State) -> None:
 
 
 def generate(config: RunConfig, root: Path, *, device: str = "auto", threads: int | None = None,
-             formats: tuple[str, ...] = ("glb",)) -> int:
+             formats: tuple[str, ...] = ("glb",), **placing) -> int:
+    """Make a new run under `root`. formats, placing: of the mesh, as for `export.export_mesh`. Returns the exit
+    code."""
     config = pin_model(check_prompt(config))
     set_threads(threads)
     where = choose_device(device)
@@ -166,13 +169,15 @@ def generate(config: RunConfig, root: Path, *, device: str = "auto", threads: in
         print(f"{config.prompt!r}: {config.steps} steps, preset {config.preset}, seed {config.seed}, "
               f"prior {config.guidance.model}, on {where}\nwriting to {folder}", flush=True)
         print_memory_plan(guidance, state)
-        return optimise(state, guidance, folder, formats)
+        return optimise(state, guidance, folder, formats, **placing)
 
 
 def resume(run: Path, *, steps: int | None = None, guidance: str | None = None, vae: str | None = None,
-           device: str = "auto", threads: int | None = None, formats: tuple[str, ...] = ("glb",)) -> int:
+           device: str = "auto", threads: int | None = None, formats: tuple[str, ...] = ("glb",),
+           **placing) -> int:
     """Go on with a run. guidance, vae: where its models lie now, as `GuidanceConfig.model` and `.vae`, if no longer
-    where they were. Raises PriorError for models with other weights than those that the run was started with."""
+    where they were. formats, placing: of the mesh, as for `export.export_mesh`. Raises PriorError for models with
+    other weights than those that the run was started with."""
     set_threads(threads)
     if steps is not None and steps < 1:
         raise UsageError(f"--steps must be at least 1, got {steps}")
@@ -188,7 +193,7 @@ def resume(run: Path, *, steps: int | None = None, guidance: str | None = None, 
         loaded = load_guidance(state.config, state.occupancy.bits.device)
         reopen_run(folder, state)
         print(f"{state.config.prompt!r}: resuming at step {state.step} of {state.config.steps}", flush=True)
-        return optimise(state, loaded, folder, formats)
+        return optimise(state, loaded, folder, formats, **placing)
 
 
 def load_state(run: Path, device: str = "auto", threads: int | None = None) -> tuple[State, Path]:
@@ -206,6 +211,9 @@ def export_run(state: State, folder: Path, formats: tuple[str, ...] = ("glb",), 
                          formats=formats, **options)
     for name, path in result["paths"].items():
         print(f"{name:<11} {path}")
+    if "stl" in result["paths"]:
+        width, depth, height = result["stl_sides"]
+        print(f"STL size    {width:.1f} x {depth:.1f} x {height:.1f} mm (width, depth, height); --size changes it")
     return result
 
 

@@ -10,6 +10,7 @@ import time
 from dataclasses import replace
 from pathlib import Path
 from random import Random
+from types import SimpleNamespace
 from xml.etree import ElementTree
 
 import ablation
@@ -187,6 +188,32 @@ def test_a_measurement_goes_on_where_its_file_was_left(tmp_path, monkeypatch):
     leave("another")
     leave(judge, definitions=DEFINITIONS - 1)
     assert asked == [[first, *others]] * 2
+
+
+class Ended:
+    """A process that is no more."""
+
+    def __init__(self, status: int):
+        self.returncode = status
+
+    def poll(self) -> int:
+        return self.returncode
+
+
+@pytest.mark.parametrize("status", [0, -signal.SIGABRT])
+def test_a_run_whose_record_is_written_counts_however_its_process_ended(tmp_path, capsys, status):
+    made, unmade = (ablation.Task("a red mug", seed, False, "", {}, "key", f"seed {seed}") for seed in (0, 1))
+    figures = {"volumetric_iou": 0.5, "silhouette_iou": 0.6}
+    for task in (made, unmade):
+        task.folder(tmp_path).mkdir()
+        (task.folder(tmp_path) / "log.txt").write_text("terminate called without an active exception\n")
+    record = {"judge": None, "definitions": ablation.DEFINITIONS, "failed": "", "figures": figures}
+    (made.folder(tmp_path) / "run.json").write_text(json.dumps(record))
+    runner = ablation.Runner(SimpleNamespace(runs=tmp_path, hours=0), None, lambda: None)
+    for task in (made, unmade):
+        runner.running[Ended(status)] = task, time.monotonic()
+    assert runner.settle(0, 2) == 2 and runner.failures == [unmade]
+    assert "IoU 0.50" in capsys.readouterr().out
 
 
 PROGRAM = """

@@ -8,6 +8,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+import trimesh
 
 from dreamfusion_ngp import cli, config
 from dreamfusion_ngp.errors import UsageError
@@ -100,6 +101,11 @@ def test_help_imports_nothing_heavy():
     (["generator"], ["generator", "generate", "doctor"]),
     ([], ["VERB"]),
     (["generate", "a red mug", "--formats", ","], ["--formats", "glb"]),
+    (["generate", "a red mug", "--size", "0"], ["size of an STL", "10000 mm"]),
+    (["resume", "nowhere", "--size", "nan"], ["size of an STL", "nan"]),
+    (["export", "nowhere", "--size", "big"], ["--size", "big"]),
+    (["generate", "a red mug", "--origin", "top"], ["origin 'top'", "base"]),
+    (["export", "nowhere", "--origin", "Top"], ["origin 'Top'", "base"]),
     (["generate", "a red mug", "--guidance", "a\nb\x1b[2J"], ["a b"]),
     (["generate", "a red mug", "--set", "a\nb=1"], ["no such setting"]),
     (["generate", "a red mug", "--set", "views=" + "[" * 100_000], ["views"]),
@@ -258,13 +264,19 @@ def test_generate_leaves_what_it_promises(finished):
     loaded = config.from_dict(config.RunConfig, json.loads((folder / "config.json").read_text()))
     assert loaded == replace(loaded, prompt="a red mug", steps=12, views=2)
     assert not list(folder.rglob("*.part"))
+    sides = np.ptp(trimesh.load(folder / "mesh.stl").vertices, axis=0)
+    assert sides.max() == pytest.approx(100, rel=1e-5), "millimetres"
+    assert "STL size    {:.1f} x {:.1f} x {:.1f} mm".format(*sides) in done.stdout
 
 
 def test_other_verbs_work_on_the_run(finished, tmp_path):
     folder, _ = finished
     assert command("render", folder, "--frames", "4", "--resolution", "32", "--threads", "1").returncode == 0
-    small = ("--resolution", "48", "--texture", "256", "--formats", "ply", "--threads", "1")
+    small = ("--resolution", "48", "--formats", "ply,stl", "--size", "25", "--origin", "base", "--threads", "1")
     assert command("export", folder, *small).returncode == 0
+    sides, lowest = (np.asarray(f(trimesh.load(folder / "mesh.stl").vertices, axis=0)) for f in (np.ptp, np.min))
+    assert sides.max() == pytest.approx(25, rel=1e-5) and lowest[2] == pytest.approx(0, abs=1e-4)
+    assert trimesh.load(folder / "mesh.ply").bounds[0, 2] == pytest.approx(0, abs=1e-6)
     done = command("evaluate", folder, "--json", "--threads", "1")
     assert done.returncode == 0, done.stderr
     result = json.loads(done.stdout)

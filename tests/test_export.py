@@ -13,7 +13,8 @@ from PIL import Image
 
 from analytic import position_albedo, toy, toy_albedo
 from dreamfusion_ngp.errors import ExportError, UsageError
-from dreamfusion_ngp.export import FORMATS, export_mesh
+from dreamfusion_ngp.export import export_mesh
+from dreamfusion_ngp.formats import FORMATS
 from dreamfusion_ngp.texture import barycentric, rasterise, surface_color
 
 BOUND = 0.75
@@ -144,9 +145,11 @@ def test_obj_is_the_same_mesh_and_names_its_files(duck):
 def test_ply_has_vertex_colours_and_stl_the_shape(painted):
     ply, stl = load(painted["paths"]["ply"]), trimesh.load(painted["paths"]["stl"])
     assert ply.is_watertight and stl.is_watertight
-    assert [ply.volume, stl.volume] == pytest.approx([painted["volume"]] * 2, rel=1e-3)
+    scale = 100 / np.ptp(ply.vertices, axis=0).max()
+    assert [ply.volume, stl.volume] == pytest.approx([painted["volume"], painted["volume"] * scale ** 3], rel=1e-3)
     assert ply.faces.shape == (painted["faces"], 3) and ply.vertices.shape == (painted["vertices"], 3)
-    expected = position_albedo(torch.tensor(np.asarray(ply.vertices))).numpy()
+    x, y, z = np.asarray(ply.vertices).T
+    expected = position_albedo(torch.tensor(np.stack([x, z, -y], -1))).numpy()
     assert np.abs(ply.visual.vertex_colors[:, :3] / 255 - expected).max() < 0.05
 
 
@@ -218,3 +221,10 @@ def test_where_xatlas_crashes_the_export_does_not(tmp_path, monkeypatch, code, s
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
     with pytest.raises(ExportError, match=f"no UV atlas for [0-9,]+ faces: .*{said}.*ply and stl"):
         export_mesh(toy("mug"), position_albedo, BOUND, tmp_path / "out", "glb", **SMALL)
+
+
+def test_an_atlas_that_is_written_counts_whatever_the_end_of_its_process_does(tmp_path, monkeypatch):
+    (tmp_path / "sitecustomize.py").write_text("import atexit, os\natexit.register(os.abort)\n")
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    export_mesh(toy("mug"), position_albedo, BOUND, tmp_path / "out", "glb", resolution=32, texture=64, faces=500)
+    assert load(tmp_path / "out" / "mesh.glb").volume > 0

@@ -20,7 +20,7 @@ from dreamfusion_ngp import cli, progress, workflow
 from dreamfusion_ngp.checkpoint import load_checkpoint
 from dreamfusion_ngp.runs import lock_run
 from dreamfusion_ngp.train import State
-from test_train import TINY, Target
+from tiny_runs import TINY, Target
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
 

@@ -7,8 +7,8 @@ import pytest
 
 HERE = Path(__file__).resolve().parent
 MODULES = {path.name: path.read_text(encoding="utf-8") for path in sorted(HERE.glob("test_*.py"))}
-SHARED = ("sys.path", "os.environ", "sys.modules['dreamfusion_ngp")  # of all modules: changed by a fixture or not at all
-STARTERS = {"spawn", "run_group", "Process", "train_prior"}           # hand functions to processes, which find them by name
+SHARED = ("sys.path", "os.environ")                          # belongs to all modules: a fixture changes it or nobody
+STARTERS = {"spawn", "run_group", "Process", "train_prior"}  # their processes find a function by its module's name
 
 
 def imported(tree: ast.Module) -> set[str]:
@@ -72,4 +72,4 @@ def test_a_module_leans_on_no_other(module):
 ])
 def test_the_rules_catch_what_they_are_for(source):
     assert leaning(source)
-    assert not leaning("import sys\ndef test(monkeypatch):\n    monkeypatch.setattr(sys, 'path', [])\n    train_prior(1)")
+    assert not leaning("def test(monkeypatch):\n    monkeypatch.setattr(sys, 'path', [])\n    train_prior(1, score=test)")

@@ -19,7 +19,7 @@ from dreamfusion_ngp.toybox.trainer import read_log, train_prior
 from dreamfusion_ngp.toybox.training import TrainPriorConfig
 
 CAPTIONS = [*toy_captions()[0], *(caption for name in CLASSES for caption in azimuth_captions(name))]
-TINY = TrainPriorConfig(images=16, batch=8, views_per_class=6, warmup_images=8, sheet_steps=1)
+TINY = TrainPriorConfig(images=16, batch=8, chunk=1, views_per_class=2, warmup_images=8, sheet_steps=1)
 
 
 class Knows:
