@@ -19,7 +19,7 @@ from dreamfusion_ngp.guidance import load_guidance, text
 from dreamfusion_ngp.guidance.settings import read_settings
 from dreamfusion_ngp.runs import slug
 from dreamfusion_ngp.train import State
-from test_train import TINY
+from tiny_runs import TINY
 
 SEEN_AS_A_RED_MUG = [
     "\ufeffa red mug", "a red mug\ufeff", "a\u00a0red\u202fmug", "a red mu\u200bg", "a red m\u00adug",

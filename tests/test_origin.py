@@ -13,7 +13,7 @@ from dreamfusion_ngp.errors import PriorError
 from dreamfusion_ngp.guidance import origin
 from dreamfusion_ngp.guidance.origin import check_weights, moved, weights_digest, weights_of
 from dreamfusion_ngp.train import State
-from test_train import TINY
+from tiny_runs import TINY
 
 
 def save_weights(path, seed=0, size=1000):

@@ -14,7 +14,7 @@ from dreamfusion_ngp.checkpoint import load_checkpoint
 from dreamfusion_ngp.errors import DivergenceError, ExportError, OutputError
 from dreamfusion_ngp.saver import Saver
 from dreamfusion_ngp.train import State, train
-from test_train import TINY, Target
+from tiny_runs import TINY, Target
 
 SHORT = replace(TINY, steps=12, render=replace(TINY.render, occupancy_interval=5))
 
