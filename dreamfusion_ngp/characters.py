@@ -61,6 +61,8 @@ def clean_text(text: str, name: str, limit: int = MAX_TEXT) -> str:
 
 def visible(text: str) -> str:
     """What is left of any text without what cannot be seen: see `clean_text`, which refuses what is no text."""
+    if text.isascii():
+        return " ".join(text.split())
     text = INVISIBLE.sub(r"\g<kept>", HYPHENS.sub("-", BLANKS.sub(" ", text)))
     if not OVERRIDES.search(text):
         text = DIRECTIONS.sub("", text)

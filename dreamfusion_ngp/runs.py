@@ -44,6 +44,9 @@ def slug(prompt: str) -> str:
 def create_run(root: Path, config: RunConfig) -> Path:
     """Make outputs/<slug>/<timestamp> with config.json in it. Raises UsageError where that cannot be written."""
     base = Path(root) / slug(config.prompt)
+    if any("\ud800" <= c <= "\udfff" for c in str(base.absolute())):
+        raise UsageError(f"{base.absolute()}: the name is not UTF-8, and what reads checkpoints takes no other names; "
+                         "choose another folder with -o")
     try:
         base.mkdir(parents=True, exist_ok=True)
         folder = make_new(base)

@@ -111,6 +111,17 @@ def test_create_run_under_a_file_is_a_clear_error(tmp_path):
         create_run(tmp_path / "f", TINY)
 
 
+def test_a_folder_from_which_no_checkpoint_could_be_read_is_refused(tmp_path):
+    with pytest.raises(UsageError, match="not UTF-8.* -o"):
+        create_run(tmp_path / "caf\udce9", TINY)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_prompts_that_look_alike_have_one_folder(tmp_path):
+    one, other = (create_run(tmp_path, replace(TINY, prompt=prompt)) for prompt in ("a red mug", "a\u00a0red\u200b mug"))
+    assert one.parent == other.parent and one != other
+
+
 def test_metrics_are_cut_back_to_the_checkpoint(tmp_path):
     for step in (0, 10, 20, 30):
         append_metrics(tmp_path, {"step": step, "sds": 0.5})
