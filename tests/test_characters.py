@@ -26,7 +26,7 @@ SEEN_AS_A_RED_MUG = [
     "a \u2060red mug", "a red mug\ufe0f", "a red mug\ufe00", "a red\U000e0101 mug", "a red mug\u200e",
     "\u2067a red mug\u2069", "a r\u200ded mug", "a red\u200c mug", "a red\u034f mug", "a\u3164red mug",
     "a red mug\u180e", "a red\u2063 mug\U000e0067", "a red\u2028mug"]
-# Joiners and selectors that shape what is seen: families, flags, keycaps, Persian, half and full forms of Indic letters.
+# Joiners and selectors that shape what is seen: families, flags, keycaps, Persian, half and full Indic letters.
 SHAPED = ["\U0001f468\u200d\U0001f469\u200d\U0001f467", "\U0001f469\u200d\u2764\ufe0f\u200d\U0001f468", "1\ufe0f\u20e3",
           "\U0001f3f3\ufe0f\u200d\U0001f308", "\U0001f3f4\U000e0067\U000e0062\U000e0065\U000e006e\U000e0067\U000e007f",
           "\u0645\u06cc\u200c\u062e\u0648\u0627\u0647\u0645", "\u0915\u094d\u200d\u0937", "\u0915\u094d\u200c\u0937",

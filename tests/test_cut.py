@@ -32,7 +32,8 @@ def fitted(prompt: str, length: int, **name) -> str:
 
 
 @pytest.mark.parametrize("prompt", [CHINESE, JAPANESE, THAI, FAMILY * 4, "\U0001f1eb\U0001f1f7" * 6,
-                                    "x\u0301\u0323" * 9, "\U0001f44d\U0001f3fd" * 5, "\u0915\u094d\u0937\u093f" * 5, "1\ufe0f\u20e3" * 7])
+                                    "x\u0301\u0323" * 9, "\U0001f44d\U0001f3fd" * 5, "\u0915\u094d\u0937\u093f" * 5,
+                                    "1\ufe0f\u20e3" * 7])
 def test_without_spaces_the_text_is_cut_between_characters(prompt, caplog):
     for length in range(37, len(prompt.encode()) + 11, 5):
         caplog.clear()
@@ -74,7 +75,8 @@ def test_a_models_negative_is_cut_by_name(kind, latent_folders, folders, caplog)
 
 
 @pytest.mark.parametrize("said", ["(red mug:1.2)", "((red)) mug", "[red] mug", "[red:blue:0.5] mug",
-                                  "<lora:toy:0.8> mug", "<hypernet:toy:1> mug", "red BREAK mug", "red AND mug", "{red|blue} mug", "(mug)1.3",
+                                  "<lora:toy:0.8> mug", "<hypernet:toy:1> mug", "red BREAK mug", "red AND mug",
+                                  "{red|blue} mug", "(mug)1.3",
                                   "embedding:toy mug", "mug --ar 3:2", "mug::2", "red\\(mug\\)"])
 def test_the_syntax_of_other_programs_is_noted(said, folders, caplog):
     load_guidance(config(folders["packed"], said), "cpu")

@@ -118,7 +118,8 @@ def test_a_folder_from_which_no_checkpoint_could_be_read_is_refused(tmp_path):
 
 
 def test_prompts_that_look_alike_have_one_folder(tmp_path):
-    one, other = (create_run(tmp_path, replace(TINY, prompt=prompt)) for prompt in ("a red mug", "a\u00a0red\u200b mug"))
+    twins = "a red mug", "a\u00a0red\u200b mug"
+    one, other = (create_run(tmp_path, replace(TINY, prompt=prompt)) for prompt in twins)
     assert one.parent == other.parent and one != other
 
 
