@@ -49,6 +49,7 @@ class FieldConfig:
     interpolation: str = "linear"                   # or "smoothstep"
     hidden: int = 64                                # width of the one hidden ReLU layer
     half_table: bool = False                        # kernels read a float16 copy of the table; Adam keeps the float32
+    backend: str = "native"                         # of the encoding; or "tinycudann", where that package is installed
     tensor_cores: bool = False                      # CUDA, sm_80: products with W1 in split bfloat16; no gain seen
     bound: float = 0.75                             # world units: the scene is the cube [-bound, bound]^3
     density: str = "exp"                            # or "softplus"
@@ -247,6 +248,7 @@ def _restore(name: str, value, kind):
 
 CHOICES = {
     "field.interpolation": ("linear", "smoothstep"), "field.density": ("exp", "softplus"),
+    "field.backend": ("native", "tinycudann"),
     "guidance.weighting": ("sigma2", "uniform", "clean", "velocity"),
     "guidance.rescale_of": ("prediction", "clean"),
     "guidance.view_words": ("paper", "fine", "degrees", "none"),
@@ -320,6 +322,8 @@ def check_config(config: RunConfig) -> None:
         "field.levels * field.features must be at most 64": field.levels * field.features > 64,
         'field.blob must be ["gaussian", "cone" or "none", strength, radius above 0]':
             kind not in ("gaussian", "cone", "none") or radius <= 0,
+        'field.half_table and field.tensor_cores need field.backend "native"':
+            field.backend != "native" and (field.half_table or field.tensor_cores),
         "render.occupancy_resolution must be a multiple of 4": config.render.occupancy_resolution % 4 != 0,
         "guidance.compile and guidance.offload exclude each other":
             config.guidance.compile != "none" and config.guidance.offload,

@@ -13,6 +13,7 @@ from .config import FieldConfig
 from .ops.field import field, field_density
 from .ops.hashgrid import GridLayout
 from .rng import Stream, generator
+from .tinycudann_field import TinycudannEncoding, tinycudann_field
 
 CHUNK = 1 << 17  # points per call of the no-grad queries; bounds the memory
 
@@ -22,7 +23,8 @@ class HashField(torch.nn.Module):
 
     Parameters: table (entries, features); w1 (hidden, levels * features), b1 (hidden); w2 (4, hidden), b2 (4): density
     and three colour outputs. All float32; with `half_table` every lookup reads a float16 copy of the table, `shadow`.
-    level_weight (levels): factors of the levels, those of the start of a run until they are filled anew.
+    level_weight (levels): factors of the levels, those of the start of a run until they are filled anew. With the
+    backend "tinycudann" tiny-cuda-nn encodes, from the same table, and torch does the rest.
     Initial values are drawn from `seed` alone, the same on every device.
     """
 
@@ -31,7 +33,8 @@ class HashField(torch.nn.Module):
         self.config = config
         self.layout = GridLayout(levels=config.levels, features=config.features, log2_table=config.log2_table,
                                  base_resolution=config.base_resolution, finest_resolution=config.finest_resolution,
-                                 interpolation=config.interpolation)
+                                 interpolation=config.interpolation, convention=config.backend)
+        self.encoding = None  # of tiny-cuda-nn, made at the first use: then the device is known
         random = generator(seed, 0, Stream.INIT)
         width, hidden = config.levels * config.features, config.hidden
 
@@ -45,6 +48,12 @@ class HashField(torch.nn.Module):
             self.b2[0] = config.density_bias
         self.register_buffer("shadow", self.table.detach().half() if config.half_table else None, persistent=False)
         self.register_buffer("level_weight", torch.tensor(self.level_weight_at(0.0)), persistent=False)
+
+    def open_encoding(self) -> None:
+        """Make the encoding of another backend, on the table's device. Raises NativeError that says why there is
+        none."""
+        if self.config.backend == "tinycudann" and self.encoding is None:
+            self.encoding = TinycudannEncoding(self.layout, self.table.device)
 
     def refresh(self) -> None:
         """Write the float16 copy of the table, if there is one; due after every change of the table."""
@@ -73,6 +82,10 @@ class HashField(torch.nn.Module):
     def forward(self, x: Tensor, count: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor]:
         """x (N, 3) world -> h (N,) pre-activation density, rgb_raw (N, 3), grad_h (N, 3) = dh/dx in world units."""
         positional, named = self._arguments()
+        if self.config.backend == "tinycudann":
+            self.open_encoding()
+            return tinycudann_field(x, self.encoding, *positional[:5], bound=named["bound"], blob=named["blob"],
+                                    level_weight=self.level_weight, count=count)
         return field(x, *positional, **named, count=count)
 
     def activate(self, h: Tensor) -> Tensor:
@@ -82,6 +95,8 @@ class HashField(torch.nn.Module):
     @torch.no_grad()
     def density(self, x: Tensor) -> Tensor:
         """(N,) density per world unit at world points (N, 3), in chunks, without gradient."""
+        if self.config.backend == "tinycudann":
+            return torch.cat([self.activate(self(part)[0]) for part in x.split(CHUNK)])
         positional, named = self._arguments()
         return torch.cat([self.activate(field_density(part, *positional, **named)) for part in x.split(CHUNK)])
 

@@ -66,6 +66,7 @@ class State:
         self.config, self.step, self.refreshed, self.whole = config, 0, -1, True
         self.weights: dict[str, str] = {}
         self.field = HashField(config.field, config.seed).to(device)
+        self.field.open_encoding()
         self.background = Background(config.field, config.seed).to(device) if config.field.background_hidden else None
         self.occupancy = Occupancy(config.render, config.field.bound).to(device)
         optim = config.optim

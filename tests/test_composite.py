@@ -38,8 +38,12 @@ def run(op, inputs, device="cpu", count=None):
 
 
 def assert_close(got, want, tolerance):
+    """Within `tolerance` of each number, or of the largest where that is below 1: gradients of the density are small.
+    But 1 - exp(-x) of a small x has the rounding of 1."""
     for a, b in zip(got, want, strict=True):
-        torch.testing.assert_close(a.cpu().double(), b.double(), atol=tolerance, rtol=tolerance)
+        largest = float(b.abs().max()) if b.numel() else 0.0
+        atol = tolerance * min(1.0, max(largest, 0.01))
+        torch.testing.assert_close(a.cpu().double(), b.double(), atol=atol, rtol=tolerance)
 
 
 LENGTHS = [[], [0], [1], [0, 0, 3, 0], [7, 1, 0, 33, 129], [5] * 300]

@@ -27,6 +27,7 @@ rng
 ops
 cameras lights losses packing
 views
+tinycudann_field
 fields
 render inputs capture precision
 guidance
