@@ -35,15 +35,16 @@ DFN_HD AdamFactors<T> read_factors(const Adam<T>& p) {
 // Returns 1 for an element that is left out: it keeps its value and moments, because one of the three would become NaN
 // or infinite, or the second moment is negative. What comes out is checked, not what goes in: it is finite only if the
 // gradient, the value, the moments and the factors are, and no square overflows. An infinite `m` shows in `next`, an
-// infinite `v` does not. Written without branches: a loop over this body has to vectorise.
+// infinite `v` does not. Written without branches: a loop over this body has to vectorise. The order of the two sums
+// decides which product a compiler fuses with the sum, and so the last bit.
 template <class T>
 DFN_HD int adam_element(const Adam<T>& p, AdamFactors<T> f, int64_t i) {
     const T raw = p.grad[i], value = p.param[i], m0 = p.exp_avg[i], v0 = p.exp_avg_sq[i];
     const T g = raw + p.weight_decay * value;
-    const T m = p.beta1 * m0 + (T(1) - p.beta1) * g;
-    const T v = p.beta2 * v0 + (T(1) - p.beta2) * g * g;
+    const T m = (T(1) - p.beta1) * g + p.beta1 * m0;
+    const T v = (T(1) - p.beta2) * g * g + p.beta2 * v0;
     const T next = value - f.step_size * m / (std::sqrt(v) * f.inverse_root + p.eps);
-    const bool ok = ((next - next) + (v - v) == T(0)) & (v0 >= T(0));  // x - x is 0 or NaN
+    const bool ok = v0 >= (next - next) + (v - v);  // x - x is 0 or NaN
     p.param[i] = ok ? next : value;
     p.exp_avg[i] = ok ? m : m0;
     p.exp_avg_sq[i] = ok ? v : v0;

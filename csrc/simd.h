@@ -49,6 +49,21 @@ DFN_HD Floats square_root(Floats v) {
 #endif
 }
 
+// Whether every lane is -1, of lanes that are 0 or -1.
+DFN_HD bool all(Ints mask) {
+#if defined(__AVX512F__)
+    return _mm512_test_epi32_mask((__m512i)mask, (__m512i)mask) == 0xFFFF;
+#elif defined(__AVX2__)
+    return _mm256_movemask_ps((__m256)mask) == 0xFF;
+#elif defined(__SSE2__)
+    return _mm_movemask_ps((__m128)mask) == 0xF;
+#else
+    int32_t both = -1;
+    for (int i = 0; i < kWidth; ++i) both &= mask[i];
+    return both != 0;
+#endif
+}
+
 DFN_HD float sum(Floats v) {
     typedef float Four __attribute__((vector_size(16)));
     Four parts[kWidth / 4];
