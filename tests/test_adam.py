@@ -186,7 +186,8 @@ def test_parameters_that_require_gradients_are_changed_in_place(device):
     (dict(nonfinite=torch.zeros(1)), TypeError, "nonfinite"),
     (dict(nonfinite=torch.zeros((), dtype=torch.int64)), ValueError, "nonfinite"),
     (dict(lr=-1.0), ValueError, "lr"),
-    (dict(lr=float("nan")), ValueError, "lr"),
+    *[({name: bad}, ValueError, name) for bad in (NAN, INF, -INF)
+      for name in ("lr", "beta1", "beta2", "eps", "weight_decay")],
     (dict(beta1=1.0), ValueError, "beta1"),
     (dict(beta2=-0.1), ValueError, "beta2"),
     (dict(eps=0.0), ValueError, "eps"),

@@ -185,8 +185,9 @@ def test_a_failure_writes_nothing_and_keeps_what_was_there(tmp_path):
     (tmp_path / "mesh.glb").write_bytes(b"old")
     with pytest.raises(ExportError, match="empty"):
         export_mesh(lambda x: torch.zeros(len(x)), position_albedo, BOUND, tmp_path, FORMATS, resolution=16)
-    with pytest.raises(ExportError, match="not finite"):
-        export_mesh(toy("mug"), lambda x: position_albedo(x) * float("nan"), BOUND, tmp_path, ("stl", "glb"), **SMALL)
+    for bad in ("nan", "inf", "-inf"):
+        with pytest.raises(ExportError, match="not finite"):
+            export_mesh(toy("mug"), lambda x: position_albedo(x) + float(bad), BOUND, tmp_path, ("stl", "glb"), **SMALL)
     with pytest.raises(UsageError, match="unknown mesh format 'fbx'; choose from glb, obj, ply, stl"):
         export_mesh(toy("mug"), position_albedo, BOUND, tmp_path, ("glb", "fbx"))
     with pytest.raises(UsageError, match="texture size"):

@@ -175,6 +175,7 @@ def test_process_forked_in_the_middle_of_a_job_has_a_pool_of_its_own(restore_thr
 
 
 GOOD_LAYOUT = GridLayout(**SMALL)
+BAD = (float("nan"), float("inf"), float("-inf"))
 GOOD = dict(
     zip(("x", "table", "W1", "b1", "W2", "b2"), [torch.rand(5, 3), *[t.float() for t in network(GOOD_LAYOUT, 16)]]),
     layout=GOOD_LAYOUT, bound=1.0, level_weight=[1.0] * 4,
@@ -197,13 +198,15 @@ GOOD = dict(
     (dict(layout=None), TypeError, "layout must be a GridLayout"),
     (dict(bound=0.0), ValueError, "bound must be a finite number above 0"),
     (dict(level_weight=[1.0] * 3), ValueError, "level_weight must be 4 finite numbers"),
-    (dict(level_weight=[1.0, 1.0, 1.0, float("nan")]), ValueError, "level_weight must be 4 finite numbers"),
+    *[(dict(level_weight=[1.0, 1.0, 1.0, bad]), ValueError, "level_weight must be 4 finite numbers") for bad in BAD],
+    *[(dict(bound=bad), ValueError, "bound must be a finite number above 0") for bad in (*BAD, -1.0)],
     (dict(level_weight=torch.ones(3)), ValueError, r"level_weight must be \(4,\), got \(3,\)"),
     (dict(level_weight=torch.ones(4, dtype=torch.int64)), TypeError, "level_weight must be torch.float32"),
     (dict(level_weight=torch.ones(4, device="meta")), ValueError, "level_weight is on meta, expected cpu"),
     (dict(blob="gaussian"), ValueError, r"blob must be \(kind, strength, radius\)"),
     (dict(blob=("cube", 1.0, 1.0)), ValueError, "blob kind must be one of"),
-    (dict(blob=("cone", float("inf"), 1.0)), ValueError, "blob strength must be finite"),
+    *[(dict(blob=("cone", bad, 1.0)), ValueError, "blob strength must be finite") for bad in BAD],
+    *[(dict(blob=("cone", 1.0, bad)), ValueError, "blob radius must be a finite number above 0") for bad in (*BAD, -1)],
     (dict(blob=("cone", 1.0, 0.0)), ValueError, "blob radius must be a finite number above 0"),
     (dict(count=torch.tensor([1, 2])), ValueError, r"count must be \(1,\), got \(2,\)"),
     (dict(shadow=GOOD["table"]), TypeError, "shadow must be torch.float16, got torch.float32"),

@@ -161,10 +161,14 @@ def test_a_schedule_that_ends_in_pure_noise_gives_numbers(latent_folders, tmp_pa
 def test_weights_that_are_not_finite_are_found_before_the_run(latent_folders, tmp_path):
     from safetensors.torch import load_file, save_file
 
-    for name in ("unet", "vae"):
-        folder = copied(latent_folders["sd"], tmp_path / name)
+    for name, tensor, bad in (("unet", "", "nan"), ("vae", "", "nan"), ("unet", "conv_out.bias", "inf"),
+                              ("unet", "conv_out.bias", "-inf"), ("vae", "quant_conv.bias", "inf")):
+        folder = copied(latent_folders["sd"], tmp_path / f"{name}{tensor}{bad}")
         path = folder / name / "diffusion_pytorch_model.safetensors"
-        save_file({k: v.fill_(float("nan")) for k, v in load_file(path).items()}, path, {"format": "pt"})
+        weights = load_file(path)
+        for key in [tensor] if tensor else weights:
+            weights[key].fill_(float(bad))
+        save_file(weights, path, {"format": "pt"})
         with pytest.raises(PriorError, match=f"{name} gives numbers that are not finite"):
             load_guidance(config(folder), "cpu")
 

@@ -226,7 +226,7 @@ def test_result_has_no_gradient():
     (dict(resolution=6), ValueError, "resolution"),
     (dict(resolution=2048), ValueError, "resolution"),
     (dict(bound=0.0), ValueError, "bound"),
-    (dict(step=float("nan")), ValueError, "step"),
+    *[({name: float(bad)}, ValueError, name) for bad in ("nan", "inf", "-inf") for name in ("step", "bound", "near")],
     (dict(step=1e-9), ValueError, "step"),
     (dict(near=-1.0), ValueError, "near"),
     (dict(budget=0), ValueError, "budget"),

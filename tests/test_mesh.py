@@ -108,7 +108,7 @@ def test_the_level_does_not_depend_on_the_resolution():
     assert {iso_level(sample_grid(toy("chair"), BOUND, r), 1.5 / r) for r in (32, 64, 100)} == {LEVEL}
 
 
-@pytest.mark.parametrize("bad", [math.nan, math.inf])
+@pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
 def test_a_field_that_is_not_finite_is_refused(bad):
     def density(x):
         return torch.where(x[:, 0] > 0.7, bad, toy("mug")(x))

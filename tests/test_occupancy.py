@@ -222,7 +222,7 @@ def test_changed_tensors_are_known_to_autograd():
     (dict(sigma=torch.zeros(3, device="meta")), ValueError, "sigma"),
     (dict(decay=1.5), ValueError, "decay"),
     (dict(threshold=-1.0), ValueError, "threshold"),
-    (dict(threshold=NAN), ValueError, "threshold"),
+    *[({name: bad}, ValueError, name) for bad in (NAN, INF, -INF) for name in ("threshold", "decay")],
 ])
 def test_errors_name_the_argument(change, error, name):
     bits, cells = torch.zeros(64, dtype=torch.uint8), torch.zeros(3, dtype=torch.int64)

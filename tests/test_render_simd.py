@@ -100,7 +100,8 @@ def test_composite_matches_float64(simd, lengths, spare, scale):
     got = with_gradients(composite, leaves, [t, offsets, rays_d, STEP])
     want = with_gradients(reference.composite, doubled(leaves), [t.double(), offsets, rays_d.double(), STEP])
     for a, b in zip(got, want, strict=True):
-        torch.testing.assert_close(a.double(), b, atol=2e-5, rtol=2e-5)
+        largest = float(b.abs().max()) if b.numel() else 0.0  # gradients of the density are small
+        torch.testing.assert_close(a.double(), b, atol=2e-5 * min(1.0, max(largest, 0.01)), rtol=2e-5)
 
 
 def test_composite_of_a_ray_does_not_depend_on_its_place(simd):
