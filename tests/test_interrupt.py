@@ -70,6 +70,7 @@ def start(folder: Path, out=None, steps: int = 100_000, before=lambda: None) -> 
         else:
             os.dup2(out if isinstance(out, int) else os.open(out, os.O_CREAT | os.O_WRONLY), 1)
             sys.stdout = open(1, "w", closefd=False)
+        signal.signal(signal.SIGHUP, signal.SIG_DFL)  # the tests themselves may run under nohup
         before()
         code = victim(folder, steps)
     finally:
