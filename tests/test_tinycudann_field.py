@@ -16,7 +16,7 @@ from dreamfusion_ngp.errors import NativeError, UsageError
 from dreamfusion_ngp.fields import HashField
 from dreamfusion_ngp.ops.field import field as kernels
 from dreamfusion_ngp.train import State
-from test_train import TINY, all_finite, run
+from tiny_runs import TINY, all_finite, run
 
 SMALL = FieldConfig(levels=5, base_resolution=5, finest_resolution=70, log2_table=12, hidden=16, backend="tinycudann",
                     background_hidden=0)

@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from tiny_runs import TINY, Target, run
+from tiny_runs import TINY, Target, all_finite, run
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from dreamfusion_ngp import steps
@@ -119,10 +119,6 @@ class Meddler(Target):
         output = super().__call__(rgb, views, step)
         self.meddle(step)
         return output
-
-
-def all_finite(state):
-    return all(v.isfinite().all() for v in state.tensors().values() if v.is_floating_point())
 
 
 @pytest.mark.parametrize("value", BAD)

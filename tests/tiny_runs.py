@@ -38,3 +38,7 @@ def run(config, guidance=None, state=None, stop_after=None, device="cpu"):
 
     train(state, guidance or Target(), observe)
     return state, records
+
+
+def all_finite(state) -> bool:
+    return all(v.isfinite().all() for v in state.tensors().values() if v.is_floating_point())
