@@ -4,6 +4,7 @@ to ask it from."""
 import hashlib
 import json
 import os
+import shutil
 import socket
 import subprocess
 import sys
@@ -12,6 +13,8 @@ import time
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
+
+import pytest
 
 
 def git_hash(data: bytes) -> str:
@@ -176,3 +179,14 @@ def line(done) -> str:
     lines = done.stderr.strip().splitlines()
     assert len(lines) == 1 and lines[0].startswith("error: "), done.stderr
     return lines[0]
+
+
+@pytest.fixture
+def machine(tmp_path):
+    return Machine(tmp_path)
+
+
+@pytest.fixture
+def model(latent_folders, tmp_path):
+    """A repository's files, to be changed."""
+    return shutil.copytree(latent_folders["sd"], tmp_path / "repository")

@@ -22,12 +22,11 @@ def image(size=12) -> torch.Tensor:
     return torch.rand(3, size, size, 3, generator=torch.Generator().manual_seed(0)).requires_grad_()
 
 
-def reference_gradient(guidance, folder, rgb: torch.Tensor, scale: float) -> torch.Tensor:
-    """Seed 3, step 4, the three views of `views()`, in the flow's own terms: z = (1 - s) x + s eps, velocity eps - x.
-    The clean picture that it implies is the same one, whatever the schedule is called; w = s^2 / ((1 - s)^2 + s^2)."""
+def in_float64(folder, rgb: torch.Tensor):
+    """The transformer, a copy of rgb (3, H, H, 3) that takes a gradient, its latents (3, 4, 8, 8), and what seed 3
+    draws in step 4: each view's place in [0, 1) among the noise levels and its noise (3, 4, 8, 8)."""
     from diffusers import AutoencoderKL, SD3Transformer2DModel
 
-    net = SD3Transformer2DModel.from_pretrained(folder / "transformer").double()
     vae = AutoencoderKL.from_pretrained(folder / "vae").double()
     draws = generator(3, 4, Stream.GUIDANCE)
     order, offset = draws.random((2, 3))
@@ -35,9 +34,17 @@ def reference_gradient(guidance, folder, rgb: torch.Tensor, scale: float) -> tor
     x = rgb.detach().double().requires_grad_()
     big = torch.nn.functional.interpolate(x.permute(0, 3, 1, 2), size=16, mode="bilinear", align_corners=False)
     latent = (vae.encode(big * 2 - 1).latent_dist.mean - 0.0609) * 1.5305
+    net = SD3Transformer2DModel.from_pretrained(folder / "transformer").double()
+    return net, x, latent, (np.argsort(order) + offset) / 3, noise
+
+
+def reference_gradient(guidance, folder, rgb: torch.Tensor, scale: float) -> torch.Tensor:
+    """Seed 3, step 4, the three views of `views()`, in the flow's own terms: z = (1 - s) x + s eps, velocity eps - x.
+    The clean picture that it implies is the same one, whatever the schedule is called; w = s^2 / ((1 - s)^2 + s^2)."""
+    net, x, latent, place, noise = in_float64(folder, rgb)
     loss = 0.0
     for b, word in enumerate(("front", "side", "back")):
-        s = (int((0.02 + 0.96 * (np.argsort(order)[b] + offset[b]) / 3) * 1000) + 1) / 1000
+        s = (int((0.02 + 0.96 * place[b]) * 1000) + 1) / 1000
         with torch.no_grad():
             z = (1 - s) * latent[b] + s * noise[b]
             velocity = []
@@ -110,27 +117,20 @@ def test_it_has_a_plan_and_refuses_what_does_not_fit(latent_folders, tmp_path):
 
 def test_preset_sd3_is_a_step_of_rfds(latent_folders):
     """Yang et al., ICLR 2025, written anew: z between the latents and noise at a sigma of the scheduler's table, by an
-    index from 300 to 980; half of the mean of the squares (noise - latents - guided velocity), in whose place RFDS has
-    a random weight of mean 1/2; here of every view, then their mean."""
-    from diffusers import AutoencoderKL, FlowMatchEulerDiscreteScheduler, SD3Transformer2DModel
+    index from 300 to 980; half of the mean of the squares (noise - latents - guided velocity), where RFDS has a
+    random weight of mean 1/2 instead; here of every view, then their mean."""
+    from diffusers import FlowMatchEulerDiscreteScheduler
 
     folder, theirs = latent_folders["sd3"], preset("sd3").guidance
     names = ("scale", "weighting", "t_range", "t_max_end", "t_window", "t_shifted", "t_shared", "clip_clean", "rescale")
     guidance, rgb = loaded(folder, **{name: getattr(theirs, name) for name in names}), image()
     guidance(rgb, views(), 4).loss.backward()
 
-    net = SD3Transformer2DModel.from_pretrained(folder / "transformer").double()
-    vae = AutoencoderKL.from_pretrained(folder / "vae").double()
+    net, x, latents, place, noise = in_float64(folder, rgb)
     table = FlowMatchEulerDiscreteScheduler.from_pretrained(folder / "scheduler")
-    draws = generator(3, 4, Stream.GUIDANCE)
-    order, offset = draws.random((2, 3))
-    noise = torch.from_numpy(draws.standard_normal((3, 4, 8, 8), dtype=np.float32)).double()
-    x = rgb.detach().double().requires_grad_()
-    big = torch.nn.functional.interpolate(x.permute(0, 3, 1, 2), size=16, mode="bilinear", align_corners=False)
-    latents = (vae.encode(big * 2 - 1).latent_dist.mean - 0.0609) * 1.5305
     loss, indices = 0.0, []
     for b, word in enumerate(("front", "side", "back")):
-        indices.append(999 - int(19 + 681 * (np.argsort(order)[b] + offset[b]) / 3))
+        indices.append(999 - int(19 + 681 * place[b]))
         sigma, time = table.sigmas[indices[-1]].double(), table.timesteps[indices[-1]].double()
         with torch.no_grad():
             z = sigma * noise[b] + (1 - sigma) * latents[b]

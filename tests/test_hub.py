@@ -8,7 +8,7 @@ import subprocess
 import sys
 
 import pytest
-from fake_hub import BlackHole, FakeHub, Machine, line
+from fake_hub import BlackHole, FakeHub, line, machine, model  # noqa: F401 (fixtures)
 from tiny_latent import latent_folders  # noqa: F401 (fixture)
 
 from dreamfusion_ngp import hub as hub_module
@@ -19,17 +19,6 @@ from dreamfusion_ngp.presets import PRESETS, preset
 
 FIRST, SECOND = ALIASES["sd21"].repos
 WEIGHTS = "unet/diffusion_pytorch_model.safetensors"
-
-
-@pytest.fixture
-def machine(tmp_path):
-    return Machine(tmp_path)
-
-
-@pytest.fixture
-def model(latent_folders, tmp_path):
-    """A repository's files, to be changed."""
-    return shutil.copytree(latent_folders["sd"], tmp_path / "repository")
 
 
 @pytest.fixture

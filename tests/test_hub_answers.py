@@ -13,7 +13,7 @@ import threading
 from pathlib import Path
 
 import pytest
-from fake_hub import FakeHub, Machine, line
+from fake_hub import FakeHub, line, machine, model  # noqa: F401 (fixtures)
 from tiny_latent import latent_folders  # noqa: F401 (fixture)
 
 from dreamfusion_ngp import cache, snapshots
@@ -23,17 +23,6 @@ from dreamfusion_ngp.guidance.parts import load_model, read_index
 
 REPO = "someone/something"
 WEIGHTS = "unet/diffusion_pytorch_model.safetensors"
-
-
-@pytest.fixture
-def machine(tmp_path):
-    return Machine(tmp_path)
-
-
-@pytest.fixture
-def model(latent_folders, tmp_path):
-    """A repository's files, to be changed."""
-    return shutil.copytree(latent_folders["sd"], tmp_path / "repository")
 
 
 @pytest.fixture
