@@ -198,16 +198,16 @@ def run_record(name: str, task: Task, record: dict) -> dict:
             **record["figures"], **picture}
 
 
-def collected(name: str, tasks: list[tuple[Arm, Task]], args, prior: str, digest: str | None, before: dict,
+def collected(name: str, tasks: list[tuple[Arm, Task]], args, prior: str, judge_digest: str | None, before: dict,
               known: dict) -> dict | None:
     """The JSON of a group: its arms with the runs that are in --runs or `known` (see `recorded`); None where there is
     none. before: the group as the file has it."""
     group, full, arms = shortened(GROUPS[name], args), GROUPS[name], []
-    judge = before.get("judge") if (before.get("judge") or {}).get("digest") == digest else None
+    judge = before.get("judge") if (before.get("judge") or {}).get("digest") == judge_digest else None
     for arm in chosen_arms(group, args):
         runs = []
         for _, task in (pair for pair in tasks if pair[0] is arm):
-            if record := finished(task, args.runs, digest):
+            if record := finished(task, args.runs, judge_digest):
                 runs.append(run_record(name, task, record))
                 judge = record["judge"]
             elif (name, task.key) in known:
@@ -244,12 +244,12 @@ def command_of(name: str, args) -> str:
     return " ".join(["python benches/ablation.py --only", name, *given])
 
 
-def write_results(plans: dict[str, list[tuple[Arm, Task]]], args, prior: str, digest: str | None) -> None:
+def write_results(plans: dict[str, list[tuple[Arm, Task]]], args, prior: str, judge_digest: str | None) -> None:
     """Renew these groups in the JSON file; the others stay."""
     path = args.out
     known = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {"groups": {}}
-    runs = recorded(path, digest)
-    found = {name: collected(name, tasks, args, prior, digest, known["groups"].get(name, {}), runs)
+    runs = recorded(path, judge_digest)
+    found = {name: collected(name, tasks, args, prior, judge_digest, known["groups"].get(name, {}), runs)
              for name, tasks in plans.items()}
     if not any(found.values()):
         return

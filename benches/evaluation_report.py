@@ -24,8 +24,8 @@ from dreamfusion_ngp.evaluation.report import DEFINITIONS  # noqa: E402
 
 LOOK = ("From the front right and from the opposite side, lit above, textureless below; the number is the volumetric "
         "IoU.")
-OUTDATED = ("**The volumetric IoU of these runs was counted on 64^3 cell centres, to which the pose was fitted. Five such runs "
-            "counted exactly had .04 less in the mean (.09 less to .01 more).** Compare within this table only.")
+OUTDATED = ("**The volumetric IoU of these runs was counted on 64^3 cell centres, to which the pose was fitted. Five "
+            "such runs counted exactly had .04 less in the mean (.09 less to .01 more).** Compare within this table only.")
 RETRIEVAL = (("r_precision_color", "R-Precision Colour"), ("r_precision_geo", "R-Precision Geo"),
              ("r_precision_albedo", "R-Precision unlit"))
 SHAPE = (("volumetric_iou", "volumetric IoU"), ("silhouette_iou", "silhouette IoU"))

@@ -38,7 +38,8 @@ from dreamfusion_ngp.workflow import choose_device, generate, set_threads  # noq
 
 HERE = Path(__file__).resolve().parent
 SHOWN = (1, 5)  # of the eight views: from the front right, and from the opposite side
-LEFT_OUT = ("run", "views", "prompt", "seed", "steps", "definitions", "mean_color")  # of the figures: said elsewhere, or lists
+# Of the figures, what is said elsewhere, and lists.
+LEFT_OUT = ("run", "views", "prompt", "seed", "steps", "definitions", "mean_color")
 
 
 def end_with_the_caller() -> None:
@@ -87,8 +88,8 @@ def make(task: dict, folder: Path) -> dict:
         failed = str(error)
     seconds = time.monotonic() - BEGAN
     found = next(place.rglob(CHECKPOINT), None)
-    return {"seconds": round(seconds, 1), "cpu_seconds": round(cpu_seconds(), 1), "failed": failed, "threads": task["threads"],
-            "processes": task["processes"], "machine": facts(device),
+    return {"seconds": round(seconds, 1), "cpu_seconds": round(cpu_seconds(), 1), "failed": failed,
+            "threads": task["threads"], "processes": task["processes"], "machine": facts(device),
             "checkpoint": found and found.relative_to(folder).as_posix()}
 
 

@@ -21,7 +21,6 @@ from .native import cores
 from .presets import PRESETS, preset
 from .prompts import clean_prompt
 
-FORMATS = ("glb", "obj", "ply", "stl")
 # How the ValueErrors of ops begin, whose arguments are settings: "march: step is too small", "adam_step: eps must ...".
 CHECKED = ("GridLayout", "hashgrid", "field", "density", "march", "cell", "occupancy", "composite", "shade",
            "adam", "render")

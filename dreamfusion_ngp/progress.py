@@ -20,8 +20,8 @@ LINE_INTERVAL = 15.0       # seconds between lines where there is no terminal
 
 
 class Conveniences:
-    """Runs what a run can do without. Of what goes wrong in it the first is said, in one line; only a DivergenceError is
-    raised."""
+    """Runs what a run can do without. Of what goes wrong in it the first is said, in one line; only a DivergenceError
+    is raised."""
 
     def __init__(self):
         self.warned = False

@@ -52,8 +52,8 @@ class Saver:
 
     @contextmanager
     def kept(self):
-        """Save after an exception of the block, which is raised all the same; a DivergenceError says what the checkpoint
-        holds. The step that was interrupted is made again when the run is resumed."""
+        """Save after an exception of the block, which is raised all the same; a DivergenceError says what the
+        checkpoint holds. The step that was interrupted is made again when the run is resumed."""
         try:
             yield
         except BaseException as error:

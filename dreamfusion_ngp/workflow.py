@@ -239,9 +239,10 @@ def render_run(state: State, folder: Path, *, frames: int = 48, resolution: int 
 def evaluate_runs(paths: list[Path], *, clip: str | None = None, judge: Path | None = None,
                   captions: Path | None = None, out: Path | None = None, depth: int = DEPTH, device: str = "auto",
                   threads: int | None = None, show=print) -> dict:
-    """Score the runs that `paths` are or hold, at most `depth` folders below; every one gets its evaluation.json. With `out` that folder gets evaluation.json (the judge's score on
-    true renderings, means and spreads, all runs), table.md and index.html. show: called with a line per run. Of several
-    runs one without a result, an empty scene, counts as zero; alone it raises ExportError."""
+    """Score the runs that `paths` are or hold, at most `depth` folders below; every one gets its evaluation.json.
+    With `out` that folder gets evaluation.json (the judge's score on true renderings, means and spreads, all runs),
+    table.md and index.html. show: called with a line per run. Of several runs one without a result, an empty scene,
+    counts as zero; alone it raises ExportError."""
     from .evaluation import scoring, sheet
     from .evaluation.retrieval import read_captions
 

@@ -110,7 +110,8 @@ def test_a_bad_folder_is_one_clear_line(copy, name):
 
 def test_a_folder_that_is_none_is_one_clear_line(tmp_path):
     (tmp_path / "file").write_text("x")
-    for path, message in ((tmp_path / "nowhere", "^no such folder: "), (tmp_path / "file", "is not a folder but a file")):
+    for path, message in ((tmp_path / "nowhere", "^no such folder: "),
+                          (tmp_path / "file", "is not a folder but a file")):
         with pytest.raises(PriorError, match=message):
             check_guidance(config(path))
 

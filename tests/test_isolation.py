@@ -72,4 +72,5 @@ def test_a_module_leans_on_no_other(module):
 ])
 def test_the_rules_catch_what_they_are_for(source):
     assert leaning(source)
-    assert not leaning("def test(monkeypatch):\n    monkeypatch.setattr(sys, 'path', [])\n    train_prior(1, score=test)")
+    assert not leaning("def test(monkeypatch):\n    monkeypatch.setattr(sys, 'path', [])\n"
+                       "    train_prior(1, score=test)")

@@ -15,7 +15,8 @@ def here(tmp_path, monkeypatch):
     return tmp_path
 
 
-@pytest.mark.parametrize("name", ["mine/my-sd15", "mine/my-sd15@v2", "mine/a.b", "models/my-sd15", "./models/my-sd15", "../my-sd15", "~/my-sd15",
+@pytest.mark.parametrize("name", ["mine/my-sd15", "mine/my-sd15@v2", "mine/a.b", "models/my-sd15", "./models/my-sd15",
+                                  "../my-sd15", "~/my-sd15",
                                   "/models/my-sd15", "a/b/c", "my-sd15", "weights/x.safetensors", "x/model.ckpt",
                                   "a--b/c", "a/b..c", "a/b.git", "a/-b", "models/my sd15", "a" * 300 + "/b"])
 def test_a_path_that_is_not_there_is_a_missing_folder(here, name):

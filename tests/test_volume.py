@@ -43,7 +43,8 @@ def with_a_plate(name, x):
     return contains(name, x) | ((x[:, 1] - 0.1).abs() < 0.003) & (x.norm(dim=1) < 0.45)
 
 
-KINDS = {"stretched": lambda name, x: contains(name, stretched(x)), "sheared": lambda name, x: contains(name, sheared(x)),
+KINDS = {"stretched": lambda name, x: contains(name, stretched(x)),
+         "sheared": lambda name, x: contains(name, sheared(x)),
          "larger": lambda name, x: contains(name, larger(x)), "with a plate": with_a_plate}
 CASES = [(name, list(KINDS)[i % len(KINDS)]) for i, name in enumerate(CLASSES)]
 

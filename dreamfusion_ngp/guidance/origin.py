@@ -41,14 +41,14 @@ def check_weights(config: RunConfig, known: dict[str, str]) -> dict[str, str]:
         if found.get(field) != digest:
             raise PriorError(f"{getattr(config.guidance, field) or 'no VAE'} is another model than the run was started "
                              f"with (the digest of its weights is {found.get(field, 'missing')[:12]}, not "
-                             f"{str(digest)[:12]}); give that one with {FLAGS.get(field, '--guidance')}, or start a new "
-                             "run")
+                             f"{str(digest)[:12]}); give that one with {FLAGS.get(field, '--guidance')}, or start a "
+                             "new run")
     return found
 
 
 def weights_of(config: RunConfig) -> dict[str, str]:
-    """The digests of the weights of a run's models, by field of GuidanceConfig. None for the embedded prior, which comes
-    with the package."""
+    """The digests of the weights of a run's models, by field of GuidanceConfig. None for the embedded prior, which
+    comes with the package."""
     names = {field: getattr(config.guidance, field) for field in FLAGS}
     return {field: weights_digest(model_path(name)) for field, name in names.items() if name not in ("", TOYBOX_NAME)}
 
