@@ -9,12 +9,9 @@ from pathlib import Path
 
 from setuptools import Extension, setup
 
-if sys.version_info < (3, 11):
-    raise SystemExit(f"dreamfusion_ngp needs Python 3.11 or newer; this is {sys.version.split()[0]}")
-
 sys.path.insert(0, str(Path(__file__).parent.resolve()))  # build isolation leaves the project's own folder out
 
-from build_support import CMakeBuild, FreshBuild, cmake_requirement  # noqa: E402
+from build_support import CMakeBuild, FreshBuild, cmake_requirement
 
 setup(
     setup_requires=cmake_requirement(),

@@ -30,11 +30,12 @@ from pathlib import Path
 HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE))  # PYTHONSAFEPATH leaves it out
 
-import dreamfusion_ngp  # noqa: E402
-from arms import GROUPS, Arm, Group, arguments, config_of  # noqa: E402
-from dreamfusion_ngp.config import RunConfig, to_dict  # noqa: E402
-from dreamfusion_ngp.errors import DreamfusionError, UsageError  # noqa: E402
-from dreamfusion_ngp.evaluation.report import DEFINITIONS  # noqa: E402
+from arms import GROUPS, Arm, Group, arguments, config_of
+
+import dreamfusion_ngp
+from dreamfusion_ngp.config import RunConfig, to_dict
+from dreamfusion_ngp.errors import DreamfusionError, UsageError
+from dreamfusion_ngp.evaluation.report import DEFINITIONS
 
 PACKAGE = Path(dreamfusion_ngp.__file__).parent
 PRIOR = PACKAGE / "toybox" / "priors" / "toybox-64"
@@ -69,11 +70,11 @@ def digest(*paths: Path) -> str:
 
 def shortened(group: Group, args) -> Group:
     """The group with as many prompts and seeds as the flags leave."""
-    return replace(group, prompts=group.prompts[:args.prompts], seeds=group.seeds[:args.seeds])
+    return replace(group, prompts=group.prompts[: args.prompts], seeds=group.seeds[: args.seeds])
 
 
 def chosen_arms(group: Group, args) -> tuple[Arm, ...]:
-    return group.arms[:args.arms]
+    return group.arms[: args.arms]
 
 
 def task_of(group: Group, arm: Arm, prompt: str, seed: int, args, prior: str) -> Task:
@@ -98,8 +99,12 @@ def differing(config: dict, defaults: dict) -> dict:
 
 def tasks_of(group: Group, args, prior: str) -> list[tuple[Arm, Task]]:
     """All runs of a group, a prompt after the other: what is stopped half-way has whole comparisons."""
-    return [(arm, task_of(group, arm, prompt, seed, args, prior))
-            for seed in group.seeds for prompt in group.prompts for arm in chosen_arms(group, args)]
+    return [
+        (arm, task_of(group, arm, prompt, seed, args, prior))
+        for seed in group.seeds
+        for prompt in group.prompts
+        for arm in chosen_arms(group, args)
+    ]
 
 
 def finished(task: Task, root: Path, judge: str | None) -> dict | None:
@@ -118,8 +123,13 @@ def recorded(path: Path, judge: str | None) -> dict[tuple, dict]:
         groups = json.loads(path.read_text(encoding="utf-8"))["groups"]
     except FileNotFoundError:
         return {}
-    return {(name, run["key"]): run for name, group in groups.items() for arm in group["arms"] for run in arm["runs"]
-            if run.get("definitions") == DEFINITIONS and (group["judge"] or {}).get("digest") == judge}
+    return {
+        (name, run["key"]): run
+        for name, group in groups.items()
+        for arm in group["arms"]
+        for run in arm["runs"]
+        if run.get("definitions") == DEFINITIONS and (group["judge"] or {}).get("digest") == judge
+    }
 
 
 class Runner:
@@ -135,13 +145,25 @@ class Runner:
     def start(self, task: Task) -> None:
         folder, args = task.folder(self.args.runs), self.args
         folder.mkdir(parents=True, exist_ok=True)
-        wanted = {"config": task.config, "whole": task.whole, "oracle": task.oracle, "judge": self.judge,
-                  "device": args.device, "threads": args.threads, "processes": args.processes}
+        wanted = {
+            "config": task.config,
+            "whole": task.whole,
+            "oracle": task.oracle,
+            "judge": self.judge,
+            "device": args.device,
+            "threads": args.threads,
+            "processes": args.processes,
+        }
         (folder / "task.json").write_text(json.dumps(wanted, indent=1) + "\n")
         environment = os.environ | {"OMP_NUM_THREADS": str(args.threads), "OMP_WAIT_POLICY": "PASSIVE"}
         with open(folder / "log.txt", "a") as log:
-            process = subprocess.Popen([sys.executable, str(HERE / "make_run.py"), str(folder.resolve())], stdout=log,
-                                       stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL, env=environment)
+            process = subprocess.Popen(
+                [sys.executable, str(HERE / "make_run.py"), str(folder.resolve())],
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                stdin=subprocess.DEVNULL,
+                env=environment,
+            )
         self.running[process] = task, time.monotonic()
 
     def settle(self, done: int, total: int) -> int:
@@ -172,8 +194,9 @@ class Runner:
         pending, done = list(todo), total - len(todo)
         try:
             while pending or self.running:
-                while pending and len(self.running) < self.args.processes \
-                        and time.monotonic() + self.longest < self.end:
+                while (
+                    pending and len(self.running) < self.args.processes and time.monotonic() + self.longest < self.end
+                ):
                     self.start(pending.pop(0))
                 if not self.running or time.monotonic() > self.end:
                     return False
@@ -191,15 +214,23 @@ def run_record(name: str, task: Task, record: dict) -> dict:
     picture = {"picture": record["picture"]} if name in PICTURED and task.seed == GROUPS[name].seeds[0] else {}
     machine, truth = record["machine"], record["truth"] or {}
     where = f"{machine['gpu'] or machine['machine']}, kernels {machine['simd']}, torch {machine['versions']['torch']}"
-    return {"prompt": task.prompt, "seed": task.seed, "key": task.key, "definitions": record["definitions"],
-            "machine": where, "commit": machine["commit"] or "unknown",
-            **{key: record[key] for key in ("seconds", "cpu_seconds", "failed") if key in record},
-            "truth": {key: value for key, value in truth.items() if key.startswith("r_precision")} or None,
-            **record["figures"], **picture}
+    return {
+        "prompt": task.prompt,
+        "seed": task.seed,
+        "key": task.key,
+        "definitions": record["definitions"],
+        "machine": where,
+        "commit": machine["commit"] or "unknown",
+        **{key: record[key] for key in ("seconds", "cpu_seconds", "failed") if key in record},
+        "truth": {key: value for key, value in truth.items() if key.startswith("r_precision")} or None,
+        **record["figures"],
+        **picture,
+    }
 
 
-def collected(name: str, tasks: list[tuple[Arm, Task]], args, prior: str, judge_digest: str | None, before: dict,
-              known: dict) -> dict | None:
+def collected(
+    name: str, tasks: list[tuple[Arm, Task]], args, prior: str, judge_digest: str | None, before: dict, known: dict
+) -> dict | None:
     """The JSON of a group: its arms with the runs that are in --runs or `known` (see `recorded`); None where there is
     none. before: the group as the file has it."""
     group, full, arms = shortened(GROUPS[name], args), GROUPS[name], []
@@ -218,27 +249,55 @@ def collected(name: str, tasks: list[tuple[Arm, Task]], args, prior: str, judge_
     made = [run for arm in arms for run in arm["runs"]]
     if not made:
         return None
-    wanted = {"steps": args.steps, "resolution": args.resolution,
-              **{key: getattr(args, key) for key in ("prompts", "seeds", "arms")
-                 if getattr(args, key) is not None and getattr(args, key) < len(getattr(full, key))}}
-    return {"title": group.title, "why": group.why, "command": command_of(name, args), "date": date.today().isoformat(),
-            "shortened": {key: value for key, value in wanted.items() if value is not None},
-            "machines": sorted({run["machine"] for run in made}), "commits": sorted({run["commit"] for run in made}),
-            "prior": prior, "threads": args.threads, "processes": args.processes, "whole": group.whole,
-            "planned": len(tasks), "judge": judge, "truth": truth_of(made), "arms": arms}
+    wanted = {
+        "steps": args.steps,
+        "resolution": args.resolution,
+        **{
+            key: getattr(args, key)
+            for key in ("prompts", "seeds", "arms")
+            if getattr(args, key) is not None and getattr(args, key) < len(getattr(full, key))
+        },
+    }
+    return {
+        "title": group.title,
+        "why": group.why,
+        "command": command_of(name, args),
+        "date": date.today().isoformat(),
+        "shortened": {key: value for key, value in wanted.items() if value is not None},
+        "machines": sorted({run["machine"] for run in made}),
+        "commits": sorted({run["commit"] for run in made}),
+        "prior": prior,
+        "threads": args.threads,
+        "processes": args.processes,
+        "whole": group.whole,
+        "planned": len(tasks),
+        "judge": judge,
+        "truth": truth_of(made),
+        "arms": arms,
+    }
 
 
 def truth_of(runs: list[dict]) -> dict | None:
     """R-Precision of the true toys, averaged over the prompts that were run."""
     known = [run["truth"] for run in {run["prompt"]: run for run in runs}.values() if run["truth"]]
-    return {key: round(sum(truth[key] for truth in known) / len(known), 4) for key in known[0]} | {
-        "prompts": len(known)} if known else None
+    return (
+        {key: round(sum(truth[key] for truth in known) / len(known), 4) for key in known[0]} | {"prompts": len(known)}
+        if known
+        else None
+    )
 
 
 def command_of(name: str, args) -> str:
     """The command that makes one group again."""
-    flags = {"--threads": args.threads, "--processes": args.processes, "--steps": args.steps,
-             "--resolution": args.resolution, "--prompts": args.prompts, "--seeds": args.seeds, "--arms": args.arms}
+    flags = {
+        "--threads": args.threads,
+        "--processes": args.processes,
+        "--steps": args.steps,
+        "--resolution": args.resolution,
+        "--prompts": args.prompts,
+        "--seeds": args.seeds,
+        "--arms": args.arms,
+    }
     plain = {"--threads": 1, "--processes": 1}
     given = [f"{flag} {value}" for flag, value in flags.items() if value not in (None, plain.get(flag))]
     return " ".join(["python benches/ablation.py --only", name, *given])
@@ -249,8 +308,10 @@ def write_results(plans: dict[str, list[tuple[Arm, Task]]], args, prior: str, ju
     path = args.out
     known = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {"groups": {}}
     runs = recorded(path, judge_digest)
-    found = {name: collected(name, tasks, args, prior, judge_digest, known["groups"].get(name, {}), runs)
-             for name, tasks in plans.items()}
+    found = {
+        name: collected(name, tasks, args, prior, judge_digest, known["groups"].get(name, {}), runs)
+        for name, tasks in plans.items()
+    }
     if not any(found.values()):
         return
     known["groups"] |= {name: group for name, group in found.items() if group}
@@ -262,8 +323,14 @@ def write_results(plans: dict[str, list[tuple[Arm, Task]]], args, prior: str, ju
 
 def parsed(argv: list[str] | None):
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--only", nargs="+", choices=GROUPS, metavar="GROUP", default=list(GROUPS),
-                        help=f"of {', '.join(GROUPS)} (default: all, in this order)")
+    parser.add_argument(
+        "--only",
+        nargs="+",
+        choices=GROUPS,
+        metavar="GROUP",
+        default=list(GROUPS),
+        help=f"of {', '.join(GROUPS)} (default: all, in this order)",
+    )
     parser.add_argument("--collect", action="store_true", help="make no runs, only gather those that are there")
     parser.add_argument("--hours", type=float, default=0.0, help="stop after so long; what runs then is made anew")
     parser.add_argument("--processes", type=int, default=1, help="runs at a time (default: 1)")
@@ -294,8 +361,10 @@ def ablate(args) -> int:
     had = recorded(args.out, known)
     wanted = {task.key for name, plan in plans.items() for _, task in plan if (name, task.key) not in had}
     todo = [task for task in tasks.values() if task.key in wanted and not finished(task, args.runs, known)]
-    print(f"{len(tasks)} runs, {len(tasks) - len(todo)} done; judge: {known or 'none, R-Precision stays empty'}",
-          flush=True)
+    print(
+        f"{len(tasks)} runs, {len(tasks) - len(todo)} done; judge: {known or 'none, R-Precision stays empty'}",
+        flush=True,
+    )
     runner = Runner(args, judge, lambda: write_results(plans, args, prior, known))
     runner.after()
     if not args.collect and not runner.run(todo, len(tasks)):

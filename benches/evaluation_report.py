@@ -16,18 +16,24 @@ from pathlib import Path
 HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE))  # PYTHONSAFEPATH leaves it out
 
-from arms import GROUPS  # noqa: E402
-from metrics import HEAD, METRICS  # noqa: E402
-from svg import Axes, Names, Share, grid, markdown  # noqa: E402
+from arms import GROUPS
+from metrics import HEAD, METRICS
+from svg import Axes, Names, Share, grid, markdown
 
-from dreamfusion_ngp.evaluation.report import DEFINITIONS  # noqa: E402
+from dreamfusion_ngp.evaluation.report import DEFINITIONS
 
-LOOK = ("From the front right and from the opposite side, lit above, textureless below; the number is the volumetric "
-        "IoU.")
-OUTDATED = ("**The volumetric IoU of these runs was counted on 64^3 cell centres, to which the pose was fitted. Five "
-            "such runs counted exactly had .04 less in the mean (.09 less to .01 more).** Compare within this table only.")
-RETRIEVAL = (("r_precision_color", "R-Precision Colour"), ("r_precision_geo", "R-Precision Geo"),
-             ("r_precision_albedo", "R-Precision unlit"))
+LOOK = (
+    "From the front right and from the opposite side, lit above, textureless below; the number is the volumetric IoU."
+)
+OUTDATED = (
+    "**The volumetric IoU of these runs was counted on 64^3 cell centres, to which the pose was fitted. Five "
+    "such runs counted exactly had .04 less in the mean (.09 less to .01 more).** Compare within this table only."
+)
+RETRIEVAL = (
+    ("r_precision_color", "R-Precision Colour"),
+    ("r_precision_geo", "R-Precision Geo"),
+    ("r_precision_albedo", "R-Precision unlit"),
+)
 SHAPE = (("volumetric_iou", "volumetric IoU"), ("silhouette_iou", "silhouette IoU"))
 BARS = (  # heading, figure, how it is summed up, bound, whether it is an upper one
     ("mean volumetric IoU", "volumetric_iou", statistics.fmean, 0.65, False),
@@ -62,8 +68,16 @@ def paired(group: dict) -> list[tuple[dict, list[dict]]]:
     """Every arm with its runs of those prompts and seeds that all arms have, in one order."""
     keys = [{(run["prompt"], run["seed"]) for run in arm["runs"]} for arm in group["arms"]]
     common = set.intersection(*keys)
-    return [(arm, sorted((run for run in arm["runs"] if (run["prompt"], run["seed"]) in common),
-                         key=lambda run: (run["seed"], run["prompt"]))) for arm in group["arms"]]
+    return [
+        (
+            arm,
+            sorted(
+                (run for run in arm["runs"] if (run["prompt"], run["seed"]) in common),
+                key=lambda run: (run["seed"], run["prompt"]),
+            ),
+        )
+        for arm in group["arms"]
+    ]
 
 
 def values(runs: list[dict], key: str) -> list[float]:
@@ -74,7 +88,7 @@ def change(runs: list[dict], others: list[dict] | None) -> str:
     """Mean difference of the volumetric IoU, prompt by prompt and seed by seed, and its standard error."""
     if others is None or not runs:
         return ""
-    differences = [a["volumetric_iou"] - b["volumetric_iou"] for a, b in zip(runs, others)]
+    differences = [a["volumetric_iou"] - b["volumetric_iou"] for a, b in zip(runs, others, strict=True)]
     error = error_of(differences)
     return f"{statistics.fmean(differences):+.3f}" + (f" ± {error:.3f}" if error is not None else "")
 
@@ -86,33 +100,71 @@ def arms_table(name: str, group: dict) -> list[str]:
     for number, (arm, runs) in enumerate(pairs):
         other = (pairs[number - 1][1] if number else None) if name == "paper" else preset
         other = None if other is runs else other
-        rows.append([arm["name"], arm["why"], *(with_spread(values(runs, key)) for key, _ in RETRIEVAL + SHAPE),
-                     change(runs, other), shown(sum(values(runs, "extra_faces")), 0), shown(len(runs), 0),
-                     shown(statistics.fmean(values(runs, "seconds")), 0) if runs else ""])
+        rows.append(
+            [
+                arm["name"],
+                arm["why"],
+                *(with_spread(values(runs, key)) for key, _ in RETRIEVAL + SHAPE),
+                change(runs, other),
+                shown(sum(values(runs, "extra_faces")), 0),
+                shown(len(runs), 0),
+                shown(statistics.fmean(values(runs, "seconds")), 0) if runs else "",
+            ]
+        )
     before = "IoU, change to the row above" if name == "paper" else "IoU, change to the preset"
     head = ["arm", "what it is", *(title for _, title in RETRIEVAL + SHAPE), before, "extra faces", "runs", "s a run"]
     if group["truth"]:
-        rows.append(["true toys", "what a perfect result would score",
-                     *(shown(group["truth"][key]) for key, _ in RETRIEVAL), "1", "1", "", "0", "", ""])
+        rows.append(
+            [
+                "true toys",
+                "what a perfect result would score",
+                *(shown(group["truth"][key]) for key, _ in RETRIEVAL),
+                "1",
+                "1",
+                "",
+                "0",
+                "",
+                "",
+            ]
+        )
     return markdown(head, rows, "ll" + "r" * 9)
 
 
 def bars_table(group: dict) -> list[str]:
     """One row a prompt, with its mean and spread over the seeds, then the bars."""
     runs = group["arms"][0]["runs"]
-    columns = (*SHAPE, ("chamfer", "Chamfer"), ("color_error", "colour error"), ("extra_faces", "extra faces"),
-               *RETRIEVAL[:2], ("seconds", "seconds"))
+    columns = (
+        *SHAPE,
+        ("chamfer", "Chamfer"),
+        ("color_error", "colour error"),
+        ("extra_faces", "extra faces"),
+        *RETRIEVAL[:2],
+        ("seconds", "seconds"),
+    )
     digits = {"extra_faces": 0, "seconds": 0, "chamfer": 3}
     rows = []
     for prompt in dict.fromkeys(run["prompt"] for run in runs):
         same = [run for run in runs if run["prompt"] == prompt]
         failed = sum(bool(run["failed"]) for run in same)
-        rows.append([prompt + (f" ({failed} without a result)" if failed else ""), shown(len(same), 0),
-                     *(with_spread(values(same, key), digits.get(key, 2)) for key, _ in columns)])
-    rows.append(["**mean**", shown(len(runs), 0),
-                 *(with_spread(values(runs, key), digits.get(key, 2) or 1) for key, _ in columns)])
-    return [*markdown(["prompt", "seeds", *(title for _, title in columns)], rows, "lr" + "r" * len(columns)), "",
-            *markdown(["bar", "wanted", "measured", ""], verdicts(group), "lrrl")]
+        rows.append(
+            [
+                prompt + (f" ({failed} without a result)" if failed else ""),
+                shown(len(same), 0),
+                *(with_spread(values(same, key), digits.get(key, 2)) for key, _ in columns),
+            ]
+        )
+    rows.append(
+        [
+            "**mean**",
+            shown(len(runs), 0),
+            *(with_spread(values(runs, key), digits.get(key, 2) or 1) for key, _ in columns),
+        ]
+    )
+    return [
+        *markdown(["prompt", "seeds", *(title for _, title in columns)], rows, "lr" + "r" * len(columns)),
+        "",
+        *markdown(["bar", "wanted", "measured", ""], verdicts(group), "lrrl"),
+    ]
 
 
 def why_open(group: dict, key: str, measured: list[float]) -> str:
@@ -136,8 +188,14 @@ def verdicts(group: dict) -> list[list[str]]:
         value = total(measured) if measured else None
         met = value is not None and (value <= bound if upper else value >= bound)
         wanted = f"at most {bound}" if upper else f"at least {bound:.2f}"
-        rows.append([title, wanted, shown(value, 0 if upper else 3),
-                     why_open(group, key, measured) or ("met" if met else "**missed**")])
+        rows.append(
+            [
+                title,
+                wanted,
+                shown(value, 0 if upper else 3),
+                why_open(group, key, measured) or ("met" if met else "**missed**"),
+            ]
+        )
     return rows
 
 
@@ -148,7 +206,10 @@ def judged(judge: dict | None) -> str:
     found = judge["held_out"]
     return f"Retrieval: {judge['name']} {judge['digest']}" + (
         f", trained on {judge['images']:,} pictures, which finds {found['color']:.1%} of true toys by lit and "
-        f"{found['geo']:.1%} by textureless views." if found else ", of unknown accuracy.")
+        f"{found['geo']:.1%} by textureless views."
+        if found
+        else ", of unknown accuracy."
+    )
 
 
 def origin(group: dict, newest: str | None) -> list[str]:
@@ -159,13 +220,18 @@ def origin(group: dict, newest: str | None) -> list[str]:
     made = sum(len(arm["runs"]) for arm in group["arms"])
     failed = sum(bool(run["failed"]) for arm in group["arms"] for run in arm["runs"])
     where = "; ".join(group["machines"])
-    return [f"{made} of {group['planned']} runs"
-            + (f", {failed} of them without a result (they count as zero)" if failed else "")
-            + f"; {where}; threads of a run: {group['threads']}, runs at a time: {group['processes']}; "
-            f"{group['date']}, commit {', '.join(group['commits'])}; prior {group['prior']}{earlier}. "
-            + (f"**Shortened** ({how}). " if steps else "Not shortened. ") + judged(group["judge"])
-            + (f" {OUTDATED}" if outdated(group) else ""), "",
-            f"`{group['command']}`", ""]
+    return [
+        f"{made} of {group['planned']} runs"
+        + (f", {failed} of them without a result (they count as zero)" if failed else "")
+        + f"; {where}; threads of a run: {group['threads']}, runs at a time: {group['processes']}; "
+        f"{group['date']}, commit {', '.join(group['commits'])}; prior {group['prior']}{earlier}. "
+        + (f"**Shortened** ({how}). " if steps else "Not shortened. ")
+        + judged(group["judge"])
+        + (f" {OUTDATED}" if outdated(group) else ""),
+        "",
+        f"`{group['command']}`",
+        "",
+    ]
 
 
 def outdated(group: dict) -> bool:
@@ -176,8 +242,13 @@ def outdated(group: dict) -> bool:
 def figure(group: dict) -> str:
     """The paper's figure 6: every metric along the arms, with standard errors."""
     pairs = paired(group)
-    axes = Axes("What each part of the method is worth", "", "mean over prompts and seeds",
-                Names([arm["name"] for arm, _ in pairs]), Share())
+    axes = Axes(
+        "What each part of the method is worth",
+        "",
+        "mean over prompts and seeds",
+        Names([arm["name"] for arm, _ in pairs]),
+        Share(),
+    )
     for key, title in RETRIEVAL + SHAPE:
         found = [(number, values(runs, key)) for number, (_, runs) in enumerate(pairs)]
         found = [(number, v) for number, v in found if v]
@@ -194,11 +265,21 @@ def shown_runs(name: str, group: dict) -> str | None:
         return None
     if name == "paper":
         absent = {"picture": "", "volumetric_iou": None}
-        return grid(prompts, [(arm, [(run["picture"], shown(run["volumetric_iou"]))
-                                     for run in (runs.get(prompt, absent) for prompt in prompts)])
-                              for arm, runs in pairs])
+        return grid(
+            prompts,
+            [
+                (
+                    arm,
+                    [
+                        (run["picture"], shown(run["volumetric_iou"]))
+                        for run in (runs.get(prompt, absent) for prompt in prompts)
+                    ],
+                )
+                for arm, runs in pairs
+            ],
+        )
     cells = [(run["picture"], f"{prompt}, {shown(run['volumetric_iou'])}") for prompt, run in pairs[0][1].items()]
-    return grid([], [("", cells[k:k + 6]) for k in range(0, len(cells), 6)])
+    return grid([], [("", cells[k : k + 6]) for k in range(0, len(cells), 6)])
 
 
 def pictures_section(name: str, group: dict, folder: Path) -> list[str]:
@@ -207,8 +288,11 @@ def pictures_section(name: str, group: dict, folder: Path) -> list[str]:
     drawn = {"ablation.svg": figure(group)} if name == "paper" and all(runs for _, runs in paired(group)) else {}
     if svg := shown_runs(name, group) if name in ("bars", "paper") else None:
         drawn[f"{name}.svg"] = svg
-    captions = {"ablation.svg": "Bars: standard errors over the runs.",
-                "bars.svg": LOOK, "paper.svg": LOOK + " First seed."}
+    captions = {
+        "ablation.svg": "Bars: standard errors over the runs.",
+        "bars.svg": LOOK,
+        "paper.svg": LOOK + " First seed.",
+    }
     for file, text in drawn.items():
         folder.mkdir(parents=True, exist_ok=True)
         (folder / file).write_text(text, encoding="utf-8")
@@ -237,8 +321,9 @@ def metrics_section() -> list[str]:
 def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--results", type=Path, default=HERE / "results" / "ablation.json")
-    parser.add_argument("-o", "--out", type=Path, default=HERE.parent / "docs",
-                        help="folder for evaluation.md and evaluation/")
+    parser.add_argument(
+        "-o", "--out", type=Path, default=HERE.parent / "docs", help="folder for evaluation.md and evaluation/"
+    )
     args = parser.parse_args(argv)
     found = json.loads(args.results.read_text(encoding="utf-8"))["groups"] if args.results.exists() else {}
     lines, newest = [HEAD], found["bars"]["prior"] if "bars" in found else None

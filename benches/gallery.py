@@ -4,8 +4,8 @@
 
 Every prompt is one `dreamfusion-ngp generate` with nothing but the seed given, then one `evaluate`. Leaves in the
 output folder a contact sheet (PNG) per prompt and seed, all of them in gallery.jpg, and figures.json: what each scored,
-how long it took, and on what. The runs themselves go to a folder of their own (--runs) and are kept; a run that is complete there is not made
-again, so a stopped gallery goes on.
+how long it took, and on what. The runs themselves go to a folder of their own (--runs) and are kept; a run that is
+complete there is not made again, so a stopped gallery goes on.
 """
 
 from __future__ import annotations
@@ -24,8 +24,15 @@ from pathlib import Path
 from dreamfusion_ngp.runs import slug
 
 PROMPTS = ("a red mug", "a yellow chair", "a green snowman", "a blue airplane", "an orange torus", "a purple house")
-SCORES = ("volumetric_iou", "silhouette_iou", "silhouette_iou_worst", "volumetric_iou_unaligned", "scale",
-          "color_error", "color_share")
+SCORES = (
+    "volumetric_iou",
+    "silhouette_iou",
+    "silhouette_iou_worst",
+    "volumetric_iou_unaligned",
+    "scale",
+    "color_error",
+    "color_share",
+)
 SHEET = 576  # pixels, the width of a contact sheet among the others
 PROGRAM = (sys.executable, "-m", "dreamfusion_ngp")
 
@@ -52,28 +59,40 @@ def record(prompt: str, seed: int, done: Path, out: Path) -> dict:
     sheet = f"{done.stem}.png"
     shutil.copy(run / "contact_sheet.png", out / sheet)
     scores = json.loads((run / "evaluation.json").read_text())
-    return {"prompt": prompt, "seed": seed, "seconds": made["seconds"], "sheet": sheet,
-            **{key: None if scores[key] is None else round(scores[key], 3) for key in SCORES}}
+    return {
+        "prompt": prompt,
+        "seed": seed,
+        "seconds": made["seconds"],
+        "sheet": sheet,
+        **{key: None if scores[key] is None else round(scores[key], 3) for key in SCORES},
+    }
 
 
 def machine() -> dict:
     import torch
 
     head = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True)
-    return {"commit": head.stdout.strip(), "cores": os.cpu_count(), "machine": platform.machine(),
-            "cpu": torch.backends.cpu.get_cpu_capability(), "cuda": torch.cuda.is_available(),
-            "torch": torch.__version__}
+    return {
+        "commit": head.stdout.strip(),
+        "cores": os.cpu_count(),
+        "machine": platform.machine(),
+        "cpu": torch.backends.cpu.get_cpu_capability(),
+        "cuda": torch.cuda.is_available(),
+        "torch": torch.__version__,
+    }
 
 
 def table(rows: list[dict]) -> str:
     """The figures as a Markdown table, with their means."""
-    lines = ["| prompt | seed | volumetric IoU | silhouette IoU | worst view | colour error | seconds |",
-             "|---|---|---|---|---|---|---|"]
+    lines = [
+        "| prompt | seed | volumetric IoU | silhouette IoU | worst view | colour error | seconds |",
+        "|---|---|---|---|---|---|---|",
+    ]
     columns = ("volumetric_iou", "silhouette_iou", "silhouette_iou_worst", "color_error", "seconds")
     shown = [[math.nan if r[c] is None else r[c] for c in columns] for r in rows]
-    means = [sum(v) / len(v) for v in zip(*shown)]
+    means = [sum(v) / len(v) for v in zip(*shown, strict=True)]
     heads = [f"| {r['prompt']} | {r['seed']} |" for r in rows] + ["| mean | |"]
-    for head, values in zip(heads, [*shown, means]):
+    for head, values in zip(heads, [*shown, means], strict=True):
         lines.append(head + " " + " | ".join(f"{v:.2f}" for v in values[:-1]) + f" | {values[-1]:.0f} |")
     return "\n".join(lines)
 
@@ -86,8 +105,10 @@ def montage(sheets: list[Path], out: Path) -> None:
     whole = Image.new("RGB", (width * min(3, len(sheets)), height * -(-len(sheets) // 3)), "white")
     for i, sheet in enumerate(sheets):
         with Image.open(sheet) as picture:
-            whole.paste(picture.convert("RGB").resize((width, height), Image.Resampling.LANCZOS),
-                        (i % 3 * width, i // 3 * height))
+            whole.paste(
+                picture.convert("RGB").resize((width, height), Image.Resampling.LANCZOS),
+                (i % 3 * width, i // 3 * height),
+            )
     whole.save(out, quality=88, optimize=True)
 
 

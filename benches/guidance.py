@@ -19,24 +19,37 @@ from pathlib import Path
 
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
-import torch  # noqa: E402
+import torch
 
-from dreamfusion_ngp.cameras import orbit  # noqa: E402
-from dreamfusion_ngp.config import GuidanceConfig, RunConfig  # noqa: E402
-from dreamfusion_ngp.guidance import load_guidance  # noqa: E402
-from dreamfusion_ngp.guidance.memory import plan  # noqa: E402
-from dreamfusion_ngp.views import Views  # noqa: E402
+from dreamfusion_ngp.cameras import orbit
+from dreamfusion_ngp.config import GuidanceConfig, RunConfig
+from dreamfusion_ngp.guidance import load_guidance
+from dreamfusion_ngp.guidance.memory import plan
+from dreamfusion_ngp.views import Views
 
 SD15 = dict(sample_size=64, block_out_channels=(320, 640, 1280, 1280), cross_attention_dim=768, attention_head_dim=8)
-SDXL = dict(sample_size=128, block_out_channels=(320, 640, 1280), cross_attention_dim=2048,
-            attention_head_dim=(5, 10, 20),
-            down_block_types=("DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"),
-            up_block_types=("CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"),
-            transformer_layers_per_block=(1, 2, 10), use_linear_projection=True, addition_embed_type="text_time",
-            addition_time_embed_dim=256, projection_class_embeddings_input_dim=2816)
-QUICK = dict(sample_size=8, block_out_channels=(32, 32), cross_attention_dim=16, attention_head_dim=4,
-             down_block_types=("DownBlock2D", "CrossAttnDownBlock2D"),
-             up_block_types=("CrossAttnUpBlock2D", "UpBlock2D"), layers_per_block=1)
+SDXL = dict(
+    sample_size=128,
+    block_out_channels=(320, 640, 1280),
+    cross_attention_dim=2048,
+    attention_head_dim=(5, 10, 20),
+    down_block_types=("DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"),
+    up_block_types=("CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"),
+    transformer_layers_per_block=(1, 2, 10),
+    use_linear_projection=True,
+    addition_embed_type="text_time",
+    addition_time_embed_dim=256,
+    projection_class_embeddings_input_dim=2816,
+)
+QUICK = dict(
+    sample_size=8,
+    block_out_channels=(32, 32),
+    cross_attention_dim=16,
+    attention_head_dim=4,
+    down_block_types=("DownBlock2D", "CrossAttnDownBlock2D"),
+    up_block_types=("CrossAttnUpBlock2D", "UpBlock2D"),
+    layers_per_block=1,
+)
 FAMILIES = {  # UNet, widths of the VAE's blocks, widths of the text encoders
     "sd15": (SD15, (128, 256, 512, 512), (768,)),
     "sdxl": (SDXL, (128, 256, 512, 512), (768, 1280)),
@@ -55,9 +68,17 @@ def tokenizer():
 def text_encoder(width: int, projected: bool):
     from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
 
-    config = CLIPTextConfig(vocab_size=60, hidden_size=width, intermediate_size=width, num_hidden_layers=2,
-                            num_attention_heads=width // 16, projection_dim=width, bos_token_id=0, eos_token_id=1,
-                            pad_token_id=1)
+    config = CLIPTextConfig(
+        vocab_size=60,
+        hidden_size=width,
+        intermediate_size=width,
+        num_hidden_layers=2,
+        num_attention_heads=width // 16,
+        projection_dim=width,
+        bos_token_id=0,
+        eos_token_id=1,
+        pad_token_id=1,
+    )
     return (CLIPTextModelWithProjection if projected else CLIPTextModel)(config)
 
 
@@ -69,8 +90,12 @@ def write_pipeline(folder: Path, family: str) -> Path:
     unet, blocks, widths = FAMILIES[family]
     parts = {
         "unet": UNet2DConditionModel(in_channels=4, out_channels=4, **unet).half(),
-        "vae": AutoencoderKL(block_out_channels=blocks, down_block_types=("DownEncoderBlock2D",) * len(blocks),
-                             up_block_types=("UpDecoderBlock2D",) * len(blocks), layers_per_block=2).half(),
+        "vae": AutoencoderKL(
+            block_out_channels=blocks,
+            down_block_types=("DownEncoderBlock2D",) * len(blocks),
+            up_block_types=("UpDecoderBlock2D",) * len(blocks),
+            layers_per_block=2,
+        ).half(),
         "scheduler": DDIMScheduler(beta_schedule="scaled_linear", beta_start=0.00085, beta_end=0.012),
     }
     for i, width in enumerate(widths):
@@ -91,8 +116,11 @@ def measure(folder: Path, args, **options) -> dict:
     device = torch.device(args.device)
     config = RunConfig(prompt="a red mug", views=args.views, guidance=GuidanceConfig(model=str(folder), **options))
     guidance = load_guidance(config, device)
-    seen = Views(orbit([360.0 * i / args.views for i in range(args.views)], 20.0, 1.5, 1.0),
-                 torch.zeros(args.views, 6), torch.zeros(args.views, dtype=torch.int64).numpy())
+    seen = Views(
+        orbit([360.0 * i / args.views for i in range(args.views)], 20.0, 1.5, 1.0),
+        torch.zeros(args.views, 6),
+        torch.zeros(args.views, dtype=torch.int64).numpy(),
+    )
     rgb = torch.rand(args.views, args.resolution, args.resolution, 3, device=device).requires_grad_()
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
@@ -106,8 +134,13 @@ def measure(folder: Path, args, **options) -> dict:
 
     step(0)
     times = [step(i + 1) for i in range(args.steps)]
-    row = {"options": options, "median_ms": round(1e3 * statistics.median(times), 2), "steps": args.steps,
-           "views": args.views, "planned_bytes": plan(guidance, args.resolution)}
+    row = {
+        "options": options,
+        "median_ms": round(1e3 * statistics.median(times), 2),
+        "steps": args.steps,
+        "views": args.views,
+        "planned_bytes": plan(guidance, args.resolution),
+    }
     if device.type == "cuda":
         row["peak_bytes"] = torch.cuda.max_memory_allocated(device)
     return row

@@ -11,30 +11,30 @@ import time
 
 BEGAN = time.monotonic()  # before the imports: a user waits for them, too
 
-import ctypes  # noqa: E402
-import hashlib  # noqa: E402
-import json  # noqa: E402
-import resource  # noqa: E402
-import shutil  # noqa: E402
-import signal  # noqa: E402
-import sys  # noqa: E402
-from pathlib import Path  # noqa: E402
+import ctypes
+import hashlib
+import json
+import resource
+import shutil
+import signal
+import sys
+from pathlib import Path
 
-import torch  # noqa: E402
+import torch
 
-from dreamfusion_ngp.bench.machine import facts  # noqa: E402
-from dreamfusion_ngp.checkpoint import load_checkpoint, save_checkpoint, write_atomically  # noqa: E402
-from dreamfusion_ngp.config import RunConfig, from_dict  # noqa: E402
-from dreamfusion_ngp.errors import DivergenceError, ExportError  # noqa: E402
-from dreamfusion_ngp.evaluation import scoring  # noqa: E402
-from dreamfusion_ngp.evaluation.judge import load_judge  # noqa: E402
-from dreamfusion_ngp.evaluation.report import DEFINITIONS  # noqa: E402
-from dreamfusion_ngp.evaluation.sheet import thumbnails  # noqa: E402
-from dreamfusion_ngp.guidance import load_guidance  # noqa: E402
-from dreamfusion_ngp.runs import CHECKPOINT  # noqa: E402
-from dreamfusion_ngp.toybox.captions import parse_prompt  # noqa: E402
-from dreamfusion_ngp.train import State, train  # noqa: E402
-from dreamfusion_ngp.workflow import choose_device, generate, set_threads  # noqa: E402
+from dreamfusion_ngp.bench.machine import facts
+from dreamfusion_ngp.checkpoint import load_checkpoint, save_checkpoint, write_atomically
+from dreamfusion_ngp.config import RunConfig, from_dict
+from dreamfusion_ngp.errors import DivergenceError, ExportError
+from dreamfusion_ngp.evaluation import scoring
+from dreamfusion_ngp.evaluation.judge import load_judge
+from dreamfusion_ngp.evaluation.report import DEFINITIONS
+from dreamfusion_ngp.evaluation.sheet import thumbnails
+from dreamfusion_ngp.guidance import load_guidance
+from dreamfusion_ngp.runs import CHECKPOINT
+from dreamfusion_ngp.toybox.captions import parse_prompt
+from dreamfusion_ngp.train import State, train
+from dreamfusion_ngp.workflow import choose_device, generate, set_threads
 
 HERE = Path(__file__).resolve().parent
 SHOWN = (1, 5)  # of the eight views: from the front right, and from the opposite side
@@ -88,9 +88,15 @@ def make(task: dict, folder: Path) -> dict:
         failed = str(error)
     seconds = time.monotonic() - BEGAN
     found = next(place.rglob(CHECKPOINT), None)
-    return {"seconds": round(seconds, 1), "cpu_seconds": round(cpu_seconds(), 1), "failed": failed,
-            "threads": task["threads"], "processes": task["processes"], "machine": facts(device),
-            "checkpoint": found and found.relative_to(folder).as_posix()}
+    return {
+        "seconds": round(seconds, 1),
+        "cpu_seconds": round(cpu_seconds(), 1),
+        "failed": failed,
+        "threads": task["threads"],
+        "processes": task["processes"],
+        "machine": facts(device),
+        "checkpoint": found and found.relative_to(folder).as_posix(),
+    }
 
 
 def scored(made: dict, task: dict, folder: Path) -> dict:
@@ -106,13 +112,19 @@ def scored(made: dict, task: dict, folder: Path) -> dict:
     except ExportError as error:
         made, picture = {**made, "failed": made["failed"] or str(error)}, ""
         figures = scoring.nothing(task["config"]["prompt"], judge)
-    figures = {key: round(value, 4) if isinstance(value, float) else value for key, value in figures.items()
-               if key not in LEFT_OUT}
-    known = judge and {"name": judge.name, "digest": hashlib.sha256(path.read_bytes()).hexdigest()[:12],
-                       "held_out": judge.log.get("held_out"), "images": judge.log.get("images")}
+    figures = {
+        key: round(value, 4) if isinstance(value, float) else value
+        for key, value in figures.items()
+        if key not in LEFT_OUT
+    }
+    known = judge and {
+        "name": judge.name,
+        "digest": hashlib.sha256(path.read_bytes()).hexdigest()[:12],
+        "held_out": judge.log.get("held_out"),
+        "images": judge.log.get("images"),
+    }
     truth = judge and scoring.truth(judge, [task["config"]["prompt"]])
-    return {**made, "judge": known, "truth": truth, "definitions": DEFINITIONS,
-            "figures": figures, "picture": picture}
+    return {**made, "judge": known, "truth": truth, "definitions": DEFINITIONS, "figures": figures, "picture": picture}
 
 
 def main(folder: Path) -> None:

@@ -13,53 +13,66 @@ measured.
 """
 
 METRICS = (
-    ("Volumetric IoU",
-     "Intersection over union of two solids: the field where its density exceeds the level of the mesh export, its "
-     "closed cavities filled, and the toy in its canonical proportions. Counted on some two million random points, "
-     "most of them near the two surfaces, each with its share of the volume: unbiased, with a standard error below "
-     ".001. The toy is turned about the vertical and scaled by 0.7 to 1.4 about the origin for the best value, which "
-     "is sought on points of its own; nothing else is fitted.",
-     "the usual definition; `evaluation/volume.py`; within .003 of a million points on exact solids "
-     "(tests/test_volume.py).",
-     "it rewards bulk: a mug without its handle loses little. A text does not fix proportions, and the prior was "
-     "trained on a family of them, so 1 is not to be expected."),
-    ("Silhouette IoU",
-     "Mean over 24 fixed views (eight azimuths at -5, 20 and 50 degrees of elevation, 128 x 128 pixels) of the "
-     "IoU of the opaque pixels (opacity above one half) and the toy's silhouette. Nothing is aligned.",
-     "the usual definition; `evaluation/silhouettes.py`.",
-     "a shape that is right but turned or too large loses; hollows that no outline shows are not seen."),
-    ("Chamfer distance",
-     "Mean distance of 4096 points on the outer surface to the nearest of the other surface, both ways averaged, "
-     "not squared, in world units (a toy is about 1 across), best over yaw and scale as for the IoU.",
-     "the usual definition; `evaluation/surface.py`.",
-     "it looks at the nearest surface, not the right one: a filled hole costs little. Between two samples of one "
-     "surface it is not 0 but about 0.008."),
-    ("Colour error",
-     "Root mean square distance, over the channels, of the mean surface colour to the colour that the prompt "
-     "names, 0 to 1.",
-     "`evaluation/colors.py`.",
-     "parts that a toy has in other colours (a snowman's hat) count too, so a perfect toy does not always score "
-     "0."),
-    ("Extra faces",
-     "How often the toy's face is repeated beyond once (Janus), summed over the runs. Views at eight azimuths are "
-     "compared by silhouette, colour and relief with the true toy and with symmetrised variants of it (one half "
-     "twice, or two to four in one body); a variant must explain them better than the true toy by 4 % to be "
-     "believed.",
-     "`evaluation/faces.py`; validated on true and on symmetrised toys in `tests/test_faces.py`.",
-     "only for the classes that have a front. It cannot name a fault that is none of the variants, and a "
-     "shapeless result may look like any of them."),
-    ("R-Precision",
-     "The share of renderings, from eight azimuths at 30 degrees of elevation, for which a retrieval model ranks "
-     "the prompt's caption first among all captions: Colour with lit renderings among 220 (20 toys in 11 "
-     "colours), Geo with textureless ones among the 20 toys, unlit with the colours as they are, among the 220.",
-     "Park et al. 2021; views, seeds and Geo as in DreamFusion, section 4; `evaluation/retrieval.py`.",
-     "it is as good as its model. The embedded judge was trained on the same toys (other cameras, colours, "
-     "backgrounds), so these figures compare settings with each other and not with the paper's, which are CLIP's "
-     "on 153 prompts. Unlit renderings show what is painted on, right shape or not: never judge by them alone. "
-     "The row \"true toys\" says what is within reach."),
-    ("Seconds",
-     "Wall time. In the table of twenty-four toys that of the whole command, from its start to the mesh and the "
-     "turntable; elsewhere of a process that optimises and writes no mesh. Scoring is not counted.",
-     "`benches/make_run.py`.",
-     "it depends on what else the machine does."),
+    (
+        "Volumetric IoU",
+        "Intersection over union of two solids: the field where its density exceeds the level of the mesh export, its "
+        "closed cavities filled, and the toy in its canonical proportions. Counted on some two million random points, "
+        "most of them near the two surfaces, each with its share of the volume: unbiased, with a standard error below "
+        ".001. The toy is turned about the vertical and scaled by 0.7 to 1.4 about the origin for the best value, "
+        "which is sought on points of its own; nothing else is fitted.",
+        "the usual definition; `evaluation/volume.py`; within .003 of a million points on exact solids "
+        "(tests/test_volume.py).",
+        "it rewards bulk: a mug without its handle loses little. A text does not fix proportions, and the prior was "
+        "trained on a family of them, so 1 is not to be expected.",
+    ),
+    (
+        "Silhouette IoU",
+        "Mean over 24 fixed views (eight azimuths at -5, 20 and 50 degrees of elevation, 128 x 128 pixels) of the "
+        "IoU of the opaque pixels (opacity above one half) and the toy's silhouette. Nothing is aligned.",
+        "the usual definition; `evaluation/silhouettes.py`.",
+        "a shape that is right but turned or too large loses; hollows that no outline shows are not seen.",
+    ),
+    (
+        "Chamfer distance",
+        "Mean distance of 4096 points on the outer surface to the nearest of the other surface, both ways averaged, "
+        "not squared, in world units (a toy is about 1 across), best over yaw and scale as for the IoU.",
+        "the usual definition; `evaluation/surface.py`.",
+        "it looks at the nearest surface, not the right one: a filled hole costs little. Between two samples of one "
+        "surface it is not 0 but about 0.008.",
+    ),
+    (
+        "Colour error",
+        "Root mean square distance, over the channels, of the mean surface colour to the colour that the prompt "
+        "names, 0 to 1.",
+        "`evaluation/colors.py`.",
+        "parts that a toy has in other colours (a snowman's hat) count too, so a perfect toy does not always score 0.",
+    ),
+    (
+        "Extra faces",
+        "How often the toy's face is repeated beyond once (Janus), summed over the runs. Views at eight azimuths are "
+        "compared by silhouette, colour and relief with the true toy and with symmetrised variants of it (one half "
+        "twice, or two to four in one body); a variant must explain them better than the true toy by 4 % to be "
+        "believed.",
+        "`evaluation/faces.py`; validated on true and on symmetrised toys in `tests/test_faces.py`.",
+        "only for the classes that have a front. It cannot name a fault that is none of the variants, and a "
+        "shapeless result may look like any of them.",
+    ),
+    (
+        "R-Precision",
+        "The share of renderings, from eight azimuths at 30 degrees of elevation, for which a retrieval model ranks "
+        "the prompt's caption first among all captions: Colour with lit renderings among 220 (20 toys in 11 "
+        "colours), Geo with textureless ones among the 20 toys, unlit with the colours as they are, among the 220.",
+        "Park et al. 2021; views, seeds and Geo as in DreamFusion, section 4; `evaluation/retrieval.py`.",
+        "it is as good as its model. The embedded judge was trained on the same toys (other cameras, colours, "
+        "backgrounds), so these figures compare settings with each other and not with the paper's, which are CLIP's "
+        "on 153 prompts. Unlit renderings show what is painted on, right shape or not: never judge by them alone. "
+        'The row "true toys" says what is within reach.',
+    ),
+    (
+        "Seconds",
+        "Wall time. In the table of twenty-four toys that of the whole command, from its start to the mesh and the "
+        "turntable; elsewhere of a process that optimises and writes no mesh. Scoring is not counted.",
+        "`benches/make_run.py`.",
+        "it depends on what else the machine does.",
+    ),
 )

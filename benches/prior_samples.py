@@ -20,18 +20,18 @@ from pathlib import Path
 HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE))  # PYTHONSAFEPATH leaves it out
 
-from svg import Axes, Log, Share, markdown  # noqa: E402
+from svg import Axes, Log, Share, markdown
 
 SCALES = (1.0, 2.5, 4.0)
 WORST = 5  # classes that are named
 COLUMNS, CELL = 9, (104, 142)  # of the sheet of wrong samples, pixels
 HEAD = """# The embedded prior, judged
 
-Written by `python benches/prior_samples.py`; do not edit. Samples: DDIM, {steps} steps, seed {seed}, every class in every
-colour ("flat colors"), from eight azimuths and two elevations. Right is a sample of which the embedded judge, among 220
-captions, retrieves its own, and, where the class has a front, its azimuth to 30 degrees, or one from which it looks the
-same (± the standard error). The first row, true pictures drawn like the prior's training pictures, is what the judge
-itself gets right: it was trained on other cameras, colours and backgrounds. On canonical toys, lit, it is
+Written by `python benches/prior_samples.py`; do not edit. Samples: DDIM, {steps} steps, seed {seed}, every class in
+every colour ("flat colors"), from eight azimuths and two elevations. Right is a sample of which the embedded judge,
+among 220 captions, retrieves its own, and, where the class has a front, its azimuth to 30 degrees, or one from which it
+looks the same (± the standard error). The first row, true pictures drawn like the prior's training pictures, is what
+the judge itself gets right: it was trained on other cameras, colours and backgrounds. On canonical toys, lit, it is
 right in {color} of the captions and {view} of the azimuths.
 """
 
@@ -68,14 +68,22 @@ def measure(args) -> dict:
     print(f"true pictures: {percent(truth['right'])} right", flush=True)
     for scale in args.scales:
         wrong: list = []
-        found.append(judge_prior(prior, judge, samples=args.samples, scale=scale, steps=args.steps, seed=args.seed,
-                                 wrong=wrong))
+        found.append(
+            judge_prior(prior, judge, samples=args.samples, scale=scale, steps=args.steps, seed=args.seed, wrong=wrong)
+        )
         print(f"scale {scale:g}: {percent(found[-1]['right'])} right", flush=True)
         if found[-1] is best(found):
             wrong_sheet(wrong, args.out / "wrong.jpg")
-    return {"images": read_log(folder)["images"], "truth": truth, "scales": found, "judge": judge.log["held_out"],
-            "seconds": round(time.monotonic() - began), "date": date.today().isoformat(),
-            "machine": machine_class(), "threads": args.threads}
+    return {
+        "images": read_log(folder)["images"],
+        "truth": truth,
+        "scales": found,
+        "judge": judge.log["held_out"],
+        "seconds": round(time.monotonic() - began),
+        "date": date.today().isoformat(),
+        "machine": machine_class(),
+        "threads": args.threads,
+    }
 
 
 def wrong_sheet(wrong: list, path: Path) -> None:
@@ -97,22 +105,33 @@ def wrong_sheet(wrong: list, path: Path) -> None:
 def report(measured: dict, log: dict, out: Path) -> None:
     """prior.md and its plots."""
     first, judge = measured["scales"][0], measured["judge"]
-    lines = [HEAD.format(**first | {"color": percent(judge["color"]), "view": percent(judge["view"])}),
-             f"{measured['images']:,} training pictures. {measured['machine']}, threads: {measured['threads']}; "
-             f"{measured['date']}.", ""]
+    lines = [
+        HEAD.format(**first | {"color": percent(judge["color"]), "view": percent(judge["view"])}),
+        f"{measured['images']:,} training pictures. {measured['machine']}, threads: {measured['threads']}; "
+        f"{measured['date']}.",
+        "",
+    ]
     rows = []
     sources = [("true pictures", measured["truth"]), *((f"scale {f['scale']:g}", f) for f in measured["scales"])]
     for name, found in sources:
         worst = sorted(found["classes"].items(), key=lambda item: item[1])[:WORST]
-        rows.append([name, str(found["samples"]), spread(found["right"], found["samples"]),
-                     *(percent(found[key]) for key in ("class", "color", "view")),
-                     ", ".join(f"{c} {percent(share)}" for c, share in worst)])
+        rows.append(
+            [
+                name,
+                str(found["samples"]),
+                spread(found["right"], found["samples"]),
+                *(percent(found[key]) for key in ("class", "color", "view")),
+                ", ".join(f"{c} {percent(share)}" for c, share in worst),
+            ]
+        )
     head = ["", "samples", "right", "class", "colour", "azimuth", "worst classes"]
     lines += markdown(head, rows, "lrrrrr")
     plots = {"loss.svg": loss_plot(log), **({"scores.svg": score_plot(log)} if log["scores"] else {})}
-    captions = {"loss.svg": "Training loss. It changes its meaning where the shares of noise levels or the target "
-                            "changed (README.md beside this).",
-                "scores.svg": "The judge's score of 220 samples (guidance scale 4) over the training."}
+    captions = {
+        "loss.svg": "Training loss. It changes its meaning where the shares of noise levels or the target "
+        "changed (README.md beside this).",
+        "scores.svg": "The judge's score of 220 samples (guidance scale 4) over the training.",
+    }
     for name, text in plots.items():
         (out / name).write_text(text, encoding="utf-8")
         lines += ["", captions[name], "", f"![{captions[name].split('.')[0]}]({name})"]
@@ -123,7 +142,7 @@ def report(measured: dict, log: dict, out: Path) -> None:
 
 
 def loss_plot(log: dict) -> str:
-    images, losses = zip(*log["loss"])
+    images, losses = zip(*log["loss"], strict=True)
     axes = Axes("Training loss", "training pictures", "loss", Log(list(images)), Log(list(losses)))
     axes.roof([tuple(point) for point in log["loss"]])
     return axes.svg()

@@ -17,11 +17,14 @@ from pathlib import Path
 HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE))  # PYTHONSAFEPATH leaves it out
 
-from svg import Axes, Log, markdown  # noqa: E402
-from targets import OURS, section  # noqa: E402
+from svg import Axes, Log, markdown
+from targets import OURS, section
 
-FIELDS = {"paper": "16 levels x 2, 2^19 rows, hidden 64, linear",
-          "fast": "8 levels x 2, 2^15 rows, hidden 32, smoothstep", "small": "4 levels x 2, 2^10 rows, hidden 16"}
+FIELDS = {
+    "paper": "16 levels x 2, 2^19 rows, hidden 64, linear",
+    "fast": "8 levels x 2, 2^15 rows, hidden 32, smoothstep",
+    "small": "4 levels x 2, 2^10 rows, hidden 16",
+}
 
 
 def number(value: float | None, digits: int = 3) -> str:
@@ -55,12 +58,14 @@ def roofline(rows: list[dict], rates: dict, title: str) -> str | None:
     rows = [r for r in rows if r.get("counts", {}).get("flops") and r["counts"]["bytes"] and not is_half(r)]
     if not rows:
         return None
-    points = {r["op"]: (r["counts"]["flops"] / r["counts"]["bytes"], r["counts"]["flops"] / r["median_ms"] * 1e3)
-              for r in rows}
+    points = {
+        r["op"]: (r["counts"]["flops"] / r["counts"]["bytes"], r["counts"]["flops"] / r["median_ms"] * 1e3)
+        for r in rows
+    }
     ridge = rates["fma"] / rates["copy"]
     xs, ys = [x for x, _ in points.values()] + [ridge * 2], [y for _, y in points.values()] + [rates["fma"]]
     axes = Axes(title, "floating-point operations per streamed byte", "operations per second", Log(xs), Log(ys))
-    left, right, bottom = 10.0 ** axes.x.low, 10.0 ** axes.x.high, 10.0 ** axes.y.low
+    left, right, bottom = 10.0**axes.x.low, 10.0**axes.x.high, 10.0**axes.y.low
     start = max(left, bottom / rates["copy"])
     axes.roof([(start, start * rates["copy"]), (ridge, rates["fma"]), (right, rates["fma"])])
     for op, point in points.items():
@@ -77,15 +82,40 @@ def op_table(rows: list[dict], device: str) -> list[str]:
         syncs = r.get("host_syncs")
         chunk = r.get("chunk")
         notes = [r.get("note") or "", f"{chunk} samples at a time" if chunk and chunk < r["size"] else ""]
-        body.append([r["op"], r["who"], str(r["size"]),
-                     f"{number(r['median_ms'])} ({number(r['min_ms'])}-{number(r['max_ms'])})",
-                     number(1e6 * r["median_ms"] / max(r["size"], 1)), number(r.get("ratio")),
-                     number(counts["bytes"] / 1e6) if counts else "", number(counts["flops"] / 1e6) if counts else "",
-                     r.get("bound_by", ""), share, "" if r["error"] is None else format(r["error"], ".0e"),
-                     number(peak), "n/a" if device == "cpu" else "" if syncs is None else str(syncs),
-                     "; ".join(filter(None, notes))])
-    head = ["op", "who", "size", "median ms (fastest-slowest)", "ns each", "x our time", "MB", "MFLOP", "bound by",
-            "share of it", "error", "peak MB", "host syncs", "note"]
+        body.append(
+            [
+                r["op"],
+                r["who"],
+                str(r["size"]),
+                f"{number(r['median_ms'])} ({number(r['min_ms'])}-{number(r['max_ms'])})",
+                number(1e6 * r["median_ms"] / max(r["size"], 1)),
+                number(r.get("ratio")),
+                number(counts["bytes"] / 1e6) if counts else "",
+                number(counts["flops"] / 1e6) if counts else "",
+                r.get("bound_by", ""),
+                share,
+                "" if r["error"] is None else format(r["error"], ".0e"),
+                number(peak),
+                "n/a" if device == "cpu" else "" if syncs is None else str(syncs),
+                "; ".join(filter(None, notes)),
+            ]
+        )
+    head = [
+        "op",
+        "who",
+        "size",
+        "median ms (fastest-slowest)",
+        "ns each",
+        "x our time",
+        "MB",
+        "MFLOP",
+        "bound by",
+        "share of it",
+        "error",
+        "peak MB",
+        "host syncs",
+        "note",
+    ]
     return markdown(head, body, "llrrrrrrlrrrrl")
 
 
@@ -94,25 +124,42 @@ def machine_section(name: str, result: dict, plots: Path) -> list[str]:
     versions = ", ".join(f"{k} {v}" for k, v in result["versions"].items() if v)
     absent = ", ".join(k for k, v in result["versions"].items() if not v) or "none"
     rates = result["ceilings"]
-    lines = [f"## {result['gpu'] or result['machine']}: {name}", "",
-             f"{result['machine']}, {result['threads']} threads, kernels {result['simd']}; {result['date']}, commit "
-             f"{result['commit']}, load average {result['load_average']}. {versions}. Peers that were not installed: "
-             f"{absent}.", "",
-             "Ceilings of this run: " + ", ".join(f"{k} {number(v / 1e9)} G/s" for k, v in rates.items())
-             + " (copy: bytes read and written; fma: floating-point operations; gather, reduction: table entries of "
-             "two floats, random in 4 MB).", "", *section(result)]
+    lines = [
+        f"## {result['gpu'] or result['machine']}: {name}",
+        "",
+        f"{result['machine']}, {result['threads']} threads, kernels {result['simd']}; {result['date']}, commit "
+        f"{result['commit']}, load average {result['load_average']}. {versions}. Peers that were not installed: "
+        f"{absent}.",
+        "",
+        "Ceilings of this run: "
+        + ", ".join(f"{k} {number(v / 1e9)} G/s" for k, v in rates.items())
+        + " (copy: bytes read and written; fma: floating-point operations; gather, reduction: table entries of "
+        "two floats, random in 4 MB).",
+        "",
+        *section(result),
+    ]
     for field in dict.fromkeys(r["field"] for r in result["rows"]):
         rows = [r for r in result["rows"] if r["field"] == field]
-        for kind, svg in (("time", time_plot(rows, f"{FIELDS[field]}: time")),
-                          ("roofline", roofline([r for r in rows if r["resolution"] == rows[0]["resolution"]], rates,
-                                                f"{FIELDS[field]}: roofline"))):
+        for kind, svg in (
+            ("time", time_plot(rows, f"{FIELDS[field]}: time")),
+            (
+                "roofline",
+                roofline(
+                    [r for r in rows if r["resolution"] == rows[0]["resolution"]], rates, f"{FIELDS[field]}: roofline"
+                ),
+            ),
+        ):
             if svg:
                 (plots / f"{name}-{field}-{kind}.svg").write_text(svg)
                 lines += [f"![{kind}](plots/{name}-{field}-{kind}.svg)"]
         for resolution, half in dict.fromkeys((r["resolution"], is_half(r)) for r in rows):
             shown = [r for r in rows if (r["resolution"], is_half(r)) == (resolution, half)]
-            lines += ["", f"### {FIELDS[field]}; {resolution} x {resolution} rays{'; float16 table' if half else ''}",
-                      "", *op_table(shown, result["device"])]
+            lines += [
+                "",
+                f"### {FIELDS[field]}; {resolution} x {resolution} rays{'; float16 table' if half else ''}",
+                "",
+                *op_table(shown, result["device"]),
+            ]
         lines.append("")
     if result.get("left_out"):
         lines += ["Left out:", "", *(f"- {reason}" for reason in result["left_out"]), ""]
@@ -122,29 +169,72 @@ def machine_section(name: str, result: dict, plots: Path) -> list[str]:
 def check_section(result: dict) -> list[str]:
     """Text of a JSON file that says what was checked on a GPU (benches/gpu_check.sh and benches/gpu/)."""
     steps, ops = result["toybox_step"], result["ops"]
-    lines = [f"## {result['gpu']}: checks and whole steps", "",
-             f"{result['machine']}, driver {result['driver']}, nvcc {result['nvcc']}, torch {result['torch']}; "
-             f"{result['date']}.", "", *markdown(["check", "command", "result"], [
-                 [c["what"], f"`{c['command']}`", c["result"]] for c in result["checks"]], "lll"), "",
-             f"Steps with the embedded prior, 4 views of 64 x 64 (`{steps['command']}`; {steps['note']}). Parts are "
-             "measured with waits between them, steps a second without:", ""]
+    lines = [
+        f"## {result['gpu']}: checks and whole steps",
+        "",
+        f"{result['machine']}, driver {result['driver']}, nvcc {result['nvcc']}, torch {result['torch']}; "
+        f"{result['date']}.",
+        "",
+        *markdown(
+            ["check", "command", "result"],
+            [[c["what"], f"`{c['command']}`", c["result"]] for c in result["checks"]],
+            "lll",
+        ),
+        "",
+        f"Steps with the embedded prior, 4 views of 64 x 64 (`{steps['command']}`; {steps['note']}). Parts are "
+        "measured with waits between them, steps a second without:",
+        "",
+    ]
     first = steps["rows"][0]["whole_ms"]
-    lines += markdown(["preset", "variant", "steps a second", "ms a step", "as fast as the first", "guidance ms",
-                       "field ms"],
-                      [[r["preset"], r["variant"], number(r["steps_a_second"]), number(r["whole_ms"]),
-                        number(first / r["whole_ms"]), number(r["guidance_ms"]), number(r["field_ms"])]
-                       for r in steps["rows"]], "llrrrrr")
-    lines += ["", f"The whole command, `{result['generate_command']}`:", "",
-              *markdown(["settings", "optimisation s", "command s", "note"],
-                        [[g["settings"], str(g["optimised_s"]), str(g["whole_s"]), g["note"]]
-                         for g in result["generate"]], "lrrl"),
-              "", f"Single ops ({ops['note']}):", "",
-              *markdown(["op", "who", "size", "median ms (fastest-slowest)", "x our time", "error"],
-                        [[r["op"], r["who"], str(r["size"]), f"{number(r['median_ms'])} ({number(r['min_ms'])}-"
-                          f"{number(r['max_ms'])})", number(r.get("ratio")), format(r["error"], ".0e")]
-                         for r in ops["rows"]], "llrrrr"),
-              "", "Training: " + "; ".join(f"{t['what']}: {t['pictures_a_second']} pictures a second"
-                                           for t in result["training"]) + ".", ""]
+    lines += markdown(
+        ["preset", "variant", "steps a second", "ms a step", "as fast as the first", "guidance ms", "field ms"],
+        [
+            [
+                r["preset"],
+                r["variant"],
+                number(r["steps_a_second"]),
+                number(r["whole_ms"]),
+                number(first / r["whole_ms"]),
+                number(r["guidance_ms"]),
+                number(r["field_ms"]),
+            ]
+            for r in steps["rows"]
+        ],
+        "llrrrrr",
+    )
+    lines += [
+        "",
+        f"The whole command, `{result['generate_command']}`:",
+        "",
+        *markdown(
+            ["settings", "optimisation s", "command s", "note"],
+            [[g["settings"], str(g["optimised_s"]), str(g["whole_s"]), g["note"]] for g in result["generate"]],
+            "lrrl",
+        ),
+        "",
+        f"Single ops ({ops['note']}):",
+        "",
+        *markdown(
+            ["op", "who", "size", "median ms (fastest-slowest)", "x our time", "error"],
+            [
+                [
+                    r["op"],
+                    r["who"],
+                    str(r["size"]),
+                    f"{number(r['median_ms'])} ({number(r['min_ms'])}-{number(r['max_ms'])})",
+                    number(r.get("ratio")),
+                    format(r["error"], ".0e"),
+                ]
+                for r in ops["rows"]
+            ],
+            "llrrrr",
+        ),
+        "",
+        "Training: "
+        + "; ".join(f"{t['what']}: {t['pictures_a_second']} pictures a second" for t in result["training"])
+        + ".",
+        "",
+    ]
     return lines
 
 

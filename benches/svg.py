@@ -4,9 +4,24 @@ from __future__ import annotations
 
 import math
 from html import escape
+from itertools import pairwise
 
-COLORS = ("#1f77b4", "#d62728", "#2ca02c", "#9467bd", "#8c564b", "#ff7f0e", "#17becf", "#7f7f7f",
-          "#e377c2", "#bcbd22", "#000000", "#98df8a", "#aec7e8", "#ffbb78")
+COLORS = (
+    "#1f77b4",
+    "#d62728",
+    "#2ca02c",
+    "#9467bd",
+    "#8c564b",
+    "#ff7f0e",
+    "#17becf",
+    "#7f7f7f",
+    "#e377c2",
+    "#bcbd22",
+    "#000000",
+    "#98df8a",
+    "#aec7e8",
+    "#ffbb78",
+)
 WIDTH, HEIGHT, LEFT, RIGHT, TOP, BOTTOM = 720, 420, 70, 190, 40, 50
 
 
@@ -21,8 +36,10 @@ def grid(columns: list[str], rows: list[tuple[str, list[tuple[str, str]]]], side
     address for none. side: of a picture, in pixels."""
     left, top, step_x, step_y = 10 + 8 * max(len(title) for title, _ in rows), 24, side + 8, side + 24
     width = left + step_x * max(len(columns), *(len(cells) for _, cells in rows))
-    parts = [f'<svg xmlns="http://www.w3.org/2000/svg" width="{width}" height="{top + step_y * len(rows)}" '
-             f'font-family="sans-serif" font-size="12"><rect width="100%" height="100%" fill="white"/>']
+    parts = [
+        f'<svg xmlns="http://www.w3.org/2000/svg" width="{width}" height="{top + step_y * len(rows)}" '
+        f'font-family="sans-serif" font-size="12"><rect width="100%" height="100%" fill="white"/>'
+    ]
     parts += [Axes.text(left + step_x * i + side / 2, 16, name) for i, name in enumerate(columns)]
     for j, (title, cells) in enumerate(rows):
         y = top + step_y * j
@@ -46,7 +63,7 @@ class Log:
         return (math.log10(value) - self.low) / (self.high - self.low)
 
     def ticks(self) -> list[tuple[float, str]]:
-        return [(10.0 ** power, f"1e{power}") for power in range(self.low, self.high + 1)]
+        return [(10.0**power, f"1e{power}") for power in range(self.low, self.high + 1)]
 
 
 class Share:
@@ -80,20 +97,25 @@ class Axes:
         self.parts = [
             f'<svg xmlns="http://www.w3.org/2000/svg" width="{WIDTH}" height="{HEIGHT}" font-family="sans-serif" '
             f'font-size="12"><rect width="100%" height="100%" fill="white"/>',
-            self.text(LEFT, 22, title, "start", 14), self.text((LEFT + WIDTH - RIGHT) / 2, HEIGHT - 10, x_label),
-            f'<g transform="rotate(-90 16 {HEIGHT / 2})">{self.text(16, HEIGHT / 2, y_label)}</g>']
+            self.text(LEFT, 22, title, "start", 14),
+            self.text((LEFT + WIDTH - RIGHT) / 2, HEIGHT - 10, x_label),
+            f'<g transform="rotate(-90 16 {HEIGHT / 2})">{self.text(16, HEIGHT / 2, y_label)}</g>',
+        ]
         for value, label in x.ticks():
             place = LEFT + x.at(value) * (WIDTH - RIGHT - LEFT)
-            self.parts += [self.line((place, TOP), (place, HEIGHT - BOTTOM), "#ddd"),
-                           self.text(place, HEIGHT - BOTTOM + 16, label)]
+            self.parts += [
+                self.line((place, TOP), (place, HEIGHT - BOTTOM), "#ddd"),
+                self.text(place, HEIGHT - BOTTOM + 16, label),
+            ]
         for value, label in y.ticks():
             place = HEIGHT - BOTTOM + y.at(value) * (TOP - HEIGHT + BOTTOM)
-            self.parts += [self.line((LEFT, place), (WIDTH - RIGHT, place), "#ddd"),
-                           self.text(LEFT - 6, place + 4, label, "end")]
+            self.parts += [
+                self.line((LEFT, place), (WIDTH - RIGHT, place), "#ddd"),
+                self.text(LEFT - 6, place + 4, label, "end"),
+            ]
 
     def at(self, x: float, y: float) -> tuple[float, float]:
-        return (LEFT + self.x.at(x) * (WIDTH - RIGHT - LEFT),
-                HEIGHT - BOTTOM + self.y.at(y) * (TOP - HEIGHT + BOTTOM))
+        return (LEFT + self.x.at(x) * (WIDTH - RIGHT - LEFT), HEIGHT - BOTTOM + self.y.at(y) * (TOP - HEIGHT + BOTTOM))
 
     @staticmethod
     def text(x: float, y: float, text: str, anchor: str = "middle", size: int = 12) -> str:
@@ -101,25 +123,33 @@ class Axes:
 
     @staticmethod
     def line(a: tuple[float, float], b: tuple[float, float], color: str, width: float = 1) -> str:
-        return (f'<line x1="{a[0]:.1f}" y1="{a[1]:.1f}" x2="{b[0]:.1f}" y2="{b[1]:.1f}" stroke="{color}" '
-                f'stroke-width="{width}"/>')
+        return (
+            f'<line x1="{a[0]:.1f}" y1="{a[1]:.1f}" x2="{b[0]:.1f}" y2="{b[1]:.1f}" stroke="{color}" '
+            f'stroke-width="{width}"/>'
+        )
 
-    def add(self, name: str, points: list[tuple[float, float]], joined: bool = True,
-            spreads: list[float | None] = ()) -> None:
+    def add(
+        self, name: str, points: list[tuple[float, float]], joined: bool = True, spreads: list[float | None] = ()
+    ) -> None:
         """A series with its name in the legend. spreads: half the length of a bar at each of the points."""
         color, placed = COLORS[self.entries % len(COLORS)], [self.at(*p) for p in sorted(points)]
-        self.parts += [self.line(a, b, color, 2) for a, b in zip(placed, placed[1:]) if joined]
-        self.parts += [self.line(self.at(x, max(0.0, y - s)), self.at(x, min(1.0, y + s)), color)
-                       for (x, y), s in zip(points, spreads) if s]
+        self.parts += [self.line(a, b, color, 2) for a, b in pairwise(placed) if joined]
+        self.parts += [
+            self.line(self.at(x, max(0.0, y - s)), self.at(x, min(1.0, y + s)), color)
+            for (x, y), s in zip(points, spreads, strict=True)
+            if s
+        ]
         self.parts += [f'<circle cx="{x:.1f}" cy="{y:.1f}" r="4" fill="{color}"/>' for x, y in placed]
         y = TOP + 10 + 18 * self.entries
-        self.parts += [f'<circle cx="{WIDTH - RIGHT + 16}" cy="{y}" r="4" fill="{color}"/>',
-                       self.text(WIDTH - RIGHT + 26, y + 4, name, "start")]
+        self.parts += [
+            f'<circle cx="{WIDTH - RIGHT + 16}" cy="{y}" r="4" fill="{color}"/>',
+            self.text(WIDTH - RIGHT + 26, y + 4, name, "start"),
+        ]
         self.entries += 1
 
     def roof(self, points: list[tuple[float, float]]) -> None:
         placed = [self.at(*p) for p in points]
-        self.parts += [self.line(a, b, "black", 2) for a, b in zip(placed, placed[1:])]
+        self.parts += [self.line(a, b, "black", 2) for a, b in pairwise(placed)]
 
     def svg(self) -> str:
         return "\n".join([*self.parts, "</svg>"]) + "\n"

@@ -44,8 +44,17 @@ MEMORY = 10.0  # peak memory of the composed step over ours, a sample, with ours
 def rows_of(result: dict, ops: tuple[str, ...], who: str, **keys) -> list[dict] | None:
     """One row per op, None if one is missing."""
     keys = {**PAPER, **keys}
-    found = [next((r for r in result["rows"] if (r["op"], r["who"]) == (op, who)
-                   and all(r.get(k, "float32") == v for k, v in keys.items())), None) for op in ops]
+    found = [
+        next(
+            (
+                r
+                for r in result["rows"]
+                if (r["op"], r["who"]) == (op, who) and all(r.get(k, "float32") == v for k, v in keys.items())
+            ),
+            None,
+        )
+        for op in ops
+    ]
     return None if None in found else found
 
 
@@ -62,10 +71,17 @@ def argument(rows: list[dict], rates: dict, wanted_ms: float) -> str:
         return ""
     shares = ", ".join(f"{name} {100 * ms / total(rows):.0f} %" for name, ms in needs.items())
     overlapped, in_turn = max(needs.values()), sum(needs.values())
-    place = ("is below both: the ceilings of this run do not allow it" if wanted_ms < overlapped else
-             "lies between them" if wanted_ms < in_turn else "is above both: the ceilings of this run allow it")
-    return (f" Share of the ceilings in our {total(rows):.3g} ms: {shares}. They allow {overlapped:.3g} ms if all "
-            f"overlap without loss and {in_turn:.3g} ms one after the other; the target, {wanted_ms:.3g} ms, {place}.")
+    place = (
+        "is below both: the ceilings of this run do not allow it"
+        if wanted_ms < overlapped
+        else "lies between them"
+        if wanted_ms < in_turn
+        else "is above both: the ceilings of this run allow it"
+    )
+    return (
+        f" Share of the ceilings in our {total(rows):.3g} ms: {shares}. They allow {overlapped:.3g} ms if all "
+        f"overlap without loss and {in_turn:.3g} ms one after the other; the target, {wanted_ms:.3g} ms, {place}."
+    )
 
 
 def verdict(target: Target, result: dict) -> str:
@@ -92,19 +108,28 @@ def verdict(target: Target, result: dict) -> str:
 
 def memory_line(result: dict, field: str) -> str | None:
     """Peak memory of a field step a sample: ours at the largest size, the composed one's where it was measured."""
-    mine, composed = ([r for r in result["rows"] if (r["op"], r["who"], r["field"]) == ("field step", who, field)
-                       and r.get("precision", "float32") == "float32" and r["peak_bytes"]]
-                      for who in (OURS, "torch, composed"))
+    mine, composed = (
+        [
+            r
+            for r in result["rows"]
+            if (r["op"], r["who"], r["field"]) == ("field step", who, field)
+            and r.get("precision", "float32") == "float32"
+            and r["peak_bytes"]
+        ]
+        for who in (OURS, "torch, composed")
+    )
     if not mine or not composed:
         return None
     most, other = max(mine, key=lambda r: r["size"]), max(composed, key=lambda r: r["size"])
     at_a_time = other.get("chunk") or min(other["size"], 1 << 15)  # files without `chunk` are older than it
     per, theirs = most["peak_bytes"] / most["size"], other["peak_bytes"] / at_a_time
     word = "not measured at 512 x 512" if most["resolution"] < 512 else "met" if theirs >= MEMORY * per else "missed"
-    return (f"- {word}: peak memory of the field step at most a tenth of the composed one's, a sample: ours "
-            f"{most['peak_bytes'] / 1e6:.0f} MB at {most['size']} samples, {per:.0f} bytes each; composed "
-            f"{other['peak_bytes'] / 1e6:.0f} MB with {at_a_time} samples at a time, {theirs:.0f} bytes each: "
-            f"{theirs / per:.0f} x.")
+    return (
+        f"- {word}: peak memory of the field step at most a tenth of the composed one's, a sample: ours "
+        f"{most['peak_bytes'] / 1e6:.0f} MB at {most['size']} samples, {per:.0f} bytes each; composed "
+        f"{other['peak_bytes'] / 1e6:.0f} MB with {at_a_time} samples at a time, {theirs:.0f} bytes each: "
+        f"{theirs / per:.0f} x."
+    )
 
 
 def section(result: dict) -> list[str]:
@@ -113,5 +138,12 @@ def section(result: dict) -> list[str]:
     if not any(rows_of(result, t.ops, OURS) for t in TARGETS if t.device == result["device"]):
         return []
     memory = memory_line(result, PAPER["field"])
-    return ["### Targets", "", "At 131072 samples, 16 levels x 2, 2^19 rows, by medians:", "", *lines,
-            *([memory] if memory else []), ""]
+    return [
+        "### Targets",
+        "",
+        "At 131072 samples, 16 levels x 2, 2^19 rows, by medians:",
+        "",
+        *lines,
+        *([memory] if memory else []),
+        "",
+    ]

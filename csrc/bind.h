@@ -18,8 +18,10 @@ T* ptr(uintptr_t address) {
 template <class Fn>
 void with_scalar(bool is_double, Fn fn) {
     py::gil_scoped_release nogil;
-    if (is_double) fn(double{});
-    else fn(float{});
+    if (is_double)
+        fn(double{});
+    else
+        fn(float{});
 }
 
 void bind_field(py::module_& m);

@@ -12,9 +12,12 @@ void read_pairs(uintptr_t table, uintptr_t rows, int64_t n, int threads) {
     std::vector<float> sums(threads);
     py::gil_scoped_release nogil;
     const int64_t share = n / threads;
-    parallel_for(threads, threads, [&](int64_t i, int64_t) {
-        sums[i] = simd.read_pairs(ptr<const float>(table), ptr<const uint32_t>(rows) + i * share, share);
-    }, 1);
+    parallel_for(
+        threads, threads,
+        [&](int64_t i, int64_t) {
+            sums[i] = simd.read_pairs(ptr<const float>(table), ptr<const uint32_t>(rows) + i * share, share);
+        },
+        1);
 }
 
 // Adds to `n` random rows of a table of pairs; each thread has its own table, as in the backward of the hash grid.
@@ -22,9 +25,9 @@ void add_pairs(const std::vector<uintptr_t>& tables, uintptr_t rows, int64_t n) 
     const SimdKernels& simd = simd_kernels();
     std::vector<float> sums(tables.size());
     py::gil_scoped_release nogil;
-    parallel_for(int64_t(tables.size()), int(tables.size()), [&](int64_t i, int64_t) {
-        sums[i] = simd.add_pairs(ptr<float>(tables[i]), ptr<const uint32_t>(rows), n);
-    }, 1);
+    parallel_for(
+        int64_t(tables.size()), int(tables.size()),
+        [&](int64_t i, int64_t) { sums[i] = simd.add_pairs(ptr<float>(tables[i]), ptr<const uint32_t>(rows), n); }, 1);
 }
 
 // Returns how many floating-point operations were done.

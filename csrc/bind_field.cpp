@@ -72,8 +72,8 @@ Model field_model(const Floats& scale, const Ints& resolution, const Ints& offse
     int hidden, double bound, int blob_kind, double blob_strength, double blob_radius, uintptr_t level_weight,
     uintptr_t table, uintptr_t W1, uintptr_t b1, uintptr_t W2, uintptr_t b2, uintptr_t shadow, bool tensor_cores) {
     if (hidden < 1 || hidden > kMaxHidden) throw std::invalid_argument("hidden: too many units");
-    return {grid_layout(scale, resolution, offset, features, smooth), hidden, bound, blob_kind,
-        blob_strength, blob_radius, level_weight, table, W1, b1, W2, b2, shadow, tensor_cores};
+    return {grid_layout(scale, resolution, offset, features, smooth), hidden, bound, blob_kind, blob_strength,
+        blob_radius, level_weight, table, W1, b1, W2, b2, shadow, tensor_cores};
 }
 
 void field_forward_op(bool is_double, const Model& model, uintptr_t x, uintptr_t h, uintptr_t rgb_raw, uintptr_t grad_h,

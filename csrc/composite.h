@@ -30,15 +30,15 @@ struct Composite {
 
 template <class T>
 struct CompositeBackward {
-    Composite<T> forward;    // inputs and outputs
-    const T* d_color;        // in (rays, 3)
-    const T* d_opacity;      // in (rays)
-    const T* d_depth;        // in (rays)
-    const T* d_normals;      // in (rays, 3)
-    const T* d_orient;       // in (rays)
-    T* d_sigma;              // out (n)
-    T* d_rgb;                // out (n, 3)
-    T* d_normal;             // out (n, 3)
+    Composite<T> forward;  // inputs and outputs
+    const T* d_color;      // in (rays, 3)
+    const T* d_opacity;    // in (rays)
+    const T* d_depth;      // in (rays)
+    const T* d_normals;    // in (rays, 3)
+    const T* d_orient;     // in (rays)
+    T* d_sigma;            // out (n)
+    T* d_rgb;              // out (n, 3)
+    T* d_normal;           // out (n, 3)
 };
 
 struct Rows {
@@ -60,10 +60,14 @@ DFN_HD int64_t rows_in_use(const Composite<T>& p) {
 }
 
 template <class T>
-DFN_HD T transparency(const Composite<T>& p, int64_t i) { return std::exp(-(p.sigma[i] * p.step)); }
+DFN_HD T transparency(const Composite<T>& p, int64_t i) {
+    return std::exp(-(p.sigma[i] * p.step));
+}
 
 template <class T>
-DFN_HD T facing_away(Vec3<T> normal, Vec3<T> direction) { return max0(dot(normal, direction)); }
+DFN_HD T facing_away(Vec3<T> normal, Vec3<T> direction) {
+    return max0(dot(normal, direction));
+}
 
 // What the sample of a row lets through. On the CPU in float, exponentials come a vector at a time: simd_kernels.cpp.
 template <class T>
@@ -94,7 +98,9 @@ DFN_HD void composite_ray(const Composite<T>& p, int64_t ray, Clear&& clear_of) 
 }
 
 template <class T>
-DFN_HD void composite_ray(const Composite<T>& p, int64_t ray) { composite_ray(p, ray, Transparency<T>{p}); }
+DFN_HD void composite_ray(const Composite<T>& p, int64_t ray) {
+    composite_ray(p, ray, Transparency<T>{p});
+}
 
 template <class T>
 DFN_HD void clear_gradient(const CompositeBackward<T>& p, int64_t i) {

@@ -26,8 +26,8 @@ DFN_HD void multiply_tile(
 
 // The same for `rows`, a multiple of 4, and `columns`, a multiple of kTile.
 template <bool kAccumulate>
-DFN_HD void multiply(int rows, int depth, int columns, const float* a, int64_t row, int64_t inner,
-    const float* b, int64_t ldb, float* out, int64_t ldo) {
+DFN_HD void multiply(int rows, int depth, int columns, const float* a, int64_t row, int64_t inner, const float* b,
+    int64_t ldb, float* out, int64_t ldo) {
     for (int r = 0; r < rows; r += 4) {
         int c = 0;
         for (; c + 2 * kWidth <= columns; c += 2 * kWidth)
@@ -71,8 +71,8 @@ DFN_HD void output_backward_block(const PackedNetwork& w, Scratch& b, const Netw
 }
 
 // out (hidden, inputs) += sum over samples of left[r] right[c]^T; right's rows are each `row` floats behind the last.
-DFN_HD void add_outer_product(const PackedNetwork& w, const float (*left)[kLanes], const float* right, int64_t row,
-    Scratch& b, float* out) {
+DFN_HD void add_outer_product(
+    const PackedNetwork& w, const float (*left)[kLanes], const float* right, int64_t row, Scratch& b, float* out) {
     transpose(right, row, w.inputs, kLanes, b.transposed[0], kMaxInputs);
     multiply<true>(w.hidden, kLanes, w.inputs, left[0], kLanes, 1, b.transposed[0], kMaxInputs, out, w.inputs);
 }

@@ -12,9 +12,9 @@
 
 namespace dfn::cpu {
 
-constexpr int64_t kChunk = 16 * kLanes;            // samples of one task
+constexpr int64_t kChunk = 16 * kLanes;             // samples of one task
 constexpr int64_t kSpanFloats = int64_t(20) << 20;  // of the blocks that are kept between passes: 80 MB
-constexpr int64_t kCachedRows = int64_t(1) << 20;  // a table of fewer floats stays in the cache
+constexpr int64_t kCachedRows = int64_t(1) << 20;   // a table of fewer floats stays in the cache
 
 // Too much for a thread's stack, and slow to allocate for every chunk.
 struct alignas(64) OneBlock {
@@ -66,26 +66,32 @@ void encode_span(const Lookup& l, int64_t first, int64_t rows, const Blocks& b, 
         parallel_for(rows, e.threads, [&](int64_t i, int64_t end) { fn(i, end, blocks_from(b, i)); }, kChunk);
     };
     if (stays_cached(l.grid)) {
-        parallel_for(rows, e.threads, [&](int64_t begin, int64_t end) {
-            for (int64_t i = begin; i < end; i += kLanes) {
-                const int64_t last = std::min(i + kLanes, end);
-                const Blocks here = keep ? blocks_from(b, i) : Blocks{one_block.memory, b.inputs, b.planes};
-                place(first + i, first + last, here);
-                simd.encode(l.grid, l.table, l.weight, 0, levels, last - i, here);
-                finish(first + i, first + last, here);
-            }
-        }, kChunk);
+        parallel_for(
+            rows, e.threads,
+            [&](int64_t begin, int64_t end) {
+                for (int64_t i = begin; i < end; i += kLanes) {
+                    const int64_t last = std::min(i + kLanes, end);
+                    const Blocks here = keep ? blocks_from(b, i) : Blocks{one_block.memory, b.inputs, b.planes};
+                    place(first + i, first + last, here);
+                    simd.encode(l.grid, l.table, l.weight, 0, levels, last - i, here);
+                    finish(first + i, first + last, here);
+                }
+            },
+            kChunk);
         return;
     }
     chunks([&](int64_t i, int64_t end, const Blocks& here) { place(first + i, first + end, here); });
     const int64_t tasks = kReaders + (rows + kChunk - 1) / kChunk;
-    parallel_for(levels * tasks, e.threads, [&](int64_t task, int64_t) {
-        const int level = int(task / tasks), part = int(task % tasks);
-        if (l.weight && l.weight[level] == 0) return;
-        if (part < kReaders) return read_level(l.grid, level, l.table, rows, part, kReaders);
-        const int64_t i = (part - kReaders) * kChunk;
-        simd.encode(l.grid, l.table, l.weight, level, level + 1, std::min(kChunk, rows - i), blocks_from(b, i));
-    }, 1);
+    parallel_for(
+        levels * tasks, e.threads,
+        [&](int64_t task, int64_t) {
+            const int level = int(task / tasks), part = int(task % tasks);
+            if (l.weight && l.weight[level] == 0) return;
+            if (part < kReaders) return read_level(l.grid, level, l.table, rows, part, kReaders);
+            const int64_t i = (part - kReaders) * kChunk;
+            simd.encode(l.grid, l.table, l.weight, level, level + 1, std::min(kChunk, rows - i), blocks_from(b, i));
+        },
+        1);
     chunks([&](int64_t i, int64_t end, const Blocks& here) { finish(first + i, first + end, here); });
 }
 
@@ -103,12 +109,15 @@ void encode_all(const Lookup& l, int inputs, Planes planes, int64_t live, const 
 // Adds what a span of blocks gives to the gradient of the table, each level from one thread.
 inline void scatter_span(const Lookup& l, int64_t rows, const Blocks& b, float* grad_table, const Exec& e) {
     const SimdKernels& simd = simd_kernels();
-    parallel_for(l.grid.levels, e.threads, [&](int64_t level, int64_t) {
-        const float w = l.weight ? l.weight[level] : 1.0f;
-        if (w == 0.0f) return;
-        read_level(l.grid, int(level), grad_table, rows, 0, 1);
-        simd.scatter(l.grid, int(level), w, rows, b, grad_table);
-    }, 1);
+    parallel_for(
+        l.grid.levels, e.threads,
+        [&](int64_t level, int64_t) {
+            const float w = l.weight ? l.weight[level] : 1.0f;
+            if (w == 0.0f) return;
+            read_level(l.grid, int(level), grad_table, rows, 0, 1);
+            simd.scatter(l.grid, int(level), w, rows, b, grad_table);
+        },
+        1);
 }
 
 }  // namespace dfn::cpu

@@ -28,13 +28,13 @@ struct FieldModel {
     GridLayout grid;
     const T* level_weight;  // (levels), read when the kernel runs; 0 = the level is skipped
     int hidden;
-    T bound;         // half edge of the scene cube
+    T bound;  // half edge of the scene cube
     Blob<T> blob;
-    const T* table;  // (entries, features)
-    const T* W1;     // (hidden, levels * features)
-    const T* b1;     // (hidden)
-    const T* W2;     // (4, hidden)
-    const T* b2;     // (4)
+    const T* table;          // (entries, features)
+    const T* W1;             // (hidden, levels * features)
+    const T* b1;             // (hidden)
+    const T* W2;             // (4, hidden)
+    const T* b2;             // (4)
     const uint16_t* shadow;  // (entries, features) float16, read in the place of the table; or null. CUDA, usual shapes
     bool tensor_cores;       // products with W1 on tensor cores, factors of 16 bits of mantissa. CUDA, usual shapes
 };

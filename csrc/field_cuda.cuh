@@ -57,8 +57,10 @@ __device__ void for_each_level(const FieldModel<float>& m, Vec3<float> u, Fn fn)
 // What the kernels read: the table, or its float16 shadow.
 template <class Value>
 __device__ const Value* values_of(const FieldModel<float>& m) {
-    if constexpr (sizeof(Value) == sizeof(float)) return m.table;
-    else return reinterpret_cast<const Value*>(m.shadow);
+    if constexpr (sizeof(Value) == sizeof(float))
+        return m.table;
+    else
+        return reinterpret_cast<const Value*>(m.shadow);
 }
 
 constexpr int kForwardBlock = 128;
@@ -105,8 +107,8 @@ __global__ void __launch_bounds__(kForwardBlock, 4) field_forward_tile_kernel(co
     }
 }
 
-constexpr int kTile = 64;   // samples and threads of a block of the backward
-constexpr int kUnits = 16;  // hidden units at a time
+constexpr int kTile = 64;                               // samples and threads of a block of the backward
+constexpr int kUnits = 16;                              // hidden units at a time
 constexpr int kRow = kTile + 1, kUnitRow = kUnits + 4;  // padded: neighbouring lanes use different banks
 
 // Shared memory of a block.
@@ -213,8 +215,8 @@ __device__ void sum_outputs(const Tile<kInputs>& tile, int hidden, int first) {
 }
 
 template <int kInputs>
-__device__ void scatter_sample(const FieldModel<float>& m, float* grad_table, Vec3<float> u, Vec3<float> v,
-    bool live, const float (&de)[kInputs], const float (&q)[kInputs]) {
+__device__ void scatter_sample(const FieldModel<float>& m, float* grad_table, Vec3<float> u, Vec3<float> v, bool live,
+    const float (&de)[kInputs], const float (&q)[kInputs]) {
     for_each_level<kInputs / 2>(m, u, [&](int level, const Corners& at, float weight) {
         float out[2][8];
         for (int f = 0; f < 2; ++f) {

@@ -35,8 +35,8 @@ __device__ inline uint4 split_block(float x, float y, float z, float w) {
 template <int kInputs>
 struct MmaNetwork {
     int units;
-    uint4 *W1;       // B of z: tile of 8 units, step, lane
-    uint4 *W1_back;  // B of q: chunk of 16 units, tile of 8 inputs, lane; times w2_0
+    uint4* W1;       // B of z: tile of 8 units, step, lane
+    uint4* W1_back;  // B of q: chunk of 16 units, tile of 8 inputs, lane; times w2_0
     float4* W2;      // per unit
     uint4* tiles;    // 8 * kInputs per warp
     float* b1;
@@ -123,13 +123,12 @@ struct Rows {
 template <int kInputs>
 __device__ void load_rows(const uint4* tile, int lane, Rows<kInputs / 16>& rows) {
     DFN_UNROLL
-    for (int row = 0; row < 4; ++row)
-        DFN_UNROLL
-        for (int step = 0; step < kInputs / 16; ++step) {
-            const uint4 w = tile[block_at<kInputs>(lane / 4 * 4 + row, 4 * step + lane % 4)];
-            rows.high[row / 2][step][row % 2] = w.x, rows.high[row / 2][step][2 + row % 2] = w.y;
-            rows.low[row / 2][step][row % 2] = w.z, rows.low[row / 2][step][2 + row % 2] = w.w;
-        }
+    for (int row = 0; row < 4; ++row) DFN_UNROLL
+    for (int step = 0; step < kInputs / 16; ++step) {
+        const uint4 w = tile[block_at<kInputs>(lane / 4 * 4 + row, 4 * step + lane % 4)];
+        rows.high[row / 2][step][row % 2] = w.x, rows.high[row / 2][step][2 + row % 2] = w.y;
+        rows.low[row / 2][step][row % 2] = w.z, rows.low[row / 2][step][2 + row % 2] = w.w;
+    }
 }
 
 // z of 16 units: [mu][tile of 8 units].
@@ -160,13 +159,12 @@ __device__ inline void fired_units(const float (&z)[2][4], uint32_t (&a)[4]) {
 template <int kInputs>
 __device__ void store_rows(const float (&d)[2][kInputs / 8][4], int lane, uint4* tile) {
     DFN_UNROLL
-    for (int row = 0; row < 4; ++row)
-        DFN_UNROLL
-        for (int step = 0; step < kInputs / 16; ++step) {
-            const float *x = d[row / 2][2 * step] + row % 2 * 2, *y = d[row / 2][2 * step + 1] + row % 2 * 2;
-            tile[block_at<kInputs>(lane / 4 * 4 + row, 4 * step + lane % 4)] =
-                {__float_as_uint(x[0]), __float_as_uint(x[1]), __float_as_uint(y[0]), __float_as_uint(y[1])};
-        }
+    for (int row = 0; row < 4; ++row) DFN_UNROLL
+    for (int step = 0; step < kInputs / 16; ++step) {
+        const float *x = d[row / 2][2 * step] + row % 2 * 2, *y = d[row / 2][2 * step + 1] + row % 2 * 2;
+        tile[block_at<kInputs>(lane / 4 * 4 + row, 4 * step + lane % 4)] = {
+            __float_as_uint(x[0]), __float_as_uint(x[1]), __float_as_uint(y[0]), __float_as_uint(y[1])};
+    }
 }
 
 // Sums over the four lanes of a group, of N values per row; lane t of group g keeps row t, its own sample's.

@@ -15,11 +15,11 @@ struct MmaBackward {
     static constexpr int kTiles = kInputs / 8, kTile = 8 * kInputs;  // blocks of 16 bytes of a warp's tile
     int units;
     uint4 *W1, *W1_back, *W1_normal;  // B of z, of de and, times w2_0, of q
-    float4* W2;      // per unit
-    float4* sums;    // D of W1's gradient: chunk of 16 units, tile of 8 inputs, lane
-    float4* d;       // gradients of the outputs, per sample
-    uint4 *e, *t;    // this warp's tiles
-    float *b1, *normal, *outputs;  // per unit; the normal path of W2's first row; W2's rows and b1, `units` each
+    float4* W2;                       // per unit
+    float4* sums;                     // D of W1's gradient: chunk of 16 units, tile of 8 inputs, lane
+    float4* d;                        // gradients of the outputs, per sample
+    uint4 *e, *t;                     // this warp's tiles
+    float *b1, *normal, *outputs;     // per unit; the normal path of W2's first row; W2's rows and b1, `units` each
 
     static __host__ size_t bytes(int hidden) {
         const size_t units = padded_units(hidden);
@@ -51,13 +51,12 @@ __device__ void prepare_backward(const FieldModel<float>& m, const MmaBackward<k
 template <int kInputs>
 __device__ void transpose_tile(const Rows<kInputs / 16>& rows, int lane, uint4* tile) {
     DFN_UNROLL
-    for (int mu = 0; mu < 2; ++mu)
-        DFN_UNROLL
-        for (int k = 0; k < kInputs / 8; ++k) {
-            const uint32_t *high = rows.high[mu][k / 2] + k % 2 * 2, *low = rows.low[mu][k / 2] + k % 2 * 2;
-            tile[(mu * (kInputs / 8) + k) * int(kWarp) + lane] = {
-                transpose8(high[0]), transpose8(high[1]), transpose8(low[0]), transpose8(low[1])};
-        }
+    for (int mu = 0; mu < 2; ++mu) DFN_UNROLL
+    for (int k = 0; k < kInputs / 8; ++k) {
+        const uint32_t *high = rows.high[mu][k / 2] + k % 2 * 2, *low = rows.low[mu][k / 2] + k % 2 * 2;
+        tile[(mu * (kInputs / 8) + k) * int(kWarp) + lane] = {
+            transpose8(high[0]), transpose8(high[1]), transpose8(low[0]), transpose8(low[1])};
+    }
 }
 
 // The A of units as rows from that of samples as rows.
@@ -111,7 +110,7 @@ __device__ void sum_products(const MmaBackward<kInputs>& s, int chunk, int lane,
     constexpr int kTiles = kInputs / 8, kSteps = kInputs / 16;
     const float w0 = s.W2[16 * chunk + lane / 4].x, w1 = s.W2[16 * chunk + 8 + lane / 4].x;
     float first = 0.f, second = 0.f;  // units g and g + 8
-    DFN_UNROLL_BY(2)  // not more: the loads would come first, all at once, and take the registers
+    DFN_UNROLL_BY(2)                  // not more: the loads would come first, all at once, and take the registers
     for (int k = 0; k < kTiles; ++k) {
         float value[4] = {}, normal[4] = {};
         for (int mu = 0; mu < 2; ++mu) {
@@ -211,7 +210,7 @@ __global__ void __launch_bounds__(kMmaBackwardBlock, 2) field_backward_mma_kerne
     const int turns = chunks > kWarps ? chunks : kWarps;  // in each, no two warps have the same chunk
     float bias[kOutputs] = {};
     for (int64_t first = int64_t(blockIdx.x) * kMmaBackwardBlock; first < live_count;
-         first += int64_t(gridDim.x) * kMmaBackwardBlock) {
+        first += int64_t(gridDim.x) * kMmaBackwardBlock) {
         const int64_t i = first + threadIdx.x;
         const bool live = i < live_count, any = first + warp * int(kWarp) < live_count;
         const auto unit = [&] { return to_unit_cube(live ? load3(p.x, i) : Vec3<float>{}, m.bound); };

@@ -37,8 +37,10 @@ __device__ inline Corners corners_of(const GridLayout& g, int level, Vec3<float>
 template <int N>  // 1 or 2
 __device__ void reduce(float* target, const float (&value)[N]) {
 #ifdef DFN_ADDS_PAIRS
-    if constexpr (N == 2) atomicAdd(reinterpret_cast<float2*>(target), make_float2(value[0], value[1]));
-    else atomicAdd(target, value[0]);
+    if constexpr (N == 2)
+        atomicAdd(reinterpret_cast<float2*>(target), make_float2(value[0], value[1]));
+    else
+        atomicAdd(target, value[0]);
 #else
     for (int f = 0; f < N; ++f) atomicAdd(target + f, value[f]);
 #endif

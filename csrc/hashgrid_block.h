@@ -91,8 +91,10 @@ DFN_HD void encode_features(const Level& l, const float* table, uint32_t stride,
         Floats value[N][8];
         for (int c = 0; c < 8; ++c) {
             const Words index = stride == 1 ? cell.row[c] : cell.row[c] * stride;
-            if constexpr (N == 2) gather_pairs(table, index, value[0][c], value[1][c]);
-            else value[0][c] = gather_one(table, index);
+            if constexpr (N == 2)
+                gather_pairs(table, index, value[0][c], value[1][c]);
+            else
+                value[0][c] = gather_one(table, index);
         }
         for (int f = 0; f < N; ++f) {
             const Trilinear<Floats> y = trilinear(value[f], cell.weight);
@@ -115,7 +117,8 @@ DFN_HD void encode_rows(
     const float* const first = table + g.offset[level] * F;
     for (int64_t i = 0; i < rows; i += kLanes) {
         const Block b = block_at(blocks, i);
-        if (F == 2) encode_features<kPlanes, 2>(l, first, 1, k, weight, b);
+        if (F == 2)
+            encode_features<kPlanes, 2>(l, first, 1, k, weight, b);
         else if (F % 2 == 0)
             for (int f = 0; f < F; f += 2) encode_features<kPlanes, 2>(l, first + f, F / 2, k + f, weight, b);
         else
@@ -142,15 +145,19 @@ DFN_HD void scatter_features(const Level& l, float weight, int k, int live, int 
         }
         for (int c = 0; c < 8; ++c) {
             std::memcpy(&row[c][i], &cell.row[c], sizeof cell.row[c]);
-            if constexpr (N == 2) store_pairs(&add[c][2 * i], out[0][c], out[1][c]);
-            else store(&add[c][i], out[0][c]);
+            if constexpr (N == 2)
+                store_pairs(&add[c][2 * i], out[0][c], out[1][c]);
+            else
+                store(&add[c][i], out[0][c]);
         }
     }
     for (int i = 0; i < live; ++i)
         for (int c = 0; c < 8; ++c) {
             float* const entry = grad + int64_t(row[c][i]) * features;
-            if constexpr (N == 2) *reinterpret_cast<Pair*>(entry) += *reinterpret_cast<const Pair*>(&add[c][2 * i]);
-            else *entry += add[c][i];
+            if constexpr (N == 2)
+                *reinterpret_cast<Pair*>(entry) += *reinterpret_cast<const Pair*>(&add[c][2 * i]);
+            else
+                *entry += add[c][i];
         }
 }
 
@@ -163,7 +170,8 @@ DFN_HD void scatter_rows(
     for (int64_t i = 0; i < rows; i += kLanes) {
         const Block b = block_at(blocks, i);
         const int live = rows - i < kLanes ? int(rows - i) : kLanes;
-        if (F == 2) scatter_features<kPlanes, 2>(l, weight, k, live, 2, b, grad);
+        if (F == 2)
+            scatter_features<kPlanes, 2>(l, weight, k, live, 2, b, grad);
         else if (F % 2 == 0)
             for (int f = 0; f < F; f += 2) scatter_features<kPlanes, 2>(l, weight, k + f, live, F, b, grad + f);
         else

@@ -21,32 +21,54 @@ struct Vec3 {
 };
 
 template <class T>
-DFN_HD Vec3<T> operator+(Vec3<T> a, Vec3<T> b) { return {a.x + b.x, a.y + b.y, a.z + b.z}; }
+DFN_HD Vec3<T> operator+(Vec3<T> a, Vec3<T> b) {
+    return {a.x + b.x, a.y + b.y, a.z + b.z};
+}
 template <class T>
-DFN_HD Vec3<T> operator-(Vec3<T> a, Vec3<T> b) { return {a.x - b.x, a.y - b.y, a.z - b.z}; }
+DFN_HD Vec3<T> operator-(Vec3<T> a, Vec3<T> b) {
+    return {a.x - b.x, a.y - b.y, a.z - b.z};
+}
 template <class T>
-DFN_HD Vec3<T> operator-(Vec3<T> a) { return {-a.x, -a.y, -a.z}; }
+DFN_HD Vec3<T> operator-(Vec3<T> a) {
+    return {-a.x, -a.y, -a.z};
+}
 template <class T>
-DFN_HD Vec3<T> operator*(Vec3<T> a, Vec3<T> b) { return {a.x * b.x, a.y * b.y, a.z * b.z}; }
+DFN_HD Vec3<T> operator*(Vec3<T> a, Vec3<T> b) {
+    return {a.x * b.x, a.y * b.y, a.z * b.z};
+}
 template <class T>
-DFN_HD Vec3<T> operator*(T s, Vec3<T> a) { return {s * a.x, s * a.y, s * a.z}; }
+DFN_HD Vec3<T> operator*(T s, Vec3<T> a) {
+    return {s * a.x, s * a.y, s * a.z};
+}
 template <class T>
-DFN_HD T dot(Vec3<T> a, Vec3<T> b) { return a.x * b.x + a.y * b.y + a.z * b.z; }
+DFN_HD T dot(Vec3<T> a, Vec3<T> b) {
+    return a.x * b.x + a.y * b.y + a.z * b.z;
+}
 template <class T>
-DFN_HD Vec3<T> load3(const T* p, int64_t row) { return {p[3 * row], p[3 * row + 1], p[3 * row + 2]}; }
+DFN_HD Vec3<T> load3(const T* p, int64_t row) {
+    return {p[3 * row], p[3 * row + 1], p[3 * row + 2]};
+}
 template <class T>
-DFN_HD void store3(T* p, int64_t row, Vec3<T> v) { p[3 * row] = v.x, p[3 * row + 1] = v.y, p[3 * row + 2] = v.z; }
+DFN_HD void store3(T* p, int64_t row, Vec3<T> v) {
+    p[3 * row] = v.x, p[3 * row + 1] = v.y, p[3 * row + 2] = v.z;
+}
 
 // Comparisons written so that a NaN becomes the lower bound and never an index.
 template <class T>
-DFN_HD T clamp(T v, T lo, T hi) { return v > lo ? (v < hi ? v : hi) : lo; }
+DFN_HD T clamp(T v, T lo, T hi) {
+    return v > lo ? (v < hi ? v : hi) : lo;
+}
 template <class T>
-DFN_HD T max0(T v) { return v > T(0) ? v : T(0); }
+DFN_HD T max0(T v) {
+    return v > T(0) ? v : T(0);
+}
 
 // How a body adds to memory that several samples share: plain where one thread owns the target, atomic where not.
 struct PlainAdd {
     template <class T>
-    static DFN_HD void add(T* target, T value) { *target += value; }
+    static DFN_HD void add(T* target, T value) {
+        *target += value;
+    }
 };
 struct AtomicAdd {  // device only; the host branch exists so that host/device templates instantiate
     template <class T>
@@ -78,7 +100,9 @@ DFN_HD Random4 philox(uint64_t key, uint64_t counter_low, uint64_t counter_high)
 
 // 32 random bits to [0, 1): 24 bits, so that float and double agree and 1 is never reached.
 template <class T>
-DFN_HD T to_unit(uint32_t bits) { return T(bits >> 8) * T(1.0 / 16777216.0); }
+DFN_HD T to_unit(uint32_t bits) {
+    return T(bits >> 8) * T(1.0 / 16777216.0);
+}
 
 // The index-th number of a stream: key = seed, counter = (index, stream).
 template <class T>

@@ -77,7 +77,8 @@ private:
 void forward_rows(const Field<float>& p, int64_t live, const Exec& e) {
     const SimdKernels& simd = simd_kernels();
     const Packed w(p.model);
-    encode_all({p.model.grid, p.model.table, p.model.level_weight}, w.inputs, p.grad_h ? kJacobian : kValue, live, e,
+    encode_all(
+        {p.model.grid, p.model.table, p.model.level_weight}, w.inputs, p.grad_h ? kJacobian : kValue, live, e,
         [&](int64_t i, int64_t end, const Blocks& b) { simd.field_place(p, i, end, b); },
         [&](int64_t i, int64_t end, const Blocks& b) { simd.field_forward(p, w, i, end, b, scratch); });
 }
@@ -103,11 +104,14 @@ constexpr int64_t kBackwardFloats = 10;  // of a row: x, d_h, d_rgb_raw, d_grad_
 // in `memory`, kBackwardFloats for each row, or where they are if that is all of them. The others would add zeros.
 Field<float> rows_with_gradient(const Field<float>& p, int64_t first, int64_t rows, float* memory, const Exec& e) {
     std::vector<int64_t> place((rows + kChunk - 1) / kChunk + 1);
-    parallel_for(rows, e.threads, [&](int64_t i, int64_t end) {
-        int64_t found = 0;
-        for (int64_t k = i; k < end; ++k) found += has_gradient(p, first + k);
-        place[i / kChunk + 1] = found;
-    }, kChunk);
+    parallel_for(
+        rows, e.threads,
+        [&](int64_t i, int64_t end) {
+            int64_t found = 0;
+            for (int64_t k = i; k < end; ++k) found += has_gradient(p, first + k);
+            place[i / kChunk + 1] = found;
+        },
+        kChunk);
     std::partial_sum(place.begin(), place.end(), place.begin());
     Field<float> few = p;
     few.n = place.back();
@@ -117,15 +121,18 @@ Field<float> rows_with_gradient(const Field<float>& p, int64_t first, int64_t ro
     }
     float *const x = memory, *const d_rgb_raw = x + 3 * rows, *const d_grad_h = x + 6 * rows, *const d_h = x + 9 * rows;
     few.x = x, few.d_h = d_h, few.d_rgb_raw = d_rgb_raw, few.d_grad_h = d_grad_h;
-    parallel_for(rows, e.threads, [&](int64_t i, int64_t end) {
-        int64_t to = place[i / kChunk];
-        for (int64_t from = first + i; from < first + end; ++from) {
-            if (!has_gradient(p, from)) continue;
-            store3(x, to, load3(p.x, from)), store3(d_rgb_raw, to, load3(p.d_rgb_raw, from));
-            store3(d_grad_h, to, load3(p.d_grad_h, from));
-            d_h[to++] = p.d_h[from];
-        }
-    }, kChunk);
+    parallel_for(
+        rows, e.threads,
+        [&](int64_t i, int64_t end) {
+            int64_t to = place[i / kChunk];
+            for (int64_t from = first + i; from < first + end; ++from) {
+                if (!has_gradient(p, from)) continue;
+                store3(x, to, load3(p.x, from)), store3(d_rgb_raw, to, load3(p.d_rgb_raw, from));
+                store3(d_grad_h, to, load3(p.d_grad_h, from));
+                d_h[to++] = p.d_h[from];
+            }
+        },
+        kChunk);
     return few;
 }
 
@@ -140,7 +147,8 @@ void backward_rows(const Field<float>& all, int64_t live, const Exec& e) {
     for (int64_t first = 0; first < live; first += span) {
         const Field<float> p = rows_with_gradient(all, first, std::min(span, live - first), b.memory + floats, e);
         std::vector<ChunkGradient> partial((p.n + kChunk - 1) / kChunk, ChunkGradient(w));
-        encode_span(lookup, 0, p.n, b, true, e,
+        encode_span(
+            lookup, 0, p.n, b, true, e,
             [&](int64_t i, int64_t end, const Blocks& here) { simd.field_place(p, i, end, here); },
             [&](int64_t i, int64_t end, const Blocks& here) {
                 simd.field_backward(p, w, i, end, here, scratch, partial[i / kChunk].view());

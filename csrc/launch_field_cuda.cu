@@ -132,15 +132,16 @@ void launch_scatter(const char* op, const HashGrid<float>& p, const Exec& e) {
 // Whether the kernels of field_cuda.cuh fit.
 bool usual_shape(const FieldModel<float>& m) {
     return (m.grid.levels == 16 || m.grid.levels == 8) && m.grid.features == 2 && holds_pairs(m.table) &&
-        uintptr_t(m.shadow) % 4 == 0;
+           uintptr_t(m.shadow) % 4 == 0;
 }
 
 #define DFN_BY_LEVELS(launch, Value) (p.model.grid.levels == 16 ? launch<32, Value>(p, e) : launch<16, Value>(p, e))
 
 void refuse_shadow(const FieldModel<float>& m) {
     if (m.shadow)
-        throw std::invalid_argument("field: a shadow needs 16 or 8 levels of 2 features, memory that begins at a "
-                                    "multiple of 4 bytes, and hidden layers that fit into the device's shared memory");
+        throw std::invalid_argument(
+            "field: a shadow needs 16 or 8 levels of 2 features, memory that begins at a "
+            "multiple of 4 bytes, and hidden layers that fit into the device's shared memory");
 }
 
 // Blocks that stay for the whole kernel, each with a copy of the weights: as many as the largest devices hold at once.
@@ -169,8 +170,8 @@ void allow_shared(const char* op, void (*kernel)(Field<float>), size_t bytes) {
 template <int kInputs, class Value>
 void launch_forward_mma(const Field<float>& p, size_t bytes, const Exec& e) {
     const DeviceGuard guard(e.device);
-    void (*const kernel)(Field<float>) = p.grad_h ? field_forward_mma_kernel<kInputs, Value, true>
-                                                  : field_forward_mma_kernel<kInputs, Value, false>;
+    void (*const kernel)(Field<float>) =
+        p.grad_h ? field_forward_mma_kernel<kInputs, Value, true> : field_forward_mma_kernel<kInputs, Value, false>;
     allow_shared("field_forward", kernel, bytes);
     launch_shared("field_forward", e, kernel, resident_blocks(p.n, kMmaBlock), kMmaBlock, bytes, p);
 }
@@ -179,8 +180,8 @@ template <int kInputs, class Value>
 void launch_forward_tile(const Field<float>& p, const Exec& e) {
     const size_t of_mma = MmaNetwork<kInputs>::bytes(p.model.hidden);
     if (on_tensor_cores(p, of_mma, e)) return launch_forward_mma<kInputs, Value>(p, of_mma, e);
-    const auto kernel = p.grad_h ? field_forward_tile_kernel<kInputs, Value, true>
-                                 : field_forward_tile_kernel<kInputs, Value, false>;
+    const auto kernel =
+        p.grad_h ? field_forward_tile_kernel<kInputs, Value, true> : field_forward_tile_kernel<kInputs, Value, false>;
     const size_t bytes = sizeof(float) * weight_count(kInputs, p.model.hidden);
     launch_shared("field_forward", e, kernel, resident_blocks(p.n, kForwardBlock), kForwardBlock, bytes, p);
 }
@@ -200,7 +201,7 @@ void launch_backward_tile(const Field<float>& p, const Exec& e) {
 
 void launch_weights(const Field<float>& p, const Exec& e) {
     constexpr size_t kShared = 48 * 1024;
-    constexpr int64_t kBlocks = 512;       // enough to fill a device; each adds its sum once
+    constexpr int64_t kBlocks = 512;  // enough to fill a device; each adds its sum once
     const int inputs = p.model.grid.levels * p.model.grid.features;
     const auto bytes = [&](int tile) {
         return sizeof(float) * (weight_count(inputs, p.model.hidden) + size_t(tile) * (2 * inputs + kOutputs));

@@ -10,7 +10,8 @@ namespace {
 
 void encode_rows(const HashGrid<float>& p, int64_t live, const Exec& e) {
     const SimdKernels& simd = simd_kernels();
-    encode_all({p.grid, p.table, nullptr}, p.grid.levels * p.grid.features, kValue, live, e,
+    encode_all(
+        {p.grid, p.table, nullptr}, p.grid.levels * p.grid.features, kValue, live, e,
         [&](int64_t i, int64_t end, const Blocks& b) { simd.place(p.x, 0, i, end, b); },
         [&](int64_t i, int64_t end, const Blocks& b) { simd.encode_store(p, i, end, b); });
 }
@@ -30,22 +31,26 @@ void grad_table_rows(const HashGrid<float>& p, int64_t live, const Exec& e) {
     b.memory = memory.data();
     for (int64_t first = 0; first < live; first += span) {
         const int64_t rows = std::min(span, live - first);
-        parallel_for(rows, e.threads, [&](int64_t i, int64_t end) {
-            simd.encode_load(p, first + i, first + end, blocks_from(b, i));
-        }, kChunk);
+        parallel_for(
+            rows, e.threads,
+            [&](int64_t i, int64_t end) { simd.encode_load(p, first + i, first + end, blocks_from(b, i)); }, kChunk);
         scatter_span({p.grid, nullptr, nullptr}, rows, b, p.grad_table, e);
     }
 }
 
 void grad_table_rows(const HashGrid<double>& p, int64_t live, const Exec& e) {
-    parallel_for(p.grid.levels, e.threads, [&](int64_t level, int64_t) {
-        for (int64_t i = 0; i < live; ++i) hashgrid_grad_table_body(p, i, int(level), PlainAdd());
-    }, 1);
+    parallel_for(
+        p.grid.levels, e.threads,
+        [&](int64_t level, int64_t) {
+            for (int64_t i = 0; i < live; ++i) hashgrid_grad_table_body(p, i, int(level), PlainAdd());
+        },
+        1);
 }
 
 void grad_x_rows(const HashGrid<float>& p, int64_t live, const Exec& e) {
     const SimdKernels& simd = simd_kernels();
-    encode_all({p.grid, p.table, nullptr}, p.grid.levels * p.grid.features, kJacobian, live, e,
+    encode_all(
+        {p.grid, p.table, nullptr}, p.grid.levels * p.grid.features, kJacobian, live, e,
         [&](int64_t i, int64_t end, const Blocks& b) { simd.place(p.x, 0, i, end, b); },
         [&](int64_t i, int64_t end, const Blocks& b) { simd.encode_grad_x(p, i, end, b); });
 }
@@ -84,15 +89,18 @@ void hashgrid_grad_x_backward(const HashGrid<T>& p, const Exec& e) {
     parallel_for(p.n, e.threads, [&](int64_t begin, int64_t end) {
         for (int64_t i = begin; i < end; ++i) hashgrid_hessian_body(p, i, i < live);
     });
-    parallel_for(p.grid.levels, e.threads, [&](int64_t level, int64_t) {
-        for (int64_t i = 0; i < p.n; ++i) hashgrid_tangent_body(p, i, int(level), i < live, PlainAdd());
-    }, 1);
+    parallel_for(
+        p.grid.levels, e.threads,
+        [&](int64_t level, int64_t) {
+            for (int64_t i = 0; i < p.n; ++i) hashgrid_tangent_body(p, i, int(level), i < live, PlainAdd());
+        },
+        1);
 }
 
-#define DFN_INSTANTIATE(T)                                                   \
-    template void hashgrid_forward(const HashGrid<T>&, const Exec&);         \
-    template void hashgrid_grad_table(const HashGrid<T>&, const Exec&);      \
-    template void hashgrid_grad_x(const HashGrid<T>&, const Exec&);          \
+#define DFN_INSTANTIATE(T)                                              \
+    template void hashgrid_forward(const HashGrid<T>&, const Exec&);    \
+    template void hashgrid_grad_table(const HashGrid<T>&, const Exec&); \
+    template void hashgrid_grad_x(const HashGrid<T>&, const Exec&);     \
     template void hashgrid_grad_x_backward(const HashGrid<T>&, const Exec&)
 DFN_INSTANTIATE(float);
 DFN_INSTANTIATE(double);

@@ -18,20 +18,26 @@ constexpr int64_t kRows = 1024;  // per chunk, whole blocks of the vector loops
 // body(i) for every i of [0, n).
 template <class Body>
 void for_each(int64_t n, const Exec& e, Body body, int64_t grain = 1024) {
-    parallel_for(n, e.threads, [&](int64_t begin, int64_t end) {
-        for (int64_t i = begin; i < end; ++i) body(i);
-    }, grain);
+    parallel_for(
+        n, e.threads,
+        [&](int64_t begin, int64_t end) {
+            for (int64_t i = begin; i < end; ++i) body(i);
+        },
+        grain);
 }
 
 // The sum over all i of [0, n) of the integers body(i).
 template <class Body>
 int64_t sum_of(int64_t n, const Exec& e, Body body, int64_t grain = 4096) {
     std::atomic<int64_t> total{0};
-    parallel_for(n, e.threads, [&](int64_t begin, int64_t end) {
-        int64_t sum = 0;
-        for (int64_t i = begin; i < end; ++i) sum += body(i);
-        total += sum;
-    }, grain);
+    parallel_for(
+        n, e.threads,
+        [&](int64_t begin, int64_t end) {
+            int64_t sum = 0;
+            for (int64_t i = begin; i < end; ++i) sum += body(i);
+            total += sum;
+        },
+        grain);
     return total;
 }
 
@@ -47,11 +53,13 @@ template <class T>
 void scan_counts(const March<T>& p) {
     const int64_t total = total_under(p, INT32_MAX);
     int64_t fits = 0, above = p.max_steps + int64_t(1);
-    if (total <= p.budget) fits = p.max_steps;
-    else while (above - fits > 1) {
-        const int64_t middle = (fits + above) / 2;
-        (total_under(p, middle) <= p.budget ? fits : above) = middle;
-    }
+    if (total <= p.budget)
+        fits = p.max_steps;
+    else
+        while (above - fits > 1) {
+            const int64_t middle = (fits + above) / 2;
+            (total_under(p, middle) <= p.budget ? fits : above) = middle;
+        }
     int64_t row = 0;
     for (int64_t r = 0; r < p.rays; ++r) p.offsets[r] = int32_t(row), row += capped(p.counts[r], fits);
     p.offsets[p.rays] = int32_t(row);
@@ -136,9 +144,7 @@ void shade_range(const ShadeBackward<double>& p, int64_t begin, int64_t end) {
     for (int64_t i = begin; i < end; ++i) shade_sample_backward(p, i);
 }
 
-void composite_range(const Composite<float>& p, int64_t begin, int64_t end) {
-    simd_kernels().composite(p, begin, end);
-}
+void composite_range(const Composite<float>& p, int64_t begin, int64_t end) { simd_kernels().composite(p, begin, end); }
 
 void composite_range(const Composite<double>& p, int64_t begin, int64_t end) {
     for (int64_t r = begin; r < end; ++r) composite_ray(p, r);
@@ -228,7 +234,7 @@ void adam(const Adam<T>& p, const Exec& e) {
     *p.nonfinite += bad;
 }
 
-#define DFN_INSTANTIATE(op, Params)                              \
+#define DFN_INSTANTIATE(op, Params)                             \
     template void op<float>(const Params<float>&, const Exec&); \
     template void op<double>(const Params<double>&, const Exec&);
 

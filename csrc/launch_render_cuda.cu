@@ -69,8 +69,10 @@ __global__ void __launch_bounds__(kScanThreads) scan_kernel(March<T> p) {
     while (above - fits > 1) {
         const int64_t middle = (fits + above) / 2;
         sum_under(middle, kept);
-        if (kept <= p.budget) fits = middle;
-        else above = middle;
+        if (kept <= p.budget)
+            fits = middle;
+        else
+            above = middle;
     }
     int64_t row = sum_under(fits, kept);
     for (int64_t r = begin; r < end; ++r) p.offsets[r] = int32_t(row), row += capped(p.counts[r], fits);

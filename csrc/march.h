@@ -26,14 +26,14 @@ struct March {
     int64_t* info;            // out (2): rows written, samples dropped
     int64_t rays;
     int64_t budget;
-    int resolution;           // cells per axis, a multiple of 4
-    int max_steps;            // longest lattice
-    T bound;                  // the scene is [-bound, bound]^3
-    T near;                   // no sample before this distance
+    int resolution;  // cells per axis, a multiple of 4
+    int max_steps;   // longest lattice
+    T bound;         // the scene is [-bound, bound]^3
+    T near;          // no sample before this distance
     T step;
-    uint64_t seed;            // of the jitter, whose index is the ray
-    const int64_t* stream;    // in (1): of the jitter, read when the kernel runs
-    bool jittered;            // false: the lattice starts half a step inside
+    uint64_t seed;          // of the jitter, whose index is the ray
+    const int64_t* stream;  // in (1): of the jitter, read when the kernel runs
+    bool jittered;          // false: the lattice starts half a step inside
 };
 
 // A product that is rounded before anything is added to it. Contraction to a fused multiply-add is up to each compiler,
@@ -41,8 +41,10 @@ struct March {
 template <class T>
 DFN_HD T rounded_product(T a, T b) {
 #ifdef __CUDA_ARCH__
-    if constexpr (sizeof(T) == 4) return __fmul_rn(a, b);
-    else return __dmul_rn(a, b);
+    if constexpr (sizeof(T) == 4)
+        return __fmul_rn(a, b);
+    else
+        return __dmul_rn(a, b);
 #else
     return a * b;
 #endif
@@ -56,7 +58,7 @@ struct RayWalk {
     T start, jitter;         // sample k is at start + (k + jitter) * step
     T inverse_step, slack;   // steps per unit; how many steps early a jump over a cell has to end
     T cells_per_unit, cell;
-    int steps;               // lattice points inside the cube
+    int steps;  // lattice points inside the cube
 };
 
 template <class T>
@@ -83,11 +85,15 @@ DFN_HD void clip(T o, T d, T bound, T& near, T& far) {
 }
 
 template <class T>
-DFN_HD T smaller(T a, T b) { return a < b ? a : b; }
+DFN_HD T smaller(T a, T b) {
+    return a < b ? a : b;
+}
 
 // 1/d, kept small enough that no product with it overflows; 0 for a ray parallel to the planes.
 template <class T>
-DFN_HD T bounded_inverse(T d) { return d == T(0) ? T(0) : clamp(T(1) / d, T(-1e18), T(1e18)); }
+DFN_HD T bounded_inverse(T d) {
+    return d == T(0) ? T(0) : clamp(T(1) / d, T(-1e18), T(1e18));
+}
 
 // `delay` of an axis: earlier than the exact crossing by more than all roundings of a position; never where parallel.
 template <class T>

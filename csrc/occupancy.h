@@ -26,7 +26,9 @@ struct Occupancy {
 };
 
 template <class T>
-DFN_HD bool finite(T v) { return v - v == T(0); }
+DFN_HD bool finite(T v) {
+    return v - v == T(0);
+}
 
 // Also heals a grid that came with a NaN, an infinity or a negative value.
 template <class T>
@@ -104,16 +106,20 @@ DFN_HD int pack_byte(const Occupancy<T>& p, int64_t byte) {
 }
 
 template <class T>
-DFN_HD bool too_empty(const Occupancy<T>& p) { return *p.occupied * kFloorFraction < p.cells; }
+DFN_HD bool too_empty(const Occupancy<T>& p) {
+    return *p.occupied * kFloorFraction < p.cells;
+}
 
 template <class T>
-DFN_HD void fill_byte(const Occupancy<T>& p, int64_t byte) { p.bitfield[byte] = 0xFF; }
+DFN_HD void fill_byte(const Occupancy<T>& p, int64_t byte) {
+    p.bitfield[byte] = 0xFF;
+}
 
 // A random point of a cell, or its centre.
 template <class T>
 struct CellPoints {
-    const int64_t* index;   // in (n)
-    T* x;                   // out (n, 3), world units
+    const int64_t* index;  // in (n)
+    T* x;                  // out (n, 3), world units
     int64_t n;
     int resolution;
     T bound;

@@ -22,12 +22,18 @@ struct Exec {
     int threads;       // CPU threads
 };
 
-#define DFN_DECLARE(op, Params)                                                     \
-    namespace cpu { template <class T> void op(const Params<T>& p, const Exec& e); } \
-    namespace cuda { template <class T> void op(const Params<T>& p, const Exec& e); }
+#define DFN_DECLARE(op, Params)                 \
+    namespace cpu {                             \
+    template <class T>                          \
+    void op(const Params<T>& p, const Exec& e); \
+    }                                           \
+    namespace cuda {                            \
+    template <class T>                          \
+    void op(const Params<T>& p, const Exec& e); \
+    }
 
 #ifdef DFN_CUDA
-#define DFN_LAUNCH_CUDA(op, T, p, e)                                   \
+#define DFN_LAUNCH_CUDA(op, T, p, e)                                  \
     if constexpr (std::is_same_v<T, float>) return cuda::op<T>(p, e); \
     throw std::invalid_argument(#op ": float64 runs on the CPU only")
 #else
@@ -35,13 +41,15 @@ struct Exec {
 #endif
 
 // Runs `op` with parameters p of scalar type T where e says; the last statement of a function that returns void.
-#define DFN_LAUNCH(op, T, p, e)                  \
-    do {                                         \
+#define DFN_LAUNCH(op, T, p, e)                      \
+    do {                                             \
         if ((e).device < 0) return cpu::op<T>(p, e); \
-        DFN_LAUNCH_CUDA(op, T, p, e);            \
+        DFN_LAUNCH_CUDA(op, T, p, e);                \
     } while (0)
 
-namespace cpu { void trim(); }  // gives back the memory that launchers keep between calls
+namespace cpu {
+void trim();
+}  // namespace cpu
 
 // hashgrid, field
 DFN_DECLARE(hashgrid_forward, HashGrid)

@@ -14,8 +14,8 @@ struct Adam {
     int64_t n;
     T beta1, beta2;
     T eps;
-    T weight_decay;      // added to the gradient, times the parameter (L2, as in torch.optim.Adam)
-    const T* factors;    // in (2): lr / (1 - beta1^step) and 1 / sqrt(1 - beta2^step), read when the kernel runs
+    T weight_decay;    // added to the gradient, times the parameter (L2, as in torch.optim.Adam)
+    const T* factors;  // in (2): lr / (1 - beta1^step) and 1 / sqrt(1 - beta2^step), read when the kernel runs
 };
 
 // The factors, read once: what the loop writes might alias them. One that is NaN, infinite or negative makes the step

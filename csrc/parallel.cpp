@@ -31,7 +31,7 @@ struct Job {
         in_parallel = true;
         for (int64_t c; (c = next.fetch_add(1)) < chunks;) {
             try {
-                (*fn)(c * grain, std::min(n, (c + 1) * grain));
+                (*fn)(c* grain, std::min(n, (c + 1) * grain));
             } catch (...) {
                 std::lock_guard<std::mutex> lock(error_mutex);
                 if (!error) error = std::current_exception();

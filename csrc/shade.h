@@ -9,39 +9,43 @@ constexpr double kExpLimit = 15;  // exp(h) is constant from here on, in value a
 
 template <class T>
 struct Shade {
-    const T* h;              // in (n): pre-activation density
-    const T* rgb_raw;        // in (n, 3)
-    const T* grad_h;         // in (n, 3): dh/dx
-    const T* x;              // in (n, 3)
-    const int32_t* ray_id;   // in (n)
-    const float* view;       // in (views, 6): light x, y, z, ambient, diffuse, textureless
-    const int64_t* count;    // in (1) or null: rows in use
-    T* sigma;                // out (n), forward
-    T* rgb;                  // out (n, 3), forward
-    T* normal;               // out (n, 3), forward
+    const T* h;             // in (n): pre-activation density
+    const T* rgb_raw;       // in (n, 3)
+    const T* grad_h;        // in (n, 3): dh/dx
+    const T* x;             // in (n, 3)
+    const int32_t* ray_id;  // in (n)
+    const float* view;      // in (views, 6): light x, y, z, ambient, diffuse, textureless
+    const int64_t* count;   // in (1) or null: rows in use
+    T* sigma;               // out (n), forward
+    T* rgb;                 // out (n, 3), forward
+    T* normal;              // out (n, 3), forward
     int64_t n;
     int64_t views;
     int64_t rays_per_view;
-    T eps;                   // regularises the normal
-    bool exp_density;        // exp instead of softplus
+    T eps;             // regularises the normal
+    bool exp_density;  // exp instead of softplus
 };
 
 template <class T>
 struct ShadeBackward {
-    Shade<T> forward;      // its inputs; the outputs are not read
-    const T* d_sigma;      // in (n)
-    const T* d_rgb;        // in (n, 3)
-    const T* d_normal;     // in (n, 3)
-    T* d_h;                // out (n)
-    T* d_rgb_raw;          // out (n, 3)
-    T* d_grad_h;           // out (n, 3)
+    Shade<T> forward;   // its inputs; the outputs are not read
+    const T* d_sigma;   // in (n)
+    const T* d_rgb;     // in (n, 3)
+    const T* d_normal;  // in (n, 3)
+    T* d_h;             // out (n)
+    T* d_rgb_raw;       // out (n, 3)
+    T* d_grad_h;        // out (n, 3)
 };
 
 template <class T>
-DFN_HD T sigmoid(T v) { return T(1) / (T(1) + std::exp(-v)); }
+DFN_HD T sigmoid(T v) {
+    return T(1) / (T(1) + std::exp(-v));
+}
 
 template <class T>
-DFN_HD T softplus(T v) { return max0(v) + std::log1p(std::exp(v > T(0) ? -v : v)); }
+DFN_HD T softplus(T v) {
+    return max0(v) + std::log1p(std::exp(v > T(0) ? -v : v));
+}
 
 template <class T>
 DFN_HD T density(T h, bool exponential) {

@@ -11,15 +11,23 @@
 namespace dfn {
 
 #if defined(DFN_X86_64_V4)
-namespace x86_64_v4 { extern const SimdKernels kernels; }
+namespace x86_64_v4 {
+extern const SimdKernels kernels;
+}
 #endif
 #if defined(DFN_X86_64_V3)
-namespace x86_64_v3 { extern const SimdKernels kernels; }
+namespace x86_64_v3 {
+extern const SimdKernels kernels;
+}
 #endif
 #if defined(DFN_X86_64_V2)
-namespace x86_64_v2 { extern const SimdKernels kernels; }
+namespace x86_64_v2 {
+extern const SimdKernels kernels;
+}
 #endif
-namespace plain { extern const SimdKernels kernels; }
+namespace plain {
+extern const SimdKernels kernels;
+}
 
 namespace {
 

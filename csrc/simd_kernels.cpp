@@ -31,17 +31,19 @@ void encode(const GridLayout& g, const float* table, const float* weight, int fi
     for (int level = first; level < last; ++level) {
         const float w = weight ? weight[level] : 1;
         if (w == 0) continue;
-        if (blocks.planes == kValue) encode_rows<kValue>(g, level, table, w, rows, blocks);
-        else if (blocks.planes == kTangent) encode_rows<kTangent>(g, level, table, w, rows, blocks);
-        else encode_rows<kJacobian>(g, level, table, w, rows, blocks);
+        if (blocks.planes == kValue)
+            encode_rows<kValue>(g, level, table, w, rows, blocks);
+        else if (blocks.planes == kTangent)
+            encode_rows<kTangent>(g, level, table, w, rows, blocks);
+        else
+            encode_rows<kJacobian>(g, level, table, w, rows, blocks);
     }
 }
 
 void encode_store(const HashGrid<float>& p, int64_t begin, int64_t end, const Blocks& blocks) {
     const int width = p.grid.levels * p.grid.features;
-    for_each_block(begin, end, blocks, [&](int64_t i, int live, Block b) {
-        transpose(b.input(0), kLanes, width, live, p.y + i * width, width);
-    });
+    for_each_block(begin, end, blocks,
+        [&](int64_t i, int live, Block b) { transpose(b.input(0), kLanes, width, live, p.y + i * width, width); });
 }
 
 void encode_grad_x(const HashGrid<float>& p, int64_t begin, int64_t end, const Blocks& blocks) {
@@ -68,8 +70,8 @@ void encode_load(const HashGrid<float>& p, int64_t begin, int64_t end, const Blo
 }
 
 void field_place(const Field<float>& p, int64_t begin, int64_t end, const Blocks& blocks) {
-    for_each_block(begin, end, blocks,
-        [&](int64_t i, int live, Block b) { field_place_block(p, i, live, blocks.inputs, b); });
+    for_each_block(
+        begin, end, blocks, [&](int64_t i, int live, Block b) { field_place_block(p, i, live, blocks.inputs, b); });
 }
 
 void field_forward(
@@ -84,8 +86,10 @@ void field_backward(const Field<float>& p, const PackedNetwork& w, int64_t begin
 }
 
 void scatter(const GridLayout& g, int level, float weight, int64_t rows, const Blocks& blocks, float* grad_table) {
-    if (blocks.planes == kTangent) scatter_rows<kTangent>(g, level, weight, rows, blocks, grad_table);
-    else scatter_rows<kValue>(g, level, weight, rows, blocks, grad_table);
+    if (blocks.planes == kTangent)
+        scatter_rows<kTangent>(g, level, weight, rows, blocks, grad_table);
+    else
+        scatter_rows<kValue>(g, level, weight, rows, blocks, grad_table);
 }
 
 uint32_t occupied(const March<float>& p, const RayWalk<float>& w, int k) { return occupied_ahead(p, w, k); }
@@ -111,8 +115,10 @@ public:
 private:
     DFN_HD void look_ahead(int64_t row) {
         Floats sigma{};
-        if (row + kWidth <= p_.n) sigma = load(p_.sigma + row);
-        else for (int i = 0; row + i < p_.n; ++i) sigma[i] = p_.sigma[row + i];
+        if (row + kWidth <= p_.n)
+            sigma = load(p_.sigma + row);
+        else
+            for (int i = 0; row + i < p_.n; ++i) sigma[i] = p_.sigma[row + i];
         store(clear_, exponential(-(sigma * p_.step)));
         first_ = row;
     }

@@ -9,13 +9,13 @@
 
 namespace dfn {
 
-constexpr int kLanes = 64;  // samples per block
-constexpr int kTile = 16;   // inputs are padded to multiples of it
+constexpr int kLanes = 64;      // samples per block
+constexpr int kTile = 16;       // inputs are padded to multiples of it
 constexpr int kLookAhead = 16;  // samples of a ray that the march looks up together
 
 // The network, padded with zeros to whole tiles; padded units never fire. W1 (hidden, inputs), W2 (4, hidden).
 struct PackedNetwork {
-    int inputs, hidden;  // padded
+    int inputs, hidden;                           // padded
     const float *W1, *W1_density, *b1, *W2, *b2;  // W1_density: rows of W1 times W2's first row
 };
 
@@ -50,8 +50,8 @@ struct SimdKernels {
     const char* name;
     // Blocks of points, then their encoding in the levels [first, last); weight: one per level, or null for 1.
     void (*place)(const float* x, float bound, int64_t begin, int64_t end, const Blocks&);
-    void (*encode)(const GridLayout&, const float* table, const float* weight, int first, int last, int64_t rows,
-        const Blocks&);
+    void (*encode)(
+        const GridLayout&, const float* table, const float* weight, int first, int last, int64_t rows, const Blocks&);
     // The hash grid alone: y; grad_x; and the values of blocks from grad_y.
     void (*encode_store)(const HashGrid<float>&, int64_t begin, int64_t end, const Blocks&);
     void (*encode_grad_x)(const HashGrid<float>&, int64_t begin, int64_t end, const Blocks&);
@@ -80,8 +80,8 @@ struct SimdKernels {
     int width;  // floats of a vector
 };
 
-const SimdKernels& simd_kernels();    // the fastest that this processor runs, or the one that was forced
-const char* const* simd_levels();     // names that this build has and this processor runs, best first, then null
-bool force_simd(const char* name);    // one of simd_levels(), "" to choose anew; false: there is no such level
+const SimdKernels& simd_kernels();  // the fastest that this processor runs, or the one that was forced
+const char* const* simd_levels();   // names that this build has and this processor runs, best first, then null
+bool force_simd(const char* name);  // one of simd_levels(), "" to choose anew; false: there is no such level
 
 }  // namespace dfn

@@ -24,8 +24,9 @@ def make_atlas(vertices: np.ndarray, faces: np.ndarray, normals: np.ndarray, siz
     given = io.BytesIO()
     np.savez(given, vertices=vertices, faces=faces, normals=normals, size=size)
     try:  # in a session of its own: a terminal that is closed ends its programs, but not this one
-        child = subprocess.run([sys.executable, "-P", __file__], input=given.getvalue(), capture_output=True,
-                               start_new_session=True)
+        child = subprocess.run(
+            [sys.executable, "-P", __file__], input=given.getvalue(), capture_output=True, start_new_session=True
+        )
     except OSError as error:
         raise AtlasError(f"{sys.executable} cannot be started: {error.strerror or error}") from None
     if child.returncode:

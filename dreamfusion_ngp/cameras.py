@@ -36,18 +36,24 @@ class Cameras:
         """(B, 3) camera centres in world units."""
         return self.c2w[:, :, 3]
 
-    def to(self, device) -> "Cameras":
+    def to(self, device) -> Cameras:
         """The same cameras on a device. To a CUDA device without waiting for it."""
         queued = torch.device(device).type == "cuda"
-        return Cameras(*(getattr(self, name).to(device, non_blocking=queued)
-                         for name in ("c2w", "focal", "azimuth", "elevation")))
+        return Cameras(
+            *(getattr(self, name).to(device, non_blocking=queued) for name in ("c2w", "focal", "azimuth", "elevation"))
+        )
 
 
 def spherical(radius, azimuth, elevation) -> torch.Tensor:
     """(B, 3) positions from radius (world units), azimuth and elevation (radians)."""
-    return torch.stack([radius * torch.cos(elevation) * torch.sin(azimuth),
-                        radius * torch.sin(elevation),
-                        radius * torch.cos(elevation) * torch.cos(azimuth)], -1)
+    return torch.stack(
+        [
+            radius * torch.cos(elevation) * torch.sin(azimuth),
+            radius * torch.sin(elevation),
+            radius * torch.cos(elevation) * torch.cos(azimuth),
+        ],
+        -1,
+    )
 
 
 def look_at(position: torch.Tensor, target: torch.Tensor, up: torch.Tensor) -> torch.Tensor:
@@ -64,8 +70,12 @@ def orbit(azimuth_deg, elevation_deg, distance, focal) -> Cameras:
     azimuth_deg: sequence of B degrees. The others are numbers or sequences of B: elevation_deg; distance in world
     units; focal in image widths.
     """
-    arrays = np.broadcast_arrays(np.deg2rad(np.asarray(azimuth_deg, dtype=np.float64)),
-                                 np.deg2rad(np.asarray(elevation_deg, dtype=np.float64)), distance, focal)
+    arrays = np.broadcast_arrays(
+        np.deg2rad(np.asarray(azimuth_deg, dtype=np.float64)),
+        np.deg2rad(np.asarray(elevation_deg, dtype=np.float64)),
+        distance,
+        focal,
+    )
     azimuth, elevation, distance, focal = (torch.tensor(np.array(a), dtype=torch.float32) for a in arrays)
     position = spherical(distance, azimuth, elevation)
     c2w = look_at(position, torch.zeros_like(position), pole_safe_up(azimuth, elevation))
@@ -74,9 +84,10 @@ def orbit(azimuth_deg, elevation_deg, distance, focal) -> Cameras:
 
 def pole_safe_up(azimuth: torch.Tensor, elevation: torch.Tensor) -> torch.Tensor:
     """(B, 3): d position / d elevation. World up after orthogonalisation, and still defined straight overhead."""
-    return torch.stack([-torch.sin(elevation) * torch.sin(azimuth),
-                        torch.cos(elevation),
-                        -torch.sin(elevation) * torch.cos(azimuth)], -1)
+    return torch.stack(
+        [-torch.sin(elevation) * torch.sin(azimuth), torch.cos(elevation), -torch.sin(elevation) * torch.cos(azimuth)],
+        -1,
+    )
 
 
 def sample_elevation(config: CameraConfig, n: int, random: np.random.Generator) -> np.ndarray:
@@ -106,7 +117,8 @@ def sample_cameras(config: CameraConfig, n: int, random: np.random.Generator) ->
     target = random.normal(0.0, 1.0, (n, 3)) * config.look_at_std
     up_noise = random.normal(0.0, 1.0, (n, 3)) * config.up_std
     azimuth, elevation, focal, radius, jitter, target, up_noise = (
-        torch.tensor(a, dtype=torch.float32) for a in (azimuth, elevation, focal, radius, jitter, target, up_noise))
+        torch.tensor(a, dtype=torch.float32) for a in (azimuth, elevation, focal, radius, jitter, target, up_noise)
+    )
     position = spherical(radius, azimuth, elevation) + jitter
     c2w = look_at(position, target, pole_safe_up(azimuth, elevation) + up_noise)
     return Cameras(c2w, focal, azimuth, elevation)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any, Callable, Protocol
+from collections.abc import Callable
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
@@ -58,7 +59,7 @@ class Repeated:
         if self.run is None:
             self.inputs = [value.clone() for value in inputs]
             self.run, self.returned = self.capture(lambda: self.function(*self.inputs))
-        for kept, value in zip(self.inputs, inputs):
+        for kept, value in zip(self.inputs, inputs, strict=True):
             kept.copy_(value)
         self.run()
         return self.returned
@@ -75,6 +76,7 @@ class Replayed:
         tensors: list[Tensor] = []
         plan = take_out(dict(enumerate(args)) | kwargs, tensors)
         if plan not in self.forwards:
+
             def forward(*inputs: Tensor) -> Any:
                 given = put_back(plan, iter(inputs))
                 positional = [given.pop(i) for i in range(len(args))]
@@ -92,12 +94,15 @@ def take_out(arguments: dict, tensors: list[Tensor]) -> tuple:
             tensors.append(value)
             plan.append((name, "tensor", (value.shape, value.dtype)))
         else:
-            plan.append((name, "dictionary", take_out(value, tensors)) if isinstance(value, dict)
-                        else (name, "value", value))
+            plan.append(
+                (name, "dictionary", take_out(value, tensors)) if isinstance(value, dict) else (name, "value", value)
+            )
     return tuple(plan)
 
 
 def put_back(plan: tuple, tensors) -> dict:
     """The dictionaries of which `take_out` made `plan`, with tensors from the iterator `tensors`."""
-    return {name: next(tensors) if kind == "tensor" else put_back(value, tensors) if kind == "dictionary" else value
-            for name, kind, value in plan}
+    return {
+        name: next(tensors) if kind == "tensor" else put_back(value, tensors) if kind == "dictionary" else value
+        for name, kind, value in plan
+    }

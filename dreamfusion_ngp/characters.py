@@ -18,8 +18,10 @@ NONCHARACTERS = r"\ufdd0-\ufdef" + "".join(chr(plane << 16 | last) for plane in 
 REFUSED = re.compile(rf"[^\t\n\r\x20-\x7e\xa0-\ud7ff\ue000-\U0010ffff]|[{NONCHARACTERS}]")
 
 # Letters that a joiner can shape: Arabic and its kin, Indic and South-East Asian scripts, Mongolian.
-JOINED = (r"\u0600-\u08ff\u0900-\u0dff\u0f00-\u109f\u1780-\u18af\u1a00-\u1cff\ua800-\uabff\ufb50-\ufdff\ufe70-\ufefc"
-          r"\U00010a00-\U00011fff\U0001e900-\U0001e95f")
+JOINED = (
+    r"\u0600-\u08ff\u0900-\u0dff\u0f00-\u109f\u1780-\u18af\u1a00-\u1cff\ua800-\uabff\ufb50-\ufdff\ufe70-\ufefc"
+    r"\U00010a00-\U00011fff\U0001e900-\U0001e95f"
+)
 # What may have the form of an emoji: with a variation selector, or joined to another.
 PICTURES = r"\xa9\xae\u203c\u2049\u2100-\u214f\u2190-\u2bff\u3030\u303d\u3297\u3299\U0001f000-\U0001fbff"
 
@@ -31,12 +33,15 @@ INVISIBLE = re.compile(
     r"(?P<kept>\U0001f3f4[\U000e0020-\U000e007e]+\U000e007f)"
     r"|[\xad\u034f\u061c\u17b4\u17b5\u200b\u200e\u200f\u2060-\u2065\u206a-\u206f\ufe00-\ufe0d\ufeff\ufff0-\ufffb]"
     r"|[\U0001bca0-\U0001bca3\U0001d173-\U0001d17a\U000e0000-\U000e0fff]"
-    r"|(?<![\u1820-\u18aa])[\u180b-\u180f]|\u115f(?![\u1160-\u11a7])|(?<![\u1100-\u115f])\u1160")
+    r"|(?<![\u1820-\u18aa])[\u180b-\u180f]|\u115f(?![\u1160-\u11a7])|(?<![\u1100-\u115f])\u1160"
+)
 # Embeddings and isolates of a direction say nothing new unless an override, which turns letters around, is among them.
 OVERRIDES, DIRECTIONS = re.compile(r"[\u202d\u202e]"), re.compile(r"[\u202a-\u202e\u2066-\u2069]")
 SELECTORS = re.compile(rf"(?<![{PICTURES}0-9#*])[\ufe0e\ufe0f]|(?<=[0-9#*])[\ufe0e\ufe0f](?!\u20e3)")
-JOINERS = re.compile(rf"(?P<kept>(?<=[{PICTURES}\ufe0f\U000e007f])\u200d(?=[{PICTURES}])|(?<=[{JOINED}])\u200d"
-                     rf"|(?<=[{JOINED}])\u200c(?=[{JOINED}]))|[\u200c\u200d]")
+JOINERS = re.compile(
+    rf"(?P<kept>(?<=[{PICTURES}\ufe0f\U000e007f])\u200d(?=[{PICTURES}])|(?<=[{JOINED}])\u200d"
+    rf"|(?<=[{JOINED}])\u200c(?=[{JOINED}]))|[\u200c\u200d]"
+)
 # Hints of an appearance that a reader may not notice: the text is given to a model with them, and compared without.
 HINTS = re.compile(rf"{DIRECTIONS.pattern}|[\ufe0e\ufe0f\u180b-\u180f\u115f\u1160]")
 UNSAFE = re.compile(rf"[{CONTROLS}\u2028\u2029\ud800-\udfff{NONCHARACTERS}]|{DIRECTIONS.pattern}")
@@ -54,8 +59,10 @@ def clean_text(text: str, name: str, limit: int = MAX_TEXT) -> str:
     if len(text) > limit:
         raise PromptError(f"{name} has {len(text)} characters; at most {limit} are accepted")
     if bad := sorted(set(REFUSED.findall(text))):
-        raise PromptError(f"{name} contains {', '.join(map(_described, bad[:4]))}: leave such characters out, and "
-                          "write the text in UTF-8")
+        raise PromptError(
+            f"{name} contains {', '.join(map(_described, bad[:4]))}: leave such characters out, and "
+            "write the text in UTF-8"
+        )
     return visible(text)
 
 
@@ -78,9 +85,11 @@ def lookalike(text: str) -> str:
 def shown(text: str) -> str:
     """The text on one line, without codes that a terminal obeys: spaces instead, and "\\xe9" for a byte of a file name
     that is not UTF-8."""
+
     def instead(found: re.Match) -> str:
         code = ord(found[0])
         return f"\\x{code - 0xDC00:02x}" if 0xDC80 <= code <= 0xDCFF else " "
+
     return UNSAFE.sub(instead, text)
 
 

@@ -24,12 +24,18 @@ def save_checkpoint(path: Path, state: State) -> None:
     DivergenceError, with the old file left as it is, for a state that `unsound` finds fault with."""
     from safetensors.torch import save
 
-    header = {"format": FORMAT, "step": str(state.step), "refreshed": str(state.refreshed),
-              "config": json.dumps(to_dict(state.config)), "weights": json.dumps(state.weights)}
+    header = {
+        "format": FORMAT,
+        "step": str(state.step),
+        "refreshed": str(state.refreshed),
+        "config": json.dumps(to_dict(state.config)),
+        "weights": json.dumps(state.weights),
+    }
     tensors = {k: v.detach().cpu().contiguous() for k, v in state.tensors().items()}
     if fault := unsound(tensors):
-        raise DivergenceError(f"{fault} after {state.step} steps: stopped, and not saved (a lower learning rate or "
-                              "another seed may help)")
+        raise DivergenceError(
+            f"{fault} after {state.step} steps: stopped, and not saved (a lower learning rate or another seed may help)"
+        )
     with writing(path):
         write_atomically(path, save(tensors, metadata=header))
 
@@ -52,8 +58,9 @@ def load_checkpoint(path: Path, device: str | torch.device, *, steps: int | None
     except PromptError as error:
         raise CheckpointError(f"{path}: {error}") from None
     except (KeyError, TypeError, ValueError, RecursionError, UsageError) as error:
-        raise CheckpointError(f"{path}: its header cannot be read ({error}); "
-                              "was it written by another version?") from None
+        raise CheckpointError(
+            f"{path}: its header cannot be read ({error}); was it written by another version?"
+        ) from None
     if steps is not None:
         config = replace(config, steps=steps)
         check_config(config)
@@ -83,6 +90,6 @@ def _read(path: Path) -> tuple[dict, dict]:
             if header.get("format") != FORMAT:
                 kind = header.get("format")
                 raise CheckpointError(f"{path} is not a checkpoint of dreamfusion_ngp (format {kind!r})")
-            return header, {name: file.get_tensor(name) for name in file.keys()}
+            return header, {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (no dictionary)
     except (SafetensorError, OSError) as error:
         raise CheckpointError(f"{path} is damaged or no checkpoint: {error}") from None

@@ -22,8 +22,19 @@ from .presets import PRESETS, preset
 from .prompts import clean_prompt
 
 # How the ValueErrors of ops begin, whose arguments are settings: "march: step is too small", "adam_step: eps must ...".
-CHECKED = ("GridLayout", "hashgrid", "field", "density", "march", "cell", "occupancy", "composite", "shade",
-           "adam", "render")
+CHECKED = (
+    "GridLayout",
+    "hashgrid",
+    "field",
+    "density",
+    "march",
+    "cell",
+    "occupancy",
+    "composite",
+    "shade",
+    "adam",
+    "render",
+)
 MAX_DEPTH = 16
 PRINTS = ("doctor", "evaluate", "bench")  # verbs whose result is what they print; other lines are not worth a run
 
@@ -57,17 +68,31 @@ def build_parser() -> argparse.ArgumentParser:
     make.add_argument("--preset", help=f"{', '.join(PRESETS)} (default: fast, or the model's own)")
     make.add_argument("--seed", type=int, default=0)
     make.add_argument("--steps", type=int, help="optimisation steps (default: the preset's)")
-    make.add_argument("--guidance", metavar="MODEL",
-                      help=f"text-to-image model: {', '.join(ALIASES)}, a hub id, or a folder in diffusers format "
-                           "(default: the embedded prior, which knows toys only)")
+    make.add_argument(
+        "--guidance",
+        metavar="MODEL",
+        help=f"text-to-image model: {', '.join(ALIASES)}, a hub id, or a folder in diffusers format "
+        "(default: the embedded prior, which knows toys only)",
+    )
     make.add_argument("--negative", metavar="TEXT", help="negative prompt")
     make.add_argument("--guidance-scale", type=float, help="uncond + scale (cond - uncond); default: the model's own")
-    make.add_argument("--low-memory", action="store_true", help="one view at a time through the model, its encoder "
-                      "computed anew in the backward, its UNet on the GPU only while it works")
-    make.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", dest="overrides",
-                      help="change one setting, e.g. --set render.step=0.01 (VALUE is JSON)")
-    make.add_argument("-o", "--out", type=place, default=Path("outputs"),
-                      help="folder for the results (default: outputs)")
+    make.add_argument(
+        "--low-memory",
+        action="store_true",
+        help="one view at a time through the model, its encoder "
+        "computed anew in the backward, its UNet on the GPU only while it works",
+    )
+    make.add_argument(
+        "--set",
+        action="append",
+        default=[],
+        metavar="KEY=VALUE",
+        dest="overrides",
+        help="change one setting, e.g. --set render.step=0.01 (VALUE is JSON)",
+    )
+    make.add_argument(
+        "-o", "--out", type=place, default=Path("outputs"), help="folder for the results (default: outputs)"
+    )
     _machine(make), _files(make)
 
     get = verbs.add_parser("fetch", help="download a model once, to run offline afterwards")
@@ -96,36 +121,59 @@ def build_parser() -> argparse.ArgumentParser:
 
     judge = verbs.add_parser("evaluate", help="compare runs with the true toys of their prompts; R-Precision")
     judge.add_argument("runs", type=place, nargs="+", metavar="RUN", help="folders of runs, or folders that hold some")
-    judge.add_argument("--depth", type=int, default=2, metavar="N",
-                       help="folders below RUN that are searched for runs (default: 2, as in outputs/PROMPT/TIME)")
+    judge.add_argument(
+        "--depth",
+        type=int,
+        default=2,
+        metavar="N",
+        help="folders below RUN that are searched for runs (default: 2, as in outputs/PROMPT/TIME)",
+    )
     judge.add_argument("--json", action="store_true", help="print everything as JSON")
-    judge.add_argument("-o", "--out", type=place, metavar="FOLDER",
-                       help="write evaluation.json, table.md and index.html (with pictures) there")
-    judge.add_argument("--clip", metavar="MODEL",
-                       help="retrieval model of R-Precision: clip-b32, clip-b16, clip-l14, a hub id or a folder "
-                            "(default: the embedded judge, which knows toys only)")
+    judge.add_argument(
+        "-o",
+        "--out",
+        type=place,
+        metavar="FOLDER",
+        help="write evaluation.json, table.md and index.html (with pictures) there",
+    )
+    judge.add_argument(
+        "--clip",
+        metavar="MODEL",
+        help="retrieval model of R-Precision: clip-b32, clip-b16, clip-l14, a hub id or a folder "
+        "(default: the embedded judge, which knows toys only)",
+    )
     judge.add_argument("--judge", type=place, metavar="FILE", help="a judge that train-judge wrote")
-    judge.add_argument("--captions", type=place, metavar="FILE",
-                       help="captions to choose among, one a line (default: all toys in all colours)")
+    judge.add_argument(
+        "--captions",
+        type=place,
+        metavar="FILE",
+        help="captions to choose among, one a line (default: all toys in all colours)",
+    )
     _machine(judge)
 
     prior = verbs.add_parser("train-prior", help="train the embedded prior, from nothing or from saved weights")
     prior.add_argument("-o", "--out", type=place, default=Path("prior"), help="folder to write (default: prior)")
-    prior.add_argument("--resume", type=place, metavar="FOLDER",
-                       help='start from these weights; "embedded" for the shipped ones')
+    prior.add_argument(
+        "--resume", type=place, metavar="FOLDER", help='start from these weights; "embedded" for the shipped ones'
+    )
     prior.add_argument("--images", type=int, help="training images of this run (default: 1.5 million; 8 on a GPU)")
     prior.add_argument("--minutes", type=float, default=0.0, help="end by time instead")
     prior.add_argument("--processes", type=int, default=0, help="CPU processes (default: one per core)")
     prior.add_argument("--learning-rate", type=float)
-    prior.add_argument("--text-phase", type=float, metavar="PART",
-                       help="part of the run, at its start, that mostly learns what the text alone says; 0 to go on "
-                            "with weights that know it")
+    prior.add_argument(
+        "--text-phase",
+        type=float,
+        metavar="PART",
+        help="part of the run, at its start, that mostly learns what the text alone says; 0 to go on "
+        "with weights that know it",
+    )
     prior.add_argument("--seed", type=int, default=0)
     prior.add_argument("--device", default="cpu", help="cpu, cuda or cuda:N")
 
     tutor = verbs.add_parser("train-judge", help="train the judge of toys that evaluate uses where no CLIP is given")
-    tutor.add_argument("-o", "--out", type=place, default=Path("judge.safetensors"),
-                       help="file to write (default: judge.safetensors)")
+    tutor.add_argument(
+        "-o", "--out", type=place, default=Path("judge.safetensors"), help="file to write (default: judge.safetensors)"
+    )
     tutor.add_argument("--minutes", type=float, default=25.0, help="length of the training (default: 25)")
     tutor.add_argument("--images", type=int, default=0, help="end after so many training images instead")
     tutor.add_argument("--seed", type=int, default=0)
@@ -138,8 +186,14 @@ def build_parser() -> argparse.ArgumentParser:
     bench = verbs.add_parser("bench", help="time the kernels and a whole step on this machine")
     bench.add_argument("--json", type=place, metavar="FILE", help="write the figures there as well")
     bench.add_argument("--quick", action="store_true", help="tiny sizes, to see that everything runs")
-    bench.add_argument("--resolutions", type=int, nargs="+", default=(), metavar="R",
-                       help="views of R x R rays (default: 64 128 256 512; peers take part up to 64)")
+    bench.add_argument(
+        "--resolutions",
+        type=int,
+        nargs="+",
+        default=(),
+        metavar="R",
+        help="views of R x R rays (default: 64 128 256 512; peers take part up to 64)",
+    )
     _machine(bench)
     return parser
 
@@ -150,13 +204,26 @@ def _machine(parser) -> None:
 
 
 def _files(parser) -> None:
-    parser.add_argument("--formats", default="glb", help=f"comma-separated, of {', '.join(FORMATS)} (default: glb). "
-                        f"Units and axes: {conventions_text()}")
-    parser.add_argument("--size", type=float, metavar="MM", help="longest side of an STL in millimetres (default: "
-                        f"{STL_SIZE:g}); the other formats keep the scene's size, in metres")
-    parser.add_argument("--origin", default="scene", metavar="PLACE", help=f"{', '.join(ORIGINS)}: the point that the "
-                        "cameras circle, the middle of the object's bottom, or the middle of its bounding box "
-                        "(default: scene)")
+    parser.add_argument(
+        "--formats",
+        default="glb",
+        help=f"comma-separated, of {', '.join(FORMATS)} (default: glb). Units and axes: {conventions_text()}",
+    )
+    parser.add_argument(
+        "--size",
+        type=float,
+        metavar="MM",
+        help="longest side of an STL in millimetres (default: "
+        f"{STL_SIZE:g}); the other formats keep the scene's size, in metres",
+    )
+    parser.add_argument(
+        "--origin",
+        default="scene",
+        metavar="PLACE",
+        help=f"{', '.join(ORIGINS)}: the point that the "
+        "cameras circle, the middle of the object's bottom, or the middle of its bounding box "
+        "(default: scene)",
+    )
 
 
 def parse_formats(text: str) -> tuple[str, ...]:
@@ -212,8 +279,10 @@ def run_config(args):
     config = replace(preset(name), prompt=prompt, seed=args.seed)
     if model != TOYBOX_NAME:
         # View and mode words beyond the paper's four are known to the embedded prior only.
-        config = replace(config, guidance=replace(config.guidance, model=model, view_words="paper",
-                                                  mode_words=False, keep_view=False))
+        config = replace(
+            config,
+            guidance=replace(config.guidance, model=model, view_words="paper", mode_words=False, keep_view=False),
+        )
     for text in args.overrides:
         config = override(config, text)
     if args.steps is not None:
@@ -231,6 +300,7 @@ def run_config(args):
     check_config(config)
     if on_the_hub(guidance.model):
         from .hub import locate
+
         locate(guidance.model)  # a model that cannot be had is known before torch is loaded
     return config
 
@@ -250,27 +320,34 @@ def fetch_verb(model: str) -> int:
 
     if not on_the_hub(model):
         page = f", or for that of the hub {page_of(model)}" if hub_id(model) else ""
-        raise UsageError(f"{model!r} is no model of the hub{' but a path here' if page else ''}; give one of "
-                         f"{', '.join(ALIASES)}, or owner/name{page}")
+        raise UsageError(
+            f"{model!r} is no model of the hub{' but a path here' if page else ''}; give one of "
+            f"{', '.join(ALIASES)}, or owner/name{page}"
+        )
     found = fetch(model, print)
     size = sum(entry["size"] for entry in found.files.values())
     licence = f"licence: {ALIASES[model].licence}; " if model in ALIASES else ""
-    print(f"{found.name}\n{len(found.files)} files, {size / 1e6:.1f} MB, {found.checks()}, in {found.folder}\n{licence}"
-          f'now: dreamfusion-ngp generate "a DSLR photo of a peacock on a surfboard" --guidance {model}')
+    print(
+        f"{found.name}\n{len(found.files)} files, {size / 1e6:.1f} MB, {found.checks()}, in {found.folder}\n{licence}"
+        f'now: dreamfusion-ngp generate "a DSLR photo of a peacock on a surfboard" --guidance {model}'
+    )
     return 0
 
 
 def run_verb(args) -> int:
     if args.verb == "doctor":
         from .doctor import run
+
         return run(json_output=args.json)
     from .hub_client import check_timeouts
+
     check_timeouts()
     if args.verb == "fetch":
         return fetch_verb(args.model)
     if args.verb == "generate":
         files, config = file_options(args), run_config(args)  # what is cheap to check comes first
         from .workflow import generate
+
         return generate(config, args.out, device=args.device, threads=args.threads, **files)
     if args.verb == "train-prior":
         return train_prior_verb(args)
@@ -280,13 +357,16 @@ def run_verb(args) -> int:
     if args.verb == "resume":
         files = file_options(args)
         from .workflow import resume
+
         return resume(args.run, steps=args.steps, guidance=args.guidance, vae=args.vae, **files, **machine)
     if args.verb == "bench":
         if min(args.resolutions, default=1) < 1:
             raise UsageError(f"--resolutions must be at least 1, got {min(args.resolutions)}")
         from .bench import run as run_bench
+
         return run_bench(json_path=args.json, quick=args.quick, resolutions=tuple(args.resolutions), **machine)
     from . import workflow
+
     if args.verb == "evaluate":
         if not 0 <= args.depth <= MAX_DEPTH:
             raise UsageError(f"--depth must be from 0 to {MAX_DEPTH}, got {args.depth}")
@@ -300,8 +380,15 @@ def run_verb(args) -> int:
     if args.verb == "render":
         workflow.render_run(state, folder, frames=args.frames, resolution=args.resolution)
     else:
-        workflow.export_run(state, folder, resolution=args.resolution, texture=args.texture, faces=args.faces,
-                            keep_all=args.keep_all, **files)
+        workflow.export_run(
+            state,
+            folder,
+            resolution=args.resolution,
+            texture=args.texture,
+            faces=args.faces,
+            keep_all=args.keep_all,
+            **files,
+        )
     return 0
 
 
@@ -316,12 +403,21 @@ def train_prior_verb(args) -> int:
         value = getattr(args, name)
         if value is not None and value < (1 if name == "images" else 0):
             raise UsageError(f"--{name} must not be {value}")
-    given = {name: getattr(args, name) for name in ("images", "learning_rate", "text_phase")
-             if getattr(args, name) is not None}
+    given = {
+        name: getattr(args, name)
+        for name in ("images", "learning_rate", "text_phase")
+        if getattr(args, name) is not None
+    }
     config = replace(TrainPriorConfig() if args.device == "cpu" else GPU, minutes=args.minutes, seed=args.seed, **given)
     resume = PRIOR if args.resume == Path("embedded") else args.resume
-    train_prior(config, args.out, resume=resume, processes=args.processes or cores(), device=args.device,
-                score=judge_prior if EMBEDDED.is_file() else None)
+    train_prior(
+        config,
+        args.out,
+        resume=resume,
+        processes=args.processes or cores(),
+        device=args.device,
+        score=judge_prior if EMBEDDED.is_file() else None,
+    )
     return 0
 
 
@@ -330,14 +426,17 @@ def train_judge_verb(args) -> int:
     from .workflow import set_threads
 
     set_threads(args.threads)
-    config = replace(TrainJudgeConfig() if args.device == "cpu" else GPU, minutes=args.minutes, images=args.images,
-                     seed=args.seed)
+    config = replace(
+        TrainJudgeConfig() if args.device == "cpu" else GPU, minutes=args.minutes, images=args.images, seed=args.seed
+    )
     judge = train_judge(config, args.out, device=args.device)
     found = judge.log["held_out"]
     size = args.out.stat().st_size / 1e6
-    print(f"held-out true renderings: R-Precision Colour {found['color']:.1%} (of 220 captions), Geo "
-          f"{found['geo']:.1%} (of 20); worst class {found['worst']['class']}\n"
-          f"{args.out}: {size:.1f} MB, {judge.log['images']:,} images")
+    print(
+        f"held-out true renderings: R-Precision Colour {found['color']:.1%} (of 220 captions), Geo "
+        f"{found['geo']:.1%} (of 20); worst class {found['worst']['class']}\n"
+        f"{args.out}: {size:.1f} MB, {judge.log['images']:,} images"
+    )
     return 0
 
 

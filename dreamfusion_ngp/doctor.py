@@ -18,8 +18,18 @@ from pathlib import Path
 
 from . import __version__, places
 from .errors import NativeError
-from .native import (PACKAGE, REBUILD, SOURCE_TREE, build_info, build_record, cores, cuda_remedy, is_stale, native,
-                     why_no_cuda)
+from .native import (
+    PACKAGE,
+    REBUILD,
+    SOURCE_TREE,
+    build_info,
+    build_record,
+    cores,
+    cuda_remedy,
+    is_stale,
+    native,
+    why_no_cuda,
+)
 
 OK, WARN, FAIL, SKIP = "OK", "WARN", "FAIL", "SKIP"
 PRIORS = PACKAGE / "toybox" / "priors"
@@ -220,8 +230,11 @@ def requirements(gpus: list[dict]) -> Verdict:
         lines = importlib.metadata.requires("dreamfusion_ngp") or []
     except importlib.metadata.PackageNotFoundError:
         if (SOURCE_TREE / "csrc").is_dir():
-            return Verdict(WARN, f"not installed, runs from its source tree {SOURCE_TREE}: what it requires is not "
-                                 "checked", REBUILD)
+            return Verdict(
+                WARN,
+                f"not installed, runs from its source tree {SOURCE_TREE}: what it requires is not checked",
+                REBUILD,
+            )
         return Verdict(FAIL, "dreamfusion_ngp itself is not installed", REBUILD)
     wrong = []
     for line in lines:

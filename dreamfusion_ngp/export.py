@@ -17,9 +17,21 @@ from .texture import MAX_TEXTURE, TexturedMesh, bake_texture, surface_color
 Z_UP = np.array([[1.0, 0.0, 0.0], [0.0, 0.0, 1.0], [0.0, -1.0, 0.0]])  # (x, y, z) @ Z_UP = (x, -z, y): a rotation
 
 
-def export_mesh(density, albedo, bound: float, folder, formats=("glb",), resolution: int = 128, texture: int = 1024,
-                faces: int = 20000, keep_all: bool = False, smooth: int = 0, size: float = STL_SIZE,
-                origin: str = "scene", device="cpu") -> dict:
+def export_mesh(
+    density,
+    albedo,
+    bound: float,
+    folder,
+    formats=("glb",),
+    resolution: int = 128,
+    texture: int = 1024,
+    faces: int = 20000,
+    keep_all: bool = False,
+    smooth: int = 0,
+    size: float = STL_SIZE,
+    origin: str = "scene",
+    device="cpu",
+) -> dict:
     """Write mesh.<format> files into `folder` (made if missing); nothing is written unless every file could be made.
 
     density, albedo: callables, world points (N, 3) float32 on `device` -> (N,) density per world unit, (N, 3) sRGB
@@ -41,8 +53,9 @@ def export_mesh(density, albedo, bound: float, folder, formats=("glb",), resolut
     if faces < 0:
         raise UsageError(f"faces must be at least 0 (0: no limit), got {faces}")
     folder = Path(folder).resolve()
-    mesh, stats = extract_mesh(density, bound, resolution=resolution, faces=faces, keep_all=keep_all, smooth=smooth,
-                               device=device)
+    mesh, stats = extract_mesh(
+        density, bound, resolution=resolution, faces=faces, keep_all=keep_all, smooth=smooth, device=device
+    )
     files, shift = {}, -origin_of(mesh.vertices, origin)
     if {"glb", "obj"} & set(formats):
         textured = bake_texture(mesh, density, albedo, size=texture, bound=bound, device=device)
@@ -113,10 +126,16 @@ def glb_bytes(textured: TexturedMesh) -> bytes:
     from PIL import Image
 
     texture = Image.open(io.BytesIO(png_bytes(textured.image)))  # has the format PNG, in which it is then embedded
-    material = trimesh.visual.material.PBRMaterial(name="surface", baseColorTexture=texture, metallicFactor=0.0,
-                                                   roughnessFactor=1.0, doubleSided=False)
-    mesh = trimesh.Trimesh(textured.vertices, textured.faces, vertex_normals=textured.normals, process=False,
-                           visual=trimesh.visual.TextureVisuals(uv=textured.uv, material=material))
+    material = trimesh.visual.material.PBRMaterial(
+        name="surface", baseColorTexture=texture, metallicFactor=0.0, roughnessFactor=1.0, doubleSided=False
+    )
+    mesh = trimesh.Trimesh(
+        textured.vertices,
+        textured.faces,
+        vertex_normals=textured.normals,
+        process=False,
+        visual=trimesh.visual.TextureVisuals(uv=textured.uv, material=material),
+    )
     scene = trimesh.Scene()
     scene.add_geometry(mesh, geom_name="mesh", node_name="mesh")
     return scene.export(file_type="glb", include_normals=True)
@@ -125,13 +144,16 @@ def glb_bytes(textured: TexturedMesh) -> bytes:
 def obj_files(textured: TexturedMesh) -> dict[str, bytes]:
     """Wavefront OBJ with its material and texture beside it."""
     lines = [f"# {said('obj')}", "mtllib mesh.mtl", "o mesh", "usemtl surface"]
-    lines += ["v %.6f %.6f %.6f" % tuple(v) for v in textured.vertices]
-    lines += ["vt %.6f %.6f" % tuple(v) for v in textured.uv]
-    lines += ["vn %.4f %.4f %.4f" % tuple(v) for v in textured.normals]
-    lines += ["f %d/%d/%d %d/%d/%d %d/%d/%d" % tuple(np.repeat(f + 1, 3)) for f in textured.faces]
+    lines += ["v {:.6f} {:.6f} {:.6f}".format(*v) for v in textured.vertices]
+    lines += ["vt {:.6f} {:.6f}".format(*v) for v in textured.uv]
+    lines += ["vn {:.4f} {:.4f} {:.4f}".format(*v) for v in textured.normals]
+    lines += ["f {0}/{0}/{0} {1}/{1}/{1} {2}/{2}/{2}".format(*(f + 1)) for f in textured.faces]
     material = "newmtl surface\nKa 0 0 0\nKd 1 1 1\nKs 0 0 0\nd 1\nillum 1\nmap_Kd mesh.png\n"
-    return {"mesh.obj": ("\n".join(lines) + "\n").encode(), "mesh.mtl": material.encode(),
-            "mesh.png": png_bytes(textured.image)}
+    return {
+        "mesh.obj": ("\n".join(lines) + "\n").encode(),
+        "mesh.mtl": material.encode(),
+        "mesh.png": png_bytes(textured.image),
+    }
 
 
 def ply_bytes(mesh: Mesh, color: np.ndarray) -> bytes:
@@ -140,8 +162,9 @@ def ply_bytes(mesh: Mesh, color: np.ndarray) -> bytes:
 
     check_finite(mesh.vertices, color)
     rgba = np.concatenate([(color * 255).round(), np.full((len(color), 1), 255)], 1).astype(np.uint8)
-    solid = trimesh.Trimesh(mesh.vertices, mesh.faces, vertex_normals=vertex_normals(mesh), vertex_colors=rgba,
-                            process=False)
+    solid = trimesh.Trimesh(
+        mesh.vertices, mesh.faces, vertex_normals=vertex_normals(mesh), vertex_colors=rgba, process=False
+    )
     head, body = trimesh.exchange.ply.export_ply(solid, vertex_normal=True).split(b"\nelement ", 1)
     return head + f"\ncomment {said('ply')}\nelement ".encode() + body
 

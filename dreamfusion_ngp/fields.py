@@ -31,9 +31,15 @@ class HashField(torch.nn.Module):
     def __init__(self, config: FieldConfig, seed: int):
         super().__init__()
         self.config = config
-        self.layout = GridLayout(levels=config.levels, features=config.features, log2_table=config.log2_table,
-                                 base_resolution=config.base_resolution, finest_resolution=config.finest_resolution,
-                                 interpolation=config.interpolation, convention=config.backend)
+        self.layout = GridLayout(
+            levels=config.levels,
+            features=config.features,
+            log2_table=config.log2_table,
+            base_resolution=config.base_resolution,
+            finest_resolution=config.finest_resolution,
+            interpolation=config.interpolation,
+            convention=config.backend,
+        )
         self.encoding = None  # of tiny-cuda-nn, made at the first use: then the device is known
         random = generator(seed, 0, Stream.INIT)
         width, hidden = config.levels * config.features, config.hidden
@@ -76,16 +82,23 @@ class HashField(torch.nn.Module):
     def _arguments(self):
         c = self.config
         return (self.table, self.w1, self.b1, self.w2, self.b2, self.layout), dict(
-            bound=c.bound, level_weight=self.level_weight, blob=c.blob, shadow=self.shadow,
-            tensor_cores=c.tensor_cores)
+            bound=c.bound, level_weight=self.level_weight, blob=c.blob, shadow=self.shadow, tensor_cores=c.tensor_cores
+        )
 
     def forward(self, x: Tensor, count: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor]:
         """x (N, 3) world -> h (N,) pre-activation density, rgb_raw (N, 3), grad_h (N, 3) = dh/dx in world units."""
         positional, named = self._arguments()
         if self.config.backend == "tinycudann":
             self.open_encoding()
-            return tinycudann_field(x, self.encoding, *positional[:5], bound=named["bound"], blob=named["blob"],
-                                    level_weight=self.level_weight, count=count)
+            return tinycudann_field(
+                x,
+                self.encoding,
+                *positional[:5],
+                bound=named["bound"],
+                blob=named["blob"],
+                level_weight=self.level_weight,
+                count=count,
+            )
         return field(x, *positional, **named, count=count)
 
     def activate(self, h: Tensor) -> Tensor:

@@ -20,11 +20,15 @@ class Convention(NamedTuple):
 # not mirrored. glTF prescribes its axes and metres. OBJ prescribes nothing, and importers take it for +Y up. Blender
 # and slicers read PLY and STL as they are, in their own axes: +Z up, and Blender's front view looks along +Y, at what
 # faces -Y. Slicers take the numbers of an STL for millimetres.
-CONVENTIONS = {"glb": Convention("+Y", "+Z", "metres"), "obj": Convention("+Y", "+Z", "metres"),
-               "ply": Convention("+Z", "-Y", "metres"), "stl": Convention("+Z", "-Y", "millimetres")}
+CONVENTIONS = {
+    "glb": Convention("+Y", "+Z", "metres"),
+    "obj": Convention("+Y", "+Z", "metres"),
+    "ply": Convention("+Z", "-Y", "metres"),
+    "stl": Convention("+Z", "-Y", "millimetres"),
+}
 FORMATS = tuple(CONVENTIONS)
 
-STL_SIZE = 100.0               # millimetres, the longest side
+STL_SIZE = 100.0  # millimetres, the longest side
 STL_SIZES = (0.1, 10_000.0)
 ORIGINS = ("scene", "base", "centre")
 
@@ -56,7 +60,7 @@ def check_origin(origin: str) -> str:
 
 
 def conventions_text() -> str:
-    """"glb, obj: metres, +Y up, front +Z; ..."."""
+    """ "glb, obj: metres, +Y up, front +Z; ..."."""
     kinds = {}
     for name, convention in CONVENTIONS.items():
         kinds.setdefault(convention, []).append(name)

@@ -9,8 +9,9 @@ rays are cast at once, and the tier is the budget.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
-from typing import Any, Callable
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -97,8 +98,12 @@ class Graphed:
         self.seen = None  # its graph would hold what autograd remembers of the parameters
         seen = self.seen = self.run("look", self.kind, lambda: look(state, rays.cut(rows).clone(), drawn.network))
         self.ahead = self.look_ahead(state, drawn.number + 1)
-        return replace(seen, terms={name: term.detach().clone() for name, term in seen.terms.items()},
-                       opacity=seen.opacity.clone(), info=seen.info.clone())
+        return replace(
+            seen,
+            terms={name: term.detach().clone() for name, term in seen.terms.items()},
+            opacity=seen.opacity.clone(),
+            info=seen.info.clone(),
+        )
 
     def look_ahead(self, state: State, number: int) -> tuple[Draw, Rays] | None:
         """The rays of the next step, unless they are to be cast through another grid."""
@@ -128,8 +133,12 @@ def executor(state: State) -> Eager | Graphed:
     (`accumulate`), which would add to each other's gradients, nor with tiny-cuda-nn, which has its own streams and
     memory. They change no result."""
     device = state.occupancy.bits.device
-    if device.type != "cuda" or not state.config.cuda_graphs or state.config.accumulate > 1 or (
-            state.config.field.backend != "native"):
+    if (
+        device.type != "cuda"
+        or not state.config.cuda_graphs
+        or state.config.accumulate > 1
+        or (state.config.field.backend != "native")
+    ):
         return Eager()
     with torch.cuda.device(device):
         return Graphed(state, CudaCapture(), CudaCapture())

@@ -21,10 +21,19 @@ from .models import TOYBOX_NAME, check_folder, folder_of, on_the_hub
 from .snapshots import Snapshot, examine, needed_files, on_this_machine, read_json, record, weighted_parts
 from .weights import HALF_FIRST, best_weights, choose_weights, unread_weights
 
-RESERVE = 512 << 20    # bytes of the disk that stay free
+RESERVE = 512 << 20  # bytes of the disk that stay free
 
-__all__ = ["Snapshot", "cache_folder", "choose_weights", "fetch", "locate", "model_path", "needed_files", "pinned",
-           "read_json"]
+__all__ = [
+    "Snapshot",
+    "cache_folder",
+    "choose_weights",
+    "fetch",
+    "locate",
+    "model_path",
+    "needed_files",
+    "pinned",
+    "read_json",
+]
 
 
 def locate(model: str) -> Snapshot:
@@ -75,8 +84,10 @@ def offline(model: str, repos: tuple[str, ...], revision: str | None) -> Snapsho
         if found := on_this_machine(repo, revision, model):
             return found
     name = "HF_HUB_OFFLINE" if os.environ.get("HF_HUB_OFFLINE") else "TRANSFORMERS_OFFLINE"
-    raise PriorError(f"{model} is not whole on this machine and {name} is set; "
-                     f"with a network: HF_HUB_OFFLINE=0 dreamfusion-ngp fetch {model}")
+    raise PriorError(
+        f"{model} is not whole on this machine and {name} is set; "
+        f"with a network: HF_HUB_OFFLINE=0 dreamfusion-ngp fetch {model}"
+    )
 
 
 def download_or_refuse(model: str, repo: str, revision: str | None, show) -> Snapshot:
@@ -103,8 +114,11 @@ def download(model: str, repo: str, revision: str | None, show, refused: TokenRe
     listed = {entry.rfilename: entry for entry in info.siblings or ()}
 
     def get(path: str, force: bool = False) -> Path:
-        return Path(client().hf_hub_download(repo, path, revision=info.sha or revision, etag_timeout=timeout(),
-                                             force_download=force, token=token))
+        return Path(
+            client().hf_hub_download(
+                repo, path, revision=info.sha or revision, etag_timeout=timeout(), force_download=force, token=token
+            )
+        )
 
     wanted, folder = wanted_files(repo, listed, get)
     check_room(model, sum(listed[path].size or 0 for path in wanted if not (folder / path).exists()), folder, show)
@@ -136,8 +150,9 @@ def wanted_files(repo: str, listed: dict, get) -> tuple[list[str], Path]:
         if found is None:
             raise Refusal(f"{repo}{f': {part}' if part else ''} {unread_weights(inside)}")
         if found.missing:
-            raise Refusal(f"{repo}: {found.paths[0]} is incomplete: shards are missing: "
-                          f"{', '.join(map(str, found.missing))}")
+            raise Refusal(
+                f"{repo}: {found.paths[0]} is incomplete: shards are missing: {', '.join(map(str, found.missing))}"
+            )
     return wanted, path.parent
 
 
@@ -145,7 +160,9 @@ def check_room(model: str, missing: int, folder: Path, show) -> None:
     """Raise PriorError unless the disk has room for `missing` bytes more."""
     room = shutil.disk_usage(folder).free - RESERVE
     if missing > room:
-        raise PriorError(f"{model} needs {missing / 1e9:.1f} GB more in {folder.parents[2]}, where "
-                         f"{max(room, 0) / 1e9:.1f} GB can be used: free some, or set HF_HOME to another disk, then: "
-                         f"dreamfusion-ngp fetch {model}")
+        raise PriorError(
+            f"{model} needs {missing / 1e9:.1f} GB more in {folder.parents[2]}, where "
+            f"{max(room, 0) / 1e9:.1f} GB can be used: free some, or set HF_HOME to another disk, then: "
+            f"dreamfusion-ngp fetch {model}"
+        )
     show(f"{missing / 1e6:.1f} MB to fetch")

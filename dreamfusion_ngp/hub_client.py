@@ -61,11 +61,15 @@ def check_settings() -> None:
     if constants.HF_HUB_CACHE.startswith("~"):  # as it was written: the client would make a folder of that name
         raise PriorError("no home folder is known to keep models in; set HOME, or HF_HOME to a folder")
     if not is_address(endpoint, ("http", "https")):
-        raise PriorError(f"HF_ENDPOINT is {endpoint!r}, which is no address of a hub: it takes a scheme and a host, as "
-                         "in https://huggingface.co")
+        raise PriorError(
+            f"HF_ENDPOINT is {endpoint!r}, which is no address of a hub: it takes a scheme and a host, as "
+            "in https://huggingface.co"
+        )
     if (proxy := proxy_of(endpoint)) and not is_address(proxy, ("http", "https", "socks5", "socks5h")):
-        raise PriorError(f"the proxy of the environment ({PROXIES}) is {proxy!r}, which is no address of one, as in "
-                         "http://proxy.example:3128")
+        raise PriorError(
+            f"the proxy of the environment ({PROXIES}) is {proxy!r}, which is no address of one, as in "
+            "http://proxy.example:3128"
+        )
     for name in ("SSL_CERT_FILE", "SSL_CERT_DIR"):
         if (path := os.environ.get(name)) and not os.path.exists(path):
             raise PriorError(f"{name} is {path!r}, which does not exist")
@@ -100,21 +104,26 @@ def explain(error: Exception, model: str, repo: str, revision: str | None) -> Pr
     if isinstance(error, errors.HfHubHTTPError):
         return explain_answer(error, repo, revision, again)
     if isinstance(error, errors.OfflineModeIsEnabled):
-        return PriorError(f"{model} is not whole on this machine and HF_HUB_OFFLINE is set; "
-                          f"with a network: HF_HUB_OFFLINE=0 {again}")
+        return PriorError(
+            f"{model} is not whole on this machine and HF_HUB_OFFLINE is set; with a network: HF_HUB_OFFLINE=0 {again}"
+        )
     if isinstance(error, http_error):
         return explain_network(error, constants.ENDPOINT, again)
     if isinstance(error, errors.HFValidationError):
         return PriorError(f"{repo} is no hub id: {first_line(error)}")
     if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
-        return PriorError(f"the disk is full: free some space in {constants.HF_HUB_CACHE} or set HF_HOME to another "
-                          f"disk, then run: {again}")
+        return PriorError(
+            f"the disk is full: free some space in {constants.HF_HUB_CACHE} or set HF_HOME to another "
+            f"disk, then run: {again}"
+        )
     if isinstance(error, OSError) and not isinstance(error, errors.FileMetadataError):
         return PriorError(f"{model} cannot be fetched: {first_line(error)}; try again: {again}")
     if isinstance(error, (errors.FileMetadataError, ValueError, TypeError, KeyError, AttributeError)):
-        return PriorError(f"{constants.ENDPOINT} does not answer as a hub does ({type(error).__name__}: "
-                          f"{first_line(error)}): HF_ENDPOINT may name another kind of server, or the login page of "
-                          "the network or a proxy answers instead")
+        return PriorError(
+            f"{constants.ENDPOINT} does not answer as a hub does ({type(error).__name__}: "
+            f"{first_line(error)}): HF_ENDPOINT may name another kind of server, or the login page of "
+            "the network or a proxy answers instead"
+        )
     return PriorError(f"{model} cannot be fetched: {type(error).__name__}: {first_line(error)}; try again: {again}")
 
 
@@ -122,8 +131,9 @@ def explain_answer(error, repo: str, revision: str | None, again: str) -> PriorE
     """What a hub's answer with an error status means. error: the client's HfHubHTTPError."""
     errors, place = client().errors, f"{client().constants.ENDPOINT}/{repo}"
     status, sent = getattr(error.response, "status_code", "an error"), sent_token(error)
-    if sent and (status == 401 or status == 403 and not isinstance(error, (errors.GatedRepoError,
-                                                                           errors.DisabledRepoError))):
+    if sent and (
+        status == 401 or (status == 403 and not isinstance(error, (errors.GatedRepoError, errors.DisabledRepoError)))
+    ):
         return TokenRefusal(f"the token of {token_source()} is refused ({place} answers {status})")
     if isinstance(error, errors.GatedRepoError):
         return Refusal(f"{repo} is gated: accept its terms at {place}, then run: HF_TOKEN=hf_... {again}")
@@ -135,10 +145,16 @@ def explain_answer(error, repo: str, revision: str | None, again: str) -> PriorE
         return Refusal(f"{place} is disabled by the hub (it answers {status})")
     if isinstance(error, errors.RepositoryNotFoundError) or status in (401, 404):
         access = "the token given has no access to it" if sent else f"with access run: HF_TOKEN=hf_... {again}"
-        return Refusal(f"{place} does not exist or is private; give another hub id or a folder (--guidance FOLDER); "
-                       f"if it is private, {access}")
-    meaning = {403: "access is forbidden", 407: f"the proxy {proxy_of(place)} wants a name and a password",
-               429: f"too many requests; wait, then: {again}", 451: "it is withheld for legal reasons"}
+        return Refusal(
+            f"{place} does not exist or is private; give another hub id or a folder (--guidance FOLDER); "
+            f"if it is private, {access}"
+        )
+    meaning = {
+        403: "access is forbidden",
+        407: f"the proxy {proxy_of(place)} wants a name and a password",
+        429: f"too many requests; wait, then: {again}",
+        451: "it is withheld for legal reasons",
+    }
     kind = Refusal if status in (403, 410, 451) else PriorError
     return kind(f"{place} answers {status}: {meaning.get(status, f'try again later: {again}')}")
 
@@ -150,8 +166,10 @@ def explain_network(error: Exception, endpoint: str, again: str) -> PriorError:
         causes.append(deeper)
     name, proxy = type(error).__name__, proxy_of(endpoint)
     if "CERTIFICATE_VERIFY_FAILED" in str(error) or any(isinstance(e, ssl.SSLCertVerificationError) for e in causes):
-        return PriorError(f"{endpoint}: the certificate is not trusted ({first_line(error)}); where a proxy inspects "
-                          f"the traffic, SSL_CERT_FILE=its-certificate.pem {again}")
+        return PriorError(
+            f"{endpoint}: the certificate is not trusted ({first_line(error)}); where a proxy inspects "
+            f"the traffic, SSL_CERT_FILE=its-certificate.pem {again}"
+        )
     detail = first_line(error)
     if any(isinstance(e, socket.gaierror) for e in causes):
         host = urlsplit(proxy or endpoint).hostname
@@ -159,8 +177,10 @@ def explain_network(error: Exception, endpoint: str, again: str) -> PriorError:
     elif "Timeout" in name:
         detail = f"no answer in time; {' and '.join(TIMEOUTS)} set the seconds to wait"
     through = f" through the proxy {proxy} ({PROXIES})" if proxy else ""
-    return PriorError(f"{endpoint} cannot be reached{through} ({name}: {detail}); with a network run: {again} "
-                      "(HF_ENDPOINT names a mirror of the hub), or give a folder: --guidance FOLDER")
+    return PriorError(
+        f"{endpoint} cannot be reached{through} ({name}: {detail}); with a network run: {again} "
+        "(HF_ENDPOINT names a mirror of the hub), or give a folder: --guidance FOLDER"
+    )
 
 
 def sent_token(error) -> bool:

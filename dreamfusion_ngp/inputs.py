@@ -32,8 +32,10 @@ class Slots:
             self.places[name] = slice(size, size + example.nbytes)
             size += -(-example.nbytes // ALIGNMENT) * ALIGNMENT
         self.memory = torch.zeros(size, dtype=torch.uint8, device=device)
-        self.tensors = {name: self.memory[self.places[name]].view(torch.from_numpy(example).dtype).view(example.shape)
-                        for name, example in examples.items()}
+        self.tensors = {
+            name: self.memory[self.places[name]].view(torch.from_numpy(example).dtype).view(example.shape)
+            for name, example in examples.items()
+        }
         self.staged = None if self.memory.is_cuda else self.stage()
 
     def __getitem__(self, name: str) -> Tensor:
@@ -43,8 +45,10 @@ class Slots:
         """Memory of the host to copy from, pinned for a CUDA device, and its parts."""
         memory = torch.empty(self.memory.shape, dtype=torch.uint8, pin_memory=self.memory.is_cuda)
         raw = memory.numpy()
-        return memory, {name: raw[self.places[name]].view(example.dtype).reshape(example.shape)
-                        for name, example in self.examples.items()}
+        return memory, {
+            name: raw[self.places[name]].view(example.dtype).reshape(example.shape)
+            for name, example in self.examples.items()
+        }
 
     def fill(self, **values) -> None:
         """Give every tensor its values: arrays or CPU tensors of its shape, or what broadcasts to it. To a CUDA device

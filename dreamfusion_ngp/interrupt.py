@@ -9,7 +9,7 @@ import threading
 from collections.abc import Callable
 from contextlib import suppress
 
-STOPS = ("SIGINT", "SIGTERM")                        # Ctrl-C, kill: of these a second one is heard
+STOPS = ("SIGINT", "SIGTERM")  # Ctrl-C, kill: of these a second one is heard
 LOSSES = ("SIGHUP", "SIGXCPU", "SIGUSR1", "SIGUSR2")  # a closed terminal, limits of a shell or a batch system
 
 

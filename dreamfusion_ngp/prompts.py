@@ -12,11 +12,10 @@ import math
 import re
 from dataclasses import dataclass
 
-from .characters import MAX_TEXT as MAX_PROMPT
 from .characters import clean_text, lookalike
 from .errors import PromptError
 
-OVERHEAD_DEG = 60.0     # above this elevation the paper says "overhead view"
+OVERHEAD_DEG = 60.0  # above this elevation the paper says "overhead view"
 
 _EIGHT = ("front", "front right", "right side", "back right", "back", "back left", "left side", "front left")
 
@@ -39,8 +38,9 @@ def fine_view(azimuth: float, elevation: float) -> str:
     """
     direction = _EIGHT[round(math.degrees(azimuth) / 45.0) % 8]
     e = math.degrees(elevation)
-    height = ("overhead" if e > OVERHEAD_DEG else "high angle" if e > 35.0 else
-              "raised angle" if e > 12.0 else "low angle")
+    height = (
+        "overhead" if e > OVERHEAD_DEG else "high angle" if e > 35.0 else "raised angle" if e > 12.0 else "low angle"
+    )
     return f"{direction} view, {height}"
 
 
@@ -123,7 +123,7 @@ MODE_WORDS = ("flat colors", "lit", "clay")
 
 
 def view_prompt(prompt: str, view: str, mode: str = "") -> str:
-    """"a red mug", "front view", "clay" -> "a red mug, front view, clay"."""
+    """ "a red mug", "front view", "clay" -> "a red mug, front view, clay"."""
     return ", ".join(part for part in (prompt, view, mode) if part)
 
 
@@ -132,7 +132,8 @@ FOREIGN = re.compile(
     r"<(?:lora|lyco|loha|hypernet|embedding)\w*:[^<>]*>|\bembedding:\S+|__[\w/]+__"
     r"|\([^()]*:\s*[-+]?\d*\.?\d+\s*\)|\({2,}[^()]*\){2,}|\([^()]*\)(?:\d*\.\d+|[+-]+)|\w{2,}\+\+"
     r"|\[[^\[\]]*\]|\{[^{}]*\}|\\[()]|::-?\d*\.?\d+|(?<!\S)--[a-z]+(?: [\d:.]+)?"
-    r"|\b(?:BREAK|AND|ADD(?:ROW|COL|BASE|COMM))\b")
+    r"|\b(?:BREAK|AND|ADD(?:ROW|COL|BASE|COMM))\b"
+)
 
 
 def foreign_syntax(text: str) -> list[str]:

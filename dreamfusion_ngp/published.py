@@ -16,8 +16,16 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-from .config import (CameraConfig, FieldConfig, GuidanceConfig, LightConfig, LossConfig, OptimConfig, RenderConfig,
-                     RunConfig)
+from .config import (
+    CameraConfig,
+    FieldConfig,
+    GuidanceConfig,
+    LightConfig,
+    LossConfig,
+    OptimConfig,
+    RenderConfig,
+    RunConfig,
+)
 
 TIMESTEPS = 1000  # of the schedules of all models here
 
@@ -37,12 +45,12 @@ class Published:
     distance: tuple[float, float]
     fov: tuple[float, float]
     elevation: tuple[float, float]
-    jitter: tuple[float, float, float]      # of position (uniform), point looked at and up vector (deviations)
-    radius: float                           # half the side of the scene's cube
+    jitter: tuple[float, float, float]  # of position (uniform), point looked at and up vector (deviations)
+    radius: float  # half the side of the scene's cube
     scale: float
     scale_form: str
     reduction: int
-    orientation: tuple[float, float, int]   # start, end, steps until the end
+    orientation: tuple[float, float, int]  # start, end, steps until the end
     sparsity: float
     opaque: float
     lr_grid: float
@@ -56,7 +64,7 @@ class Published:
     growth: float = 1.447269237440378
     blob: tuple[float, float] = (10.0, 0.5)  # Magic3D's cone: strength before the softplus, radius
     coarse_to_fine: tuple[int, int] = (0, 0)
-    samples_per_ray: int = 512              # along the diagonal of the cube
+    samples_per_ray: int = 512  # along the diagonal of the cube
     random_background: float = 0.0
     t_ends: tuple[float, float] = (0.02, 0.98)
     descending: bool = False
@@ -65,26 +73,69 @@ class Published:
 
 
 THREESTUDIO = dict(
-    steps=10_000, views=1, resolution=64, distance=(1.5, 2.0), fov=(40.0, 70.0), jitter=(0.1, 0.2, 0.02), radius=2.0,
-    albedo_steps=2001, coarse_to_fine=(8, 6000), scale_form="omega", orientation=(10.0, 1000.0, 5000), sparsity=1.0,
-    opaque=0.0, lr_grid=1e-2, lr_mlp=1e-2, lr_background=1e-3)
+    steps=10_000,
+    views=1,
+    resolution=64,
+    distance=(1.5, 2.0),
+    fov=(40.0, 70.0),
+    jitter=(0.1, 0.2, 0.02),
+    radius=2.0,
+    albedo_steps=2001,
+    coarse_to_fine=(8, 6000),
+    scale_form="omega",
+    orientation=(10.0, 1000.0, 5000),
+    sparsity=1.0,
+    opaque=0.0,
+    lr_grid=1e-2,
+    lr_mlp=1e-2,
+    lr_background=1e-3,
+)
 
 DREAMFUSION_SD = Published(
-    source="threestudio, configs/dreamfusion-sd.yaml at 28d9d80", elevation=(-10.0, 45.0), scale=100.0,
-    reduction=4 * 64 * 64, **THREESTUDIO)
+    source="threestudio, configs/dreamfusion-sd.yaml at 28d9d80",
+    elevation=(-10.0, 45.0),
+    scale=100.0,
+    reduction=4 * 64 * 64,
+    **THREESTUDIO,
+)
 
 DREAMFUSION_IF = Published(
-    source="threestudio, configs/dreamfusion-if.yaml at 28d9d80", elevation=(-10.0, 90.0), scale=20.0,
-    reduction=3 * 64 * 64, **THREESTUDIO)
+    source="threestudio, configs/dreamfusion-if.yaml at 28d9d80",
+    elevation=(-10.0, 90.0),
+    scale=20.0,
+    reduction=3 * 64 * 64,
+    **THREESTUDIO,
+)
 
 # Its loss is a mean of squares times a random weight of mean 1/2 for each view, so that its expected gradient is the
 # residual's mean. Timesteps are indices of the scheduler's table, whose first entry is pure noise.
 RFDS_SD3 = Published(
-    source="RFDS (Yang et al., ICLR 2025), configs/rfds_sd3.yaml at 235e39f", steps=15_000, views=1, resolution=256,
-    doubling_steps=5000, distance=(1.0, 1.5), fov=(40.0, 70.0), elevation=(-10.0, 45.0), jitter=(0.0, 0.0, 0.0),
-    radius=1.0, lit_probability=0.0, random_background=0.5, scale=100.0, scale_form="s", t_ends=(0.3, 0.98),
-    descending=True, weighting="velocity", guidance_resolution=512, reduction=1, orientation=(0.0, 0.0, 0),
-    sparsity=0.1, opaque=0.1, lr_grid=1e-2, lr_mlp=1e-3, lr_background=1e-3)
+    source="RFDS (Yang et al., ICLR 2025), configs/rfds_sd3.yaml at 235e39f",
+    steps=15_000,
+    views=1,
+    resolution=256,
+    doubling_steps=5000,
+    distance=(1.0, 1.5),
+    fov=(40.0, 70.0),
+    elevation=(-10.0, 45.0),
+    jitter=(0.0, 0.0, 0.0),
+    radius=1.0,
+    lit_probability=0.0,
+    random_background=0.5,
+    scale=100.0,
+    scale_form="s",
+    t_ends=(0.3, 0.98),
+    descending=True,
+    weighting="velocity",
+    guidance_resolution=512,
+    reduction=1,
+    orientation=(0.0, 0.0, 0),
+    sparsity=0.1,
+    opaque=0.1,
+    lr_grid=1e-2,
+    lr_mlp=1e-3,
+    lr_background=1e-3,
+)
 
 
 def mean_weight(weight: float, reduction: int) -> float:
@@ -119,22 +170,47 @@ def convert(theirs: Published) -> RunConfig:
     t_range = t_range_of(theirs.t_ends, theirs.descending)
     levels, all_at = theirs.coarse_to_fine
     return RunConfig(
-        steps=theirs.steps, views=theirs.views,
-        camera=CameraConfig(elevation=theirs.elevation, distance=theirs.distance, focal=focal_of(theirs.fov),
-                            position_jitter=position, look_at_std=target, up_std=up),
-        light=LightConfig(albedo_only_until=theirs.albedo_steps / theirs.steps,
-                          lit_probability=theirs.lit_probability),
-        field=FieldConfig(levels=theirs.levels, base_resolution=theirs.base_resolution, bound=theirs.radius,
-                          finest_resolution=round(theirs.base_resolution * theirs.growth ** (theirs.levels - 1)),
-                          density="softplus", blob=("cone", *theirs.blob), density_bias=0.0,
-                          coarse_to_fine=(levels, all_at / theirs.steps)),
-        render=RenderConfig(resolution=theirs.resolution, random_background=theirs.random_background,
-                            step=2 * math.sqrt(3) * theirs.radius / theirs.samples_per_ray,
-                            resolution_doubles=((theirs.doubling_steps or theirs.steps) / theirs.steps, 1.0)),
-        guidance=GuidanceConfig(scale=scale_of(theirs.scale, theirs.scale_form), t_range=t_range, t_max_end=t_range[1],
-                                t_shifted=theirs.descending, weighting=theirs.weighting, precision="float16",
-                                resolution=theirs.guidance_resolution),
-        loss=LossConfig(orientation=tuple(mean_weight(w, theirs.reduction) for w in (start, end)),
-                        orientation_ramp=ramp / theirs.steps, opacity=mean_weight(theirs.sparsity, theirs.reduction),
-                        entropy=mean_weight(theirs.opaque, theirs.reduction)),
-        optim=OptimConfig(lr_grid=theirs.lr_grid, lr_mlp=theirs.lr_mlp, lr_background=theirs.lr_background))
+        steps=theirs.steps,
+        views=theirs.views,
+        camera=CameraConfig(
+            elevation=theirs.elevation,
+            distance=theirs.distance,
+            focal=focal_of(theirs.fov),
+            position_jitter=position,
+            look_at_std=target,
+            up_std=up,
+        ),
+        light=LightConfig(albedo_only_until=theirs.albedo_steps / theirs.steps, lit_probability=theirs.lit_probability),
+        field=FieldConfig(
+            levels=theirs.levels,
+            base_resolution=theirs.base_resolution,
+            bound=theirs.radius,
+            finest_resolution=round(theirs.base_resolution * theirs.growth ** (theirs.levels - 1)),
+            density="softplus",
+            blob=("cone", *theirs.blob),
+            density_bias=0.0,
+            coarse_to_fine=(levels, all_at / theirs.steps),
+        ),
+        render=RenderConfig(
+            resolution=theirs.resolution,
+            random_background=theirs.random_background,
+            step=2 * math.sqrt(3) * theirs.radius / theirs.samples_per_ray,
+            resolution_doubles=((theirs.doubling_steps or theirs.steps) / theirs.steps, 1.0),
+        ),
+        guidance=GuidanceConfig(
+            scale=scale_of(theirs.scale, theirs.scale_form),
+            t_range=t_range,
+            t_max_end=t_range[1],
+            t_shifted=theirs.descending,
+            weighting=theirs.weighting,
+            precision="float16",
+            resolution=theirs.guidance_resolution,
+        ),
+        loss=LossConfig(
+            orientation=tuple(mean_weight(w, theirs.reduction) for w in (start, end)),
+            orientation_ramp=ramp / theirs.steps,
+            opacity=mean_weight(theirs.sparsity, theirs.reduction),
+            entropy=mean_weight(theirs.opaque, theirs.reduction),
+        ),
+        optim=OptimConfig(lr_grid=theirs.lr_grid, lr_mlp=theirs.lr_mlp, lr_background=theirs.lr_background),
+    )

@@ -26,7 +26,7 @@ class Occupancy(torch.nn.Module):
     def __init__(self, config: RenderConfig, bound: float):
         super().__init__()
         self.config, self.bound, self.resolution = config, bound, config.occupancy_resolution
-        cells = self.resolution ** 3
+        cells = self.resolution**3
         self.register_buffer("values", torch.zeros(cells))
         self.register_buffer("bits", torch.full((cells // 8,), 255, dtype=torch.uint8))
 
@@ -35,11 +35,12 @@ class Occupancy(torch.nn.Module):
         """Refresh a quarter of the cells (or all) from density(x (N, 3)) -> (N,), at one jittered point per cell."""
         device = self.values.device
         first, stride = (0, 1) if full else ((step // self.config.occupancy_interval) % self.PARTS, self.PARTS)
-        cells = torch.arange(first, self.resolution ** 3, stride, device=device)
+        cells = torch.arange(first, self.resolution**3, stride, device=device)
         points = cell_points(cells, self.resolution, self.bound, seed, kernel_stream(step, Stream.OCCUPANCY))
         threshold = self.config.occupancy_threshold / self.config.step
-        occupancy_update(self.values, self.bits, cells, density(points), decay=self.config.occupancy_decay,
-                         threshold=threshold)
+        occupancy_update(
+            self.values, self.bits, cells, density(points), decay=self.config.occupancy_decay, threshold=threshold
+        )
 
     def fraction(self) -> float:
         """Share of occupied cells. Waits for the device."""
@@ -71,12 +72,12 @@ class Rays:
     samples: Samples
     size: int
 
-    def cut(self, rows: int) -> "Rays":
+    def cut(self, rows: int) -> Rays:
         """With buffers of `rows` rows of samples: at least as many as are in use."""
         s = self.samples
         return replace(self, samples=s._replace(t=s.t[:rows], ray_id=s.ray_id[:rows], x=s.x[:rows]))
 
-    def clone(self) -> "Rays":
+    def clone(self) -> Rays:
         """In memory of their own."""
         return Rays(self.directions.clone(), Samples(*(v.clone() for v in self.samples)), self.size)
 
@@ -86,13 +87,24 @@ class Rays:
 
 
 @torch.no_grad()
-def cast(occupancy: Occupancy, cameras: Cameras, config: RenderConfig, *, size: int, seed: int,
-         stream: int | Tensor) -> Rays:
+def cast(
+    occupancy: Occupancy, cameras: Cameras, config: RenderConfig, *, size: int, seed: int, stream: int | Tensor
+) -> Rays:
     """The rays of `cameras`, which are on the grid's device, through `size` x `size` pixels, and their samples. seed,
     stream: of the jitter of sample positions; seed -1 puts samples at the centres of their intervals."""
     origins, directions = camera_rays(cameras, size)
-    samples = march(origins, directions, occupancy.bits, resolution=occupancy.resolution, bound=occupancy.bound,
-                    near=config.near, step=config.step, budget=config.budget, seed=seed, stream=stream)
+    samples = march(
+        origins,
+        directions,
+        occupancy.bits,
+        resolution=occupancy.resolution,
+        bound=occupancy.bound,
+        near=config.near,
+        step=config.step,
+        budget=config.budget,
+        seed=seed,
+        stream=stream,
+    )
     return Rays(directions, samples, size)
 
 
@@ -101,8 +113,9 @@ def integrate(field, rays: Rays, shading: Tensor, background, config: RenderConf
     size, s, count = rays.size, rays.samples, rays.samples.count
     h, rgb_raw, grad_h = field(s.x, count)
     sigma, rgb, normal = shade(h, rgb_raw, grad_h, s.x, s.ray_id, shading, size * size, density=density, count=count)
-    color, opacity, depth, normals, orientation = composite(sigma, rgb, normal, s.t, s.offsets, rays.directions,
-                                                            config.step, count=count)
+    color, opacity, depth, normals, orientation = composite(
+        sigma, rgb, normal, s.t, s.offsets, rays.directions, config.step, count=count
+    )
     color = color + (1 - opacity)[:, None] * background(rays.directions)
 
     def image(values, *channels):
@@ -111,8 +124,19 @@ def integrate(field, rays: Rays, shading: Tensor, background, config: RenderConf
     return Rendering(image(color, 3), image(opacity), image(depth), image(normals, 3), orientation, s.info)
 
 
-def render(field, occupancy: Occupancy, cameras: Cameras, shading: Tensor, background, config: RenderConfig, *,
-           density: str, resolution: int | None = None, seed: int = -1, step: int = 0) -> Rendering:
+def render(
+    field,
+    occupancy: Occupancy,
+    cameras: Cameras,
+    shading: Tensor,
+    background,
+    config: RenderConfig,
+    *,
+    density: str,
+    resolution: int | None = None,
+    seed: int = -1,
+    step: int = 0,
+) -> Rendering:
     """Render `cameras` with one row of `shading` (B, 6) each (see ops.shade), on the device of the occupancy grid.
 
     background: callable, ray directions (R, 3) -> colours (R, 3). density: activation, "softplus" or "exp". resolution:
@@ -130,7 +154,9 @@ def render(field, occupancy: Occupancy, cameras: Cameras, shading: Tensor, backg
 
 def flat_background(colors: Tensor):
     """A background with one colour (B, 3) per view."""
+
     def background(directions: Tensor) -> Tensor:
         here = colors.to(directions, non_blocking=directions.is_cuda)
         return here[:, None].expand(-1, len(directions) // len(colors), -1).flatten(0, 1)
+
     return background

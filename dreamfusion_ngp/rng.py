@@ -7,9 +7,9 @@ the same numbers. Kernels that draw for themselves (jitter of rays and of cells)
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from enum import IntEnum
 from math import prod
-from typing import Sequence
 
 import numpy as np
 
@@ -21,13 +21,13 @@ STREAM_BITS = 4
 class Stream(IntEnum):
     """What a number is drawn for. Ids are part of the meaning of a seed: they may be added, never changed."""
 
-    VIEWS = 0        # cameras, lights, shading modes
+    VIEWS = 0  # cameras, lights, shading modes
     BACKGROUND = 1
-    GUIDANCE = 2     # times and noise of the diffusion model
-    MARCH = 3        # jitter of the samples along rays
-    OCCUPANCY = 4    # jitter of the points in cells
-    INIT = 5         # initial parameters
-    PRIOR = 6        # training of an embedded prior
+    GUIDANCE = 2  # times and noise of the diffusion model
+    MARCH = 3  # jitter of the samples along rays
+    OCCUPANCY = 4  # jitter of the points in cells
+    INIT = 5  # initial parameters
+    PRIOR = 6  # training of an embedded prior
     EVALUATION = 7
     TEST = 15
 

@@ -27,8 +27,8 @@ from .train import State
 
 CHECKPOINT, CONFIG, METRICS, LOCK = "checkpoint.safetensors", "config.json", "metrics.jsonl", ".lock"
 DEPTH = 2  # folders below a given one that are searched for runs: outputs/<prompt>/<time>
-DISPLAY_DISTANCE, DISPLAY_FOCAL = 1.55, 1.25   # world units, image widths: the whole object with a margin, in the
-                                               # default cube; further off in a wider one
+DISPLAY_DISTANCE, DISPLAY_FOCAL = 1.55, 1.25  # world units, image widths: the whole object with a margin, in the
+# default cube; further off in a wider one
 DISPLAY_BACKGROUND = (0.92, 0.92, 0.92)
 
 
@@ -45,8 +45,10 @@ def create_run(root: Path, config: RunConfig) -> Path:
     """Make outputs/<slug>/<timestamp> with config.json in it. Raises UsageError where that cannot be written."""
     base = Path(root) / slug(config.prompt)
     if any("\ud800" <= c <= "\udfff" for c in str(base.absolute())):
-        raise UsageError(f"{base.absolute()}: the name is not UTF-8, and what reads checkpoints takes no other names; "
-                         "choose another folder with -o")
+        raise UsageError(
+            f"{base.absolute()}: the name is not UTF-8, and what reads checkpoints takes no other names; "
+            "choose another folder with -o"
+        )
     try:
         base.mkdir(parents=True, exist_ok=True)
         folder = make_new(base)
@@ -55,8 +57,7 @@ def create_run(root: Path, config: RunConfig) -> Path:
         flush_folder(base)
         return folder.resolve()
     except OSError as error:
-        raise UsageError(f"cannot write to {base}: {error.strerror or error}; "
-                         "choose another folder with -o") from None
+        raise UsageError(f"cannot write to {base}: {error.strerror or error}; choose another folder with -o") from None
 
 
 def make_new(base: Path) -> Path:
@@ -80,8 +81,9 @@ def lock_run(folder: Path):
         number = take_lock(folder / LOCK)
     try:
         if number is None:
-            raise UsageError(f"{folder} is in use by another process{holder(folder / LOCK)}; wait for it to end, or "
-                             "stop it")
+            raise UsageError(
+                f"{folder} is in use by another process{holder(folder / LOCK)}; wait for it to end, or stop it"
+            )
         yield
     finally:
         if number is not None:
@@ -96,6 +98,7 @@ def take_lock(path: Path) -> int | None:
         number = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
         try:
             import fcntl
+
             fcntl.flock(number, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             os.close(number)
@@ -149,8 +152,10 @@ def find_runs(paths: list[Path], depth: int = DEPTH) -> list[Path]:
     for path in paths:
         inside = [] if path.is_file() or (path / CHECKPOINT).is_file() else sorted(below(path, depth))
         if not inside and path.is_dir() and not (path / CHECKPOINT).is_file():
-            raise CheckpointError(f"{path} holds no {CHECKPOINT}, nor do the {depth} levels of folders in it; give the "
-                                  "folder of a run (outputs/<prompt>/<time>), or look deeper with --depth")
+            raise CheckpointError(
+                f"{path} holds no {CHECKPOINT}, nor do the {depth} levels of folders in it; give the "
+                "folder of a run (outputs/<prompt>/<time>), or look deeper with --depth"
+            )
         found += [checkpoint_of(p).parent.resolve() for p in inside or [path]]
     return list(dict.fromkeys(found))
 
@@ -205,10 +210,18 @@ def render_whole(state: State, cameras, shading: torch.Tensor, colors: torch.Ten
     takes: the training budget would cut rays off where many pixels are asked for."""
     config = state.config.render
     for i in range(len(cameras)):
-        one = type(cameras)(*(getattr(cameras, name)[i:i + 1] for name in ("c2w", "focal", "azimuth", "elevation")))
+        one = type(cameras)(*(getattr(cameras, name)[i : i + 1] for name in ("c2w", "focal", "azimuth", "elevation")))
         while True:
-            result = render(state.field, state.occupancy, one, shading[i:i + 1], flat_background(colors[i:i + 1]),
-                            config, density=state.config.field.density, resolution=resolution)
+            result = render(
+                state.field,
+                state.occupancy,
+                one,
+                shading[i : i + 1],
+                flat_background(colors[i : i + 1]),
+                config,
+                density=state.config.field.density,
+                resolution=resolution,
+            )
             if not int(result.info[1]):
                 break
             config = replace(config, budget=2 * config.budget)
@@ -223,16 +236,20 @@ def display(state: State, azimuths, elevation, resolution: int, plain: bool = Fa
     frames = []
     for r in render_whole(state, cameras, display_shading(cameras.position, plain), colors, resolution):
         normal = 0.5 + 0.5 * r.normal + 0.5 * (1 - r.opacity)[..., None]  # white where there is nothing
-        frames += [tuple(v.clamp(0, 1).cpu().numpy() for v in triple) for triple in zip(r.rgb, normal, r.opacity)]
+        frames += [
+            tuple(v.clamp(0, 1).cpu().numpy() for v in triple) for triple in zip(r.rgb, normal, r.opacity, strict=True)
+        ]
     return frames
 
 
 def render_opacity(state: State):
     """Callable (cameras, resolution) -> (B, H, W) opacity of the state's field, for silhouettes."""
+
     def opacity(cameras, resolution):
         rows = torch.tensor([[0.0, 0.0, 0.0, 1.0, 0.0, 0.0]]).expand(len(cameras), 6)
         black = torch.zeros(len(cameras), 3)
         return torch.cat([r.opacity for r in render_whole(state, cameras, rows, black, resolution)])
+
     return opacity
 
 
@@ -251,8 +268,10 @@ def write_preview(folder: Path, state: State) -> str:
 def preview_picture(state: State, resolution: int = 128) -> np.ndarray:
     """(2 H, 4 W, 3) uint8: front, right, back, left; colours above, untextured below."""
     azimuths = (0, 90, 180, 270)
-    rows = [np.concatenate([rgb for rgb, _, _ in display(state, azimuths, 20.0, resolution, plain)], 1)
-            for plain in (False, True)]
+    rows = [
+        np.concatenate([rgb for rgb, _, _ in display(state, azimuths, 20.0, resolution, plain)], 1)
+        for plain in (False, True)
+    ]
     return (np.concatenate(rows) * 255).round().astype(np.uint8)
 
 
@@ -262,5 +281,5 @@ def turntable_frames(state: State, count: int = 48, resolution: int = 192, eleva
         azimuths = [360.0 * k / count for k in range(i, min(i + 4, count))]
         color = display(state, azimuths, elevation, resolution)
         clay = display(state, azimuths, elevation, resolution, plain=True)
-        for (rgb, normal, _), (white, _, _) in zip(color, clay):
+        for (rgb, normal, _), (white, _, _) in zip(color, clay, strict=True):
             yield (np.concatenate([rgb, normal, white], 1) * 255).round().astype(np.uint8)

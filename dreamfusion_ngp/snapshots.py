@@ -52,8 +52,15 @@ class Snapshot:
 def parts_of(index: dict | None) -> list[str]:
     """The folders of the parts that a model_index.json names and a pipeline needs; "" alone for None, a repository that
     is a single part."""
-    return [""] if index is None else [name for name, entry in index.items() if name not in UNUSED
-                                       and isinstance(entry, list) and entry and entry[0]]
+    return (
+        [""]
+        if index is None
+        else [
+            name
+            for name, entry in index.items()
+            if name not in UNUSED and isinstance(entry, list) and entry and entry[0]
+        ]
+    )
 
 
 def weighted_parts(index: dict | None) -> list[str]:
@@ -86,8 +93,10 @@ def examine(path: Path, entry) -> tuple[dict, str]:
             wrong = "has not the hash that the hub lists"
     elif entry.size is not None and size != entry.size:
         wrong = f"has {size} bytes, the hub lists {entry.size}"
-    return ({"size": size, "sha256": sha256, "checked": path.stat().st_mtime_ns, "by": by},
-            fault(path) or wrong if wrong or not by else "")
+    return (
+        {"size": size, "sha256": sha256, "checked": path.stat().st_mtime_ns, "by": by},
+        fault(path) or wrong if wrong or not by else "",
+    )
 
 
 def git_hash(data: bytes) -> str:
@@ -106,8 +115,9 @@ def on_this_machine(repo: str, revision: str | None, model: str) -> Snapshot | N
         if files := present_files(folder, saved.get("files", {})):
             for path, entry in files.items():
                 if reason := change(folder / path, entry):
-                    raise PriorError(f"{folder / path} is damaged or was changed: {reason}; "
-                                     f"run: dreamfusion-ngp fetch {model}")
+                    raise PriorError(
+                        f"{folder / path} is damaged or was changed: {reason}; run: dreamfusion-ngp fetch {model}"
+                    )
             return record(Snapshot(repo, commit, folder, files), revision)
     return None
 
@@ -128,13 +138,15 @@ def present_files(folder: Path, recorded: dict[str, dict]) -> dict[str, dict]:
     loaded beside or instead of them because another program has put them there."""
     if not folder.is_dir() or not all((folder / path).is_file() for path in recorded):
         return {}
-    listed = [path.relative_to(folder).as_posix() for path in (*folder.glob("*"), *folder.glob("*/*"))
-              if path.is_file()]
+    listed = [
+        path.relative_to(folder).as_posix() for path in (*folder.glob("*"), *folder.glob("*/*")) if path.is_file()
+    ]
     index = read_json(folder / "model_index.json") or None
     if not recorded and not is_whole(listed, index):
         return {}
-    return recorded | {path: foreign_record(folder / path) for path in needed_files(listed, index, FULL_FIRST)
-                       if path not in recorded}
+    return recorded | {
+        path: foreign_record(folder / path) for path in needed_files(listed, index, FULL_FIRST) if path not in recorded
+    }
 
 
 def is_whole(listed: list[str], index: dict | None) -> bool:
@@ -200,8 +212,13 @@ def read_record(path: Path | None) -> dict:
     """A record; {} where there is none, or one that `record` did not write."""
     data = read_json(path)
     revision, files = data.get("revision"), data.get("files")
-    right = (isinstance(revision, str) and re.fullmatch(r"\w[\w.-]*", revision, re.ASCII) and isinstance(files, dict)
-             and files and all(is_inside(name) and is_entry(entry) for name, entry in files.items()))
+    right = (
+        isinstance(revision, str)
+        and re.fullmatch(r"\w[\w.-]*", revision, re.ASCII)
+        and isinstance(files, dict)
+        and files
+        and all(is_inside(name) and is_entry(entry) for name, entry in files.items())
+    )
     return data if right else {}
 
 
@@ -212,9 +229,14 @@ def is_inside(name: str) -> bool:
 
 
 def is_entry(entry) -> bool:
-    return (isinstance(entry, dict) and type(entry.get("size")) is int and type(entry.get("checked")) is int
-            and isinstance(entry.get("sha256"), str) and bool(SHA256.fullmatch(entry["sha256"]))
-            and isinstance(entry.get("by", ""), str))
+    return (
+        isinstance(entry, dict)
+        and type(entry.get("size")) is int
+        and type(entry.get("checked")) is int
+        and isinstance(entry.get("sha256"), str)
+        and bool(SHA256.fullmatch(entry["sha256"]))
+        and isinstance(entry.get("by", ""), str)
+    )
 
 
 def digest(path: Path) -> str:

@@ -5,8 +5,8 @@ CUDA graphs can hold them (graphs.py); without graphs they run as they are."""
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Sequence
 
 import numpy as np
 import torch
@@ -48,11 +48,20 @@ class Adam:
         """Apply the gradients, with one tensor (2,) of `factors` per parameter, and leave none. A parameter without a
         gradient has one of zero."""
         config = self.config
-        for (parameter, _), (first, second), factor in zip(self.pairs, self.moments, factors):
+        for (parameter, _), (first, second), factor in zip(self.pairs, self.moments, factors, strict=True):
             if parameter.grad is None:
                 parameter.grad = torch.zeros_like(parameter)
-            adam_step(parameter.data, parameter.grad, first, second, self.nonfinite, beta1=config.betas[0],
-                      beta2=config.betas[1], eps=config.eps, factors=factor)
+            adam_step(
+                parameter.data,
+                parameter.grad,
+                first,
+                second,
+                self.nonfinite,
+                beta1=config.betas[0],
+                beta2=config.betas[1],
+                eps=config.eps,
+                factors=factor,
+            )
             recycle_gradient(parameter)
 
 
@@ -79,10 +88,22 @@ class State:
             return np.zeros(shape, np.float32)
 
         views, levels = config.views, config.field.levels
-        self.eye = Slots(device, stream=np.zeros(1, np.int64), c2w=zeros(views, 3, 4), focal=zeros(views),
-                         azimuth=zeros(views), elevation=zeros(views))
-        self.numbers = Slots(device, shading=zeros(views, 6), colors=zeros(views, 3), level_weight=zeros(levels),
-                             loss=zeros(len(REGULARISERS)), factors=zeros(len(pairs), 2))
+        self.eye = Slots(
+            device,
+            stream=np.zeros(1, np.int64),
+            c2w=zeros(views, 3, 4),
+            focal=zeros(views),
+            azimuth=zeros(views),
+            elevation=zeros(views),
+        )
+        self.numbers = Slots(
+            device,
+            shading=zeros(views, 6),
+            colors=zeros(views, 3),
+            level_weight=zeros(levels),
+            loss=zeros(len(REGULARISERS)),
+            factors=zeros(len(pairs), 2),
+        )
         self.numbers["level_weight"].copy_(self.field.level_weight)
         self.field.level_weight = self.numbers["level_weight"]
 
@@ -144,10 +165,17 @@ def fill_numbers(state: State, drawn: Draw) -> None:
     config = state.config
     step, weights = drawn.number // config.accumulate, config.loss
     state.numbers.fill(
-        shading=drawn.views.shading, colors=drawn.colors, level_weight=state.field.level_weight_at(drawn.progress),
-        loss=(orientation_weight(weights, drawn.progress), weights.opacity, entropy_weight(weights, drawn.progress),
-              weights.smoothness),
-        factors=state.adam.factors(step, config.steps))
+        shading=drawn.views.shading,
+        colors=drawn.colors,
+        level_weight=state.field.level_weight_at(drawn.progress),
+        loss=(
+            orientation_weight(weights, drawn.progress),
+            weights.opacity,
+            entropy_weight(weights, drawn.progress),
+            weights.smoothness,
+        ),
+        factors=state.adam.factors(step, config.steps),
+    )
 
 
 def refresh_is_due(config: RunConfig, number: int) -> bool:
@@ -170,23 +198,35 @@ class Look:
 def cast_rays(state: State, size: int) -> Rays:
     """The rays of the cameras in `state.eye`, and their samples."""
     config, eye = state.config, state.eye
-    return cast(state.occupancy, Cameras(*(eye[name] for name in CAMERA)), config.render, size=size, seed=config.seed,
-                stream=eye["stream"])
+    return cast(
+        state.occupancy,
+        Cameras(*(eye[name] for name in CAMERA)),
+        config.render,
+        size=size,
+        seed=config.seed,
+        stream=eye["stream"],
+    )
 
 
 def look(state: State, rays: Rays, network: bool) -> Look:
     """Render `rays`, before the background network or plain colours."""
     config, numbers = state.config, state.numbers
     background = state.background if network else flat_background(numbers["colors"])
-    rendering = integrate(state.field, rays, numbers["shading"], background, config.render,
-                          density=config.field.density)
+    rendering = integrate(
+        state.field, rays, numbers["shading"], background, config.render, density=config.field.density
+    )
     terms = [orientation_loss(rendering.orientation), opacity_loss(rendering.opacity), entropy_loss(rendering.opacity)]
     if config.loss.smoothness:
         terms.append(smoothness_loss(rendering.normal, rendering.opacity))
-    first, *others = (weight * term for weight, term in zip(numbers["loss"].unbind(), terms))
+    first, *others = (weight * term for weight, term in zip(numbers["loss"].unbind(), terms, strict=False))
     penalty = sum(others, first)
-    return Look(rendering.rgb, dict(zip(REGULARISERS, terms)), penalty, rendering.opacity.detach().mean(),
-                rendering.info)
+    return Look(
+        rendering.rgb,
+        dict(zip(REGULARISERS, terms, strict=False)),
+        penalty,
+        rendering.opacity.detach().mean(),
+        rendering.info,
+    )
 
 
 def learn(state: State, seen: Look, d_rgb: Tensor, last: bool) -> None:
@@ -194,7 +234,7 @@ def learn(state: State, seen: Look, d_rgb: Tensor, last: bool) -> None:
     parameters, parts = [p for p, _ in state.adam.pairs], state.config.accumulate
     penalty = seen.penalty if parts == 1 else seen.penalty / parts
     gradients = torch.autograd.grad((seen.rgb, penalty), parameters, (d_rgb, None), allow_unused=True)
-    for parameter, gradient in zip(parameters, gradients):
+    for parameter, gradient in zip(parameters, gradients, strict=True):
         if gradient is not None:
             parameter.grad = gradient if parameter.grad is None else parameter.grad.add_(gradient)
     if last:

@@ -11,13 +11,13 @@ from .errors import ExportError, UsageError
 from .mesh import Mesh, query, vertex_normals
 
 MAX_TEXTURE = 4096
-MAX_FACES = 200_000      # xatlas takes minutes for as many, and hours for the million of a run that diverged
+MAX_FACES = 200_000  # xatlas takes minutes for as many, and hours for the million of a run that diverged
 PAIRS_PER_CALL = 1 << 22  # texel-triangle pairs tested at once
 
 # A texel's colour is what a ray along the inward normal sees: DEPTHS samples STEP apart, the first of them half a
 # step outside. The albedo right on the iso-level has little weight in any rendering, so it is the least trained.
 DEPTHS = 4
-STEP = 0.01              # world units
+STEP = 0.01  # world units
 
 
 @dataclass(frozen=True)
@@ -35,18 +35,23 @@ class TexturedMesh:
 def unwrap(mesh: Mesh, texture: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """UV atlas by xatlas: (source vertex of every new vertex (W,), faces (F, 3), uv (W, 2) in [0, 1])."""
     if len(mesh.faces) > MAX_FACES:
-        raise ExportError(f"the surface has {len(mesh.faces):,} faces, too many to be unwrapped for a texture. Where "
-                          "few were asked for it is noise, which cannot be simplified: look at the previews, the run "
-                          "may have diverged. The formats ply and stl need no texture")
+        raise ExportError(
+            f"the surface has {len(mesh.faces):,} faces, too many to be unwrapped for a texture. Where "
+            "few were asked for it is noise, which cannot be simplified: look at the previews, the run "
+            "may have diverged. The formats ply and stl need no texture"
+        )
     parts = mesh.vertices.astype(np.float32), mesh.faces.astype(np.uint32), vertex_normals(mesh).astype(np.float32)
     try:
         source, faces, uv, count = make_atlas(*parts, texture)
     except AtlasError as error:
-        raise ExportError(f"no UV atlas for {len(mesh.faces):,} faces: {error}; try fewer faces. The formats ply and "
-                          "stl need no texture") from None
+        raise ExportError(
+            f"no UV atlas for {len(mesh.faces):,} faces: {error}; try fewer faces. The formats ply and "
+            "stl need no texture"
+        ) from None
     if count != 1 or len(faces) != len(mesh.faces) or not np.isfinite(uv).all():
-        raise ExportError(f"the UV atlas of {len(mesh.faces)} faces does not fit one texture; try fewer faces or a "
-                          "larger texture")
+        raise ExportError(
+            f"the UV atlas of {len(mesh.faces)} faces does not fit one texture; try fewer faces or a larger texture"
+        )
     return source.astype(np.int64), faces.astype(np.int64), np.clip(uv, 0.0, 1.0).astype(np.float32)
 
 
@@ -63,7 +68,7 @@ def rasterise(uv: np.ndarray, faces: np.ndarray, size: int) -> tuple[np.ndarray,
     start = 0
     while start < len(faces):
         stop = max(start + 1, int(np.searchsorted(ends, ends[start] + PAIRS_PER_CALL, side="right")) - 1)
-        face = np.repeat(np.arange(start, stop), np.diff(ends[start:stop + 1]))
+        face = np.repeat(np.arange(start, stop), np.diff(ends[start : stop + 1]))
         within = np.arange(ends[start], ends[stop]) - ends[face]
         texel = low[face] + np.stack([within % span[face, 0], within // span[face, 0]], -1)
         bary = barycentric(corner[face], texel)

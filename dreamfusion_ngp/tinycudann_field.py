@@ -20,7 +20,6 @@ from .ops.exchange import tinycudann_config
 from .ops.hashgrid import GridLayout, hashgrid_encode
 
 
-
 class TinycudannEncoding:
     """A `tinycudann.Encoding` in float32 that takes its table at every call. layout: of convention "tinycudann".
 
@@ -56,8 +55,10 @@ class TinycudannEncoding:
         table = torch.rand(self.layout.entries, self.layout.features, generator=random).to(device)
         u = torch.rand(1024, 3, generator=random).to(device)
         if size != table.numel() or (self(u, table) - hashgrid_encode(u, table, self.layout)).abs().max() > 0.05:
-            raise _unusable(f"its table of {size} numbers is looked up otherwise than the {table.numel()} here; try "
-                            "another field.finest_resolution")
+            raise _unusable(
+                f"its table of {size} numbers is looked up otherwise than the {table.numel()} here; try "
+                "another field.finest_resolution"
+            )
 
 
 def _unusable(why: str) -> NativeError:
@@ -65,8 +66,18 @@ def _unusable(why: str) -> NativeError:
 
 
 def tinycudann_field(
-    x: Tensor, encoding: TinycudannEncoding, table: Tensor, W1: Tensor, b1: Tensor, W2: Tensor, b2: Tensor, *,
-    bound: float, level_weight: Tensor, blob: tuple[str, float, float], count: Tensor | None = None,
+    x: Tensor,
+    encoding: TinycudannEncoding,
+    table: Tensor,
+    W1: Tensor,
+    b1: Tensor,
+    W2: Tensor,
+    b2: Tensor,
+    *,
+    bound: float,
+    level_weight: Tensor,
+    blob: tuple[str, float, float],
+    count: Tensor | None = None,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """h (N,), rgb_raw (N, 3), grad_h (N, 3) of `ops.field.field`, with the same arguments but for the encoding."""
     if not len(x):
@@ -77,7 +88,7 @@ def tinycudann_field(
         e = encoding(((x + bound) / (2 * bound)).clamp(0, 1), table)
         e = e * level_weight.repeat_interleave(encoding.layout.features)
         o = torch.relu(e @ W1.T + b1) @ W2.T + b2
-        grad_o, = torch.autograd.grad(o[:, 0].sum(), x, create_graph=learning)
+        (grad_o,) = torch.autograd.grad(o[:, 0].sum(), x, create_graph=learning)
     bump, bump_grad = reference._blob(x.detach(), blob)
     found = (o[:, 0] + bump, o[:, 1:], grad_o + bump_grad)
     return tuple(zero_rows(value if learning else value.detach(), count) for value in found)

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import math
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Callable
 
 import torch
 from torch import Tensor
@@ -17,6 +17,7 @@ from .steps import Adam, State, fill_numbers, refresh_is_due, unsound
 
 __all__ = ["Adam", "State", "StepRecord", "device_clock", "differentiate", "train", "train_step"]
 
+EAGER = Eager()
 CHECK_INTERVAL_CUDA = 16  # steps between looks at the loss terms on CUDA: a look waits for the device
 
 
@@ -38,13 +39,20 @@ class StepRecord:
         """JSON-ready numbers. Waits for the device."""
         numbers = {k: float(v) for k, v in {**self.terms, **self.log}.items()}
         taken, dropped = (int(v) for v in self.samples)
-        return {"step": self.step, **numbers, "opacity": float(self.opacity), "samples": taken, "dropped": dropped,
-                "nonfinite": int(self.nonfinite),
-                **{f"{k}_ms": round(v * 1e3, 2) for k, v in self.seconds.items()}}
+        return {
+            "step": self.step,
+            **numbers,
+            "opacity": float(self.opacity),
+            "samples": taken,
+            "dropped": dropped,
+            "nonfinite": int(self.nonfinite),
+            **{f"{k}_ms": round(v * 1e3, 2) for k, v in self.seconds.items()},
+        }
 
 
-def train_step(state: State, guidance, config: RunConfig, clock: Callable[[], float],
-               run: Eager | Graphed = Eager()) -> StepRecord:
+def train_step(
+    state: State, guidance, config: RunConfig, clock: Callable[[], float], run: Eager | Graphed = EAGER
+) -> StepRecord:
     """One step: `accumulate` times draw views and differentiate, and update with the last. run: `executor(state)`."""
     records = [differentiate(state, guidance, config, part, clock, run) for part in range(config.accumulate)]
     state.step += 1
@@ -52,8 +60,9 @@ def train_step(state: State, guidance, config: RunConfig, clock: Callable[[], fl
     return records[0] if len(records) == 1 else merge(records)
 
 
-def differentiate(state: State, guidance, config: RunConfig, part: int, clock: Callable[[], float],
-                  run: Eager | Graphed = Eager()) -> StepRecord:
+def differentiate(
+    state: State, guidance, config: RunConfig, part: int, clock: Callable[[], float], run: Eager | Graphed = EAGER
+) -> StepRecord:
     """Draw views, render, distil, and add the gradient of the part `part` of a step; the last part updates. What is
     random in it, and in the guidance, is that of the number of parts before it in the run."""
     step, began = state.step, clock()
@@ -89,14 +98,20 @@ def image_gradient(loss: Tensor, rgb: Tensor) -> Tensor:
 
 def merge(records: list[StepRecord]) -> StepRecord:
     """One record of the parts of a step: means, and sums of samples and times."""
+
     def mean(values: list):
         return sum(values[1:], values[0]) / len(values)
 
     first = records[0]
-    return StepRecord(first.step, {key: mean([r.terms[key] for r in records]) for key in first.terms},
-                      {key: mean([r.log[key] for r in records]) for key in first.log},
-                      mean([r.opacity for r in records]), sum(r.samples for r in records), first.nonfinite,
-                      {key: sum(r.seconds[key] for r in records) for key in first.seconds})
+    return StepRecord(
+        first.step,
+        {key: mean([r.terms[key] for r in records]) for key in first.terms},
+        {key: mean([r.log[key] for r in records]) for key in first.log},
+        mean([r.opacity for r in records]),
+        sum(r.samples for r in records),
+        first.nonfinite,
+        {key: sum(r.seconds[key] for r in records) for key in first.seconds},
+    )
 
 
 def check_finite(terms: dict[str, Tensor], step: int) -> None:
@@ -106,8 +121,10 @@ def check_finite(terms: dict[str, Tensor], step: int) -> None:
         return
     for name, value in terms.items():
         if not math.isfinite(float(value)):
-            raise DivergenceError(f"the loss term {name!r} is {float(value)} at step {step}: stopped "
-                                  "(a lower learning rate or another seed may help)")
+            raise DivergenceError(
+                f"the loss term {name!r} is {float(value)} at step {step}: stopped "
+                "(a lower learning rate or another seed may help)"
+            )
 
 
 def check_update(state: State, step: int) -> None:
@@ -125,9 +142,11 @@ def check_update(state: State, step: int) -> None:
 
 def device_clock(device: torch.device) -> Callable[[], float]:
     """Seconds, after everything queued on the device is done. On CUDA this waits, so use it for measured steps only."""
+
     def cuda_clock() -> float:
         torch.cuda.synchronize(device)
         return time.perf_counter()
+
     return cuda_clock if device.type == "cuda" else time.perf_counter
 
 

@@ -48,6 +48,7 @@ def check_frames(frames) -> np.ndarray:
 def has_ffmpeg() -> bool:
     try:
         import imageio_ffmpeg
+
         imageio_ffmpeg.get_ffmpeg_exe()
     except (ImportError, RuntimeError, OSError):
         return False
@@ -61,8 +62,12 @@ def write_mp4(path: Path, frames: np.ndarray, fps: int) -> None:
     frames = np.pad(frames, ((0, 0), (0, height % 2), (0, width % 2), (0, 0)), mode="edge")  # yuv420p halves both sides
     given = ["-f", "rawvideo", "-pix_fmt", "rgb24", "-s", f"{frames.shape[2]}x{frames.shape[1]}", "-r", str(fps)]
     wanted = ["-vcodec", "libx264", "-pix_fmt", "yuv420p", "-crf", "15", "-movflags", "+faststart", "-f", "mp4"]
-    done = subprocess.run([imageio_ffmpeg.get_ffmpeg_exe(), "-y", "-v", "error", *given, "-i", "-", "-an", *wanted,
-                           str(path)], input=memoryview(frames).cast("B"), capture_output=True, start_new_session=True)
+    done = subprocess.run(
+        [imageio_ffmpeg.get_ffmpeg_exe(), "-y", "-v", "error", *given, "-i", "-", "-an", *wanted, str(path)],
+        input=memoryview(frames).cast("B"),
+        capture_output=True,
+        start_new_session=True,
+    )
     if done.returncode or not path.is_file() or path.stat().st_size == 0:
         lines = done.stderr.decode(errors="replace").strip().splitlines()
         raise OSError(f"ffmpeg: {lines[-1] if lines else f'exit status {done.returncode}'}")
@@ -72,8 +77,9 @@ def write_webp(path: Path, frames: np.ndarray, fps: int) -> None:
     from PIL import Image
 
     first, *rest = (Image.fromarray(f) for f in frames)
-    first.save(path, "WEBP", save_all=True, append_images=rest, duration=round(1000 / fps), loop=0, quality=80,
-               method=2)
+    first.save(
+        path, "WEBP", save_all=True, append_images=rest, duration=round(1000 / fps), loop=0, quality=80, method=2
+    )
 
 
 def contact_sheet(path, images, columns: int = 4) -> Path:

@@ -25,8 +25,9 @@ class Views:
         return len(self.cameras)
 
 
-def sample_views(camera: CameraConfig, light: LightConfig, n: int, progress: float,
-                 random: np.random.Generator) -> Views:
+def sample_views(
+    camera: CameraConfig, light: LightConfig, n: int, progress: float, random: np.random.Generator
+) -> Views:
     """n views for a run at `progress` in [0, 1]. Every draw comes from `random`, in a fixed order."""
     cameras = sample_cameras(camera, n, random)
     modes = sample_modes(light, n, progress, random)

@@ -20,8 +20,10 @@ from .errors import PriorError
 NAMES = ("diffusion_pytorch_model", "model", "pytorch_model")  # of whole models, before adapters and the like
 FULL_FIRST = ("", "fp32", "fp16", "bf16", "ema")  # variants in order of preference; "" is none, full precision
 HALF_FIRST = ("fp16", "", "fp32", "bf16", "ema")  # for downloads: half the bytes
-FILE = re.compile(r"(?P<name>[^.]+?)(?:\.(?P<variant>.+?))?(?:-(?P<shard>\d+)-of-(?P<total>\d+))?"
-                  r"(?:\.(?P<late>.+))?\.safetensors")
+FILE = re.compile(
+    r"(?P<name>[^.]+?)(?:\.(?P<variant>.+?))?(?:-(?P<shard>\d+)-of-(?P<total>\d+))?"
+    r"(?:\.(?P<late>.+))?\.safetensors"
+)
 UNREAD = (".bin", ".ckpt", ".pt", ".pth", ".msgpack", ".h5", ".onnx", ".gguf")  # formats that are never read
 LFS_START = b"version https://git-lfs.github.com/spec/"
 
@@ -49,14 +51,21 @@ def weight_sets(paths: Iterable[str]) -> list[WeightSet]:
             variant = ".".join(part for part in (match["variant"], match["late"]) if part)
             key = match["name"], variant, int(match["total"] or 1), bool(match["total"])
             groups.setdefault(key, {})[int(match["shard"] or 1)] = path
-    return [WeightSet(name, variant, tuple(shards[number] for number in sorted(shards)),
-                      tuple(number for number in range(1, total + 1) if number not in shards))
-            for (name, variant, total, _), shards in groups.items()]
+    return [
+        WeightSet(
+            name,
+            variant,
+            tuple(shards[number] for number in sorted(shards)),
+            tuple(number for number in range(1, total + 1) if number not in shards),
+        )
+        for (name, variant, total, _), shards in groups.items()
+    ]
 
 
 def best_weights(paths: Iterable[str], order: Sequence[str] = FULL_FIRST) -> WeightSet | None:
     """The set to use of the files in one folder: a complete one, the first variant of `order` that is there, else
     another, weights that are no moving average last."""
+
     def rank(found: WeightSet):
         known = order.index(found.variant) if found.variant in order else len(order) + ("non_ema" in found.variant)
         name = NAMES.index(found.name) if found.name in NAMES else len(NAMES)
@@ -77,8 +86,10 @@ def unread_weights(names: Iterable[str]) -> str:
     if not others:
         return "has no weights in safetensors format, nor in another"
     more = f" and {len(others) - 1} more" if len(others) > 1 else ""
-    return (f"has no weights in safetensors format, only {others[0]}{more}, a format that is not read (it may run code "
-            "or belongs to other programs); save them with safe_serialization=True")
+    return (
+        f"has no weights in safetensors format, only {others[0]}{more}, a format that is not read (it may run code "
+        "or belongs to other programs); save them with safe_serialization=True"
+    )
 
 
 def part_weights(part: Path) -> WeightSet:
@@ -89,8 +100,9 @@ def part_weights(part: Path) -> WeightSet:
     if found is None:
         raise PriorError(f"{part} {unread_weights(names)}")
     if found.missing:
-        raise PriorError(f"{part} is incomplete: of the weights {found} shards are missing: "
-                         f"{', '.join(map(str, found.missing))}")
+        raise PriorError(
+            f"{part} is incomplete: of the weights {found} shards are missing: {', '.join(map(str, found.missing))}"
+        )
     for path in found.paths:
         if reason := fault(Path(path)):
             raise PriorError(f"{path} {reason}")
@@ -103,8 +115,10 @@ def fault(path: Path) -> str:
     from safetensors import SafetensorError, safe_open
 
     if is_lfs_pointer(path):
-        return (f'is a git-lfs pointer, not the file itself: run "git lfs pull" in the clone that it is from, or '
-                "fetch the model with dreamfusion-ngp fetch")
+        return (
+            'is a git-lfs pointer, not the file itself: run "git lfs pull" in the clone that it is from, or '
+            "fetch the model with dreamfusion-ngp fetch"
+        )
     if path.suffix == ".safetensors":
         try:
             with safe_open(path, "np"):
@@ -137,8 +151,9 @@ def loadable(part: Path, found: WeightSet, name: str) -> Iterator[tuple[Path, st
             folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="dreamfusion_ngp-")))
             link_standard_names(part, found, name, folder)
         except OSError as error:
-            raise PriorError(f"{found.paths[0]}: a folder of links to it cannot be made ({error}); "
-                             "TMPDIR names another place") from error
+            raise PriorError(
+                f"{found.paths[0]}: a folder of links to it cannot be made ({error}); TMPDIR names another place"
+            ) from error
         yield folder, None
 
 
@@ -176,4 +191,5 @@ def link_standard_names(part: Path, found: WeightSet, name: str, folder: Path) -
             where |= dict.fromkeys(file.keys(), shard)
     size = sum(os.path.getsize(path) for path in found.paths)
     (folder / f"{name}.safetensors.index.json").write_text(
-        json.dumps({"metadata": {"total_size": size}, "weight_map": where}), encoding="utf-8")
+        json.dumps({"metadata": {"total_size": size}, "weight_map": where}), encoding="utf-8"
+    )

@@ -30,7 +30,7 @@ MAX_THREADS, MAX_FRAMES, MAX_PIXELS = 1024, 3600, 2048
 
 
 def choose_device(name: str) -> torch.device:
-    """"auto", "cpu", "cuda" or "cuda:N" as a device that works. Raises UsageError or NativeError that says why not."""
+    """ "auto", "cpu", "cuda" or "cuda:N" as a device that works. Raises UsageError or NativeError that says why not."""
     from .native import cuda_remedy, native, native_cuda, why_no_cuda
 
     native()
@@ -39,16 +39,19 @@ def choose_device(name: str) -> torch.device:
     if name == "auto":
         usable = torch.cuda.is_available() and native().build_info()["cuda"]
         if torch.cuda.is_available() and not usable:
-            print(f"note: a GPU is here, but this installation has no CUDA code ({why_no_cuda()}); {cuda_remedy()}",
-                  file=sys.stderr)
+            print(
+                f"note: a GPU is here, but this installation has no CUDA code ({why_no_cuda()}); {cuda_remedy()}",
+                file=sys.stderr,
+            )
         return torch.device("cuda" if usable else "cpu")
     if name.split(":")[0] != "cuda":
         raise UsageError(f"unknown device {name!r}; choose auto, cpu, cuda or cuda:N")
     native_cuda()
     if not torch.cuda.is_available():
         build = "a CPU build of torch" if torch.version.cuda is None else f"torch with CUDA {torch.version.cuda}"
-        raise NativeError(f"--device {name}: no CUDA device can be used ({build}); "
-                          'run "dreamfusion-ngp doctor" for the reason')
+        raise NativeError(
+            f'--device {name}: no CUDA device can be used ({build}); run "dreamfusion-ngp doctor" for the reason'
+        )
     try:
         device = torch.device(name)
         torch.cuda.get_device_properties(device)
@@ -70,8 +73,12 @@ def check_prompt(config: RunConfig) -> RunConfig:
     check_config(config)
     if config.guidance.model == TOYBOX_NAME:
         from .toybox.captions import known_words, parse_prompt, subject
-        config = replace(config, prompt=subject(*parse_prompt(config.prompt)), guidance=replace(
-            config.guidance, negative=known_words(config.guidance.negative, "the negative prompt")))
+
+        config = replace(
+            config,
+            prompt=subject(*parse_prompt(config.prompt)),
+            guidance=replace(config.guidance, negative=known_words(config.guidance.negative, "the negative prompt")),
+        )
     return config
 
 
@@ -121,15 +128,21 @@ def results(state: State, folder: Path, formats: tuple[str, ...], **placing) -> 
 
 
 def print_summary(state: State, observer: Observer) -> None:
-    print(f"optimised {state.step - observer.first} steps in {time.monotonic() - observer.began:.0f} s: "
-          f"{shares(observer.totals)}")
+    print(
+        f"optimised {state.step - observer.first} steps in {time.monotonic() - observer.began:.0f} s: "
+        f"{shares(observer.totals)}"
+    )
     device = state.occupancy.bits.device
     if device.type == "cuda":
-        print(f"GPU memory  {torch.cuda.max_memory_allocated(device) / 1e9:.2f} GB of tensors at most, "
-              f"{torch.cuda.max_memory_reserved(device) / 1e9:.2f} GB reserved")
+        print(
+            f"GPU memory  {torch.cuda.max_memory_allocated(device) / 1e9:.2f} GB of tensors at most, "
+            f"{torch.cuda.max_memory_reserved(device) / 1e9:.2f} GB reserved"
+        )
     if lost := int(state.adam.nonfinite):
-        print(f"note        {lost} updates of single numbers were left out, because they would not have been finite; "
-              "try a lower optim.lr_grid")
+        print(
+            f"note        {lost} updates of single numbers were left out, because they would not have been finite; "
+            "try a lower optim.lr_grid"
+        )
 
 
 def print_memory_plan(guidance, state: State) -> None:
@@ -153,28 +166,47 @@ def print_memory_plan(guidance, state: State) -> None:
         print("note        a step of a model of this size takes minutes on a CPU; it is meant for a GPU", flush=True)
 
 
-def generate(config: RunConfig, root: Path, *, device: str = "auto", threads: int | None = None,
-             formats: tuple[str, ...] = ("glb",), **placing) -> int:
+def generate(
+    config: RunConfig,
+    root: Path,
+    *,
+    device: str = "auto",
+    threads: int | None = None,
+    formats: tuple[str, ...] = ("glb",),
+    **placing,
+) -> int:
     """Make a new run under `root`. formats, placing: of the mesh, as for `export.export_mesh`. Returns the exit
     code."""
     config = pin_model(check_prompt(config))
     set_threads(threads)
     where = choose_device(device)
     from .guidance import load_guidance, origin
+
     guidance = load_guidance(config, where)
     state = State(config, where)
     state.weights = origin.weights_of(config)
     folder = create_run(root, config)
     with lock_run(folder), tolerant("stdout"):
-        print(f"{config.prompt!r}: {config.steps} steps, preset {config.preset}, seed {config.seed}, "
-              f"prior {config.guidance.model}, on {where}\nwriting to {folder}", flush=True)
+        print(
+            f"{config.prompt!r}: {config.steps} steps, preset {config.preset}, seed {config.seed}, "
+            f"prior {config.guidance.model}, on {where}\nwriting to {folder}",
+            flush=True,
+        )
         print_memory_plan(guidance, state)
         return optimise(state, guidance, folder, formats, **placing)
 
 
-def resume(run: Path, *, steps: int | None = None, guidance: str | None = None, vae: str | None = None,
-           device: str = "auto", threads: int | None = None, formats: tuple[str, ...] = ("glb",),
-           **placing) -> int:
+def resume(
+    run: Path,
+    *,
+    steps: int | None = None,
+    guidance: str | None = None,
+    vae: str | None = None,
+    device: str = "auto",
+    threads: int | None = None,
+    formats: tuple[str, ...] = ("glb",),
+    **placing,
+) -> int:
     """Go on with a run. guidance, vae: where its models lie now, as `GuidanceConfig.model` and `.vae`, if no longer
     where they were. formats, placing: of the mesh, as for `export.export_mesh`. Raises PriorError for models with
     other weights than those that the run was started with."""
@@ -188,6 +220,7 @@ def resume(run: Path, *, steps: int | None = None, guidance: str | None = None, 
         if state.config.steps < state.step:
             raise UsageError(f"--steps {steps}: the run has made {state.step} steps already")
         from .guidance import load_guidance, origin
+
         state.config = origin.moved(state.config, guidance, vae)
         state.weights = origin.check_weights(state.config, state.weights)
         loaded = load_guidance(state.config, state.occupancy.bits.device)
@@ -206,9 +239,14 @@ def export_run(state: State, folder: Path, formats: tuple[str, ...] = ("glb",), 
     from .export import export_mesh
 
     device = state.occupancy.bits.device
-    result = export_mesh(lambda x: state.field.density(x.to(device)).cpu(),
-                         lambda x: state.field.albedo(x.to(device)).cpu(), state.config.field.bound, folder,
-                         formats=formats, **options)
+    result = export_mesh(
+        lambda x: state.field.density(x.to(device)).cpu(),
+        lambda x: state.field.albedo(x.to(device)).cpu(),
+        state.config.field.bound,
+        folder,
+        formats=formats,
+        **options,
+    )
     for name, path in result["paths"].items():
         print(f"{name:<11} {path}")
     if "stl" in result["paths"]:
@@ -236,9 +274,18 @@ def render_run(state: State, folder: Path, *, frames: int = 48, resolution: int 
     return path
 
 
-def evaluate_runs(paths: list[Path], *, clip: str | None = None, judge: Path | None = None,
-                  captions: Path | None = None, out: Path | None = None, depth: int = DEPTH, device: str = "auto",
-                  threads: int | None = None, show=print) -> dict:
+def evaluate_runs(
+    paths: list[Path],
+    *,
+    clip: str | None = None,
+    judge: Path | None = None,
+    captions: Path | None = None,
+    out: Path | None = None,
+    depth: int = DEPTH,
+    device: str = "auto",
+    threads: int | None = None,
+    show=print,
+) -> dict:
     """Score the runs that `paths` are or hold, at most `depth` folders below; every one gets its evaluation.json.
     With `out` that folder gets evaluation.json (the judge's score on true renderings, means and spreads, all runs),
     table.md and index.html. show: called with a line per run. Of several runs one without a result, an empty scene,
@@ -259,8 +306,11 @@ def evaluate_runs(paths: list[Path], *, clip: str | None = None, judge: Path | N
         records.append(record)
         pictures.append(sheet.thumbnails(views) if views else "")
         show(f"{record['prompt']}, seed {record['seed']}: {folder} {record.get('failed', '')}".rstrip())
-    known = retrieval and {"name": retrieval.name, "held_out": getattr(retrieval, "log", {}).get("held_out"),
-                           "truth": scoring.truth(retrieval, [r["prompt"] for r in records], among)}
+    known = retrieval and {
+        "name": retrieval.name,
+        "held_out": getattr(retrieval, "log", {}).get("held_out"),
+        "truth": scoring.truth(retrieval, [r["prompt"] for r in records], among),
+    }
     result = {"judge": known, "figures": scoring.summary(records), "runs": records}
     if out is not None:
         write_text(out / "evaluation.json", json.dumps(result, indent=1))
@@ -281,6 +331,9 @@ def evaluation_text(result: dict) -> str:
 
     if len(result["runs"]) > 1:
         return f"{judge_text(result['judge'])}\n{table(result['runs'], result['figures'])}"
-    lines = [f"{key:<24} {value:.3f}" if isinstance(value, float) else f"{key:<24} {value}"
-             for key, value in result["runs"][0].items() if not isinstance(value, (dict, list))]
+    lines = [
+        f"{key:<24} {value:.3f}" if isinstance(value, float) else f"{key:<24} {value}"
+        for key, value in result["runs"][0].items()
+        if not isinstance(value, (dict, list))
+    ]
     return "\n".join([*lines, judge_text(result["judge"])])

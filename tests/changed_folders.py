@@ -24,11 +24,13 @@ def edit(name, **values):
 
 def replace(**parts):
     """A change of a folder: parts by name, each a function of nothing."""
+
     def change(folder):
         torch.manual_seed(5)
         for name, make in parts.items():
             shutil.rmtree(folder / name)
             make().save_pretrained(folder / name)
+
     return change
 
 
@@ -39,6 +41,7 @@ def added_token(name="tokenizer"):
         tokenizer = CLIPTokenizer.from_pretrained(folder / name)
         tokenizer.add_tokens(["<cat>"])
         tokenizer.save_pretrained(folder / name)
+
     return change
 
 
@@ -50,6 +53,7 @@ def clip(width=16, tokens=None, projection=False, **options):
         for name, value in options.items():
             setattr(settings, name, value)
         return (CLIPTextModelWithProjection if projection else CLIPTextModel)(settings)
+
     return make
 
 
@@ -58,6 +62,7 @@ def t5(tokens=40, width=48):
         from transformers import T5Config, T5EncoderModel
 
         return T5EncoderModel(T5Config(vocab_size=tokens, d_model=width, d_kv=8, d_ff=8, num_layers=1, num_heads=2))
+
     return make
 
 
@@ -67,6 +72,7 @@ def unet(kind="sd", **changes):
 
         base = {k: v for k, v in tiny_unet(kind).config.items() if not k.startswith("_")}
         return UNet2DConditionModel(**{**base, **changes})
+
     return make
 
 

@@ -95,14 +95,25 @@ class FakeHub:
             if path.endswith(".safetensors"):
                 entry["lfs"] = {"sha256": hashlib.sha256(data).hexdigest(), "size": len(data), "pointerSize": 130}
             siblings.append({key: value for key, value in entry.items() if key not in self.hidden})
-        body = {"id": repo, "modelId": repo, "sha": self.revision(repo), "siblings": siblings, "private": False,
-                "gated": "auto" if repo in self.gated else False, "tags": [], "downloads": 0, "likes": 0}
+        body = {
+            "id": repo,
+            "modelId": repo,
+            "sha": self.revision(repo),
+            "siblings": siblings,
+            "private": False,
+            "gated": "auto" if repo in self.gated else False,
+            "tags": [],
+            "downloads": 0,
+            "likes": 0,
+        }
         body = {key: value for key, value in body.items() if key not in self.hidden}
         self.send(request, 200, json.dumps(body).encode(), {"Content-Type": "application/json"})
 
     def send_tree(self, request, repo: str) -> None:
-        entries = [{"type": "file", "path": path, "size": len(data), "oid": hashlib.sha1(data).hexdigest()}
-                   for path, data in self.files(repo).items()]
+        entries = [
+            {"type": "file", "path": path, "size": len(data), "oid": hashlib.sha1(data).hexdigest()}
+            for path, data in self.files(repo).items()
+        ]
         self.send(request, 200, json.dumps(entries).encode(), {"Content-Type": "application/json"})
 
     def send_file(self, request, repo: str, file: str, data: bytes) -> None:
@@ -147,25 +158,53 @@ class Machine:
 
     def __init__(self, folder):
         self.folder = folder
-        self.env = {**os.environ, "HF_HOME": str(folder / "hf"), "DREAMFUSION_NGP_CACHE": str(folder / "cache"),
-                    "HF_HUB_DISABLE_PROGRESS_BARS": "1"}
-        for name in ("HF_HUB_OFFLINE", "HF_TOKEN", "HF_ENDPOINT", "HF_HUB_ETAG_TIMEOUT", "HF_HUB_DOWNLOAD_TIMEOUT",
-                     "HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "http_proxy", "https_proxy", "all_proxy"):
+        self.env = {
+            **os.environ,
+            "HF_HOME": str(folder / "hf"),
+            "DREAMFUSION_NGP_CACHE": str(folder / "cache"),
+            "HF_HUB_DISABLE_PROGRESS_BARS": "1",
+        }
+        for name in (
+            "HF_HUB_OFFLINE",
+            "HF_TOKEN",
+            "HF_ENDPOINT",
+            "HF_HUB_ETAG_TIMEOUT",
+            "HF_HUB_DOWNLOAD_TIMEOUT",
+            "HTTP_PROXY",
+            "HTTPS_PROXY",
+            "ALL_PROXY",
+            "http_proxy",
+            "https_proxy",
+            "all_proxy",
+        ):
             self.env.pop(name, None)
 
     def run(self, *args, **env):
         began = time.perf_counter()
-        done = subprocess.run([sys.executable, "-P", "-m", "dreamfusion_ngp", *map(str, args)], capture_output=True,
-                              text=True, cwd=self.folder, env={**self.env, **env}, timeout=300)
+        done = subprocess.run(
+            [sys.executable, "-P", "-m", "dreamfusion_ngp", *map(str, args)],
+            capture_output=True,
+            text=True,
+            cwd=self.folder,
+            env={**self.env, **env},
+            timeout=300,
+        )
         done.seconds = time.perf_counter() - began
         return done
 
     def locate(self, model: str, **env):
         """hub.locate in a process: its folder, or the error's line."""
-        code = ("import sys; from dreamfusion_ngp.hub import locate; from dreamfusion_ngp.errors import PriorError\n"
-                "try: print(locate(sys.argv[1]).folder)\nexcept PriorError as error: print('error:', error)")
-        done = subprocess.run([sys.executable, "-P", "-c", code, model], capture_output=True, text=True,
-                              env={**self.env, **env}, timeout=300)
+        code = (
+            "import sys; from dreamfusion_ngp.hub import locate; from dreamfusion_ngp.errors import PriorError\n"
+            "try: print(locate(sys.argv[1]).folder)\nexcept PriorError as error: print('error:', error)"
+        )
+        done = subprocess.run(
+            [sys.executable, "-P", "-c", code, model],
+            capture_output=True,
+            text=True,
+            env={**self.env, **env},
+            timeout=300,
+        )
         assert done.returncode == 0, done.stderr
         return done.stdout.strip()
 

@@ -24,7 +24,7 @@ def network(layout, hidden, seed=0):
     generator = torch.Generator().manual_seed(seed)
     shapes = [(layout.entries, layout.features), (hidden, layout.width), (hidden,), (4, hidden), (4,)]
     tensors = [torch.randn(s, generator=generator, dtype=torch.float64) for s in shapes]
-    return [(t * scale).float().double() for t, scale in zip(tensors, (0.5, 0.5, 0.2, 0.5, 0.5))]
+    return [(t * scale).float().double() for t, scale in zip(tensors, (0.5, 0.5, 0.2, 0.5, 0.5), strict=False)]
 
 
 def points(layout, n, bound=1.0, seed=0, margin=0.02):
@@ -58,5 +58,7 @@ def check(device, layout, hidden, n, tolerance=2e-5, x=None, **settings):
     for dtype, limit in ((torch.float32, tolerance), (torch.float64, 1e-12)):
         if device == "cuda" and dtype == torch.float64:
             continue
-        for name, g, w in zip(NAMES, run(field, x, tensors, layout, grads, device, dtype, **settings), want):
+        for name, g, w in zip(
+            NAMES, run(field, x, tensors, layout, grads, device, dtype, **settings), want, strict=True
+        ):
             assert relative_error(g, w) < limit or not (w.any() or g.any()), (name, dtype)

@@ -42,7 +42,9 @@ class Oracle:
         random = generator(1, 0, Stream.TEST)
         views = sample_views(config.camera, config.light, size, 1.0, random)
         self.azimuth, self.elevation = views.cameras.azimuth, views.cameras.elevation
-        self.words = np.array([self.describe(a, e) for a, e in zip(self.azimuth.tolist(), self.elevation.tolist())])
+        self.words = np.array(
+            [self.describe(a, e) for a, e in zip(self.azimuth.tolist(), self.elevation.tolist(), strict=True)]
+        )
         buffer = trace(toy, torch.zeros(size, PARAMETERS), views.cameras, config.render.resolution)
         colors = part_colors(torch.tensor(COLORS[color])[None].expand(size, 3))
         light = sample_light_positions(config.light, views.cameras.position, random)
@@ -66,14 +68,17 @@ class Oracle:
         background = rgb.detach()[:, [0, 0, -1, -1], [0, -1, 0, -1]].mean(1)
         pictures = []
         for color, mode, a, e in zip(
-            background, views.modes, views.cameras.azimuth.tolist(), views.cameras.elevation.tolist()
+            background, views.modes, views.cameras.azimuth.tolist(), views.cameras.elevation.tolist(), strict=True
         ):
             k = self.choice(a, e)
             pictures.append((self.bank[mode, k] + self.clear[k] * color[:, None, None]) * 2 - 1)
 
         def denoise(z, t, alpha, sigma):
             return torch.stack(
-                [(zi - a * posterior_mean(zi, bank, a, s)) / s for zi, bank, a, s in zip(z, pictures, alpha, sigma)]
+                [
+                    (zi - a * posterior_mean(zi, bank, a, s)) / s
+                    for zi, bank, a, s in zip(z, pictures, alpha, sigma, strict=True)
+                ]
             )
 
         return distill(

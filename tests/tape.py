@@ -6,8 +6,19 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 # What no graph can hold: reading values, results whose size depends on values, tensors made from numbers of the host.
-FORBIDDEN = {"_local_scalar_dense", "item", "equal", "nonzero", "masked_select", "unique", "_unique2", "is_nonzero",
-             "bincount", "lift_fresh", "lift_fresh_copy"}
+FORBIDDEN = {
+    "_local_scalar_dense",
+    "item",
+    "equal",
+    "nonzero",
+    "masked_select",
+    "unique",
+    "_unique2",
+    "is_nonzero",
+    "bincount",
+    "lift_fresh",
+    "lift_fresh_copy",
+}
 
 
 class NotForGraphs(AssertionError):
@@ -59,6 +70,6 @@ class Tape:
 def replay(calls) -> None:
     """Make the calls again; what they return goes to the memory of the first results."""
     for function, args, kwargs, results in calls:
-        for old, new in zip(tree_leaves(results), tree_leaves(function(*args, **kwargs))):
+        for old, new in zip(tree_leaves(results), tree_leaves(function(*args, **kwargs)), strict=True):
             if isinstance(old, torch.Tensor) and old.data_ptr() != new.data_ptr():
                 old.copy_(new)

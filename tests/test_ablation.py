@@ -37,9 +37,12 @@ def looked_at(arm, prompt="a red mug", parts=100):
     config, random = config_of(arm, prompt, 0), np.random.default_rng(0)
     views = [sample_views(config.camera, config.light, config.views, k / parts, random) for k in range(parts)]
     captions = {text for v in views for text in branches(config.guidance, prompt, v).texts[1].ravel()}
-    return (captions, {int(m) for v in views for m in v.modes},
-            np.rad2deg(np.concatenate([v.cameras.elevation for v in views])),
-            np.concatenate([v.cameras.focal for v in views]))
+    return (
+        captions,
+        {int(m) for v in views for m in v.modes},
+        np.rad2deg(np.concatenate([v.cameras.elevation for v in views])),
+        np.concatenate([v.cameras.focal for v in views]),
+    )
 
 
 def test_the_papers_arms_add_one_thing_each():
@@ -57,11 +60,15 @@ def test_the_last_arm_of_the_paper_is_the_preset_and_shares_its_runs():
     last = config_of(GROUPS["paper"].arms[-1], "a red mug", 1)
     assert last == config_of(DEFAULT, "a red mug", 1) == replace(fast(), prompt="a red mug", seed=1)
     args = ablation.parsed([])
-    keys = {ablation.task_of(GROUPS[name], arm, "a red mug", 0, args, "prior").key
-            for name, arm in (("paper", GROUPS["paper"].arms[-1]), ("scale", DEFAULT), ("views", DEFAULT))}
+    keys = {
+        ablation.task_of(GROUPS[name], arm, "a red mug", 0, args, "prior").key
+        for name, arm in (("paper", GROUPS["paper"].arms[-1]), ("scale", DEFAULT), ("views", DEFAULT))
+    }
     assert len(keys) == 1
-    other = {ablation.task_of(GROUPS["paper"], DEFAULT, "a red mug", 0, args, "another prior").key,
-             ablation.task_of(GROUPS["bars"], DEFAULT, "a red mug", 0, args, "prior").key}
+    other = {
+        ablation.task_of(GROUPS["paper"], DEFAULT, "a red mug", 0, args, "another prior").key,
+        ablation.task_of(GROUPS["bars"], DEFAULT, "a red mug", 0, args, "prior").key,
+    }
     assert len(keys | other) == 3, "another prior, and a run whose time counts, are runs of their own"
 
 
@@ -78,7 +85,7 @@ def test_every_arm_is_a_setting_of_its_own_that_is_accepted(name):
     configs = [config_of(arm, GROUPS[name].prompts[0], 0) for arm in GROUPS[name].arms]
     for config in configs:
         check_config(config)
-    different = {(repr(config), arm.oracle) for config, arm in zip(configs, GROUPS[name].arms)}
+    different = {(repr(config), arm.oracle) for config, arm in zip(configs, GROUPS[name].arms, strict=True)}
     assert len(different) == len(configs) == len({arm.name for arm in GROUPS[name].arms})
     pictures = {config.steps * config.views * config.accumulate for config in configs}
     assert len(pictures) == 1 or name in ("limits", "preset"), "arms see equally many pictures"
@@ -99,8 +106,10 @@ def test_two_views_are_antipodal_and_independent_ones_are_not():
 
     arms = {arm.name: config_of(arm, "a red mug", 0) for arm in GROUPS["antipodal"].arms}
     for name, opposite in (("2 views", True), ("2 independent", False)):
-        gaps = [float(np.ptp(sample_cameras(arms[name].camera, 2, np.random.default_rng(s)).azimuth.numpy()))
-                for s in range(20)]
+        gaps = [
+            float(np.ptp(sample_cameras(arms[name].camera, 2, np.random.default_rng(s)).azimuth.numpy()))
+            for s in range(20)
+        ]
         assert all(abs(gap - np.pi) < 1e-5 for gap in gaps) == opposite
 
 
@@ -111,7 +120,7 @@ def test_the_twenty_four_were_drawn_by_a_fixed_seed():
         return sorted(items, key=lambda _: random.random())
 
     classes, colors = drawn(CLASSES) + drawn(CLASSES), drawn(COLORS) * 3
-    assert TWENTY_FOUR == tuple(subject(name, color) for name, color in list(zip(classes, colors))[:24])
+    assert tuple(subject(name, color) for name, color in list(zip(classes, colors, strict=True))[:24]) == TWENTY_FOUR
     assert len(set(TWENTY_FOUR)) == 24 and {parse_prompt(p)[0] for p in TWENTY_FOUR} == set(CLASSES)
     assert sum(parse_prompt(p)[0] in DIRECTIONAL for p in SIX) >= 4
 
@@ -171,8 +180,16 @@ def test_a_measurement_goes_on_where_its_file_was_left(tmp_path, monkeypatch):
     args, judge = ablation.parsed(words), ablation.digest(ablation.JUDGE)
     prior = ablation.digest(*sorted(ablation.PRIOR.rglob("*.safetensors")))
     first, *others = (task for _, task in ablation.tasks_of(ablation.shortened(GROUPS["paper"], args), args, prior))
-    run = run_of(first.prompt, 0, 0.5, key=first.key, definitions=DEFINITIONS, machine="elsewhere", commit="abc1234",
-                 truth={"r_precision_color": 1.0})
+    run = run_of(
+        first.prompt,
+        0,
+        0.5,
+        key=first.key,
+        definitions=DEFINITIONS,
+        machine="elsewhere",
+        commit="abc1234",
+        truth={"r_precision_color": 1.0},
+    )
     monkeypatch.setattr(ablation.Runner, "run", lambda self, todo, total: asked.append(todo) or True)
 
     def leave(judge, **more):
@@ -228,8 +245,17 @@ TINY = ["--only", "paper", "--steps", "3", "--resolution", "16", "--arms", "2"]
 
 
 def command(place: Path, *more: str) -> list[str]:
-    return [sys.executable, "-c", PROGRAM.format(benches=str(BENCHES)), *TINY, "--runs", str(place / "runs"),
-            "-o", str(place / "ablation.json"), *more]
+    return [
+        sys.executable,
+        "-c",
+        PROGRAM.format(benches=str(BENCHES)),
+        *TINY,
+        "--runs",
+        str(place / "runs"),
+        "-o",
+        str(place / "ablation.json"),
+        *more,
+    ]
 
 
 def wait_until(true, seconds=600):
@@ -277,8 +303,12 @@ def test_killed_in_the_middle_it_goes_on_and_a_new_judge_scores_again(tmp_path):
     assert str(tmp_path) not in (tmp_path / "ablation.json").read_text(), "no path of this machine"
 
     save_judge(tmp_path / "judge.safetensors", Judge())
-    judged = subprocess.run(command(tmp_path, "--judge", str(tmp_path / "judge.safetensors"), "--processes", "2"),
-                            capture_output=True, text=True, timeout=1200)
+    judged = subprocess.run(
+        command(tmp_path, "--judge", str(tmp_path / "judge.safetensors"), "--processes", "2"),
+        capture_output=True,
+        text=True,
+        timeout=1200,
+    )
     assert judged.returncode == 0 and "2 runs, 0 done" in judged.stdout
     assert (first / "made.json").stat().st_mtime_ns == before, "nothing was made again"
     group = group_of(tmp_path)
@@ -295,16 +325,39 @@ def test_when_the_time_is_over_nothing_is_left_running(tmp_path):
 
 
 def run_of(prompt, seed, iou, **more):
-    return {"prompt": prompt, "seed": seed, "seconds": 100.0, "failed": "", "volumetric_iou": iou,
-            "silhouette_iou": 0.9, "chamfer": 0.02, "color_error": 0.1, "extra_faces": None, "r_precision_color": None,
-            "r_precision_geo": None, "r_precision_albedo": None, **more}
+    return {
+        "prompt": prompt,
+        "seed": seed,
+        "seconds": 100.0,
+        "failed": "",
+        "volumetric_iou": iou,
+        "silhouette_iou": 0.9,
+        "chamfer": 0.02,
+        "color_error": 0.1,
+        "extra_faces": None,
+        "r_precision_color": None,
+        "r_precision_geo": None,
+        "r_precision_albedo": None,
+        **more,
+    }
 
 
 def group_with(arms: dict, **more) -> dict:
-    return {"command": "python benches/ablation.py", "date": "2026-11-22", "shortened": {}, "commits": ["abc1234"],
-            "machines": ["2 cores, kernels plain, torch 2.13.0"], "threads": 2,
-            "processes": 1, "planned": sum(map(len, arms.values())), "judge": None, "truth": None, "prior": "a" * 12,
-            "arms": [{"name": name, "why": "because", "runs": runs} for name, runs in arms.items()], **more}
+    return {
+        "command": "python benches/ablation.py",
+        "date": "2026-11-22",
+        "shortened": {},
+        "commits": ["abc1234"],
+        "machines": ["2 cores, kernels plain, torch 2.13.0"],
+        "threads": 2,
+        "processes": 1,
+        "planned": sum(map(len, arms.values())),
+        "judge": None,
+        "truth": None,
+        "prior": "a" * 12,
+        "arms": [{"name": name, "why": "because", "runs": runs} for name, runs in arms.items()],
+        **more,
+    }
 
 
 def report_of(place: Path, groups: dict) -> str:
@@ -314,13 +367,16 @@ def report_of(place: Path, groups: dict) -> str:
 
 
 def test_arms_are_compared_on_the_same_prompts_and_seeds(tmp_path):
-    base = [run_of("a red mug", 0, 0.5, picture="data:image/jpeg;base64,x"), run_of("a red mug", 1, 0.7),
-            run_of("a blue boat", 0, 0.1, picture="")]
+    base = [
+        run_of("a red mug", 0, 0.5, picture="data:image/jpeg;base64,x"),
+        run_of("a red mug", 1, 0.7),
+        run_of("a blue boat", 0, 0.1, picture=""),
+    ]
     more = [run_of("a red mug", 1, 0.9), run_of("a red mug", 0, 0.6)]
     text = report_of(tmp_path, {"paper": group_with({"base": base, "+ random views": more})})
     rows = [line for line in text.splitlines() if line.startswith(("| base", "| + random"))]
     assert rows[0].split(" | ")[5] == f"0.60 ± {statistics.stdev([0.5, 0.7]):.2f}", "the boat has no partner"
-    assert rows[1].split(" | ")[7] == f"+0.150 ± {statistics.stdev([0.1, 0.2]) / 2 ** 0.5:.3f}"
+    assert rows[1].split(" | ")[7] == f"+0.150 ± {statistics.stdev([0.1, 0.2]) / 2**0.5:.3f}"
     assert "R-Precision was not measured" in text and rows[0].split(" | ")[2] == ""
     picture = ElementTree.parse(tmp_path / "evaluation" / "ablation.svg")
     words = [element.text for element in picture.iter() if element.tag.endswith("text")]
@@ -338,8 +394,12 @@ def test_the_bars_are_judged_by_hand(tmp_path):
 
     def verdicts(**more):
         text = report_of(tmp_path, {"bars": {**group, **more}})
-        return {m[1]: (float(m[2]), m[3]) for m in re.finditer(
-            r"^\| ([^|]+) \| at (?:most|least) [\d.]+ \| ([\d.]+) \| (.+?) \|$", text, re.MULTILINE)}
+        return {
+            m[1]: (float(m[2]), m[3])
+            for m in re.finditer(
+                r"^\| ([^|]+) \| at (?:most|least) [\d.]+ \| ([\d.]+) \| (.+?) \|$", text, re.MULTILINE
+            )
+        }
 
     found = verdicts()
     assert found["mean volumetric IoU"] == (0.655, "met") and found["lowest volumetric IoU"] == (0.41, "met")

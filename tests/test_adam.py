@@ -46,7 +46,7 @@ def test_matches_the_reference(device, n, step):
     got, want = state(n, 2, device=device), state(n, 2, torch.float64)
     adam_step(*got, **SETTINGS, step=step, weight_decay=0.1)
     reference.adam_step(*want, **SETTINGS, step=step, weight_decay=0.1)
-    for a, b in zip(got, want):
+    for a, b in zip(got, want, strict=True):
         torch.testing.assert_close(a.cpu().double(), b.double(), atol=1e-6, rtol=1e-5)
 
 
@@ -58,7 +58,7 @@ def test_non_finite_gradients_are_counted_and_not_applied(device):
     tensors[1][bad] = torch.tensor([NAN, INF, -INF, NAN, INF], device=device)
     adam_step(*tensors, **SETTINGS, step=3)
     assert int(tensors[4]) == 5 and not tensors[1].any()
-    for a, b in zip((tensors[0], *tensors[2:4]), (untouched[0], *untouched[2:4])):
+    for a, b in zip((tensors[0], *tensors[2:4]), (untouched[0], *untouched[2:4]), strict=True):
         assert torch.equal(a[bad], b[bad]) and (a[~bad] != b[~bad]).float().mean() > 0.99
         assert a.isfinite().all()
     tensors[1][:2] = float("nan")
@@ -71,9 +71,16 @@ NAMES = ("param", "grad", "exp_avg", "exp_avg_sq")
 
 
 @pytest.mark.parametrize("dtype, huge", [(torch.float32, 1e21), (torch.float64, 1e160)])
-@pytest.mark.parametrize("name, value", [
-    *[(name, value) for name in NAMES for value in (NAN, INF, -INF)],
-    ("grad", "huge"), ("grad", "-huge"), ("exp_avg_sq", -1.0), ("exp_avg_sq", -1e-30)])
+@pytest.mark.parametrize(
+    "name, value",
+    [
+        *[(name, value) for name in NAMES for value in (NAN, INF, -INF)],
+        ("grad", "huge"),
+        ("grad", "-huge"),
+        ("exp_avg_sq", -1.0),
+        ("exp_avg_sq", -1e-30),
+    ],
+)
 def test_what_would_not_be_finite_is_left_out(device, dtype, huge, name, value):
     """In every lane of a vector and in the rest behind it: the element keeps its bits and is counted, its neighbours
     are those of a run without it. The reference does the same."""
@@ -88,9 +95,9 @@ def test_what_would_not_be_finite_is_left_out(device, dtype, huge, name, value):
         step(*tensors, **SETTINGS, step=3)
     for tensors in (got, want):
         assert int(tensors[4]) == int(bad.sum()) and not tensors[1].any()
-        for after, before in zip((tensors[0], *tensors[2:4]), (start[0], *start[2:4])):
+        for after, before in zip((tensors[0], *tensors[2:4]), (start[0], *start[2:4]), strict=True):
             assert torch.equal(after[bad].nan_to_num(7.0), before[bad].nan_to_num(7.0))
-    for after, other, twin in zip(got[:4], good, want):
+    for after, other, twin in zip(got[:4], good, want, strict=True):
         assert torch.equal(after[~bad], other[~bad])
         torch.testing.assert_close(after[~bad], twin[~bad], atol=1e-6, rtol=1e-6)
 
@@ -135,7 +142,7 @@ def test_same_bits_for_any_number_of_threads(restore_threads):
         results.append(tensors)
     assert int(results[0][4]) == 101
     for other in results[1:]:
-        assert all(torch.equal(a, b) for a, b in zip(results[0], other))
+        assert all(torch.equal(a, b) for a, b in zip(results[0], other, strict=True))
 
 
 def test_views_at_any_alignment():
@@ -144,7 +151,7 @@ def test_views_at_any_alignment():
     for begin, end in ((0, 1), (1, 334), (334, 1000)):
         adam_step(*(v[begin:end] for v in whole[:4]), whole[4], **SETTINGS, step=2)
     adam_step(*want, **SETTINGS, step=2)
-    for a, b in zip(whole, want):
+    for a, b in zip(whole, want, strict=True):
         torch.testing.assert_close(a, b, atol=1e-7, rtol=1e-6)
 
 
@@ -158,12 +165,12 @@ def test_factors_are_the_rate_and_the_step(device):
         factors.copy_(torch.tensor(adam_factors(0.1 / step, 0.9, 0.99, step)))
         adam_step(*by_number, **rest, lr=0.1 / step, step=step)
         adam_step(*by_tensor, **rest, factors=factors)
-        assert all(torch.equal(a, b) for a, b in zip(by_number, by_tensor))
+        assert all(torch.equal(a, b) for a, b in zip(by_number, by_tensor, strict=True))
     by_tensor[1].copy_(torch.randn(2000, generator=torch.Generator().manual_seed(9)))
     want = [v.clone() for v in by_tensor]
     reference.adam_step(*want, **rest, factors=factors)
     adam_step(*by_tensor, **rest, factors=factors)
-    for a, b in zip(by_tensor, want):
+    for a, b in zip(by_tensor, want, strict=True):
         torch.testing.assert_close(a, b, atol=1e-6, rtol=1e-6)
 
 
@@ -176,31 +183,37 @@ def test_parameters_that_require_gradients_are_changed_in_place(device):
     assert param._version > version, "autograd must know"
 
 
-@pytest.mark.parametrize("change, error, name", [
-    (dict(param=torch.zeros(4, dtype=torch.float16)), TypeError, "param"),
-    (dict(grad=torch.zeros(5)), ValueError, "grad"),
-    (dict(grad=None), TypeError, "grad"),
-    (dict(grad=torch.zeros(8)[::2]), ValueError, "grad"),
-    (dict(exp_avg=torch.zeros(4, dtype=torch.float64)), TypeError, "exp_avg"),
-    (dict(exp_avg_sq=torch.zeros(4, device="meta")), ValueError, "exp_avg_sq"),
-    (dict(nonfinite=torch.zeros(1)), TypeError, "nonfinite"),
-    (dict(nonfinite=torch.zeros((), dtype=torch.int64)), ValueError, "nonfinite"),
-    (dict(lr=-1.0), ValueError, "lr"),
-    *[({name: bad}, ValueError, name) for bad in (NAN, INF, -INF)
-      for name in ("lr", "beta1", "beta2", "eps", "weight_decay")],
-    (dict(beta1=1.0), ValueError, "beta1"),
-    (dict(beta2=-0.1), ValueError, "beta2"),
-    (dict(eps=0.0), ValueError, "eps"),
-    (dict(step=0), ValueError, "step"),
-    (dict(weight_decay=-1.0), ValueError, "weight_decay"),
-    (dict(factors=torch.zeros(3)), ValueError, "factors"),
-    (dict(factors=torch.zeros(2, dtype=torch.int64)), TypeError, "factors"),
-    (dict(factors=torch.zeros(2, device="meta")), ValueError, "factors"),
-])
+@pytest.mark.parametrize(
+    "change, error, name",
+    [
+        (dict(param=torch.zeros(4, dtype=torch.float16)), TypeError, "param"),
+        (dict(grad=torch.zeros(5)), ValueError, "grad"),
+        (dict(grad=None), TypeError, "grad"),
+        (dict(grad=torch.zeros(8)[::2]), ValueError, "grad"),
+        (dict(exp_avg=torch.zeros(4, dtype=torch.float64)), TypeError, "exp_avg"),
+        (dict(exp_avg_sq=torch.zeros(4, device="meta")), ValueError, "exp_avg_sq"),
+        (dict(nonfinite=torch.zeros(1)), TypeError, "nonfinite"),
+        (dict(nonfinite=torch.zeros((), dtype=torch.int64)), ValueError, "nonfinite"),
+        (dict(lr=-1.0), ValueError, "lr"),
+        *[
+            ({name: bad}, ValueError, name)
+            for bad in (NAN, INF, -INF)
+            for name in ("lr", "beta1", "beta2", "eps", "weight_decay")
+        ],
+        (dict(beta1=1.0), ValueError, "beta1"),
+        (dict(beta2=-0.1), ValueError, "beta2"),
+        (dict(eps=0.0), ValueError, "eps"),
+        (dict(step=0), ValueError, "step"),
+        (dict(weight_decay=-1.0), ValueError, "weight_decay"),
+        (dict(factors=torch.zeros(3)), ValueError, "factors"),
+        (dict(factors=torch.zeros(2, dtype=torch.int64)), TypeError, "factors"),
+        (dict(factors=torch.zeros(2, device="meta")), ValueError, "factors"),
+    ],
+)
 def test_errors_name_the_argument(change, error, name):
     names = ("param", "grad", "exp_avg", "exp_avg_sq", "nonfinite")
     with pytest.raises(error, match=f"adam_step: {name} "):
-        adam_step(**dict(zip(names, state(4))) | SETTINGS | dict(step=1) | change)
+        adam_step(**dict(zip(names, state(4), strict=True)) | SETTINGS | dict(step=1) | change)
 
 
 def test_opcheck(device):

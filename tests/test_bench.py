@@ -14,10 +14,17 @@ from pathlib import Path
 import pytest
 import torch
 
-from dreamfusion_ngp.bench import (LONGEST, MOST_SAMPLES, OURS, RESOLUTIONS, SMALL_FIELD, Bench, counts, error_of,
-                                   run)
-from dreamfusion_ngp.bench.cases import (Case, LeftOut, Peer, Problem, encode_cases, field_cases, needed_bytes,
-                                         tensor_core_peers)
+from dreamfusion_ngp.bench import LONGEST, MOST_SAMPLES, OURS, RESOLUTIONS, SMALL_FIELD, Bench, counts, error_of, run
+from dreamfusion_ngp.bench.cases import (
+    Case,
+    LeftOut,
+    Peer,
+    Problem,
+    encode_cases,
+    field_cases,
+    needed_bytes,
+    tensor_core_peers,
+)
 from dreamfusion_ngp.bench.timing import SLOW, ceilings, free_memory, peak_memory, side_by_side
 from dreamfusion_ngp.config import FieldConfig
 from dreamfusion_ngp.errors import UsageError
@@ -37,9 +44,18 @@ def result(tmp_path_factory) -> dict:
 def test_every_op_is_measured(result):
     ours = {r["op"]: r for r in result["rows"] if r["who"] == OURS}
     assert set(ours) == {
-        "encode forward", "encode backward", "field density", "field forward", "field backward",
-        "shade forward + backward", "adam", "field step", "march", "composite forward + backward",
-        "step without guidance"}
+        "encode forward",
+        "encode backward",
+        "field density",
+        "field forward",
+        "field backward",
+        "shade forward + backward",
+        "adam",
+        "field step",
+        "march",
+        "composite forward + backward",
+        "step without guidance",
+    }
     for row in result["rows"]:
         assert 0 < row["min_ms"] <= row["median_ms"] <= row["max_ms"] and row["calls"] >= 1 and row["size"] > 0
     for op in ("encode forward", "encode backward", "field forward", "field backward", "adam", "field step"):
@@ -69,7 +85,11 @@ def test_tensor_cores_are_a_peer_of_every_field_op():
     cases = field_cases(problem, half=True)
     found = {(c.op, c.precision): tensor_core_peers(c, problem) for c in cases}
     assert {op for (op, precision), peers in found.items() if peers and precision == torch.float32} == {
-        "field density", "field forward", "field backward", "field step"}
+        "field density",
+        "field forward",
+        "field backward",
+        "field step",
+    }
     assert not any(peers for (_, precision), peers in found.items() if precision == torch.float16)
     for case in cases:
         for prepare in found[case.op, case.precision].values():
@@ -161,15 +181,29 @@ def test_what_cannot_take_part_is_said_and_the_others_are_measured():
     def broken():
         raise RuntimeError("first\nout of memory")
 
-    peers = {"unable": unable, "broken": lambda: Peer(broken),
-             "able": lambda: Peer(lambda: None, lambda: torch.ones(1))}
+    peers = {
+        "unable": unable,
+        "broken": lambda: Peer(broken),
+        "able": lambda: Peer(lambda: None, lambda: torch.ones(1)),
+    }
     bench = Bench(CPU, {}, 0.0)
     for size in (7, 8):  # said once, and not tried again
-        bench.measure(Case("op", size, lambda: None, sample=lambda: torch.ones(1), truth=lambda: torch.ones(1).double(),
-                           peers=peers), {"field": "paper", "resolution": 64})
+        bench.measure(
+            Case(
+                "op",
+                size,
+                lambda: None,
+                sample=lambda: torch.ones(1),
+                truth=lambda: torch.ones(1).double(),
+                peers=peers,
+            ),
+            {"field": "paper", "resolution": 64},
+        )
     assert [r["who"] for r in bench.rows] == [OURS, "able"] * 2
-    assert bench.left_out == ["op, unable, paper, from 7 on: no smoothstep",
-                              "op, broken, paper, from 7 on: RuntimeError: out of memory"]
+    assert bench.left_out == [
+        "op, unable, paper, from 7 on: no smoothstep",
+        "op, broken, paper, from 7 on: RuntimeError: out of memory",
+    ]
     with pytest.raises(RuntimeError):  # our own may not fail
         bench.measure(Case("op", 7, broken), {"field": "paper", "resolution": 64})
 

@@ -29,9 +29,14 @@ class Encoding(torch.nn.Module):
         c, self.dtype = dict(encoding_config), dtype
         assert n_input_dims == 3 and (c.pop("otype"), c.pop("type")) == ("Grid", "Hash")
         finest = c["base_resolution"] * c.pop("per_level_scale") ** (c["n_levels"] - 1)
-        self.layout = GridLayout(levels=c.pop("n_levels"), features=c.pop("n_features_per_level"),
-                                 log2_table=c.pop("log2_hashmap_size"), base_resolution=c.pop("base_resolution"),
-                                 finest_resolution=round(finest), interpolation=c.pop("interpolation").lower())
+        self.layout = GridLayout(
+            levels=c.pop("n_levels"),
+            features=c.pop("n_features_per_level"),
+            log2_table=c.pop("log2_hashmap_size"),
+            base_resolution=c.pop("base_resolution"),
+            finest_resolution=round(finest),
+            interpolation=c.pop("interpolation").lower(),
+        )
         assert not c
         self.params = torch.nn.Parameter(torch.zeros(self.layout.entries * self.layout.features))
         self.jit_fusion = False
@@ -77,14 +82,17 @@ def accumulate_along_rays(weights, values=None, ray_indices=None, n_rays=None):
 @pytest.fixture
 def stand_ins(monkeypatch):
     """Both packages as modules, and the CPU in the place of a CUDA device."""
-    for name, things in (("tinycudann", [Encoding]),
-                         ("nerfacc", [OccGridEstimator, render_weight_from_density, accumulate_along_rays])):
+    for name, things in (
+        ("tinycudann", [Encoding]),
+        ("nerfacc", [OccGridEstimator, render_weight_from_density, accumulate_along_rays]),
+    ):
         module = ModuleType(name)
         module.__dict__.update({thing.__name__: thing for thing in things})
         monkeypatch.setitem(sys.modules, name, module)
     sys.modules["tinycudann"].supports_jit_fusion = lambda: True
-    monkeypatch.setattr("dreamfusion_ngp.bench.peers.installed", lambda package: package in (
-        "torch", "tinycudann", "nerfacc"))
+    monkeypatch.setattr(
+        "dreamfusion_ngp.bench.peers.installed", lambda package: package in ("torch", "tinycudann", "nerfacc")
+    )
 
 
 def prepared(case, subject):
@@ -107,8 +115,14 @@ def test_tinycudann_encodes_our_table(stand_ins):
 
 def test_run_time_compilation_is_asked_for(stand_ins, monkeypatch):
     problem, asked = Problem(2, SMALL_FIELD, CPU), []
-    monkeypatch.setattr(Encoding, "__setattr__", lambda self, name, value: (
-        asked.append(value) if name == "jit_fusion" else None, torch.nn.Module.__setattr__(self, name, value))[1])
+    monkeypatch.setattr(
+        Encoding,
+        "__setattr__",
+        lambda self, name, value: (
+            asked.append(value) if name == "jit_fusion" else None,
+            torch.nn.Module.__setattr__(self, name, value),
+        )[1],
+    )
     makers = peers_of("encode forward", problem, SimpleNamespace(type=CUDA), torch.float32)
     makers["tinycudann"](), makers["tinycudann, jit"]()
     assert asked == [False, False, False, True]  # by the stand-in, then by us
@@ -119,11 +133,16 @@ def test_run_time_compilation_is_asked_for(stand_ins, monkeypatch):
 
 def test_steps_on_tinycudann_have_our_gradient(stand_ins):
     problem = Problem(4, SMALL_FIELD, CPU)
-    steps = {case.precision: prepared(case, problem) for case in field_cases(problem, half=True)
-             if case.op == "field step"}
+    steps = {
+        case.precision: prepared(case, problem) for case in field_cases(problem, half=True) if case.op == "field step"
+    }
     whole, half = steps[torch.float32], steps[torch.float16]
-    assert set(whole) == {"torch, composed", "tinycudann + torch", "tinycudann + torch, jit",
-                          "tinycudann + torch, 6 taps"}
+    assert set(whole) == {
+        "torch, composed",
+        "tinycudann + torch",
+        "tinycudann + torch, jit",
+        "tinycudann + torch, 6 taps",
+    }
     assert whole["tinycudann + torch"][1] < 1e-4 and whole["torch, composed"][1] < 1e-4
     taps, error = whole["tinycudann + torch, 6 taps"]
     assert error is None and "degrees from ours" in taps.note  # another estimator
@@ -132,8 +151,14 @@ def test_steps_on_tinycudann_have_our_gradient(stand_ins):
 
 
 def test_a_table_of_another_size_is_left_out(stand_ins, monkeypatch):
-    monkeypatch.setattr(Encoding, "__init__", lambda self, *args, **kwargs: (
-        torch.nn.Module.__init__(self), setattr(self, "params", torch.nn.Parameter(torch.zeros(5))))[0])
+    monkeypatch.setattr(
+        Encoding,
+        "__init__",
+        lambda self, *args, **kwargs: (
+            torch.nn.Module.__init__(self),
+            setattr(self, "params", torch.nn.Parameter(torch.zeros(5))),
+        )[0],
+    )
     problem = Problem(2, SMALL_FIELD, CPU)
     case = encode_cases(problem)[0]
     make = peers_of(case.op, problem, SimpleNamespace(type=CUDA), case.precision)["tinycudann"]
@@ -144,18 +169,17 @@ def test_a_table_of_another_size_is_left_out(stand_ins, monkeypatch):
 def test_nerfacc_marches_and_composites_our_rays(stand_ins):
     scene = Scene(6, SMALL_FIELD, CPU)
     cases = {case.op: case for case in scene_cases(scene)}
-    march, = prepared(cases["march"], scene).values()
+    (march,) = prepared(cases["march"], scene).values()
     ray, near, far, x = march[0].call()
     assert march[1] < 1e-5 and len(ray) == scene.n and torch.equal(ray, scene.ray.long())
     torch.testing.assert_close(x, scene.x, atol=1e-5, rtol=1e-4)
-    composited, = prepared(cases["composite forward + backward"], scene).values()
+    (composited,) = prepared(cases["composite forward + backward"], scene).values()
     assert composited[1] < 1e-3  # it does not end rays at a transmittance of 1e-4
     assert all(tensor.grad is None for tensor in scene.shaded)
 
 
 def test_peers_of_another_device_are_not_asked_for():
-    assert not {"tinycudann", "nerfacc"} & {who for e in ENTRIES for who in peers_of(
-        e.op, None, CPU, e.precision)}
+    assert not {"tinycudann", "nerfacc"} & {who for e in ENTRIES for who in peers_of(e.op, None, CPU, e.precision)}
 
 
 @pytest.mark.parametrize("interpolation", ["linear", "smoothstep"])
@@ -171,19 +195,25 @@ def test_the_torch_grid_is_the_reference(interpolation):
         """Value, first and second order."""
         u, t = x.clone().requires_grad_(), table.clone().requires_grad_()
         y = encode(u, t)
-        du, = torch.autograd.grad((y * incoming).sum(), u, create_graph=True)
+        (du,) = torch.autograd.grad((y * incoming).sum(), u, create_graph=True)
         return [y, du, *torch.autograd.grad(du.square().sum() + y.square().sum(), (u, t))]
 
-    for got, want in zip(derivatives(torch_grid(layout, CPU)),
-                         derivatives(lambda u, t: reference.hashgrid_encode(u, t, layout)), strict=True):
+    for got, want in zip(
+        derivatives(torch_grid(layout, CPU)),
+        derivatives(lambda u, t: reference.hashgrid_encode(u, t, layout)),
+        strict=True,
+    ):
         torch.testing.assert_close(got, want, atol=1e-10, rtol=1e-10)
 
 
 def test_waits_are_counted(monkeypatch):
     assert timing.host_syncs(lambda: None, CPU) is None
     state = {"mode": 0}
-    fake = SimpleNamespace(synchronize=lambda device=None: None, get_sync_debug_mode=lambda: state["mode"],
-                           set_sync_debug_mode=lambda mode: state.update(mode=mode))
+    fake = SimpleNamespace(
+        synchronize=lambda device=None: None,
+        get_sync_debug_mode=lambda: state["mode"],
+        set_sync_debug_mode=lambda mode: state.update(mode=mode),
+    )
     monkeypatch.setattr(torch, "cuda", fake)
 
     def call():
@@ -209,12 +239,23 @@ def targets(monkeypatch):
         pytest.skip("no benches here")
     monkeypatch.syspath_prepend(str(BENCHES))
     import targets
+
     return targets
 
 
 def row(op, who, ms, **more):
-    return {"op": op, "who": who, "field": "paper", "resolution": 64, "precision": "float32", "size": 131072,
-            "median_ms": ms, "min_ms": ms, "peak_bytes": 1e8, **more}
+    return {
+        "op": op,
+        "who": who,
+        "field": "paper",
+        "resolution": 64,
+        "precision": "float32",
+        "size": 131072,
+        "median_ms": ms,
+        "min_ms": ms,
+        "peak_bytes": 1e8,
+        **more,
+    }
 
 
 def result(*rows, device="cpu"):
@@ -226,7 +267,7 @@ def test_verdicts_come_from_the_rows(targets):
     ours = row("encode forward", targets.OURS, 30.0, counts=counts)
     lines = targets.section(result(ours, row("encode forward", "torch", 300.0), row("encode forward", "drjit", 33.0)))
     assert "- met: encode forward, at least 10 x as fast as torch: 10 x (fastest calls 10 x)." in lines
-    missed, = [line for line in lines if line.startswith("- missed")]
+    (missed,) = [line for line in lines if line.startswith("- missed")]
     assert "at least 1.5 x as fast as drjit: 1.1 x" in missed and "copy 13 %, gather 67 %" in missed
     assert "20 ms if all overlap without loss and 24 ms one after the other" in missed
     assert "the target, 22 ms, lies between them" in missed

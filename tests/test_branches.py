@@ -4,8 +4,8 @@ import logging
 
 import pytest
 import torch
-from tiny_latent import latent_folders  # noqa: F401 (fixture)
-from tiny_models import cache, config, folders, views  # noqa: F401 (fixtures)
+from tiny_latent import latent_folders
+from tiny_models import cache, config, folders, views
 
 from dreamfusion_ngp.guidance import load_guidance, sds
 
@@ -50,7 +50,7 @@ def test_perp_neg_asks_four_times_and_guides_by_the_formula(kind, latent_folders
     assert said.texts[2, :, 0].tolist() == [f"a red mug, {w} view" for w in ("front", "side", "front")]
     assert said.texts[3, :, 0].tolist() == [f"a red mug, {w} view" for w in ("side", "front", "side")]
     assert said.weights.shape == (2, 3) and (said.weights[:, 2] == 0).all() and (said.weights[:, :2] < 0).all()
-    uncond, cond, *negatives = call["output"][:, :3 if kind == "if" else 4].chunk(4)
+    uncond, cond, *negatives = call["output"][:, : 3 if kind == "if" else 4].chunk(4)
     torch.testing.assert_close(noise_hats[0], sds.perp_neg_guidance(uncond, cond, negatives, said.weights, 9.0))
     torch.testing.assert_close(noise_hats[0][2], sds.classifier_free_guidance(uncond, cond, 9.0)[2])
 
@@ -98,8 +98,12 @@ def test_a_long_prompt_says_which_words_are_cut(kind, latent_folders, folders, c
     cut = words.removeprefix(guidance.prompt).strip()
     assert cut and caplog.messages[-1].endswith(f"these words at the end of the prompt are ignored: {cut}")
     rows = guidance.rows
-    hidden = torch.stack([guidance.embeddings["hidden"][rows[f"{guidance.prompt}, {w} view"]].flatten()
-                          for w in ("front", "side", "back", "overhead")])
+    hidden = torch.stack(
+        [
+            guidance.embeddings["hidden"][rows[f"{guidance.prompt}, {w} view"]].flatten()
+            for w in ("front", "side", "back", "overhead")
+        ]
+    )
     apart = torch.pdist(hidden, float("inf")).min()
     assert apart > 1e-3 * hidden.abs().max(), "the words of the view are still read"
 

@@ -7,7 +7,7 @@ import pytest
 import torch
 from tape import Tape
 from tiny_latent import tiny_latent_folder
-from tiny_models import cache, config, folders, views  # noqa: F401 (fixtures)
+from tiny_models import cache, config, folders, views
 
 from dreamfusion_ngp.capture import CudaCapture, Repeated, Replayed
 from dreamfusion_ngp.guidance import load_guidance
@@ -79,7 +79,7 @@ def test_guidance_in_cuda_graphs(cuda, folders, kind):
     assert isinstance(graphed.forward, Replayed) and isinstance(graphed.forward.capture, CudaCapture)
     for step in range(7):
         rgb = [numbers(3, 16, 16, 3, seed=step).to(cuda).requires_grad_() for _ in range(2)]
-        for guidance, x in zip((plain, graphed), rgb):
+        for guidance, x in zip((plain, graphed), rgb, strict=True):
             guidance(x, views((10.0 * step, 90.0, 180.0)), step).loss.backward()
         torch.testing.assert_close(rgb[1].grad, rgb[0].grad, rtol=1e-2, atol=1e-3 * float(rgb[0].grad.abs().max()))
     assert all(forward.run is not None for forward in graphed.forward.forwards.values())

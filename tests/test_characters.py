@@ -8,7 +8,8 @@ from dataclasses import replace
 
 import pytest
 import torch
-from tiny_models import cache, config, copy, folders  # noqa: F401 (fixtures)
+from tiny_models import cache, config, copy, folders
+from tiny_runs import TINY
 
 from dreamfusion_ngp.characters import clean_text, graphemes, lookalike, shown
 from dreamfusion_ngp.checkpoint import load_checkpoint, save_checkpoint
@@ -19,18 +20,42 @@ from dreamfusion_ngp.guidance import load_guidance, text
 from dreamfusion_ngp.guidance.settings import read_settings
 from dreamfusion_ngp.runs import slug
 from dreamfusion_ngp.train import State
-from tiny_runs import TINY
 
 SEEN_AS_A_RED_MUG = [
-    "\ufeffa red mug", "a red mug\ufeff", "a\u00a0red\u202fmug", "a red mu\u200bg", "a red m\u00adug",
-    "a \u2060red mug", "a red mug\ufe0f", "a red mug\ufe00", "a red\U000e0101 mug", "a red mug\u200e",
-    "\u2067a red mug\u2069", "a r\u200ded mug", "a red\u200c mug", "a red\u034f mug", "a\u3164red mug",
-    "a red mug\u180e", "a red\u2063 mug\U000e0067", "a red\u2028mug"]
+    "\ufeffa red mug",
+    "a red mug\ufeff",
+    "a\u00a0red\u202fmug",
+    "a red mu\u200bg",
+    "a red m\u00adug",
+    "a \u2060red mug",
+    "a red mug\ufe0f",
+    "a red mug\ufe00",
+    "a red\U000e0101 mug",
+    "a red mug\u200e",
+    "\u2067a red mug\u2069",
+    "a r\u200ded mug",
+    "a red\u200c mug",
+    "a red\u034f mug",
+    "a\u3164red mug",
+    "a red mug\u180e",
+    "a red\u2063 mug\U000e0067",
+    "a red\u2028mug",
+]
 # Joiners and selectors that shape what is seen: families, flags, keycaps, Persian, half and full Indic letters.
-SHAPED = ["\U0001f468\u200d\U0001f469\u200d\U0001f467", "\U0001f469\u200d\u2764\ufe0f\u200d\U0001f468", "1\ufe0f\u20e3",
-          "\U0001f3f3\ufe0f\u200d\U0001f308", "\U0001f3f4\U000e0067\U000e0062\U000e0065\U000e006e\U000e0067\U000e007f",
-          "\u0645\u06cc\u200c\u062e\u0648\u0627\u0647\u0645", "\u0915\u094d\u200d\u0937", "\u0915\u094d\u200c\u0937",
-          "\u09b0\u200d\u09cd\u09af", "\u0d15\u0d3e\u0d23\u0d4d\u200d", "\u1820\u180b", "\u2764\ufe0f"]
+SHAPED = [
+    "\U0001f468\u200d\U0001f469\u200d\U0001f467",
+    "\U0001f469\u200d\u2764\ufe0f\u200d\U0001f468",
+    "1\ufe0f\u20e3",
+    "\U0001f3f3\ufe0f\u200d\U0001f308",
+    "\U0001f3f4\U000e0067\U000e0062\U000e0065\U000e006e\U000e0067\U000e007f",
+    "\u0645\u06cc\u200c\u062e\u0648\u0627\u0647\u0645",
+    "\u0915\u094d\u200d\u0937",
+    "\u0915\u094d\u200c\u0937",
+    "\u09b0\u200d\u09cd\u09af",
+    "\u0d15\u0d3e\u0d23\u0d4d\u200d",
+    "\u1820\u180b",
+    "\u2764\ufe0f",
+]
 
 
 @pytest.mark.parametrize("given", SEEN_AS_A_RED_MUG)
@@ -43,30 +68,53 @@ def test_what_shapes_letters_and_emoji_stays(given):
     assert clean_text(f"a {given} mug", "the prompt") == f"a {given} mug"
 
 
-@pytest.mark.parametrize("one, other", [("\u2764", "\u2764\ufe0f"), ("a\u2011b", "a-b"), ("\u1820", "\u1820\u180b"),
-                                        ("\u202a\u05d0 mug\u202c", "\u05d0 mug"), ("e\u0301", "\u00e9")])
+@pytest.mark.parametrize(
+    "one, other",
+    [
+        ("\u2764", "\u2764\ufe0f"),
+        ("a\u2011b", "a-b"),
+        ("\u1820", "\u1820\u180b"),
+        ("\u202a\u05d0 mug\u202c", "\u05d0 mug"),
+        ("e\u0301", "\u00e9"),
+    ],
+)
 def test_hints_of_an_appearance_make_no_twin(one, other):
     assert lookalike(one) == lookalike(other) and slug(one) == slug(other)
 
 
-@pytest.mark.parametrize("given", [*SEEN_AS_A_RED_MUG, *SHAPED, "a\ufe0f\u200d\ufe0f", "\u200c\u200c\u200d",
-                                   "e\u200b\u0301"])
+@pytest.mark.parametrize(
+    "given", [*SEEN_AS_A_RED_MUG, *SHAPED, "a\ufe0f\u200d\ufe0f", "\u200c\u200c\u200d", "e\u200b\u0301"]
+)
 def test_clean_texts_stay_clean(given):
     once = clean_text(given, "the prompt")
     assert clean_text(once, "the prompt") == once and lookalike(lookalike(given)) == lookalike(given)
 
 
-@pytest.mark.parametrize("given", ["\U0001fae8", "\U0001fadf\U0001fac6", "\U00031350", "\U000323b0", "\ue000",
-                                   "\u0378", "\U000eff00", "\U0001cc00"])
+@pytest.mark.parametrize(
+    "given",
+    ["\U0001fae8", "\U0001fadf\U0001fac6", "\U00031350", "\U000323b0", "\ue000", "\u0378", "\U000eff00", "\U0001cc00"],
+)
 def test_letters_that_an_old_python_does_not_know_are_accepted(given, monkeypatch):
     monkeypatch.setattr(unicodedata, "category", lambda c: "Cn")  # a table that knows nothing
     assert given in clean_text(f"a {given} mug", "the prompt")
 
 
-@pytest.mark.parametrize("given, word", [
-    ("caf\udce9", "0xE9"), ("\udc80", "0x80"), ("\ud83d", "U+D83D"), ("a\0", "U+0000"), ("\x1b[2J", "U+001B"),
-    ("\x85", "U+0085"), ("\x0b", "U+000B"), ("\ufdd0", "U+FDD0"), ("\uffff", "U+FFFF"), ("\U0001fffe", "U+1FFFE"),
-    ("\U0010ffff", "U+10FFFF")])
+@pytest.mark.parametrize(
+    "given, word",
+    [
+        ("caf\udce9", "0xE9"),
+        ("\udc80", "0x80"),
+        ("\ud83d", "U+D83D"),
+        ("a\0", "U+0000"),
+        ("\x1b[2J", "U+001B"),
+        ("\x85", "U+0085"),
+        ("\x0b", "U+000B"),
+        ("\ufdd0", "U+FDD0"),
+        ("\uffff", "U+FFFF"),
+        ("\U0001fffe", "U+1FFFE"),
+        ("\U0010ffff", "U+10FFFF"),
+    ],
+)
 def test_what_is_no_text_is_refused_by_name(given, word):
     for bad in (replace(TINY, prompt=given), replace(TINY, guidance=replace(TINY.guidance, negative=given))):
         name = "the prompt" if bad.prompt == given else "the negative prompt"
@@ -86,8 +134,11 @@ def test_a_guidance_refuses_what_is_no_text(given, folders):
 @pytest.mark.parametrize("where", ["prompt", "negative"])
 def test_a_checkpoint_with_a_text_that_is_none(where, tmp_path):
     state = State(TINY, "cpu")
-    state.config = replace(TINY, prompt="mug\udce9") if where == "prompt" else replace(
-        TINY, guidance=replace(TINY.guidance, negative="mug\udce9"))
+    state.config = (
+        replace(TINY, prompt="mug\udce9")
+        if where == "prompt"
+        else replace(TINY, guidance=replace(TINY.guidance, negative="mug\udce9"))
+    )
     save_checkpoint(tmp_path / "checkpoint.safetensors", state)
     with pytest.raises(CheckpointError, match=f"{where}.* contains the byte 0xE9"):
         load_checkpoint(tmp_path / "checkpoint.safetensors", "cpu")
@@ -101,8 +152,15 @@ def test_a_checkpoints_texts_come_back_clean(tmp_path):
     assert (found.prompt, found.guidance.negative) == ("a red mug", "")
 
 
-@pytest.mark.parametrize("options", [["--negative", "caf\udce9"], ["--set", "guidance.negative=caf\udce9"],
-                                     ["--set", 'guidance.negative="\\ud83d"'], ["--negative", "\x1b[2J"]])
+@pytest.mark.parametrize(
+    "options",
+    [
+        ["--negative", "caf\udce9"],
+        ["--set", "guidance.negative=caf\udce9"],
+        ["--set", 'guidance.negative="\\ud83d"'],
+        ["--negative", "\x1b[2J"],
+    ],
+)
 @pytest.mark.parametrize("model", ["toybox", "packed"])
 def test_a_negative_that_is_no_text_is_one_line(options, model, folders, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
@@ -125,8 +183,10 @@ def test_twins_share_their_embeddings(folders, cache):
     again = load_guidance(config(folders["packed"], "\ufeffa red\u200b mug", negative="clay\u00ad"), "cpu")
     assert sorted(cache.iterdir()) == kept and again.prompt == "a red mug"
     assert torch.equal(first.embeddings["hidden"], again.embeddings["hidden"])
-    text.embed(text.LowerCase(folders["packed"], json.loads((folders["packed"] / "model_index.json").read_text())),
-               ["a red mug, front view", "a red\u200b mug, front\u00a0view"])
+    text.embed(
+        text.LowerCase(folders["packed"], json.loads((folders["packed"] / "model_index.json").read_text())),
+        ["a red mug, front view", "a red\u200b mug, front\u00a0view"],
+    )
     assert sorted(cache.iterdir()) == kept
 
 
@@ -148,8 +208,17 @@ def test_errors_show_letters_and_no_codes():
     assert shown("\U0001fae8 \u200d caf\udce9\n\x1b[2J\u202e\ud83d") == "\U0001fae8 \u200d caf\\xe9  [2J  "
 
 
-@pytest.mark.parametrize("text, count", [
-    ("e\u0301x", 2), (SHAPED[0], 1), ("\U0001f1eb\U0001f1f7\U0001f1e9\U0001f1ea", 2), ("\U0001f44d\U0001f3fd", 1),
-    ("\u0e01\u0e33", 1), (SHAPED[4], 1), ("1\ufe0f\u20e3", 1)])
+@pytest.mark.parametrize(
+    "text, count",
+    [
+        ("e\u0301x", 2),
+        (SHAPED[0], 1),
+        ("\U0001f1eb\U0001f1f7\U0001f1e9\U0001f1ea", 2),
+        ("\U0001f44d\U0001f3fd", 1),
+        ("\u0e01\u0e33", 1),
+        (SHAPED[4], 1),
+        ("1\ufe0f\u20e3", 1),
+    ],
+)
 def test_characters_as_a_reader_counts_them(text, count):
     assert len(graphemes(text)) == count and "".join(graphemes(text)) == text

@@ -6,12 +6,12 @@ from dataclasses import replace
 
 import pytest
 import torch
+from tiny_runs import TINY, run
 
 from dreamfusion_ngp.checkpoint import load_checkpoint, save_checkpoint, write_atomically
 from dreamfusion_ngp.config import to_dict
 from dreamfusion_ngp.errors import CheckpointError, OutputError
 from dreamfusion_ngp.train import State
-from tiny_runs import TINY, run
 
 
 @pytest.fixture(scope="module")
@@ -26,7 +26,7 @@ def test_round_trip(saved):
     path, state = saved
     loaded = load_checkpoint(path, "cpu")
     assert loaded.step == 6 and loaded.config == state.config
-    assert all(torch.equal(a, b) for a, b in zip(state.tensors().values(), loaded.tensors().values()))
+    assert all(torch.equal(a, b) for a, b in zip(state.tensors().values(), loaded.tensors().values(), strict=True))
 
 
 def test_continues_bit_exactly(saved, tmp_path):
@@ -34,7 +34,7 @@ def test_continues_bit_exactly(saved, tmp_path):
     part, _ = run(replace(TINY, steps=10), stop_after=4)
     save_checkpoint(tmp_path / "c.safetensors", part)
     again, _ = run(None, state=load_checkpoint(tmp_path / "c.safetensors", "cpu"))
-    assert all(torch.equal(a, b) for a, b in zip(whole.tensors().values(), again.tensors().values()))
+    assert all(torch.equal(a, b) for a, b in zip(whole.tensors().values(), again.tensors().values(), strict=True))
 
 
 def test_what_training_refills_is_that_of_the_checkpoints_step(tmp_path):
@@ -63,7 +63,7 @@ def altered(saved, path, change):
     from safetensors import safe_open
 
     with safe_open(saved[0], framework="pt") as file:
-        metadata, tensors = dict(file.metadata()), {k: file.get_tensor(k) for k in file.keys()}
+        metadata, tensors = dict(file.metadata()), {k: file.get_tensor(k) for k in file}
     change(metadata, tensors)
     foreign_file(path, tensors, metadata)
     return path
@@ -84,7 +84,7 @@ def test_a_file_older_than_some_settings_is_continued_as_it_would_have_been(tmp_
     path = altered((tmp_path / "new",), tmp_path / "old", without_later_keys)
     again, _ = run(None, state=load_checkpoint(path, "cpu"))
     assert again.config == whole.config
-    assert all(torch.equal(a, b) for a, b in zip(whole.tensors().values(), again.tensors().values()))
+    assert all(torch.equal(a, b) for a, b in zip(whole.tensors().values(), again.tensors().values(), strict=True))
 
 
 def test_missing(tmp_path):
@@ -102,6 +102,7 @@ def test_truncated(saved, tmp_path, keep):
 
 def foreign_file(path, tensors, metadata):
     from safetensors.torch import save_file
+
     save_file(tensors, path, metadata=metadata)
 
 
@@ -115,19 +116,22 @@ def test_foreign_files(saved, tmp_path):
         load_checkpoint(path, "cpu")
 
 
-@pytest.mark.parametrize("change, message", [
-    (lambda m, t: m.pop("config"), "header"),
-    (lambda m, t: m.update(config="{"), "header"),
-    (lambda m, t: m.update(config=json.dumps({"prompt": 1})), "RunConfig.prompt"),
-    (lambda m, t: m.update(config=json.dumps({"zoom": 1})), "unknown keys 'zoom'"),
-    (lambda m, t: m.update(config="[1]"), "expected an object"),
-    (lambda m, t: m.update(config="[" * 100_000), "header"),
-    (lambda m, t: m.update(config=json.dumps(to_dict(replace(TINY, seed=-1)))), "seed"),
-    (lambda m, t: m.update(step="x"), "header"),
-    (lambda m, t: m.update(step="-1"), "header"),
-    (lambda m, t: t.pop("field.w1"), "do not fit"),
-    (lambda m, t: t.update({"field.w1": torch.zeros(2, 2)}), "do not fit"),
-])
+@pytest.mark.parametrize(
+    "change, message",
+    [
+        (lambda m, t: m.pop("config"), "header"),
+        (lambda m, t: m.update(config="{"), "header"),
+        (lambda m, t: m.update(config=json.dumps({"prompt": 1})), "RunConfig.prompt"),
+        (lambda m, t: m.update(config=json.dumps({"zoom": 1})), "unknown keys 'zoom'"),
+        (lambda m, t: m.update(config="[1]"), "expected an object"),
+        (lambda m, t: m.update(config="[" * 100_000), "header"),
+        (lambda m, t: m.update(config=json.dumps(to_dict(replace(TINY, seed=-1)))), "seed"),
+        (lambda m, t: m.update(step="x"), "header"),
+        (lambda m, t: m.update(step="-1"), "header"),
+        (lambda m, t: t.pop("field.w1"), "do not fit"),
+        (lambda m, t: t.update({"field.w1": torch.zeros(2, 2)}), "do not fit"),
+    ],
+)
 def test_wrong_content(saved, tmp_path, change, message):
     path = altered(saved, tmp_path / "w.safetensors", change)
     with pytest.raises(CheckpointError, match=message) as caught:
@@ -141,6 +145,7 @@ def test_a_failed_write_leaves_the_old_file(tmp_path, monkeypatch):
 
     def full(*_):
         raise OSError(28, "No space left on device")
+
     monkeypatch.setattr(os, "fsync", full)
     with pytest.raises(OSError):
         write_atomically(path, b"new")
@@ -151,5 +156,15 @@ def test_a_failed_write_leaves_the_old_file(tmp_path, monkeypatch):
 
 def test_state_has_every_changing_tensor():
     names = set(State(TINY, "cpu").tensors())
-    assert {"field.table", "field.w1", "field.b1", "field.w2", "field.b2", "background.w1", "occupancy.values",
-            "occupancy.bits", "adam.0.first", "adam.0.second"} <= names
+    assert {
+        "field.table",
+        "field.w1",
+        "field.b1",
+        "field.w2",
+        "field.b2",
+        "background.w1",
+        "occupancy.values",
+        "occupancy.bits",
+        "adam.0.first",
+        "adam.0.second",
+    } <= names

@@ -18,8 +18,14 @@ SMALL = ["--set", "render.resolution=16", "--set", "render.step=0.04", "--set", 
 
 def command(*args, cwd=None, **env):
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", **env}
-    return subprocess.run([sys.executable, "-P", "-m", "dreamfusion_ngp", *map(str, args)], capture_output=True,
-                          text=True, cwd=cwd, env=environment, timeout=600)
+    return subprocess.run(
+        [sys.executable, "-P", "-m", "dreamfusion_ngp", *map(str, args)],
+        capture_output=True,
+        text=True,
+        cwd=cwd,
+        env=environment,
+        timeout=600,
+    )
 
 
 def one_line_error(done, *words):
@@ -46,73 +52,78 @@ def test_help_is_quick_and_lists_every_verb():
 
 
 def test_help_imports_nothing_heavy():
-    code = "import sys; from dreamfusion_ngp.cli import main\ntry: main(['--help'])\nexcept SystemExit: pass\n" \
-           "sys.exit(bool({'torch', 'numpy', 'diffusers'} & set(sys.modules)))"
+    code = (
+        "import sys; from dreamfusion_ngp.cli import main\ntry: main(['--help'])\nexcept SystemExit: pass\n"
+        "sys.exit(bool({'torch', 'numpy', 'diffusers'} & set(sys.modules)))"
+    )
     assert subprocess.run([sys.executable, "-P", "-c", code], capture_output=True).returncode == 0
 
 
-@pytest.mark.parametrize("args, words", [
-    (["generate"], ["prompt"]),
-    (["generate", ""], ["empty"]),
-    (["generate", "   \n "], ["empty"]),
-    (["generate", "a red dragon"], ["dragon", "mug", "purple", "--guidance"]),
-    (["generate", "../../etc/passwd"], ["passwd"]),
-    (["generate", "a red mug and a blue chair"], ["and"]),
-    (["generate", "mug chair"], ["one object"]),
-    (["generate", "a red mug", "--preset", "slow"], ["slow", "fast", "dreamfusion"]),
-    (["generate", "a red mug", "--steps", "0"], ["--steps"]),
-    (["generate", "a red mug", "--steps", "-5"], ["--steps"]),
-    (["generate", "a red mug", "--threads", "0"], ["--threads"]),
-    (["generate", "a red mug", "--device", "tpu"], ["tpu"]),
-    (["generate", "a red mug", "--formats", "fbx"], ["fbx", "glb"]),
-    (["generate", "a red mug", "--guidance", "no/such/folder"], ["no/such/folder"]),
-    (["generate", "a red mug", "--set", "field.depth=3"], ["field.depth", "levels"]),
-    (["generate", "a red mug", "--set", "steps"], ["KEY=VALUE"]),
-    (["generate", "a red mug", "--set", "views=two"], ["views"]),
-    (["generate", "a red mug", "--seed", "-1"], ["seed"]),
-    (["generate", "a red mug", "--seed", str(1 << 63)], ["seed"]),
-    (["generate", "a red mug", "--steps", "9" * 30], ["steps"]),
-    (["generate", "a red mug", "--threads", "9" * 12], ["--threads"]),
-    (["generate", "a red mug", "--guidance-scale", "nan"], ["scale"]),
-    (["generate", "a red mug", "--set", "field.density=relu"], ["field.density", "softplus"]),
-    (["generate", "a red mug", "--set", "render.occupancy_resolution=30"], ["occupancy_resolution"]),
-    (["generate", "a red mug", "--set", "views=0"], ["views"]),
-    (["bench", "--json", "no/such/folder/b.json"], ["no/such/folder"]),
-    (["resume", "no-such-run"], ["no-such-run"]),
-    (["resume", "x" * 5000], ["too long"]),
-    (["export", "no-such-run"], ["no-such-run"]),
-    (["render", "no-such-run"], ["no-such-run"]),
-    (["evaluate", "no-such-run"], ["no-such-run"]),
-    (["evaluate", ""], ["empty"]),
-    (["evaluate", "."], ["--depth"]),
-    (["evaluate", ".", "--depth", "-1"], ["--depth"]),
-    (["evaluate", ".", "--judge", ""], ["--judge", "empty"]),
-    (["resume", ""], ["empty"]),
-    (["export", " "], ["empty"]),
-    (["generate", "a red mug", "-o", ""], ["--out", "empty"]),
-    (["generate", "a red mug", "-o", "a\0b"], ["--out", "null"]),
-    (["resume", "a\0b"], ["null"]),
-    (["train-judge", "--minutes", "0"], ["--minutes"]),
-    (["train-judge", "-o", "no/such/folder/judge.safetensors"], ["no/such/folder"]),
-    (["train-prior", "--resume", "no-such-folder"], ["no-such-folder"]),
-    (["train-prior", "--images", "0"], ["--images"]),
-    (["generate", "a red mug", "--stepz", "3"], ["--stepz", "--help"]),
-    (["generate", "a red mug", "--steps", "x"], ["--steps", "'x'", "generate --help"]),
-    (["generator"], ["generator", "generate", "doctor"]),
-    ([], ["VERB"]),
-    (["generate", "a red mug", "--formats", ","], ["--formats", "glb"]),
-    (["generate", "a red mug", "--size", "0"], ["size of an STL", "10000 mm"]),
-    (["resume", "nowhere", "--size", "nan"], ["size of an STL", "nan"]),
-    (["export", "nowhere", "--size", "big"], ["--size", "big"]),
-    (["generate", "a red mug", "--origin", "top"], ["origin 'top'", "base"]),
-    (["export", "nowhere", "--origin", "Top"], ["origin 'Top'", "base"]),
-    (["generate", "a red mug", "--guidance", "a\nb\x1b[2J"], ["a b"]),
-    (["generate", "a red mug", "--set", "a\nb=1"], ["no such setting"]),
-    (["generate", "a red mug", "--set", "views=" + "[" * 100_000], ["views"]),
-    (["generate", "a red mug", "--set", 'preset="dreamfusion"'], ["--preset"]),
-    (["generate", "a red mug", "-o", "x" * 5000], ["cannot write", "-o"]),
-    (["bench", "--resolutions", "64", "0"], ["--resolutions"]),
-])
+@pytest.mark.parametrize(
+    "args, words",
+    [
+        (["generate"], ["prompt"]),
+        (["generate", ""], ["empty"]),
+        (["generate", "   \n "], ["empty"]),
+        (["generate", "a red dragon"], ["dragon", "mug", "purple", "--guidance"]),
+        (["generate", "../../etc/passwd"], ["passwd"]),
+        (["generate", "a red mug and a blue chair"], ["and"]),
+        (["generate", "mug chair"], ["one object"]),
+        (["generate", "a red mug", "--preset", "slow"], ["slow", "fast", "dreamfusion"]),
+        (["generate", "a red mug", "--steps", "0"], ["--steps"]),
+        (["generate", "a red mug", "--steps", "-5"], ["--steps"]),
+        (["generate", "a red mug", "--threads", "0"], ["--threads"]),
+        (["generate", "a red mug", "--device", "tpu"], ["tpu"]),
+        (["generate", "a red mug", "--formats", "fbx"], ["fbx", "glb"]),
+        (["generate", "a red mug", "--guidance", "no/such/folder"], ["no/such/folder"]),
+        (["generate", "a red mug", "--set", "field.depth=3"], ["field.depth", "levels"]),
+        (["generate", "a red mug", "--set", "steps"], ["KEY=VALUE"]),
+        (["generate", "a red mug", "--set", "views=two"], ["views"]),
+        (["generate", "a red mug", "--seed", "-1"], ["seed"]),
+        (["generate", "a red mug", "--seed", str(1 << 63)], ["seed"]),
+        (["generate", "a red mug", "--steps", "9" * 30], ["steps"]),
+        (["generate", "a red mug", "--threads", "9" * 12], ["--threads"]),
+        (["generate", "a red mug", "--guidance-scale", "nan"], ["scale"]),
+        (["generate", "a red mug", "--set", "field.density=relu"], ["field.density", "softplus"]),
+        (["generate", "a red mug", "--set", "render.occupancy_resolution=30"], ["occupancy_resolution"]),
+        (["generate", "a red mug", "--set", "views=0"], ["views"]),
+        (["bench", "--json", "no/such/folder/b.json"], ["no/such/folder"]),
+        (["resume", "no-such-run"], ["no-such-run"]),
+        (["resume", "x" * 5000], ["too long"]),
+        (["export", "no-such-run"], ["no-such-run"]),
+        (["render", "no-such-run"], ["no-such-run"]),
+        (["evaluate", "no-such-run"], ["no-such-run"]),
+        (["evaluate", ""], ["empty"]),
+        (["evaluate", "."], ["--depth"]),
+        (["evaluate", ".", "--depth", "-1"], ["--depth"]),
+        (["evaluate", ".", "--judge", ""], ["--judge", "empty"]),
+        (["resume", ""], ["empty"]),
+        (["export", " "], ["empty"]),
+        (["generate", "a red mug", "-o", ""], ["--out", "empty"]),
+        (["generate", "a red mug", "-o", "a\0b"], ["--out", "null"]),
+        (["resume", "a\0b"], ["null"]),
+        (["train-judge", "--minutes", "0"], ["--minutes"]),
+        (["train-judge", "-o", "no/such/folder/judge.safetensors"], ["no/such/folder"]),
+        (["train-prior", "--resume", "no-such-folder"], ["no-such-folder"]),
+        (["train-prior", "--images", "0"], ["--images"]),
+        (["generate", "a red mug", "--stepz", "3"], ["--stepz", "--help"]),
+        (["generate", "a red mug", "--steps", "x"], ["--steps", "'x'", "generate --help"]),
+        (["generator"], ["generator", "generate", "doctor"]),
+        ([], ["VERB"]),
+        (["generate", "a red mug", "--formats", ","], ["--formats", "glb"]),
+        (["generate", "a red mug", "--size", "0"], ["size of an STL", "10000 mm"]),
+        (["resume", "nowhere", "--size", "nan"], ["size of an STL", "nan"]),
+        (["export", "nowhere", "--size", "big"], ["--size", "big"]),
+        (["generate", "a red mug", "--origin", "top"], ["origin 'top'", "base"]),
+        (["export", "nowhere", "--origin", "Top"], ["origin 'Top'", "base"]),
+        (["generate", "a red mug", "--guidance", "a\nb\x1b[2J"], ["a b"]),
+        (["generate", "a red mug", "--set", "a\nb=1"], ["no such setting"]),
+        (["generate", "a red mug", "--set", "views=" + "[" * 100_000], ["views"]),
+        (["generate", "a red mug", "--set", 'preset="dreamfusion"'], ["--preset"]),
+        (["generate", "a red mug", "-o", "x" * 5000], ["cannot write", "-o"]),
+        (["bench", "--resolutions", "64", "0"], ["--resolutions"]),
+    ],
+)
 def test_bad_input_is_one_line_and_leaves_nothing(args, words, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     assert cli.main(args) == 2
@@ -138,8 +149,11 @@ def test_a_working_directory_that_is_gone_is_one_line(tmp_path, monkeypatch, cap
     (tmp_path / "here").mkdir()
     monkeypatch.chdir(tmp_path / "here")
     (tmp_path / "here").rmdir()
-    for args in (["generate", "a red mug", "--guidance", "some/folder/there"], ["generate", "a red mug"],
-                 ["train-judge"]):
+    for args in (
+        ["generate", "a red mug", "--guidance", "some/folder/there"],
+        ["generate", "a red mug"],
+        ["train-judge"],
+    ):
         assert cli.main(args) == 2
         error = capsys.readouterr().err
         assert error.count("\n") == 1 and error.startswith("error: ") and "[Errno" not in error, error
@@ -147,25 +161,42 @@ def test_a_working_directory_that_is_gone_is_one_line(tmp_path, monkeypatch, cap
 
 
 def test_bad_settings_need_no_torch(tmp_path):
-    code = ("import sys; sys.modules['torch'] = None\nfrom dreamfusion_ngp.cli import main\n"
-            "sys.exit(main(['generate', 'a red mug', *sys.argv[1:]]))")
+    code = (
+        "import sys; sys.modules['torch'] = None\nfrom dreamfusion_ngp.cli import main\n"
+        "sys.exit(main(['generate', 'a red mug', *sys.argv[1:]]))"
+    )
     for args in (["--steps", "0"], ["--set", "field.hidden=0"], ["--preset", "slow"]):
         done = subprocess.run([sys.executable, "-P", "-c", code, *args], capture_output=True, text=True, cwd=tmp_path)
         one_line_error(done, args[1].split("=")[0])
 
 
 def test_what_the_terminal_cannot_show_is_no_error():
-    code = ("from dreamfusion_ngp import cli\ncli.run_verb = lambda args: print('caf\\xe9')\n"
-            "cli.main(['generate', 'a red mug'])")
-    done = subprocess.run([sys.executable, "-P", "-c", code], capture_output=True, text=True,
-                          env={**os.environ, "PYTHONIOENCODING": "ascii"})
+    code = (
+        "from dreamfusion_ngp import cli\ncli.run_verb = lambda args: print('caf\\xe9')\n"
+        "cli.main(['generate', 'a red mug'])"
+    )
+    done = subprocess.run(
+        [sys.executable, "-P", "-c", code],
+        capture_output=True,
+        text=True,
+        env={**os.environ, "PYTHONIOENCODING": "ascii"},
+    )
     assert done.stdout == "caf\\xe9\n", done.stderr
 
 
 def test_hostile_prompts(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
-    for prompt in ("a red mug\0", "x" * (1 << 20), "\ud800", "${HOME}", "%s%n", "../" * 50 + "mug",
-                   "‮red mug", "CON", "🦆"):
+    for prompt in (
+        "a red mug\0",
+        "x" * (1 << 20),
+        "\ud800",
+        "${HOME}",
+        "%s%n",
+        "../" * 50 + "mug",
+        "‮red mug",
+        "CON",
+        "🦆",
+    ):
         assert cli.main(["generate", prompt]) == 2, prompt[:20]
         error = capsys.readouterr().err
         assert error.startswith("error: ") and len(error) < 2000 and error.count("\n") == 1
@@ -174,22 +205,27 @@ def test_hostile_prompts(tmp_path, monkeypatch, capsys):
 
 def test_cuda_without_a_gpu_says_why(tmp_path):
     import torch
+
     if torch.cuda.is_available():
         pytest.skip("a CUDA device is here")
     one_line_error(command("generate", "a red mug", "--device", "cuda", cwd=tmp_path), "CUDA")
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.parametrize("error, overrides, words", [
-    (OSError(28, "No space left on device"), [], ["No space left"]),
-    (ModuleNotFoundError("No module named 'torch'"), [], ["torch", "doctor"]),
-    (MemoryError(), [], ["memory"]),
-    (RuntimeError("CUDA out of memory.\nTried to allocate"), [], ["memory"]),
-    (ValueError("march: step is too small"), ["render.step=0.1"], ["--set", "march"]),
-])
+@pytest.mark.parametrize(
+    "error, overrides, words",
+    [
+        (OSError(28, "No space left on device"), [], ["No space left"]),
+        (ModuleNotFoundError("No module named 'torch'"), [], ["torch", "doctor"]),
+        (MemoryError(), [], ["memory"]),
+        (RuntimeError("CUDA out of memory.\nTried to allocate"), [], ["memory"]),
+        (ValueError("march: step is too small"), ["render.step=0.1"], ["--set", "march"]),
+    ],
+)
 def test_what_the_system_refuses_is_one_line(error, overrides, words, monkeypatch, capsys):
     def refuse(_):
         raise error
+
     monkeypatch.setattr(cli, "run_verb", refuse)
     assert cli.main(["generate", "a red mug", *(f"--set={text}" for text in overrides)]) == 2
     line = capsys.readouterr().err.strip()
@@ -199,6 +235,7 @@ def test_what_the_system_refuses_is_one_line(error, overrides, words, monkeypatc
 def test_a_defect_keeps_its_traceback(monkeypatch):
     def broken(_):
         raise ValueError("a defect")
+
     monkeypatch.setattr(cli, "run_verb", broken)
     with pytest.raises(ValueError, match="a defect"):
         cli.main(["generate", "a red mug"])
@@ -212,15 +249,18 @@ def test_threads_are_the_cores_that_the_process_may_use(monkeypatch, restore_thr
     import torch
 
     from dreamfusion_ngp.workflow import set_threads
+
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: {1, 5, 8}, raising=False)
     set_threads(None)
     assert torch.get_num_threads() == 3
 
 
-@pytest.mark.parametrize("prompt", ["A red Mug.", "mug, red!", "the red mug, front view, clay",
-                                    "  3D render of a toy mug, Red "])
+@pytest.mark.parametrize(
+    "prompt", ["A red Mug.", "mug, red!", "the red mug, front view, clay", "  3D render of a toy mug, Red "]
+)
 def test_a_prompt_becomes_a_caption_that_the_embedded_prior_was_trained_with(prompt):
     from dreamfusion_ngp.workflow import check_prompt
+
     assert check_prompt(replace(config.fast(), prompt=prompt)).prompt == "a red mug"
 
 
@@ -243,8 +283,19 @@ def test_override_reaches_nested_settings_and_checks_types():
 def finished(tmp_path_factory):
     """One small run of `generate` by the command line."""
     cwd = tmp_path_factory.mktemp("work")
-    done = command("generate", "a red mug", "--steps", "12", "--formats", "glb,obj,ply,stl", "--threads", "1", *SMALL,
-                   cwd=cwd, DREAMFUSION_NGP_CACHE=str(cwd / "cache"))
+    done = command(
+        "generate",
+        "a red mug",
+        "--steps",
+        "12",
+        "--formats",
+        "glb,obj,ply,stl",
+        "--threads",
+        "1",
+        *SMALL,
+        cwd=cwd,
+        DREAMFUSION_NGP_CACHE=str(cwd / "cache"),
+    )
     assert done.returncode == 0, done.stdout + done.stderr
     folder = next((cwd / "outputs").glob("a-red-mug-*/*"))
     return folder, done
@@ -252,8 +303,16 @@ def finished(tmp_path_factory):
 
 def test_generate_leaves_what_it_promises(finished):
     folder, done = finished
-    for name in ("mesh.glb", "mesh.obj", "mesh.ply", "mesh.stl", "config.json", "metrics.jsonl",
-                 "checkpoint.safetensors", "contact_sheet.png"):
+    for name in (
+        "mesh.glb",
+        "mesh.obj",
+        "mesh.ply",
+        "mesh.stl",
+        "config.json",
+        "metrics.jsonl",
+        "checkpoint.safetensors",
+        "contact_sheet.png",
+    ):
         assert (folder / name).stat().st_size > 100, name
         if name.startswith("mesh"):
             assert str((folder / name).resolve()) in done.stdout, "the final lines print absolute paths"
@@ -283,13 +342,20 @@ def test_other_verbs_work_on_the_run(finished, tmp_path):
     assert 0 <= result["volumetric_iou"] <= 1 and 0 <= result["silhouette_iou"] <= 1
 
 
-@pytest.mark.parametrize("args, word", [
-    (["render", "--frames", "0"], "--frames"), (["render", "--resolution", "0"], "--resolution"),
-    (["render", "--resolution", "-8"], "--resolution"), (["export", "--resolution", "0"], "resolution"),
-    (["export", "--texture", "-1"], "texture"), (["export", "--faces", "-1"], "faces"),
-    (["resume", "--steps", "3"], "12 steps already"), (["resume", "--steps", "0"], "--steps"),
-    (["resume", "--steps", "9" * 20], "error: steps must be"),
-])
+@pytest.mark.parametrize(
+    "args, word",
+    [
+        (["render", "--frames", "0"], "--frames"),
+        (["render", "--resolution", "0"], "--resolution"),
+        (["render", "--resolution", "-8"], "--resolution"),
+        (["export", "--resolution", "0"], "resolution"),
+        (["export", "--texture", "-1"], "texture"),
+        (["export", "--faces", "-1"], "faces"),
+        (["resume", "--steps", "3"], "12 steps already"),
+        (["resume", "--steps", "0"], "--steps"),
+        (["resume", "--steps", "9" * 20], "error: steps must be"),
+    ],
+)
 def test_bad_numbers_for_a_run_change_nothing(finished, args, word, capsys):
     folder, _ = finished
     before = {path: path.stat().st_mtime_ns for path in folder.rglob("*")}
@@ -308,8 +374,9 @@ def test_evaluate_knows_first_that_it_cannot_write(finished, tmp_path, capsys):
 
 def test_resume_goes_on_to_more_steps(finished):
     folder, _ = finished
-    done = command("resume", folder, "--steps", "15", "--threads", "1",
-                   DREAMFUSION_NGP_CACHE=str(folder.parents[2] / "cache"))
+    done = command(
+        "resume", folder, "--steps", "15", "--threads", "1", DREAMFUSION_NGP_CACHE=str(folder.parents[2] / "cache")
+    )
     assert done.returncode == 0, done.stdout + done.stderr
     assert "resuming at step 12 of 15" in done.stdout
     assert json.loads((folder / "config.json").read_text())["steps"] == 15

@@ -75,15 +75,15 @@ def test_count_and_spare_rows(device, count):
     """Rows behind `count`, and rows of no ray, do not matter and get zero gradients."""
     inputs = problem([30, 100, 40], 3, spare=5)
     for v in inputs[:4]:
-        v[min(count, 170):] = float("nan")
+        v[min(count, 170) :] = float("nan")
     counter = torch.tensor([count])
     got = run(composite, inputs, device, counter)
     clean = [v.clone() for v in inputs]
     for v in clean[:4]:
-        v[min(count, 170):] = 0.0
+        v[min(count, 170) :] = 0.0
     want = run(reference.composite, doubled(clean), count=counter)
     assert_close(got, want, 1e-5)
-    assert all(not v[min(count, 170):].any() for v in got[5:])
+    assert all(not v[min(count, 170) :].any() for v in got[5:])
 
 
 def test_gradcheck():
@@ -101,7 +101,7 @@ def test_gradcheck_of_the_orientation_term():
     """Its weights pass no gradient: checked by the normal, with sigma held; and sigma's gradient is zero."""
     sigma, rgb, normal, *rest = problem([6, 0, 1, 9], 5, torch.float64)
     assert gradcheck(lambda n: composite(sigma, rgb, n, *rest, STEP).orient, (normal.requires_grad_(),), atol=1e-8)
-    gradient, = torch.autograd.grad(composite(sigma.requires_grad_(), rgb, normal, *rest, STEP).orient.sum(), sigma)
+    (gradient,) = torch.autograd.grad(composite(sigma.requires_grad_(), rgb, normal, *rest, STEP).orient.sum(), sigma)
     assert not gradient.any()
 
 
@@ -151,7 +151,7 @@ def test_rays_do_not_mix():
     inputs = problem([15] * 40, 10)
     order = torch.randperm(40, generator=torch.Generator().manual_seed(0))
     moved = [v.view(40, 15, -1)[order].reshape(v.shape) for v in inputs[:4]] + [inputs[4], inputs[5][order]]
-    for a, b in zip(composite(*moved, STEP), composite(*inputs, STEP)):
+    for a, b in zip(composite(*moved, STEP), composite(*inputs, STEP), strict=True):
         assert torch.equal(a, b[order])
 
 
@@ -177,7 +177,7 @@ def test_same_bits_for_any_number_of_threads(restore_threads):
         torch.set_num_threads(threads)
         results.append(run(composite, inputs))
     for other in results[1:]:
-        assert all(torch.equal(a, b) for a, b in zip(results[0], other))
+        assert all(torch.equal(a, b) for a, b in zip(results[0], other, strict=True))
 
 
 def test_takes_tensors_that_are_not_contiguous(device):
@@ -197,28 +197,38 @@ def test_offsets_that_lie_do_not_reach_outside(device):
 def test_second_differentiation_is_refused():
     inputs = problem([4], 16)
     leaf = inputs[1].requires_grad_()
-    gradient, = torch.autograd.grad(composite(*inputs, STEP).rgb.square().sum(), leaf, create_graph=True)
+    (gradient,) = torch.autograd.grad(composite(*inputs, STEP).rgb.square().sum(), leaf, create_graph=True)
     with pytest.raises(RuntimeError, match="composite: differentiable once"):
         gradient.sum().backward()
 
 
-@pytest.mark.parametrize("change, error, name", [
-    (dict(sigma=torch.zeros(4, 1)), ValueError, "sigma"),
-    (dict(sigma=torch.zeros(4, dtype=torch.bfloat16)), TypeError, "sigma"),
-    (dict(rgb=torch.zeros(4, 4)), ValueError, "rgb"),
-    (dict(normal=torch.zeros(3, 3)), ValueError, "normal"),
-    (dict(t=torch.zeros(4, 1)), ValueError, "t"),
-    (dict(t=torch.zeros(4, dtype=torch.float64)), TypeError, "t"),
-    (dict(offsets=torch.zeros(2, dtype=torch.int32)), ValueError, "offsets"),
-    (dict(offsets=torch.zeros(3, dtype=torch.int64)), TypeError, "offsets"),
-    (dict(rays_d=torch.zeros(2, 2)), ValueError, "rays_d"),
-    (dict(rays_d=torch.zeros(2, 3, device="meta")), ValueError, "rays_d"),
-    (dict(step=-0.1), ValueError, "step"),
-    (dict(count=4), TypeError, "count"),
-])
+@pytest.mark.parametrize(
+    "change, error, name",
+    [
+        (dict(sigma=torch.zeros(4, 1)), ValueError, "sigma"),
+        (dict(sigma=torch.zeros(4, dtype=torch.bfloat16)), TypeError, "sigma"),
+        (dict(rgb=torch.zeros(4, 4)), ValueError, "rgb"),
+        (dict(normal=torch.zeros(3, 3)), ValueError, "normal"),
+        (dict(t=torch.zeros(4, 1)), ValueError, "t"),
+        (dict(t=torch.zeros(4, dtype=torch.float64)), TypeError, "t"),
+        (dict(offsets=torch.zeros(2, dtype=torch.int32)), ValueError, "offsets"),
+        (dict(offsets=torch.zeros(3, dtype=torch.int64)), TypeError, "offsets"),
+        (dict(rays_d=torch.zeros(2, 2)), ValueError, "rays_d"),
+        (dict(rays_d=torch.zeros(2, 3, device="meta")), ValueError, "rays_d"),
+        (dict(step=-0.1), ValueError, "step"),
+        (dict(count=4), TypeError, "count"),
+    ],
+)
 def test_errors_name_the_argument(change, error, name):
-    arguments = dict(sigma=torch.zeros(4), rgb=torch.zeros(4, 3), normal=torch.zeros(4, 3), t=torch.zeros(4),
-                     offsets=torch.zeros(3, dtype=torch.int32), rays_d=torch.zeros(2, 3), step=0.1)
+    arguments = dict(
+        sigma=torch.zeros(4),
+        rgb=torch.zeros(4, 3),
+        normal=torch.zeros(4, 3),
+        t=torch.zeros(4),
+        offsets=torch.zeros(3, dtype=torch.int32),
+        rays_d=torch.zeros(2, 3),
+        step=0.1,
+    )
     with pytest.raises(error, match=f"composite: {name} "):
         composite(**arguments | change)
 
@@ -231,4 +241,5 @@ def test_opcheck(device):
     inputs = [v.detach() for v in inputs]
     outputs = [v.detach() for v in composite(*inputs, STEP)]
     torch.library.opcheck(
-        OPS.composite_backward.default, (*[torch.ones_like(v) for v in outputs], *outputs[:4], *inputs, count, STEP))
+        OPS.composite_backward.default, (*[torch.ones_like(v) for v in outputs], *outputs[:4], *inputs, count, STEP)
+    )

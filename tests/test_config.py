@@ -7,8 +7,17 @@ import math
 
 import pytest
 
-from dreamfusion_ngp.config import (CameraConfig, RunConfig, check_config, dreamfusion, fast, from_dict,
-                                    resolution_at, setting, to_dict)
+from dreamfusion_ngp.config import (
+    CameraConfig,
+    RunConfig,
+    check_config,
+    dreamfusion,
+    fast,
+    from_dict,
+    resolution_at,
+    setting,
+    to_dict,
+)
 from dreamfusion_ngp.errors import UsageError
 from dreamfusion_ngp.presets import PRESETS, preset
 
@@ -136,8 +145,9 @@ def test_errors_name_the_key(path, value):
     assert len(str(caught.value)) < 300 and "\n" not in str(caught.value)
 
 
-@pytest.mark.parametrize("path", ["steps", "accumulate", "camera", "camera.focal", "field.half_table",
-                                  "field.tensor_cores"])
+@pytest.mark.parametrize(
+    "path", ["steps", "accumulate", "camera", "camera.focal", "field.half_table", "field.tensor_cores"]
+)
 def test_a_missing_key_takes_its_default(path):
     config = from_dict(RunConfig, changed(path, KeyError))
     assert setting(config, path) == setting(RunConfig(), path)
@@ -168,18 +178,40 @@ def test_presets_pass_their_own_check(name):
     check_config(preset(name))
 
 
-@pytest.mark.parametrize("group, key, value", [
-    ("", "seed", -1), ("", "seed", 1 << 63), ("", "steps", 0), ("", "views", 0), ("camera", "distance", (2.0, 1.0)),
-    ("camera", "focal", (0.0, 1.0)), ("field", "interpolation", "cubic"), ("field", "hidden", 129),
-    ("field", "finest_resolution", 4), ("field", "features", 9), ("field", "levels", 33),
-    ("field", "blob", ("ball", 5.0, 0.2)),
-    ("field", "blob", ("cone", 5.0, 0.0)), ("render", "step", 0.0), ("render", "occupancy_interval", 0),
-    ("render", "occupancy_resolution", 30), ("guidance", "t_range", (0.5, 0.1)), ("guidance", "t_max_end", 0.0),
-    ("guidance", "scale", math.nan), ("guidance", "view_words", "many"), ("guidance", "precision", "half"),
-    ("guidance", "compile", "fast"), ("guidance", "rescale", 1.5), ("guidance", "slice", -1), ("", "accumulate", 0),
-    ("guidance", "view_blend", "linear"), ("render", "resolution_doubles", (0.5, 0.2)), ("render", "resolution", 4097),
-    ("optim", "betas", (0.9, 1.0)),
-])
+@pytest.mark.parametrize(
+    "group, key, value",
+    [
+        ("", "seed", -1),
+        ("", "seed", 1 << 63),
+        ("", "steps", 0),
+        ("", "views", 0),
+        ("camera", "distance", (2.0, 1.0)),
+        ("camera", "focal", (0.0, 1.0)),
+        ("field", "interpolation", "cubic"),
+        ("field", "hidden", 129),
+        ("field", "finest_resolution", 4),
+        ("field", "features", 9),
+        ("field", "levels", 33),
+        ("field", "blob", ("ball", 5.0, 0.2)),
+        ("field", "blob", ("cone", 5.0, 0.0)),
+        ("render", "step", 0.0),
+        ("render", "occupancy_interval", 0),
+        ("render", "occupancy_resolution", 30),
+        ("guidance", "t_range", (0.5, 0.1)),
+        ("guidance", "t_max_end", 0.0),
+        ("guidance", "scale", math.nan),
+        ("guidance", "view_words", "many"),
+        ("guidance", "precision", "half"),
+        ("guidance", "compile", "fast"),
+        ("guidance", "rescale", 1.5),
+        ("guidance", "slice", -1),
+        ("", "accumulate", 0),
+        ("guidance", "view_blend", "linear"),
+        ("render", "resolution_doubles", (0.5, 0.2)),
+        ("render", "resolution", 4097),
+        ("optim", "betas", (0.9, 1.0)),
+    ],
+)
 def test_a_value_out_of_range_is_named(group, key, value):
     config = fast()
     part = getattr(config, group) if group else config

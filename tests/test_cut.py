@@ -3,8 +3,8 @@
 import logging
 
 import pytest
-from tiny_latent import latent_folders  # noqa: F401 (fixture)
-from tiny_models import cache, config, folders  # noqa: F401 (fixtures)
+from tiny_latent import latent_folders
+from tiny_models import cache, config, folders
 
 from dreamfusion_ngp.characters import graphemes
 from dreamfusion_ngp.errors import PromptError
@@ -31,24 +31,37 @@ def fitted(prompt: str, length: int, **name) -> str:
     return fit_prompt([Bytes(length)], prompt, ["back view"], [""], **name)
 
 
-@pytest.mark.parametrize("prompt", [CHINESE, JAPANESE, THAI, FAMILY * 4, "\U0001f1eb\U0001f1f7" * 6,
-                                    "x\u0301\u0323" * 9, "\U0001f44d\U0001f3fd" * 5, "\u0915\u094d\u0937\u093f" * 5,
-                                    "1\ufe0f\u20e3" * 7])
+@pytest.mark.parametrize(
+    "prompt",
+    [
+        CHINESE,
+        JAPANESE,
+        THAI,
+        FAMILY * 4,
+        "\U0001f1eb\U0001f1f7" * 6,
+        "x\u0301\u0323" * 9,
+        "\U0001f44d\U0001f3fd" * 5,
+        "\u0915\u094d\u0937\u093f" * 5,
+        "1\ufe0f\u20e3" * 7,
+    ],
+)
 def test_without_spaces_the_text_is_cut_between_characters(prompt, caplog):
     for length in range(37, len(prompt.encode()) + 11, 5):
         caplog.clear()
         kept = fitted(prompt, length)
         rest = prompt.removeprefix(kept)
-        assert kept and rest and graphemes(prompt)[:len(graphemes(kept))] == graphemes(kept)
+        assert kept and rest and graphemes(prompt)[: len(graphemes(kept))] == graphemes(kept)
         assert len(f"{kept}{graphemes(rest)[0]}, back view".encode()) > length >= len(f"{kept}, back view".encode())
         assert caplog.messages == [
-            f"the model reads {length} tokens of text; this end of the prompt is ignored: {rest}"]
+            f"the model reads {length} tokens of text; this end of the prompt is ignored: {rest}"
+        ]
 
 
 def test_words_are_cut_where_there_are_words(caplog):
     assert fitted("a red mug on a table", 23) == "a red mug on"
     assert caplog.messages == [
-        "the model reads 23 tokens of text; these words at the end of the prompt are ignored: a table"]
+        "the model reads 23 tokens of text; these words at the end of the prompt are ignored: a table"
+    ]
 
 
 def test_the_last_of_the_text_without_spaces_is_cut_within(caplog):
@@ -74,10 +87,25 @@ def test_a_models_negative_is_cut_by_name(kind, latent_folders, folders, caplog)
     assert caplog.messages and all("end of the negative prompt are ignored: clay" in m for m in caplog.messages)
 
 
-@pytest.mark.parametrize("said", ["(red mug:1.2)", "((red)) mug", "[red] mug", "[red:blue:0.5] mug",
-                                  "<lora:toy:0.8> mug", "<hypernet:toy:1> mug", "red BREAK mug", "red AND mug",
-                                  "{red|blue} mug", "(mug)1.3",
-                                  "embedding:toy mug", "mug --ar 3:2", "mug::2", "red\\(mug\\)"])
+@pytest.mark.parametrize(
+    "said",
+    [
+        "(red mug:1.2)",
+        "((red)) mug",
+        "[red] mug",
+        "[red:blue:0.5] mug",
+        "<lora:toy:0.8> mug",
+        "<hypernet:toy:1> mug",
+        "red BREAK mug",
+        "red AND mug",
+        "{red|blue} mug",
+        "(mug)1.3",
+        "embedding:toy mug",
+        "mug --ar 3:2",
+        "mug::2",
+        "red\\(mug\\)",
+    ],
+)
 def test_the_syntax_of_other_programs_is_noted(said, folders, caplog):
     load_guidance(config(folders["packed"], said), "cpu")
     load_guidance(config(folders["packed"], negative=said), "cpu")
@@ -86,8 +114,20 @@ def test_the_syntax_of_other_programs_is_noted(said, folders, caplog):
     assert all("as it stands" in m for m in notes)
 
 
-@pytest.mark.parametrize("said", ["a mug (red)", "a red mug, front view", "A RED MUG AND A BLUE MUG", "a 1:2 model",
-                                  "mug-red", "3:30 on a clock", "salt & pepper", "a break", "<cat> mug"])
+@pytest.mark.parametrize(
+    "said",
+    [
+        "a mug (red)",
+        "a red mug, front view",
+        "A RED MUG AND A BLUE MUG",
+        "a 1:2 model",
+        "mug-red",
+        "3:30 on a clock",
+        "salt & pepper",
+        "a break",
+        "<cat> mug",
+    ],
+)
 def test_plain_text_is_not(said, folders, caplog):
     load_guidance(config(folders["packed"], said), "cpu")
     assert "contains" not in caplog.text

@@ -6,8 +6,8 @@ import math
 import numpy as np
 import pytest
 import torch
-
 from analytic import ball, solid, toy, toy_albedo, toy_distance, union
+
 from dreamfusion_ngp.cameras import Cameras, camera_rays
 from dreamfusion_ngp.errors import ExportError, PromptError
 from dreamfusion_ngp.evaluation.colors import color_scores, surface_colors
@@ -29,11 +29,13 @@ def moved(signed_distance, yaw=0.0, scale=1.0, shift=(0.0, 0.0, 0.0)):
     def distance(x):
         x = (x - torch.tensor(shift)) / scale
         return scale * signed_distance(torch.stack([c * x[:, 0] - s * x[:, 2], x[:, 1], s * x[:, 0] + c * x[:, 2]], -1))
+
     return distance
 
 
 def render_density(density, steps=120):
     """A plain volume renderer of opacity."""
+
     def opacity(cameras, resolution):
         origin, direction = camera_rays(cameras, resolution)
         depth = torch.zeros(len(origin))
@@ -43,12 +45,14 @@ def render_density(density, steps=120):
             inside = (x.abs() < BOUND).all(1)
             depth[inside] += density(x[inside]) * (far - near) / steps
         return (1 - torch.exp(-depth)).view(len(cameras), resolution, resolution)
+
     return opacity
 
 
 def render_toy(name):
     def opacity(cameras, resolution):
         return trace(name, torch.zeros(len(cameras), PARAMETERS), cameras, resolution).alpha.float() / 255
+
     return opacity
 
 
@@ -88,17 +92,20 @@ def test_a_large_toy_is_compared_beyond_the_scene():
     def outside_is_never_asked(x):
         assert (x.abs() <= 0.3).all()
         return toy("cube")(x)
+
     volumetric_iou(outside_is_never_asked, "cube", 0.3)
 
 
 def test_a_hollow_toy_is_filled_but_one_with_a_hole_is_not():
     def shell(x):
         return toy_distance("sphere")(x).abs() - 0.04
+
     assert volumetric_iou(solid(shell), "sphere", BOUND).iou > 0.95
 
     def pierced(x):
         channel = torch.maximum(x[:, [0, 2]].norm(dim=-1) - 0.12, -x[:, 1])
         return torch.maximum(shell(x), -channel)
+
     assert volumetric_iou(solid(pierced), "sphere", BOUND).iou < 0.6
 
 
@@ -148,8 +155,9 @@ def test_the_views_are_asked_for_in_order_and_with_the_resolution():
     asked = []
 
     def opacity(cameras: Cameras, resolution: int):
-        asked.extend(zip(cameras.azimuth.tolist(), cameras.elevation.tolist()))
+        asked.extend(zip(cameras.azimuth.tolist(), cameras.elevation.tolist(), strict=True))
         return render_toy("mug")(cameras, resolution)
+
     assert silhouette_iou(opacity, "mug", resolution=32) == [1.0] * 24
     assert np.allclose(np.rad2deg(asked[:9]), [(a, -5) for a in range(0, 360, 45)] + [(0, 20)], atol=1e-4)
 
@@ -160,6 +168,7 @@ def test_colours_are_those_of_the_outside():
 
     def inside_blue(x):
         return torch.where(x.norm(dim=-1, keepdim=True) < 0.3, torch.tensor(COLORS["blue"]), albedo(x))
+
     colors = surface_colors(density, inside_blue, BOUND, LEVEL)
     error, share = color_scores(colors, "red")
     assert error < 1e-3 and share == 1.0
@@ -168,8 +177,9 @@ def test_colours_are_those_of_the_outside():
 
 
 def test_the_report_is_json_and_holds_every_figure():
-    result = report("a red mug", toy("mug"), render_toy("mug"), toy_albedo("mug", "red"), BOUND,
-                    toy_pictures("mug", COLORS["red"]))
+    result = report(
+        "a red mug", toy("mug"), render_toy("mug"), toy_albedo("mug", "red"), BOUND, toy_pictures("mug", COLORS["red"])
+    )
     again = json.loads(json.dumps(result))
     assert set(again) < set(FIGURES), "every figure is explained"
     assert (again["faces"], again["extra_faces"], again["faces_like"], again["views_astray"]) == (1, 0, "true", 0)
@@ -182,8 +192,14 @@ def test_the_report_is_json_and_holds_every_figure():
 
 
 def test_prompts_without_a_colour_and_without_a_toy():
-    result = report("a sphere", toy("sphere"), render_toy("sphere"), toy_albedo("sphere", "red"), BOUND,
-                    toy_pictures("sphere", COLORS["red"], resolution=32))
+    result = report(
+        "a sphere",
+        toy("sphere"),
+        render_toy("sphere"),
+        toy_albedo("sphere", "red"),
+        BOUND,
+        toy_pictures("sphere", COLORS["red"], resolution=32),
+    )
     assert result["faces"] is result["extra_faces"] is None, "a sphere has no front"
     assert result["color_error"] is None and result["color_share"] is None and result["color"] == ""
     with pytest.raises(PromptError, match="does not know"):

@@ -9,8 +9,14 @@ import pytest
 import torch
 
 from dreamfusion_ngp.ops.exchange import tinycudann_config
-from dreamfusion_ngp.ops.hashgrid import (GridLayout, from_drjit, from_tinycudann, hashgrid_encode, to_drjit,
-                                          to_tinycudann)
+from dreamfusion_ngp.ops.hashgrid import (
+    GridLayout,
+    from_drjit,
+    from_tinycudann,
+    hashgrid_encode,
+    to_drjit,
+    to_tinycudann,
+)
 
 PAPER = GridLayout(log2_table=14)
 FAST = GridLayout(levels=8, log2_table=15, base_resolution=8, finest_resolution=40)
@@ -35,7 +41,7 @@ def tinycudann_levels(config):
         log2 = np.log2(F(config["per_level_scale"]))
         scale = np.exp2(F(level) * log2) * F(config["base_resolution"]) - F(1)
         resolution = int(np.ceil(scale)) + 1
-        rows = min(-(-resolution**3 // 8) * 8, 1 << config["log2_hashmap_size"])
+        rows = min(-(-(resolution**3) // 8) * 8, 1 << config["log2_hashmap_size"])
         yield scale, resolution, rows
 
 
@@ -94,8 +100,10 @@ def test_tables_of_this_package_mean_the_same_to_tinycudann(layout, tolerance):
     """But for its float32 scale. WHOLE has another number of rows there: its corners find theirs."""
     table, x = table_of(layout), points()
     params = to_tinycudann(table, layout)
-    assert size_of_error(tinycudann_encode(x, params, tinycudann_config(layout)),
-                         hashgrid_encode(x, table, layout)) < tolerance
+    assert (
+        size_of_error(tinycudann_encode(x, params, tinycudann_config(layout)), hashgrid_encode(x, table, layout))
+        < tolerance
+    )
     if layout is WHOLE:
         assert len(params) > table.numel()
         with pytest.raises(ValueError, match="from_tinycudann: level 1 has 24 corners .* 25 and 15632 in tiny-cuda-nn"):
@@ -136,9 +144,15 @@ class DrjitGrid:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", RuntimeWarning)  # of an odd number of features
             self.grid = HashGridEncoding(
-                Float, 3, n_levels=layout.levels, n_features_per_level=layout.features,
-                hashmap_size=2**layout.log2_table, base_resolution=layout.base_resolution,
-                per_level_scale=layout.growth, align_corners=False)
+                Float,
+                3,
+                n_levels=layout.levels,
+                n_features_per_level=layout.features,
+                hashmap_size=2**layout.log2_table,
+                base_resolution=layout.base_resolution,
+                per_level_scale=layout.growth,
+                align_corners=False,
+            )
         self.offsets = tuple(self.grid.level_offset(level) for level in range(layout.levels + 1))
         self.float, self.array = Float, ArrayXf
 
@@ -147,8 +161,19 @@ class DrjitGrid:
         return torch.from_numpy(np.array(self.grid(self.array(x.T.contiguous().numpy())))).T
 
 
-@pytest.mark.parametrize("layout", [PAPER, FAST, ODD, EVEN, SHORT, replace(ODD, features=1),
-                                    replace(EVEN, base_resolution=2), replace(FAST, levels=7)])
+@pytest.mark.parametrize(
+    "layout",
+    [
+        PAPER,
+        FAST,
+        ODD,
+        EVEN,
+        SHORT,
+        replace(ODD, features=1),
+        replace(EVEN, base_resolution=2),
+        replace(FAST, levels=7),
+    ],
+)
 def test_tables_of_drjits_convention_are_its_own(layout):
     layout = replace(layout, convention="drjit")
     peer, table, x = DrjitGrid(layout), table_of(layout), points()

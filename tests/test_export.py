@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 import torch
 import trimesh
+from analytic import position_albedo, toy, toy_albedo
 from PIL import Image
 
-from analytic import position_albedo, toy, toy_albedo
 from dreamfusion_ngp.errors import ExportError, UsageError
 from dreamfusion_ngp.export import export_mesh
 from dreamfusion_ngp.formats import FORMATS
@@ -46,7 +46,7 @@ def glb_json(path):
         data = file.read()
     magic, version, length, size, kind = struct.unpack("<4sIII4s", data[:20])
     assert (magic, version, length, kind) == (b"glTF", 2, len(data), b"JSON")
-    return json.loads(data[20:20 + size]), data[20 + size + 8:]
+    return json.loads(data[20 : 20 + size]), data[20 + size + 8 :]
 
 
 def texture_at(mesh, uv):
@@ -87,7 +87,7 @@ def test_glb_has_one_mesh_with_one_plain_textured_material(duck):
     assert tree["textures"][surface["baseColorTexture"]["index"]]["source"] == 0
     assert all(node.get("matrix", IDENTITY) == IDENTITY and "rotation" not in node for node in tree["nodes"])
     view = tree["bufferViews"][tree["images"][0]["bufferView"]]
-    image = Image.open(io.BytesIO(binary[view["byteOffset"]:view["byteOffset"] + view["byteLength"]]))
+    image = Image.open(io.BytesIO(binary[view["byteOffset"] : view["byteOffset"] + view["byteLength"]]))
     assert tree["images"][0]["mimeType"] == "image/png" and image.format == "PNG" and image.size == (256, 256)
 
 
@@ -113,10 +113,15 @@ def test_up_is_y_and_the_front_faces_z(duck):
     assert abs(mesh.center_mass[0]) < 0.01 and mesh.center_mass[2] < 0
 
 
-@pytest.mark.parametrize("place, color", [((0, 0.12, 0.41), (.98, .52, .08)),
-                                          ((0.092, 0.212, 0.288), (.11, .11, .13)),
-                                          ((0, 0.06, -0.42), (.95, .85, .12)),
-                                          ((0.24, -0.10, -0.06), (.57, .51, .072))])
+@pytest.mark.parametrize(
+    "place, color",
+    [
+        ((0, 0.12, 0.41), (0.98, 0.52, 0.08)),
+        ((0.092, 0.212, 0.288), (0.11, 0.11, 0.13)),
+        ((0, 0.06, -0.42), (0.95, 0.85, 0.12)),
+        ((0.24, -0.10, -0.06), (0.57, 0.51, 0.072)),
+    ],
+)
 def test_the_bill_the_eye_the_tail_and_the_wing_have_their_colours(duck, place, color):
     mesh = load(duck["paths"]["glb"])
     points, uv = surface_samples(mesh, 40000)
@@ -146,7 +151,7 @@ def test_ply_has_vertex_colours_and_stl_the_shape(painted):
     ply, stl = load(painted["paths"]["ply"]), trimesh.load(painted["paths"]["stl"])
     assert ply.is_watertight and stl.is_watertight
     scale = 100 / np.ptp(ply.vertices, axis=0).max()
-    assert [ply.volume, stl.volume] == pytest.approx([painted["volume"], painted["volume"] * scale ** 3], rel=1e-3)
+    assert [ply.volume, stl.volume] == pytest.approx([painted["volume"], painted["volume"] * scale**3], rel=1e-3)
     assert ply.faces.shape == (painted["faces"], 3) and ply.vertices.shape == (painted["vertices"], 3)
     x, y, z = np.asarray(ply.vertices).T
     expected = position_albedo(torch.tensor(np.stack([x, z, -y], -1))).numpy()
@@ -155,11 +160,13 @@ def test_ply_has_vertex_colours_and_stl_the_shape(painted):
 
 def test_colour_comes_from_below_the_surface_where_rays_end():
     """Albedo that is wrong outside the solid must not show."""
+
     def density(x):
         return 200.0 * (x[:, 1] < 0).float()
 
     def albedo(x):
         return torch.where(x[:, 1:2] < 0, torch.tensor([0.8, 0.1, 0.1]), torch.tensor([0.0, 1.0, 0.0]))
+
     points = np.array([[0.0, 0.0, 0.0], [0.3, 0.001, -0.2]])
     color = surface_color(density, albedo, points, np.array([[0.0, 1.0, 0.0]] * 2), BOUND)
     assert np.allclose(color, [[0.8, 0.1, 0.1]] * 2, atol=0.01)
@@ -203,6 +210,7 @@ def test_a_folder_that_cannot_be_made_is_one_clear_error(tmp_path):
 
 def test_noise_is_refused_at_once_instead_of_unwrapped_for_hours(tmp_path):
     """What a diverged run leaves: nothing that could be simplified."""
+
     def noise(x):
         wave = torch.sin(x.double() @ torch.tensor([127.1, 269.5, 74.7]).double() * 9301) * 43758.5
         return torch.where(wave % 1 < 0.5, 100.0, 0.0).float()
@@ -213,10 +221,13 @@ def test_noise_is_refused_at_once_instead_of_unwrapped_for_hours(tmp_path):
     assert export_mesh(noise, position_albedo, BOUND, tmp_path, "ply", resolution=64, faces=0)["faces"] > 200_000
 
 
-@pytest.mark.parametrize("code, said", [
-    ("import os, signal\nos.kill(os.getpid(), signal.SIGSEGV)\n", "exit status -11"),
-    ("raise ImportError('broken on purpose')\n", "ImportError: broken on purpose"),
-])
+@pytest.mark.parametrize(
+    "code, said",
+    [
+        ("import os, signal\nos.kill(os.getpid(), signal.SIGSEGV)\n", "exit status -11"),
+        ("raise ImportError('broken on purpose')\n", "ImportError: broken on purpose"),
+    ],
+)
 def test_where_xatlas_crashes_the_export_does_not(tmp_path, monkeypatch, code, said):
     (tmp_path / "xatlas.py").write_text(code)
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))

@@ -26,6 +26,7 @@ def worn(pictures, seed=0, width=5, noise=0.05):
         edge = torch.nn.functional.pad(flat, (width // 2,) * 4, mode="replicate")
         soft = torch.nn.functional.avg_pool2d(edge, width, 1).permute(0, 2, 3, 1).reshape(x.shape)
         return (soft + noise * torch.randn(x.shape, generator=g)).clamp(0, 1)
+
     return Pictures(*(wear(getattr(pictures, kind)) for kind in ("albedo", "lit", "clay", "opacity")))
 
 
@@ -64,7 +65,9 @@ def test_single_views_that_show_the_front_again_are_astray():
 def test_a_smaller_toy_is_compared_at_its_size():
     def small(p, v):
         from dreamfusion_ngp.toybox.shapes import TOYS
+
         return [(0.75 * d, slot) for d, slot in TOYS["car"](tuple(a / 0.75 for a in p), v)]
+
     pictures = toy_pictures(small, RED, resolution=64)
     assert count_faces("car", pictures, templates("car", RED, 0.75)).margin > 0.9
     assert count_faces("car", pictures, known("car")).margin < 0.9

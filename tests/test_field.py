@@ -14,8 +14,9 @@ pytestmark = pytest.mark.usefixtures("simd")
 @pytest.mark.parametrize("levels, hidden, interpolation", [(16, 64, "linear"), (8, 32, "smoothstep")])
 def test_the_shapes_of_the_presets_match_the_reference(device, levels, hidden, interpolation):
     """They have CUDA kernels of their own."""
-    layout = GridLayout(levels=levels, log2_table=9, base_resolution=4, finest_resolution=30,
-                        interpolation=interpolation)
+    layout = GridLayout(
+        levels=levels, log2_table=9, base_resolution=4, finest_resolution=30, interpolation=interpolation
+    )
     check(device, layout, hidden, 300, blob=("gaussian", 5.0, 0.3), x=points(layout, 300, margin=2e-3))
 
 
@@ -76,11 +77,11 @@ def test_level_weights(device, weights):
 def test_levels_of_weight_zero_are_not_read(device):
     layout = GridLayout(**SMALL)
     tensors = network(layout, 16)
-    tensors[0][layout.offset[2]:] = float("nan")
+    tensors[0][layout.offset[2] :] = float("nan")
     args = points(layout, 100), tensors, layout, cotangents(100), device, torch.float32
     results = run(field, *args, level_weight=[1.0, 1.0, 0.0, 0.0])
     assert all(torch.isfinite(r).all() for r in results)
-    assert not results[3][layout.offset[2]:].any() and results[3][: layout.offset[2]].any()
+    assert not results[3][layout.offset[2] :].any() and results[3][: layout.offset[2]].any()
 
 
 def test_outside_the_bound(device):
@@ -137,7 +138,7 @@ def test_a_shadow_is_read_in_the_tables_place(device, levels):
     shadow = tensors[0].half()
     want = run(reference.field, x, [shadow.double(), *tensors[1:]], layout, grads)
     got = run(field, x, tensors, layout, grads, device, torch.float32, shadow=shadow.to(device))
-    for name, g, w in zip(NAMES, got, want):
+    for name, g, w in zip(NAMES, got, want, strict=True):
         assert g.dtype == torch.float32 and relative_error(g, w) < 2e-5, name
     plain = run(field, x, tensors, layout, grads, device, torch.float32)
     assert 1e-5 < relative_error(plain[0], want[0]) < 1e-2, "without the shadow it is the table"
@@ -159,7 +160,7 @@ def test_tensor_cores_are_as_exact_as_they_say(device, levels, hidden, n):
     plain = run(field, x, tensors, layout, grads, device, torch.float32)
     got = run(field, x, tensors, layout, grads, device, torch.float32, tensor_cores=True)
     want = run(reference.field, x, tensors, layout, grads)
-    for name, g, w in zip(NAMES, got, want):
+    for name, g, w in zip(NAMES, got, want, strict=True):
         assert relative_error(g, w) < 1e-4, name
     kernels = device == "cuda" and levels in (8, 16) and torch.cuda.get_device_capability()[0] >= 8
     assert torch.equal(got[0], plain[0]) != kernels

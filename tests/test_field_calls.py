@@ -24,7 +24,7 @@ def test_level_weights_change_between_calls(device):
     fresh = run(field, *args, level_weight=[1.0, 0.0, 0.0, 0.0])
     run(field, points(wide, 100), network(wide, 100), wide, cotangents(100), device, torch.float32)
     run(field, *args)
-    for a, b in zip(run(field, *args, level_weight=[1.0, 0.0, 0.0, 0.0]), fresh):
+    for a, b in zip(run(field, *args, level_weight=[1.0, 0.0, 0.0, 0.0]), fresh, strict=True):
         torch.testing.assert_close(a, b)
 
 
@@ -36,7 +36,7 @@ def test_level_weights_in_a_tensor(device, dtype):
     layout, weights = GridLayout(**SMALL), [1.0, 0.5, 0.25, 0.0]
     args = points(layout, 300), network(layout, 16), layout, cotangents(300), device, dtype
     given = torch.tensor(weights, device=device, requires_grad=True)
-    for a, b in zip(run(field, *args, level_weight=weights), run(field, *args, level_weight=given)):
+    for a, b in zip(run(field, *args, level_weight=weights), run(field, *args, level_weight=given), strict=True):
         torch.testing.assert_close(a, b, rtol=1e-5 if device == "cuda" else 0, atol=1e-6 if device == "cuda" else 0)
     assert given.grad is None
 
@@ -50,9 +50,9 @@ def test_count_cuts_rows_off(device, valid):
     count = torch.tensor([valid], device=device)
     got = run(field, got_x, tensors, layout, grads, device, torch.float32, count=count)
     want = run(field, x[:valid], tensors, layout, [g[:valid] for g in grads], device, torch.float32)
-    for g, w in zip(got[:3], want):
+    for g, w in zip(got[:3], want, strict=True):
         assert torch.equal(g[:valid], w) and not g[valid:].any()
-    for g, w in zip(got[3:], want[3:]):
+    for g, w in zip(got[3:], want[3:], strict=True):
         torch.testing.assert_close(g, w)
     x, *tensors = (t.to(device, torch.float32) for t in (got_x, *tensors))
     h = field_density(x, *tensors, layout, bound=1.0, level_weight=[1.0] * 4, count=count)
@@ -66,7 +66,7 @@ def test_non_contiguous_arguments(device):
     assert not any(t.is_contiguous() for t in strided)
     spread = [g.repeat_interleave(2, 0)[::2] for g in grads]
     want = run(field, x, tensors, layout, grads, device, torch.float32)
-    for a, b in zip(run(field, x.T.contiguous().T, strided, layout, spread, device, torch.float32), want):
+    for a, b in zip(run(field, x.T.contiguous().T, strided, layout, spread, device, torch.float32), want, strict=True):
         torch.testing.assert_close(a, b)
 
 
@@ -90,8 +90,13 @@ def test_a_recycled_gradient_is_accumulated_into(device):
     table.grad.fill_(float("nan"))
     recycle_gradient(table)
     table.data = table.data.cpu().double()
-    outputs = field(x.cpu().double(), *[t.detach().cpu().double() if t is not table else t for t in tensors], TINY,
-                    bound=1.0, level_weight=[1.0, 1.0])
+    outputs = field(
+        x.cpu().double(),
+        *[t.detach().cpu().double() if t is not table else t for t in tensors],
+        TINY,
+        bound=1.0,
+        level_weight=[1.0, 1.0],
+    )
     sum(o.square().sum() for o in outputs).backward()
     torch.testing.assert_close(table.grad.float().to(want), want, rtol=1e-4, atol=1e-4)
 
@@ -128,9 +133,9 @@ def test_same_bits_for_any_number_of_threads(restore_threads):
         torch.set_num_threads(threads)
         results.append(run(field, x, tensors, layout, grads, dtype=torch.float32))
     for other in results[1:]:
-        assert all(torch.equal(a, b) for a, b in zip(results[0], other))
+        assert all(torch.equal(a, b) for a, b in zip(results[0], other, strict=True))
     want = run(reference.field, x.double(), tensors, layout, grads)
-    for name, g, w in zip(NAMES[3:], results[0][3:], want[3:]):
+    for name, g, w in zip(NAMES[3:], results[0][3:], want[3:], strict=True):
         assert relative_error(g, w) < 1e-3, name  # x is random: a few points may be on either side of a face
 
 
@@ -177,42 +182,57 @@ def test_process_forked_in_the_middle_of_a_job_has_a_pool_of_its_own(restore_thr
 GOOD_LAYOUT = GridLayout(**SMALL)
 BAD = (float("nan"), float("inf"), float("-inf"))
 GOOD = dict(
-    zip(("x", "table", "W1", "b1", "W2", "b2"), [torch.rand(5, 3), *[t.float() for t in network(GOOD_LAYOUT, 16)]]),
-    layout=GOOD_LAYOUT, bound=1.0, level_weight=[1.0] * 4,
+    zip(
+        ("x", "table", "W1", "b1", "W2", "b2"),
+        [torch.rand(5, 3), *[t.float() for t in network(GOOD_LAYOUT, 16)]],
+        strict=True,
+    ),
+    layout=GOOD_LAYOUT,
+    bound=1.0,
+    level_weight=[1.0] * 4,
 )
 
 
 @pytest.mark.parametrize("op", [field, field_density])
-@pytest.mark.parametrize("bad, error, text", [
-    (dict(x=None), TypeError, "x must be a torch.Tensor, got NoneType"),
-    (dict(x=torch.rand(5, 4)), ValueError, r"x must be \(N, 3\), got \(5, 4\)"),
-    (dict(x=torch.rand(5, 3, dtype=torch.bfloat16)), TypeError, "x must be torch.float32 or torch.float64 on cpu"),
-    (dict(table=torch.rand(7, 2)), ValueError, r"table must be \(entries, features\)"),
-    (dict(W1=torch.rand(16, 7)), ValueError, r"W1 must be \(hidden, .* = \(hidden, 8\), got \(16, 7\)"),
-    (dict(W1=torch.rand(129, 8)), ValueError, "W1 must have from 1 to 128 rows"),
-    (dict(b1=torch.rand(15)), ValueError, r"b1 must be \(hidden,\) = \(16,\), got \(15,\)"),
-    (dict(b1=torch.rand(16).double()), TypeError, "b1 must be torch.float32, got torch.float64"),
-    (dict(W2=torch.rand(3, 16)), ValueError, r"W2 must be \(4, hidden\) = \(4, 16\), got \(3, 16\)"),
-    (dict(b2=torch.rand(3)), ValueError, r"b2 must be \(4,\), got \(3,\)"),
-    (dict(b2=torch.rand(4, device="meta")), ValueError, "b2 is on meta, expected cpu"),
-    (dict(layout=None), TypeError, "layout must be a GridLayout"),
-    (dict(bound=0.0), ValueError, "bound must be a finite number above 0"),
-    (dict(level_weight=[1.0] * 3), ValueError, "level_weight must be 4 finite numbers"),
-    *[(dict(level_weight=[1.0, 1.0, 1.0, bad]), ValueError, "level_weight must be 4 finite numbers") for bad in BAD],
-    *[(dict(bound=bad), ValueError, "bound must be a finite number above 0") for bad in (*BAD, -1.0)],
-    (dict(level_weight=torch.ones(3)), ValueError, r"level_weight must be \(4,\), got \(3,\)"),
-    (dict(level_weight=torch.ones(4, dtype=torch.int64)), TypeError, "level_weight must be torch.float32"),
-    (dict(level_weight=torch.ones(4, device="meta")), ValueError, "level_weight is on meta, expected cpu"),
-    (dict(blob="gaussian"), ValueError, r"blob must be \(kind, strength, radius\)"),
-    (dict(blob=("cube", 1.0, 1.0)), ValueError, "blob kind must be one of"),
-    *[(dict(blob=("cone", bad, 1.0)), ValueError, "blob strength must be finite") for bad in BAD],
-    *[(dict(blob=("cone", 1.0, bad)), ValueError, "blob radius must be a finite number above 0") for bad in (*BAD, -1)],
-    (dict(blob=("cone", 1.0, 0.0)), ValueError, "blob radius must be a finite number above 0"),
-    (dict(count=torch.tensor([1, 2])), ValueError, r"count must be \(1,\), got \(2,\)"),
-    (dict(shadow=GOOD["table"]), TypeError, "shadow must be torch.float16, got torch.float32"),
-    (dict(shadow=GOOD["table"].half()[1:]), ValueError, "shadow must be"),
-    (dict(shadow=GOOD["table"].half().T.contiguous().T), ValueError, "shadow must be contiguous"),
-])
+@pytest.mark.parametrize(
+    "bad, error, text",
+    [
+        (dict(x=None), TypeError, "x must be a torch.Tensor, got NoneType"),
+        (dict(x=torch.rand(5, 4)), ValueError, r"x must be \(N, 3\), got \(5, 4\)"),
+        (dict(x=torch.rand(5, 3, dtype=torch.bfloat16)), TypeError, "x must be torch.float32 or torch.float64 on cpu"),
+        (dict(table=torch.rand(7, 2)), ValueError, r"table must be \(entries, features\)"),
+        (dict(W1=torch.rand(16, 7)), ValueError, r"W1 must be \(hidden, .* = \(hidden, 8\), got \(16, 7\)"),
+        (dict(W1=torch.rand(129, 8)), ValueError, "W1 must have from 1 to 128 rows"),
+        (dict(b1=torch.rand(15)), ValueError, r"b1 must be \(hidden,\) = \(16,\), got \(15,\)"),
+        (dict(b1=torch.rand(16).double()), TypeError, "b1 must be torch.float32, got torch.float64"),
+        (dict(W2=torch.rand(3, 16)), ValueError, r"W2 must be \(4, hidden\) = \(4, 16\), got \(3, 16\)"),
+        (dict(b2=torch.rand(3)), ValueError, r"b2 must be \(4,\), got \(3,\)"),
+        (dict(b2=torch.rand(4, device="meta")), ValueError, "b2 is on meta, expected cpu"),
+        (dict(layout=None), TypeError, "layout must be a GridLayout"),
+        (dict(bound=0.0), ValueError, "bound must be a finite number above 0"),
+        (dict(level_weight=[1.0] * 3), ValueError, "level_weight must be 4 finite numbers"),
+        *[
+            (dict(level_weight=[1.0, 1.0, 1.0, bad]), ValueError, "level_weight must be 4 finite numbers")
+            for bad in BAD
+        ],
+        *[(dict(bound=bad), ValueError, "bound must be a finite number above 0") for bad in (*BAD, -1.0)],
+        (dict(level_weight=torch.ones(3)), ValueError, r"level_weight must be \(4,\), got \(3,\)"),
+        (dict(level_weight=torch.ones(4, dtype=torch.int64)), TypeError, "level_weight must be torch.float32"),
+        (dict(level_weight=torch.ones(4, device="meta")), ValueError, "level_weight is on meta, expected cpu"),
+        (dict(blob="gaussian"), ValueError, r"blob must be \(kind, strength, radius\)"),
+        (dict(blob=("cube", 1.0, 1.0)), ValueError, "blob kind must be one of"),
+        *[(dict(blob=("cone", bad, 1.0)), ValueError, "blob strength must be finite") for bad in BAD],
+        *[
+            (dict(blob=("cone", 1.0, bad)), ValueError, "blob radius must be a finite number above 0")
+            for bad in (*BAD, -1)
+        ],
+        (dict(blob=("cone", 1.0, 0.0)), ValueError, "blob radius must be a finite number above 0"),
+        (dict(count=torch.tensor([1, 2])), ValueError, r"count must be \(1,\), got \(2,\)"),
+        (dict(shadow=GOOD["table"]), TypeError, "shadow must be torch.float16, got torch.float32"),
+        (dict(shadow=GOOD["table"].half()[1:]), ValueError, "shadow must be"),
+        (dict(shadow=GOOD["table"].half().T.contiguous().T), ValueError, "shadow must be contiguous"),
+    ],
+)
 def test_bad_arguments_are_named(op, bad, error, text):
     with pytest.raises(error, match=f"{op.__name__}: {text}"):
         op(**{**GOOD, **bad})

@@ -9,8 +9,16 @@ import torch
 from dreamfusion_ngp.config import FieldConfig
 from dreamfusion_ngp.fields import CHUNK, Background, HashField, random_background
 
-SMALL = FieldConfig(levels=4, base_resolution=4, finest_resolution=32, log2_table=12, hidden=16,
-                    blob=("cone", 6.0, 0.3), density="exp", density_bias=0.0)
+SMALL = FieldConfig(
+    levels=4,
+    base_resolution=4,
+    finest_resolution=32,
+    log2_table=12,
+    hidden=16,
+    blob=("cone", 6.0, 0.3),
+    density="exp",
+    density_bias=0.0,
+)
 
 
 def points(n, seed=0):
@@ -19,7 +27,7 @@ def points(n, seed=0):
 
 def test_same_seed_same_field_other_seed_other_field():
     a, b, c = HashField(SMALL, 3), HashField(SMALL, 3), HashField(SMALL, 4)
-    assert all(torch.equal(p, q) for p, q in zip(a.parameters(), b.parameters()))
+    assert all(torch.equal(p, q) for p, q in zip(a.parameters(), b.parameters(), strict=True))
     assert not torch.equal(a.table, c.table)
 
 
@@ -38,6 +46,7 @@ def test_initial_field_is_the_blob():
 @pytest.mark.parametrize("activation", ["exp", "softplus"])
 def test_density_agrees_with_forward_and_the_shade_op(activation):
     from dreamfusion_ngp.ops.shade import shade
+
     field = HashField(replace(SMALL, density=activation), 0)
     x = points(300)
     h, rgb_raw, grad_h = field(x)

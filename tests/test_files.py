@@ -19,18 +19,17 @@ def test_a_new_file_and_its_name_are_flushed_to_disk(tmp_path, monkeypatch):
 def test_what_stops_a_writer_is_seen_and_nothing_is_left(tmp_path, monkeypatch):
     """Also where the half-written file cannot be removed, as on a disk that has become read-only."""
     (tmp_path / "a").write_bytes(b"old")
-    with pytest.raises(OSError, match="ffmpeg failed"):
-        with replacing(tmp_path / "a") as part:
-            part.write_bytes(b"half")
-            raise OSError("ffmpeg failed")
+    with pytest.raises(OSError, match="ffmpeg failed"), replacing(tmp_path / "a") as part:
+        part.write_bytes(b"half")
+        raise OSError("ffmpeg failed")
     assert os.listdir(tmp_path) == ["a"] and (tmp_path / "a").read_bytes() == b"old"
 
     def read_only(*_, **__):
         raise OSError(30, "Read-only file system")
+
     monkeypatch.setattr(files.Path, "unlink", read_only)
-    with pytest.raises(OSError, match="ffmpeg failed"):
-        with replacing(tmp_path / "a"):
-            raise OSError("ffmpeg failed")
+    with pytest.raises(OSError, match="ffmpeg failed"), replacing(tmp_path / "a"):
+        raise OSError("ffmpeg failed")
 
 
 def test_what_killed_writers_left_is_swept_and_nothing_else(tmp_path):

@@ -5,8 +5,8 @@ import json
 import numpy as np
 import pytest
 import torch
-from tiny_latent import latent_folders, tiny_flow_folder  # noqa: F401 (fixture)
-from tiny_models import cache, config, views  # noqa: F401 (fixtures)
+from tiny_latent import latent_folders, tiny_flow_folder
+from tiny_models import cache, config, views
 
 from dreamfusion_ngp.errors import PriorError, UsageError
 from dreamfusion_ngp.guidance import FlowGuidance, load_guidance, memory, sds
@@ -134,9 +134,14 @@ def test_preset_sd3_is_a_step_of_rfds(latent_folders):
         sigma, time = table.sigmas[indices[-1]].double(), table.timesteps[indices[-1]].double()
         with torch.no_grad():
             z = sigma * noise[b] + (1 - sigma) * latents[b]
-            null, said = (net(z[None], *(guidance.embeddings[key][guidance.rows[prompt]][None].double()
-                                         for key in ("hidden", "pooled")), time[None]).sample[0]
-                          for prompt in ("", f"a red mug, {word} view"))
+            null, said = (
+                net(
+                    z[None],
+                    *(guidance.embeddings[key][guidance.rows[prompt]][None].double() for key in ("hidden", "pooled")),
+                    time[None],
+                ).sample[0]
+                for prompt in ("", f"a red mug, {word} view")
+            )
             velocity = null + 100 * (said - null)
         loss = loss + 0.5 * ((noise[b] - latents[b] - velocity) ** 2).mean() / 3
     loss.backward()

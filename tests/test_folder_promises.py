@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 import torch
 from changed_folders import added_token, clip, copied, edit, edited, replace, t5, unet, vae
-from tiny_latent import latent_folders, tiny_vae  # noqa: F401 (fixture)
-from tiny_models import cache, config, folders, views  # noqa: F401 (fixtures)
+from tiny_latent import latent_folders, tiny_vae
+from tiny_models import cache, config, folders, views
 
 from dreamfusion_ngp import cli, workflow
 from dreamfusion_ngp.errors import PriorError
@@ -26,29 +26,53 @@ BROKEN = {
     "the same in SDXL's second": ("sdxl", added_token("tokenizer_2"), "a <cat> mug", "", "tokenizer_2 gives '<cat>'"),
     "the same in SD3's first": ("sd3", added_token(), "a <cat> mug", "", "tokenizer gives '<cat>'"),
     "few embeddings": ("sd", replace(text_encoder=clip(tokens=8)), PROMPT, "", "the numbers 0 to 7 only"),
-    "few embeddings of a T5": ("sd3", replace(text_encoder_3=t5(tokens=4)), PROMPT, "",
-                               "tokenizer_3 gives .* 0 to 3 only"),
+    "few embeddings of a T5": (
+        "sd3",
+        replace(text_encoder_3=t5(tokens=4)),
+        PROMPT,
+        "",
+        "tokenizer_3 gives .* 0 to 3 only",
+    ),
     "no padding token": ("sd", edit(TOKENIZER, pad_token=None), PROMPT, "", "tokenizer"),
     "a list of lengths": ("sd", edit(TOKENIZER, model_max_length=[16]), PROMPT, "", "is .16., not a number of"),
     "length 0": ("sd", edit(TOKENIZER, model_max_length=0), PROMPT, "", "model_max_length is 0, not a number of"),
     "text width of SDXL": ("sdxl", replace(text_encoder=clip(24)), PROMPT, "", "width 40, the text encoder gives 48"),
     "text width of a T5": ("sd3", replace(text_encoder_3=t5(width=32)), PROMPT, "", "width 48, .* the T5 32"),
-    "pooled width of SDXL": ("sdxl", replace(text_encoder_2=clip(24, projection=True, projection_dim=20)), PROMPT, "",
-                             "takes 48 added numbers, SDXL's base model 44"),
-    "no projection in SDXL": ("sdxl", edit("model_index.json", text_encoder_2=["transformers", "CLIPTextModel"]),
-                              PROMPT, "", "has no projection"),
+    "pooled width of SDXL": (
+        "sdxl",
+        replace(text_encoder_2=clip(24, projection=True, projection_dim=20)),
+        PROMPT,
+        "",
+        "takes 48 added numbers, SDXL's base model 44",
+    ),
+    "no projection in SDXL": (
+        "sdxl",
+        edit("model_index.json", text_encoder_2=["transformers", "CLIPTextModel"]),
+        PROMPT,
+        "",
+        "has no projection",
+    ),
     "one width of two": ("sd", replace(unet=unet(cross_attention_dim=(16, 24))), PROMPT, "", "width 24, the text"),
     "inpainting": ("sd", replace(unet=unet(in_channels=9)), PROMPT, "", "9 channels to 4: inpainting"),
     "variances": ("sd", replace(unet=unet(out_channels=8)), PROMPT, "", "maps 4 channels to 8: not text to image"),
     "latents": ("sd", replace(unet=unet(in_channels=8, out_channels=8)), PROMPT, "", "have 4 .*takes .8 channels"),
     "labels": ("sd", replace(unet=unet(num_class_embeds=4)), PROMPT, "", "other than text .num_class_embeds 4"),
     "labels of SDXL": ("sdxl", replace(unet=unet("sdxl", num_class_embeds=4)), PROMPT, "", "num_class_embeds 4"),
-    "class embedding": ("sdxl", replace(unet=unet("sdxl", class_embed_type="timestep")), PROMPT, "",
-                        "class_embed_type"),
-    "SDXL's conditions in SD": ("sd", replace(unet=unet("sdxl", cross_attention_dim=16)), PROMPT, "",
-                                "text_time"),
-    "pictures as conditions": ("sd", replace(unet=unet(encoder_hid_dim=16, encoder_hid_dim_type="image_proj")),
-                               PROMPT, "", "encoder_hid_dim_type 'image_proj'"),
+    "class embedding": (
+        "sdxl",
+        replace(unet=unet("sdxl", class_embed_type="timestep")),
+        PROMPT,
+        "",
+        "class_embed_type",
+    ),
+    "SDXL's conditions in SD": ("sd", replace(unet=unet("sdxl", cross_attention_dim=16)), PROMPT, "", "text_time"),
+    "pictures as conditions": (
+        "sd",
+        replace(unet=unet(encoder_hid_dim=16, encoder_hid_dim_type="image_proj")),
+        PROMPT,
+        "",
+        "encoder_hid_dim_type 'image_proj'",
+    ),
     "grey VAE": ("sd", replace(vae=lambda: vae(in_channels=1)), PROMPT, "", "pictures of 1 channels, not of 3"),
     "VAE without scale": ("sd", edit(VAE, scaling_factor=None), PROMPT, "", "scaling_factor is None"),
     "VAE of scale 0": ("sd", edit(VAE, scaling_factor=0), PROMPT, "", "scaling_factor is 0"),
@@ -58,8 +82,7 @@ BROKEN = {
     "three sizes": ("sd", edit(UNET, sample_size=[8, 8, 8]), PROMPT, "", "sample_size must be"),
     "oblong": ("sd", edit(UNET, sample_size=[8, 16]), PROMPT, "", "8 x 16, not square"),
     "huge size": ("sd", edit(UNET, sample_size=10**9), PROMPT, "", "pixels a side; at most 4096"),
-    "SD3 without positions": ("sd3", edit("transformer/config.json", sample_size=64), PROMPT, "",
-                              "16 x 16 positions"),
+    "SD3 without positions": ("sd3", edit("transformer/config.json", sample_size=64), PROMPT, "", "16 x 16 positions"),
     "no steps": ("sd", edit(SCHEDULER, num_train_timesteps=0), PROMPT, "", "num_train_timesteps must be"),
     "a billion steps": ("sd3", edit(SCHEDULER, num_train_timesteps=10**9), PROMPT, "", "num_train_timesteps must be"),
     "a list of steps": ("sd", edit(SCHEDULER, num_train_timesteps=[1000]), PROMPT, "", "num_train_timesteps must be"),
@@ -92,8 +115,12 @@ def test_it_is_found_before_the_run_folder_and_settings_are_not_blamed(latent_fo
 
 
 def test_settings_are_blamed_only_for_what_their_check_raises(monkeypatch):
-    for text, blamed in (("march: step is too small", True), ("adam_step: lr must be below 1", True),
-                         ("Asking to pad but the tokenizer has none", False), ("the model: no", False)):
+    for text, blamed in (
+        ("march: step is too small", True),
+        ("adam_step: lr must be below 1", True),
+        ("Asking to pad but the tokenizer has none", False),
+        ("the model: no", False),
+    ):
         line = cli.foreseen(ValueError(text), cli.build_parser().parse_args(["generate", "x", "--set", "views=2"]))
         assert line == (f"--set: {text}" if blamed else None)
 
@@ -101,6 +128,7 @@ def test_settings_are_blamed_only_for_what_their_check_raises(monkeypatch):
 def test_a_setting_that_an_op_refuses_is_one_line(tmp_path, monkeypatch, capsys):
     def refuse(*_, **__):
         raise ValueError("march: step is too small")
+
     monkeypatch.setattr(workflow, "generate", refuse)
     assert cli.main(["generate", PROMPT, "--set", "render.step=0.01"]) == 2
     assert capsys.readouterr().err.startswith("error: --set: march")
@@ -144,8 +172,9 @@ def test_text_widths_may_be_a_list_by_block(widths, latent_folders, tmp_path):
 
 def test_trained_betas_are_the_schedule(latent_folders, tmp_path):
     betas = np.linspace(1e-4, 0.02, 10)
-    folder = copied(latent_folders["sd"], tmp_path,
-                    edit(SCHEDULER, trained_betas=betas.tolist(), num_train_timesteps=10))
+    folder = copied(
+        latent_folders["sd"], tmp_path, edit(SCHEDULER, trained_betas=betas.tolist(), num_train_timesteps=10)
+    )
     np.testing.assert_allclose(load_guidance(config(folder), "cpu").abar, np.cumprod(1 - betas), rtol=1e-6)
 
 
@@ -161,8 +190,13 @@ def test_a_schedule_that_ends_in_pure_noise_gives_numbers(latent_folders, tmp_pa
 def test_weights_that_are_not_finite_are_found_before_the_run(latent_folders, tmp_path):
     from safetensors.torch import load_file, save_file
 
-    for name, tensor, bad in (("unet", "", "nan"), ("vae", "", "nan"), ("unet", "conv_out.bias", "inf"),
-                              ("unet", "conv_out.bias", "-inf"), ("vae", "quant_conv.bias", "inf")):
+    for name, tensor, bad in (
+        ("unet", "", "nan"),
+        ("vae", "", "nan"),
+        ("unet", "conv_out.bias", "inf"),
+        ("unet", "conv_out.bias", "-inf"),
+        ("vae", "quant_conv.bias", "inf"),
+    ):
         folder = copied(latent_folders["sd"], tmp_path / f"{name}{tensor}{bad}")
         path = folder / name / "diffusion_pytorch_model.safetensors"
         weights = load_file(path)
@@ -176,8 +210,11 @@ def test_weights_that_are_not_finite_are_found_before_the_run(latent_folders, tm
 def test_a_foreign_text_encoder_is_refused_whatever_is_in_the_cache(latent_folders, tmp_path):
     folder = copied(latent_folders["sd"], tmp_path)
     load_guidance(config(folder), "cpu")
-    for entry, message in ((["alt_encoder", "AltCLIP"], "never run"), (["transformers", "NoSuch"], "does not have"),
-                           (["transformers", "T5EncoderModel"], "text_encoder")):
+    for entry, message in (
+        (["alt_encoder", "AltCLIP"], "never run"),
+        (["transformers", "NoSuch"], "does not have"),
+        (["transformers", "T5EncoderModel"], "text_encoder"),
+    ):
         edited(folder / "model_index.json", text_encoder=entry)
         with pytest.raises(PriorError, match=message):
             load_guidance(config(folder), "cpu")
@@ -222,8 +259,9 @@ def test_a_vae_may_be_given_as_its_pipeline(latent_folders, tmp_path):
     folder = copied(latent_folders["sd"], tmp_path, replace(vae=tiny_vae))
     for model in (folder, folder / "vae"):
         guidance = load_guidance(config(latent_folders["sd"], vae=str(model)), "cpu")
-        assert torch.equal(guidance.vae.encoder.conv_in.weight,
-                           load_guidance(config(folder), "cpu").vae.encoder.conv_in.weight)
+        assert torch.equal(
+            guidance.vae.encoder.conv_in.weight, load_guidance(config(folder), "cpu").vae.encoder.conv_in.weight
+        )
     (tmp_path / "empty").mkdir()
     (tmp_path / "empty" / "config.json").write_text("{}")
     with pytest.raises(PriorError, match="names no class"):

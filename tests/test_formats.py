@@ -14,24 +14,35 @@ from dreamfusion_ngp.export import export_mesh
 from dreamfusion_ngp.formats import CONVENTIONS, FORMATS, check_size, conventions_text
 
 X, Y, Z = np.eye(3)
-UP = {"glb": Y, "obj": Y, "ply": Z, "stl": Z}      # what importers take for granted: glTF 2.0 and OBJ +Y up,
+UP = {"glb": Y, "obj": Y, "ply": Z, "stl": Z}  # what importers take for granted: glTF 2.0 and OBJ +Y up,
 FRONT = {"glb": Z, "obj": Z, "ply": -Y, "stl": -Y}  # Blender's own axes, with its front view along +Y, for the others
 VOXEL = 1.5 / 96
 
 # Every extent differs from every other, so that a swap, a turn or a mirror image shows. Along the object's left (+X as
 # seen from the front), up and front: lowest and highest, world units.
-POST = union(ball((0.0, 0.0, 0.0), 0.2), ball((0.25, -0.1, 0.0), 0.1), ball((0.0, 0.3, 0.05), 0.12),
-             ball((0.0, 0.0, 0.4), 0.15))
+POST = union(
+    ball((0.0, 0.0, 0.0), 0.2), ball((0.25, -0.1, 0.0), 0.1), ball((0.0, 0.3, 0.05), 0.12), ball((0.0, 0.0, 0.4), 0.15)
+)
 BOUNDS = np.array([[-0.2, -0.2, -0.2], [0.35, 0.42, 0.55]])
 SIDES = BOUNDS[1] - BOUNDS[0]
 
 
 def post(folder, formats=FORMATS, **options) -> dict:
     """The files of four balls that hang together, grey."""
-    solid_with_necks = union(POST, ball((0.16, -0.06, 0.0), 0.06), ball((0.0, 0.19, 0.03), 0.06),
-                             ball((0.0, 0.0, 0.23), 0.06))
-    return export_mesh(solid(solid_with_necks), lambda x: torch.full((len(x), 3), 0.5), 0.75, folder, formats,
-                       resolution=96, texture=64, faces=4000, **options)
+    solid_with_necks = union(
+        POST, ball((0.16, -0.06, 0.0), 0.06), ball((0.0, 0.19, 0.03), 0.06), ball((0.0, 0.0, 0.23), 0.06)
+    )
+    return export_mesh(
+        solid(solid_with_necks),
+        lambda x: torch.full((len(x), 3), 0.5),
+        0.75,
+        folder,
+        formats,
+        resolution=96,
+        texture=64,
+        faces=4000,
+        **options,
+    )
 
 
 @pytest.fixture(scope="module")

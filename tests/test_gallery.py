@@ -13,8 +13,19 @@ SCRIPT = Path(__file__).resolve().parents[1] / "benches" / "gallery.py"
 
 @pytest.mark.slow
 def test_a_gallery_scores_every_prompt_and_goes_on_where_it_stopped(tmp_path):
-    command = [sys.executable, str(SCRIPT), "a red mug", "--seeds", "3", "--runs", "runs", "-o", "gallery",
-               "--options", "--steps 2 --set render.resolution=16"]
+    command = [
+        sys.executable,
+        str(SCRIPT),
+        "a red mug",
+        "--seeds",
+        "3",
+        "--runs",
+        "runs",
+        "-o",
+        "gallery",
+        "--options",
+        "--steps 2 --set render.resolution=16",
+    ]
     first = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=600)
     assert first.returncode == 0, first.stderr
     figures = json.loads((tmp_path / "gallery" / "figures.json").read_text())

@@ -28,8 +28,13 @@ def test_the_script_is_valid_bash():
 
 @pytest.mark.slow
 def test_dry_run_with_one_stage_killed_keeps_the_others(tmp_path):
-    done = subprocess.run(["bash", str(SCRIPT), "--dry-run", "-o", str(tmp_path)], capture_output=True, text=True,
-                          env={**ENVIRONMENT, "GPU_CHECK_BREAK": "small"}, timeout=500)
+    done = subprocess.run(
+        ["bash", str(SCRIPT), "--dry-run", "-o", str(tmp_path)],
+        capture_output=True,
+        text=True,
+        env={**ENVIRONMENT, "GPU_CHECK_BREAK": "small"},
+        timeout=500,
+    )
     report = report_of(tmp_path)
     status = {s["name"]: s["status"] for s in report["stages"]}
     tails = {s["name"]: s["log_tail"][-8:] for s in report["stages"] if s["status"] not in ("passed", "skipped")}
@@ -37,15 +42,20 @@ def test_dry_run_with_one_stage_killed_keeps_the_others(tmp_path):
     assert not tails and {"build", "tests", "sanitizers", "bench", "toybox_step", "guided_step"} <= set(status)
     assert done.returncode == 1 and not report["passed"] and report["finished"]
     assert len(report["commit"]) == 40 or not (ROOT / ".git").exists()
-    measured = {name: next(iter(s["measured"].values())) for s in report["stages"]
-                for name in [s["name"]] if s["measured"]}
+    measured = {
+        name: next(iter(s["measured"].values())) for s in report["stages"] for name in [s["name"]] if s["measured"]
+    }
     assert measured["bench"]["rows"] and measured["guided_step"]["rows"][0]["guidance_ms"] > 0
     assert "broken on purpose" in (tmp_path / "gpu_check.log").read_text(encoding="utf-8")
 
 
 def test_stopped_in_the_middle_it_still_reports(tmp_path):
-    with subprocess.Popen(["bash", str(SCRIPT), "--dry-run", "-o", str(tmp_path)], stdout=subprocess.DEVNULL,
-                          stderr=subprocess.DEVNULL, env=ENVIRONMENT) as process:
+    with subprocess.Popen(
+        ["bash", str(SCRIPT), "--dry-run", "-o", str(tmp_path)],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        env=ENVIRONMENT,
+    ) as process:
         until = time.monotonic() + 60
         while time.monotonic() < until and not list((tmp_path / "stages").glob("*_facts.stage")):
             time.sleep(0.1)
@@ -57,8 +67,12 @@ def test_stopped_in_the_middle_it_still_reports(tmp_path):
 
 
 def test_no_time_left_is_said(tmp_path):
-    subprocess.run(["bash", str(SCRIPT), "--dry-run", "--seconds", "3", "-o", str(tmp_path)], capture_output=True,
-                   env=ENVIRONMENT, timeout=100)
+    subprocess.run(
+        ["bash", str(SCRIPT), "--dry-run", "--seconds", "3", "-o", str(tmp_path)],
+        capture_output=True,
+        env=ENVIRONMENT,
+        timeout=100,
+    )
     assert {s["status"] for s in report_of(tmp_path)["stages"]} == {"skipped", "no time left"}
 
 
@@ -73,6 +87,10 @@ def test_cuda_tests_are_skipped_without_a_device_unless_they_are_needed():
 
 
 def test_small_cases_agree_on_the_cpu():
-    done = subprocess.run([sys.executable, str(ROOT / "benches" / "gpu" / "small.py"), "--device", "cpu"],
-                          capture_output=True, text=True, timeout=300)
+    done = subprocess.run(
+        [sys.executable, str(ROOT / "benches" / "gpu" / "small.py"), "--device", "cpu"],
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
     assert done.returncode == 0 and "0 cases differ" in done.stdout, done.stdout + done.stderr

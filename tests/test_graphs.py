@@ -6,6 +6,8 @@ from time import perf_counter
 
 import pytest
 import torch
+from tape import NotForGraphs, Recorder, Tape, replay
+from tiny_runs import TINY, Target
 
 from dreamfusion_ngp.capture import CudaCapture
 from dreamfusion_ngp.checkpoint import load_checkpoint, save_checkpoint
@@ -14,15 +16,17 @@ from dreamfusion_ngp.errors import DivergenceError
 from dreamfusion_ngp.graphs import Eager, Graphed, Notice, executor, tier
 from dreamfusion_ngp.guidance.sds import SdsOutput
 from dreamfusion_ngp.train import State, train_step
-from tape import NotForGraphs, Recorder, Tape, replay
-from tiny_runs import TINY, Target
 
 # Every number that may change changes; the grid's updates, both backgrounds, two resolutions and several tiers.
 CHANGING = replace(
-    TINY, steps=50, light=replace(TINY.light, albedo_only_until=0.2),
-    field=replace(TINY.field, coarse_to_fine=(2, 0.8)), optim=replace(TINY.optim, warmup=0.3, final=0.1),
+    TINY,
+    steps=50,
+    light=replace(TINY.light, albedo_only_until=0.2),
+    field=replace(TINY.field, coarse_to_fine=(2, 0.8)),
+    optim=replace(TINY.optim, warmup=0.3, final=0.1),
     loss=replace(TINY.loss, entropy=0.1, entropy_from=0.2, smoothness=0.02),
-    render=replace(TINY.render, resolution=8, resolution_doubles=(0.6, 1.0), occupancy_interval=8))
+    render=replace(TINY.render, resolution=8, resolution_doubles=(0.6, 1.0), occupancy_interval=8),
+)
 
 
 def on_tape(state, smallest=256):
@@ -54,7 +58,9 @@ def test_the_same_run_in_graphs(eager):
     run = on_tape(state)
     assert run_steps(state, run, 50) == eager[1]
     assert same(state, eager[0])
-    sizes, networks, tiers = (set(column) for column in zip(*(kind for kind in run.warm if len(kind) == 3)))
+    sizes, networks, tiers = (
+        set(column) for column in zip(*(kind for kind in run.warm if len(kind) == 3), strict=True)
+    )
     assert sizes == {8, 16} and networks == {False, True} and len(tiers) >= 3
     rays, step = run.captures["cast"], run.captures["look"]
     assert rays.captured == 2 and rays.runs == 50 - 2
@@ -70,10 +76,13 @@ def test_the_same_run_through_a_checkpoint(tmp_path, eager):
     assert records == eager[1] and same(second, eager[0])
 
 
-@pytest.mark.parametrize("changes", [
-    dict(render=replace(CHANGING.render, budget=700)),  # samples are dropped: as many, and the same ones
-    dict(field=replace(CHANGING.field, half_table=True, background_hidden=0)),
-])
+@pytest.mark.parametrize(
+    "changes",
+    [
+        dict(render=replace(CHANGING.render, budget=700)),  # samples are dropped: as many, and the same ones
+        dict(field=replace(CHANGING.field, half_table=True, background_hidden=0)),
+    ],
+)
 def test_budget_and_half_table(changes):
     config = replace(CHANGING, steps=20, **changes)
     graphed, plain = State(config, "cpu"), State(config, "cpu")
@@ -138,7 +147,14 @@ def test_a_step_that_stops_can_be_followed_by_others():
 
 def test_tiers():
     assert [tier(n, 1 << 19) for n in (0, 1, 1 << 15, (1 << 15) + 1, 100_000, 1 << 19, 1 << 22)] == [
-        1 << 15, 1 << 15, 1 << 15, 1 << 16, 1 << 17, 1 << 19, 1 << 19]
+        1 << 15,
+        1 << 15,
+        1 << 15,
+        1 << 16,
+        1 << 17,
+        1 << 19,
+        1 << 19,
+    ]
     assert [tier(n, 1000) for n in (0, 999, 5000)] == [1000] * 3
     assert tier(300_000, 300_001) == 300_001
 

@@ -4,7 +4,7 @@ import json
 import shutil
 
 import pytest
-from tiny_models import cache, config, copy, folders  # noqa: F401 (fixtures)
+from tiny_models import cache, config, copy, folders
 
 from dreamfusion_ngp.errors import PriorError
 from dreamfusion_ngp.guidance import check_guidance, load_guidance, parts
@@ -66,7 +66,8 @@ BROKEN = {
     "garbage weights": (write("text_encoder/model.safetensors", b"\x00" * 64), "is damaged"),
     "no vae": (edit("model_index.json", vae=["diffusers", "AutoencoderKL"]), "vae/ is missing"),
     "transformer": (
-        edit("model_index.json", transformer=["diffusers", "SD3Transformer2DModel"]), "holds a IFPipeline, which is not"
+        edit("model_index.json", transformer=["diffusers", "SD3Transformer2DModel"]),
+        "holds a IFPipeline, which is not",
     ),
     "no text encoder": (edit("model_index.json", text_encoder=[None, None]), "no text_encoder"),
     "remote code": (edit("model_index.json", unet=["my_unet", "MyUNet"]), "never run"),
@@ -110,8 +111,10 @@ def test_a_bad_folder_is_one_clear_line(copy, name):
 
 def test_a_folder_that_is_none_is_one_clear_line(tmp_path):
     (tmp_path / "file").write_text("x")
-    for path, message in ((tmp_path / "nowhere", "^no such folder: "),
-                          (tmp_path / "file", "is not a folder but a file")):
+    for path, message in (
+        (tmp_path / "nowhere", "^no such folder: "),
+        (tmp_path / "file", "is not a folder but a file"),
+    ):
         with pytest.raises(PriorError, match=message):
             check_guidance(config(path))
 
@@ -135,8 +138,9 @@ def test_what_is_visibly_wrong_is_found_without_loading(copy):
         check_guidance(config(copy))
 
 
-@pytest.mark.parametrize("name", ["PNDMScheduler", "DDIMScheduler", "EulerDiscreteScheduler", "DDPMScheduler",
-                                  "DPMSolverMultistepScheduler"])
+@pytest.mark.parametrize(
+    "name", ["PNDMScheduler", "DDIMScheduler", "EulerDiscreteScheduler", "DDPMScheduler", "DPMSolverMultistepScheduler"]
+)
 def test_the_schedule_is_the_same_whatever_sampler_a_model_comes_with(name, tmp_path):
     """Stable Diffusion 1 comes with PNDM, 2 with DDIM, SDXL with Euler: all the same abar of 0.00085 to 0.012."""
     import diffusers

@@ -6,7 +6,7 @@ import weakref
 
 import pytest
 import torch
-from tiny_models import cache, config, copy, folders, views  # noqa: F401 (fixtures)
+from tiny_models import cache, config, copy, folders, views
 
 from dreamfusion_ngp.errors import PromptError
 from dreamfusion_ngp.guidance import load_guidance, text

@@ -1,5 +1,7 @@
 """Hash-grid encoding: against the float64 reference, against Dr.Jit, its derivatives, its edges, its errors."""
 
+from itertools import pairwise
+
 import pytest
 import torch
 from field_cases import SMALL, relative_error
@@ -38,17 +40,27 @@ def encode_and_gradients(encode, x, table, layout, grad_y, count=None):
 def test_layout_is_that_of_tiny_cuda_nn():
     layout = GridLayout()
     assert layout.resolution[:6] == (16, 23, 31, 43, 59, 81) and layout.resolution[-1] == 2048
-    rows = [b - a for a, b in zip(layout.offset, layout.offset[1:])]
+    rows = [b - a for a, b in pairwise(layout.offset)]
     assert all(r % 8 == 0 for r in rows) and max(rows) == 1 << 19
-    assert sum(res**3 <= r for res, r in zip(layout.resolution, rows)) == 5  # dense levels
+    assert sum(res**3 <= r for res, r in zip(layout.resolution, rows, strict=True)) == 5  # dense levels
     assert layout.entries == sum(rows) and 6.0e6 < layout.entries < 6.2e6
     assert GridLayout(levels=1, base_resolution=7, finest_resolution=7).scale == (6.0,)
 
 
-@pytest.mark.parametrize("bad", [
-    dict(levels=0), dict(levels=33), dict(features=0), dict(features=9), dict(log2_table=2), dict(base_resolution=0),
-    dict(finest_resolution=8), dict(interpolation="cubic"), dict(levels=32, features=4),
-])
+@pytest.mark.parametrize(
+    "bad",
+    [
+        dict(levels=0),
+        dict(levels=33),
+        dict(features=0),
+        dict(features=9),
+        dict(log2_table=2),
+        dict(base_resolution=0),
+        dict(finest_resolution=8),
+        dict(interpolation="cubic"),
+        dict(levels=32, features=4),
+    ],
+)
 def test_layout_names_a_bad_number(bad):
     with pytest.raises(ValueError, match=f"GridLayout: .*{list(bad)[-1]}"):
         GridLayout(**bad)
@@ -68,7 +80,7 @@ def test_matches_the_reference(device, interpolation, features, points):
         got = encode_and_gradients(hashgrid_encode, x.to(device, dtype), table.to(device, dtype), layout, grad_y)
         if points == 0:
             assert not got[2].any()
-        for name, g, w in zip(("y", "grad_x", "grad_table"), got, want):
+        for name, g, w in zip(("y", "grad_x", "grad_table"), got, want, strict=True):
             bound = tolerance if name != "grad_x" else 10 * tolerance
             assert relative_error(g, w) < bound or not w.any(), name
 
@@ -101,7 +113,7 @@ def test_outside_clamps_and_has_no_derivative_in_that_axis(device, interpolation
     outside = torch.tensor([[-0.5, 0.3, 0.6], [0.2, 1.7, 0.4], [0.7, 0.1, 9.0]], device=device, requires_grad=True)
     y = hashgrid_encode(outside, table, layout)
     assert torch.equal(y, hashgrid_encode(outside.detach().clamp(0, 1), table, layout))
-    grad, = torch.autograd.grad(y.square().sum(), outside)
+    (grad,) = torch.autograd.grad(y.square().sum(), outside)
     assert torch.equal(grad.diagonal(), torch.zeros(3, device=device))
     assert (grad != 0).sum() == 6
 
@@ -123,8 +135,8 @@ def test_count_cuts_rows_off(device, valid):
     grad_y = torch.randn(64, layout.width, device=device)
     got = encode_and_gradients(hashgrid_encode, x, table, layout, grad_y, torch.tensor([valid], device=device))
     want = encode_and_gradients(hashgrid_encode, x[:valid], table, layout, grad_y[:valid])
-    for g, w in zip(got[:2], want):
-        assert torch.equal(g[: len(w)], w) and not g[len(w):].any()
+    for g, w in zip(got[:2], want, strict=True):
+        assert torch.equal(g[: len(w)], w) and not g[len(w) :].any()
     torch.testing.assert_close(got[2], want[2])
 
 
@@ -134,7 +146,7 @@ def test_non_contiguous_arguments(device):
     grad_y = torch.randn(layout.width, 50, device=device).T
     want = encode_and_gradients(hashgrid_encode, x, table, layout, grad_y.contiguous())
     got = encode_and_gradients(hashgrid_encode, x.T.contiguous().T, table.T.contiguous().T, layout, grad_y)
-    for g, w in zip(got, want):
+    for g, w in zip(got, want, strict=True):
         torch.testing.assert_close(g, w)
 
 
@@ -162,19 +174,19 @@ def test_second_derivatives_match_the_reference(device):
 
     def second(encode, dtype, where):
         args = [t.to(where, dtype).requires_grad_() for t in (x, table, grad_y)]
-        grad_x, = torch.autograd.grad(encode(args[0], args[1], layout), args[0], args[2], create_graph=True)
+        (grad_x,) = torch.autograd.grad(encode(args[0], args[1], layout), args[0], args[2], create_graph=True)
         return torch.autograd.grad(grad_x, args, direction.to(where, dtype))
 
     want = second(reference.hashgrid_encode, torch.float64, "cpu")
-    for g, w in zip(second(hashgrid_encode, torch.float32, device), want):
+    for g, w in zip(second(hashgrid_encode, torch.float32, device), want, strict=True):
         assert relative_error(g, w) < 1e-4
 
 
 def test_third_derivative_raises():
     layout = GridLayout(interpolation="smoothstep", **TINY)
     table, x = problem(layout, 1)[1], off_faces(layout, 3).requires_grad_()
-    first, = torch.autograd.grad(hashgrid_encode(x, table, layout).sum(), x, create_graph=True)
-    second, = torch.autograd.grad(first.square().sum(), x, create_graph=True)
+    (first,) = torch.autograd.grad(hashgrid_encode(x, table, layout).sum(), x, create_graph=True)
+    (second,) = torch.autograd.grad(first.square().sum(), x, create_graph=True)
     with pytest.raises(RuntimeError, match="hashgrid_encode: differentiated three times"):
         torch.autograd.grad(second.sum(), x)
 
@@ -204,32 +216,37 @@ def test_same_bits_for_any_number_of_threads(restore_threads):
     results = []
     for threads in (1, 2, 3, 8):
         torch.set_num_threads(threads)
-        results.append([
-            *encode_and_gradients(hashgrid_encode, x, table, layout, grad_y),
-            *OPS.hashgrid_grad_x_backward(direction, grad_y, x, table, *layout.arguments, None),
-        ])
+        results.append(
+            [
+                *encode_and_gradients(hashgrid_encode, x, table, layout, grad_y),
+                *OPS.hashgrid_grad_x_backward(direction, grad_y, x, table, *layout.arguments, None),
+            ]
+        )
     for other in results[1:]:
-        assert all(torch.equal(a, b) for a, b in zip(results[0], other))
+        assert all(torch.equal(a, b) for a, b in zip(results[0], other, strict=True))
 
 
 LAYOUT = GridLayout(**SMALL)
 GOOD = dict(x=torch.rand(5, 3), table=torch.rand(LAYOUT.entries, 2), layout=LAYOUT)
 
 
-@pytest.mark.parametrize("bad, error, text", [
-    (dict(x=[0.0, 0.0, 0.0]), TypeError, "x must be a torch.Tensor, got list"),
-    (dict(x=torch.rand(5, 3).half()), TypeError, "x must be torch.float32 or torch.float64"),
-    (dict(x=torch.rand(5, 2)), ValueError, r"x must be \(N, 3\), got \(5, 2\)"),
-    (dict(x=torch.rand(3)), ValueError, r"x must be \(N, 3\), got \(3,\)"),
-    (dict(table=GOOD["table"].double()), TypeError, "table must be torch.float32, got torch.float64"),
-    (dict(table=GOOD["table"][1:]), ValueError, r"table must be \(entries, features\)"),
-    (dict(table=GOOD["table"].to("meta")), ValueError, "table is on meta, expected cpu"),
-    (dict(x=GOOD["x"].to("meta")), ValueError, "x must be on the CPU or a CUDA device"),
-    (dict(layout=16), TypeError, "layout must be a GridLayout, got int"),
-    (dict(count=5), TypeError, "count must be a torch.Tensor, got int"),
-    (dict(count=torch.tensor([5], dtype=torch.int32)), TypeError, "count must be torch.int64"),
-    (dict(count=torch.tensor(5)), ValueError, r"count must be \(1,\), got \(\)"),
-])
+@pytest.mark.parametrize(
+    "bad, error, text",
+    [
+        (dict(x=[0.0, 0.0, 0.0]), TypeError, "x must be a torch.Tensor, got list"),
+        (dict(x=torch.rand(5, 3).half()), TypeError, "x must be torch.float32 or torch.float64"),
+        (dict(x=torch.rand(5, 2)), ValueError, r"x must be \(N, 3\), got \(5, 2\)"),
+        (dict(x=torch.rand(3)), ValueError, r"x must be \(N, 3\), got \(3,\)"),
+        (dict(table=GOOD["table"].double()), TypeError, "table must be torch.float32, got torch.float64"),
+        (dict(table=GOOD["table"][1:]), ValueError, r"table must be \(entries, features\)"),
+        (dict(table=GOOD["table"].to("meta")), ValueError, "table is on meta, expected cpu"),
+        (dict(x=GOOD["x"].to("meta")), ValueError, "x must be on the CPU or a CUDA device"),
+        (dict(layout=16), TypeError, "layout must be a GridLayout, got int"),
+        (dict(count=5), TypeError, "count must be a torch.Tensor, got int"),
+        (dict(count=torch.tensor([5], dtype=torch.int32)), TypeError, "count must be torch.int64"),
+        (dict(count=torch.tensor(5)), ValueError, r"count must be \(1,\), got \(\)"),
+    ],
+)
 def test_bad_arguments_are_named(bad, error, text):
     with pytest.raises(error, match=f"hashgrid_encode: {text}"):
         hashgrid_encode(**{**GOOD, **bad})
@@ -248,7 +265,13 @@ def test_same_table_as_drjit():
 
     layout = GridLayout(levels=4, log2_table=12, base_resolution=8, finest_resolution=64)  # 8^3, 16^3, then hashed
     peer = HashGridEncoding(
-        Float, 3, n_levels=4, n_features_per_level=2, hashmap_size=1 << 12, base_resolution=8, per_level_scale=2,
+        Float,
+        3,
+        n_levels=4,
+        n_features_per_level=2,
+        hashmap_size=1 << 12,
+        base_resolution=8,
+        per_level_scale=2,
         align_corners=False,
     )
     assert tuple(peer.level_offset(level) for level in range(5)) == layout.offset

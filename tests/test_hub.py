@@ -8,8 +8,8 @@ import subprocess
 import sys
 
 import pytest
-from fake_hub import BlackHole, FakeHub, line, machine, model  # noqa: F401 (fixtures)
-from tiny_latent import latent_folders  # noqa: F401 (fixture)
+from fake_hub import BlackHole, FakeHub, line, machine, model
+from tiny_latent import latent_folders
 
 from dreamfusion_ngp import hub as hub_module
 from dreamfusion_ngp.errors import PriorError
@@ -36,8 +36,12 @@ def test_fetched_once_recorded_and_offline_from_then_on(machine, hub):
     files = hub.files(FIRST)
     assert saved["revision"] == hub.revision(FIRST) and saved["files"].keys() == files.keys()
 
-    assert all(entry["size"] == len(files[path]) and entry["sha256"] == hashlib.sha256(files[path]).hexdigest()
-               and entry["sha256"] in done.stdout for path, entry in saved["files"].items())
+    assert all(
+        entry["size"] == len(files[path])
+        and entry["sha256"] == hashlib.sha256(files[path]).hexdigest()
+        and entry["sha256"] in done.stdout
+        for path, entry in saved["files"].items()
+    )
     assert not any("harness" in path for _, path in hub.requests), "the hub is told nothing of this machine"
     before = len(hub.requests)
     for asked in ("sd21", FIRST, name):
@@ -49,8 +53,12 @@ def test_fetched_once_recorded_and_offline_from_then_on(machine, hub):
 def test_a_pinned_name_stays_what_it_was_when_the_repository_goes_on(machine, hub, model):
     """`generate` writes down pinned(model), which `resume` then asks for."""
     code = "import sys; from dreamfusion_ngp.hub import pinned; print(pinned(sys.argv[1]))"
-    done = subprocess.run([sys.executable, "-P", "-c", code, "sd21"], capture_output=True, text=True,
-                          env={**machine.env, "HF_ENDPOINT": hub.endpoint})
+    done = subprocess.run(
+        [sys.executable, "-P", "-c", code, "sd21"],
+        capture_output=True,
+        text=True,
+        env={**machine.env, "HF_ENDPOINT": hub.endpoint},
+    )
     name = done.stdout.strip()
     assert name == f"{FIRST}@{hub.revision(FIRST)}", done.stderr
     config = model / "scheduler" / "scheduler_config.json"
@@ -115,9 +123,13 @@ def test_a_partial_cache_is_completed_or_named(machine, hub):
 
 
 def test_what_another_program_left_in_the_cache_is_used_and_checked(machine, hub):
-    code = ("import sys; from huggingface_hub import snapshot_download; snapshot_download(sys.argv[1])")
-    subprocess.run([sys.executable, "-c", code, FIRST], env={**machine.env, "HF_ENDPOINT": hub.endpoint}, check=True,
-                   capture_output=True)
+    code = "import sys; from huggingface_hub import snapshot_download; snapshot_download(sys.argv[1])"
+    subprocess.run(
+        [sys.executable, "-c", code, FIRST],
+        env={**machine.env, "HF_ENDPOINT": hub.endpoint},
+        check=True,
+        capture_output=True,
+    )
     found = machine.locate("sd21", HF_HUB_OFFLINE="1")
     assert found.endswith(hub.revision(FIRST))
     shutil.rmtree(machine.folder / "cache")
@@ -126,8 +138,14 @@ def test_what_another_program_left_in_the_cache_is_used_and_checked(machine, hub
     assert "damaged" in machine.locate("sd21", HF_HUB_OFFLINE="1")
 
 
-@pytest.mark.parametrize("args", [("fetch", "sdxl"), ("generate", "a peacock", "--guidance", "sdxl"),
-                                  ("generate", "a peacock", "--guidance", "someone/something")])
+@pytest.mark.parametrize(
+    "args",
+    [
+        ("fetch", "sdxl"),
+        ("generate", "a peacock", "--guidance", "sdxl"),
+        ("generate", "a peacock", "--guidance", "someone/something"),
+    ],
+)
 def test_no_network_is_one_line_within_five_seconds(machine, args):
     with BlackHole() as hole:
         for endpoint, reason in ((hole.endpoint, "Timeout"), ("http://127.0.0.1:9", "ConnectError")):
@@ -201,18 +219,39 @@ def test_a_folder_that_is_there_wins_over_a_hub_id(tmp_path, monkeypatch):
 
 def test_one_set_of_weights_for_each_part():
     base = "diffusion_pytorch_model"
-    assert choose_weights([f"unet/{base}.fp16.safetensors", f"unet/{base}.non_ema.safetensors",
-                           f"unet/{base}.safetensors"]) == [f"unet/{base}.fp16.safetensors"]
-    assert choose_weights([f"unet/{base}.non_ema.safetensors", f"unet/{base}.safetensors"]) \
-        == [f"unet/{base}.safetensors"]
+    assert choose_weights(
+        [f"unet/{base}.fp16.safetensors", f"unet/{base}.non_ema.safetensors", f"unet/{base}.safetensors"]
+    ) == [f"unet/{base}.fp16.safetensors"]
+    assert choose_weights([f"unet/{base}.non_ema.safetensors", f"unet/{base}.safetensors"]) == [
+        f"unet/{base}.safetensors"
+    ]
     shards = [f"text_encoder/model.fp16-0000{i}-of-00002.safetensors" for i in (1, 2)]
     assert choose_weights([*shards, "text_encoder/model-00001-of-00002.safetensors"]) == shards
-    listed = ["README.md", "model_index.json", "unet/config.json", f"unet/{base}.safetensors", f"unet/{base}.bin",
-              "unet/deep/config.json", "vae/config.json", "tokenizer/merges.txt", "safety_checker/config.json",
-              "v1-5-pruned.safetensors"]
-    index = {"_class_name": "P", "unet": ["diffusers", "U"], "tokenizer": ["transformers", "T"], "vae": [None, None],
-             "safety_checker": ["s", "S"], "flag": True}
-    assert needed_files(listed, index) == ["model_index.json", "unet/config.json", f"unet/{base}.safetensors",
-                                           "tokenizer/merges.txt"]
+    listed = [
+        "README.md",
+        "model_index.json",
+        "unet/config.json",
+        f"unet/{base}.safetensors",
+        f"unet/{base}.bin",
+        "unet/deep/config.json",
+        "vae/config.json",
+        "tokenizer/merges.txt",
+        "safety_checker/config.json",
+        "v1-5-pruned.safetensors",
+    ]
+    index = {
+        "_class_name": "P",
+        "unet": ["diffusers", "U"],
+        "tokenizer": ["transformers", "T"],
+        "vae": [None, None],
+        "safety_checker": ["s", "S"],
+        "flag": True,
+    }
+    assert needed_files(listed, index) == [
+        "model_index.json",
+        "unet/config.json",
+        f"unet/{base}.safetensors",
+        "tokenizer/merges.txt",
+    ]
     single = ["config.json", f"{base}.safetensors"]
     assert needed_files([*single, "README.md"], None) == single

@@ -10,11 +10,12 @@ import ssl
 import subprocess
 import sys
 import threading
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
-from fake_hub import FakeHub, line, machine, model  # noqa: F401 (fixtures)
-from tiny_latent import latent_folders  # noqa: F401 (fixture)
+from fake_hub import FakeHub, line, machine, model
+from tiny_latent import latent_folders
 
 from dreamfusion_ngp import cache, snapshots
 from dreamfusion_ngp.errors import PriorError
@@ -83,8 +84,13 @@ def test_each_hash_is_named_as_what_it_is(tmp_path):
     sha256 = hashlib.sha256(b"a b").hexdigest()
     pointer = f"version https://git-lfs.github.com/spec/v1\noid sha256:{sha256}\nsize 3\n".encode()
     git = [hashlib.sha1(b"blob %d\0" % len(data) + data).hexdigest() for data in (b"a b", pointer)]
-    for listed, by in ((entry(3, sha256), "SHA-256"), (entry(3, None, git[0]), "git's SHA-1"),
-                       (entry(3, None, git[1]), "SHA-256"), (entry(3), ""), (entry(), "")):
+    for listed, by in (
+        (entry(3, sha256), "SHA-256"),
+        (entry(3, None, git[0]), "git's SHA-1"),
+        (entry(3, None, git[1]), "SHA-256"),
+        (entry(3), ""),
+        (entry(), ""),
+    ):
         saved, wrong = snapshots.examine(path, listed)
         assert saved["by"] == by and wrong == "", by
     for listed, reason in ((entry(3, "0" * 64), "SHA-256"), (entry(3, None, "0" * 40), "hash"), (entry(4), "3 bytes")):
@@ -121,10 +127,16 @@ def test_the_clients_timeouts_hold_and_a_slow_hub_is_waited_for(machine, hub):
         assert "Timeout" in error and name in error, error
         assert f"{name} is 'soon': give a whole number" in machine.locate(REPO, **{name: "soon"})
         assert f"{name} is ''" in line(machine.run("generate", "a red mug", **{name: ""})), "for the embedded prior too"
-    code = ("from dreamfusion_ngp.hub_client import client, timeout; print(timeout(), "
-            "client().HfApi().model_info('someone/something', timeout=timeout()).id)")
-    done = subprocess.run([sys.executable, "-P", "-c", code], capture_output=True, text=True,
-                          env={**machine.env, "HF_ENDPOINT": hub.endpoint})
+    code = (
+        "from dreamfusion_ngp.hub_client import client, timeout; print(timeout(), "
+        "client().HfApi().model_info('someone/something', timeout=timeout()).id)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-P", "-c", code],
+        capture_output=True,
+        text=True,
+        env={**machine.env, "HF_ENDPOINT": hub.endpoint},
+    )
     assert done.stdout.split() == ["10", REPO], done.stderr
 
 
@@ -134,8 +146,26 @@ def certificate(tmp_path_factory):
     folder = tmp_path_factory.mktemp("tls")
     if shutil.which("openssl") is None:
         pytest.skip("openssl is not here")
-    subprocess.run(["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2", "-subj", "/CN=localhost",
-                    "-keyout", folder / "key.pem", "-out", folder / "cert.pem"], check=True, capture_output=True)
+    subprocess.run(
+        [
+            "openssl",
+            "req",
+            "-x509",
+            "-newkey",
+            "rsa:2048",
+            "-nodes",
+            "-days",
+            "2",
+            "-subj",
+            "/CN=localhost",
+            "-keyout",
+            folder / "key.pem",
+            "-out",
+            folder / "cert.pem",
+        ],
+        check=True,
+        capture_output=True,
+    )
     return folder / "cert.pem", folder / "key.pem"
 
 
@@ -143,37 +173,48 @@ def test_a_certificate_that_is_not_trusted_is_named(machine, certificate):
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.load_cert_chain(*certificate)
     with socket.create_server(("127.0.0.1", 0)) as server:
+
         def serve():
-            try:
+            with suppress(OSError):  # the client hangs up
                 context.wrap_socket(server.accept()[0], server_side=True)
-            except OSError:  # the client hangs up
-                pass
 
         threading.Thread(target=serve, daemon=True).start()
         error = machine.locate(REPO, HF_ENDPOINT=f"https://127.0.0.1:{server.getsockname()[1]}")
     assert "the certificate is not trusted" in error and "SSL_CERT_FILE" in error
 
 
-@pytest.mark.parametrize("settings, said", [
-    ({"HF_ENDPOINT": "hub.example.com"}, "HF_ENDPOINT is 'hub.example.com'.*a scheme and a host"),
-    ({"HF_ENDPOINT": ""}, "HF_ENDPOINT is ''"),
-    ({"HF_ENDPOINT": "https://hub.example.com:port"}, "HF_ENDPOINT is "),
-    ({"HF_ENDPOINT": "https://no-such-host.invalid"}, "name no-such-host.invalid is not known to DNS"),
-    ({"HTTPS_PROXY": "http://user:secret@127.0.0.1:9"}, "through the proxy http://127.0.0.1:9 .*HTTPS_PROXY"),
-    ({"HTTPS_PROXY": "proxy:port"}, "the proxy of the environment .*http://proxy:port"),
-    ({"HTTPS_PROXY": "foo://proxy:1"}, "the proxy of the environment .*foo://proxy:1"),
-    ({"SSL_CERT_FILE": "/nowhere.pem"}, "SSL_CERT_FILE is '/nowhere.pem', which does not exist"),
-    ({"HF_ENDPOINT": "http://127.0.0.1:9"}, "cannot be reached .*refused"),
-])
+@pytest.mark.parametrize(
+    "settings, said",
+    [
+        ({"HF_ENDPOINT": "hub.example.com"}, "HF_ENDPOINT is 'hub.example.com'.*a scheme and a host"),
+        ({"HF_ENDPOINT": ""}, "HF_ENDPOINT is ''"),
+        ({"HF_ENDPOINT": "https://hub.example.com:port"}, "HF_ENDPOINT is "),
+        ({"HF_ENDPOINT": "https://no-such-host.invalid"}, "name no-such-host.invalid is not known to DNS"),
+        ({"HTTPS_PROXY": "http://user:secret@127.0.0.1:9"}, "through the proxy http://127.0.0.1:9 .*HTTPS_PROXY"),
+        ({"HTTPS_PROXY": "proxy:port"}, "the proxy of the environment .*http://proxy:port"),
+        ({"HTTPS_PROXY": "foo://proxy:1"}, "the proxy of the environment .*foo://proxy:1"),
+        ({"SSL_CERT_FILE": "/nowhere.pem"}, "SSL_CERT_FILE is '/nowhere.pem', which does not exist"),
+        ({"HF_ENDPOINT": "http://127.0.0.1:9"}, "cannot be reached .*refused"),
+    ],
+)
 def test_what_is_wrong_with_the_way_to_the_hub_is_named(machine, settings, said):
     error = machine.locate(REPO, **settings)
     assert error.startswith("error: ") and "\n" not in error and "secret" not in error
     assert re.search(said, error), error
 
 
-@pytest.mark.parametrize("status, said", [(404, "does not exist or is private"), (403, "answers 403"),
-                                          (407, "proxy"), (418, "answers 418"), (429, "too many requests"),
-                                          (451, "legal"), (500, "answers 500: try again later")])
+@pytest.mark.parametrize(
+    "status, said",
+    [
+        (404, "does not exist or is private"),
+        (403, "answers 403"),
+        (407, "proxy"),
+        (418, "answers 418"),
+        (429, "too many requests"),
+        (451, "legal"),
+        (500, "answers 500: try again later"),
+    ],
+)
 def test_each_status_is_what_it_means(status, said):
     from huggingface_hub.errors import HfHubHTTPError
 
@@ -185,15 +226,16 @@ def test_each_status_is_what_it_means(status, said):
 
 
 def test_a_file_that_fails_half_way_is_explained_by_its_cause():
-    from huggingface_hub.errors import (FileMetadataError, HfHubHTTPError, LocalEntryNotFoundError,
-                                        RevisionNotFoundError)
+    from huggingface_hub.errors import FileMetadataError, HfHubHTTPError, LocalEntryNotFoundError, RevisionNotFoundError
 
     from dreamfusion_ngp.hub_client import hub_errors
 
     response = type("Response", (), {"status_code": 503, "headers": {}, "request": None, "url": "u"})
     for outer in (LocalEntryNotFoundError("no entry"), ValueError("Force download failed due to the above error.")):
-        for cause, said in ((HfHubHTTPError("x", response=response), "answers 503"),
-                            (FileMetadataError("no header"), "does not answer as a hub does")):
+        for cause, said in (
+            (HfHubHTTPError("x", response=response), "answers 503"),
+            (FileMetadataError("no header"), "does not answer as a hub does"),
+        ):
             outer.__cause__ = cause
             with pytest.raises(PriorError, match=said), hub_errors(REPO, REPO):
                 raise outer
@@ -207,8 +249,13 @@ def test_a_file_that_fails_half_way_is_explained_by_its_cause():
 def cached(machine, hub):
     """What another program leaves in the hub's cache."""
     code = "import sys; from huggingface_hub import snapshot_download; print(snapshot_download(sys.argv[1]))"
-    done = subprocess.run([sys.executable, "-c", code, REPO], env={**machine.env, "HF_ENDPOINT": hub.endpoint},
-                          check=True, capture_output=True, text=True)
+    done = subprocess.run(
+        [sys.executable, "-c", code, REPO],
+        env={**machine.env, "HF_ENDPOINT": hub.endpoint},
+        check=True,
+        capture_output=True,
+        text=True,
+    )
     return Path(done.stdout.strip())
 
 
@@ -247,14 +294,24 @@ def test_what_takes_the_place_of_a_checked_file_is_checked(machine, hub, model):
     assert f"{path} is damaged or was changed: its SHA-256" in error, "full precision would be loaded"
 
 
-@pytest.mark.parametrize("change", [
-    lambda record: [], lambda record: record | {"revision": 5}, lambda record: record | {"revision": "../.."},
-    lambda record: record | {"files": [1]}, lambda record: record | {"files": {"a": None}},
-    lambda record: record | {"files": {"../../x": next(iter(record["files"].values()))}},
-    *(lambda record, key=key, value=value: record | {"files": {
-        name: entry | {key: value} for name, entry in record["files"].items()}}
-      for key in ("size", "sha256", "checked") for value in (None, "5", [], 1.5, {})),
-])
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda record: [],
+        lambda record: record | {"revision": 5},
+        lambda record: record | {"revision": "../.."},
+        lambda record: record | {"files": [1]},
+        lambda record: record | {"files": {"a": None}},
+        lambda record: record | {"files": {"../../x": next(iter(record["files"].values()))}},
+        *(
+            lambda record, key=key, value=value: (
+                record | {"files": {name: entry | {key: value} for name, entry in record["files"].items()}}
+            )
+            for key in ("size", "sha256", "checked")
+            for value in (None, "5", [], 1.5, {})
+        ),
+    ],
+)
 def test_a_damaged_record_is_as_none(tmp_path, monkeypatch, change):
     monkeypatch.setenv("DREAMFUSION_NGP_CACHE", str(tmp_path))
     (tmp_path / "config.json").write_text("{}")

@@ -21,7 +21,8 @@ def test_filled_in_place(device):
     assert before == {name: slots[name].data_ptr() for name in EXAMPLES}
     assert all(pointer % ALIGNMENT == before["a"] % ALIGNMENT for pointer in before.values())
     assert {name: (v.dtype, v.shape) for name, v in slots.tensors.items()} == {
-        name: (torch.from_numpy(v).dtype, v.shape) for name, v in EXAMPLES.items()}
+        name: (torch.from_numpy(v).dtype, v.shape) for name, v in EXAMPLES.items()
+    }
 
 
 def test_autograd_sees_that_they_change():

@@ -9,18 +9,18 @@ import time
 from dataclasses import replace
 from pathlib import Path
 
-import imageio_ffmpeg  # noqa: F401 (what every run imports, imported once for all forks)
+import imageio_ffmpeg
 import numpy as np
 import pytest
-import rich.progress  # noqa: F401
-import safetensors.torch  # noqa: F401
-from PIL import Image  # noqa: F401
+import rich.progress
+import safetensors.torch
+from PIL import Image
+from tiny_runs import TINY, Target
 
 from dreamfusion_ngp import cli, progress, workflow
 from dreamfusion_ngp.checkpoint import load_checkpoint
 from dreamfusion_ngp.runs import lock_run
 from dreamfusion_ngp.train import State
-from tiny_runs import TINY, Target
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
 
@@ -40,6 +40,7 @@ class Slow(Target):
 
 def victim(folder: Path, steps: int = 100_000) -> int:
     """What `generate` does from the first step on, with pictures of a few pixels. -> the exit status."""
+
     def run(args):
         with lock_run(folder):
             return workflow.optimise(State(replace(TINY, steps=steps), "cpu"), Slow(folder), folder, ("ply",))
@@ -170,8 +171,10 @@ def test_a_kill_in_the_first_seconds_loses_seconds(tmp_path):
 
 def test_what_cannot_be_told_keeps_its_exit_status(tmp_path):
     """In processes of their own: what a stream still holds fails at the interpreter's end."""
-    code = "import sys; from dreamfusion_ngp import cli\ncli.run_verb = lambda args: print('{}') or 0\n" \
-           "sys.exit(cli.main(['doctor', *sys.argv[1:]]))"
+    code = (
+        "import sys; from dreamfusion_ngp import cli\ncli.run_verb = lambda args: print('{}') or 0\n"
+        "sys.exit(cli.main(['doctor', *sys.argv[1:]]))"
+    )
     with open("/dev/full", "w") as full:
         done = subprocess.run([sys.executable, "-P", "-c", code, "--no-such-flag"], stderr=full)
         assert done.returncode == 2

@@ -7,7 +7,7 @@ import pytest
 
 HERE = Path(__file__).resolve().parent
 MODULES = {path.name: path.read_text(encoding="utf-8") for path in sorted(HERE.glob("test_*.py"))}
-SHARED = ("sys.path", "os.environ")                          # belongs to all modules: a fixture changes it or nobody
+SHARED = ("sys.path", "os.environ")  # belongs to all modules: a fixture changes it or nobody
 STARTERS = {"spawn", "run_group", "Process", "train_prior"}  # their processes find a function by its module's name
 
 
@@ -53,8 +53,11 @@ def handed_to_processes(tree: ast.Module) -> set[str]:
 def leaning(source: str) -> list[str]:
     tree = ast.parse(source)
     others = [name for name in imported(tree) if name.split(".")[0].startswith(("test_", "tests", "conftest"))]
-    return [*(f"imports {name}" for name in others), *changes_what_all_share(tree),
-            *(f"hands {name} to another process" for name in handed_to_processes(tree))]
+    return [
+        *(f"imports {name}" for name in others),
+        *changes_what_all_share(tree),
+        *(f"hands {name} to another process" for name in handed_to_processes(tree)),
+    ]
 
 
 @pytest.mark.parametrize("module", MODULES)
@@ -62,15 +65,19 @@ def test_a_module_leans_on_no_other(module):
     assert not leaning(MODULES[module])
 
 
-@pytest.mark.parametrize("source", [
-    "from test_train import TINY",
-    "import tests.test_train as other",
-    "import sys\nsys.path.append('..')",
-    "import os\nos.environ['X'] = '1'",
-    "def score(prior):\n    return {}\ndef test():\n    train_prior(1, 2, score=score, processes=2)",
-    "def work(rank):\n    pass\ndef test():\n    torch.multiprocessing.spawn(work, nprocs=2)",
-])
+@pytest.mark.parametrize(
+    "source",
+    [
+        "from test_train import TINY",
+        "import tests.test_train as other",
+        "import sys\nsys.path.append('..')",
+        "import os\nos.environ['X'] = '1'",
+        "def score(prior):\n    return {}\ndef test():\n    train_prior(1, 2, score=score, processes=2)",
+        "def work(rank):\n    pass\ndef test():\n    torch.multiprocessing.spawn(work, nprocs=2)",
+    ],
+)
 def test_the_rules_catch_what_they_are_for(source):
     assert leaning(source)
-    assert not leaning("def test(monkeypatch):\n    monkeypatch.setattr(sys, 'path', [])\n"
-                       "    train_prior(1, score=test)")
+    assert not leaning(
+        "def test(monkeypatch):\n    monkeypatch.setattr(sys, 'path', [])\n    train_prior(1, score=test)"
+    )

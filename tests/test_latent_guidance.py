@@ -9,8 +9,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from tiny_latent import latent_folders, tiny_unet, tiny_vae  # noqa: F401 (fixture)
-from tiny_models import cache, config, folders, views  # noqa: F401 (fixtures)
+from tiny_latent import latent_folders, tiny_unet, tiny_vae
+from tiny_models import cache, config, folders, views
 
 import dreamfusion_ngp.guidance as guidance_package
 from dreamfusion_ngp.errors import PriorError
@@ -77,8 +77,9 @@ def reference_gradient(folder, kind: str, rgb: torch.Tensor, scale: float) -> to
 
 
 @pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("options", [{}, {"slice": 1}, {"slice": 2, "checkpoint": True, "offload": True}],
-                         ids=["whole", "sliced", "frugal"])
+@pytest.mark.parametrize(
+    "options", [{}, {"slice": 1}, {"slice": 2, "checkpoint": True, "offload": True}], ids=["whole", "sliced", "frugal"]
+)
 def test_the_gradient_on_rgb_is_that_of_the_reference(latent_folders, kind, options):
     guidance, rgb = loaded(latent_folders[kind], scale=30.0, **options), image()
     assert type(guidance) is (XLGuidance if kind == "sdxl" else LatentGuidance)
@@ -106,7 +107,7 @@ def test_embeddings_are_those_of_the_pipelines_own_method(latent_folders, kind):
         names = ("hidden", "hidden")
         expected = pipe.encode_prompt("a red mug, front view", "cpu", 1, True)
     guidance = loaded(folder)
-    for name, prompt, theirs in zip(names, ("a red mug, front view", "") * 2, expected):
+    for name, prompt, theirs in zip(names, ("a red mug, front view", "") * 2, expected, strict=True):
         torch.testing.assert_close(guidance.embeddings[name][guidance.rows[prompt]], theirs[0])
 
 
@@ -161,8 +162,13 @@ def test_a_tiny_autoencoder_may_stand_in_for_the_encoder(latent_folders, tmp_pat
     from diffusers import AutoencoderTiny
 
     torch.manual_seed(2)
-    tiny = AutoencoderTiny(encoder_block_out_channels=(8, 8), decoder_block_out_channels=(8, 8),
-                           num_encoder_blocks=(1, 1), num_decoder_blocks=(1, 1), latent_channels=4)
+    tiny = AutoencoderTiny(
+        encoder_block_out_channels=(8, 8),
+        decoder_block_out_channels=(8, 8),
+        num_encoder_blocks=(1, 1),
+        num_decoder_blocks=(1, 1),
+        latent_channels=4,
+    )
     tiny.save_pretrained(tmp_path / "taesd")
     guidance, rgb = loaded(latent_folders["sd"], vae=str(tmp_path / "taesd")), image(16)
     x = guidance.encode(rgb.permute(0, 3, 1, 2))
@@ -207,8 +213,15 @@ def test_models_of_other_kinds_are_one_clear_line(latent_folders, tmp_path):
 
 def test_every_family_knows_its_own(latent_folders, folders):
     names = {kind: family(folder).__name__ for kind, folder in {**latent_folders, **folders}.items()}
-    assert names == {"sd": "LatentGuidance", "sdv": "LatentGuidance", "sdxl": "XLGuidance", "sd3": "FlowGuidance",
-                     "packed": "PixelGuidance", "placed": "PixelGuidance", "if": "PixelGuidance"}
+    assert names == {
+        "sd": "LatentGuidance",
+        "sdv": "LatentGuidance",
+        "sdxl": "XLGuidance",
+        "sd3": "FlowGuidance",
+        "packed": "PixelGuidance",
+        "placed": "PixelGuidance",
+        "if": "PixelGuidance",
+    }
 
 
 def test_a_compiled_unet_predicts_the_same(latent_folders, monkeypatch):
@@ -252,8 +265,11 @@ def test_the_family_in_the_docs_is_one(latent_folders, folders, tmp_path, monkey
     first = guidance(rgb, views(), 0)
     first.loss.backward()
     assert rgb.grad.abs().max() > 0
-    monkeypatch.setattr(module.LabelledGuidance, "conditions",
-                        lambda self, pick: {"class_labels": torch.zeros(len(pick("hidden")), dtype=torch.int64)})
+    monkeypatch.setattr(
+        module.LabelledGuidance,
+        "conditions",
+        lambda self, pick: {"class_labels": torch.zeros(len(pick("hidden")), dtype=torch.int64)},
+    )
     assert float(guidance(rgb, views(), 0).loss) != float(first.loss), "the label reaches the UNet"
     with pytest.raises(PriorError, match="knows no labels"):
         loaded(replaced(folder, tmp_path / "other", unet=tiny_unet("sd")))

@@ -50,11 +50,40 @@ __main__
 """
 RANK = {name: rank for rank, line in enumerate(LAYERS.split("\n")) for name in line.split()}
 
-HEAVY = {"diffusers", "transformers", "huggingface_hub", "skimage", "trimesh", "xatlas", "fast_simplification",
-         "imageio_ffmpeg", "rich"}
-TORCH_FREE = {"__init__", "__main__", "errors", "characters", "console", "files", "cache", "places", "config",
-              "published", "presets", "models", "prompts", "formats", "weights", "hub_client", "snapshots", "hub",
-              "native", "doctor", "cli"}
+HEAVY = {
+    "diffusers",
+    "transformers",
+    "huggingface_hub",
+    "skimage",
+    "trimesh",
+    "xatlas",
+    "fast_simplification",
+    "imageio_ffmpeg",
+    "rich",
+}
+TORCH_FREE = {
+    "__init__",
+    "__main__",
+    "errors",
+    "characters",
+    "console",
+    "files",
+    "cache",
+    "places",
+    "config",
+    "published",
+    "presets",
+    "models",
+    "prompts",
+    "formats",
+    "weights",
+    "hub_client",
+    "snapshots",
+    "hub",
+    "native",
+    "doctor",
+    "cli",
+}
 PEERS = {"bench.peers.cuda": {"nerfacc"}}  # what a bench may compare with where it is installed, in functions alone
 FORBIDDEN_IMPORTS = {"pickle", "yaml", "torchvision", "xformers", "nerfacc", "nvdiffrast"}
 FORBIDDEN_CALLS = {"eval", "exec", "torch.load", "torch.hub.load", "os.system", "marshal.loads"}

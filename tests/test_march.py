@@ -44,7 +44,7 @@ def ball_bits(resolution, radius=0.6):
 
 
 def assert_same(got, want):
-    for name, a, b in zip(Samples._fields, got, want):
+    for name, a, b in zip(Samples._fields, got, want, strict=True):
         assert a.dtype == b.dtype and torch.equal(a.cpu(), b), name
 
 
@@ -56,9 +56,9 @@ def compare(device, rays, bits, resolution, **changes):
     return got
 
 
-@pytest.mark.parametrize("resolution, share", [
-    (4, 0.5), (8, 0.0), (8, 1.0), (20, 0.02), (20, 0.5), (64, 0.0005), (64, 0.05), (64, 0.97),
-])
+@pytest.mark.parametrize(
+    "resolution, share", [(4, 0.5), (8, 0.0), (8, 1.0), (20, 0.02), (20, 0.5), (64, 0.0005), (64, 0.05), (64, 0.97)]
+)
 @pytest.mark.parametrize("seed", [-1, 11])
 def test_matches_the_reference_on_random_grids(device, resolution, share, seed):
     samples = compare(device, random_rays(257), random_bits(resolution, share), resolution, seed=seed)
@@ -166,14 +166,14 @@ def test_budget_keeps_the_nearest_samples_of_every_ray(device):
         assert dropped == 0 or int(wanted.clamp(max=cap + 1).sum()) > budget, "a larger cap would have fitted"
         for ray in (0, 7, 150, 299):
             a, b = int(s.offsets[ray]), int(everything.offsets[ray])
-            assert torch.equal(s.t[a:a + int(counts[ray])], everything.t[b:b + int(counts[ray])])
+            assert torch.equal(s.t[a : a + int(counts[ray])], everything.t[b : b + int(counts[ray])])
     assert int(compare(device, rays, bits, 16, budget=total).info[1]) == 0
 
 
 @pytest.mark.parametrize("rays", [0, 1])
 def test_few_rays(device, rays):
     o, d = random_rays(2, 6)
-    samples = compare(device, (o[1:rays + 1], d[1:rays + 1]), torch.full((64,), 255, dtype=torch.uint8), 8)
+    samples = compare(device, (o[1 : rays + 1], d[1 : rays + 1]), torch.full((64,), 255, dtype=torch.uint8), 8)
     assert samples.offsets.shape == (rays + 1,) and (int(samples.info[0]) > 0) == (rays == 1)
 
 
@@ -203,8 +203,7 @@ def test_the_stream_may_be_a_tensor(device):
     for stream in (3, (1 << 52) - 5):
         want = reference.march(*rays, bits, resolution=16, **SETTINGS | dict(stream=stream))
         for given in (stream, torch.tensor([stream], device=device)):
-            got = march(*(r.to(device) for r in rays), bits.to(device), resolution=16,
-                        **SETTINGS | dict(stream=given))
+            got = march(*(r.to(device) for r in rays), bits.to(device), resolution=16, **SETTINGS | dict(stream=given))
             assert_same(got, want)
 
 
@@ -214,27 +213,34 @@ def test_result_has_no_gradient():
     assert not samples.t.requires_grad and not samples.x.requires_grad
 
 
-@pytest.mark.parametrize("change, error, name", [
-    (dict(rays_o=torch.zeros(4, 2)), ValueError, "rays_o"),
-    (dict(rays_o=[1.0]), TypeError, "rays_o"),
-    (dict(rays_o=torch.zeros(4, 3, dtype=torch.float16)), TypeError, "rays_o"),
-    (dict(rays_d=torch.zeros(5, 3)), ValueError, "rays_d"),
-    (dict(rays_d=torch.zeros(4, 3, dtype=torch.float64)), TypeError, "rays_d"),
-    (dict(bitfield=torch.zeros(63, dtype=torch.uint8)), ValueError, "bitfield"),
-    (dict(bitfield=torch.zeros(64, dtype=torch.int8)), TypeError, "bitfield"),
-    (dict(bitfield=torch.zeros(64, dtype=torch.uint8, device="meta")), ValueError, "bitfield"),
-    (dict(resolution=6), ValueError, "resolution"),
-    (dict(resolution=2048), ValueError, "resolution"),
-    (dict(bound=0.0), ValueError, "bound"),
-    *[({name: float(bad)}, ValueError, name) for bad in ("nan", "inf", "-inf") for name in ("step", "bound", "near")],
-    (dict(step=1e-9), ValueError, "step"),
-    (dict(near=-1.0), ValueError, "near"),
-    (dict(budget=0), ValueError, "budget"),
-    (dict(stream=torch.tensor([1, 2])), ValueError, "stream"),
-    (dict(stream=torch.tensor([1.0])), TypeError, "stream"),
-    (dict(stream=torch.zeros(1, dtype=torch.int64, device="meta")), ValueError, "stream"),
-    (dict(budget=1 << 31), ValueError, "budget"),
-])
+@pytest.mark.parametrize(
+    "change, error, name",
+    [
+        (dict(rays_o=torch.zeros(4, 2)), ValueError, "rays_o"),
+        (dict(rays_o=[1.0]), TypeError, "rays_o"),
+        (dict(rays_o=torch.zeros(4, 3, dtype=torch.float16)), TypeError, "rays_o"),
+        (dict(rays_d=torch.zeros(5, 3)), ValueError, "rays_d"),
+        (dict(rays_d=torch.zeros(4, 3, dtype=torch.float64)), TypeError, "rays_d"),
+        (dict(bitfield=torch.zeros(63, dtype=torch.uint8)), ValueError, "bitfield"),
+        (dict(bitfield=torch.zeros(64, dtype=torch.int8)), TypeError, "bitfield"),
+        (dict(bitfield=torch.zeros(64, dtype=torch.uint8, device="meta")), ValueError, "bitfield"),
+        (dict(resolution=6), ValueError, "resolution"),
+        (dict(resolution=2048), ValueError, "resolution"),
+        (dict(bound=0.0), ValueError, "bound"),
+        *[
+            ({name: float(bad)}, ValueError, name)
+            for bad in ("nan", "inf", "-inf")
+            for name in ("step", "bound", "near")
+        ],
+        (dict(step=1e-9), ValueError, "step"),
+        (dict(near=-1.0), ValueError, "near"),
+        (dict(budget=0), ValueError, "budget"),
+        (dict(stream=torch.tensor([1, 2])), ValueError, "stream"),
+        (dict(stream=torch.tensor([1.0])), TypeError, "stream"),
+        (dict(stream=torch.zeros(1, dtype=torch.int64, device="meta")), ValueError, "stream"),
+        (dict(budget=1 << 31), ValueError, "budget"),
+    ],
+)
 def test_errors_name_the_argument(change, error, name):
     bits = torch.zeros(64, dtype=torch.uint8)
     arguments = dict(rays_o=torch.zeros(4, 3), rays_d=torch.ones(4, 3), bitfield=bits, resolution=8)
@@ -245,5 +251,6 @@ def test_errors_name_the_argument(change, error, name):
 def test_opcheck(device):
     rays_o, rays_d = (r.to(device) for r in random_rays(20, 10))
     bits = random_bits(8, 0.3).to(device)
-    torch.library.opcheck(OPS.march.default, (rays_o, rays_d, bits, 8, 0.75, 0.05, 0.02, 500, 1,
-                                               torch.tensor([2], device=device)))
+    torch.library.opcheck(
+        OPS.march.default, (rays_o, rays_d, bits, 8, 0.75, 0.05, 0.02, 500, 1, torch.tensor([2], device=device))
+    )

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from tiny_latent import latent_folders  # noqa: F401 (fixture)
-from tiny_models import cache, config, folders, views  # noqa: F401 (fixtures)
+from tiny_latent import latent_folders
+from tiny_models import cache, config, folders, views
 
 from dreamfusion_ngp.guidance import load_guidance, memory
 
@@ -18,20 +18,20 @@ SCRIPT = Path(__file__).resolve().parents[1] / "benches" / "guidance.py"
 
 def test_the_most_that_lives_at_once_is_counted():
     def run(device="meta"):
-        a = torch.empty(1000, device=device)           # 4000 bytes
-        b = a + 1                                      # 8000
-        del a                                          # 4000
-        c = b * 2                                      # 8000
-        d = c.view(10, 100).t().exp_()                 # views and work in place are no new memory
+        a = torch.empty(1000, device=device)  # 4000 bytes
+        b = a + 1  # 8000
+        del a  # 4000
+        c = b * 2  # 8000
+        d = c.view(10, 100).t().exp_()  # views and work in place are no new memory
         del b
-        return torch.cat([d.reshape(-1), c])           # 4000 + 4000 (reshape copies the transposed) + 8000
+        return torch.cat([d.reshape(-1), c])  # 4000 + 4000 (reshape copies the transposed) + 8000
 
     assert memory.peak(run) == 16000
 
 
 def test_a_backward_counts_what_is_kept_for_it():
     def run(grad):
-        x = torch.empty(250, device="meta", requires_grad=grad)   # 1000 bytes
+        x = torch.empty(250, device="meta", requires_grad=grad)  # 1000 bytes
         for _ in range(9):
             x = torch.sin(x)
         return x
@@ -83,9 +83,27 @@ def test_the_line_says_when_it_may_not_fit():
 
 def test_the_bench_of_full_size_models_runs_at_a_tiny_size(tmp_path):
     path = tmp_path / "figures.json"
-    done = subprocess.run([sys.executable, "-P", SCRIPT, "--family", "quick", "--steps", "2",
-                           "--device", "cpu", "--resolution", "8", "--json", path], capture_output=True, text=True,
-                          env=os.environ, timeout=600)
+    done = subprocess.run(
+        [
+            sys.executable,
+            "-P",
+            SCRIPT,
+            "--family",
+            "quick",
+            "--steps",
+            "2",
+            "--device",
+            "cpu",
+            "--resolution",
+            "8",
+            "--json",
+            path,
+        ],
+        capture_output=True,
+        text=True,
+        env=os.environ,
+        timeout=600,
+    )
     assert done.returncode == 0, done.stderr
     rows = json.loads(path.read_text())["rows"]
     assert [row["options"].get("slice", 0) for row in rows] == [0, 1] and all(row["median_ms"] > 0 for row in rows)

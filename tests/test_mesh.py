@@ -5,11 +5,25 @@ import math
 import numpy as np
 import pytest
 import torch
-
 from analytic import ball, solid, toy, union
+
 from dreamfusion_ngp.errors import ExportError, UsageError
-from dreamfusion_ngp.mesh import (CREST, LEVEL, Mesh, decimate, extract_mesh, is_closed, iso_level, marching_cubes,
-                                  outer_shells, query, sample_grid, signed_volume, taubin, vertex_normals)
+from dreamfusion_ngp.mesh import (
+    CREST,
+    LEVEL,
+    Mesh,
+    decimate,
+    extract_mesh,
+    is_closed,
+    iso_level,
+    marching_cubes,
+    outer_shells,
+    query,
+    sample_grid,
+    signed_volume,
+    taubin,
+    vertex_normals,
+)
 from dreamfusion_ngp.toybox.shapes import CLASSES
 
 BOUND = 0.75
@@ -85,6 +99,7 @@ def test_a_solid_cut_by_the_cube_is_closed_there():
 def test_a_thin_field_gets_a_lower_level_that_shows_it():
     def density(x):
         return 0.3 * torch.sigmoid(-100 * ball((0.0, 0.0, 0.0), 0.5)(x))
+
     _, stats = extract_mesh(density, BOUND, resolution=48)
     assert stats["level"] == pytest.approx(CREST * 0.3, rel=0.01)
     assert stats["volume"] == pytest.approx(4 / 3 * math.pi * 0.5**3, rel=0.05)
@@ -93,6 +108,7 @@ def test_a_thin_field_gets_a_lower_level_that_shows_it():
 def test_a_dense_speck_in_a_thin_object_does_not_become_the_object():
     def density(x):
         return 2.0 * (ball((0.0, 0.0, 0.0), 0.5)(x) < 0).float() + 50.0 * (ball((0.0, 0.0, 0.0), 0.06)(x) < 0).float()
+
     assert extract_mesh(density, BOUND, resolution=48)[1]["volume"] > 0.4
 
 
@@ -112,6 +128,7 @@ def test_the_level_does_not_depend_on_the_resolution():
 def test_a_field_that_is_not_finite_is_refused(bad):
     def density(x):
         return torch.where(x[:, 0] > 0.7, bad, toy("mug")(x))
+
     with pytest.raises(ExportError, match="not finite at .* diverged"):
         extract_mesh(density, BOUND, resolution=32)
 
@@ -129,6 +146,7 @@ def test_the_grid_is_indexed_x_y_z_and_asked_in_bounded_chunks():
         asked.append(len(x))
         assert x.dtype == torch.float32
         return x[:, 0] + 10 * x[:, 1] + 100 * x[:, 2]
+
     grid = sample_grid(density, 1.0, 100)
     assert max(asked) <= 1 << 18 and sum(asked) == 100**3
     assert grid[99, 0, 50] == pytest.approx(0.99 - 9.9 + 1.0, abs=1e-4)
@@ -174,6 +192,7 @@ def test_taubin_smoothing_removes_noise_and_keeps_the_volume(sphere):
 
     def roughness(m):
         return np.linalg.norm(m.vertices - [0.1, -0.05, 0.2], axis=1).std()
+
     assert roughness(smooth) < 0.5 * roughness(rough)
     assert signed_volume(smooth) == pytest.approx(signed_volume(mesh), rel=0.01)
     assert is_closed(smooth)

@@ -15,10 +15,29 @@ def here(tmp_path, monkeypatch):
     return tmp_path
 
 
-@pytest.mark.parametrize("name", ["mine/my-sd15", "mine/my-sd15@v2", "mine/a.b", "models/my-sd15", "./models/my-sd15",
-                                  "../my-sd15", "~/my-sd15",
-                                  "/models/my-sd15", "a/b/c", "my-sd15", "weights/x.safetensors", "x/model.ckpt",
-                                  "a--b/c", "a/b..c", "a/b.git", "a/-b", "models/my sd15", "a" * 300 + "/b"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "mine/my-sd15",
+        "mine/my-sd15@v2",
+        "mine/a.b",
+        "models/my-sd15",
+        "./models/my-sd15",
+        "../my-sd15",
+        "~/my-sd15",
+        "/models/my-sd15",
+        "a/b/c",
+        "my-sd15",
+        "weights/x.safetensors",
+        "x/model.ckpt",
+        "a--b/c",
+        "a/b..c",
+        "a/b.git",
+        "a/-b",
+        "models/my sd15",
+        "a" * 300 + "/b",
+    ],
+)
 def test_a_path_that_is_not_there_is_a_missing_folder(here, name):
     (here / "mine").mkdir()
     assert on_the_hub(name) is None
@@ -42,19 +61,30 @@ def test_an_id_is_one_wherever_no_folder_says_otherwise(here):
     assert pinned("owner/name") == str(here / "owner" / "name")
 
 
-@pytest.mark.parametrize("address, wanted", [
-    ("https://huggingface.co/owner/name", None), ("https://huggingface.co/owner/name/", None),
-    ("http://huggingface.co/owner/name", None), ("huggingface.co/owner/name", None), ("hf.co/owner/name", None),
-    ("https://hf-mirror.com/owner/name", None), ("https://HuggingFace.co/owner/name", None),
-    ("https://huggingface.co/owner/name?library=diffusers", None), ("https://huggingface.co/owner/name#use", None),
-    ("https://huggingface.co/owner/name/tree/main", "main"),
-    ("https://huggingface.co/owner/name/tree/fp16/unet", "fp16"),
-    ("https://huggingface.co/owner/name/tree/refs%2Fpr%2F1", "refs/pr/1"),
-    ("https://huggingface.co/owner/name/tree/refs/pr/1", "refs/pr/1"),
-    ("https://huggingface.co/owner/name/blob/main/model_index.json", "main"),
-    ("https://huggingface.co/owner/name/discussions/3", None), ("https://huggingface.co/owner/name/commits/main", None),
-    ("hf://owner/name", None), ("hf://owner/name@v1", "v1"), ("hf://models/owner/name", None),
-])
+@pytest.mark.parametrize(
+    "address, wanted",
+    [
+        ("https://huggingface.co/owner/name", None),
+        ("https://huggingface.co/owner/name/", None),
+        ("http://huggingface.co/owner/name", None),
+        ("huggingface.co/owner/name", None),
+        ("hf.co/owner/name", None),
+        ("https://hf-mirror.com/owner/name", None),
+        ("https://HuggingFace.co/owner/name", None),
+        ("https://huggingface.co/owner/name?library=diffusers", None),
+        ("https://huggingface.co/owner/name#use", None),
+        ("https://huggingface.co/owner/name/tree/main", "main"),
+        ("https://huggingface.co/owner/name/tree/fp16/unet", "fp16"),
+        ("https://huggingface.co/owner/name/tree/refs%2Fpr%2F1", "refs/pr/1"),
+        ("https://huggingface.co/owner/name/tree/refs/pr/1", "refs/pr/1"),
+        ("https://huggingface.co/owner/name/blob/main/model_index.json", "main"),
+        ("https://huggingface.co/owner/name/discussions/3", None),
+        ("https://huggingface.co/owner/name/commits/main", None),
+        ("hf://owner/name", None),
+        ("hf://owner/name@v1", "v1"),
+        ("hf://models/owner/name", None),
+    ],
+)
 def test_the_address_of_a_page_is_its_id(here, address, wanted):
     assert on_the_hub(address) == (("owner/name",), wanted)
 
@@ -69,16 +99,22 @@ def test_a_mirror_is_known_by_HF_ENDPOINT(here, monkeypatch):
     assert on_the_hub("https://huggingface.co/owner/name")
 
 
-@pytest.mark.parametrize("address, said", [
-    ("https://huggingface.co/datasets/owner/name", "not the page of a model"),
-    ("https://huggingface.co/spaces/owner/name", "not the page of a model"),
-    ("https://huggingface.co/owner", "not the page of a model"), ("https://huggingface.co", "not the page of a model"),
-    ("https://github.com/owner/name", "no page of a hub that is known"),
-    ("https://civitai.com/models/4384", "no page of a hub that is known"), ("s3://bucket/key", "no page of a hub"),
-    ("https://huggingface.co/owner/name/blob/main/v1-5.safetensors", "a single file of weights"),
-    ("https://huggingface.co/owner/name/resolve/main/v1-5.ckpt", "a single file of weights"),
-    ("https://[broken/owner/name", "no address"), ("https://huggingface.co/owner/../name", "not the page of a model"),
-])
+@pytest.mark.parametrize(
+    "address, said",
+    [
+        ("https://huggingface.co/datasets/owner/name", "not the page of a model"),
+        ("https://huggingface.co/spaces/owner/name", "not the page of a model"),
+        ("https://huggingface.co/owner", "not the page of a model"),
+        ("https://huggingface.co", "not the page of a model"),
+        ("https://github.com/owner/name", "no page of a hub that is known"),
+        ("https://civitai.com/models/4384", "no page of a hub that is known"),
+        ("s3://bucket/key", "no page of a hub"),
+        ("https://huggingface.co/owner/name/blob/main/v1-5.safetensors", "a single file of weights"),
+        ("https://huggingface.co/owner/name/resolve/main/v1-5.ckpt", "a single file of weights"),
+        ("https://[broken/owner/name", "no address"),
+        ("https://huggingface.co/owner/../name", "not the page of a model"),
+    ],
+)
 def test_other_addresses_are_refused_in_one_line(here, address, said):
     with pytest.raises(PriorError, match=said) as caught:
         on_the_hub(address)

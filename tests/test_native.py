@@ -53,8 +53,9 @@ def test_module_and_package_load_without_torch():
 def test_module_stands_alone():
     """No library beyond the C++ runtime's to find, and no symbol of ours for another library to find."""
     module = native.native().__file__
-    table = subprocess.run(["readelf", "--dynamic", "--dyn-syms", "--wide", module],
-                           capture_output=True, text=True).stdout
+    table = subprocess.run(
+        ["readelf", "--dynamic", "--dyn-syms", "--wide", module], capture_output=True, text=True
+    ).stdout
     needed = {line.split("[")[1].split(".so")[0] for line in table.splitlines() if "(NEEDED)" in line}
     assert needed <= {"libstdc++", "libm", "libgcc_s", "libc", "libpthread", "librt", "libdl", "ld-linux-x86-64"}
     assert "PyInit__C" in table and "3dfn" not in table

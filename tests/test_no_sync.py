@@ -18,10 +18,22 @@ from dreamfusion_ngp.render import Occupancy
 from dreamfusion_ngp.train import Adam, State, train_step
 
 CONFIG = RunConfig(prompt="a red mug")
-SMALL = replace(CONFIG, render=replace(CONFIG.render, resolution=16),
-                field=replace(CONFIG.field, levels=4, log2_table=10, finest_resolution=64, hidden=16))
-READS = {"_local_scalar_dense", "item", "equal", "nonzero", "masked_select", "unique", "_unique2", "is_nonzero",
-         "bincount"}
+SMALL = replace(
+    CONFIG,
+    render=replace(CONFIG.render, resolution=16),
+    field=replace(CONFIG.field, levels=4, log2_table=10, finest_resolution=64, hidden=16),
+)
+READS = {
+    "_local_scalar_dense",
+    "item",
+    "equal",
+    "nonzero",
+    "masked_select",
+    "unique",
+    "_unique2",
+    "is_nonzero",
+    "bincount",
+}
 
 
 def guidance(rgb, views, step):
@@ -39,7 +51,8 @@ class Reads(TorchDispatchMode):
         name = function._overloadpacket.__name__
         masked = name.startswith("index") and any(
             isinstance(a, (list, tuple)) and any(getattr(i, "dtype", None) in (torch.bool, torch.uint8) for i in a)
-            for a in args)
+            for a in args
+        )
         if name in READS or masked:
             frame = sys._getframe(1)
             while frame and "dreamfusion_ngp" not in frame.f_globals.get("__name__", ""):
@@ -73,9 +86,10 @@ class Numbers(TorchDispatchMode):
         self.calls = defaultdict(list)
 
     def __torch_dispatch__(self, function, types, args=(), kwargs=None):
-        given = dict(zip((a.name for a in function._schema.arguments), args)) | (kwargs or {})
+        given = dict(zip((a.name for a in function._schema.arguments), args, strict=True)) | (kwargs or {})
         self.calls[function._overloadpacket.__name__].append(
-            {k: v for k, v in given.items() if isinstance(v, (int, float))})
+            {k: v for k, v in given.items() if isinstance(v, (int, float))}
+        )
         return function(*args, **(kwargs or {}))
 
 
@@ -90,8 +104,14 @@ def test_the_numbers_that_change_from_step_to_step_are_known():
         steps.append(numbers.calls)
     first, *others = steps[1:]  # the step before has the update of the occupancy grid as well
     assert all({k: len(v) for k, v in first.items()} == {k: len(v) for k, v in other.items()} for other in others)
-    changing = {(name, key) for other in others for name, calls in first.items()
-                for a, b in zip(calls, other[name]) for key in a if a[key] != b[key]}
+    changing = {
+        (name, key)
+        for other in others
+        for name, calls in first.items()
+        for a, b in zip(calls, other[name], strict=True)
+        for key in a
+        if a[key] != b[key]
+    }
     assert changing == {("slice", "end")}
 
 

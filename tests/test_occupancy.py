@@ -49,7 +49,8 @@ def test_bits_are_where_march_looks(device):
     torch.testing.assert_close(point.cpu(), torch.tensor([[3.5, 5.5, 6.5]]) / 4 - 1)
     plane, up = (torch.tensor([v], device=device) for v in ([1.0, 1, 0], [0.0, 0, 1]))
     along_z = march(
-        point * plane, up, bits, resolution=8, bound=1.0, near=0.0, step=0.01, budget=1000, seed=-1, stream=0)
+        point * plane, up, bits, resolution=8, bound=1.0, near=0.0, step=0.01, budget=1000, seed=-1, stream=0
+    )
     z = along_z.x[: int(along_z.info[0]), 2].tolist()
     assert len(z) == 25 and [min(z), max(z)] == pytest.approx([0.5, 0.75], abs=0.011)
 
@@ -152,7 +153,7 @@ def test_same_bits_for_any_number_of_threads(restore_threads):
         update(grid, bits, cells, sigma, threshold=1.0)
         results.append((grid, bits, cell_points(cells, 32, 1.0, 3, 4)))
     for other in results[1:]:
-        assert all(torch.equal(a, b) for a, b in zip(results[0], other))
+        assert all(torch.equal(a, b) for a, b in zip(results[0], other, strict=True))
 
 
 def test_cell_points(device):
@@ -209,21 +210,24 @@ def test_changed_tensors_are_known_to_autograd():
     assert grid._version > before[0] and bits._version > before[1]
 
 
-@pytest.mark.parametrize("change, error, name", [
-    (dict(grid=torch.zeros(8, 8, 8)), ValueError, "grid"),
-    (dict(grid=torch.zeros(512, dtype=torch.float64)), TypeError, "grid"),
-    (dict(grid=torch.zeros(500)), ValueError, "grid|resolution"),
-    (dict(grid=torch.zeros(1024)[::2]), ValueError, "grid"),
-    (dict(bitfield=torch.zeros(65, dtype=torch.uint8)), ValueError, "bitfield"),
-    (dict(bitfield=torch.zeros(128, dtype=torch.uint8)[::2]), ValueError, "bitfield"),
-    (dict(bitfield=torch.zeros(64, dtype=torch.bool)), TypeError, "bitfield"),
-    (dict(cells=torch.zeros(3, dtype=torch.int32)), TypeError, "cells"),
-    (dict(sigma=torch.zeros(4)), ValueError, "sigma"),
-    (dict(sigma=torch.zeros(3, device="meta")), ValueError, "sigma"),
-    (dict(decay=1.5), ValueError, "decay"),
-    (dict(threshold=-1.0), ValueError, "threshold"),
-    *[({name: bad}, ValueError, name) for bad in (NAN, INF, -INF) for name in ("threshold", "decay")],
-])
+@pytest.mark.parametrize(
+    "change, error, name",
+    [
+        (dict(grid=torch.zeros(8, 8, 8)), ValueError, "grid"),
+        (dict(grid=torch.zeros(512, dtype=torch.float64)), TypeError, "grid"),
+        (dict(grid=torch.zeros(500)), ValueError, "grid|resolution"),
+        (dict(grid=torch.zeros(1024)[::2]), ValueError, "grid"),
+        (dict(bitfield=torch.zeros(65, dtype=torch.uint8)), ValueError, "bitfield"),
+        (dict(bitfield=torch.zeros(128, dtype=torch.uint8)[::2]), ValueError, "bitfield"),
+        (dict(bitfield=torch.zeros(64, dtype=torch.bool)), TypeError, "bitfield"),
+        (dict(cells=torch.zeros(3, dtype=torch.int32)), TypeError, "cells"),
+        (dict(sigma=torch.zeros(4)), ValueError, "sigma"),
+        (dict(sigma=torch.zeros(3, device="meta")), ValueError, "sigma"),
+        (dict(decay=1.5), ValueError, "decay"),
+        (dict(threshold=-1.0), ValueError, "threshold"),
+        *[({name: bad}, ValueError, name) for bad in (NAN, INF, -INF) for name in ("threshold", "decay")],
+    ],
+)
 def test_errors_name_the_argument(change, error, name):
     bits, cells = torch.zeros(64, dtype=torch.uint8), torch.zeros(3, dtype=torch.int64)
     arguments = dict(grid=torch.zeros(512), bitfield=bits, cells=cells, sigma=torch.zeros(3), decay=0.9, threshold=0.1)
@@ -234,7 +238,8 @@ def test_errors_name_the_argument(change, error, name):
 def test_cell_points_errors_name_the_argument():
     cells = torch.zeros(3, dtype=torch.int64)
     for arguments, error, name in [
-        ((cells.int(), 8, 1.0), TypeError, "cells"), ((cells, 9, 1.0), ValueError, "resolution"),
+        ((cells.int(), 8, 1.0), TypeError, "cells"),
+        ((cells, 9, 1.0), ValueError, "resolution"),
         ((cells, 8, 0.0), ValueError, "bound"),
     ]:
         with pytest.raises(error, match=f"cell_points: {name} "):

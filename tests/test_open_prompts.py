@@ -4,16 +4,28 @@ import json
 import socket
 
 import pytest
-from tiny_latent import latent_folders  # noqa: F401 (fixture)
-from tiny_models import cache, folders  # noqa: F401 (fixtures)
+from tiny_latent import latent_folders
+from tiny_models import cache, folders
 
 from dreamfusion_ngp import cli
 from dreamfusion_ngp.checkpoint import load_checkpoint
 from dreamfusion_ngp.guidance import load_guidance
 from dreamfusion_ngp.train import train
 
-SMALL = ["--set", "render.resolution=12", "--set", "render.step=0.1", "--set", "render.occupancy_resolution=16",
-         "--set", "field.levels=3", "--set", "field.log2_table=10", "--set", "field.finest_resolution=32"]
+SMALL = [
+    "--set",
+    "render.resolution=12",
+    "--set",
+    "render.step=0.1",
+    "--set",
+    "render.occupancy_resolution=16",
+    "--set",
+    "field.levels=3",
+    "--set",
+    "field.log2_table=10",
+    "--set",
+    "field.finest_resolution=32",
+]
 
 
 @pytest.fixture
@@ -40,12 +52,19 @@ def test_the_guard_sees_a_connection(no_network):
     assert no_network
 
 
-@pytest.mark.parametrize("kind, preset, options", [
-    ("sd", "sd21", []), ("sd3", "sd3", ["--low-memory"]),
-    ("sdv", "sd21", ["--negative", "clay"]), ("sdxl", "sdxl", []),
-    ("if", "if", ["--set", "guidance.view_blend=perp-neg"])])
-def test_a_folder_of_every_family_makes_a_mesh_offline(kind, preset, options, latent_folders, folders, tmp_path,
-                                                       monkeypatch, no_network, capsys):
+@pytest.mark.parametrize(
+    "kind, preset, options",
+    [
+        ("sd", "sd21", []),
+        ("sd3", "sd3", ["--low-memory"]),
+        ("sdv", "sd21", ["--negative", "clay"]),
+        ("sdxl", "sdxl", []),
+        ("if", "if", ["--set", "guidance.view_blend=perp-neg"]),
+    ],
+)
+def test_a_folder_of_every_family_makes_a_mesh_offline(
+    kind, preset, options, latent_folders, folders, tmp_path, monkeypatch, no_network, capsys
+):
     folder = {**latent_folders, **folders}[kind]
     monkeypatch.chdir(tmp_path)
     (tmp_path / "tiny").symlink_to(folder)

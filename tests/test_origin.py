@@ -6,6 +6,7 @@ from dataclasses import replace
 
 import pytest
 import torch
+from tiny_runs import TINY
 
 from dreamfusion_ngp import cli, workflow
 from dreamfusion_ngp.checkpoint import load_checkpoint, save_checkpoint
@@ -13,7 +14,6 @@ from dreamfusion_ngp.errors import PriorError
 from dreamfusion_ngp.guidance import origin
 from dreamfusion_ngp.guidance.origin import check_weights, moved, weights_digest, weights_of
 from dreamfusion_ngp.train import State
-from tiny_runs import TINY
 
 
 def save_weights(path, seed=0, size=1000):
@@ -89,8 +89,11 @@ def test_a_vae_of_its_own_moves_alone(model, tmp_path):
 
 
 def test_the_embedded_prior_is_not_changed_for_another(model):
-    for config, other, vae in ((TINY, str(model), None), (with_model(model), "toybox", None),
-                               (with_model(model), None, str(model))):
+    for config, other, vae in (
+        (TINY, str(model), None),
+        (with_model(model), "toybox", None),
+        (with_model(model), None, str(model)),
+    ):
         with pytest.raises(PriorError, match="the run was started with.*cannot go on with"):
             moved(config, other, vae)
     assert weights_of(TINY) == {} and moved(TINY, "toybox", None) == TINY
@@ -113,8 +116,11 @@ def test_resume_finds_a_model_where_it_is_said_to_be(tmp_path, model, monkeypatc
     for flags, word in (([], "--guidance"), (["--guidance", str(other)], "another model")):
         assert cli.main(["resume", str(run), "--threads", "1", *flags]) == 2
         error = capsys.readouterr().err
-        assert word in error and error.count("\n") == 1 and sorted(p.name for p in run.iterdir()) == [
-            "checkpoint.safetensors"]
+        assert (
+            word in error
+            and error.count("\n") == 1
+            and sorted(p.name for p in run.iterdir()) == ["checkpoint.safetensors"]
+        )
     assert cli.main(["resume", str(run), "--threads", "1", "--guidance", str(there)]) == 0
     assert seen[0].config.guidance.model == str(there) and seen[0].weights == state.weights
     assert json.loads((run / "config.json").read_text())["guidance"]["model"] == str(there)

@@ -177,8 +177,11 @@ def test_the_telling_line_of_a_log():
 
 def test_constraints_pin_every_requirement():
     pyproject = tomllib.loads((ROOT / "pyproject.toml").read_text())
-    asked = [*pyproject["project"]["dependencies"], *pyproject["build-system"]["requires"],
-             *itertools.chain(*pyproject["project"]["optional-dependencies"].values())]
+    asked = [
+        *pyproject["project"]["dependencies"],
+        *pyproject["build-system"]["requires"],
+        *itertools.chain(*pyproject["project"]["optional-dependencies"].values()),
+    ]
     pins = {line.split("==")[0] for line in (ROOT / "constraints.txt").read_text().splitlines() if "==" in line}
     named = {build.re.match(r"[\w-]+", requirement)[0] for requirement in asked}
     assert len(named) > 15 and named <= pins

@@ -8,8 +8,8 @@ import shutil
 import pytest
 import torch
 from changed_folders import clip, copied, edit, edited, replace
-from tiny_latent import clip_tokenizer, latent_folders  # noqa: F401 (fixture)
-from tiny_models import cache, config, folders, tiny_tokenizer, views  # noqa: F401 (fixtures)
+from tiny_latent import clip_tokenizer, latent_folders
+from tiny_models import cache, config, folders, tiny_tokenizer, views
 
 from dreamfusion_ngp.errors import PriorError
 from dreamfusion_ngp.guidance import load_guidance
@@ -48,9 +48,16 @@ def bert(family: str, **options):
     def make():
         import transformers
 
-        settings = dict(vocab_size=40, hidden_size=16, intermediate_size=16, num_hidden_layers=2, num_attention_heads=2,
-                        max_position_embeddings=14)
+        settings = dict(
+            vocab_size=40,
+            hidden_size=16,
+            intermediate_size=16,
+            num_hidden_layers=2,
+            num_attention_heads=2,
+            max_position_embeddings=14,
+        )
         return getattr(transformers, f"{family}Model")(getattr(transformers, f"{family}Config")(**settings | options))
+
     return make
 
 
@@ -60,15 +67,22 @@ def t5():
     return T5EncoderModel(T5Config(vocab_size=40, d_model=16, d_kv=8, d_ff=16, num_layers=1, num_heads=2))
 
 
-ENCODERS = {"BertModel": bert("Bert"), "XLMRobertaModel": bert("XLMRoberta", pad_token_id=1), "T5EncoderModel": t5,
-            "ElectraModel": bert("Electra", embedding_size=16)}
+ENCODERS = {
+    "BertModel": bert("Bert"),
+    "XLMRobertaModel": bert("XLMRoberta", pad_token_id=1),
+    "T5EncoderModel": t5,
+    "ElectraModel": bert("Electra", embedding_size=16),
+}
 
 
 @pytest.mark.parametrize("name", ENCODERS)
 def test_padding_is_shown_to_a_foreign_encoder_in_a_stable_diffusion_pipeline(name, latent_folders, tmp_path):
     folder = copied(latent_folders["sd"], tmp_path, replace(text_encoder=ENCODERS[name], tokenizer=word_tokenizer))
-    edited(folder / "model_index.json", text_encoder=["transformers", name],
-           tokenizer=["transformers", "PreTrainedTokenizerFast"])
+    edited(
+        folder / "model_index.json",
+        text_encoder=["transformers", name],
+        tokenizer=["transformers", "PreTrainedTokenizerFast"],
+    )
     guidance = assert_the_pipelines(folder)
     assert guidance.embeddings["hidden"].shape[1] == 12
 
@@ -111,9 +125,12 @@ def without_length(folder, names=("tokenizer",)):
         path.write_text(json.dumps({k: v for k, v in json.loads(path.read_text()).items() if k != "model_max_length"}))
 
 
-LENGTHS = {"absent": without_length, "null": edit("tokenizer/tokenizer_config.json", model_max_length=None),
-           "huge": edit("tokenizer/tokenizer_config.json", model_max_length=10**30),
-           "a fraction": edit("tokenizer/tokenizer_config.json", model_max_length=16.0)}
+LENGTHS = {
+    "absent": without_length,
+    "null": edit("tokenizer/tokenizer_config.json", model_max_length=None),
+    "huge": edit("tokenizer/tokenizer_config.json", model_max_length=10**30),
+    "a fraction": edit("tokenizer/tokenizer_config.json", model_max_length=16.0),
+}
 
 
 @pytest.mark.parametrize("name", LENGTHS)
@@ -137,7 +154,7 @@ def test_texts_are_cut_to_what_the_encoder_holds(kind, part, latent_folders, tmp
 
 
 def with_vectors(folder, *names):
-    """"<mug>" of textual inversion, three vectors long, in the tokenizers and the encoders of the tiny CLIPs."""
+    """ "<mug>" of textual inversion, three vectors long, in the tokenizers and the encoders of the tiny CLIPs."""
     from transformers import CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
 
     for name in names:
@@ -187,7 +204,8 @@ def test_sd3s_t5_reads_on_where_the_clips_are_full(latent_folders, caplog):
     torch.testing.assert_close(embedding(guidance, text, "pooled"), expected[2][0])
     assert [r.message for r in caplog.records if r.name.startswith("dreamfusion")] == [
         "the model's T5 reads on, but its CLIPs read 16 tokens of text; these words at the end of the prompt are "
-        "ignored: " + " ".join(prompt.split()[11:])]
+        "ignored: " + " ".join(prompt.split()[11:])
+    ]
     again = load_guidance(config(folder, prompt), "cpu")
     assert torch.equal(again.embeddings["hidden"], guidance.embeddings["hidden"])
 
@@ -220,14 +238,20 @@ def test_clip_skip_is_that_of_the_larger_pipelines(kind, name, latent_folders, t
     guidance, pipe = load_guidance(config(folder, negative="a blue mug"), "cpu"), pipeline(name, folder)
     third = {"prompt_3": None} if kind == "sd3" else {}
     theirs = pipe.encode_prompt(VIEW, prompt_2=None, **third, negative_prompt="a blue mug", clip_skip=1, device="cpu")
-    for text, key, expected in zip((VIEW, "a blue mug") * 2, ("hidden", "hidden", "pooled", "pooled"), theirs):
+    for text, key, expected in zip(
+        (VIEW, "a blue mug") * 2, ("hidden", "hidden", "pooled", "pooled"), theirs, strict=True
+    ):
         torch.testing.assert_close(embedding(guidance, text, key), expected[0])
 
 
 def test_clip_skip_is_refused_where_there_is_nothing_to_skip(latent_folders, folders, tmp_path):
-    for i, (source, skip, message) in enumerate(((latent_folders["sd"], 4, "has 3 layers"),
-                                                 (latent_folders["sdxl"], 3, "has 3 layers"),
-                                                 (folders["if"], 1, "clip_skip is for CLIP"))):
+    for i, (source, skip, message) in enumerate(
+        (
+            (latent_folders["sd"], 4, "has 3 layers"),
+            (latent_folders["sdxl"], 3, "has 3 layers"),
+            (folders["if"], 1, "clip_skip is for CLIP"),
+        )
+    ):
         folder = copied(source, tmp_path / str(i))
         settings(folder, clip_skip=skip)
         with pytest.raises(PriorError, match=message):
@@ -251,15 +275,24 @@ def test_a_prediction_type_overrides_the_schedulers(latent_folders, tmp_path):
     assert float(load_guidance(config(folder), "cpu")(rgb, views(), 0).loss) == values["sample"]
 
 
-@pytest.mark.parametrize("values, message", [
-    ({"clipskip": 1}, "no setting 'clipskip'; there are guidance_scale, encoder_attention_mask, prediction_type, clip"),
-    ({"clip_skip": 1.5}, "clip_skip cannot be 1.5"), ({"clip_skip": True}, "clip_skip cannot be True"),
-    ({"clip_skip": -1}, "clip_skip cannot be -1"), ({"guidance_scale": True}, "guidance_scale cannot be True"),
-    ({"prediction_type": "v"}, "cannot be 'v'; wanted is epsilon, v_prediction or sample"),
-    ({"prediction_type": ["epsilon"]}, "prediction_type cannot be"),
-    ({"guidance_scale": float("nan")}, "guidance_scale cannot be nan"), ({"guidance_scale": 10**400}, "cannot be 1000"),
-    ({"encoder_attention_mask": 1}, "encoder_attention_mask cannot be 1"),
-])
+@pytest.mark.parametrize(
+    "values, message",
+    [
+        (
+            {"clipskip": 1},
+            "no setting 'clipskip'; there are guidance_scale, encoder_attention_mask, prediction_type, clip",
+        ),
+        ({"clip_skip": 1.5}, "clip_skip cannot be 1.5"),
+        ({"clip_skip": True}, "clip_skip cannot be True"),
+        ({"clip_skip": -1}, "clip_skip cannot be -1"),
+        ({"guidance_scale": True}, "guidance_scale cannot be True"),
+        ({"prediction_type": "v"}, "cannot be 'v'; wanted is epsilon, v_prediction or sample"),
+        ({"prediction_type": ["epsilon"]}, "prediction_type cannot be"),
+        ({"guidance_scale": float("nan")}, "guidance_scale cannot be nan"),
+        ({"guidance_scale": 10**400}, "cannot be 1000"),
+        ({"encoder_attention_mask": 1}, "encoder_attention_mask cannot be 1"),
+    ],
+)
 def test_settings_of_a_folder_are_known_and_right(values, message, latent_folders, tmp_path):
     folder = copied(latent_folders["sd"], tmp_path)
     settings(folder, **values)

@@ -5,7 +5,7 @@ import socket
 import numpy as np
 import pytest
 import torch
-from tiny_models import cache, config, copy, folders, tiny_tokenizer, views  # noqa: F401 (fixtures)
+from tiny_models import cache, config, copy, folders, tiny_tokenizer, views
 
 from dreamfusion_ngp.config import RunConfig
 from dreamfusion_ngp.errors import UsageError
@@ -132,10 +132,7 @@ def words(guidance, seen=None) -> tuple[list[str], list[str]]:
 
 def test_each_view_gets_its_words(folders):
     plain = load_guidance(config(folders["packed"]), "cpu")
-    assert words(plain) == (
-        ["a red mug, front view", "a red mug, side view", "a red mug, back view"],
-        ["", "", ""],
-    )
+    assert words(plain) == (["a red mug, front view", "a red mug, side view", "a red mug, back view"], ["", "", ""])
     assert words(plain, views(elevation=80.0))[0] == ["a red mug, overhead view"] * 3
     full = load_guidance(config(folders["packed"], view_words="fine", mode_words=True, keep_view=True), "cpu")
     conditional, unconditional = words(full)
@@ -174,7 +171,7 @@ def test_cuda_draws_and_predicts_what_the_cpu_does(folders, monkeypatch):
         calls = recorded(guidance, monkeypatch)
         guidance(image().detach().to(device), views(), 0)
         results[device] = [torch.as_tensor(v).cpu() for v in calls[0]]
-    for cpu, cuda in zip(results["cpu"][:-1], results["cuda"][:-1]):
+    for cpu, cuda in zip(results["cpu"][:-1], results["cuda"][:-1], strict=True):
         torch.testing.assert_close(cpu, cuda, rtol=1e-6, atol=1e-6)
     torch.testing.assert_close(results["cpu"][-1], results["cuda"][-1], rtol=0, atol=0.2)
 

@@ -11,8 +11,7 @@ import torch
 from dreamfusion_ngp.packing import pack
 from dreamfusion_ngp.prompts import MODE_WORDS, VIEW_WORDS, view_prompt
 from dreamfusion_ngp.toybox.captions import WORDS, subject
-from dreamfusion_ngp.toybox.model import (MAX_TOKENS, PRIOR, build_prior, build_tokenizer, embed_words, load_prior,
-                                          quiet)
+from dreamfusion_ngp.toybox.model import MAX_TOKENS, PRIOR, build_prior, build_tokenizer, embed_words, load_prior, quiet
 from dreamfusion_ngp.toybox.shapes import CLASSES, COLORS
 from dreamfusion_ngp.toybox.training import tokenize
 
@@ -91,7 +90,7 @@ def test_the_folder_is_a_diffusers_pipeline_of_float16_safetensors(folder):
 
     for file in folder.rglob("*.safetensors"):
         with safe_open(file, "pt") as opened:
-            assert {opened.get_tensor(key).dtype for key in opened.keys()} == {torch.float16}
+            assert {opened.get_tensor(key).dtype for key in opened} == {torch.float16}
 
 
 def test_saved_and_loaded_again_it_is_equal_bit_by_bit(prior, folder, tmp_path):

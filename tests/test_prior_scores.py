@@ -27,7 +27,7 @@ class Knows:
 
     def images(self, pictures):
         rows = torch.zeros(len(pictures), len(CAPTIONS))
-        for row, picture in zip(rows, pictures):
+        for row, picture in zip(rows, pictures, strict=True):
             row[picture[0, :2, 0].long()] = 1.0
         return rows
 
@@ -117,7 +117,9 @@ def test_the_report_on_the_embedded_prior(tmp_path):
     assert f"wrong at scale {best['scale']:g}" in text and "(wrong.jpg)" in text
     assert f"{measured['images']:,}" in text and ElementTree.parse(tmp_path / "loss.svg")
 
-    log = {"loss": [[100, 0.5], [1000, 0.1]], "scores": [{"images": n, "right": 0.1, "class": 0.2, "color": 0.3,
-                                                          "view": 0.4} for n in (100, 1000)]}
+    log = {
+        "loss": [[100, 0.5], [1000, 0.1]],
+        "scores": [{"images": n, "right": 0.1, "class": 0.2, "color": 0.3, "view": 0.4} for n in (100, 1000)],
+    }
     prior_samples.report(measured, log, tmp_path)
     assert "scores.svg" in (tmp_path / "prior.md").read_text() and ElementTree.parse(tmp_path / "scores.svg")

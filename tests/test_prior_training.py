@@ -24,6 +24,7 @@ from dreamfusion_ngp.toybox.shapes import CLASSES
 from dreamfusion_ngp.toybox.trainer import read_log, train_prior
 from dreamfusion_ngp.toybox.training import caption_ids, denoising_loss
 
+
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory):
     """The folder that a run of two processes left."""
@@ -212,8 +213,19 @@ def test_what_cannot_be_resumed_is_said_at_once(damage, trained, tmp_path):
 
 def test_a_gpu_trains_too(cuda, tmp_path):
     """Two thousand pictures of 20 x 16 views, captured steps and a resumed run."""
-    gpu = replace(training.GPU, images=2048, batch=32, chunk=8, views_per_class=16, trace_every=8, report_every=8,
-                  warmup_images=256, ema_half_life=256, sheet_steps=2, text_phase=0.0)
+    gpu = replace(
+        training.GPU,
+        images=2048,
+        batch=32,
+        chunk=8,
+        views_per_class=16,
+        trace_every=8,
+        report_every=8,
+        warmup_images=256,
+        ema_half_life=256,
+        sheet_steps=2,
+        text_phase=0.0,
+    )
     train_prior(gpu, tmp_path / "prior", device=cuda)
     losses = [loss for _, loss in read_log(tmp_path / "prior")["loss"]]
     assert all(map(math.isfinite, losses)) and losses[-1] < 0.6 * losses[0]

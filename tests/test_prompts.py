@@ -6,9 +6,21 @@ import unicodedata
 import numpy as np
 import pytest
 
+from dreamfusion_ngp.characters import MAX_TEXT
 from dreamfusion_ngp.errors import PromptError
-from dreamfusion_ngp.prompts import (DEGREE_VIEWS, MAX_PROMPT, VIEW_WORDS, blended_view, clean_prompt, degree_view,
-                                     degree_views, fine_view, paper_view, perp_neg_view, view_prompt, view_text)
+from dreamfusion_ngp.prompts import (
+    DEGREE_VIEWS,
+    VIEW_WORDS,
+    blended_view,
+    clean_prompt,
+    degree_view,
+    degree_views,
+    fine_view,
+    paper_view,
+    perp_neg_view,
+    view_prompt,
+    view_text,
+)
 
 
 def at(view, azimuth_deg, elevation_deg=15.0):
@@ -91,7 +103,7 @@ def test_degree_views_are_numbered():
     views = [f"az{a} el{e}" for a in range(0, 360, 15) for e in range(0, 91, 15)]
     random = np.random.default_rng(0)
     azimuth, elevation = random.uniform(-7, 14, 3000), random.uniform(-0.2, math.pi / 2, 3000)
-    said = [degree_view(a, e) for a, e in zip(azimuth, elevation)]
+    said = [degree_view(a, e) for a, e in zip(azimuth, elevation, strict=True)]
     assert [views[i] for i in degree_views(azimuth, elevation)] == said and len(views) == DEGREE_VIEWS
 
 
@@ -125,7 +137,7 @@ def test_view_prompt_joins_what_is_there():
         "\u0643\u0648\u0628",
         "a \u202emug\u202c",
         "\U0001f468\u200d\U0001f469\u200d\U0001f467",
-        "x" * MAX_PROMPT,
+        "x" * MAX_TEXT,
     ],
 )
 def test_printable_text_stays_as_it_is(text):
@@ -169,13 +181,23 @@ def test_a_megabyte_is_refused_in_one_short_line():
     with pytest.raises(PromptError, match="1048576 characters") as caught:
         clean_prompt("x" * 2**20)
     assert len(str(caught.value)) < 200
-    with pytest.raises(PromptError, match=str(MAX_PROMPT)):
-        clean_prompt("\0" * (MAX_PROMPT + 1))
+    with pytest.raises(PromptError, match=str(MAX_TEXT)):
+        clean_prompt("\0" * (MAX_TEXT + 1))
 
 
-@pytest.mark.parametrize("azimuth, start, end, share", [
-    (0, "front", "side", 1.0), (45, "front", "side", 0.5), (-60, "front", "side", 1 / 3), (89.999, "front", "side", 0),
-    (90, "side", "back", 1.0), (-135, "side", "back", 0.5), (180, "side", "back", 0.0), (405, "front", "side", 0.5)])
+@pytest.mark.parametrize(
+    "azimuth, start, end, share",
+    [
+        (0, "front", "side", 1.0),
+        (45, "front", "side", 0.5),
+        (-60, "front", "side", 1 / 3),
+        (89.999, "front", "side", 0),
+        (90, "side", "back", 1.0),
+        (-135, "side", "back", 0.5),
+        (180, "side", "back", 0.0),
+        (405, "front", "side", 0.5),
+    ],
+)
 def test_words_are_mixed_by_the_azimuth(azimuth, start, end, share):
     text = at(blended_view, azimuth)
     assert (text.start, text.end) == (f"{start} view", f"{end} view") and not text.against
@@ -184,14 +206,21 @@ def test_words_are_mixed_by_the_azimuth(azimuth, start, end, share):
     assert (overhead.start, overhead.end, overhead.share) == ("overhead view", "overhead view", 1.0)
 
 
-@pytest.mark.parametrize("azimuth, against", [
-    (0, {"front view": 0.0, "side view": -1.574}), (89.999, {"front view": -1.574, "side view": 0.0}),
-    (90, {"side view": 0.0, "front view": -1.574}), (180, {"side view": -0.394, "front view": -1.967})])
+@pytest.mark.parametrize(
+    "azimuth, against",
+    [
+        (0, {"front view": 0.0, "side view": -1.574}),
+        (89.999, {"front view": -1.574, "side view": 0.0}),
+        (90, {"side view": 0.0, "front view": -1.574}),
+        (180, {"side view": -0.394, "front view": -1.967}),
+    ],
+)
 def test_what_a_view_is_not(azimuth, against):
     text = at(perp_neg_view, azimuth)
     assert dict(text.against) == pytest.approx(against, abs=1e-3)
-    assert (text.start, text.end, text.share) == tuple(getattr(at(blended_view, azimuth), n) for n in
-                                                       ("start", "end", "share"))
+    assert (text.start, text.end, text.share) == tuple(
+        getattr(at(blended_view, azimuth), n) for n in ("start", "end", "share")
+    )
     assert [weight for _, weight in at(perp_neg_view, azimuth, 80.0).against] == [0.0, 0.0]
 
 

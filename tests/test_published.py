@@ -59,20 +59,24 @@ def test_a_focal_length_sees_the_field_of_view(angle):
     assert published.focal_of((40.0, angle))[1] == pytest.approx(0.5 / math.tan(math.radians(20)))
 
 
-@pytest.mark.parametrize("ends, descending, first, last", [
-    ((0.02, 0.98), False, 20, 980), ((0.02, 0.5), False, 20, 500), ((0.3, 0.98), True, 19, 699)])
+@pytest.mark.parametrize(
+    "ends, descending, first, last",
+    [((0.02, 0.98), False, 20, 980), ((0.02, 0.5), False, 20, 500), ((0.3, 0.98), True, 19, 699)],
+)
 def test_timesteps_are_those_that_are_drawn_there(ends, descending, first, last):
     low, high = published.t_range_of(ends, descending)
     config = dataclasses.replace(RunConfig().guidance, t_range=(low, high), t_max_end=high)
     t = sds.sample_timesteps(config, np.random.default_rng(0).random((2, 50_000)), 0.5, 1000)
     counts = np.bincount(t, minlength=1000)
     assert (t.min(), t.max()) == (first, last)
-    inside = counts[first:last + 1]
+    inside = counts[first : last + 1]
     assert inside.min() > 0.9 * inside.mean() and inside.max() < 1.1 * inside.mean()
 
 
-@pytest.mark.parametrize("source, numbers, scale, elevation", [
-    (published.DREAMFUSION_SD, 16384, 101.0, (-10.0, 45.0)), (published.DREAMFUSION_IF, 12288, 21.0, (-10.0, 90.0))])
+@pytest.mark.parametrize(
+    "source, numbers, scale, elevation",
+    [(published.DREAMFUSION_SD, 16384, 101.0, (-10.0, 45.0)), (published.DREAMFUSION_IF, 12288, 21.0, (-10.0, 90.0))],
+)
 def test_threestudios_configurations(source, numbers, scale, elevation):
     config = published.convert(source)
     camera, loss, optim, field = config.camera, config.loss, config.optim, config.field

@@ -35,15 +35,23 @@ def filled(update=True):
 
 
 def picture(occupancy, azimuth=0.0, shading=ALBEDO, background=(0.2, 0.4, 0.6), **options):
-    return render(ball, occupancy, orbit([azimuth], 0.0, 2.0, 1.5), torch.tensor([shading]),
-                  flat_background(torch.tensor([background])), CONFIG, density="exp", **options)
+    return render(
+        ball,
+        occupancy,
+        orbit([azimuth], 0.0, 2.0, 1.5),
+        torch.tensor([shading]),
+        flat_background(torch.tensor([background])),
+        CONFIG,
+        density="exp",
+        **options,
+    )
 
 
 def test_ball_has_its_silhouette_depth_colour_and_normal():
     r = picture(filled())
     opacity = r.opacity[0]
-    apparent = 32 * 1.5 * RADIUS / math.sqrt(2.0 ** 2 - RADIUS ** 2)  # radius of the outline in pixels
-    assert abs(float(opacity.sum()) - math.pi * apparent ** 2) < 0.06 * math.pi * apparent ** 2
+    apparent = 32 * 1.5 * RADIUS / math.sqrt(2.0**2 - RADIUS**2)  # radius of the outline in pixels
+    assert abs(float(opacity.sum()) - math.pi * apparent**2) < 0.06 * math.pi * apparent**2
     centre = r.rgb[0, 15:17, 15:17].mean((0, 1))
     assert torch.allclose(centre, torch.tensor([1.0, 0.0, 0.0]), atol=2e-3)
     assert torch.allclose(r.rgb[0, 0, 0], torch.tensor([0.2, 0.4, 0.6]))
@@ -73,8 +81,15 @@ def test_empty_grid_shows_the_background_with_a_valid_graph():
         h, raw, g = ball(x)
         return h * weight, raw * weight, g * weight
 
-    r = render(faint, occupancy, orbit([0.0], 0.0, 2.0, 1.5), torch.tensor([ALBEDO]),
-                flat_background(torch.ones(1, 3)), CONFIG, density="exp")
+    r = render(
+        faint,
+        occupancy,
+        orbit([0.0], 0.0, 2.0, 1.5),
+        torch.tensor([ALBEDO]),
+        flat_background(torch.ones(1, 3)),
+        CONFIG,
+        density="exp",
+    )
     assert torch.equal(r.rgb, torch.ones_like(r.rgb)) and int(r.info[0]) == 0
     (r.rgb.sum() + r.orientation.sum()).backward()
     assert weight.grad is None or float(weight.grad) == 0.0
@@ -93,15 +108,16 @@ def test_partial_updates_find_the_ball_in_four():
     assert occupancy.fraction() == 1.0
     for k in range(4):
         occupancy.update(ball_density, 0, k * CONFIG.occupancy_interval)
-    expected = 4 / 3 * math.pi * RADIUS ** 3 / 1.5 ** 3
+    expected = 4 / 3 * math.pi * RADIUS**3 / 1.5**3
     assert expected < occupancy.fraction() < 3 * expected
 
 
 def test_occupancy_forgets_what_has_gone():
     occupancy = filled()
     for k in range(1, 400):
-        occupancy.update(lambda x: torch.zeros(len(x)) + (x[:, 0] > 0.6).float() * 100, 0,
-                         k * CONFIG.occupancy_interval)
+        occupancy.update(
+            lambda x: torch.zeros(len(x)) + (x[:, 0] > 0.6).float() * 100, 0, k * CONFIG.occupancy_interval
+        )
     centre = (16 * 32 + 16) * 32 + 16
     assert not occupancy.bits[centre >> 3] >> (centre & 7) & 1
 

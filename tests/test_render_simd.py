@@ -61,8 +61,8 @@ def test_exponentials_hold_over_the_whole_range(simd, density):
     sigma, rgb, _ = shade(leaf, *rest, density=density)
     exact = h.double().requires_grad_()
     want = reference.shade(exact, *doubled(rest[:3]), *rest[3:], density=density)[0]
-    slope, = torch.autograd.grad(sigma.sum(), leaf)
-    want_slope, = torch.autograd.grad(want.sum(), exact)
+    (slope,) = torch.autograd.grad(sigma.sum(), leaf)
+    (want_slope,) = torch.autograd.grad(want.sum(), exact)
     for got, true in ((sigma.detach(), want.detach()), (slope, want_slope)):
         torch.testing.assert_close(got.double(), true, rtol=1e-6, atol=1e-37)
     torch.testing.assert_close(rgb.detach(), torch.full((n, 3), 0.5))
@@ -73,12 +73,15 @@ def test_nan_and_infinity_stay_in_their_row(simd):
     clean = shade(*leaves, *rest, VIEWS, 10, density="exp")
     leaves[0][7], leaves[1][40, 1], leaves[2][70, 2] = math.nan, math.inf, math.nan
     sigma, rgb, normal = shade(*leaves, *rest, VIEWS, 10, density="exp")
-    assert sigma[7].isnan() and rgb[40, 1] == shade(
-        leaves[0], leaves[1].clamp(max=100), leaves[2], *rest, VIEWS, 10, density="exp")[1][40, 1]
+    assert (
+        sigma[7].isnan()
+        and rgb[40, 1]
+        == shade(leaves[0], leaves[1].clamp(max=100), leaves[2], *rest, VIEWS, 10, density="exp")[1][40, 1]
+    )
     assert normal[70].isnan().all()
     others = torch.ones(100, dtype=torch.bool)
     others[[7, 40, 70]] = False
-    for got, want in zip((sigma, rgb, normal), clean):
+    for got, want in zip((sigma, rgb, normal), clean, strict=True):
         assert torch.equal(got[others], want[others])
 
 
@@ -110,10 +113,11 @@ def test_composite_of_a_ray_does_not_depend_on_its_place(simd):
     together = with_gradients(composite, leaves, [t, offsets, rays_d, STEP])[:5]
     for ray in (0, 1, 17, 39):
         rows = slice(9 * ray, 9 * ray + 9)
-        alone = composite(*(v[rows] for v in leaves), t[rows], torch.tensor([0, 9], dtype=torch.int32),
-                          rays_d[ray:ray + 1], STEP)
-        for a, b in zip(together, alone):
-            assert torch.equal(a[ray:ray + 1], b)
+        alone = composite(
+            *(v[rows] for v in leaves), t[rows], torch.tensor([0, 9], dtype=torch.int32), rays_d[ray : ray + 1], STEP
+        )
+        for a, b in zip(together, alone, strict=True):
+            assert torch.equal(a[ray : ray + 1], b)
 
 
 def test_same_bits_for_any_number_of_threads(simd, restore_threads):
@@ -121,8 +125,10 @@ def test_same_bits_for_any_number_of_threads(simd, restore_threads):
     found = []
     for threads in (1, 2, 5):
         torch.set_num_threads(threads)
-        found.append(with_gradients(lambda *a: shade(*a, VIEWS, 10, density="exp"), *shaded)
-                     + with_gradients(lambda *a: composite(*a, STEP), *composited))
+        found.append(
+            with_gradients(lambda *a: shade(*a, VIEWS, 10, density="exp"), *shaded)
+            + with_gradients(lambda *a: composite(*a, STEP), *composited)
+        )
     for other in found[1:]:
         assert all(torch.equal(a, b) for a, b in zip(found[0], other, strict=True))
 

@@ -5,8 +5,8 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from tiny_latent import latent_folders  # noqa: F401 (fixture)
-from tiny_models import cache, config, views  # noqa: F401 (fixtures)
+from tiny_latent import latent_folders
+from tiny_models import cache, config, views
 
 from dreamfusion_ngp.config import RunConfig, check_config, fast, from_dict, to_dict
 from dreamfusion_ngp.errors import UsageError
@@ -28,6 +28,7 @@ def image() -> torch.Tensor:
 def mvdream(x0_guided: np.ndarray, x0_conditional: np.ndarray, factor: float) -> np.ndarray:
     """MVDream's adjusted target: the guided clean image times the ratio of deviations (n - 1 in the denominator), all
     views, channels and pixels as one sample, mixed with itself."""
+
     def deviation(x):
         return np.sqrt(((x - x.mean()) ** 2).sum() / (x.size - 1))
 
@@ -47,8 +48,11 @@ def test_the_free_function_is_mvdreams_formula():
 
 
 @pytest.mark.parametrize("kind", ["sd", "sdv", "sd3"])
-@pytest.mark.parametrize("options", [{}, {"slice": 1}, {"slice": 2}, {"slice": 1, "view_blend": "perp-neg"},
-                                     {"slice": 2, "negative": "clay"}], ids=str)
+@pytest.mark.parametrize(
+    "options",
+    [{}, {"slice": 1}, {"slice": 2}, {"slice": 1, "view_blend": "perp-neg"}, {"slice": 2, "negative": "clay"}],
+    ids=str,
+)
 def test_the_views_are_rescaled_together_however_they_are_cut(kind, options, latent_folders, monkeypatch):
     """The network's own answers put through the formula in numpy give what the guidance uses for all three views."""
     guidance = loaded(latent_folders[kind], rescale=0.5, rescale_of="clean", **options)
@@ -64,18 +68,24 @@ def test_the_views_are_rescaled_together_however_they_are_cut(kind, options, lat
     guidance(image(), views(), 4)
     x, pictures = [], []
     for part, (z, t, (uncond, cond, *negatives), against) in enumerate(seen):
-        guided = (sds.perp_neg_guidance(uncond, cond, negatives, against, 30.0) if negatives
-                  else uncond + 30.0 * (cond - uncond))
+        guided = (
+            sds.perp_neg_guidance(uncond, cond, negatives, against, 30.0)
+            if negatives
+            else uncond + 30.0 * (cond - uncond)
+        )
         a = torch.tensor(guidance.abar[t]).reshape(-1, 1, 1, 1)
         alpha, sigma = a.sqrt(), (1 - a).sqrt()
-        clean = {"sd": lambda y: (z - sigma * y) / alpha, "sdv": lambda y: alpha * z - sigma * y,
-                 "sd3": lambda y: z - sigma / (alpha + sigma) * y}[kind]  # a flow is shown z / (alpha + sigma)
+        clean = {
+            "sd": lambda y: (z - sigma * y) / alpha,
+            "sdv": lambda y: alpha * z - sigma * y,
+            "sd3": lambda y: z - sigma / (alpha + sigma) * y,
+        }[kind]  # a flow is shown z / (alpha + sigma)
         pictures.append((clean(guided), clean(cond)))
         gradient, residual = finished[part]
         noisy = z.double() * (alpha + sigma if kind == "sd3" else 1)
         x.append((noisy, alpha, sigma, gradient.double(), residual.double()))
-    target = torch.tensor(mvdream(*(torch.cat(p).numpy() for p in zip(*pictures)), 0.5))
-    z, alpha, sigma, gradient, residual = (torch.cat(part) for part in zip(*x))
+    target = torch.tensor(mvdream(*(torch.cat(p).numpy() for p in zip(*pictures, strict=True)), 0.5))
+    z, alpha, sigma, gradient, residual = (torch.cat(part) for part in zip(*x, strict=True))
     draws = generator(3, 4, Stream.GUIDANCE)
     draws.random((2, 3))
     noise = torch.from_numpy(draws.standard_normal((3, *guidance.shape), dtype=np.float32)).double()
@@ -117,8 +127,9 @@ def test_a_config_from_before_the_choice_means_what_it_meant():
 
 def test_views_may_share_their_noise_level():
     draws = np.random.default_rng(0).random((2, 4))
-    shared = sds.sample_timesteps(replace(fast().guidance, t_range=(0.1, 0.9), t_max_end=0.9, t_window=1.0,
-                                          t_shared=True), draws, 0.0, 1000)
+    shared = sds.sample_timesteps(
+        replace(fast().guidance, t_range=(0.1, 0.9), t_max_end=0.9, t_window=1.0, t_shared=True), draws, 0.0, 1000
+    )
     assert shared.shape == (4,) and set(shared) == {int((0.1 + 0.8 * draws[1, 0]) * 1000)}
 
 

@@ -69,12 +69,14 @@ def test_every_framed_view_counts_in_the_mean_of_its_words(reservoir):
     assert (counts.sum(1)[1:] == framed[1:]).all() and counts.sum(1).min() >= 3, "every class has some"
     assert counts[0].sum() in (3, 6, 9), "also views that the reservoir no longer has"
     assert {True, False} == set(shelves.framed[1:].ravel().tolist())
-    for count, angles in zip(counts, reservoir.means.angles):
+    for count, angles in zip(counts, reservoir.means.angles, strict=True):
         assert sorted(degree_view(*a) for a in angles) == sorted(
-            word for word, n in zip(ALL_DEGREE_VIEWS, count) for _ in range(n)
+            word for word, n in zip(ALL_DEGREE_VIEWS, count, strict=True) for _ in range(n)
         )
     drawn = reservoir.means.draw(np.array([3] * 40 + [5]), np.random.default_rng(0))
-    for classes, sums, count, *angles in zip([3] * 40 + [5], drawn.sums, drawn.count, drawn.azimuth, drawn.elevation):
+    for classes, sums, count, *angles in zip(
+        [3] * 40 + [5], drawn.sums, drawn.count, drawn.azimuth, drawn.elevation, strict=True
+    ):
         word = ALL_DEGREE_VIEWS.index(degree_view(*angles))
         assert counts[classes, word] == count > 0 and torch.equal(sums, reservoir.means.sums[classes, word])
 
@@ -114,7 +116,7 @@ def test_pictures_and_captions_belong_together(reservoir, monkeypatch):
     images, texts, _ = training_batch(reservoir, 200, random)
     assert images.shape == (200, 3, 64, 64) and images.min() >= -1 and images.max() <= 1 and texts == ["a mug"] * 200
     checked = 0
-    for image, (name, color, azimuth, elevation, mode, *_) in zip((images + 1) / 2, seen):
+    for image, (name, color, azimuth, elevation, mode, *_) in zip((images + 1) / 2, seen, strict=True):
         assert name in CLASSES and mode == 0 and -0.2 < elevation < 1.58 and 0 <= azimuth < 6.3
         if name in ("sphere", "cube", "cylinder") and (image[:, 31:33, 31:33].flatten(1).std(1) < 1e-3).all():
             assert (image[:, 32, 32] - torch.tensor(COLORS[color])).abs().max() < 5 * training.COLOR_JITTER

@@ -10,8 +10,8 @@ from PIL import Image
 
 from dreamfusion_ngp.errors import PriorError, PromptError, UsageError
 from dreamfusion_ngp.evaluation.clip import MEAN, STD, ClipRetrieval
-from dreamfusion_ngp.evaluation.pictures import AZIMUTHS, ELEVATION, Pictures, judging_cameras, toy_pictures
 from dreamfusion_ngp.evaluation.judge import word_counts
+from dreamfusion_ngp.evaluation.pictures import AZIMUTHS, ELEVATION, Pictures, judging_cameras, toy_pictures
 from dreamfusion_ngp.evaluation.retrieval import caption_pool, pool_of, r_precision, read_captions, toy_captions
 from dreamfusion_ngp.toybox.shapes import CLASSES, COLORS
 
@@ -38,11 +38,17 @@ def test_the_share_of_views_that_retrieve_their_caption():
     red, green, blue, white = ([1.0, 0, 0], [0, 1.0, 0], [0, 0, 1.0], [1.0, 1, 1])
     captions = [json.dumps(c) for c in (red, green, blue, white)]
     result = r_precision(MeanColor(), plain(red, red, red, blue), pool_of(captions[0], captions))
-    assert result == {"r_precision_color": 0.75, "retrieved_color": captions[0],
-                      "r_precision_geo": 0.0, "retrieved_geo": captions[3],
-                      "r_precision_albedo": 0.25, "retrieved_albedo": captions[2]}
-    assert r_precision(MeanColor(), plain(red, green), pool_of(captions[3], captions[:3]))["r_precision_geo"] == 1.0, \
+    assert result == {
+        "r_precision_color": 0.75,
+        "retrieved_color": captions[0],
+        "r_precision_geo": 0.0,
+        "retrieved_geo": captions[3],
+        "r_precision_albedo": 0.25,
+        "retrieved_albedo": captions[2],
+    }
+    assert r_precision(MeanColor(), plain(red, green), pool_of(captions[3], captions[:3]))["r_precision_geo"] == 1.0, (
         "a prompt that is missing among the captions joins them"
+    )
 
 
 def test_pools_of_toys():
@@ -69,15 +75,27 @@ def test_captions_from_a_file(tmp_path):
             read_captions(bad)
 
 
-@pytest.mark.parametrize("twin", ["\ufeffa red mug", "a\u00a0red mug", "a red\u200b mug", "a red mug\ufe0f",
-                                  "a re\u00add mug", "a red mug\u200e", "a red mug\u2060 ", "a red mug"])
+@pytest.mark.parametrize(
+    "twin",
+    [
+        "\ufeffa red mug",
+        "a\u00a0red mug",
+        "a red\u200b mug",
+        "a red mug\ufe0f",
+        "a re\u00add mug",
+        "a red mug\u200e",
+        "a red mug\u2060 ",
+        "a red mug",
+    ],
+)
 def test_captions_that_look_alike_are_one(twin, tmp_path, caplog):
     path = tmp_path / "captions.txt"
     path.write_text(f"a castle\na red mug\n{twin}\n\u200b\n", encoding="utf-8")
     captions = read_captions(path)
     assert captions == ["a castle", "a red mug"]
     assert caplog.messages == [
-        f"--captions {path}: captions that look like one before are left out: line 3 (like line 2)"]
+        f"--captions {path}: captions that look like one before are left out: line 3 (like line 2)"
+    ]
     path.write_text(f"{twin}\na castle", encoding="utf-8")
     assert caption_pool("a red mug", read_captions(path)).color_own == 0 and len(read_captions(path)) == 2
 
@@ -95,8 +113,15 @@ def test_a_caption_that_is_no_text_is_named_by_its_line(tmp_path):
         read_captions(path)
 
 
-@pytest.mark.parametrize("caption, prompt", [("a grey mug", "a gray mug"), ("\u2764 mug", "\u2764\ufe0f mug"),
-                                             ("a red-mug", "a red mug"), ("\u201ca red mug\u201d", "a red mug")])
+@pytest.mark.parametrize(
+    "caption, prompt",
+    [
+        ("a grey mug", "a gray mug"),
+        ("\u2764 mug", "\u2764\ufe0f mug"),
+        ("a red-mug", "a red mug"),
+        ("\u201ca red mug\u201d", "a red mug"),
+    ],
+)
 def test_the_prompt_in_another_spelling_is_no_distractor(caption, prompt):
     pool = caption_pool(prompt, ["a castle", caption])
     assert pool.color == ["a castle", caption] and pool.color_own == pool.geo_own == 1
@@ -127,6 +152,7 @@ def clip_folder(tmp_path_factory):
 
     folder = tmp_path_factory.mktemp("clip")
     from transformers.convert_slow_tokenizer import bytes_to_unicode
+
     letters = list(bytes_to_unicode().values())
     tokens = [*letters, *(c + "</w>" for c in letters), "<|startoftext|>", "<|endoftext|>"]
     (folder / "vocab.json").write_text(json.dumps({t: i for i, t in enumerate(tokens)}))
@@ -135,8 +161,11 @@ def clip_folder(tmp_path_factory):
     small = dict(hidden_size=32, intermediate_size=64, num_hidden_layers=2, num_attention_heads=2)
     ends = dict(bos_token_id=len(tokens) - 2, eos_token_id=len(tokens) - 1, pad_token_id=len(tokens) - 1)
     torch.manual_seed(0)
-    config = CLIPConfig(text_config=dict(small, vocab_size=len(tokens), max_position_embeddings=24, **ends),
-                        vision_config=dict(small, image_size=32, patch_size=8), projection_dim=16)
+    config = CLIPConfig(
+        text_config=dict(small, vocab_size=len(tokens), max_position_embeddings=24, **ends),
+        vision_config=dict(small, image_size=32, patch_size=8),
+        projection_dim=16,
+    )
     CLIPModel(config).save_pretrained(folder)
     return folder
 
@@ -180,8 +209,9 @@ def test_clip_is_read_from_weights_of_a_variant(clip_folder, tmp_path):
 
 
 def test_clip_scores_a_toy_by_the_protocol(clip_folder):
-    result = r_precision(ClipRetrieval(str(clip_folder)), toy_pictures("mug", COLORS["red"], resolution=32),
-                         pool_of("a red mug", []))
+    result = r_precision(
+        ClipRetrieval(str(clip_folder)), toy_pictures("mug", COLORS["red"], resolution=32), pool_of("a red mug", [])
+    )
     assert 0 <= result["r_precision_color"] <= 1 and result["retrieved_geo"] in toy_captions()[1]
     assert len(CLASSES) == len(toy_captions()[1])
 

@@ -12,8 +12,11 @@ from dreamfusion_ngp.rng import Stream, generator, integers, kernel_stream, norm
 VECTORS = [
     ([0] * 4, [0] * 2, [0x6627E8D5, 0xE169C58D, 0xBC57AC4C, 0x9B00DBD8]),
     ([0xFFFFFFFF] * 4, [0xFFFFFFFF] * 2, [0x408F276D, 0x41C83B0E, 0xA20BC7C6, 0x6D5451FD]),
-    ([0x243F6A88, 0x85A308D3, 0x13198A2E, 0x03707344], [0xA4093822, 0x299F31D0],
-     [0xD16CFE09, 0x94FDCCEB, 0x5001E420, 0x24126EA1]),
+    (
+        [0x243F6A88, 0x85A308D3, 0x13198A2E, 0x03707344],
+        [0xA4093822, 0x299F31D0],
+        [0xD16CFE09, 0x94FDCCEB, 0x5001E420, 0x24126EA1],
+    ),
 ]
 
 
@@ -40,7 +43,8 @@ def test_host_generator_gives_the_published_numbers():
 def test_streams_are_frozen():
     """Changing an id changes every run made with a seed."""
     assert {s.name: s.value for s in Stream} == dict(
-        VIEWS=0, BACKGROUND=1, GUIDANCE=2, MARCH=3, OCCUPANCY=4, INIT=5, PRIOR=6, EVALUATION=7, TEST=15)
+        VIEWS=0, BACKGROUND=1, GUIDANCE=2, MARCH=3, OCCUPANCY=4, INIT=5, PRIOR=6, EVALUATION=7, TEST=15
+    )
 
 
 def test_values_are_frozen():
@@ -96,10 +100,16 @@ def test_kernel_streams_do_not_collide():
     assert kernel_stream(2**48 - 1, Stream.TEST) < 2**63
 
 
-@pytest.mark.parametrize("arguments, name", [
-    ((-1, 0, 0), "seed"), ((2**63, 0, 0), "seed"), ((0, -1, 0), "step"), ((0, 2**48, 0), "step"),
-    ((0, 0, 16), "stream"),
-])
+@pytest.mark.parametrize(
+    "arguments, name",
+    [
+        ((-1, 0, 0), "seed"),
+        ((2**63, 0, 0), "seed"),
+        ((0, -1, 0), "step"),
+        ((0, 2**48, 0), "step"),
+        ((0, 0, 16), "stream"),
+    ],
+)
 def test_errors_name_the_argument(arguments, name):
     for draw in (uniform, normal):
         with pytest.raises(ValueError, match=f"rng: {name} "):

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from tiny_models import config, folders, views  # noqa: F401 (fixtures)
+from tiny_models import config, folders, views
 
 from dreamfusion_ngp.guidance import load_guidance
 from dreamfusion_ngp.guidance.rows import in_parts
@@ -60,4 +60,6 @@ def test_the_gradient_is_the_same_with_any_number_of_threads(folders, restore_th
         rgb = torch.rand(3, 16, 16, 3, generator=torch.Generator().manual_seed(0)).requires_grad_()
         guidance(rgb, views(), 1).loss.backward()
         gradients.append(rgb.grad)
-    assert all(torch.allclose(g, gradients[0], rtol=1e-4, atol=1e-8) for g in gradients) and gradients[0].abs().max() > 0
+    assert (
+        all(torch.allclose(g, gradients[0], rtol=1e-4, atol=1e-8) for g in gradients) and gradients[0].abs().max() > 0
+    )

@@ -9,19 +9,31 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from tiny_runs import TINY
 
 from dreamfusion_ngp import cli
 from dreamfusion_ngp.checkpoint import save_checkpoint
 from dreamfusion_ngp.errors import CheckpointError, OutputError, UsageError
-from dreamfusion_ngp.runs import (append_metrics, checkpoint_of, create_run, display, find_runs, lock_run,
-                                  preview_picture, render_opacity, reopen_run, slug, truncate_metrics,
-                                  turntable_frames)
+from dreamfusion_ngp.runs import (
+    append_metrics,
+    checkpoint_of,
+    create_run,
+    display,
+    find_runs,
+    lock_run,
+    preview_picture,
+    render_opacity,
+    reopen_run,
+    slug,
+    truncate_metrics,
+    turntable_frames,
+)
 from dreamfusion_ngp.train import State
-from tiny_runs import TINY
 
 
-@pytest.mark.parametrize("prompt", ["a red mug", "../../etc/passwd", "/", "CON", "…", "é" * 500,
-                                    "a\tb", "🦆", "x" * 4000, "${HOME}", "-rf"])
+@pytest.mark.parametrize(
+    "prompt", ["a red mug", "../../etc/passwd", "/", "CON", "…", "é" * 500, "a\tb", "🦆", "x" * 4000, "${HOME}", "-rf"]
+)
 def test_slug_is_a_safe_name(prompt):
     assert re.fullmatch(r"[a-z0-9][a-z0-9-]{0,39}-[0-9a-f]{8}", slug(prompt))
 
@@ -182,6 +194,7 @@ def test_preview_and_turntable_sizes(ball):
 
 def test_opacity_for_silhouettes(ball):
     from dreamfusion_ngp.cameras import orbit
+
     opacity = render_opacity(ball)(orbit([0.0, 45.0], 0.0, 1.55, 1.25), 16)
     assert opacity.shape == (2, 16, 16) and float(opacity[0, 8, 8]) > 0.95 and not opacity.requires_grad
 
@@ -189,6 +202,7 @@ def test_opacity_for_silhouettes(ball):
 def test_pictures_do_not_suffer_from_the_training_budget(ball):
     """Many pixels need more samples than a training step may take; rays must not be cut off."""
     from dreamfusion_ngp.cameras import orbit
+
     small = State(replace(ball.config, render=replace(ball.config.render, budget=64)), "cpu")
     small.occupancy.load_state_dict(ball.occupancy.state_dict())
     cameras = orbit([0.0, 45.0, 90.0], 0.0, 1.55, 1.25)

@@ -4,17 +4,18 @@ import io
 import shutil
 import sys
 from dataclasses import replace
+from itertools import pairwise
 
 import numpy as np
 import pytest
 import torch
+from tiny_runs import TINY, Target
 
 from dreamfusion_ngp import progress, saver, workflow
 from dreamfusion_ngp.checkpoint import load_checkpoint
 from dreamfusion_ngp.errors import DivergenceError, ExportError, OutputError
 from dreamfusion_ngp.saver import Saver
 from dreamfusion_ngp.train import State, train
-from tiny_runs import TINY, Target
 
 SHORT = replace(TINY, steps=12, render=replace(TINY.render, occupancy_interval=5))
 
@@ -95,7 +96,7 @@ def test_a_step_that_fails_is_made_again_bit_exactly(folder, step):
     assert again.step == step
     train(again, Target(), lambda record: None)
     train(whole, Target(), lambda record: None)
-    assert all(torch.equal(a, b) for a, b in zip(whole.tensors().values(), again.tensors().values()))
+    assert all(torch.equal(a, b) for a, b in zip(whole.tensors().values(), again.tensors().values(), strict=True))
 
 
 @pytest.mark.parametrize("leave", [KeyboardInterrupt, SystemExit])
@@ -114,9 +115,17 @@ def test_what_is_said_of_the_checkpoint_is_true_for_a_loss_that_is_not_finite(fo
     assert saved(folder).step == 7, "what is loaded is checked"
 
 
-@pytest.mark.parametrize("name, value", [
-    *((name, value) for name in ("field.table", "background.w1", "adam.0.first", "adam.1.second")
-      for value in (float("nan"), float("inf"))), ("adam.1.second", -1.0)])
+@pytest.mark.parametrize(
+    "name, value",
+    [
+        *(
+            (name, value)
+            for name in ("field.table", "background.w1", "adam.0.first", "adam.1.second")
+            for value in (float("nan"), float("inf"))
+        ),
+        ("adam.1.second", -1.0),
+    ],
+)
 def test_a_state_that_is_not_sound_never_replaces_a_checkpoint(folder, name, value):
     state = State(SHORT, "cpu")
 
@@ -201,5 +210,5 @@ def test_saves_become_rarer_up_to_a_minute(tmp_path, monkeypatch):
     for second in range(600):
         now[0], state.step = float(second), second + 1
         keeper.save_if_due()
-    gaps = [b - a for a, b in zip(saves, saves[1:])]
+    gaps = [b - a for a, b in pairwise(saves)]
     assert saves[0] == 0 and gaps[0] <= 6 and gaps == sorted(gaps) and 60 <= gaps[-1] <= 61

@@ -9,6 +9,7 @@ from dataclasses import replace
 import pytest
 import torch
 from PIL import Image
+from tiny_runs import TINY
 
 from dreamfusion_ngp.checkpoint import load_checkpoint, save_checkpoint
 from dreamfusion_ngp.errors import CheckpointError, ExportError, PromptError
@@ -17,21 +18,31 @@ from dreamfusion_ngp.evaluation.judge import Judge, save_judge
 from dreamfusion_ngp.evaluation.pictures import toy_pictures
 from dreamfusion_ngp.evaluation.report import FIGURES
 from dreamfusion_ngp.evaluation.sheet import THUMBNAIL, html_sheet, thumbnails
-from dreamfusion_ngp.train import State
 from dreamfusion_ngp.toybox.shapes import COLORS
+from dreamfusion_ngp.train import State
 from dreamfusion_ngp.workflow import evaluate_runs, evaluation_text, find_runs
-from tiny_runs import TINY
 
 
 def test_means_worst_and_spreads_by_hand():
-    records = [{"seed": s, "volumetric_iou": v, "extra_faces": e, "watertight": True}
-               for s, v, e in ((0, 0.5, 0), (0, 0.7, None), (1, 0.9, 2), (1, 0.9, None))]
+    records = [
+        {"seed": s, "volumetric_iou": v, "extra_faces": e, "watertight": True}
+        for s, v, e in ((0, 0.5, 0), (0, 0.7, None), (1, 0.9, 2), (1, 0.9, None))
+    ]
     found = scoring.summary(records)
-    assert found["volumetric_iou"] == {"n": 4, "mean": pytest.approx(0.75), "worst": 0.5,
-                                       "spread_runs": pytest.approx(math.sqrt((0.0625 + 0.0025 + 2 * 0.0225) / 3)),
-                                       "spread_seeds": pytest.approx(0.3 / math.sqrt(2))}
-    assert found["extra_faces"] == {"n": 2, "mean": 1.0, "worst": 2.0, "spread_runs": pytest.approx(math.sqrt(2)),
-                                    "spread_seeds": pytest.approx(math.sqrt(2))}
+    assert found["volumetric_iou"] == {
+        "n": 4,
+        "mean": pytest.approx(0.75),
+        "worst": 0.5,
+        "spread_runs": pytest.approx(math.sqrt((0.0625 + 0.0025 + 2 * 0.0225) / 3)),
+        "spread_seeds": pytest.approx(0.3 / math.sqrt(2)),
+    }
+    assert found["extra_faces"] == {
+        "n": 2,
+        "mean": 1.0,
+        "worst": 2.0,
+        "spread_runs": pytest.approx(math.sqrt(2)),
+        "spread_seeds": pytest.approx(math.sqrt(2)),
+    }
     assert found["watertight"]["mean"] == 1 and "chamfer" not in found
     assert scoring.summary(records[:1])["volumetric_iou"]["spread_seeds"] is None
 
@@ -79,15 +90,21 @@ def evaluated(tmp_path_factory):
     for seed in (0, 1):
         save_run(root / "all" / f"seed{seed}", "a red sphere", seed)
     save_judge(root / "judge.safetensors", Judge())
-    result = evaluate_runs([root / "all"], judge=root / "judge.safetensors", out=root / "out", device="cpu", threads=1,
-                           show=lambda line: None)
+    result = evaluate_runs(
+        [root / "all"],
+        judge=root / "judge.safetensors",
+        out=root / "out",
+        device="cpu",
+        threads=1,
+        show=lambda line: None,
+    )
     return root, result
 
 
 def test_evaluate_writes_what_it_returns(evaluated):
     root, result = evaluated
     assert json.loads((root / "out/evaluation.json").read_text()) == json.loads(json.dumps(result))
-    assert list(result)[0] == "judge" and result["judge"]["truth"]["prompts"] == 1, "its own score comes first"
+    assert next(iter(result)) == "judge" and result["judge"]["truth"]["prompts"] == 1, "its own score comes first"
     for record in result["runs"]:
         assert json.loads((root / "all" / f"seed{record['seed']}" / "evaluation.json").read_text()) == record
         assert set(record) == set(FIGURES) - {"failed"}, "every figure is explained"
@@ -145,8 +162,10 @@ def test_prompts_of_any_other_model_need_captions(tmp_path):
 
 def test_prompts_are_text_in_the_sheet():
     record = {"prompt": "<script>", "seed": 0, "retrieved_color": "a <b>"}
-    page = html_sheet({"judge": None, "figures": {}, "runs": [record]},
-                      [thumbnails(toy_pictures("cube", COLORS["red"], resolution=16))])
+    page = html_sheet(
+        {"judge": None, "figures": {}, "runs": [record]},
+        [thumbnails(toy_pictures("cube", COLORS["red"], resolution=16))],
+    )
     assert "<script>" not in page and "a <b>" not in page and "&lt;script&gt;" in page
 
 

@@ -12,7 +12,7 @@ C = (0.07, -0.04, 0.05)  # an off-centre position, so that a forgotten shift sho
 
 def rotate(p, axis):
     """Coordinates (across, along, across) of p - C for a shape with this axis."""
-    q = [a - c for a, c in zip(p, C)]
+    q = [a - c for a, c in zip(p, C, strict=True)]
     return q[(axis + 1) % 3], q[axis], q[(axis + 2) % 3]
 
 
@@ -22,7 +22,7 @@ def in_box(p):
 
 
 def in_round_box(p):
-    q = [(abs(a - c) - h + 0.05).clamp(min=0) for a, c, h in zip(p, C, (0.3, 0.2, 0.1))]
+    q = [(abs(a - c) - h + 0.05).clamp(min=0) for a, c, h in zip(p, C, (0.3, 0.2, 0.1), strict=True)]
     return q[0] ** 2 + q[1] ** 2 + q[2] ** 2 < 0.05**2
 
 
@@ -49,23 +49,27 @@ def in_capsule(p):
 
 
 def in_pyramid(p):
-    x, y, z = (a - c for a, c in zip(p, C))
+    x, y, z = (a - c for a, c in zip(p, C, strict=True))
     half = 0.3 * (0.25 - y) / 0.5
     return (abs(y) < 0.25) & (abs(x) < half) & (abs(z) < half)
 
 
 def in_roof(p):
-    x, y, z = (a - c for a, c in zip(p, C))
+    x, y, z = (a - c for a, c in zip(p, C, strict=True))
     return (y > 0) & (y < 0.2) & (abs(x) < 0.35) & (abs(z) < 0.3 * (0.2 - y) / 0.2)
 
 
 def in_ellipsoid(p, r):
-    return sum(((a - c) / b) ** 2 for a, c, b in zip(p, C, r)) < 1
+    return sum(((a - c) / b) ** 2 for a, c, b in zip(p, C, r, strict=True)) < 1
 
 
 # name: distance, inside, share of the true distance that it reaches at least (1: exact)
 PRIMITIVES = {
-    "sphere": (lambda p: sdf.sphere(p, C, 0.3), lambda p: sum((a - c) ** 2 for a, c in zip(p, C)) < 0.09, 1.0),
+    "sphere": (
+        lambda p: sdf.sphere(p, C, 0.3),
+        lambda p: sum((a - c) ** 2 for a, c in zip(p, C, strict=True)) < 0.09,
+        1.0,
+    ),
     "box": (lambda p: sdf.box(p, C, (0.3, 0.2, 0.1), 0.0), in_box, 1.0),
     "rounded box": (lambda p: sdf.box(p, C, (0.3, 0.2, 0.1), 0.05), in_round_box, 1.0),
     "cylinder x": (lambda p: sdf.cylinder(p, C, 0.2, 0.3, axis=0), lambda p: in_cylinder(p, 0), 1.0),

@@ -12,9 +12,10 @@ LENGTH = 1000
 ABAR = np.cos(np.linspace(0.01, 0.99, LENGTH) * np.pi / 2) ** 2
 
 
-def run(
-    x, output=lambda z, t: 0.3 * z + 0.1, prediction="epsilon", config=GuidanceConfig(), step=7, seed=5, progress=0.0
-):
+PLAIN = GuidanceConfig()
+
+
+def run(x, output=lambda z, t: 0.3 * z + 0.1, prediction="epsilon", config=PLAIN, step=7, seed=5, progress=0.0):
     def denoise(z, t, alpha, sigma):
         return sds.predicted_noise(output(z, t), z, alpha, sigma, prediction)
 
@@ -213,8 +214,9 @@ def test_clipped_pixels_keep_their_direction_and_others_their_value():
     clipped = sds.clip_pixels(gradient, 3.0)
     norm, before = (g.norm(dim=-1) * g.numel() for g in (clipped, gradient))
     torch.testing.assert_close(norm, before.clamp_max(3.0))
-    torch.testing.assert_close(torch.nn.functional.normalize(clipped, dim=-1),
-                               torch.nn.functional.normalize(gradient, dim=-1))
+    torch.testing.assert_close(
+        torch.nn.functional.normalize(clipped, dim=-1), torch.nn.functional.normalize(gradient, dim=-1)
+    )
     assert (before > 3).any() and torch.equal(clipped[before <= 3], gradient[before <= 3])
     assert sds.clip_pixels(gradient, 0.0) is gradient and sds.clip_pixels(0 * gradient, 1.0).abs().max() == 0
 

@@ -55,7 +55,7 @@ def test_rows_from_count_on_are_zero(device, count):
     counter = torch.tensor([count])
     got = run(shade, inputs, device, count=counter.to(device))
     live = [v[:count] for v in inputs[:5]] + inputs[5:]
-    for a, b in zip(got[:3], run(shade, live)[:3]):
+    for a, b in zip(got[:3], run(shade, live)[:3], strict=True):
         torch.testing.assert_close(a[:count].cpu(), b, atol=1e-6, rtol=1e-5)
     assert all(not v[count:].any() for v in got) and all(v.isfinite().all() for v in got)
 
@@ -150,8 +150,8 @@ def test_views_follow_the_rays_and_stay_in_range():
     inputs[4] = torch.tensor([0, 10, 25, 2**31 - 1], dtype=torch.int32)
     got = shade(*inputs, RAYS_PER_VIEW, density="softplus")[1]
     for i, view in enumerate([0, 1, 2, 2]):
-        alone = [v[i:i + 1] for v in inputs[:4]] + [torch.zeros(1, dtype=torch.int32), inputs[5][view:view + 1]]
-        assert torch.equal(got[i:i + 1], shade(*alone, RAYS_PER_VIEW, density="softplus")[1])
+        alone = [v[i : i + 1] for v in inputs[:4]] + [torch.zeros(1, dtype=torch.int32), inputs[5][view : view + 1]]
+        assert torch.equal(got[i : i + 1], shade(*alone, RAYS_PER_VIEW, density="softplus")[1])
 
 
 def test_same_bits_for_any_number_of_threads(restore_threads):
@@ -160,7 +160,7 @@ def test_same_bits_for_any_number_of_threads(restore_threads):
         torch.set_num_threads(threads)
         results.append(run(shade, problem(20000, 7)))
     for other in results[1:]:
-        assert all(torch.equal(a, b) for a, b in zip(results[0], other))
+        assert all(torch.equal(a, b) for a, b in zip(results[0], other, strict=True))
 
 
 def test_takes_tensors_that_are_not_contiguous(device):
@@ -181,30 +181,41 @@ def test_expanded_gradients():
 def test_second_differentiation_is_refused():
     inputs = problem(5, 10)
     leaf = inputs[0].requires_grad_()
-    gradient, = torch.autograd.grad(shade(*inputs, RAYS_PER_VIEW, density="exp")[0].sum(), leaf, create_graph=True)
+    (gradient,) = torch.autograd.grad(shade(*inputs, RAYS_PER_VIEW, density="exp")[0].sum(), leaf, create_graph=True)
     with pytest.raises(RuntimeError, match="shade: differentiable once"):
         gradient.sum().backward()
 
 
-@pytest.mark.parametrize("change, error, name", [
-    (dict(h=torch.zeros(4, 1)), ValueError, "h"),
-    (dict(h=torch.zeros(4, dtype=torch.float16)), TypeError, "h"),
-    (dict(rgb_raw=torch.zeros(4, 4)), ValueError, "rgb_raw"),
-    (dict(grad_h=torch.zeros(3, 3)), ValueError, "grad_h"),
-    (dict(x=torch.zeros(4, 3, dtype=torch.float64)), TypeError, "x"),
-    (dict(ray_id=torch.zeros(4, dtype=torch.int64)), TypeError, "ray_id"),
-    (dict(view=torch.zeros(1, 5)), ValueError, "view"),
-    (dict(view=torch.zeros(0, 6)), ValueError, "view"),
-    (dict(view=torch.zeros(1, 6, device="meta")), ValueError, "view"),
-    (dict(rays_per_view=0), ValueError, "rays_per_view"),
-    (dict(density="relu"), ValueError, "density"),
-    (dict(eps=0.0), ValueError, "eps"),
-    (dict(count=torch.zeros(1, dtype=torch.int32)), TypeError, "count"),
-    (dict(count=torch.zeros(2, dtype=torch.int64)), ValueError, "count"),
-])
+@pytest.mark.parametrize(
+    "change, error, name",
+    [
+        (dict(h=torch.zeros(4, 1)), ValueError, "h"),
+        (dict(h=torch.zeros(4, dtype=torch.float16)), TypeError, "h"),
+        (dict(rgb_raw=torch.zeros(4, 4)), ValueError, "rgb_raw"),
+        (dict(grad_h=torch.zeros(3, 3)), ValueError, "grad_h"),
+        (dict(x=torch.zeros(4, 3, dtype=torch.float64)), TypeError, "x"),
+        (dict(ray_id=torch.zeros(4, dtype=torch.int64)), TypeError, "ray_id"),
+        (dict(view=torch.zeros(1, 5)), ValueError, "view"),
+        (dict(view=torch.zeros(0, 6)), ValueError, "view"),
+        (dict(view=torch.zeros(1, 6, device="meta")), ValueError, "view"),
+        (dict(rays_per_view=0), ValueError, "rays_per_view"),
+        (dict(density="relu"), ValueError, "density"),
+        (dict(eps=0.0), ValueError, "eps"),
+        (dict(count=torch.zeros(1, dtype=torch.int32)), TypeError, "count"),
+        (dict(count=torch.zeros(2, dtype=torch.int64)), ValueError, "count"),
+    ],
+)
 def test_errors_name_the_argument(change, error, name):
-    arguments = dict(h=torch.zeros(4), rgb_raw=torch.zeros(4, 3), grad_h=torch.zeros(4, 3), x=torch.zeros(4, 3),
-                     ray_id=torch.zeros(4, dtype=torch.int32), view=torch.zeros(1, 6), rays_per_view=4, density="exp")
+    arguments = dict(
+        h=torch.zeros(4),
+        rgb_raw=torch.zeros(4, 3),
+        grad_h=torch.zeros(4, 3),
+        x=torch.zeros(4, 3),
+        ray_id=torch.zeros(4, dtype=torch.int32),
+        view=torch.zeros(1, 6),
+        rays_per_view=4,
+        density="exp",
+    )
     with pytest.raises(error, match=f"shade: {name} "):
         shade(**arguments | change)
 

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from dreamfusion_ngp.native import native
-from dreamfusion_ngp.ops import field, reference  # noqa: F401  (importing field registers its ops)
+from dreamfusion_ngp.ops import field, reference
 from dreamfusion_ngp.ops.hashgrid import GridLayout
 
 OPS = torch.ops.dreamfusion_ngp
@@ -39,7 +39,9 @@ class Problem:
         """Results of all float32 kernels for some of the points."""
         x, d, tail = self.x[rows], [c[rows].contiguous() for c in self.cotangents], (*self.layout.arguments, None)
         u, table, grad_y = (x + 1) / 2, self.network[0], self.grad_y[rows]
-        found = dict(zip(("h", "rgb_raw", "grad_h"), OPS.field(x, *self.network, *self.settings, None, None)))
+        found = dict(
+            zip(("h", "rgb_raw", "grad_h"), OPS.field(x, *self.network, *self.settings, None, None), strict=True)
+        )
         found["density"] = OPS.field_density(x, *self.network, *self.settings, None, None)
         found["y"] = OPS.hashgrid_encode(u, table, *tail)
         found["grad_x"] = OPS.hashgrid_grad_x(grad_y, u, table, *tail)
@@ -54,7 +56,7 @@ SUMS = {"encode_grad_table", "grad_table", "grad_weights"}
 
 def test_plain_kernels_are_always_there_and_the_best_come_first():
     known = ["x86-64-v4", "x86-64-v3", "x86-64-v2", "plain"]
-    assert LEVELS[-1] == "plain" and LEVELS == [level for level in known if level in LEVELS]
+    assert LEVELS[-1] == "plain" and [level for level in known if level in LEVELS] == LEVELS
     if not os.environ.get("DREAMFUSION_NGP_SIMD"):
         assert native().build_info()["simd"] == LEVELS[0]
 
@@ -69,8 +71,10 @@ def test_a_level_can_be_forced(simd):
 def test_a_level_that_is_not_there_is_named():
     with pytest.raises(ValueError, match="no level x86-64-v9"):
         native().set_simd("x86-64-v9")
-    code = "from dreamfusion_ngp.errors import NativeError\nfrom dreamfusion_ngp.native import native\n" \
-           "try: native()\nexcept NativeError as error: print(error)"
+    code = (
+        "from dreamfusion_ngp.errors import NativeError\nfrom dreamfusion_ngp.native import native\n"
+        "try: native()\nexcept NativeError as error: print(error)"
+    )
     environment = {**os.environ, "DREAMFUSION_NGP_SIMD": "avx9"}
     said = subprocess.check_output([sys.executable, "-c", code], env=environment, text=True)
     assert said == f"DREAMFUSION_NGP_SIMD=avx9: here are only {' '.join(LEVELS)}\n"
@@ -128,8 +132,21 @@ def test_no_function_compiled_for_one_processor_can_serve_another(tmp_path, opti
     if "x86-64-v4" not in LEVELS:
         pytest.skip("no x86-64-v4 here")
     compiled = tmp_path / "v4.o"
-    subprocess.run(["g++", "-std=c++17", optimise, "-w", "-march=x86-64-v4", "-DDFN_SIMD_LEVEL=x86_64_v4", "-c",
-                    str(SOURCES / "simd_kernels.cpp"), "-o", str(compiled)], check=True)
+    subprocess.run(
+        [
+            "g++",
+            "-std=c++17",
+            optimise,
+            "-w",
+            "-march=x86-64-v4",
+            "-DDFN_SIMD_LEVEL=x86_64_v4",
+            "-c",
+            str(SOURCES / "simd_kernels.cpp"),
+            "-o",
+            str(compiled),
+        ],
+        check=True,
+    )
     symbols = subprocess.check_output(["nm", "--demangle", "--defined-only", str(compiled)], text=True).splitlines()
     shared = [line for line in symbols if line.split()[1] in "WVTu"]
     assert not [line for line in shared if "x86_64_v4" not in line], shared

@@ -16,14 +16,21 @@ FAILURE = 70  # simt::kFailure
 
 COMMON = ["-std=c++17", "-O1", "-g1", "-Wall", "-Wextra", "-Werror", "-fno-math-errno", f"-I{SIMT}"]
 SANITIZERS = {
-    "address": ["-fsanitize=address,undefined", "-fno-sanitize-recover=all", "-fsanitize-sections=simt_shared",
-                "-fno-omit-frame-pointer"],
+    "address": [
+        "-fsanitize=address,undefined",
+        "-fno-sanitize-recover=all",
+        "-fsanitize-sections=simt_shared",
+        "-fno-omit-frame-pointer",
+    ],
     # Without __gnu_linux__ no function is compiled for several instruction sets: what picks one runs too early for it.
     "thread": ["-fsanitize=thread", "-U__gnu_linux__", "-DSIMT_TSAN"],
 }
 ENVIRONMENT = {
-    **os.environ, "ASAN_OPTIONS": "detect_leaks=0", "UBSAN_OPTIONS": "print_stacktrace=1",
-    "TSAN_OPTIONS": "halt_on_error=1:exitcode=66"}
+    **os.environ,
+    "ASAN_OPTIONS": "detect_leaks=0",
+    "UBSAN_OPTIONS": "print_stacktrace=1",
+    "TSAN_OPTIONS": "halt_on_error=1:exitcode=66",
+}
 SIMD = "-march=x86-64-v3"
 CUDA = [CSRC / "launch_field_cuda.cu", CSRC / "launch_render_cuda.cu"]
 # sm_90 adds pairs of floats atomically, older architectures do not: both branches run.
@@ -35,8 +42,12 @@ def compiler(sanitizer: str) -> str:
     gcc = shutil.which("g++")
     if not gcc:
         pytest.skip("no g++")
-    probe = subprocess.run([gcc, *SANITIZERS[sanitizer], "-x", "c++", "-", "-o", os.devnull], input="int main() {}",
-                           capture_output=True, text=True)
+    probe = subprocess.run(
+        [gcc, *SANITIZERS[sanitizer], "-x", "c++", "-", "-o", os.devnull],
+        input="int main() {}",
+        capture_output=True,
+        text=True,
+    )
     if probe.returncode:
         pytest.skip(f"g++ has no -fsanitize={sanitizer} here: {probe.stderr.strip().splitlines()[-1]}")
     return gcc
@@ -54,6 +65,7 @@ def cpu_sources() -> list:
 
 def compile_objects(gcc: str, folder: Path, sanitizer: str, sources) -> list[Path]:
     """Object files of (source, flags), compiled on two cores."""
+
     def one(job):
         source, extra = job
         flags = [*SANITIZERS[sanitizer], *(["-O2"] if source.name == "simt.cpp" else [])]
@@ -82,12 +94,18 @@ def programs(request, tmp_path_factory):
     sanitizer = request.param
     gcc, folder = compiler(sanitizer), tmp_path_factory.mktemp(sanitizer)
     host = [(SIMT / f"{name}.cpp", []) for name in ("check", "check_field", "check_render", "check_sizes")]
-    device = [(source, [f"-D__CUDA_ARCH__={ARCHITECTURES[sanitizer]}"])
-              for source in (*CUDA, SIMT / "check_mma.cu", SIMT / "canaries.cu")]
+    device = [
+        (source, [f"-D__CUDA_ARCH__={ARCHITECTURES[sanitizer]}"])
+        for source in (*CUDA, SIMT / "check_mma.cu", SIMT / "canaries.cu")
+    ]
     *objects, canaries, simt = compile_objects(
-        gcc, folder, sanitizer, [*cpu_sources(), *host, *device, (SIMT / "simt.cpp", [])])
-    return (sanitizer, link(gcc, sanitizer, [*objects, simt], folder / "check"),
-            link(gcc, sanitizer, [canaries, simt], folder / "canaries"))
+        gcc, folder, sanitizer, [*cpu_sources(), *host, *device, (SIMT / "simt.cpp", [])]
+    )
+    return (
+        sanitizer,
+        link(gcc, sanitizer, [*objects, simt], folder / "check"),
+        link(gcc, sanitizer, [canaries, simt], folder / "canaries"),
+    )
 
 
 def run(program: Path, *arguments: str) -> subprocess.CompletedProcess:
@@ -117,11 +135,16 @@ MISTAKES = {
 # What needs a sanitizer, and the words it uses.
 REPORTS = {
     "address": {
-        "missing_barrier": "poison", "behind_the_buffer": "heap-buffer-overflow",
-        "behind_shared": "heap-buffer-overflow", "behind_static_shared": "index 63 out of bounds",
-        "misaligned": "misaligned", "overflow": "signed integer overflow"},
-    "thread": {name: "data race" for name in (
-        "missing_barrier", "shared_race", "global_race", "race_of_blocks", "host_race")},
+        "missing_barrier": "poison",
+        "behind_the_buffer": "heap-buffer-overflow",
+        "behind_shared": "heap-buffer-overflow",
+        "behind_static_shared": "index 63 out of bounds",
+        "misaligned": "misaligned",
+        "overflow": "signed integer overflow",
+    },
+    "thread": dict.fromkeys(
+        ("missing_barrier", "shared_race", "global_race", "race_of_blocks", "host_race"), "data race"
+    ),
 }
 
 

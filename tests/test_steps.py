@@ -4,12 +4,12 @@ from dataclasses import replace
 
 import pytest
 import torch
+from tiny_runs import TINY
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from dreamfusion_ngp.lights import ALBEDO
 from dreamfusion_ngp.steps import State, cast_rays, draw, fill_eye, fill_numbers, learn, look, refresh_is_due
-from tiny_runs import TINY
 
 
 def test_a_draw_depends_on_its_number_alone():
@@ -28,8 +28,9 @@ def test_parts_of_a_step_share_its_progress():
 
 
 def test_the_numbers_of_a_step():
-    config = replace(TINY, optim=replace(TINY.optim, final=0.1, warmup=0.5),
-                     field=replace(TINY.field, coarse_to_fine=(2, 1.0)))
+    config = replace(
+        TINY, optim=replace(TINY.optim, final=0.1, warmup=0.5), field=replace(TINY.field, coarse_to_fine=(2, 1.0))
+    )
     state = State(config, "cpu")
     drawn = draw(config, 10)
     fill_numbers(state, drawn), fill_eye(state, drawn)

@@ -4,8 +4,8 @@ import pytest
 import torch
 from changed_folders import copied
 from safetensors.torch import load_file, save_file
-from tiny_latent import latent_folders  # noqa: F401 (fixture)
-from tiny_models import cache, config, folders, views  # noqa: F401 (fixtures)
+from tiny_latent import latent_folders
+from tiny_models import cache, config, folders, views
 
 from dreamfusion_ngp.guidance import load_guidance, text, unet
 from dreamfusion_ngp.guidance.parts import load_model

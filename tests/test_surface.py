@@ -5,12 +5,19 @@ import math
 import numpy as np
 import pytest
 import torch
-
 from analytic import ball, solid, toy, union
+
 from dreamfusion_ngp.errors import ExportError
 from dreamfusion_ngp.evaluation.report import geometry
-from dreamfusion_ngp.evaluation.surface import (best_chamfer, chamfer, outer_surface, read_mesh, sample_surface,
-                                                toy_surface, turned)
+from dreamfusion_ngp.evaluation.surface import (
+    best_chamfer,
+    chamfer,
+    outer_surface,
+    read_mesh,
+    sample_surface,
+    toy_surface,
+    turned,
+)
 from dreamfusion_ngp.export import export_mesh
 from dreamfusion_ngp.mesh import Mesh, is_closed
 from dreamfusion_ngp.toybox.shapes import CLASSES
@@ -74,14 +81,15 @@ def test_every_toy_is_one_piece(name):
 def test_floaters_have_their_share_of_the_volume():
     centre, far = ball((0.0, 0.0, 0.0), 0.38), ball((0.55, 0.55, 0.55), 0.15)
     surface = outer_surface(solid(union(centre, far)), BOUND)
-    assert surface.pieces == 2 and surface.share == pytest.approx(0.15 ** 3 / (0.15 ** 3 + 0.38 ** 3), rel=0.05)
+    assert surface.pieces == 2 and surface.share == pytest.approx(0.15**3 / (0.15**3 + 0.38**3), rel=0.05)
     inside = (np.linalg.norm(surface.points - 0.55, axis=1) < 0.2).mean()
-    assert inside == pytest.approx(0.15 ** 2 / (0.15 ** 2 + 0.38 ** 2), rel=0.05)
+    assert inside == pytest.approx(0.15**2 / (0.15**2 + 0.38**2), rel=0.05)
 
 
 def test_what_a_closed_cavity_hides_does_not_count():
     def hollow(x):
         return torch.minimum((x.norm(dim=-1) - 0.38).abs() - 0.05, x.norm(dim=-1) - 0.1)
+
     surface = outer_surface(solid(hollow), BOUND)
     assert surface.pieces == 1
     assert np.allclose(np.linalg.norm(surface.points, axis=1), 0.43, atol=0.01)
@@ -89,8 +97,9 @@ def test_what_a_closed_cavity_hides_does_not_count():
 
 def test_an_exported_mesh_is_read_back_closed(tmp_path):
     """Texture seams split its vertices; that opens nothing. A missing triangle does."""
-    path = export_mesh(toy("mug"), lambda x: torch.full((len(x), 3), 0.5), BOUND, tmp_path, resolution=48,
-                       texture=64)["paths"]["glb"]
+    path = export_mesh(toy("mug"), lambda x: torch.full((len(x), 3), 0.5), BOUND, tmp_path, resolution=48, texture=64)[
+        "paths"
+    ]["glb"]
     mesh = read_mesh(path)
     assert is_closed(mesh) and not is_closed(Mesh(mesh.vertices, mesh.faces[1:]))
     assert geometry("mug", toy("mug"), BOUND, mesh=Mesh(mesh.vertices, mesh.faces[1:]))["watertight"] is False

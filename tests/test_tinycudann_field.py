@@ -8,6 +8,7 @@ from types import ModuleType
 import numpy as np
 import pytest
 import torch
+from tiny_runs import TINY, all_finite, run
 
 from dreamfusion_ngp.checkpoint import load_checkpoint, save_checkpoint
 from dreamfusion_ngp.cli import main
@@ -16,10 +17,16 @@ from dreamfusion_ngp.errors import NativeError, UsageError
 from dreamfusion_ngp.fields import HashField
 from dreamfusion_ngp.ops.field import field as kernels
 from dreamfusion_ngp.train import State
-from tiny_runs import TINY, all_finite, run
 
-SMALL = FieldConfig(levels=5, base_resolution=5, finest_resolution=70, log2_table=12, hidden=16, backend="tinycudann",
-                    background_hidden=0)
+SMALL = FieldConfig(
+    levels=5,
+    base_resolution=5,
+    finest_resolution=70,
+    log2_table=12,
+    hidden=16,
+    backend="tinycudann",
+    background_hidden=0,
+)
 F = np.float32
 
 
@@ -36,7 +43,7 @@ class Encoding(torch.nn.Module):
             log2 = np.log2(F(encoding_config["per_level_scale"]))
             scale = np.exp2(F(level) * log2) * F(encoding_config["base_resolution"]) - F(1)
             resolution = int(np.ceil(scale)) + 1
-            rows = min(-(-resolution**3 // 8) * 8, 1 << encoding_config["log2_hashmap_size"])
+            rows = min(-(-(resolution**3) // 8) * 8, 1 << encoding_config["log2_hashmap_size"])
             self.levels.append((float(scale), resolution, first, rows))
             first += rows
         self.params = torch.nn.Parameter(1e-4 * torch.rand(first * encoding_config["n_features_per_level"]))
@@ -96,7 +103,7 @@ def test_normals_and_second_order_gradients_are_those_of_the_kernels(stand_in, i
     want = outputs_and_gradients(lambda x: kernels(x, *positional, **named, count=count), field, x)
     exact = [v.double() for v in want]
     assert Encoding.made[0].calls > 0 and not got[2][350:].any()
-    for a, b in zip(got, exact):
+    for a, b in zip(got, exact, strict=True):
         assert b.abs().max() > 0 and (a - b).abs().max() < 1e-4 * b.abs().max()
     assert torch.equal(field.density(x), field.activate(field(x)[0].detach()))
     assert field(x[:0])[0].shape == (0,)
@@ -111,7 +118,7 @@ def test_a_run_follows_its_guidance_and_resumes(stand_in, tmp_path):
     part, _ = run(config, stop_after=3)
     save_checkpoint(tmp_path / "c", part)
     again, _ = run(None, state=load_checkpoint(tmp_path / "c", "cpu"))
-    assert all(torch.equal(a, b) for a, b in zip(whole.tensors().values(), again.tensors().values()))
+    assert all(torch.equal(a, b) for a, b in zip(whole.tensors().values(), again.tensors().values(), strict=True))
 
 
 def test_without_the_package_a_run_ends_with_one_line_and_no_folder(monkeypatch, tmp_path, capsys):
@@ -127,7 +134,9 @@ def test_what_cannot_be_used_is_said(stand_in, monkeypatch):
     def fails(*_, **__):
         raise OSError("Unknown compute capability. Ensure PyTorch with CUDA support is installed.\nmore")
 
-    state = lambda: State(replace(TINY, field=SMALL), "cpu")  # noqa: E731
+    def state():
+        return State(replace(TINY, field=SMALL), "cpu")
+
     monkeypatch.setattr(stand_in, "Encoding", fails)
     with pytest.raises(NativeError, match=r"Unknown compute capability[^\n]*$"):
         state()

@@ -35,7 +35,7 @@ def test_stopped_and_continued_equals_uninterrupted():
         again.tensors()[name].copy_(value)
     again.step = 17
     again, after = run(TINY, state=again)
-    assert all(torch.equal(a, b) for a, b in zip(whole.tensors().values(), again.tensors().values()))
+    assert all(torch.equal(a, b) for a, b in zip(whole.tensors().values(), again.tensors().values(), strict=True))
     assert [r["sds"] for r in records] == [r["sds"] for r in before + after]
 
 
@@ -44,7 +44,7 @@ def test_same_for_any_number_of_threads(restore_threads):
     for threads in (1, 3):
         torch.set_num_threads(threads)
         results.append(run(replace(TINY, steps=12, field=replace(TINY.field, background_hidden=0)))[0].tensors())
-    assert all(torch.equal(a, b) for a, b in zip(*[r.values() for r in results]))
+    assert all(torch.equal(a, b) for a, b in zip(*[r.values() for r in results], strict=True))
 
 
 class Sizes(TorchDispatchMode):
@@ -85,7 +85,7 @@ def test_a_half_table_learns_and_resumes_like_any_other(tmp_path):
     assert not torch.equal(part.field.shadow, part.field.table)
     save_checkpoint(tmp_path / "c", part)
     again, _ = run(half, state=load_checkpoint(tmp_path / "c", "cpu"))
-    assert all(torch.equal(a, b) for a, b in zip(whole.tensors().values(), again.tensors().values()))
+    assert all(torch.equal(a, b) for a, b in zip(whole.tensors().values(), again.tensors().values(), strict=True))
     plain = run(TINY)[1]
     assert [r["sds"] for r in records] != [r["sds"] for r in plain]
     assert records[-1]["sds"] == pytest.approx(plain[-1]["sds"], rel=0.05)
@@ -141,10 +141,17 @@ def test_a_loss_term_that_is_not_finite_stops_with_step_and_term(monkeypatch, te
 
 
 @pytest.mark.parametrize("times", [1, 2])
-@pytest.mark.parametrize("name, value", [
-    *[(name, value) for name in ("field.table", "field.b2", "background.w1", "adam.0.first", "adam.6.second")
-      for value in BAD],
-    ("adam.0.second", -1.0)])
+@pytest.mark.parametrize(
+    "name, value",
+    [
+        *[
+            (name, value)
+            for name in ("field.table", "field.b2", "background.w1", "adam.0.first", "adam.6.second")
+            for value in BAD
+        ],
+        ("adam.0.second", -1.0),
+    ],
+)
 def test_harm_to_the_state_stops_the_step_it_is_met_in(name, value, times):
     """Also where no ray looks: the table's last row is hardly ever read. Nothing else takes it up."""
     state = State(replace(TINY, accumulate=times), "cpu")
@@ -181,6 +188,7 @@ def test_a_factor_of_adam_that_is_not_finite_stops_the_step(monkeypatch, place, 
 @pytest.mark.parametrize("factor", [*BAD, 1e30, -1e30])
 def test_gradients_that_are_not_finite_are_left_out_and_counted(factor):
     """Or whose square is not."""
+
     class Poison(Target):
         def __call__(self, rgb, views, step):
             if step == 2:

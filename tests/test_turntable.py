@@ -15,7 +15,7 @@ def frames(count=6, height=48, width=80):
     """A white bar that moves to the right over dark blue."""
     out = np.full((count, height, width, 3), (10, 20, 90), dtype=np.uint8)
     for i in range(count):
-        out[i, :, 10 * i:10 * i + 20] = 255
+        out[i, :, 10 * i : 10 * i + 20] = 255
     return out
 
 
@@ -35,7 +35,7 @@ def test_mp4_is_h264_yuv420p_with_every_frame(tmp_path, height, width):
     meta, back = read_mp4(path)
     assert meta["codec"] == "h264" and meta["pix_fmt"].startswith("yuv420p") and meta["fps"] == 12
     assert meta["size"] == (width + width % 2, height + height % 2) and len(back) == 6
-    for sent, got in zip(frames(6, height, width), back):
+    for sent, got in zip(frames(6, height, width), back, strict=True):
         assert np.abs(got[:height, :width].astype(int) - sent).mean() < 6
     moov = path.read_bytes().find(b"moov")
     assert 0 < moov < path.read_bytes().find(b"mdat")  # a browser can start before the end
@@ -63,14 +63,22 @@ def test_a_failed_video_keeps_the_old_one_and_leaves_no_part(tmp_path, monkeypat
     def fail(path, *_):
         path.write_bytes(b"half")
         raise OSError("the disk is full")
+
     monkeypatch.setattr(turntable, "write_mp4", fail)
     with pytest.raises(ExportError, match="the disk is full"):
         write_turntable(tmp_path / "turn.mp4", frames())
     assert os.listdir(tmp_path) == ["turn.mp4"] and (tmp_path / "turn.mp4").read_bytes() == b"old"
 
 
-@pytest.mark.parametrize("bad", [[], [np.zeros((4, 4, 3))], [np.zeros((4, 4), np.uint8)],
-                                 [np.zeros((4, 4, 3), np.uint8), np.zeros((4, 5, 3), np.uint8)]])
+@pytest.mark.parametrize(
+    "bad",
+    [
+        [],
+        [np.zeros((4, 4, 3))],
+        [np.zeros((4, 4), np.uint8)],
+        [np.zeros((4, 4, 3), np.uint8), np.zeros((4, 5, 3), np.uint8)],
+    ],
+)
 def test_bad_frames_are_refused(tmp_path, bad):
     with pytest.raises(ExportError, match="frames"):
         write_turntable(tmp_path / "turn.mp4", bad)

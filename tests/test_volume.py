@@ -5,9 +5,9 @@ import math
 import numpy as np
 import pytest
 import torch
+from analytic import ball, columns, solid, toy, toy_distance
 from scipy.stats import qmc
 
-from analytic import ball, columns, solid, toy, toy_distance
 from dreamfusion_ngp.evaluation import volume
 from dreamfusion_ngp.evaluation.volume import fill_cavities, volumetric_iou
 from dreamfusion_ngp.mesh import cell_centres
@@ -43,9 +43,12 @@ def with_a_plate(name, x):
     return contains(name, x) | ((x[:, 1] - 0.1).abs() < 0.003) & (x.norm(dim=1) < 0.45)
 
 
-KINDS = {"stretched": lambda name, x: contains(name, stretched(x)),
-         "sheared": lambda name, x: contains(name, sheared(x)),
-         "larger": lambda name, x: contains(name, larger(x)), "with a plate": with_a_plate}
+KINDS = {
+    "stretched": lambda name, x: contains(name, stretched(x)),
+    "sheared": lambda name, x: contains(name, sheared(x)),
+    "larger": lambda name, x: contains(name, larger(x)),
+    "with a plate": with_a_plate,
+}
 CASES = [(name, list(KINDS)[i % len(KINDS)]) for i, name in enumerate(CLASSES)]
 
 
@@ -91,8 +94,9 @@ def test_a_surface_that_no_cell_centre_meets_is_counted():
     def field(x):
         plate = ((x[:, 1] - layer).abs() < 0.004) & (x[:, [0, 2]].abs() < 0.6).all(1)
         return 50.0 * (contains("sphere", x) | plate)
-    ball_volume, disc = 4 / 3 * math.pi * 0.38 ** 3, math.pi * (0.38 ** 2 - layer ** 2)
-    expected = ball_volume / (ball_volume + 0.008 * (1.2 ** 2 - disc))
+
+    ball_volume, disc = 4 / 3 * math.pi * 0.38**3, math.pi * (0.38**2 - layer**2)
+    expected = ball_volume / (ball_volume + 0.008 * (1.2**2 - disc))
     assert volumetric_iou(field, "sphere", BOUND).unaligned == pytest.approx(expected, abs=WITHIN)
 
 
@@ -104,8 +108,9 @@ def test_a_closed_cavity_is_filled_to_its_walls():
 
 def test_no_toy_has_a_closed_cavity():
     axis = cell_centres(0.6, 96)
-    points = torch.tensor(np.stack(np.meshgrid(axis, axis, axis, indexing="ij"), -1).reshape(-1, 3),
-                          dtype=torch.float32)
+    points = torch.tensor(
+        np.stack(np.meshgrid(axis, axis, axis, indexing="ij"), -1).reshape(-1, 3), dtype=torch.float32
+    )
     for name in CLASSES:
         inside = contains(name, points).view(96, 96, 96).numpy()
         assert (fill_cavities(inside) == inside).all(), name

@@ -6,7 +6,7 @@ import shutil
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from tiny_latent import latent_folders  # noqa: F401 (fixture)
+from tiny_latent import latent_folders
 
 from dreamfusion_ngp.errors import PriorError
 from dreamfusion_ngp.guidance.parts import find_weights, load_model, read_index
@@ -27,7 +27,7 @@ def shard(path, names):
     path.unlink()
     where = {}
     for number, name in enumerate(names):
-        part = {key: weights[key] for key in sorted(weights)[number::len(names)]}
+        part = {key: weights[key] for key in sorted(weights)[number :: len(names)]}
         save_file(part, path.parent / name, {"format": "pt"})
         where |= dict.fromkeys(part, name)
     return where
@@ -41,26 +41,41 @@ def same(folder, part, wanted):
 
 
 @pytest.mark.parametrize("part", BASE)
-@pytest.mark.parametrize("name", ["{}.bf16", "{}.non_ema", "{}.fp16", "{}.ema.fp16", "model", "pytorch_model",
-                                  "diffusion_pytorch_model", "pytorch_model.fp16", "weights"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "{}.bf16",
+        "{}.non_ema",
+        "{}.fp16",
+        "{}.ema.fp16",
+        "model",
+        "pytorch_model",
+        "diffusion_pytorch_model",
+        "pytorch_model.fp16",
+        "weights",
+    ],
+)
 def test_weights_by_any_name_are_loaded_and_named(folder, part, name, caplog):
     path = folder / part / f"{BASE[part]}.safetensors"
     wanted, new = load_file(path), path.with_name(name.format(BASE[part]) + ".safetensors")
     path.rename(new)
     same(folder, part, wanted)
     plain = new.name in ("model.safetensors", "diffusion_pytorch_model.safetensors", "pytorch_model.safetensors")
-    assert plain or ".fp16" in name and "ema" not in name or new.name in caplog.text
+    assert plain or (".fp16" in name and "ema" not in name) or new.name in caplog.text
 
 
 @pytest.mark.parametrize("part", BASE)
-@pytest.mark.parametrize("name, index", [
-    ("{}-0000{}-of-00003.safetensors", "{}.safetensors.index.json"),
-    ("{}.fp16-0000{}-of-00003.safetensors", "{}.safetensors.index.fp16.json"),
-    ("{}.bf16-0000{}-of-00003.safetensors", "{}.safetensors.index.bf16.json"),
-    ("{}-0000{}-of-00003.non_ema.safetensors", "{}.safetensors.non_ema.index.json"),
-    ("{}.bf16-0000{}-of-00003.safetensors", None),
-    ("{}-0000{}-of-00003.safetensors", None),
-])
+@pytest.mark.parametrize(
+    "name, index",
+    [
+        ("{}-0000{}-of-00003.safetensors", "{}.safetensors.index.json"),
+        ("{}.fp16-0000{}-of-00003.safetensors", "{}.safetensors.index.fp16.json"),
+        ("{}.bf16-0000{}-of-00003.safetensors", "{}.safetensors.index.bf16.json"),
+        ("{}-0000{}-of-00003.non_ema.safetensors", "{}.safetensors.non_ema.index.json"),
+        ("{}.bf16-0000{}-of-00003.safetensors", None),
+        ("{}-0000{}-of-00003.safetensors", None),
+    ],
+)
 def test_shards_of_any_variant_are_loaded_with_and_without_an_index(folder, part, name, index):
     path = folder / part / f"{BASE[part]}.safetensors"
     wanted, names = load_file(path), [name.format(BASE[part], number) for number in (1, 2, 3)]
@@ -77,7 +92,8 @@ def test_shards_of_any_variant_are_loaded_with_and_without_an_index(folder, part
 def test_an_index_of_other_files_is_not_followed(folder):
     path = folder / "unet" / "diffusion_pytorch_model.safetensors"
     (path.parent / "diffusion_pytorch_model.safetensors.index.json").write_text(
-        json.dumps({"metadata": {}, "weight_map": {"a": "gone.safetensors"}}))
+        json.dumps({"metadata": {}, "weight_map": {"a": "gone.safetensors"}})
+    )
     same(folder, "unet", load_file(path))
 
 

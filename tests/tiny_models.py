@@ -12,7 +12,26 @@ from dreamfusion_ngp.config import GuidanceConfig, RunConfig
 from dreamfusion_ngp.lights import ALBEDO, LAMBERTIAN, TEXTURELESS
 from dreamfusion_ngp.views import Views
 
-WORDS = "a red blue mug front back side right left view overhead high raised low angle flat colors clay".split()
+WORDS = [
+    "a",
+    "red",
+    "blue",
+    "mug",
+    "front",
+    "back",
+    "side",
+    "right",
+    "left",
+    "view",
+    "overhead",
+    "high",
+    "raised",
+    "low",
+    "angle",
+    "flat",
+    "colors",
+    "clay",
+]
 
 
 def tiny_unet(kind: str):

@@ -8,14 +8,43 @@ from dreamfusion_ngp.toybox.training import TrainPriorConfig
 from dreamfusion_ngp.train import State, train
 
 TINY = RunConfig(
-    prompt="a red mug", steps=40, views=2, camera=CameraConfig(look_at_std=0.0),
-    field=FieldConfig(levels=4, base_resolution=4, finest_resolution=32, log2_table=12, hidden=16, density="exp",
-                      blob=("cone", 6.0, 0.3), density_bias=-1.0, background_hidden=8, background_frequencies=2),
-    render=RenderConfig(resolution=12, step=0.05, occupancy_resolution=16, occupancy_threshold=0.001, budget=1 << 15,
-                        random_background=0.5),
-    optim=OptimConfig(lr_grid=0.02, lr_mlp=0.01))
-TINY_PRIOR = TrainPriorConfig(images=240, batch=8, text_phase=0.0, chunk=2, views_per_class=4, warmup_images=48,
-                              ema_half_life=32, report_every=3, sheet_steps=1)
+    prompt="a red mug",
+    steps=40,
+    views=2,
+    camera=CameraConfig(look_at_std=0.0),
+    field=FieldConfig(
+        levels=4,
+        base_resolution=4,
+        finest_resolution=32,
+        log2_table=12,
+        hidden=16,
+        density="exp",
+        blob=("cone", 6.0, 0.3),
+        density_bias=-1.0,
+        background_hidden=8,
+        background_frequencies=2,
+    ),
+    render=RenderConfig(
+        resolution=12,
+        step=0.05,
+        occupancy_resolution=16,
+        occupancy_threshold=0.001,
+        budget=1 << 15,
+        random_background=0.5,
+    ),
+    optim=OptimConfig(lr_grid=0.02, lr_mlp=0.01),
+)
+TINY_PRIOR = TrainPriorConfig(
+    images=240,
+    batch=8,
+    text_phase=0.0,
+    chunk=2,
+    views_per_class=4,
+    warmup_images=48,
+    ema_half_life=32,
+    report_every=3,
+    sheet_steps=1,
+)
 
 
 class Target:

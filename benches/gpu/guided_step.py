@@ -19,13 +19,12 @@ from pathlib import Path
 import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-from guidance import write_pipeline  # noqa: E402
+from guidance import write_pipeline
 
-from dreamfusion_ngp.config import GuidanceConfig, RunConfig  # noqa: E402
-from dreamfusion_ngp.graphs import executor  # noqa: E402
-from dreamfusion_ngp.guidance import load_guidance  # noqa: E402
-from dreamfusion_ngp.train import State, device_clock, train_step  # noqa: E402
-
+from dreamfusion_ngp.config import GuidanceConfig, RunConfig
+from dreamfusion_ngp.graphs import executor
+from dreamfusion_ngp.guidance import load_guidance
+from dreamfusion_ngp.train import State, device_clock, train_step
 
 WARM = 6  # steps that do not count: graphs are captured at the second of their kind
 
@@ -45,9 +44,14 @@ def measure(guidance, config: RunConfig, device: str, resolution: int, steps: in
         record = train_step(state, guidance, config, clock, run)
         parts.append({**record.seconds, "whole": clock() - began})
     median = {key: sorted(p[key] for p in parts)[steps // 2] * 1e3 for key in parts[0]}
-    return {"resolution": resolution, "graphs": graphs, "steps": steps, "samples": int(record.samples[0]),
-            **{f"{key}_ms": round(value, 3) for key, value in median.items()},
-            "peak_bytes": torch.cuda.max_memory_allocated() if cuda else None}
+    return {
+        "resolution": resolution,
+        "graphs": graphs,
+        "steps": steps,
+        "samples": int(record.samples[0]),
+        **{f"{key}_ms": round(value, 3) for key, value in median.items()},
+        "peak_bytes": torch.cuda.max_memory_allocated() if cuda else None,
+    }
 
 
 def random_guidance(config: RunConfig, device: str, quick: bool):

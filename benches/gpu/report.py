@@ -26,10 +26,27 @@ def machine() -> dict:
     facts = "name,driver_version,memory.total,compute_cap,clocks.max.sm"
     gpu = output_of("nvidia-smi", f"--query-gpu={facts}", "--format=csv")
     torch = output_of(sys.executable, "-c", "import torch; print(torch.__version__, torch.version.cuda)")
-    cpu = next((line.partition(":")[2].strip() for line in Path("/proc/cpuinfo").read_text().splitlines()
-                if line.startswith("model name")), "") if Path("/proc/cpuinfo").exists() else ""
-    return {"gpu": gpu.splitlines(), "torch": torch, "nvcc": output_of("nvcc", "--version").splitlines()[-2:],
-            "python": platform.python_version(), "cpu": cpu, "cores": os.cpu_count(), "system": platform.platform()}
+    cpu = (
+        next(
+            (
+                line.partition(":")[2].strip()
+                for line in Path("/proc/cpuinfo").read_text().splitlines()
+                if line.startswith("model name")
+            ),
+            "",
+        )
+        if Path("/proc/cpuinfo").exists()
+        else ""
+    )
+    return {
+        "gpu": gpu.splitlines(),
+        "torch": torch,
+        "nvcc": output_of("nvcc", "--version").splitlines()[-2:],
+        "python": platform.python_version(),
+        "cpu": cpu,
+        "cores": os.cpu_count(),
+        "system": platform.platform(),
+    }
 
 
 def measured(folder: Path, name: str) -> dict:

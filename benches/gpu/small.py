@@ -20,8 +20,9 @@ LAYOUTS = {  # the first two take the kernels for the usual shapes, the others t
     "16 x 2": GridLayout(log2_table=10, finest_resolution=256),
     "8 x 2 smooth": GridLayout(levels=8, log2_table=10, finest_resolution=128, interpolation="smoothstep"),
     "5 x 4": GridLayout(levels=5, features=4, log2_table=9, base_resolution=4, finest_resolution=64),
-    "3 x 1 smooth": GridLayout(levels=3, features=1, log2_table=8, base_resolution=4, finest_resolution=20,
-                               interpolation="smoothstep"),
+    "3 x 1 smooth": GridLayout(
+        levels=3, features=1, log2_table=8, base_resolution=4, finest_resolution=20, interpolation="smoothstep"
+    ),
 }
 MARCH = dict(resolution=16, bound=1.0, near=0.1, step=0.03, seed=3, stream=5)
 
@@ -37,28 +38,43 @@ def differentiate(outputs, inputs) -> list[torch.Tensor]:
 
 
 def hashgrid_case(to, layout, n):
-    x, table = to(torch.rand(n, 3, generator=torch.Generator().manual_seed(1)).double()), to(
-        randn(layout.entries, layout.features, seed=2))
+    x, table = (
+        to(torch.rand(n, 3, generator=torch.Generator().manual_seed(1)).double()),
+        to(randn(layout.entries, layout.features, seed=2)),
+    )
     x.requires_grad_(), table.requires_grad_()
     y = hashgrid_encode(x, table, layout)
     (dx,) = torch.autograd.grad(y, x, randn(*y.shape, seed=3).to(y), create_graph=True)
-    return [y, dx, *torch.autograd.grad(dx, (x, table), randn(*dx.shape, seed=4).to(dx)),
-            *torch.autograd.grad(y.sum(), table)]
+    return [
+        y,
+        dx,
+        *torch.autograd.grad(dx, (x, table), randn(*dx.shape, seed=4).to(dx)),
+        *torch.autograd.grad(y.sum(), table),
+    ]
 
 
 def field_case(to, layout, n):
     hidden = 33
-    weights = [randn(layout.entries, layout.features, seed=5), randn(hidden, layout.width, seed=6) / 4,
-               randn(hidden, seed=7), randn(4, hidden, seed=8) / 4, randn(4, seed=9)]
+    weights = [
+        randn(layout.entries, layout.features, seed=5),
+        randn(hidden, layout.width, seed=6) / 4,
+        randn(hidden, seed=7),
+        randn(4, hidden, seed=8) / 4,
+        randn(4, seed=9),
+    ]
     weights = [to(w).requires_grad_() for w in weights]
     settings = dict(bound=1.0, level_weight=[1.0] * layout.levels, blob=("gaussian", 2.0, 0.3))
     x, count = to(randn(n, 3, seed=10) / 3), to(torch.tensor([max(0, n - 3)]))
     outputs = field(x, *weights, layout, **settings, count=count)
     half = field(x, *weights, layout, **settings, shadow=weights[0].detach().half())
     # Not the first points: with 8 levels one of 300 has a hidden unit at 5e-6, within rounding of its kink.
-    cores = field(x[n // 3:], *weights, layout, **settings, tensor_cores=True)
-    return [*differentiate(outputs, weights), *differentiate(half, weights), *differentiate(cores, weights),
-            field_density(x, *weights, layout, **settings)]
+    cores = field(x[n // 3 :], *weights, layout, **settings, tensor_cores=True)
+    return [
+        *differentiate(outputs, weights),
+        *differentiate(half, weights),
+        *differentiate(cores, weights),
+        field_density(x, *weights, layout, **settings),
+    ]
 
 
 def ray_case(to, rays, budget):
@@ -84,8 +100,18 @@ def update_case(to, n):
     occupancy_update(grid, bits, cells, sigma, decay=0.9, threshold=0.5)
     param, grad, first, second = (to(randn(n, seed=23 + i)) for i in range(4))
     second.abs_()
-    adam_step(param, grad, first, second, to(torch.zeros(1, dtype=torch.int64)), lr=0.1, beta1=0.9, beta2=0.99,
-              eps=1e-8, step=3)
+    adam_step(
+        param,
+        grad,
+        first,
+        second,
+        to(torch.zeros(1, dtype=torch.int64)),
+        lr=0.1,
+        beta1=0.9,
+        beta2=0.99,
+        eps=1e-8,
+        step=3,
+    )
     inside = cells.clamp(0, 16**3 - 1)
     return [grid, bits, cell_points(inside, 16, 1.0, 1, 2), param, grad, first, second]
 

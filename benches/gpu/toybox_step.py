@@ -49,10 +49,17 @@ def measure(name: str, variant: str, device: torch.device, quick: bool) -> dict:
         record = train_step(state, guidance, config, clock, run)
         split.append({**record.seconds, "step": clock() - start})
     median = {f"{key}_ms": round(1e3 * sorted(s[key] for s in split)[parts // 2], 3) for key in split[0]}
-    return {"preset": name, "variant": variant, "steps_a_second": round(1 / whole, 1),
-            "whole_ms": round(1e3 * whole, 3), **median, "samples": int(record.samples[0]),
-            "resolution": config.render.resolution, "views": config.views,
-            "peak_bytes": torch.cuda.max_memory_allocated() if device.type == "cuda" else None}
+    return {
+        "preset": name,
+        "variant": variant,
+        "steps_a_second": round(1 / whole, 1),
+        "whole_ms": round(1e3 * whole, 3),
+        **median,
+        "samples": int(record.samples[0]),
+        "resolution": config.render.resolution,
+        "views": config.views,
+        "peak_bytes": torch.cuda.max_memory_allocated() if device.type == "cuda" else None,
+    }
 
 
 def main() -> None:

@@ -11,8 +11,9 @@ import dataclasses
 import json
 import os
 import time
+from collections.abc import Callable, Iterator
+from itertools import chain
 from pathlib import Path
-from typing import Callable, Iterator
 
 import torch
 from torch import Tensor
@@ -51,8 +52,12 @@ class Bench:
         from .cases import LeftOut
         from .timing import free_memory
 
-        before = [r for r in self.rows if (r["op"], r["who"]) == (op, who)
-                  and (r["field"], r["precision"]) == (fields["field"], fields["precision"])]
+        before = [
+            r
+            for r in self.rows
+            if (r["op"], r["who"]) == (op, who)
+            and (r["field"], r["precision"]) == (fields["field"], fields["precision"])
+        ]
         if not before:
             if size > MOST_SAMPLES:
                 raise LeftOut(f"not tried at first with more than {MOST_SAMPLES} samples")
@@ -105,15 +110,27 @@ class Bench:
         times = side_by_side({name: peer.call for name, peer in calls.items()}, self.device, self.seconds, drop)
         truth = case.truth() if case.truth else None
         for name, peer in ((name, calls[name]) for name in times):
-            row = {"op": case.op, "who": name, **fields, "size": case.size, **times[name],
-                   "host_syncs": host_syncs(peer.call, self.device), "chunk": peer.chunk, "note": peer.note,
-                   "error": error_of(peer.sample, truth) if peer.sample and truth is not None else None}
+            row = {
+                "op": case.op,
+                "who": name,
+                **fields,
+                "size": case.size,
+                **times[name],
+                "host_syncs": host_syncs(peer.call, self.device),
+                "chunk": peer.chunk,
+                "note": peer.note,
+                "error": error_of(peer.sample, truth) if peer.sample and truth is not None else None,
+            }
             if name != OURS:
                 row["ratio"] = row["median_ms"] / times[OURS]["median_ms"]
             elif case.counts:
                 least, resource = floor(case.counts, self.rates)
-                row |= {"counts": case.counts, "floor_ms": 1e3 * least, "bound_by": resource,
-                        "share": 1e3 * least / row["median_ms"]}
+                row |= {
+                    "counts": case.counts,
+                    "floor_ms": 1e3 * least,
+                    "bound_by": resource,
+                    "share": 1e3 * least / row["median_ms"],
+                }
             self.rows.append(row)
             print(table_line(row), flush=True)
 
@@ -138,21 +155,26 @@ def cases_of(resolution: int, config: FieldConfig, device: torch.device, half: b
     from .scene import Scene, scene_cases
 
     problem = Problem(resolution, config, device)
-    for make in (lambda: encode_cases(problem), lambda: field_cases(problem, half)):
-        for case in make():
-            case.peers = peers_of(case.op, problem, device, case.precision)
-            if device.type == "cuda":  # at every resolution: where they pay, if anywhere, is a question of size
-                case.peers |= tensor_core_peers(case, problem)
-            yield case
-    del problem, make, case
+    for case in chain(encode_cases(problem), field_cases(problem, half)):
+        case.peers = peers_of(case.op, problem, device, case.precision)
+        if device.type == "cuda":  # at every resolution: where they pay, if anywhere, is a question of size
+            case.peers |= tensor_core_peers(case, problem)
+        yield case
+    del problem, case
     scene = Scene(resolution, config, device)
     for case in scene_cases(scene):
         case.peers = peers_of(case.op, scene, device, case.precision)
         yield case
 
 
-def run(*, json_path: Path | None = None, quick: bool = False, device: str = "auto", threads: int | None = None,
-        resolutions: tuple[int, ...] = ()) -> int:
+def run(
+    *,
+    json_path: Path | None = None,
+    quick: bool = False,
+    device: str = "auto",
+    threads: int | None = None,
+    resolutions: tuple[int, ...] = (),
+) -> int:
     """Print a table; write it as JSON if asked. quick: tiny sizes. Returns the exit code. Raises UsageError before the
     work if there is no folder for the JSON."""
     from ..workflow import choose_device, set_threads
@@ -166,8 +188,11 @@ def run(*, json_path: Path | None = None, quick: bool = False, device: str = "au
     rates = ceilings(where, quick)
     bench = Bench(where, rates, 0.02 if quick else 0.5)
     result = {**facts(where), "quick": quick, "ceilings": rates, "rows": bench.rows, "left_out": bench.left_out}
-    print(f"{result['machine']}, {result['threads']} threads, {result['simd']}; "
-          + ", ".join(f"{name} {rate / 1e9:.2f} G/s" for name, rate in rates.items()), flush=True)
+    print(
+        f"{result['machine']}, {result['threads']} threads, {result['simd']}; "
+        + ", ".join(f"{name} {rate / 1e9:.2f} G/s" for name, rate in rates.items()),
+        flush=True,
+    )
     fields = {"small": SMALL_FIELD} if quick else {"paper": FieldConfig(), "fast": preset("fast").field}
     if not quick:
         result["fields"] = {name: dataclasses.asdict(config) for name, config in fields.items()}
@@ -188,7 +213,9 @@ def table_line(row: dict) -> str:
         beside = f"{100 * row['share']:5.0f} % of {row['bound_by']}"
     error = "       " if row["error"] is None else f"{row['error']:.1e}"
     half = " f16" if row["precision"] == "float16" else ""
-    line = (f"{row['op'] + half:<30}{row['who']:<17}{row['field']:<6}{row['resolution']:>4}^2 {row['size']:>9} "
-            f"{row['median_ms']:10.2f} ms ({row['min_ms']:.2f}-{row['max_ms']:.2f}) "
-            f"{1e6 * row['median_ms'] / max(row['size'], 1):8.1f} ns each  {error} {beside} {row['note'] or ''}")
+    line = (
+        f"{row['op'] + half:<30}{row['who']:<17}{row['field']:<6}{row['resolution']:>4}^2 {row['size']:>9} "
+        f"{row['median_ms']:10.2f} ms ({row['min_ms']:.2f}-{row['max_ms']:.2f}) "
+        f"{1e6 * row['median_ms'] / max(row['size'], 1):8.1f} ns each  {error} {beside} {row['note'] or ''}"
+    )
     return line.rstrip()

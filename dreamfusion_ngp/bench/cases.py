@@ -3,8 +3,9 @@ twin."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field as default, replace
-from typing import Callable
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from dataclasses import field as default
 
 import torch
 from torch import Tensor
@@ -18,7 +19,7 @@ from ..ops.shade import shade
 from . import counts
 
 CHECKED = 4096  # samples that are computed in float64 as well
-STEPS = 32      # samples on a ray
+STEPS = 32  # samples on a ray
 ADAM = dict(lr=1e-3, beta1=0.9, beta2=0.99, eps=1e-15)
 
 
@@ -55,7 +56,7 @@ class Case:
 def needed_bytes(resolution: int, config: FieldConfig) -> float:
     """About what the cases of one size hold at most: encodings, their gradients and a result, and the rest of a
     sample, with that of a step."""
-    return resolution ** 2 * STEPS * (3 * 4 * config.levels * config.features + 250)
+    return resolution**2 * STEPS * (3 * 4 * config.levels * config.features + 250)
 
 
 class Problem:
@@ -64,10 +65,10 @@ class Problem:
 
     def __init__(self, resolution: int, config: FieldConfig, device: torch.device):
         random = torch.Generator().manual_seed(0)
-        self.device, self.resolution, self.n = device, resolution, resolution ** 2 * STEPS
+        self.device, self.resolution, self.n = device, resolution, resolution**2 * STEPS
         axis = ((torch.arange(resolution) + 0.5) / resolution - 0.5) * 0.8
         down, right = torch.meshgrid(axis, axis, indexing="ij")
-        depth = (0.36 - right ** 2 - down ** 2).sqrt()[..., None] - RenderConfig().step * torch.arange(STEPS)
+        depth = (0.36 - right**2 - down**2).sqrt()[..., None] - RenderConfig().step * torch.arange(STEPS)
         points = torch.stack([right[..., None].expand_as(depth), down[..., None].expand_as(depth), depth], -1)
         self.x = points.reshape(-1, 3).contiguous().to(device)
         self.unit = (self.x / config.bound + 1) / 2
@@ -91,8 +92,10 @@ class Problem:
         return tensor.detach().to("cpu" if dtype == torch.float64 else self.device, dtype, copy=True)
 
     def network(self, dtype: torch.dtype = torch.float32) -> list[Tensor]:
-        return [self.cast(p, dtype).requires_grad_() for p in
-                (self.model.table, self.model.w1, self.model.b1, self.model.w2, self.model.b2)]
+        return [
+            self.cast(p, dtype).requires_grad_()
+            for p in (self.model.table, self.model.w1, self.model.b1, self.model.w2, self.model.b2)
+        ]
 
     def named(self) -> dict:
         return self.model._arguments()[1]
@@ -100,8 +103,16 @@ class Problem:
     def shaded_loss(self, h: Tensor, rgb_raw: Tensor, grad_h: Tensor, rows: slice, shading=shade) -> Tensor:
         """A loss with a gradient in density, lit colour and normal, as rendering has."""
         d_sigma, d_rgb, d_normal = (c[rows].to(h) for c in self.cotangents)
-        sigma, rgb, normal = shading(h, rgb_raw, grad_h, self.x[rows].to(h), self.ray[rows].to(h.device),
-                                     self.light.to(h.device), self.resolution ** 2, density=self.config.density)
+        sigma, rgb, normal = shading(
+            h,
+            rgb_raw,
+            grad_h,
+            self.x[rows].to(h),
+            self.ray[rows].to(h.device),
+            self.light.to(h.device),
+            self.resolution**2,
+            density=self.config.density,
+        )
         return ((sigma * d_sigma).sum() + (rgb * d_rgb).sum() + 0.1 * (normal * d_normal).sum()) / len(h)
 
 
@@ -116,11 +127,22 @@ def encode_cases(p: Problem) -> list[Case]:
         return lambda: torch.ops.dreamfusion_ngp.hashgrid_grad_table(*args)
 
     return [
-        Case("encode forward", p.n, lambda: hashgrid_encode(p.unit, table.detach(), p.layout),
-             counts.encode_forward(p.n, p.layout), encode(torch.float32), encode(torch.float64)),
-        Case("encode backward", p.n,
-             lambda: torch.ops.dreamfusion_ngp.hashgrid_grad_table(p.grad_y, p.unit, *p.layout.arguments, None),
-             counts.encode_backward(p.n, p.layout), backward(torch.float32), backward(torch.float64)),
+        Case(
+            "encode forward",
+            p.n,
+            lambda: hashgrid_encode(p.unit, table.detach(), p.layout),
+            counts.encode_forward(p.n, p.layout),
+            encode(torch.float32),
+            encode(torch.float64),
+        ),
+        Case(
+            "encode backward",
+            p.n,
+            lambda: torch.ops.dreamfusion_ngp.hashgrid_grad_table(p.grad_y, p.unit, *p.layout.arguments, None),
+            counts.encode_backward(p.n, p.layout),
+            backward(torch.float32),
+            backward(torch.float64),
+        ),
     ]
 
 
@@ -145,7 +167,7 @@ class FieldStep:
         p = self.p
         p.shaded_loss(*field(p.x, *self.network, p.layout, **self.named), slice(None)).backward()
         self.step += 1
-        for tensor, (first, second) in zip(self.network, self.moments):
+        for tensor, (first, second) in zip(self.network, self.moments, strict=True):
             adam_step(tensor.data, tensor.grad, first, second, self.nonfinite, **ADAM, step=self.step)
             recycle_gradient(tensor)
         if self.named["shadow"] is not None:
@@ -156,8 +178,17 @@ def backward_of(p: Problem, tensors: list[Tensor], shadow: Tensor | None) -> Cal
     """The backward op of the field: (gradient of the table, of the weights). tensors: cotangents, points, network."""
     blob = p.named()["blob"]
     kind = ("none", "gaussian", "cone").index(blob[0])
-    settings = (p.named()["level_weight"].to(tensors[0]), *p.layout.arguments, p.config.bound, kind,
-                blob[1] if kind else 0.0, blob[2] if kind else 1.0, p.config.tensor_cores, shadow, None)
+    settings = (
+        p.named()["level_weight"].to(tensors[0]),
+        *p.layout.arguments,
+        p.config.bound,
+        kind,
+        blob[1] if kind else 0.0,
+        blob[2] if kind else 1.0,
+        p.config.tensor_cores,
+        shadow,
+        None,
+    )
     return lambda: torch.ops.dreamfusion_ngp.field_backward(*tensors, *settings)
 
 
@@ -169,8 +200,12 @@ def field_pair(p: Problem, network: list[Tensor], half: bool) -> list[Case]:
 
     def forward(dtype, shadow=None):
         named = p.named() | {"shadow": shadow}
-        return lambda: torch.cat([t.reshape(-1) for t in field(
-            p.cast(p.x[few], dtype), *[p.cast(t, dtype) for t in network], p.layout, **named)])
+        return lambda: torch.cat(
+            [
+                t.reshape(-1)
+                for t in field(p.cast(p.x[few], dtype), *[p.cast(t, dtype) for t in network], p.layout, **named)
+            ]
+        )
 
     def backward(dtype, shadow=None):
         cut = [p.cast(t[few], dtype) for t in (*p.cotangents, p.x)] + [p.cast(t, dtype) for t in network]
@@ -179,13 +214,33 @@ def field_pair(p: Problem, network: list[Tensor], half: bool) -> list[Case]:
     parameters = sum(t.numel() for t in network)
     forward_counts, backward_counts = counts.field_forward(*K, entry), counts.field_backward(*K, entry)
     return [
-        Case("field forward", p.n, lambda: field(p.x, *network, p.layout, **p.named() | {"shadow": shadow}),
-             forward_counts, forward(torch.float32, shadow), forward(torch.float64), precision),
-        Case("field backward", p.n, backward_of(p, [*p.cotangents, p.x, *network], shadow), backward_counts,
-             backward(torch.float32, shadow), backward(torch.float64), precision),
-        Case("field step", p.n, FieldStep(p, half), counts.added(forward_counts, backward_counts,
-                                                                 counts.adam(parameters)),
-             lambda: field_gradient(p, torch.float32, shadow), lambda: field_gradient(p, torch.float64), precision),
+        Case(
+            "field forward",
+            p.n,
+            lambda: field(p.x, *network, p.layout, **p.named() | {"shadow": shadow}),
+            forward_counts,
+            forward(torch.float32, shadow),
+            forward(torch.float64),
+            precision,
+        ),
+        Case(
+            "field backward",
+            p.n,
+            backward_of(p, [*p.cotangents, p.x, *network], shadow),
+            backward_counts,
+            backward(torch.float32, shadow),
+            backward(torch.float64),
+            precision,
+        ),
+        Case(
+            "field step",
+            p.n,
+            FieldStep(p, half),
+            counts.added(forward_counts, backward_counts, counts.adam(parameters)),
+            lambda: field_gradient(p, torch.float32, shadow),
+            lambda: field_gradient(p, torch.float64),
+            precision,
+        ),
     ]
 
 
@@ -197,6 +252,7 @@ def field_cases(p: Problem, half: bool = False) -> list[Case]:
 
 def tensor_core_peers(case: Case, p: Problem) -> dict[str, Callable[[], Peer]]:
     """The same case of the field with its products on tensor cores; nothing for other cases and tables."""
+
     def prepare() -> Peer:
         other = Problem(p.resolution, replace(p.config, tensor_cores=True), p.device)
         return next(Peer(c.call, c.sample) for c in field_cases(other) if c.op == case.op)
@@ -213,8 +269,14 @@ def density_case(p: Problem, network: list[Tensor]) -> Case:
 
         return call
 
-    return Case("field density", p.n, lambda: field_density(p.x, *network, p.layout, **p.named()),
-                counts.field_density(p.n, p.layout, p.hidden), few(torch.float32), few(torch.float64))
+    return Case(
+        "field density",
+        p.n,
+        lambda: field_density(p.x, *network, p.layout, **p.named()),
+        counts.field_density(p.n, p.layout, p.hidden),
+        few(torch.float32),
+        few(torch.float64),
+    )
 
 
 def shade_case(p: Problem, network: list[Tensor]) -> Case:
@@ -232,8 +294,14 @@ def shade_case(p: Problem, network: list[Tensor]) -> Case:
         cut = [p.cast(t[:CHECKED], dtype).requires_grad_() for t in inputs]
         return torch.cat([g.reshape(-1) for g in both(cut, slice(0, CHECKED))])
 
-    return Case("shade forward + backward", p.n, lambda: both(inputs, slice(None)), None, lambda: few(torch.float32),
-                lambda: few(torch.float64))
+    return Case(
+        "shade forward + backward",
+        p.n,
+        lambda: both(inputs, slice(None)),
+        None,
+        lambda: few(torch.float32),
+        lambda: few(torch.float64),
+    )
 
 
 def adam_case(network: list[Tensor]) -> Case:
@@ -248,5 +316,11 @@ def adam_case(network: list[Tensor]) -> Case:
         adam_step(*tensors, torch.zeros(1, dtype=torch.int64, device=device), **ADAM, step=9)
         return tensors
 
-    return Case("adam", parameters, lambda: adam_step(moved, grad, first, second, nonfinite, **ADAM, step=9),
-                counts.adam(parameters), lambda: few(torch.float32, device), lambda: few(torch.float64, "cpu"))
+    return Case(
+        "adam",
+        parameters,
+        lambda: adam_step(moved, grad, first, second, nonfinite, **ADAM, step=9),
+        counts.adam(parameters),
+        lambda: few(torch.float32, device),
+        lambda: few(torch.float64, "cpu"),
+    )

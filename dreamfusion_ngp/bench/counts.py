@@ -12,21 +12,26 @@ VALUE, GRADIENT, ADJOINT, CELL = 21, 33, 26, 24  # per feature: trilinear, with 
 
 
 def _total(n: int, per_sample: dict[str, float], fixed: dict[str, float]) -> dict[str, float]:
-    return {key: n * per_sample.get(key, 0.0) + fixed.get(key, 0.0)
-            for key in ("bytes", "gathers", "reductions", "flops")}
+    return {
+        key: n * per_sample.get(key, 0.0) + fixed.get(key, 0.0) for key in ("bytes", "gathers", "reductions", "flops")
+    }
 
 
 def encode_forward(n: int, layout: GridLayout) -> dict[str, float]:
     L, K, F = layout.levels, layout.width, layout.features
-    return _total(n, dict(bytes=12 + 4 * K, gathers=4 * K, flops=CELL * L + VALUE * K),
-                  dict(bytes=4 * layout.entries * F))
+    return _total(
+        n, dict(bytes=12 + 4 * K, gathers=4 * K, flops=CELL * L + VALUE * K), dict(bytes=4 * layout.entries * F)
+    )
 
 
 def encode_backward(n: int, layout: GridLayout) -> dict[str, float]:
     """The gradient of the table is cleared, read and written."""
     L, K, F = layout.levels, layout.width, layout.features
-    return _total(n, dict(bytes=12 + 4 * K, reductions=4 * K, flops=CELL * L + (ADJOINT + 8) * K),
-                  dict(bytes=12 * layout.entries * F))
+    return _total(
+        n,
+        dict(bytes=12 + 4 * K, reductions=4 * K, flops=CELL * L + (ADJOINT + 8) * K),
+        dict(bytes=12 * layout.entries * F),
+    )
 
 
 def field_density(n: int, layout: GridLayout, hidden: int) -> dict[str, float]:
@@ -48,8 +53,11 @@ def field_backward(n: int, layout: GridLayout, hidden: int, entry: int = 4) -> d
     cleared, read and written."""
     L, K, F = layout.levels, layout.width, layout.features
     flops = 2 * CELL * L + (GRADIENT + 8 + ADJOINT + 8) * K + 2 * hidden * (5 * K + 8)
-    return _total(n, dict(bytes=12 + 28, gathers=4 * K, reductions=4 * K, flops=flops),
-                  dict(bytes=(12 + entry) * layout.entries * F))
+    return _total(
+        n,
+        dict(bytes=12 + 28, gathers=4 * K, reductions=4 * K, flops=flops),
+        dict(bytes=(12 + entry) * layout.entries * F),
+    )
 
 
 def adam(parameters: int) -> dict[str, float]:
@@ -63,8 +71,12 @@ def added(*counts: dict[str, float]) -> dict[str, float]:
 
 def times(counts: dict[str, float], rates: dict[str, float]) -> dict[str, float]:
     """resource -> the seconds that it needs at the measured rate, if nothing else holds it up."""
-    needs = {"copy": counts["bytes"], "fma": counts["flops"], "gather": counts["gathers"],
-             "reduction": counts["reductions"]}
+    needs = {
+        "copy": counts["bytes"],
+        "fma": counts["flops"],
+        "gather": counts["gathers"],
+        "reduction": counts["reductions"],
+    }
     return {name: needs[name] / rates[name] for name in needs if name in rates}
 
 

@@ -41,8 +41,9 @@ def machine_class() -> str:
     """Such as "2 cores of AMD EPYC, AVX-512"."""
     text = Path("/proc/cpuinfo").read_text(encoding="utf-8") if Path("/proc/cpuinfo").exists() else ""
     model = re.search(r"^model name\s*:\s*(.+)$", text, re.MULTILINE)
-    vectors = next((name for flag, name in (("avx512f", "AVX-512"), ("avx2", "AVX2"), ("sse4_2", "SSE4.2"))
-                    if flag in text), "")
+    vectors = next(
+        (name for flag, name in (("avx512f", "AVX-512"), ("avx2", "AVX2"), ("sse4_2", "SSE4.2")) if flag in text), ""
+    )
     name = model[1].strip() if model else platform.machine()
     return f"{len(os.sched_getaffinity(0))} cores of {name}" + (f", {vectors}" if vectors else "")
 
@@ -51,9 +52,17 @@ def facts(device: torch.device) -> dict:
     """What a reader needs to judge the figures of a run."""
     built = build_info()
     return {
-        "date": date.today().isoformat(), "commit": commit(), "machine": machine_class(), "device": device.type,
+        "date": date.today().isoformat(),
+        "commit": commit(),
+        "machine": machine_class(),
+        "device": device.type,
         "gpu": torch.cuda.get_device_name(device) if device.type == "cuda" else None,
-        "threads": torch.get_num_threads(), "simd": built["simd"], "csrc": built.get("csrc"),
-        "versions": {"dreamfusion_ngp": __version__, "python": platform.python_version(),
-                     **{name: version_of(name) for name in PACKAGES}},
+        "threads": torch.get_num_threads(),
+        "simd": built["simd"],
+        "csrc": built.get("csrc"),
+        "versions": {
+            "dreamfusion_ngp": __version__,
+            "python": platform.python_version(),
+            **{name: version_of(name) for name in PACKAGES},
+        },
     }

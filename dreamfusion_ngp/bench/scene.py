@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Callable
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
@@ -23,12 +23,12 @@ class Scene:
     """A field, an occupancy grid around its blob, one view and the samples of its rays."""
 
     def __init__(self, resolution: int, config: FieldConfig, device: torch.device):
-        self.config = RenderConfig(resolution=resolution, budget=max(1 << 12, 48 * resolution ** 2))
+        self.config = RenderConfig(resolution=resolution, budget=max(1 << 12, 48 * resolution**2))
         self.field = HashField(config, 0).to(device)
         self.occupancy = Occupancy(self.config, config.bound).to(device)
         edge = self.occupancy.resolution
-        cell = torch.arange(edge ** 3, device=device)
-        axes = torch.stack([cell // edge ** 2, cell // edge % edge, cell % edge], -1)
+        cell = torch.arange(edge**3, device=device)
+        axes = torch.stack([cell // edge**2, cell // edge % edge, cell % edge], -1)
         inside = (((axes + 0.5) / edge * 2 - 1) * self.occupancy.bound).norm(dim=-1) < 0.4
         weights = 2 ** torch.arange(8, device=device)
         self.occupancy.bits.copy_((inside.view(-1, 8).long() * weights).sum(-1).to(torch.uint8))
@@ -37,23 +37,51 @@ class Scene:
         self.origins, self.directions = camera_rays(self.cameras, resolution)
         self.samples = self.march()
         self.n = int(self.samples.info[0])
-        self.x, self.ray, self.t = (v[:self.n].contiguous() for v in
-                                    (self.samples.x, self.samples.ray_id, self.samples.t))
-        self.shaded = [v.detach().requires_grad_() for v in
-                       shade(*(v.detach() for v in self.field(self.x)), self.x, self.ray, self.shading,
-                             len(self.origins), density="exp")]
+        self.x, self.ray, self.t = (
+            v[: self.n].contiguous() for v in (self.samples.x, self.samples.ray_id, self.samples.t)
+        )
+        self.shaded = [
+            v.detach().requires_grad_()
+            for v in shade(
+                *(v.detach() for v in self.field(self.x)),
+                self.x,
+                self.ray,
+                self.shading,
+                len(self.origins),
+                density="exp",
+            )
+        ]
 
     def march(self, dtype: torch.dtype = torch.float32, device: torch.device | None = None):
         c = self.config
-        origins, directions, bits = (v.to(device or v.device) for v in
-                                     (self.origins, self.directions, self.occupancy.bits))
-        return march(origins.to(dtype), directions.to(dtype), bits, resolution=self.occupancy.resolution,
-                     bound=self.occupancy.bound, near=c.near, step=c.step, budget=c.budget, seed=0, stream=0)
+        origins, directions, bits = (
+            v.to(device or v.device) for v in (self.origins, self.directions, self.occupancy.bits)
+        )
+        return march(
+            origins.to(dtype),
+            directions.to(dtype),
+            bits,
+            resolution=self.occupancy.resolution,
+            bound=self.occupancy.bound,
+            near=c.near,
+            step=c.step,
+            budget=c.budget,
+            seed=0,
+            stream=0,
+        )
 
     def step(self) -> None:
         """Render and differentiate, without guidance: what the field costs in a training step."""
-        r = render(self.field, self.occupancy, self.cameras, self.shading, flat_background(torch.ones(1, 3)),
-                   self.config, density="exp", seed=0)
+        r = render(
+            self.field,
+            self.occupancy,
+            self.cameras,
+            self.shading,
+            flat_background(torch.ones(1, 3)),
+            self.config,
+            density="exp",
+            seed=0,
+        )
         (r.rgb.square().mean() + r.orientation.mean() + r.opacity.mean()).backward()
         self.field.zero_grad(set_to_none=True)
 
@@ -74,11 +102,12 @@ def composite_check(s: Scene, dtype: torch.dtype, outputs: Callable) -> Tensor:
     sum of it. outputs: (sigma, rgb, normal, t, offsets, directions) -> tensors."""
     first = max(0, (len(s.origins) - CHECKED) // 2)
     rays = slice(first, first + CHECKED)
-    offsets = s.samples.offsets[first:first + CHECKED + 1]
+    offsets = s.samples.offsets[first : first + CHECKED + 1]
     rows, device = slice(int(offsets[0]), int(offsets[-1])), "cpu" if dtype == torch.float64 else s.x.device
     inputs = [v[rows].detach().to(device, dtype).requires_grad_() for v in s.shaded]
-    found = outputs(*inputs, s.t[rows].to(device, dtype), (offsets - offsets[0]).to(device),
-                    s.directions[rays].to(device, dtype))
+    found = outputs(
+        *inputs, s.t[rows].to(device, dtype), (offsets - offsets[0]).to(device), s.directions[rays].to(device, dtype)
+    )
     gradients = torch.autograd.grad(sum(out.sum() for out in found), inputs)
     return torch.cat([v.detach().reshape(-1) for v in (*found, *gradients)])
 
@@ -94,9 +123,15 @@ def scene_cases(s: Scene) -> list[Case]:
         for tensor in s.shaded:
             tensor.grad = None
 
-    return [Case("march", rays, s.march, None, lambda: march_sums(s, torch.float32),
-                 lambda: march_sums(s, torch.float64)),
-            Case("composite forward + backward", rays, composite_both, None,
-                 lambda: composite_check(s, torch.float32, outputs),
-                 lambda: composite_check(s, torch.float64, outputs)),
-            Case("step without guidance", s.n, s.step)]
+    return [
+        Case("march", rays, s.march, None, lambda: march_sums(s, torch.float32), lambda: march_sums(s, torch.float64)),
+        Case(
+            "composite forward + backward",
+            rays,
+            composite_both,
+            None,
+            lambda: composite_check(s, torch.float32, outputs),
+            lambda: composite_check(s, torch.float64, outputs),
+        ),
+        Case("step without guidance", s.n, s.step),
+    ]

@@ -7,8 +7,8 @@ import ctypes
 import statistics
 import time
 import warnings
+from collections.abc import Callable
 from pathlib import Path
-from typing import Callable
 
 import torch
 
@@ -33,8 +33,12 @@ def once(call: Callable, device: torch.device) -> float:
     return clock(device) - began
 
 
-def side_by_side(calls: dict[str, Callable], device: torch.device, seconds: float,
-                 drop: Callable[[str, Exception], None] | None = None) -> dict[str, dict]:
+def side_by_side(
+    calls: dict[str, Callable],
+    device: torch.device,
+    seconds: float,
+    drop: Callable[[str, Exception], None] | None = None,
+) -> dict[str, dict]:
     """name -> median, fastest and slowest call in ms, and the memory at its peak. The calls take turns, so that all see
     the same machine. The first of each counts only where it is slow and took less than 1.5 times the second: then it
     compiled nothing. drop: told of a call that fails at first, which is then left out; without it, the error stands."""
@@ -58,8 +62,16 @@ def side_by_side(calls: dict[str, Callable], device: torch.device, seconds: floa
             found.append(warm[name])
         if len(found) > 2:  # quick enough for another call, which compiles nothing
             peaks[name] = peak_memory(calls[name], device)
-    return {name: {"median_ms": 1e3 * statistics.median(t), "min_ms": 1e3 * min(t), "max_ms": 1e3 * max(t),
-                   "calls": len(t), "peak_bytes": peaks[name]} for name, t in times.items()}
+    return {
+        name: {
+            "median_ms": 1e3 * statistics.median(t),
+            "min_ms": 1e3 * min(t),
+            "max_ms": 1e3 * max(t),
+            "calls": len(t),
+            "peak_bytes": peaks[name],
+        }
+        for name, t in times.items()
+    }
 
 
 def host_syncs(call: Callable, device: torch.device) -> int | None:
@@ -133,12 +145,13 @@ def ceilings(device: torch.device, quick: bool = False) -> dict[str, float]:
     from and added to a table of 4 MB. Gathers and reductions are measured on the CPU only."""
     repeats, words = (2, 1 << 18) if quick else (7, 1 << 25)
     a, b = torch.ones(words, device=device), torch.ones(words, device=device)
-    rates = {"copy": max(best_rate(8.0 * words, call, device, repeats) for call in
-                         (lambda: b.copy_(a), lambda: b.mul_(1.0)))}
+    rates = {
+        "copy": max(best_rate(8.0 * words, call, device, repeats) for call in (lambda: b.copy_(a), lambda: b.mul_(1.0)))
+    }
     if device.type == "cuda":
         size = 256 if quick else 8192
         m = torch.ones(size, size, device=device)
-        return rates | {"fma": best_rate(2.0 * size ** 3, lambda: m @ m, device, repeats)}
+        return rates | {"fma": best_rate(2.0 * size**3, lambda: m @ m, device, repeats)}
     module, threads, rounds = native(), torch.get_num_threads(), 1 << (12 if quick else 22)
     operations = module.multiply_add(rounds, threads)
     rates["fma"] = best_rate(operations, lambda: module.multiply_add(rounds, threads), device, repeats)
@@ -146,8 +159,10 @@ def ceilings(device: torch.device, quick: bool = False) -> dict[str, float]:
     rows = torch.randint(LEVEL_ROWS, (count,), dtype=torch.int32, generator=torch.Generator().manual_seed(0))
     tables = torch.zeros(threads, LEVEL_ROWS, 2)
     pointers = [t.data_ptr() for t in tables]
-    rates["gather"] = best_rate(count, lambda: module.read_pairs(pointers[0], rows.data_ptr(), count, threads), device,
-                                repeats)
-    rates["reduction"] = best_rate(count * threads, lambda: module.add_pairs(pointers, rows.data_ptr(), count), device,
-                                   repeats)
+    rates["gather"] = best_rate(
+        count, lambda: module.read_pairs(pointers[0], rows.data_ptr(), count, threads), device, repeats
+    )
+    rates["reduction"] = best_rate(
+        count * threads, lambda: module.add_pairs(pointers, rows.data_ptr(), count), device, repeats
+    )
     return rates

@@ -11,7 +11,7 @@ from .faces import features
 from .pictures import judging_cameras, toy_pictures
 from .retrieval import AZIMUTH_STEP, Retrieval, retrieved_azimuths
 
-NEAR = 30     # degrees
+NEAR = 30  # degrees
 LIKE = 0.125  # difference of pictures; a turn by 15 degrees makes .05 of a snowman, .14 of a mug, .35 of an airplane
 
 

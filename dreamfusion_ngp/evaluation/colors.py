@@ -11,8 +11,9 @@ from .volume import fill_cavities
 RESOLUTION = 64  # cells per axis of the grid whose surface is looked at
 
 
-def surface_colors(density, albedo, bound: float, level: float, *, resolution: int = RESOLUTION,
-                   device="cpu") -> np.ndarray:
+def surface_colors(
+    density, albedo, bound: float, level: float, *, resolution: int = RESOLUTION, device="cpu"
+) -> np.ndarray:
     """(N, 3) albedo of the field in the cells of its solid that can be seen from outside: those next to open space."""
     from scipy.ndimage import binary_erosion
 
@@ -26,4 +27,4 @@ def color_scores(colors: np.ndarray, color: str) -> tuple[float, float]:
     named colour; the part of them whose nearest named colour it is. Parts that a toy has in other colours count too."""
     difference = colors.mean(0) - np.array(COLORS[color])
     nearest = np.linalg.norm(colors[:, None] - np.array(list(COLORS.values())), axis=-1).argmin(1)
-    return float(np.sqrt((difference ** 2).mean())), float((nearest == list(COLORS).index(color)).mean())
+    return float(np.sqrt((difference**2).mean())), float((nearest == list(COLORS).index(color)).mean())

@@ -16,11 +16,11 @@ import torch
 from ..toybox.shapes import DIRECTIONAL, TOYS
 from .pictures import AZIMUTHS, Pictures, judging_cameras, toy_pictures
 
-TURNS = 24                 # azimuths of the templates, evenly spaced
-SIZE = 32                  # pixels a side of what is compared
-ASTRAY = 60.0              # degrees; a view that looks like one from further off is astray
-DOUBT = 0.04               # another variant must explain the views better than the true toy by this part
-RELIEF = 0.5               # weight of the untextured pictures' difference beside silhouette and colour
+TURNS = 24  # azimuths of the templates, evenly spaced
+SIZE = 32  # pixels a side of what is compared
+ASTRAY = 60.0  # degrees; a view that looks like one from further off is astray
+DOUBT = 0.04  # another variant must explain the views better than the true toy by this part
+RELIEF = 0.5  # weight of the untextured pictures' difference beside silhouette and colour
 
 # The axis along which a toy's front and back differ, and the half (+ or -) that has no face to be repeated: mirrored,
 # it makes a toy without one. Where both halves have something of their own, either one twice is two faces.
@@ -46,27 +46,37 @@ class Faces:
 
 def rotated(name: str, turns: int):
     """A toy function: `turns` copies of a class in one body, evenly turned about +Y."""
+
     def toy(p, v):
         x, y, z = p
         angles = torch.arange(turns, dtype=torch.float32) * (2 * torch.pi / turns)
-        copies = [TOYS[name]((c * x - s * z, y, s * x + c * z), v) for c, s in zip(angles.cos(), angles.sin())]
+        copies = [
+            TOYS[name]((c * x - s * z, y, s * x + c * z), v) for c, s in zip(angles.cos(), angles.sin(), strict=True)
+        ]
         return [part for copy in copies for part in copy]
+
     return toy
 
 
 def mirrored(name: str, half: int):
     """A toy function: the half of a class on the positive (half = 1) or negative (-1) side of its axis, on both
     sides."""
+
     def toy(p, v):
         return TOYS[name](tuple(half * a.abs() if i == AXES[name] else a for i, a in enumerate(p)), v)
+
     return toy
 
 
 def variants(name: str) -> dict:
     """{variant: (toy function, number of faces)} of a directional class."""
     halves = {half: (mirrored(name, half), 0 if FACELESS.get(name) == half else 2) for half in (1, -1)}
-    return {"true": (TOYS[name], 1), "positive half twice": halves[1], "negative half twice": halves[-1],
-            **{f"{n} in one": (rotated(name, n), n) for n in (2, 3, 4)}}
+    return {
+        "true": (TOYS[name], 1),
+        "positive half twice": halves[1],
+        "negative half twice": halves[-1],
+        **{f"{n} in one": (rotated(name, n), n) for n in (2, 3, 4)},
+    }
 
 
 def features(pictures: Pictures) -> torch.Tensor:
@@ -74,7 +84,7 @@ def features(pictures: Pictures) -> torch.Tensor:
     rows is a mean over pixels. Colour and relief count where there is something."""
     alpha = pictures.opacity[..., None]
     relief = pictures.clay.mean(-1, keepdim=True) * alpha
-    maps = torch.cat([alpha, pictures.albedo * alpha, RELIEF ** 0.5 * relief], -1).permute(0, 3, 1, 2)
+    maps = torch.cat([alpha, pictures.albedo * alpha, RELIEF**0.5 * relief], -1).permute(0, 3, 1, 2)
     small = torch.nn.functional.interpolate(maps, size=(SIZE, SIZE), mode="area")
     return small.flatten(1) / SIZE
 
@@ -83,8 +93,10 @@ def templates(name: str, color, scale: float = 1.0) -> dict[str, torch.Tensor]:
     """{variant: (TURNS, D) features} of a directional class from all azimuths. color: (3,) of the main parts. scale: of
     the toy."""
     cameras = judging_cameras([360 * k / TURNS for k in range(TURNS)], scale)
-    return {variant: features(toy_pictures(toy, color, cameras=cameras, resolution=64))
-            for variant, (toy, _) in variants(name).items()}
+    return {
+        variant: features(toy_pictures(toy, color, cameras=cameras, resolution=64))
+        for variant, (toy, _) in variants(name).items()
+    }
 
 
 def turned_sums(difference: torch.Tensor) -> torch.Tensor:

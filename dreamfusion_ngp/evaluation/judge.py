@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from itertools import pairwise
 from pathlib import Path
 
 import torch
@@ -14,18 +15,24 @@ from ..toybox.captions import WORDS, words_of
 
 FORMAT = "dreamfusion_ngp.judge.1"
 EMBEDDED = Path(__file__).parent / "judge.safetensors"
-SIZE = 64                # pixels a side of what it sees
-DIMENSION = 64           # of the shared space
+SIZE = 64  # pixels a side of what it sees
+DIMENSION = 64  # of the shared space
 WIDTHS = (32, 64, 96, 128)
-MAX_SCALE = 50.0         # of the inner products in training
+MAX_SCALE = 50.0  # of the inner products in training
 BATCH = 64
 
 
 class Residual(nn.Module):
     def __init__(self, width: int):
         super().__init__()
-        self.body = nn.Sequential(nn.GroupNorm(8, width), nn.SiLU(), nn.Conv2d(width, width, 3, padding=1),
-                                  nn.GroupNorm(8, width), nn.SiLU(), nn.Conv2d(width, width, 3, padding=1))
+        self.body = nn.Sequential(
+            nn.GroupNorm(8, width),
+            nn.SiLU(),
+            nn.Conv2d(width, width, 3, padding=1),
+            nn.GroupNorm(8, width),
+            nn.SiLU(),
+            nn.Conv2d(width, width, 3, padding=1),
+        )
 
     def forward(self, x):
         return x + self.body(x)
@@ -34,11 +41,16 @@ class Residual(nn.Module):
 def image_encoder() -> nn.Sequential:
     """(N, 3, 64, 64) -> (N, DIMENSION). The last map, 4 x 4, is flattened: where things are tells toys apart."""
     layers: list[nn.Module] = []
-    for before, width in zip((3, *WIDTHS), WIDTHS):
+    for before, width in pairwise((3, *WIDTHS)):
         layers += [nn.Conv2d(before, width, 3, stride=2, padding=1)]
         layers += [Residual(width)] if before != 3 else []  # the first map is large: one convolution is enough
-    return nn.Sequential(*layers, nn.GroupNorm(8, WIDTHS[-1]), nn.SiLU(), nn.Flatten(),
-                         nn.Linear(WIDTHS[-1] * (SIZE // 2 ** len(WIDTHS)) ** 2, DIMENSION))
+    return nn.Sequential(
+        *layers,
+        nn.GroupNorm(8, WIDTHS[-1]),
+        nn.SiLU(),
+        nn.Flatten(),
+        nn.Linear(WIDTHS[-1] * (SIZE // 2 ** len(WIDTHS)) ** 2, DIMENSION),
+    )
 
 
 class Judge(nn.Module):
@@ -85,7 +97,7 @@ class Judge(nn.Module):
 def word_counts(captions: list[str]) -> torch.Tensor:
     """(M, words): how often each of WORDS stands in each of M captions."""
     counts = torch.zeros(len(captions), len(WORDS))
-    for row, caption in zip(counts, captions):
+    for row, caption in zip(counts, captions, strict=True):
         for word in words_of(caption):
             if word in WORDS:
                 row[WORDS.index(word)] += 1
@@ -113,7 +125,7 @@ def load_judge(path: Path = EMBEDDED) -> Judge:
     try:
         with safe_open(path, "pt") as file:
             header = file.metadata() or {}
-            tensors = {name: file.get_tensor(name).float() for name in file.keys()}
+            tensors = {name: file.get_tensor(name).float() for name in file.keys()}  # noqa: SIM118 (no dictionary)
         if header.get("format") != FORMAT:
             raise ValueError("it is no judge")
         if header["words"].split() != list(WORDS):

@@ -30,29 +30,29 @@ from .judge import SIZE, Judge, save_judge, word_counts
 from .pictures import AZIMUTHS, ELEVATION, judging_cameras, shaded
 from .retrieval import AZIMUTH_STEP, azimuth_captions, retrieved, toy_captions
 
-FOCAL = (1.4, 2.2)             # image widths; the prior's end at 1.35
-FRAMING = (1.2, 1.5)           # distance in world units by focal length
-ELEVATIONS = (0.0, 65.0)       # degrees, except within APART of the elevation at which results are judged
+FOCAL = (1.4, 2.2)  # image widths; the prior's end at 1.35
+FRAMING = (1.2, 1.5)  # distance in world units by focal length
+ELEVATIONS = (0.0, 65.0)  # degrees, except within APART of the elevation at which results are judged
 APART = 3.0
 BRIGHTNESS, HUE = (0.75, 1.15), 0.06  # factor; largest change of a channel
-REPAINT = 0.4                  # probability, of a secondary part, of any colour
-CLAY_SHARE, FLAT_SHARE = 0.4, 0.15    # of the pictures: textureless; albedo as it is; the others are lit
-GREY_SHARE = 0.4               # of the backgrounds; before them white clay is hardest to see
-REPORT_EVERY = 15.0            # seconds
-OUTER = ("image.0",)           # what takes pictures in is no hidden matrix
+REPAINT = 0.4  # probability, of a secondary part, of any colour
+CLAY_SHARE, FLAT_SHARE = 0.4, 0.15  # of the pictures: textureless; albedo as it is; the others are lit
+GREY_SHARE = 0.4  # of the backgrounds; before them white clay is hardest to see
+REPORT_EVERY = 15.0  # seconds
+OUTER = ("image.0",)  # what takes pictures in is no hidden matrix
 PALETTE = torch.tensor(list(COLORS.values()))
 
 
 @dataclass(frozen=True)
 class TrainJudgeConfig:
-    minutes: float = 25.0      # of training, besides the held-out test at its end
-    images: int = 0            # stop after so many instead; 0: by time
+    minutes: float = 25.0  # of training, besides the held-out test at its end
+    images: int = 0  # stop after so many instead; 0: by time
     batch: int = 64
     learning_rate: float = 1.25e-3  # of AdamW; Muon's is `toybox.optimizer.MATRIX_RATE` times that
-    warmup: int = 50           # steps
+    warmup: int = 50  # steps
     views_per_class: int = 240
-    chunk: int = 6             # views of one toy traced at a time
-    trace_every: int = 2       # steps between new chunks
+    chunk: int = 6  # views of one toy traced at a time
+    trace_every: int = 2  # steps between new chunks
     seed: int = 0
 
 
@@ -109,6 +109,7 @@ def training_lights(position: torch.Tensor, clay: np.ndarray, random: np.random.
 def backgrounds(n: int, random: np.random.Generator, device: str | torch.device = "cpu") -> torch.Tensor:
     """(n, SIZE, SIZE, 3): checkerboards or stripes of two colours, cells of 4 to 24 pixels; GREY_SHARE of them are
     light greys."""
+
     def draw(*shape, low=0.0, high=1.0):
         return sent(random.uniform(low, high, shape), device, torch.float32)
 
@@ -137,11 +138,14 @@ def training_batch(views: Views, n: int, random: np.random.Generator):
     clay = random.random(n) < CLAY_SHARE
     seen = views.shelves.draw(classes, random)
     colors, rows = training_colors(color, random), training_lights(seen.position, clay, random)
-    pictures = shade(seen.buffer, sent(colors, views.device), sent(rows, views.device),
-                     backgrounds(n, random, views.device))
-    return (wear(pictures.clamp(0, 1), random),
-            *(sent(values, views.device) for values in (classes, color, clay)),
-            sent(np.rad2deg(seen.azimuth), views.device, torch.float32))
+    pictures = shade(
+        seen.buffer, sent(colors, views.device), sent(rows, views.device), backgrounds(n, random, views.device)
+    )
+    return (
+        wear(pictures.clamp(0, 1), random),
+        *(sent(values, views.device) for values in (classes, color, clay)),
+        sent(np.rad2deg(seen.azimuth), views.device, torch.float32),
+    )
 
 
 class RetrievalLoss:
@@ -163,12 +167,14 @@ class RetrievalLoss:
         named, whole, views = judge.encode_counts(self.counts).split(self.sizes)
         scale, n = judge.scale(), len(seen)
         loss = torch.nn.functional.cross_entropy(scale * seen @ named.T, classes)
-        colors = torch.nn.functional.cross_entropy(scale * seen @ whole.T, classes * len(COLORS) + color,
-                                                   reduction="none")
+        colors = torch.nn.functional.cross_entropy(
+            scale * seen @ whole.T, classes * len(COLORS) + color, reduction="none"
+        )
         own = views.view(len(CLASSES), -1, views.shape[1])[classes]
         nearest = (azimuth / AZIMUTH_STEP).round().long() % own.shape[1]
-        sides = torch.nn.functional.cross_entropy(scale * (own @ seen[..., None]).view(n, -1), nearest,
-                                                  reduction="none")
+        sides = torch.nn.functional.cross_entropy(
+            scale * (own @ seen[..., None]).view(n, -1), nearest, reduction="none"
+        )
         return loss + masked_mean(colors, ~clay) + masked_mean(sides, self.has_front[classes])
 
 
@@ -193,8 +199,12 @@ def held_out(retrieval) -> dict:
         if name in DIRECTIONAL:
             view.append(float(right_sides(retrieval, lit, name, list(AZIMUTHS) * len(COLORS)).float().mean()))
     lowest = min(range(len(CLASSES)), key=lambda i: min(color[i], geo[i]))
-    return {"color": float(np.mean(color)), "geo": float(np.mean(geo)), "view": float(np.mean(view)),
-            "worst": {"class": CLASSES[lowest], "color": color[lowest], "geo": geo[lowest]}}
+    return {
+        "color": float(np.mean(color)),
+        "geo": float(np.mean(geo)),
+        "view": float(np.mean(view)),
+        "worst": {"class": CLASSES[lowest], "color": color[lowest], "geo": geo[lowest]},
+    }
 
 
 def train_judge(config: TrainJudgeConfig, out: Path, show=print, device: str = "cpu") -> Judge:
@@ -231,8 +241,13 @@ def train_judge(config: TrainJudgeConfig, out: Path, show=print, device: str = "
         curve.append([steps * config.batch, round(float(torch.stack(recent).mean()), 4)])
     judge.to(device="cpu", memory_format=torch.contiguous_format).eval().requires_grad_(False)
     minutes = round((time.monotonic() - began) / 60, 2)
-    judge.log = {"images": steps * config.batch, "seed": config.seed, "minutes": minutes, "loss": curve,
-                 "held_out": held_out(judge)}
+    judge.log = {
+        "images": steps * config.batch,
+        "seed": config.seed,
+        "minutes": minutes,
+        "loss": curve,
+        "held_out": held_out(judge),
+    }
     save_judge(out, judge)
     return judge
 

@@ -15,8 +15,8 @@ from ..toybox.shapes import PARAMETERS
 from ..toybox.world import GBuffer, part_colors, shade, trace
 
 AZIMUTHS = tuple(range(0, 360, 45))  # degrees
-ELEVATION = 30.0                     # degrees
-RESOLUTION = 128                     # pixels a side
+ELEVATION = 30.0  # degrees
+RESOLUTION = 128  # pixels a side
 FLAT = (0.0, 0.0, 0.0, 1.0, 0.0, 0.0)  # row of the shade op: albedo as it is
 
 
@@ -33,7 +33,7 @@ class Pictures:
     def __len__(self) -> int:
         return len(self.opacity)
 
-    def __getitem__(self, index) -> "Pictures":
+    def __getitem__(self, index) -> Pictures:
         return Pictures(*(getattr(self, f.name)[index] for f in fields(self)))
 
 
@@ -44,8 +44,11 @@ def judging_cameras(azimuths=AZIMUTHS, scale: float = 1.0) -> Cameras:
 
 def shading_rows(cameras: Cameras) -> dict[str, torch.Tensor]:
     """(B, 6) rows of the shade op for each kind of picture."""
-    return {"albedo": torch.tensor(FLAT).expand(len(cameras), 6), "lit": display_shading(cameras.position, False),
-            "clay": display_shading(cameras.position, True)}
+    return {
+        "albedo": torch.tensor(FLAT).expand(len(cameras), 6),
+        "lit": display_shading(cameras.position, False),
+        "clay": display_shading(cameras.position, True),
+    }
 
 
 def field_pictures(state, resolution: int = RESOLUTION) -> Pictures:
@@ -59,8 +62,9 @@ def field_pictures(state, resolution: int = RESOLUTION) -> Pictures:
     return Pictures(**found)
 
 
-def toy_pictures(toy, color, *, cameras: Cameras | None = None, u: torch.Tensor | None = None,
-                 resolution: int = RESOLUTION) -> Pictures:
+def toy_pictures(
+    toy, color, *, cameras: Cameras | None = None, u: torch.Tensor | None = None, resolution: int = RESOLUTION
+) -> Pictures:
     """Pictures of a true toy (a class or a function, see `shapes.parts`) with the main colour `color` (3 values), from
     the `judging_cameras` unless others are given. u: (B, PARAMETERS) proportions, canonical by default."""
     cameras = judging_cameras() if cameras is None else cameras

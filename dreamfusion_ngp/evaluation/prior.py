@@ -45,8 +45,14 @@ def asked_samples(n: int) -> list[Asked]:
     names, found = list(COLORS), []
     for i in range(n):
         c, lap = i % len(CLASSES), i // len(CLASSES)
-        found.append(Asked(CLASSES[c], names[(lap + c) % len(COLORS)], AZIMUTHS[(lap + 3 * c) % len(AZIMUTHS)],
-                           ELEVATIONS[(lap // len(AZIMUTHS) + c) % len(ELEVATIONS)]))
+        found.append(
+            Asked(
+                CLASSES[c],
+                names[(lap + c) % len(COLORS)],
+                AZIMUTHS[(lap + 3 * c) % len(AZIMUTHS)],
+                ELEVATIONS[(lap // len(AZIMUTHS) + c) % len(ELEVATIONS)],
+            )
+        )
     return found
 
 
@@ -70,7 +76,7 @@ def judged(judge: Judge, pictures: torch.Tensor, asked: list[Asked]) -> list[dic
     the class has a front, its azimuth (`azimuths`; None elsewhere)."""
     colored, _ = toy_captions()
     records = []
-    for request, picture, best in zip(asked, pictures, retrieved(judge, pictures, colored)):
+    for request, picture, best in zip(asked, pictures, retrieved(judge, pictures, colored), strict=True):
         name, color = CLASSES[int(best) // len(COLORS)], list(COLORS)[int(best) % len(COLORS)]
         view = None
         if request.name in DIRECTIONAL:
@@ -87,19 +93,35 @@ def is_right(record: dict) -> bool:
 def summary(records: list[dict], asked: list[Asked]) -> dict:
     """Shares in [0, 1]: right in class, colour, view (of those with a front; None without any), and in all that
     applies; the latter for each class, too."""
+
     def share(values) -> float | None:
         known = [value for value in values if value is not None]
         return round(float(np.mean(known)), 4) if known else None
 
     whole = [is_right(record) for record in records]
-    classes = {name: share(ok for ok, request in zip(whole, asked) if request.name == name)
-               for name in CLASSES if any(request.name == name for request in asked)}
-    return {"samples": len(records), "right": share(whole), **{key: share(r[key] for r in records) for key in
-                                                              ("class", "color", "view")}, "classes": classes}
+    classes = {
+        name: share(ok for ok, request in zip(whole, asked, strict=True) if request.name == name)
+        for name in CLASSES
+        if any(request.name == name for request in asked)
+    }
+    return {
+        "samples": len(records),
+        "right": share(whole),
+        **{key: share(r[key] for r in records) for key in ("class", "color", "view")},
+        "classes": classes,
+    }
 
 
-def judge_prior(prior, judge: Judge | None = None, *, samples: int = ALL, scale: float = 4.0, steps: int = 30,
-                seed: int = 0, wrong: list | None = None) -> dict:
+def judge_prior(
+    prior,
+    judge: Judge | None = None,
+    *,
+    samples: int = ALL,
+    scale: float = 4.0,
+    steps: int = 30,
+    seed: int = 0,
+    wrong: list | None = None,
+) -> dict:
     """The `summary` of `samples` pictures drawn by DDIM with guidance `scale`. judge: the embedded one by default.
     wrong: takes those that are not right, as (picture, what was asked, record).
 
@@ -109,8 +131,11 @@ def judge_prior(prior, judge: Judge | None = None, *, samples: int = ALL, scale:
     pictures = sample(prior, [request.text for request in asked], scale=scale, steps=steps, seed=seed)
     records = judged(judge, pictures, asked)
     if wrong is not None:
-        wrong += [(picture, request, record) for picture, request, record in zip(pictures, asked, records)
-                  if not is_right(record)]
+        wrong += [
+            (picture, request, record)
+            for picture, request, record in zip(pictures, asked, records, strict=True)
+            if not is_right(record)
+        ]
     return summary(records, asked) | {"scale": scale, "steps": steps, "seed": seed}
 
 

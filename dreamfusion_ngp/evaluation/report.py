@@ -26,14 +26,19 @@ FIGURES = {
     "failed": ("", "why there are no other figures: the run has no result, and IoU and R-Precision count as 0"),
     "class": ("", "the toy that it names"),
     "color": ("", "the colour that it names, or empty"),
-    "volumetric_iou": ("0 to 1", "intersection over union of the solids, the field's closed cavities filled, best over "
-                                 "yaw and uniform scale of the toy; standard error of the count below .001"),
+    "volumetric_iou": (
+        "0 to 1",
+        "intersection over union of the solids, the field's closed cavities filled, best over "
+        "yaw and uniform scale of the toy; standard error of the count below .001",
+    ),
     "yaw": ("degrees", "turn of the toy about +Y at the best IoU"),
     "scale": ("", "size of the toy at the best IoU"),
     "volumetric_iou_unaligned": ("0 to 1", "the IoU at yaw 0 and scale 1"),
     "iso_level": ("per world unit", "density at the surface"),
-    "chamfer": ("world units", "mean distance of a surface point to the other surface, both ways averaged, best over "
-                               "yaw and uniform scale"),
+    "chamfer": (
+        "world units",
+        "mean distance of a surface point to the other surface, both ways averaged, best over yaw and uniform scale",
+    ),
     "chamfer_yaw": ("degrees", "turn of the toy at the least Chamfer distance"),
     "chamfer_scale": ("", "size of the toy at the least Chamfer distance"),
     "pieces": ("", "separate pieces of the solid; every toy is one"),
@@ -42,13 +47,17 @@ FIGURES = {
     "faces": ("", "how often the result has the toy's face, 0 to 4 (faces.py); null for a toy without a front"),
     "extra_faces": ("", "faces beyond the first: the multi-face (Janus) count; null as above"),
     "faces_like": ("", "the variant of the toy that the views show: true, one half twice, or several in one"),
-    "faces_margin": ("-1 to 1", "how much better the true toy explains the views than any with another number of "
-                                "faces"),
+    "faces_margin": (
+        "-1 to 1",
+        "how much better the true toy explains the views than any with another number of faces",
+    ),
     "views_astray": ("", "of 8 views, those that look like the true toy from more than 60 degrees off"),
     "silhouette_iou": ("0 to 1", "mean over 24 fixed views, nothing aligned"),
     "silhouette_iou_worst": ("0 to 1", "the least of the 24"),
-    "color_error": ("0 to 1", "root mean square distance, over the channels, of the mean surface colour to the named "
-                              "one; null without one"),
+    "color_error": (
+        "0 to 1",
+        "root mean square distance, over the channels, of the mean surface colour to the named one; null without one",
+    ),
     "color_share": ("0 to 1", "part of the surface whose nearest named colour it is; null without one"),
     "mean_color": ("sRGB, 0 to 1", "mean colour of the surface"),
     "judge": ("", "the retrieval model; null where there was none, and so are the next six"),
@@ -56,8 +65,10 @@ FIGURES = {
     "r_precision_geo": ("0 to 1", "the same for textureless views; toys are told apart by class alone"),
     "retrieved_color": ("", "the caption that most lit views retrieve"),
     "retrieved_geo": ("", "the caption that most textureless views retrieve"),
-    "r_precision_albedo": ("0 to 1", "the same as Colour for unlit views; high where a picture is painted on a wrong "
-                                     "shape"),
+    "r_precision_albedo": (
+        "0 to 1",
+        "the same as Colour for unlit views; high where a picture is painted on a wrong shape",
+    ),
     "retrieved_albedo": ("", "the caption that most unlit views retrieve"),
     "views": ("", "azimuth and elevation (degrees) and silhouette IoU of each of the 24 views"),
 }
@@ -78,9 +89,17 @@ def geometry(name: str, density, bound: float, *, mesh: Mesh | None = None, devi
     volume = volumetric_iou(density, name, bound, device=device)
     surface = outer_surface(density, bound, volume.level, device)
     distance, yaw, scale = best_chamfer(surface.points, toy_surface(name).points)
-    return {"volumetric_iou": volume.iou, "yaw": volume.yaw, "scale": volume.scale,
-            "volumetric_iou_unaligned": volume.unaligned, "iso_level": volume.level, "chamfer": distance,
-            "chamfer_yaw": yaw, "chamfer_scale": scale, **piece_figures(surface, density, bound, mesh, device)}
+    return {
+        "volumetric_iou": volume.iou,
+        "yaw": volume.yaw,
+        "scale": volume.scale,
+        "volumetric_iou_unaligned": volume.unaligned,
+        "iso_level": volume.level,
+        "chamfer": distance,
+        "chamfer_yaw": yaw,
+        "chamfer_scale": scale,
+        **piece_figures(surface, density, bound, mesh, device),
+    }
 
 
 def open_report(prompt: str, density, bound: float, *, mesh: Mesh | None = None, device="cpu") -> dict:
@@ -94,12 +113,26 @@ def multi_face(name: str, pictures: Pictures, color, scale: float) -> dict:
     if name not in DIRECTIONAL:
         return dict.fromkeys(("faces", "extra_faces", "faces_like", "faces_margin", "views_astray"))
     found = count_faces(name, pictures, templates(name, color, scale))
-    return {"faces": found.count, "extra_faces": found.extra, "faces_like": found.variant,
-            "faces_margin": found.margin, "views_astray": found.astray}
+    return {
+        "faces": found.count,
+        "extra_faces": found.extra,
+        "faces_like": found.variant,
+        "faces_margin": found.margin,
+        "views_astray": found.astray,
+    }
 
 
-def report(prompt: str, density, render_opacity, albedo, bound: float, pictures: Pictures, *, mesh: Mesh | None = None,
-           device="cpu") -> dict:
+def report(
+    prompt: str,
+    density,
+    render_opacity,
+    albedo,
+    bound: float,
+    pictures: Pictures,
+    *,
+    mesh: Mesh | None = None,
+    device="cpu",
+) -> dict:
     """The scores of a field for the toy that `prompt` names, as a flat JSON-ready dictionary; FIGURES says what each
     is. density, mesh: as for `geometry`; render_opacity: as for `silhouette_iou`; albedo: points (N, 3) -> (N, 3);
     pictures: of the field, as `pictures.field_pictures` makes them.
@@ -113,7 +146,16 @@ def report(prompt: str, density, render_opacity, albedo, bound: float, pictures:
     error, share = color_scores(colors, color) if color else (None, None)
     faces = multi_face(name, pictures, COLORS[color] if color else colors.mean(0), solid["scale"])
     angles = [(azimuth, elevation) for elevation in ELEVATIONS for azimuth in AZIMUTHS]
-    return {"prompt": prompt, "class": name, "color": color, **solid, **faces,
-            "silhouette_iou": float(np.mean(views)), "silhouette_iou_worst": min(views),
-            "color_error": error, "color_share": share, "mean_color": colors.mean(0).tolist(),
-            "views": [{"azimuth": a, "elevation": e, "iou": v} for (a, e), v in zip(angles, views)]}
+    return {
+        "prompt": prompt,
+        "class": name,
+        "color": color,
+        **solid,
+        **faces,
+        "silhouette_iou": float(np.mean(views)),
+        "silhouette_iou_worst": min(views),
+        "color_error": error,
+        "color_share": share,
+        "mean_color": colors.mean(0).tolist(),
+        "views": [{"azimuth": a, "elevation": e, "iou": v} for (a, e), v in zip(angles, views, strict=True)],
+    }

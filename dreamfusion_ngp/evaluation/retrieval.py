@@ -9,6 +9,7 @@ over by whoever evaluates several runs.
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -65,25 +66,26 @@ def toy_pool(prompt: str) -> Pool:
     return Pool(colored, colored.index(subject(name, color)), plain, own) if color else Pool(plain, own, plain, own)
 
 
-def caption_pool(prompt: str, captions: list[str]) -> Pool:
+def caption_pool(prompt: str, captions: Sequence[str]) -> Pool:
     """The paper's pool: the same captions for both kinds of renderings, the prompt among them. A caption that looks
     like it, or has the same words in other spellings ("grey"), is the prompt's, not a distractor."""
     for same in (lookalike, words_of):
         keys = [same(caption) for caption in captions]
         if (own := same(prompt)) in keys:
-            return Pool(captions, keys.index(own), captions, keys.index(own))
+            return Pool([*captions], keys.index(own), [*captions], keys.index(own))
     return Pool([*captions, prompt], len(captions), [*captions, prompt], len(captions))
 
 
-def pool_of(prompt: str, captions: list[str]) -> Pool:
+def pool_of(prompt: str, captions: Sequence[str]) -> Pool:
     """`caption_pool` where captions are given, else `toy_pool`. Raises PromptError for a prompt that has neither."""
     if captions:
         return caption_pool(prompt, captions)
     try:
         return toy_pool(prompt)
     except PromptError:
-        raise PromptError(f"{prompt[:60]!r} is no toy: give the captions among which it is to be found "
-                          "(--captions FILE, one a line)") from None
+        raise PromptError(
+            f"{prompt[:60]!r} is no toy: give the captions among which it is to be found (--captions FILE, one a line)"
+        ) from None
 
 
 def read_captions(path: Path) -> list[str]:
@@ -103,8 +105,9 @@ def read_captions(path: Path) -> list[str]:
             first[key] = number, caption
     if twins:
         more = f" and {len(twins) - 4} more" if len(twins) > 4 else ""
-        log.warning("--captions %s: captions that look like one before are left out: %s%s", path, ", ".join(twins[:4]),
-                    more)
+        log.warning(
+            "--captions %s: captions that look like one before are left out: %s%s", path, ", ".join(twins[:4]), more
+        )
     found = [caption for _, caption in first.values()]
     if not 2 <= len(found) <= MAX_CAPTIONS:
         raise UsageError(f"--captions {path} holds {len(found)} different captions; wanted are 2 to {MAX_CAPTIONS}")
@@ -130,9 +133,11 @@ def r_precision(retrieval: Retrieval, pictures: Pictures, pool: Pool) -> dict:
     """Shares in [0, 1] of a run's views that retrieve its caption, and the caption that most views retrieve instead or
     as well."""
     result = {}
-    for kind, images, captions, own in (("color", pictures.lit, pool.color, pool.color_own),
-                                        ("geo", pictures.clay, pool.geo, pool.geo_own),
-                                        ("albedo", pictures.albedo, pool.color, pool.color_own)):
+    for kind, images, captions, own in (
+        ("color", pictures.lit, pool.color, pool.color_own),
+        ("geo", pictures.clay, pool.geo, pool.geo_own),
+        ("albedo", pictures.albedo, pool.color, pool.color_own),
+    ):
         found = retrieved(retrieval, images, captions)
         result[f"r_precision_{kind}"] = float((found == own).float().mean())
         result[f"retrieved_{kind}"] = captions[int(found.mode().values)]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -18,10 +19,18 @@ from .surface import read_mesh
 KINDS = ("color", "geo", "albedo")  # of pictures by which captions are retrieved
 NO_RETRIEVAL = dict.fromkeys(("judge", *(f"{key}_{kind}" for kind in KINDS for key in ("r_precision", "retrieved"))))
 # Columns of the table: figure, heading, digits.
-COLUMNS = (("volumetric_iou", "IoU", 2), ("silhouette_iou", "silhouette IoU", 2), ("chamfer", "Chamfer", 3),
-           ("color_error", "colour error", 2), ("extra_faces", "extra faces", 0), ("views_astray", "views astray", 0),
-           ("floaters", "floaters", 3), ("watertight", "watertight", 0), ("r_precision_color", "R-Prec. Colour", 2),
-           ("r_precision_geo", "R-Prec. Geo", 2))
+COLUMNS = (
+    ("volumetric_iou", "IoU", 2),
+    ("silhouette_iou", "silhouette IoU", 2),
+    ("chamfer", "Chamfer", 3),
+    ("color_error", "colour error", 2),
+    ("extra_faces", "extra faces", 0),
+    ("views_astray", "views astray", 0),
+    ("floaters", "floaters", 3),
+    ("watertight", "watertight", 0),
+    ("r_precision_color", "R-Prec. Colour", 2),
+    ("r_precision_geo", "R-Prec. Geo", 2),
+)
 
 
 def load_retrieval(clip: str | None, judge: Path | None, device="cpu") -> Retrieval | None:
@@ -30,6 +39,7 @@ def load_retrieval(clip: str | None, judge: Path | None, device="cpu") -> Retrie
 
     if clip:
         from .clip import ClipRetrieval
+
         return ClipRetrieval(clip, device)
     return load_judge(judge or EMBEDDED) if judge or EMBEDDED.is_file() else None
 
@@ -40,7 +50,9 @@ def retrieval_figures(retrieval: Retrieval | None, pictures: Pictures, pool: Poo
     return {"judge": retrieval.name, **r_precision(retrieval, pictures, pool)}
 
 
-def score(state, folder: Path, retrieval: Retrieval | None = None, captions: list[str] = []) -> tuple[dict, Pictures]:
+def score(
+    state, folder: Path, retrieval: Retrieval | None = None, captions: Sequence[str] = ()
+) -> tuple[dict, Pictures]:
     """The figures of a run (`report.FIGURES`) and the pictures by which it was judged. state: as its checkpoint holds
     it. captions: distractors; none: all toys in all colours.
 
@@ -63,6 +75,7 @@ def score(state, folder: Path, retrieval: Retrieval | None = None, captions: lis
         figures = open_report(prompt, density, bound, mesh=mesh)
     else:
         from ..runs import render_opacity
+
         figures = report(prompt, density, render_opacity(state), albedo, bound, pictures, mesh=mesh)
     head = {"run": str(folder), "seed": state.config.seed, "steps": state.step, "definitions": DEFINITIONS}
     return {**head, **figures, **retrieval_figures(retrieval, pictures, pool)}, pictures
@@ -75,14 +88,22 @@ def nothing(prompt: str, retrieval: Retrieval | None) -> dict:
     return zeros | dict(NO_RETRIEVAL) | {f"r_precision_{kind}": 0.0 for kind in KINDS if retrieval}
 
 
-def attempt(state, folder: Path, retrieval: Retrieval | None = None,
-            captions: list[str] = []) -> tuple[dict, Pictures | None]:
+def attempt(
+    state, folder: Path, retrieval: Retrieval | None = None, captions: Sequence[str] = ()
+) -> tuple[dict, Pictures | None]:
     """`score`; for a run without a result `nothing`, why, and no pictures."""
     try:
         return score(state, folder, retrieval, captions)
     except ExportError as error:
-        return {"run": str(folder), "seed": state.config.seed, "steps": state.step, "definitions": DEFINITIONS,
-                "prompt": state.config.prompt, "failed": str(error), **nothing(state.config.prompt, retrieval)}, None
+        return {
+            "run": str(folder),
+            "seed": state.config.seed,
+            "steps": state.step,
+            "definitions": DEFINITIONS,
+            "prompt": state.config.prompt,
+            "failed": str(error),
+            **nothing(state.config.prompt, retrieval),
+        }, None
 
 
 def is_toy(prompt: str) -> bool:
@@ -93,7 +114,7 @@ def is_toy(prompt: str) -> bool:
     return True
 
 
-def truth(retrieval: Retrieval, prompts: list[str], captions: list[str] = []) -> dict | None:
+def truth(retrieval: Retrieval, prompts: list[str], captions: Sequence[str] = ()) -> dict | None:
     """R-Precision of the true toys that the prompts name, in their canonical proportions: what a perfect result would
     score with this retrieval model (the paper's row "GT images"). None where no prompt names a toy and a colour."""
     found = []
@@ -104,8 +125,10 @@ def truth(retrieval: Retrieval, prompts: list[str], captions: list[str] = []) ->
             found.append(r_precision(retrieval, pictures, pool_of(prompt, captions)))
     if not found:
         return None
-    return {"prompts": len(found), **{key: float(np.mean([f[key] for f in found]))
-                                      for key in (f"r_precision_{kind}" for kind in KINDS)}}
+    return {
+        "prompts": len(found),
+        **{key: float(np.mean([f[key] for f in found])) for key in (f"r_precision_{kind}" for kind in KINDS)},
+    }
 
 
 def spread(values: list[float]) -> float | None:
@@ -127,8 +150,13 @@ def summary(records: list[dict]) -> dict:
             seeds = [float(np.mean([v for v, s in pairs if s == seed])) for seed in sorted({s for _, s in pairs})]
             low_is_bad = key.endswith("iou") or key.startswith("r_precision") or key == "watertight"
             worst = min(values) if low_is_bad else max(values)
-            found[key] = {"n": len(values), "mean": float(np.mean(values)), "worst": worst,
-                          "spread_runs": spread(values), "spread_seeds": spread(seeds)}
+            found[key] = {
+                "n": len(values),
+                "mean": float(np.mean(values)),
+                "worst": worst,
+                "spread_runs": spread(values),
+                "spread_seeds": spread(seeds),
+            }
     return found
 
 
@@ -142,8 +170,12 @@ def rows(records: list[dict], means: dict) -> tuple[list[str], list[list[str]]]:
     """(headings, rows of text): one row a run, then the mean, its spread over seeds and over runs, and the worst."""
     head = ["prompt", "seed", *(title for _, title, _ in COLUMNS)]
     body = [[r["prompt"], str(r["seed"]), *(cell(r.get(key), digits) for key, _, digits in COLUMNS)] for r in records]
-    for name, key in (("mean", "mean"), ("± over seeds", "spread_seeds"), ("± over runs", "spread_runs"),
-                      ("worst", "worst")):
+    for name, key in (
+        ("mean", "mean"),
+        ("± over seeds", "spread_seeds"),
+        ("± over runs", "spread_runs"),
+        ("worst", "worst"),
+    ):
         values = [cell(means.get(figure, {}).get(key), max(digits, 2)) for figure, _, digits in COLUMNS]
         body.append([name, "", *values])
     return head, body

@@ -36,21 +36,30 @@ def html_sheet(result: dict, pictures: list[str]) -> str:
     empty for a run without a result."""
     records, judge = result["runs"], result["judge"]
     head, body = rows(records, result["figures"])
-    lines = ["<!doctype html>", '<html lang="en"><meta charset="utf-8"><title>Evaluation</title>',
-             f"<style>{STYLE}</style>", f"<h1>Evaluation of {len(records)} runs</h1>", f"<p>{judge_text(judge)}</p>",
-             "<table>", row(head, "th")]
+    lines = [
+        "<!doctype html>",
+        '<html lang="en"><meta charset="utf-8"><title>Evaluation</title>',
+        f"<style>{STYLE}</style>",
+        f"<h1>Evaluation of {len(records)} runs</h1>",
+        f"<p>{judge_text(judge)}</p>",
+        "<table>",
+        row(head, "th"),
+    ]
     lines += [row(texts, "td", ' class="sum"' if i >= len(records) else "") for i, texts in enumerate(body)]
     lines += ["</table>"]
-    for record, picture in zip(records, pictures):
-        said = ", ".join(f"{html.escape(str(record[key]))}" for key in ("retrieved_color", "retrieved_geo")
-                         if record.get(key))
+    for record, picture in zip(records, pictures, strict=True):
+        said = ", ".join(
+            f"{html.escape(str(record[key]))}" for key in ("retrieved_color", "retrieved_geo") if record.get(key)
+        )
         said = f"; seen as: {said}" if said else ""
         caption = f"{html.escape(record['prompt'])}, seed {record['seed']}{said}"
         image = f'<img src="{picture}" alt="{caption}">' if picture else html.escape(record.get("failed", ""))
         lines.append(f"<figure><figcaption>{caption}</figcaption>{image}</figure>")
     lines += ["<h2>What the figures are</h2><dl>"]
-    lines += [f"<dt>{key}{f' ({unit})' if unit else ''}</dt><dd>{html.escape(text)}</dd>"
-              for key, (unit, text) in FIGURES.items()]
+    lines += [
+        f"<dt>{key}{f' ({unit})' if unit else ''}</dt><dd>{html.escape(text)}</dd>"
+        for key, (unit, text) in FIGURES.items()
+    ]
     return "\n".join([*lines, "</dl></html>"]) + "\n"
 
 
@@ -63,6 +72,10 @@ def judge_text(judge: dict | None) -> str:
     if judge is None:
         return "No retrieval model: R-Precision was not measured."
     true = judge["truth"]
-    found = (f" finds, of the true toys of {true['prompts']} prompts, {true['r_precision_color']:.1%} by lit and "
-             f"{true['r_precision_geo']:.1%} by textureless views" if true else " was given no true renderings")
+    found = (
+        f" finds, of the true toys of {true['prompts']} prompts, {true['r_precision_color']:.1%} by lit and "
+        f"{true['r_precision_geo']:.1%} by textureless views"
+        if true
+        else " was given no true renderings"
+    )
     return html.escape(f"The retrieval model, {judge['name']},{found}.")

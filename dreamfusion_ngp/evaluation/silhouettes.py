@@ -14,7 +14,7 @@ from .volume import iou
 AZIMUTHS = tuple(range(0, 360, 45))
 ELEVATIONS = (-5.0, 20.0, 50.0)
 VIEW_DISTANCE, VIEW_FOCAL = 1.6, 1.25  # world units, image widths
-VIEW_RESOLUTION = 128                # pixels a side
+VIEW_RESOLUTION = 128  # pixels a side
 
 
 def evaluation_cameras() -> Cameras:
@@ -35,4 +35,4 @@ def silhouette_iou(render_opacity, name: str, *, resolution: int = VIEW_RESOLUTI
         part = slice(i, i + len(AZIMUTHS))
         views = Cameras(*(getattr(cameras, field)[part] for field in ("c2w", "focal", "azimuth", "elevation")))
         found.append(torch.as_tensor(render_opacity(views, resolution)).detach().cpu().numpy() > 0.5)
-    return [iou(a, b) for a, b in zip(np.concatenate(found), truth)]
+    return [iou(a, b) for a, b in zip(np.concatenate(found), truth, strict=True)]

@@ -14,12 +14,12 @@ from ..mesh import CLIP, LEVEL, Mesh, compact, iso_level, marching_cubes, outer_
 from ..toybox.shapes import PARAMETERS, distance
 from .volume import COARSE_SCALES, COARSE_YAWS, SCALES, fill_cavities, pieces, refine
 
-RESOLUTION = 96          # cells per axis of the grids that surfaces are taken from
-POINTS = 4096            # on each surface
-COARSE_POINTS = 512      # of them in the first search
-CANDIDATES = 5           # of the first search, refined with all points
-SHARPNESS = 150.0        # of a toy's density: it falls by e within 1 / SHARPNESS world units
-CRUMB = 4                # cells; a smaller piece is no floater but a rough spot of the grid
+RESOLUTION = 96  # cells per axis of the grids that surfaces are taken from
+POINTS = 4096  # on each surface
+COARSE_POINTS = 512  # of them in the first search
+CANDIDATES = 5  # of the first search, refined with all points
+SHARPNESS = 150.0  # of a toy's density: it falls by e within 1 / SHARPNESS world units
+CRUMB = 4  # cells; a smaller piece is no floater but a rough spot of the grid
 
 
 @dataclass(frozen=True)
@@ -58,9 +58,11 @@ def outer_surface(density, bound: float, level: float | None = None, device="cpu
 
 def toy_surface(name: str, bound: float = 0.75) -> Surface:
     """The outside of the toy `name` in its canonical proportions."""
+
     def density(x):
         d = distance(name, tuple(x[None, :, i] for i in range(3)), torch.zeros(1, PARAMETERS))[0]
         return LEVEL * torch.exp((-SHARPNESS * d).clamp(-30, 30))
+
     return outer_surface(density, bound, LEVEL)
 
 
@@ -81,12 +83,19 @@ def chamfer(a: np.ndarray, b: np.ndarray) -> float:
 def best_chamfer(points: np.ndarray, toy: np.ndarray) -> tuple[float, float, float]:
     """(distance, yaw, scale): the least Chamfer distance between surface points and those of a toy, turned by `yaw`
     degrees and scaled within volume.SCALES; the same search as for the IoU."""
+
     def fit(a, b):
         return lambda yaw, scale: -chamfer(a, turned(b, yaw, scale))
 
-    coarse, fine = fit(points[::len(points) // COARSE_POINTS], toy[::len(toy) // COARSE_POINTS]), fit(points, toy)
-    starts = sorted(((coarse(yaw, scale), yaw, scale) for yaw in np.arange(COARSE_YAWS) * 360 / COARSE_YAWS
-                     for scale in np.geomspace(*SCALES, COARSE_SCALES)), reverse=True)[:CANDIDATES]
+    coarse, fine = fit(points[:: len(points) // COARSE_POINTS], toy[:: len(toy) // COARSE_POINTS]), fit(points, toy)
+    starts = sorted(
+        (
+            (coarse(yaw, scale), yaw, scale)
+            for yaw in np.arange(COARSE_YAWS) * 360 / COARSE_YAWS
+            for scale in np.geomspace(*SCALES, COARSE_SCALES)
+        ),
+        reverse=True,
+    )[:CANDIDATES]
     value, yaw, scale = max(refine(fine, yaw, scale) for _, yaw, scale in starts)
     return -value, float((yaw + 180) % 360 - 180), float(scale)
 

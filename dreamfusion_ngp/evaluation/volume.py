@@ -14,16 +14,16 @@ from ..mesh import CHUNK, cell_centres, iso_level, query, sample_grid
 from ..toybox.shapes import PARAMETERS, distance
 from ..toybox.world import EXTENT
 
-CELLS = 128                          # an axis: of the grid for the iso-level and cavities, and of the search's points
-STRATA = 64                          # an axis: cells from which the figure's points are drawn, unseen by the search
-NEAR_SPLIT = 5                       # one point in each of 5^3 parts of a cell near a surface
+CELLS = 128  # an axis: of the grid for the iso-level and cavities, and of the search's points
+STRATA = 64  # an axis: cells from which the figure's points are drawn, unseen by the search
+NEAR_SPLIT = 5  # one point in each of 5^3 parts of a cell near a surface
 REACH_CELLS = 48
 SEARCH_SEED, FIGURE_SEED, TOY_SEED = 1, 2, 3
-MOST, FEW = 200_000, 6_000           # points inside the solid that a search looks at, and its first look
-SCALES = (0.7, 1.4)                  # of the toy
-COARSE_YAWS, COARSE_SCALES = 36, 8   # first search
-CANDIDATES = 3                       # of the first search, refined with all points
-FINEST_YAW = 1.0                     # degrees; the last step of a refinement
+MOST, FEW = 200_000, 6_000  # points inside the solid that a search looks at, and its first look
+SCALES = (0.7, 1.4)  # of the toy
+COARSE_YAWS, COARSE_SCALES = 36, 8  # first search
+CANDIDATES = 3  # of the first search, refined with all points
+FINEST_YAW = 1.0  # degrees; the last step of a refinement
 FINEST_YAW_OF_VOLUMES = 0.5
 
 
@@ -177,12 +177,19 @@ def best_pose(solid: Solid, name: str) -> tuple[float, float]:
 
         def value(yaw: float, scale: float) -> float:
             both = np.count_nonzero(toy_contains(name, some, yaw, scale)) * share
-            return both / (volume + toy * scale ** 3 - both)
+            return both / (volume + toy * scale**3 - both)
+
         return value
 
     coarse, fine = fit(FEW), fit(MOST)
-    starts = sorted(((coarse(yaw, scale), yaw, scale) for yaw in np.arange(COARSE_YAWS) * 360 / COARSE_YAWS
-                     for scale in np.geomspace(*SCALES, COARSE_SCALES)), reverse=True)[:CANDIDATES]
+    starts = sorted(
+        (
+            (coarse(yaw, scale), yaw, scale)
+            for yaw in np.arange(COARSE_YAWS) * 360 / COARSE_YAWS
+            for scale in np.geomspace(*SCALES, COARSE_SCALES)
+        ),
+        reverse=True,
+    )[:CANDIDATES]
     poses = [(yaw, scale) for _, yaw, scale in starts] + [(0.0, 1.0)]
     return max(refine(fine, yaw, scale, FINEST_YAW_OF_VOLUMES) for yaw, scale in poses)[1:]
 
@@ -195,12 +202,12 @@ def count(solid: Solid, name: str, half: float, poses) -> list[float]:
     for cells, split in ((np.argwhere(near), NEAR_SPLIT), (np.argwhere(~near), 1)):
         parts = np.stack(np.meshgrid(*[np.arange(split) / split] * 3, indexing="ij"), -1).reshape(1, -1, 3)
         for start in range(0, len(cells), CHUNK // len(parts[0])):
-            corners = (cells[start:start + CHUNK // len(parts[0]), None] + parts).reshape(-1, 3)
+            corners = (cells[start : start + CHUNK // len(parts[0]), None] + parts).reshape(-1, 3)
             points = ((corners + random.random(corners.shape) / split) / STRATA * 2 - 1) * half
             ours = solid.contains(points)
             for total, (yaw, scale) in zip(totals, poses, strict=True):
                 toys = toy_contains(name, points, yaw, scale)
-                total += np.array([np.count_nonzero(ours & toys), np.count_nonzero(ours | toys)]) / split ** 3
+                total += np.array([np.count_nonzero(ours & toys), np.count_nonzero(ours | toys)]) / split**3
     return [float(both / either) if either else 1.0 for both, either in totals]
 
 
@@ -227,11 +234,15 @@ def refine(fit, yaw: float, scale: float, finest: float = FINEST_YAW) -> tuple[f
     scale, move to a better one, else halve the steps, down to `finest` degrees."""
     value, turn, ratio = fit(yaw, scale), 5.0, 1.05
     while turn >= finest:
-        options = [(yaw + turn, scale), (yaw - turn, scale),
-                   (yaw, min(scale * ratio, SCALES[1])), (yaw, max(scale / ratio, SCALES[0]))]
+        options = [
+            (yaw + turn, scale),
+            (yaw - turn, scale),
+            (yaw, min(scale * ratio, SCALES[1])),
+            (yaw, max(scale / ratio, SCALES[0])),
+        ]
         found = max((fit(y, s), y, s) for y, s in options)
         if found[0] > value:
             value, yaw, scale = found
         else:
-            turn, ratio = turn / 2, ratio ** 0.5
+            turn, ratio = turn / 2, ratio**0.5
     return value, yaw, scale

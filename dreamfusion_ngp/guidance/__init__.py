@@ -23,8 +23,21 @@ from .unet import UnetGuidance
 TOYBOX = Path(__file__).parents[1] / "toybox" / "priors" / "toybox-64"
 FAMILIES: tuple[type[UnetGuidance], ...] = (FlowGuidance, XLGuidance, LatentGuidance, PixelGuidance)
 
-__all__ = ["FAMILIES", "TOYBOX", "FlowGuidance", "Guidance", "LatentGuidance", "PixelGuidance", "SdsOutput",
-           "UnetGuidance", "XLGuidance", "check_guidance", "family", "load_guidance", "model_folder"]
+__all__ = [
+    "FAMILIES",
+    "TOYBOX",
+    "FlowGuidance",
+    "Guidance",
+    "LatentGuidance",
+    "PixelGuidance",
+    "SdsOutput",
+    "UnetGuidance",
+    "XLGuidance",
+    "check_guidance",
+    "family",
+    "load_guidance",
+    "model_folder",
+]
 
 
 class Guidance(Protocol):
@@ -59,8 +72,10 @@ def family(folder: Path) -> type[UnetGuidance]:
         if found.accepts(index):
             return found
     reason = f" ({what})" if (what := what_it_is(index)) else ""
-    raise PriorError(f"{folder} holds a {index.get('_class_name', 'pipeline')}, which is not understood{reason}; what "
-                     "is: Stable Diffusion 1, 2 and 3, SDXL, DeepFloyd IF and other UNets with a text encoder")
+    raise PriorError(
+        f"{folder} holds a {index.get('_class_name', 'pipeline')}, which is not understood{reason}; what "
+        "is: Stable Diffusion 1, 2 and 3, SDXL, DeepFloyd IF and other UNets with a text encoder"
+    )
 
 
 def model_folder(config: RunConfig) -> Path:

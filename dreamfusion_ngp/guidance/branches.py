@@ -25,19 +25,23 @@ class Branches:
     share: Tensor
     weights: Tensor
 
-    def part(self, views: slice) -> "Branches":
+    def part(self, views: slice) -> Branches:
         return Branches(self.texts[:, views], self.share[:, views], self.weights[:, views])
 
 
 def branches(config: GuidanceConfig, prompt: str, views: Views) -> Branches:
     """The branches of `views`. The unconditional text is the negative prompt, with `keep_view` with the view words."""
-    angles = zip(views.cameras.azimuth.tolist(), views.cameras.elevation.tolist())
+    angles = zip(views.cameras.azimuth.tolist(), views.cameras.elevation.tolist(), strict=True)
     seen = [view_text(config.view_words, config.view_blend, *angle) for angle in angles]
     modes = [MODE_WORDS[m] if config.mode_words else "" for m in views.modes]
-    rows = [[_unconditional(config, view) for view in seen],
-            [_said(prompt, view, mode) for view, mode in zip(seen, modes)]]
-    rows += [[2 * (view_prompt(prompt, view.against[i][0], mode),) for view, mode in zip(seen, modes)]
-             for i in range(len(seen[0].against))]
+    rows = [
+        [_unconditional(config, view) for view in seen],
+        [_said(prompt, view, mode) for view, mode in zip(seen, modes, strict=True)],
+    ]
+    rows += [
+        [2 * (view_prompt(prompt, view.against[i][0], mode),) for view, mode in zip(seen, modes, strict=True)]
+        for i in range(len(seen[0].against))
+    ]
     share = torch.ones(len(rows), len(seen))
     share[1] = torch.tensor([view.share for view in seen])
     if config.keep_view:

@@ -9,8 +9,8 @@ import numpy as np
 from ..errors import PriorError
 
 LONGEST_SCHEDULE = 100_000  # timesteps; the models that exist have a thousand
-LARGEST_SIDE = 4096         # pixels
-TERMINAL = 2.0**-24         # abar where a schedule ends in pure noise, as in diffusers' Euler: one divides by it
+LARGEST_SIDE = 4096  # pixels
+TERMINAL = 2.0**-24  # abar where a schedule ends in pure noise, as in diffusers' Euler: one divides by it
 
 
 def present(index: dict, name: str) -> bool:
@@ -21,6 +21,7 @@ def present(index: dict, name: str) -> bool:
 
 def what_it_is(index: dict) -> str:
     """What a pipeline is whose parts, by its model_index.json, belong to none of the families; "" where unknown."""
+
     def has(*names: str) -> bool:
         return any(present(index, name) for name in names)
 
@@ -46,8 +47,9 @@ def check_steps(config: dict, path: Path) -> None:
     and as many trained betas, where it has any."""
     steps, betas = config.get("num_train_timesteps", 1000), config.get("trained_betas")
     if type(steps) is not int or not 1 <= steps <= LONGEST_SCHEDULE:
-        raise PriorError(f"{path}: num_train_timesteps must be a whole number from 1 to {LONGEST_SCHEDULE}, got "
-                         f"{repr(steps)[:60]}")
+        raise PriorError(
+            f"{path}: num_train_timesteps must be a whole number from 1 to {LONGEST_SCHEDULE}, got {repr(steps)[:60]}"
+        )
     if betas is not None and (not isinstance(betas, list) or len(betas) != steps):
         count = f"{len(betas)} of them" if isinstance(betas, list) else repr(betas)[:60]
         raise PriorError(f"{path}: trained_betas must be a list of num_train_timesteps ({steps}) numbers, got {count}")
@@ -58,8 +60,10 @@ def checked_abar(abar, path: Path) -> np.ndarray:
     abar = np.asarray(abar, np.float64)
     table = abar.ndim == 1 and len(abar) > 0 and np.isfinite(abar).all()
     if not table or abar.min() < 0 or abar.max() > 1 or (np.diff(abar) > 1e-6).any() or abar[-1] >= 1:
-        raise PriorError(f"{path}: its numbers make no noise schedule: the share of noise must be from 0 to 1 and grow "
-                         "from step to step")
+        raise PriorError(
+            f"{path}: its numbers make no noise schedule: the share of noise must be from 0 to 1 and grow "
+            "from step to step"
+        )
     return np.maximum(abar, TERMINAL)
 
 
@@ -71,15 +75,19 @@ def square_side(size, place: str) -> int | None:
     if len(pair) != 2 or any(type(n) is not int or n < 1 for n in pair):
         raise PriorError(f"{place}: sample_size must be a number or a pair of them, got {repr(size)[:60]}")
     if pair[0] != pair[1]:
-        raise PriorError(f"{place}: its sample_size is {pair[0]} x {pair[1]}, not square; say with "
-                         "guidance.resolution how many pixels a side it is to see")
+        raise PriorError(
+            f"{place}: its sample_size is {pair[0]} x {pair[1]}, not square; say with "
+            "guidance.resolution how many pixels a side it is to see"
+        )
     return pair[0]
 
 
 def check_side(pixels: int, place: str) -> None:
     if pixels > LARGEST_SIDE:
-        raise PriorError(f"{place}: its sample_size asks for pictures of {pixels} pixels a side; at most "
-                         f"{LARGEST_SIDE} are possible, which guidance.resolution can say")
+        raise PriorError(
+            f"{place}: its sample_size asks for pictures of {pixels} pixels a side; at most "
+            f"{LARGEST_SIDE} are possible, which guidance.resolution can say"
+        )
 
 
 def text_widths(unet) -> list[int]:
@@ -87,7 +95,10 @@ def text_widths(unet) -> list[int]:
     cross = unet.encoder_hid_dim or unet.cross_attention_dim
     if not isinstance(cross, (list, tuple)):
         return [cross]
-    blocks = [*zip(unet.down_block_types, cross), *zip(unet.up_block_types, reversed(cross))]
+    blocks = [
+        *zip(unet.down_block_types, cross, strict=False),
+        *zip(unet.up_block_types, reversed(cross), strict=False),
+    ]
     used = {width for block, width in blocks if "CrossAttn" in block}
     return sorted(used | {cross[-1]} if "CrossAttn" in str(unet.mid_block_type) else used or set(cross))
 
@@ -96,7 +107,7 @@ def width_problem(wanted: list, given: int) -> str:
     """What does not fit the width of the text embeddings, or ""."""
     if set(wanted) == {given}:
         return ""
-    return (f"it wants text embeddings of width {' and '.join(map(str, wanted))}, the text encoder gives {given}")
+    return f"it wants text embeddings of width {' and '.join(map(str, wanted))}, the text encoder gives {given}"
 
 
 def foreign_conditions(unet, addition: tuple) -> str:
@@ -104,11 +115,16 @@ def foreign_conditions(unet, addition: tuple) -> str:
     that can be served."""
     if unet.time_cond_proj_dim:
         return "it is distilled with a guidance scale built in; such a model is no teacher here"
-    wanted = [f"{name} {value!r}" for name, value in (
-        ("class_embed_type", unet.class_embed_type), ("num_class_embeds", unet.num_class_embeds),
-        ("addition_embed_type", None if unet.addition_embed_type in addition else unet.addition_embed_type),
-        ("encoder_hid_dim_type", None if unet.encoder_hid_dim_type == "text_proj" else unet.encoder_hid_dim_type),
-    ) if value]
+    wanted = [
+        f"{name} {value!r}"
+        for name, value in (
+            ("class_embed_type", unet.class_embed_type),
+            ("num_class_embeds", unet.num_class_embeds),
+            ("addition_embed_type", None if unet.addition_embed_type in addition else unet.addition_embed_type),
+            ("encoder_hid_dim_type", None if unet.encoder_hid_dim_type == "text_proj" else unet.encoder_hid_dim_type),
+        )
+        if value
+    ]
     return f"it wants conditions other than text ({', '.join(wanted)})" if wanted else ""
 
 
@@ -125,7 +141,9 @@ def vae_factor(vae, place: str) -> int:
         if not number or (name == "scaling_factor" and value == 0):
             raise PriorError(f"{place}: its {name} is {repr(value)[:60]}, not a number that latents can be scaled by")
     if c.get("latents_mean") is not None or c.get("latents_std") is not None:
-        raise PriorError(f"{place}: its latents have a mean and a spread for each channel (latents_mean, latents_std), "
-                         "which is not supported")
+        raise PriorError(
+            f"{place}: its latents have a mean and a spread for each channel (latents_mean, latents_std), "
+            "which is not supported"
+        )
     blocks = c.block_out_channels if kind == "AutoencoderKL" else c.encoder_block_out_channels
     return 2 ** (len(blocks) - 1)

@@ -15,13 +15,21 @@ log = logging.getLogger(__name__)
 
 # Scripts that put no spaces between words: Thai, Lao, Tibetan, Burmese, Khmer, Tai, Javanese, Chinese, Japanese, Yi. A
 # text in them, or of emoji, may end after any of their letters.
-UNSPACED = re.compile(r"[\u0e00-\u0fff\u1000-\u109f\u1780-\u17ff\u1950-\u19df\u1a20-\u1aaf\u1b00-\u1b7f\u2e80-\u312f"
-                      r"\u31a0-\ua4cf\ua980-\ua9df\uf900-\ufaff\ufe30-\ufe4f\uff00-\uffef\U00016fe0-\U0001b2ff"
-                      rf"\U00020000-\U0003ffff{PICTURES}]")
+UNSPACED = re.compile(
+    r"[\u0e00-\u0fff\u1000-\u109f\u1780-\u17ff\u1950-\u19df\u1a20-\u1aaf\u1b00-\u1b7f\u2e80-\u312f"
+    r"\u31a0-\ua4cf\ua980-\ua9df\uf900-\ufaff\ufe30-\ufe4f\uff00-\uffef\U00016fe0-\U0001b2ff"
+    rf"\U00020000-\U0003ffff{PICTURES}]"
+)
 
 
-def fit_prompt(tokenizers: Sequence, prompt: str, views: Sequence[str], modes: Sequence[str], name: str = "prompt",
-               reads: str = "the model reads") -> str:
+def fit_prompt(
+    tokenizers: Sequence,
+    prompt: str,
+    views: Sequence[str],
+    modes: Sequence[str],
+    name: str = "prompt",
+    reads: str = "the model reads",
+) -> str:
     """`prompt`, without what at its end a tokenizer has no room for beside the view and mode words.
 
     It is cut between words, in a text without spaces between what a reader takes for characters, and so is a first word
@@ -39,19 +47,20 @@ def fit_prompt(tokenizers: Sequence, prompt: str, views: Sequence[str], modes: S
         return prompt
     for ends in (places(prompt, False), places(prompt, True)):
         if keep := bisect.bisect_left(ends, True, key=lambda end: not fits(end)):
-            start, rest = prompt[:ends[keep - 1]], prompt[ends[keep - 1]:]
+            start, rest = prompt[: ends[keep - 1]], prompt[ends[keep - 1] :]
             what = f"these words at the end of the {name} are" if rest[:1].isspace() else f"this end of the {name} is"
             log.warning("%s %d tokens of text; %s ignored: %s", reads, limit, what, rest.strip())
             return start
-    raise PromptError(f"{reads} {limit} tokens of text, too few for the words of the view and one character of the "
-                      f"{name}")
+    raise PromptError(
+        f"{reads} {limit} tokens of text, too few for the words of the view and one character of the {name}"
+    )
 
 
 def places(text: str, within_words: bool) -> list[int]:
     """Where a text may be cut: before spaces, at its end, and beside the characters of scripts without spaces; or
     after each character, as a reader counts characters."""
     found, at, characters = [], 0, graphemes(text)
-    for character, following in zip(characters, [*characters[1:], " "]):
+    for character, following in zip(characters, [*characters[1:], " "], strict=True):
         at += len(character)
         between = within_words or following[0].isspace() or UNSPACED.match(character) or UNSPACED.match(following)
         if between and not character.isspace():
@@ -62,5 +71,9 @@ def places(text: str, within_words: bool) -> list[int]:
 def note_syntax(text: str, name: str) -> None:
     """Log a warning for what another program would take for more than words."""
     if found := foreign_syntax(text):
-        log.warning("the %s contains %s: the syntax of other programs (weights, LoRAs, BREAK) means nothing here; the "
-                    "model is given the text as it stands", name, ", ".join(found[:4]))
+        log.warning(
+            "the %s contains %s: the syntax of other programs (weights, LoRAs, BREAK) means nothing here; the "
+            "model is given the text as it stands",
+            name,
+            ", ".join(found[:4]),
+        )

@@ -35,7 +35,6 @@ class ThreeTextEncoders(TextEncoder):
         large = ("text_encoder_3", "tokenizer_3") if present(index, "text_encoder_3") else ()
         return (*cls.PARTS, *cls.TOKENIZERS, *large)
 
-
     def __init__(self, folder: Path, index: dict, clip_skip: int = 0):
         super().__init__(folder, index, clip_skip)
         self.width = read_config(folder, "transformer").get("joint_attention_dim", 4096)
@@ -62,14 +61,17 @@ class ThreeTextEncoders(TextEncoder):
 
     @torch.no_grad()
     def encode(self, models: list, text: str) -> dict[str, Tensor]:
-        short, pooled = penultimate(models[:2], self.tokenizers, self.short.get(text, text), self.clip_skip,
-                                    self.folder)
+        short, pooled = penultimate(
+            models[:2], self.tokenizers[:2], self.short.get(text, text), self.clip_skip, self.folder
+        )
         long = torch.zeros(T5_TOKENS, self.width)
         if len(models) > 2:
             long = models[2](self.tokenizers[2].padded(text).input_ids)[0][0].float()
         if long.shape[-1] != self.width or short.shape[-1] > self.width or len(pooled) < 2:
-            raise PriorError(f"{self.folder}: the transformer wants text embeddings of width {self.width}, the CLIPs "
-                             f"give {short.shape[-1]} with {len(pooled)} projections, the T5 {long.shape[-1]}")
+            raise PriorError(
+                f"{self.folder}: the transformer wants text embeddings of width {self.width}, the CLIPs "
+                f"give {short.shape[-1]} with {len(pooled)} projections, the T5 {long.shape[-1]}"
+            )
         short = torch.nn.functional.pad(short, (0, self.width - short.shape[-1]))
         hidden = torch.cat([short, long])
         return {"hidden": hidden, "mask": torch.ones(len(hidden), dtype=torch.int64), "pooled": torch.cat(pooled)}
@@ -94,18 +96,23 @@ class FlowGuidance(LatentGuidance):
         if c.out_channels not in (None, c.in_channels):
             return f"it maps {c.in_channels} channels to {c.out_channels}"
         if (c.joint_attention_dim, c.pooled_projection_dim) != (width, pooled):
-            return (f"it wants text embeddings of widths {c.joint_attention_dim} and {c.pooled_projection_dim}, "
-                    f"the text encoders give {width} and {pooled}")
+            return (
+                f"it wants text embeddings of widths {c.joint_attention_dim} and {c.pooled_projection_dim}, "
+                f"the text encoders give {width} and {pooled}"
+            )
         return ""
 
     def prepare(self, folder: Path, index: dict) -> tuple[int, int, int]:
         shape, c = super().prepare(folder, index), self.unet.config
         if shape[-1] % c.patch_size or shape[-1] // c.patch_size > c.pos_embed_max_size:
-            raise PriorError(f"{folder}/transformer has {c.pos_embed_max_size} x {c.pos_embed_max_size} positions for "
-                             f"patches of {c.patch_size} latents a side, which {shape[-1]} latents a side do not fit; "
-                             "choose another guidance.resolution")
+            raise PriorError(
+                f"{folder}/transformer has {c.pos_embed_max_size} x {c.pos_embed_max_size} positions for "
+                f"patches of {c.patch_size} latents a side, which {shape[-1]} latents a side do not fit; "
+                "choose another guidance.resolution"
+            )
         return shape
 
     def call(self, network, batch: Tensor, steps: Tensor, pick) -> Tensor:
-        return network(batch, encoder_hidden_states=pick("hidden"), pooled_projections=pick("pooled"),
-                       timestep=steps).sample
+        return network(
+            batch, encoder_hidden_states=pick("hidden"), pooled_projections=pick("pooled"), timestep=steps
+        ).sample

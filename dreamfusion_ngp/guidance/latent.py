@@ -31,8 +31,9 @@ class LatentGuidance(UnetGuidance):
 
     @classmethod
     def accepts(cls, index: dict) -> bool:
-        return (all(present(index, name) for name in ("vae", "unet", "text_encoder"))
-                and not present(index, "text_encoder_2"))
+        return all(present(index, name) for name in ("vae", "unet", "text_encoder")) and not present(
+            index, "text_encoder_2"
+        )
 
     def prepare(self, folder: Path, index: dict) -> tuple[int, int, int]:
         width = self.embeddings["hidden"].shape[-1]
@@ -42,8 +43,10 @@ class LatentGuidance(UnetGuidance):
         self.vae = load_vae(self.config.vae) if self.config.vae else load_model(folder, index, "vae", torch.float32)
         channels, factor = self.unet.config.in_channels, vae_factor(self.vae, where)
         if self.vae.config.latent_channels != channels:
-            raise PriorError(f"{where}: its latents have {self.vae.config.latent_channels} channels, which is not what "
-                             f"the {self.NETWORK} takes ({channels} channels)")
+            raise PriorError(
+                f"{where}: its latents have {self.vae.config.latent_channels} channels, which is not what "
+                f"the {self.NETWORK} takes ({channels} channels)"
+            )
         self.vae.decoder = None
         if self.config.checkpoint:
             self.vae.enable_gradient_checkpointing()
@@ -52,8 +55,9 @@ class LatentGuidance(UnetGuidance):
         self.own = self.own_resolution(folder, factor)
         self.resolution = self.config.resolution or self.own
         if self.resolution % (8 * factor) and self.config.resolution:
-            raise PriorError(f"guidance.resolution must be a multiple of {8 * factor} for this model, "
-                             f"got {self.resolution}")
+            raise PriorError(
+                f"guidance.resolution must be a multiple of {8 * factor} for this model, got {self.resolution}"
+            )
         self.try_vae(where, channels, factor)
         return channels, self.resolution // factor, self.resolution // factor
 
@@ -75,19 +79,24 @@ class LatentGuidance(UnetGuidance):
         with fitting(f"{where} does not take a picture"), torch.no_grad():
             z = self.latents(torch.zeros(1, 3, 8 * factor, 8 * factor, device=self.device))
         if z.shape != (1, channels, 8, 8):
-            raise PriorError(f"{where} makes latents {tuple(z.shape)} of a picture of {8 * factor} pixels a side, its "
-                             f"config promises {(1, channels, 8, 8)}")
+            raise PriorError(
+                f"{where} makes latents {tuple(z.shape)} of a picture of {8 * factor} pixels a side, its "
+                f"config promises {(1, channels, 8, 8)}"
+            )
         if not z.isfinite().all():
-            raise PriorError(f"{where} gives numbers that are not finite: its weights are damaged, or "
-                             "guidance.precision is too small for it")
+            raise PriorError(
+                f"{where} gives numbers that are not finite: its weights are damaged, or "
+                "guidance.precision is too small for it"
+            )
 
     def misfit(self, width: int) -> str:
         """What the UNet is not that it should be, or "". width: of the text embeddings."""
         c = self.unet.config
         if c.in_channels != c.out_channels:
             task = {9: "inpainting, ", 5: "depth to image, ", 8: "changes of a picture, ", 7: "super-resolution, "}
-            return (f"it maps {c.in_channels} channels to {c.out_channels}: {task.get(c.in_channels, '')}"
-                    "not text to image")
+            return (
+                f"it maps {c.in_channels} channels to {c.out_channels}: {task.get(c.in_channels, '')}not text to image"
+            )
         return width_problem(text_widths(c), width) or self.other_conditions()
 
     def other_conditions(self) -> str:

@@ -151,8 +151,10 @@ def plan(guidance, resolution: int) -> dict[str, int]:
     """Bytes by what they are for, with renders of `resolution` pixels a side; in the worst moment all live at once."""
     config = guidance.config
     views = min(config.slice or guidance.run.views, guidance.run.views)
-    parts = {"UNet": weights(guidance.unet),
-             "UNet at work": unet_work(guidance, views, 4 if config.view_blend == "perp-neg" else 2)}
+    parts = {
+        "UNet": weights(guidance.unet),
+        "UNet at work": unet_work(guidance, views, 4 if config.view_blend == "perp-neg" else 2),
+    }
     if hasattr(guidance, "vae"):
         parts |= {"encoder": weights(guidance.vae), "encoder at work": encoder_work(guidance, views, resolution)}
     return parts

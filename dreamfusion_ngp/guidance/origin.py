@@ -29,8 +29,10 @@ def moved(config: RunConfig, model: str | None, vae: str | None) -> RunConfig:
                 raise PriorError(f"the run was started {was}; it cannot go on with {value!r}")
             found[field] = pinned(value)
         elif old not in ("", TOYBOX_NAME) and not on_the_hub(old) and not folder_of(old).is_dir():
-            raise PriorError(f"{old}, with which the run was started, is not there; if the model has moved, add "
-                             f"{FLAGS[field]} and the folder where it is")
+            raise PriorError(
+                f"{old}, with which the run was started, is not there; if the model has moved, add "
+                f"{FLAGS[field]} and the folder where it is"
+            )
     return replace(config, guidance=replace(config.guidance, **found))
 
 
@@ -39,10 +41,12 @@ def check_weights(config: RunConfig, known: dict[str, str]) -> dict[str, str]:
     found = weights_of(config)
     for field, digest in known.items():
         if found.get(field) != digest:
-            raise PriorError(f"{getattr(config.guidance, field) or 'no VAE'} is another model than the run was started "
-                             f"with (the digest of its weights is {found.get(field, 'missing')[:12]}, not "
-                             f"{str(digest)[:12]}); give that one with {FLAGS.get(field, '--guidance')}, or start a "
-                             "new run")
+            raise PriorError(
+                f"{getattr(config.guidance, field) or 'no VAE'} is another model than the run was started "
+                f"with (the digest of its weights is {found.get(field, 'missing')[:12]}, not "
+                f"{str(digest)[:12]}); give that one with {FLAGS.get(field, '--guidance')}, or start a "
+                "new run"
+            )
     return found
 
 
@@ -68,8 +72,11 @@ def weights_digest(folder: Path) -> str:
 def add_blocks(total, path: Path) -> None:
     """Update the hash `total` with evenly spaced blocks of a file, of a small one with all of it."""
     size = path.stat().st_size
-    starts = range(0, size, BLOCK) if size <= BLOCK * BLOCKS else (
-        round(k * (size - BLOCK) / (BLOCKS - 1)) for k in range(BLOCKS))
+    starts = (
+        range(0, size, BLOCK)
+        if size <= BLOCK * BLOCKS
+        else (round(k * (size - BLOCK) / (BLOCKS - 1)) for k in range(BLOCKS))
+    )
     try:
         with open(path, "rb") as file:
             for start in starts:

@@ -24,7 +24,7 @@ from .sds import abar_of_flow, flow_abar
 
 log = logging.getLogger(__name__)
 BIG = 2 << 30  # bytes of weights on disk above which a part is held in bfloat16 (T5-XXL), else in float32
-LONG = 200     # characters of another library's message, of which then only the first sentence is shown
+LONG = 200  # characters of another library's message, of which then only the first sentence is shown
 BASES = {
     "unet": ("diffusers", "ModelMixin"),
     "vae": ("diffusers", "ModelMixin"),
@@ -50,8 +50,10 @@ def read_index(folder: Path) -> dict:
     if not path.is_file():
         single = sorted(p.name for p in folder.iterdir() if p.suffix in (".safetensors", ".ckpt"))
         only = f", only {single[0]}" if single else ""
-        raise PriorError(f"{folder} has no model_index.json{only}: it is no pipeline folder in diffusers format, as "
-                         "save_pretrained of a whole pipeline writes it")
+        raise PriorError(
+            f"{folder} has no model_index.json{only}: it is no pipeline folder in diffusers format, as "
+            "save_pretrained of a whole pipeline writes it"
+        )
     return read_object(path)
 
 
@@ -94,8 +96,9 @@ def part_class(folder: Path, index: dict, name: str) -> type:
     return found
 
 
-def load_model(folder: Path, index: dict, name: str, dtype: torch.dtype | None = None, *,
-               kind: str | None = None) -> torch.nn.Module:
+def load_model(
+    folder: Path, index: dict, name: str, dtype: torch.dtype | None = None, *, kind: str | None = None
+) -> torch.nn.Module:
     """The part `name` with its weights: frozen, in eval mode, on the CPU, in `dtype` (default: float32, or bfloat16
     where it is BIG). kind: the part that it is, where the folder has another name."""
     part, kind = folder / name, kind or name
@@ -106,8 +109,9 @@ def load_model(folder: Path, index: dict, name: str, dtype: torch.dtype | None =
     # The frugal loading of diffusers needs accelerate, which is no dependency, and says so on the terminal.
     frugal = {"low_cpu_mem_usage": False} if BASES[kind][0] == "diffusers" else {}
     with loadable(part, found, STANDARD_NAMES[BASES[kind][0]]) as (source, variant):
-        model, info = _load(cls, part, source, dtype=dtype, variant=variant, use_safetensors=True,
-                            output_loading_info=True, **frugal)
+        model, info = _load(
+            cls, part, source, dtype=dtype, variant=variant, use_safetensors=True, output_loading_info=True, **frugal
+        )
     if info["missing_keys"] or info["mismatched_keys"]:
         bad = sorted(map(str, [*info["missing_keys"], *info["mismatched_keys"]]))
         raise PriorError(f"{part}: {len(bad)} weights are missing or have the wrong shape, the first is {bad[0]}")
@@ -161,8 +165,10 @@ def check_parts(folder: Path, index: dict, names: Sequence[str]) -> None:
         elif (folder / name / "spiece.model").exists() and not (folder / name / "tokenizer.json").exists():
             missing = [module for module in ("sentencepiece", "google.protobuf") if not installed(module)]
             if missing:  # transformers would fall back to a reader that cannot read it
-                raise PriorError(f"{folder}/{name} is a SentencePiece model, which takes two more packages to read: "
-                                 "pip install sentencepiece protobuf")
+                raise PriorError(
+                    f"{folder}/{name} is a SentencePiece model, which takes two more packages to read: "
+                    "pip install sentencepiece protobuf"
+                )
     for name in names:
         part_class(folder, index, name)
 
@@ -174,8 +180,9 @@ def installed(module: str) -> bool:
         return False
 
 
-def load_schedule(folder: Path, index: dict, said: str | None = None,
-                  shifted: bool = False) -> tuple[np.ndarray, str, np.ndarray]:
+def load_schedule(
+    folder: Path, index: dict, said: str | None = None, shifted: bool = False
+) -> tuple[np.ndarray, str, np.ndarray]:
     """abar (T,) float64, the prediction type ("epsilon", "v_prediction", "sample" or "flow") and the numbers (T,) that
     the model is told for the timesteps, by the folder's scheduler. said: another prediction type than the scheduler's.
     shifted: the noise levels of a flow are those that the scheduler shifts (Esser et al. 2024), not evenly spaced."""
@@ -191,8 +198,9 @@ def load_schedule(folder: Path, index: dict, said: str | None = None,
         length = scheduler.config.num_train_timesteps
         return checked_abar(flow_abar(length), path), "flow", np.arange(1, length + 1)
     if shifted:
-        raise UsageError(f"guidance.t_shifted is for models of a rectified flow; {folder} has a "
-                         f"{type(scheduler).__name__}")
+        raise UsageError(
+            f"guidance.t_shifted is for models of a rectified flow; {folder} has a {type(scheduler).__name__}"
+        )
     abar = getattr(scheduler, "alphas_cumprod", None)
     prediction = said or scheduler.config.get("prediction_type", "epsilon")
     if abar is None or prediction not in ("epsilon", "v_prediction", "sample"):

@@ -33,14 +33,18 @@ class PixelGuidance(UnetGuidance):
     @classmethod
     def accepts(cls, index: dict) -> bool:
         others = ("vae", "transformer", "text_encoder_2", "movq", "vqvae", "image_noising_scheduler")
-        return (present(index, "unet") and present(index, "text_encoder")
-                and not any(present(index, name) for name in others))
+        return (
+            present(index, "unet")
+            and present(index, "text_encoder")
+            and not any(present(index, name) for name in others)
+        )
 
     def prepare(self, folder: Path, index: dict) -> tuple[int, int, int]:
         if self.config.vae:
             raise UsageError(f"guidance.vae: {self.run.guidance.model} works on pixels and has no VAE to replace")
-        self.factor, resolution = _geometry(folder, self.unet, self.embeddings["hidden"].shape[-1],
-                                            self.config.resolution)
+        self.factor, resolution = _geometry(
+            folder, self.unet, self.embeddings["hidden"].shape[-1], self.config.resolution
+        )
         # IF's own pipeline shows the padding of a text to the UNet: that is how it was trained.
         self.MASKED = not is_if(folder, index)
         return 3, resolution, resolution
@@ -61,8 +65,10 @@ def _geometry(folder: Path, unet, width: int, asked: int) -> tuple[int, int]:
     factor = packing_factor(c.in_channels)
     packed = 3 * factor * factor
     if c.in_channels not in (packed, packed + POSITIONS) or c.out_channels not in (packed, 2 * packed):
-        problem = (f"it maps {c.in_channels} channels to {c.out_channels}; wanted are 3 f^2 (and {POSITIONS} for "
-                   "positions) to 3 f^2 or 6 f^2")
+        problem = (
+            f"it maps {c.in_channels} channels to {c.out_channels}; wanted are 3 f^2 (and {POSITIONS} for "
+            "positions) to 3 f^2 or 6 f^2"
+        )
     else:
         problem = foreign_conditions(c, (None, "text")) or width_problem(text_widths(c), width)
     if problem:

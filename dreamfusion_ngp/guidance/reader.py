@@ -9,8 +9,8 @@ import torch
 from ..errors import PriorError
 from .parts import fitting, load_blank, load_tokenizer, read_config
 
-USUAL = 77       # tokens: CLIP's length, where neither tokenizer nor encoder has one
-LONGEST = 4096   # tokens; a tokenizer that was saved without a length says 1e30
+USUAL = 77  # tokens: CLIP's length, where neither tokenizer nor encoder has one
+LONGEST = 4096  # tokens; a tokenizer that was saved without a length says 1e30
 
 
 class Reader:
@@ -37,13 +37,15 @@ class Reader:
             if self.rows is not None and highest >= self.rows:
                 raise PriorError(
                     f"{self.place} gives {self.tokenizer.convert_ids_to_tokens(highest)!r} the number {highest}, but "
-                    f"{self.encoder} has embeddings for the numbers 0 to {self.rows - 1} only")
+                    f"{self.encoder} has embeddings for the numbers 0 to {self.rows - 1} only"
+                )
         return tokens
 
     def padded(self, text: str):
         """The tokens of one text, cut or padded to `model_max_length`."""
-        return self([text], return_tensors="pt", padding="max_length", truncation=True,
-                    max_length=self.model_max_length)
+        return self(
+            [text], return_tensors="pt", padding="max_length", truncation=True, max_length=self.model_max_length
+        )
 
     def with_all_vectors(self, text: str) -> str:
         """A text in which every added token that stands for several vectors ("<cat>", of textual inversion) is
@@ -71,8 +73,9 @@ def positions(encoder: torch.nn.Module) -> int | None:
     """How many tokens a text encoder has positions for; None where they are relative."""
     for name, module in encoder.named_modules():
         last = name.rpartition(".")[2]
-        if isinstance(module, torch.nn.Embedding) and (last.startswith("position_embedding") or
-                                                       last in ("embed_positions", "wpe")):
+        if isinstance(module, torch.nn.Embedding) and (
+            last.startswith("position_embedding") or last in ("embed_positions", "wpe")
+        ):
             # RoBERTa's positions are counted from behind the padding's, OPT's from 2.
             first = getattr(module, "offset", 0 if module.padding_idx is None else module.padding_idx + 1)
             return module.num_embeddings - first

@@ -31,7 +31,7 @@ def _workers(count: int, threads: int) -> ThreadPoolExecutor:
 
     def begin() -> None:
         torch.set_num_threads(threads)  # for this thread, and as a default for threads to come
-        torch.get_num_threads()         # at its first use a thread takes the default of that moment
+        torch.get_num_threads()  # at its first use a thread takes the default of that moment
         all_there.wait()
 
     pool = ThreadPoolExecutor(count, thread_name_prefix="rows", initializer=begin)

@@ -88,7 +88,7 @@ def perp_neg_guidance(
     differences are multiples of each other at a given z_t."""
     wanted = conditional - unconditional
     total = wanted
-    for negative, w in zip(negatives, weights):
+    for negative, w in zip(negatives, weights, strict=True):
         total = total + w.reshape(-1, *[1] * (wanted.ndim - 1)) * perpendicular(negative - unconditional, wanted)
     return unconditional + scale * total
 
@@ -104,9 +104,7 @@ def rescale_guidance(guided: Tensor, conditional: Tensor, share: float) -> Tenso
     return share * (guided * ratio) + (1 - share) * guided
 
 
-def rescale_clean(
-    guided: Tensor, conditional: Tensor, z: Tensor, alpha: Tensor, sigma: Tensor, share: float
-) -> Tensor:
+def rescale_clean(guided: Tensor, conditional: Tensor, z: Tensor, alpha: Tensor, sigma: Tensor, share: float) -> Tensor:
     """Guided eps_hat (B, C, H, W) whose clean image x_hat = (z - sigma eps_hat) / alpha was brought, by `share` in [0,
     1], towards the standard deviation of the one that the conditional eps_hat implies. One factor for all views, from
     their numbers together (Shi et al., "MVDream", ICLR 2024; its views share t). share 0: unchanged."""

@@ -19,8 +19,10 @@ def _is_number(value) -> bool:
 KNOWN = {
     "guidance_scale": ("a number", _is_number),
     "encoder_attention_mask": ("true or false", lambda value: isinstance(value, bool)),
-    "prediction_type": ("epsilon, v_prediction or sample",
-                        lambda value: value in ("epsilon", "v_prediction", "sample")),
+    "prediction_type": (
+        "epsilon, v_prediction or sample",
+        lambda value: value in ("epsilon", "v_prediction", "sample"),
+    ),
     "clip_skip": ("a whole number from 0", lambda value: type(value) is int and 0 <= value < MOST_LAYERS),
 }
 

@@ -135,8 +135,10 @@ class TwoTextEncoders(TextEncoder):
     def encode(self, models: list, text: str) -> dict[str, Tensor]:
         hidden, pooled = penultimate(models, self.tokenizers, text, self.clip_skip, self.folder)
         if not pooled:
-            raise PriorError(f"{self.folder}: its text_encoder_2 is a {type(models[1]).__name__}, which has no "
-                             "projection; SDXL's is a CLIPTextModelWithProjection")
+            raise PriorError(
+                f"{self.folder}: its text_encoder_2 is a {type(models[1]).__name__}, which has no "
+                "projection; SDXL's is a CLIPTextModelWithProjection"
+            )
         pooled = pooled[-1]
         if not text.strip() and self.index.get("force_zeros_for_empty_prompt", True):
             hidden, pooled = torch.zeros_like(hidden), torch.zeros_like(pooled)
@@ -150,12 +152,15 @@ def same_length(readers: list[Reader]) -> list[Reader]:
     return readers
 
 
-def penultimate(models: Sequence, readers: Sequence[Reader], text: str, clip_skip: int,
-                folder: Path) -> tuple[Tensor, list[Tensor]]:
+def penultimate(
+    models: Sequence, readers: Sequence[Reader], text: str, clip_skip: int, folder: Path
+) -> tuple[Tensor, list[Tensor]]:
     """The penultimate hidden states of CLIPs side by side, (L, D) float32, or those `clip_skip` layers before, and the
     projections of all that have one, each (P,) float32."""
-    outputs = [model(reader.padded(text).input_ids, output_hidden_states=True)
-               for model, reader in zip(models, readers)]
+    outputs = [
+        model(reader.padded(text).input_ids, output_hidden_states=True)
+        for model, reader in zip(models, readers, strict=True)
+    ]
     hidden = torch.cat([layer(output, clip_skip + 2, folder)[0] for output in outputs], -1).float()
     return hidden, [output.text_embeds[0].float() for output in outputs if hasattr(output, "text_embeds")]
 
@@ -164,8 +169,10 @@ def layer(output, back: int, folder: Path) -> Tensor:
     """The hidden states `back` layers from the end, 1 for the last. Raises PriorError where there are not so many."""
     states = output.hidden_states
     if back > len(states):
-        raise PriorError(f"{folder}: a text encoder has {len(states) - 1} layers, and the texts want the states "
-                         f"{back - 1} before the last; is clip_skip too large?")
+        raise PriorError(
+            f"{folder}: a text encoder has {len(states) - 1} layers, and the texts want the states "
+            f"{back - 1} before the last; is clip_skip too large?"
+        )
     return states[-back]
 
 
@@ -182,8 +189,9 @@ def embed(encoder: TextEncoder, texts: Sequence[str], negative: Sequence[str] = 
     base, cache = fingerprint(encoder.folder, parts, encoder.index), cache_folder()
     asked = {e.key(t): (e, t) for e, part in ((encoder, texts), (plain, negative)) for t in part}
     names = {key: f"{hashlib.sha256(f'{base} {key}'.encode()).hexdigest()}.safetensors" for key in asked}
-    found = {key: entry for key, name in names.items()
-             if cache and (entry := _read(cache / name, encoder.KEYS)) is not None}
+    found = {
+        key: entry for key, name in names.items() if cache and (entry := _read(cache / name, encoder.KEYS)) is not None
+    }
     missing = [key for key in asked if key not in found]
     if missing:
         from safetensors.torch import save

@@ -24,7 +24,7 @@ from .rows import in_parts
 from .settings import read_settings
 
 SMALL = 100_000_000  # parameters
-SMALL_SIDE = 16      # pixels of a UNet, for the first trial of it
+SMALL_SIDE = 16  # pixels of a UNet, for the first trial of it
 
 
 class UnetGuidance:
@@ -54,8 +54,9 @@ class UnetGuidance:
         index, settings = self.check(folder), read_settings(folder)
         self.run = clean_texts(config)
         self.config, self.device = self.run.guidance, device
-        self.abar, self.prediction, self.times = load_schedule(folder, index, settings.get("prediction_type"),
-                                                               self.config.t_shifted)
+        self.abar, self.prediction, self.times = load_schedule(
+            folder, index, settings.get("prediction_type"), self.config.t_shifted
+        )
         if (self.prediction == "flow") != self.FLOW:  # what such a network's output means is nowhere written
             raise PriorError(f"{folder}: a {self.NETWORK} with a {index['scheduler'][1]} is not understood")
         self._embed(folder, index, settings.get("clip_skip", 0))
@@ -93,8 +94,10 @@ class UnetGuidance:
         if answer.shape != z.shape:
             raise PriorError(f"{place} answers {tuple(answer.shape)} to {tuple(z.shape)}")
         if not answer.isfinite().all():
-            raise PriorError(f"{place} gives numbers that are not finite: its weights are damaged, or "
-                             "guidance.precision is too small for it")
+            raise PriorError(
+                f"{place} gives numbers that are not finite: its weights are damaged, or "
+                "guidance.precision is too small for it"
+            )
 
     def _forward(self):
         """What is called in the place of the UNet: itself, compiled, or in CUDA graphs. These are for small ones, whose
@@ -145,16 +148,20 @@ class UnetGuidance:
         if rgb.device.type != self.device.type:
             raise ValueError(f"rgb: must be on {self.device}, got {rgb.device}")
         n, said, progress = len(rgb), self.texts(views), step / (self.run.steps * self.run.accumulate)
-        t, noise = sds.draw(self.config, (n, *self.shape), seed=self.run.seed, step=step, progress=progress,
-                            length=len(self.abar))
+        t, noise = sds.draw(
+            self.config, (n, *self.shape), seed=self.run.seed, step=step, progress=progress, length=len(self.abar)
+        )
         self._fetch()
         some = self.config.slice or n
         cuts = [slice(i, i + some) for i in range(0, n, some)]
         together = self.config.rescale > 0 and self.config.rescale_of == "clean" and len(cuts) > 1
         hats = self._denoise_together(rgb, t, noise, said, cuts) if together else [None] * len(cuts)
-        parts = [self._judge(rgb[p].detach(), t[p], noise[p], said.part(p), n, hat) for p, hat in zip(cuts, hats)]
+        parts = [
+            self._judge(rgb[p].detach(), t[p], noise[p], said.part(p), n, hat)
+            for p, hat in zip(cuts, hats, strict=True)
+        ]
         self._put_back()
-        pulled, gradient, residual = (torch.cat(part) for part in zip(*parts))
+        pulled, gradient, residual = (torch.cat(part) for part in zip(*parts, strict=True))
         pulled = sds.clip_pixels(pulled, self.config.clip_gradient)
         loss = sds.attach(rgb, pulled, 0.5 * gradient.square().mean())
         return sds.SdsOutput(loss, sds.describe(t, len(self.abar), gradient, residual))
@@ -164,9 +171,14 @@ class UnetGuidance:
         guided eps_hat where it is known."""
         with torch.enable_grad():
             x = self.encode(image.requires_grad_().permute(0, 3, 1, 2))
-        gradient, residual = sds.score(x.detach(), t, sent(noise, x.device, x.dtype),
-                                       lambda *noisy: self._denoise(*noisy, said) if hat is None else hat,
-                                       self.abar, self.config.weighting)
+        gradient, residual = sds.score(
+            x.detach(),
+            t,
+            sent(noise, x.device, x.dtype),
+            lambda *noisy: self._denoise(*noisy, said) if hat is None else hat,
+            self.abar,
+            self.config.weighting,
+        )
         return sds.pull_back(x, image, gradient, views), gradient, residual
 
     @torch.no_grad()
@@ -179,7 +191,7 @@ class UnetGuidance:
             alpha, sigma = sds.signal_and_noise(self.abar, t[p], x)
             z = sds.add_noise(x, sent(noise[p], x.device, x.dtype), alpha, sigma)
             answers.append((*self._guide(z, t[p], alpha, sigma, said.part(p)), z, alpha, sigma))
-        whole = self._finish(*(torch.cat(part) for part in zip(*answers)))
+        whole = self._finish(*(torch.cat(part) for part in zip(*answers, strict=True)))
         return [whole[p] for p in cuts]
 
     def _denoise(self, z: Tensor, t: np.ndarray, alpha: Tensor, sigma: Tensor, said: Branches) -> Tensor:
@@ -211,8 +223,12 @@ class UnetGuidance:
         batch = self.inputs(z).repeat(k, 1, 1, 1).to(dtype, memory_format=self.layout)
         steps = sent(np.tile(self.times[t], k), self.device)
         row_of = [self.negative_rows, *[self.rows] * (k - 1)]  # of each branch; the first one is unconditional
-        start_rows, end_rows = (sent([rows[s] for rows, branch in zip(row_of, said.texts[..., i]) for s in branch],
-                                     self.device) for i in (0, 1))
+        start_rows, end_rows = (
+            sent(
+                [rows[s] for rows, branch in zip(row_of, said.texts[..., i], strict=True) for s in branch], self.device
+            )
+            for i in (0, 1)
+        )
         share, blended = sent(said.share.reshape(-1), self.device), bool((said.share < 1).any())
 
         def pick(key: str, part: slice) -> Tensor:

@@ -6,8 +6,8 @@ for the native module and `execution` for the device index, the stream and the n
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from types import ModuleType
-from typing import Sequence
 
 import torch
 from torch import Tensor
@@ -37,7 +37,9 @@ def check_tensor(
         raise TypeError(f"{op}: {name} must be a torch.Tensor, got {type(value).__name__}")
     if value.dtype != dtype:
         raise TypeError(f"{op}: {name} must be {dtype}, got {value.dtype}")
-    fits = value.dim() == len(shape) and all(want is None or got == want for got, want in zip(value.shape, shape))
+    fits = value.dim() == len(shape) and all(
+        want is None or got == want for got, want in zip(value.shape, shape, strict=True)
+    )
     if not fits:
         expected = text or str(tuple("any" if size is None else size for size in shape)).replace("'", "")
         raise ValueError(f"{op}: {name} must be {expected}, got {tuple(value.shape)}")

@@ -8,13 +8,33 @@ import torch
 from torch import Tensor
 from torch.autograd.graph import increment_version
 
-from ._common import NAMESPACE, address, backend, execution, is_double
-from ._common import check_positive, check_scalar_type, check_tensor, stays
+from ._common import (
+    NAMESPACE,
+    address,
+    backend,
+    check_positive,
+    check_scalar_type,
+    check_tensor,
+    execution,
+    is_double,
+    stays,
+)
 
 
 def adam_step(
-    param: Tensor, grad: Tensor, exp_avg: Tensor, exp_avg_sq: Tensor, nonfinite: Tensor, *, beta1: float, beta2: float,
-    eps: float, lr: float = 0.0, step: int = 1, weight_decay: float = 0.0, factors: Tensor | None = None,
+    param: Tensor,
+    grad: Tensor,
+    exp_avg: Tensor,
+    exp_avg_sq: Tensor,
+    nonfinite: Tensor,
+    *,
+    beta1: float,
+    beta2: float,
+    eps: float,
+    lr: float = 0.0,
+    step: int = 1,
+    weight_decay: float = 0.0,
+    factors: Tensor | None = None,
 ) -> None:
     """One step of Adam, in place; the numbers are those of torch.optim.Adam. Afterwards `grad` is zero.
 
@@ -47,7 +67,8 @@ def adam_step(
         factors = adam_factors(lr, beta1, beta2, step)
     factors = stays("adam_step", "factors", factors, 2, dtype=dtype, like=param)
     torch.ops.dreamfusion_ngp.adam_step(
-        *(value.detach() for value in tensors.values()), nonfinite, factors, beta1, beta2, eps, weight_decay)
+        *(value.detach() for value in tensors.values()), nonfinite, factors, beta1, beta2, eps, weight_decay
+    )
 
 
 def check_below(name: str, value: float, limit: float) -> None:
@@ -64,7 +85,8 @@ STEP = f"{NAMESPACE}::adam_step"
 torch.library.define(
     STEP,
     "(Tensor(a!) param, Tensor(b!) grad, Tensor(c!) exp_avg, Tensor(d!) exp_avg_sq, Tensor(e!) nonfinite,"
-    " Tensor factors, float beta1, float beta2, float eps, float weight_decay) -> ()")
+    " Tensor factors, float beta1, float beta2, float eps, float weight_decay) -> ()",
+)
 
 
 @torch.library.register_fake(STEP)
@@ -76,6 +98,14 @@ def _no_outputs(*_):
 def _step(param, grad, exp_avg, exp_avg_sq, nonfinite, factors, beta1, beta2, eps, weight_decay):
     tensors = (param, grad, exp_avg, exp_avg_sq, nonfinite)
     backend(param).adam(
-        is_double(param), *map(address, tensors), param.numel(), beta1, beta2, eps, weight_decay, address(factors),
-        *execution(param))
+        is_double(param),
+        *map(address, tensors),
+        param.numel(),
+        beta1,
+        beta2,
+        eps,
+        weight_decay,
+        address(factors),
+        *execution(param),
+    )
     increment_version(tensors)

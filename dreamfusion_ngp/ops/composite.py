@@ -8,7 +8,15 @@ import torch
 from torch import Tensor
 
 from ._common import (
-    NAMESPACE, address, backend, check_count, check_positive, check_scalar_type, check_tensor, execution, is_double,
+    NAMESPACE,
+    address,
+    backend,
+    check_count,
+    check_positive,
+    check_scalar_type,
+    check_tensor,
+    execution,
+    is_double,
 )
 
 MOST_ROWS = (1 << 31) - 1  # offsets are int32
@@ -17,15 +25,21 @@ MOST_ROWS = (1 << 31) - 1  # offsets are int32
 class Composited(NamedTuple):
     """Per ray, before any background; the ray's weights add up to its opacity."""
 
-    rgb: Tensor      # (R, 3) sum of w * rgb
+    rgb: Tensor  # (R, 3) sum of w * rgb
     opacity: Tensor  # (R,) sum of w, in [0, 1]
-    depth: Tensor    # (R,) sum of w * t; world units, divide by the opacity for a distance
-    normal: Tensor   # (R, 3) sum of w * n
-    orient: Tensor   # (R,) sum of w * max(0, n . d)^2, where w passes no gradient
+    depth: Tensor  # (R,) sum of w * t; world units, divide by the opacity for a distance
+    normal: Tensor  # (R, 3) sum of w * n
+    orient: Tensor  # (R,) sum of w * max(0, n . d)^2, where w passes no gradient
 
 
 def composite(
-    sigma: Tensor, rgb: Tensor, normal: Tensor, t: Tensor, offsets: Tensor, rays_d: Tensor, step: float,
+    sigma: Tensor,
+    rgb: Tensor,
+    normal: Tensor,
+    t: Tensor,
+    offsets: Tensor,
+    rays_d: Tensor,
+    step: float,
     count: Tensor | None = None,
 ) -> Composited:
     """Composite the samples of each ray, front to back.
@@ -57,9 +71,18 @@ def composite(
     check_tensor(op, "offsets", offsets, (rays_d.shape[0] + 1,), dtype=torch.int32, like=sigma)
     check_positive(op, step=step)
     check_count(op, count, sigma)
-    return Composited(*torch.ops.dreamfusion_ngp.composite(
-        sigma.contiguous(), rgb.contiguous(), normal.contiguous(), t.detach().contiguous(), offsets.contiguous(),
-        rays_d.detach().contiguous(), count, step))
+    return Composited(
+        *torch.ops.dreamfusion_ngp.composite(
+            sigma.contiguous(),
+            rgb.contiguous(),
+            normal.contiguous(),
+            t.detach().contiguous(),
+            offsets.contiguous(),
+            rays_d.detach().contiguous(),
+            count,
+            step,
+        )
+    )
 
 
 FORWARD = f"{NAMESPACE}::composite"
@@ -70,7 +93,8 @@ torch.library.define(FORWARD, f"({INPUTS}) -> ({FIVE})")
 torch.library.define(
     BACKWARD,
     "(Tensor d_color, Tensor d_opacity, Tensor d_depth, Tensor d_normals, Tensor d_orient, Tensor color,"
-    f" Tensor opacity, Tensor depth, Tensor normals, {INPUTS}) -> (Tensor, Tensor, Tensor)")
+    f" Tensor opacity, Tensor depth, Tensor normals, {INPUTS}) -> (Tensor, Tensor, Tensor)",
+)
 
 
 def _native_arguments(outputs, sigma, rgb, normal, t, offsets, rays_d, count, step):
@@ -103,8 +127,12 @@ def _backward(*arguments):
     sigma = inputs[0]
     gradients = _gradients(*arguments)
     backend(sigma).composite_backward(
-        is_double(sigma), _native_arguments((*outputs, None), *inputs), *map(address, incoming),
-        *map(address, gradients), *execution(sigma))
+        is_double(sigma),
+        _native_arguments((*outputs, None), *inputs),
+        *map(address, incoming),
+        *map(address, gradients),
+        *execution(sigma),
+    )
     return gradients
 
 

@@ -27,9 +27,16 @@ NAMES = {"tinycudann": "tiny-cuda-nn", "drjit": "Dr.Jit", "native": "this layout
 
 def tinycudann_config(layout: GridLayout) -> dict:
     """`encoding_config` of a `tinycudann.Encoding` with this layout."""
-    return {"otype": "Grid", "type": "Hash", "n_levels": layout.levels, "n_features_per_level": layout.features,
-            "log2_hashmap_size": layout.log2_table, "base_resolution": layout.base_resolution,
-            "per_level_scale": layout.growth, "interpolation": "Smoothstep" if layout.smoothstep else "Linear"}
+    return {
+        "otype": "Grid",
+        "type": "Hash",
+        "n_levels": layout.levels,
+        "n_features_per_level": layout.features,
+        "log2_hashmap_size": layout.log2_table,
+        "base_resolution": layout.base_resolution,
+        "per_level_scale": layout.growth,
+        "interpolation": "Smoothstep" if layout.smoothstep else "Linear",
+    }
 
 
 def to_tinycudann(table: Tensor, layout: GridLayout) -> Tensor:
@@ -77,8 +84,10 @@ def _imported(params: Tensor, layout: GridLayout, peer: str) -> Tensor:
     op, params = f"from_{peer}", torch.as_tensor(params).detach()
     theirs = _peer_layout(op, layout, peer)
     if params.numel() != theirs.entries * theirs.features:
-        raise ValueError(f"{op}: params must hold {theirs.entries} rows of {theirs.features} in this layout, "
-                         f"{theirs.entries * theirs.features} numbers, got {params.numel()}")
+        raise ValueError(
+            f"{op}: params must hold {theirs.entries} rows of {theirs.features} in this layout, "
+            f"{theirs.entries * theirs.features} numbers, got {params.numel()}"
+        )
     return _move(op, params.reshape(theirs.entries, theirs.features), theirs, layout, peer)
 
 
@@ -94,9 +103,11 @@ def _peer_layout(op: str, layout: GridLayout, peer: str) -> GridLayout:
         steps = level * math.log2(theirs.growth)
         doubtful = abs(scale - round(scale)) < 1e-6 and steps != round(steps)
         if peer == "drjit" and doubtful and round(scale) ** 3 <= 1 << theirs.log2_table:
-            raise ValueError(f"{op}: level {level} is dense, and the last bit of Dr.Jit's exp2 decides whether it has "
-                             f"{round(scale) + 1} corners along an axis or one more; choose a log2_table that hashes "
-                             "it, or a finest_resolution that is base_resolution times a power of 2 per level")
+            raise ValueError(
+                f"{op}: level {level} is dense, and the last bit of Dr.Jit's exp2 decides whether it has "
+                f"{round(scale) + 1} corners along an axis or one more; choose a log2_table that hashes "
+                "it, or a finest_resolution that is base_resolution times a power of 2 per level"
+            )
     return theirs
 
 
@@ -104,10 +115,11 @@ def _move(op: str, table: Tensor, source: GridLayout, target: GridLayout, peer: 
     """`table` of `source` as a table of `target`, so that every corner that a lookup can reach has its values."""
     moved = table.new_zeros(target.entries, target.features)
     for level in range(source.levels):
-        given = table[source.offset[level]:source.offset[level + 1]]
-        place = moved[target.offset[level]:target.offset[level + 1]]
+        given = table[source.offset[level] : source.offset[level + 1]]
+        place = moved[target.offset[level] : target.offset[level + 1]]
         if (source.resolution[level], len(given)) == (target.resolution[level], len(place)) or (
-                _is_hashed(source, level) and _is_hashed(target, level)):
+            _is_hashed(source, level) and _is_hashed(target, level)
+        ):
             place.copy_(given)
             continue
         edge = math.floor(max(source.scale[level], target.scale[level]) + 0.5) + 2
@@ -118,7 +130,8 @@ def _move(op: str, table: Tensor, source: GridLayout, target: GridLayout, peer: 
             raise ValueError(
                 f"{op}: level {level} has {ours.resolution[level]} corners along an axis and {_rows(ours, level)} rows "
                 f"here, {theirs.resolution[level]} and {_rows(theirs, level)} in {NAMES[peer]}, so corners beyond the "
-                f"last share other rows there; a layout with convention={peer!r} can be exchanged")
+                f"last share other rows there; a layout with convention={peer!r} can be exchanged"
+            )
     return moved
 
 

@@ -6,14 +6,26 @@ Because grad_h is an output, shading by normals trains through an ordinary first
 from __future__ import annotations
 
 import math
-from typing import Sequence
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 from torch.utils.weak import WeakTensorKeyDictionary
 
-from ._common import DEVICES, NAMESPACE, address, backend, cleared, execution, is_double
-from ._common import check_count, check_positive, check_scalar_type, check_tensor, stays
+from ._common import (
+    DEVICES,
+    NAMESPACE,
+    address,
+    backend,
+    check_count,
+    check_positive,
+    check_scalar_type,
+    check_tensor,
+    cleared,
+    execution,
+    is_double,
+    stays,
+)
 from .hashgrid import GRID, GridLayout, check_table
 
 MAX_HIDDEN = 128
@@ -110,7 +122,8 @@ def _check(op, x, table, W1, b1, W2, b2, layout, bound, level_weight, blob, coun
         level_weight = [float(w) for w in level_weight]
         if len(level_weight) != layout.levels or not all(map(math.isfinite, level_weight)):
             raise ValueError(
-                f"{op}: level_weight must be {layout.levels} finite numbers, one per level, got {level_weight}")
+                f"{op}: level_weight must be {layout.levels} finite numbers, one per level, got {level_weight}"
+            )
     weights = stays(op, "level_weight", level_weight, layout.levels, dtype=dtype, like=x)
     check_count(op, count, x)
     if shadow is not None:
@@ -157,8 +170,9 @@ def _zero_gradient(table: Tensor) -> Tensor:
 
 
 TENSORS = "Tensor x, Tensor table, Tensor W1, Tensor b1, Tensor W2, Tensor b2, Tensor level_weight"
-SETTINGS = (f"{GRID}, float bound, int blob, float strength, float radius, bool tensor_cores, Tensor? shadow, "
-            "Tensor? count")
+SETTINGS = (
+    f"{GRID}, float bound, int blob, float strength, float radius, bool tensor_cores, Tensor? shadow, Tensor? count"
+)
 
 
 def _has_kernels(table: Tensor, scale: Sequence[float]) -> bool:
@@ -207,10 +221,7 @@ def _(x, *others):
 
 
 @torch.library.custom_op(
-    f"{NAMESPACE}::field_density",
-    mutates_args=(),
-    device_types=DEVICES,
-    schema=f"({TENSORS}, {SETTINGS}) -> Tensor",
+    f"{NAMESPACE}::field_density", mutates_args=(), device_types=DEVICES, schema=f"({TENSORS}, {SETTINGS}) -> Tensor"
 )
 def _field_density(*arguments):
     x, network = arguments[0].contiguous(), _readable(arguments[1:7], arguments[7:])
@@ -257,7 +268,12 @@ def _backward(ctx, d_h, d_rgb_raw, d_grad_h):
     grad_table, grad_weights = _field_backward(d_h, d_rgb_raw, d_grad_h, *tensors, *ctx.settings, shadow, count)
     network = tensors[2:6]
     pieces = grad_weights.split([t.numel() for t in network])
-    return None, grad_table, *[g.view(t.shape) for g, t in zip(pieces, network)], *[None] * (len(ctx.settings) + 3)
+    return (
+        None,
+        grad_table,
+        *[g.view(t.shape) for g, t in zip(pieces, network, strict=True)],
+        *[None] * (len(ctx.settings) + 3),
+    )
 
 
 def _no_second_derivative(ctx, *grads):

@@ -10,13 +10,33 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from ._common import DEVICES, NAMESPACE, address, backend, cleared, execution, is_double
-from ._common import check_count, check_scalar_type, check_tensor
+from ._common import (
+    DEVICES,
+    NAMESPACE,
+    address,
+    backend,
+    check_count,
+    check_scalar_type,
+    check_tensor,
+    cleared,
+    execution,
+    is_double,
+)
 from .exchange import from_drjit, from_tinycudann, to_drjit, to_tinycudann
 from .layout import CONVENTIONS, INTERPOLATIONS, GridLayout
 
-__all__ = ["CONVENTIONS", "INTERPOLATIONS", "GridLayout", "check_table", "from_drjit", "from_tinycudann",
-           "hashgrid_encode", "to_drjit", "to_tinycudann"]
+__all__ = [
+    "CONVENTIONS",
+    "INTERPOLATIONS",
+    "GridLayout",
+    "check_table",
+    "from_drjit",
+    "from_tinycudann",
+    "hashgrid_encode",
+    "to_drjit",
+    "to_tinycudann",
+]
+
 
 def hashgrid_encode(x: Tensor, table: Tensor, layout: GridLayout, count: Tensor | None = None) -> Tensor:
     """Encode points: trilinear (or smoothstep) interpolation of the table in every level.

@@ -52,8 +52,10 @@ class GridLayout:
         if self.convention not in CONVENTIONS:
             raise ValueError(f"GridLayout: convention must be one of {CONVENTIONS}, got {self.convention!r}")
         if self.convention == "drjit" and (self.smoothstep or self.base_resolution < 2):
-            raise ValueError("GridLayout: Dr.Jit interpolates linearly, between two or more corners of an axis: "
-                             f"got {self.interpolation!r} and base_resolution {self.base_resolution}")
+            raise ValueError(
+                "GridLayout: Dr.Jit interpolates linearly, between two or more corners of an axis: "
+                f"got {self.interpolation!r} and base_resolution {self.base_resolution}"
+            )
 
     @property
     def growth(self) -> float:

@@ -8,8 +8,17 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from ._common import NAMESPACE, address, backend, execution, is_double
-from ._common import check_positive, check_scalar_type, check_tensor, stays
+from ._common import (
+    NAMESPACE,
+    address,
+    backend,
+    check_positive,
+    check_scalar_type,
+    check_tensor,
+    execution,
+    is_double,
+    stays,
+)
 
 BLOCK_EDGE = 4  # cells; the march skips empty blocks of BLOCK_EDGE^3
 LARGEST_RESOLUTION = 1024
@@ -20,11 +29,11 @@ LARGEST_BUDGET = (1 << 31) - 1  # of rows, and of rays: both are named by int32
 class Samples(NamedTuple):
     """Packed samples: rows offsets[r] to offsets[r + 1] - 1 are ray r's, nearest first; from info[0] on all is zero."""
 
-    t: Tensor        # (budget,) distance along the ray, of the middle of an interval of length `step`
-    ray_id: Tensor   # (budget,) int32
-    x: Tensor        # (budget, 3) world position
+    t: Tensor  # (budget,) distance along the ray, of the middle of an interval of length `step`
+    ray_id: Tensor  # (budget,) int32
+    x: Tensor  # (budget, 3) world position
     offsets: Tensor  # (R + 1,) int32
-    info: Tensor     # (2,) int64: rows in use, samples dropped for want of budget
+    info: Tensor  # (2,) int64: rows in use, samples dropped for want of budget
 
     @property
     def count(self) -> Tensor:
@@ -33,8 +42,17 @@ class Samples(NamedTuple):
 
 
 def march(
-    rays_o: Tensor, rays_d: Tensor, bitfield: Tensor, *, resolution: int, bound: float, near: float, step: float,
-    budget: int, seed: int, stream: int | Tensor,
+    rays_o: Tensor,
+    rays_d: Tensor,
+    bitfield: Tensor,
+    *,
+    resolution: int,
+    bound: float,
+    near: float,
+    step: float,
+    budget: int,
+    seed: int,
+    stream: int | Tensor,
 ) -> Samples:
     """Sample rays at a constant step wherever the occupancy grid has a bit set. Not differentiable.
 
@@ -68,9 +86,20 @@ def march(
         raise ValueError(f"march: step is too small for bound {bound}, got {step}")
     if not 1 <= budget <= LARGEST_BUDGET:
         raise ValueError(f"march: budget must be in [1, {LARGEST_BUDGET}], got {budget}")
-    return Samples(*torch.ops.dreamfusion_ngp.march(
-        rays_o.detach().contiguous(), rays_d.detach().contiguous(), bitfield.contiguous(), resolution, bound, near,
-        step, budget, seed, stays("march", "stream", stream, 1, dtype=torch.int64, like=rays_o)))
+    return Samples(
+        *torch.ops.dreamfusion_ngp.march(
+            rays_o.detach().contiguous(),
+            rays_d.detach().contiguous(),
+            bitfield.contiguous(),
+            resolution,
+            bound,
+            near,
+            step,
+            budget,
+            seed,
+            stays("march", "stream", stream, 1, dtype=torch.int64, like=rays_o),
+        )
+    )
 
 
 def check_resolution(op: str, resolution: int) -> None:
@@ -89,14 +118,19 @@ MARCH = f"{NAMESPACE}::march"
 torch.library.define(
     MARCH,
     "(Tensor rays_o, Tensor rays_d, Tensor bitfield, int resolution, float bound, float near, float step, int budget,"
-    " int seed, Tensor stream) -> (Tensor, Tensor, Tensor, Tensor, Tensor)")
+    " int seed, Tensor stream) -> (Tensor, Tensor, Tensor, Tensor, Tensor)",
+)
 
 
 @torch.library.register_fake(MARCH)
 def _outputs(rays_o, rays_d, bitfield, resolution, bound, near, step, budget, seed, stream):
     return (
-        rays_o.new_empty(budget), rays_o.new_empty(budget, dtype=torch.int32), rays_o.new_empty(budget, 3),
-        rays_o.new_empty(rays_o.shape[0] + 1, dtype=torch.int32), rays_o.new_empty(2, dtype=torch.int64))
+        rays_o.new_empty(budget),
+        rays_o.new_empty(budget, dtype=torch.int32),
+        rays_o.new_empty(budget, 3),
+        rays_o.new_empty(rays_o.shape[0] + 1, dtype=torch.int32),
+        rays_o.new_empty(2, dtype=torch.int64),
+    )
 
 
 @torch.library.impl(MARCH, ("cpu", "cuda"))
@@ -107,7 +141,24 @@ def _march(rays_o, rays_d, bitfield, resolution, bound, near, step, budget, seed
     counts = torch.empty(rays, dtype=torch.int32, device=rays_o.device)
     device, cuda_stream, threads = execution(rays_o)
     backend(rays_o).march(
-        is_double(rays_o), address(rays_o), address(rays_d), address(bitfield), address(blocks), address(counts),
-        *map(address, outputs), rays, budget, resolution, lattice_length(bound, step), bound, near, step, seed,
-        address(stream), device, cuda_stream, threads)
+        is_double(rays_o),
+        address(rays_o),
+        address(rays_d),
+        address(bitfield),
+        address(blocks),
+        address(counts),
+        *map(address, outputs),
+        rays,
+        budget,
+        resolution,
+        lattice_length(bound, step),
+        bound,
+        near,
+        step,
+        seed,
+        address(stream),
+        device,
+        cuda_stream,
+        threads,
+    )
     return outputs

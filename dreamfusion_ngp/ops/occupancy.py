@@ -11,7 +11,7 @@ from .march import check_resolution
 
 
 def occupancy_update(
-    grid: Tensor, bitfield: Tensor, cells: Tensor, sigma: Tensor, *, decay: float, threshold: float,
+    grid: Tensor, bitfield: Tensor, cells: Tensor, sigma: Tensor, *, decay: float, threshold: float
 ) -> None:
     """Decay the grid, raise the listed cells to their new values, write the bits. Changes `grid` and `bitfield`.
 
@@ -46,7 +46,8 @@ def occupancy_update(
     if not 0.0 <= threshold < float("inf"):
         raise ValueError(f"{op}: threshold must be a finite number, at least 0, got {threshold}")
     torch.ops.dreamfusion_ngp.occupancy_update(
-        grid, bitfield, cells.contiguous(), sigma.detach().contiguous(), decay, threshold)
+        grid, bitfield, cells.contiguous(), sigma.detach().contiguous(), decay, threshold
+    )
 
 
 def cell_points(cells: Tensor, resolution: int, bound: float, seed: int, stream: int) -> Tensor:
@@ -64,7 +65,8 @@ def cell_points(cells: Tensor, resolution: int, bound: float, seed: int, stream:
 UPDATE = f"{NAMESPACE}::occupancy_update"
 POINTS = f"{NAMESPACE}::cell_points"
 torch.library.define(
-    UPDATE, "(Tensor(a!) grid, Tensor(b!) bitfield, Tensor cells, Tensor sigma, float decay, float threshold) -> ()")
+    UPDATE, "(Tensor(a!) grid, Tensor(b!) bitfield, Tensor cells, Tensor sigma, float decay, float threshold) -> ()"
+)
 torch.library.define(POINTS, "(Tensor cells, int resolution, float bound, int seed, int stream) -> Tensor")
 
 
@@ -79,8 +81,13 @@ def _update(grid, bitfield, cells, sigma, decay, threshold):
     sums = torch.empty(module.occupancy_scratch, dtype=torch.float64, device=grid.device)
     occupied = torch.zeros(1, dtype=torch.int64, device=grid.device)
     module.occupancy_update(
-        *map(address, (grid, bitfield, cells, sigma, sums, occupied)), grid.shape[0], cells.shape[0], decay, threshold,
-        *execution(grid))
+        *map(address, (grid, bitfield, cells, sigma, sums, occupied)),
+        grid.shape[0],
+        cells.shape[0],
+        decay,
+        threshold,
+        *execution(grid),
+    )
     increment_version((grid, bitfield))
 
 
@@ -93,5 +100,6 @@ def _points_output(cells, resolution, bound, seed, stream):
 def _points(cells, resolution, bound, seed, stream):
     x = _points_output(cells, resolution, bound, seed, stream)
     backend(cells).cell_points(
-        address(cells), address(x), cells.shape[0], resolution, bound, seed, stream, *execution(cells))
+        address(cells), address(x), cells.shape[0], resolution, bound, seed, stream, *execution(cells)
+    )
     return x

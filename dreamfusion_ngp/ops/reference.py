@@ -5,7 +5,8 @@ Same arguments and results as the public functions, any float dtype, any device;
 
 from __future__ import annotations
 
-from typing import Sequence
+from collections.abc import Sequence
+from itertools import pairwise
 
 import torch
 from torch import Tensor
@@ -154,8 +155,17 @@ def _largest_cap(counts: Tensor, budget: int) -> int:
 
 
 def march(
-    rays_o: Tensor, rays_d: Tensor, bitfield: Tensor, *, resolution: int, bound: float, near: float, step: float,
-    budget: int, seed: int, stream: int | Tensor,
+    rays_o: Tensor,
+    rays_d: Tensor,
+    bitfield: Tensor,
+    *,
+    resolution: int,
+    bound: float,
+    near: float,
+    step: float,
+    budget: int,
+    seed: int,
+    stream: int | Tensor,
 ) -> Samples:
     """Every lattice point of every ray, looked up one by one."""
     rays, dtype, device = rays_o.shape[0], rays_o.dtype, rays_o.device
@@ -173,8 +183,12 @@ def march(
     kept = keep.sum(1)
     n, ray_id = int(kept.sum()), torch.arange(rays, device=device, dtype=torch.int32)[:, None].expand_as(keep)
     out = Samples(
-        t.new_zeros(budget), ray_id.new_zeros(budget), t.new_zeros(budget, 3),
-        torch.cat([kept.new_zeros(1), kept.cumsum(0)]).int(), torch.tensor([n, int(counts.sum()) - n], device=device))
+        t.new_zeros(budget),
+        ray_id.new_zeros(budget),
+        t.new_zeros(budget, 3),
+        torch.cat([kept.new_zeros(1), kept.cumsum(0)]).int(),
+        torch.tensor([n, int(counts.sum()) - n], device=device),
+    )
     out.t[:n], out.ray_id[:n], out.x[:n] = t[keep], ray_id[keep], x[keep]
     return out
 
@@ -188,7 +202,7 @@ def pack_bits(occupied: Tensor) -> Tensor:
 
 
 def occupancy_update(
-    grid: Tensor, bitfield: Tensor, cells: Tensor, sigma: Tensor, *, decay: float, threshold: float,
+    grid: Tensor, bitfield: Tensor, cells: Tensor, sigma: Tensor, *, decay: float, threshold: float
 ) -> None:
     """Scatter-max, mean in float64, threshold, floor."""
     grid.mul_(decay)
@@ -214,8 +228,17 @@ def cell_points(cells: Tensor, resolution: int, bound: float, seed: int, stream:
 
 
 def shade(
-    h: Tensor, rgb_raw: Tensor, grad_h: Tensor, x: Tensor, ray_id: Tensor, view: Tensor, rays_per_view: int, *,
-    density: str, eps: float = 1e-2, count: Tensor | None = None,
+    h: Tensor,
+    rgb_raw: Tensor,
+    grad_h: Tensor,
+    x: Tensor,
+    ray_id: Tensor,
+    view: Tensor,
+    rays_per_view: int,
+    *,
+    density: str,
+    eps: float = 1e-2,
+    count: Tensor | None = None,
 ) -> tuple[Tensor, Tensor, Tensor]:
     v = view.to(h.dtype)[(ray_id.long() // rays_per_view).clamp(0, view.shape[0] - 1)]
     sigma = h.clamp(max=15).exp() if density == "exp" else torch.nn.functional.softplus(h, threshold=1e9)
@@ -231,13 +254,19 @@ def shade(
 
 
 def composite(
-    sigma: Tensor, rgb: Tensor, normal: Tensor, t: Tensor, offsets: Tensor, rays_d: Tensor, step: float,
+    sigma: Tensor,
+    rgb: Tensor,
+    normal: Tensor,
+    t: Tensor,
+    offsets: Tensor,
+    rays_d: Tensor,
+    step: float,
     count: Tensor | None = None,
 ) -> Composited:
     """Ray by ray, the weights spelled out."""
     last = sigma.shape[0] if count is None else min(int(count), sigma.shape[0])
     rays = []
-    for r, (begin, end) in enumerate(zip(offsets[:-1].tolist(), offsets[1:].tolist())):
+    for r, (begin, end) in enumerate(pairwise(offsets.tolist())):
         rows = slice(begin, min(end, last))
         clear = torch.exp(-sigma[rows] * step)
         after = clear.cumprod(0)
@@ -248,15 +277,26 @@ def composite(
         rays.append((*sums, (w.detach() * away).sum()))
     if not rays:
         return Composited(rgb[:0], sigma[:0], sigma[:0], normal[:0], sigma[:0])
-    return Composited(*(torch.stack(column) for column in zip(*rays)))
+    return Composited(*(torch.stack(column) for column in zip(*rays, strict=True)))
 
 
 # adam.py --------------------------------------------------------------------------------------------------------------
 
 
 def adam_step(
-    param: Tensor, grad: Tensor, exp_avg: Tensor, exp_avg_sq: Tensor, nonfinite: Tensor, *, beta1: float, beta2: float,
-    eps: float, lr: float = 0.0, step: int = 1, weight_decay: float = 0.0, factors: Tensor | None = None,
+    param: Tensor,
+    grad: Tensor,
+    exp_avg: Tensor,
+    exp_avg_sq: Tensor,
+    nonfinite: Tensor,
+    *,
+    beta1: float,
+    beta2: float,
+    eps: float,
+    lr: float = 0.0,
+    step: int = 1,
+    weight_decay: float = 0.0,
+    factors: Tensor | None = None,
 ) -> None:
     if factors is None:
         factors = param.new_tensor([lr / (1 - beta1**step), 1 / (1 - beta2**step) ** 0.5])

@@ -6,15 +6,32 @@ import torch
 from torch import Tensor
 
 from ._common import (
-    NAMESPACE, address, backend, check_count, check_positive, check_scalar_type, check_tensor, execution, is_double,
+    NAMESPACE,
+    address,
+    backend,
+    check_count,
+    check_positive,
+    check_scalar_type,
+    check_tensor,
+    execution,
+    is_double,
 )
 
 DENSITIES = ("softplus", "exp")
 
 
 def shade(
-    h: Tensor, rgb_raw: Tensor, grad_h: Tensor, x: Tensor, ray_id: Tensor, view: Tensor, rays_per_view: int, *,
-    density: str, eps: float = 1e-2, count: Tensor | None = None,
+    h: Tensor,
+    rgb_raw: Tensor,
+    grad_h: Tensor,
+    x: Tensor,
+    ray_id: Tensor,
+    view: Tensor,
+    rays_per_view: int,
+    *,
+    density: str,
+    eps: float = 1e-2,
+    count: Tensor | None = None,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Density, colour under a point light, and normal of every sample.
 
@@ -47,15 +64,25 @@ def shade(
     if density not in DENSITIES:
         raise ValueError(f"shade: density must be one of {', '.join(DENSITIES)}, got {density!r}")
     return torch.ops.dreamfusion_ngp.shade(
-        h.contiguous(), rgb_raw.contiguous(), grad_h.contiguous(), x.detach().contiguous(), ray_id.contiguous(),
-        view.detach().contiguous(), count, rays_per_view, density == "exp", eps)
+        h.contiguous(),
+        rgb_raw.contiguous(),
+        grad_h.contiguous(),
+        x.detach().contiguous(),
+        ray_id.contiguous(),
+        view.detach().contiguous(),
+        count,
+        rays_per_view,
+        density == "exp",
+        eps,
+    )
 
 
 FORWARD = f"{NAMESPACE}::shade"
 BACKWARD = f"{NAMESPACE}::shade_backward"
 INPUTS = (
     "Tensor h, Tensor rgb_raw, Tensor grad_h, Tensor x, Tensor ray_id, Tensor view, Tensor? count, int rays_per_view,"
-    " bool exp_density, float eps")
+    " bool exp_density, float eps"
+)
 torch.library.define(FORWARD, f"({INPUTS}) -> (Tensor, Tensor, Tensor)")
 torch.library.define(BACKWARD, f"(Tensor d_sigma, Tensor d_rgb, Tensor d_normal, {INPUTS}) -> (Tensor, Tensor, Tensor)")
 
@@ -89,7 +116,8 @@ def _backward(d_sigma, d_rgb, d_normal, *inputs):
     incoming = [d.contiguous() for d in (d_sigma, d_rgb, d_normal)]
     outputs = _gradients(*incoming, *inputs)
     backend(h).shade_backward(
-        is_double(h), _native_inputs(*inputs), *map(address, incoming), *map(address, outputs), *execution(h))
+        is_double(h), _native_inputs(*inputs), *map(address, incoming), *map(address, outputs), *execution(h)
+    )
     return outputs
 
 

@@ -8,9 +8,9 @@ import unicodedata
 
 import numpy as np
 
-from ..lights import TEXTURELESS
 from ..characters import visible
 from ..errors import PromptError
+from ..lights import TEXTURELESS
 from ..prompts import MODE_WORDS, degree_view, fine_view, paper_view, view_prompt
 from .shapes import CLASSES, COLORS
 
@@ -21,8 +21,10 @@ DEGREES = tuple(f"az{a}" for a in range(0, 360, 15)) + tuple(f"el{e}" for e in r
 WORDS = FILLER + tuple(COLORS) + CLASSES + VIEW_VOCABULARY + MODE_VOCABULARY + DEGREES
 # Other spellings of words that the prior was trained with.
 SPELLINGS = {"grey": "gray", "colours": "colors", "aeroplane": "airplane"}
-BETWEEN_WORDS = re.compile(r"""[\s,.;:!?()"'`\u00ab\u00bb\u2018-\u201f\u2039\u203a\u3001\u3002\u300c-\u300f]"""
-                           r"|[-_\u2012-\u2015\u2212]")
+BETWEEN_WORDS = re.compile(
+    r"""[\s,.;:!?()"'`\u00ab\u00bb\u2018-\u201f\u2039\u203a\u3001\u3002\u300c-\u300f]"""
+    r"|[-_\u2012-\u2015\u2212]"
+)
 RUN_TOGETHER = re.compile(f"(an?|the)?({'|'.join(COLORS)}|grey)?({'|'.join(CLASSES)})")
 
 log = logging.getLogger(__name__)
@@ -36,13 +38,21 @@ P_DEGREES, P_PAPER_VIEW = 0.7, 0.15
 
 
 def subject(name: str, color: str = "") -> str:
-    """"a red mug", "an orange torus", "a mug"."""
+    """ "a red mug", "an orange torus", "a mug"."""
     words = f"{color} {name}".strip()
     return f"{'an' if words[0] in 'aeiou' else 'a'} {words}"
 
 
-def caption(name: str, color: str, azimuth: float, elevation: float, mode: int, random: np.random.Generator,
-            framed: bool = True, whole: bool = False) -> str:
+def caption(
+    name: str,
+    color: str,
+    azimuth: float,
+    elevation: float,
+    mode: int,
+    random: np.random.Generator,
+    framed: bool = True,
+    whole: bool = False,
+) -> str:
     """A training caption for a picture of a toy; which parts it names is drawn from `random` (always seven draws).
     framed: the camera is one of config.FRAMED_CAMERAS.  whole: it names all parts, the view in degrees."""
     draw = random.random(7)
@@ -56,10 +66,13 @@ def caption(name: str, color: str, azimuth: float, elevation: float, mode: int, 
     text = subject(name, "" if draw[2] < (P_NO_COLOR_IF_CLAY if clay else P_NO_COLOR) else color)
     if draw[6] < P_PHOTO:
         text = f"a photo of {text}"
-    words = (paper_view if draw[4] < P_PAPER_VIEW else fine_view if draw[4] < 1 - P_DEGREES else degree_view)
+    words = paper_view if draw[4] < P_PAPER_VIEW else fine_view if draw[4] < 1 - P_DEGREES else degree_view
     view = words(azimuth, elevation)
-    return view_prompt("" if draw[1] < P_NO_SUBJECT else text, "" if draw[3] < P_NO_VIEW else view,
-                       "" if draw[5] < P_NO_MODE else MODE_WORDS[mode])
+    return view_prompt(
+        "" if draw[1] < P_NO_SUBJECT else text,
+        "" if draw[3] < P_NO_VIEW else view,
+        "" if draw[5] < P_NO_MODE else MODE_WORDS[mode],
+    )
 
 
 def words_of(text: str) -> list[str]:
@@ -77,8 +90,7 @@ def known_words(text: str, name: str) -> str:
     """`text` in the words of the embedded prior; those that it does not know are left out with a warning."""
     words = words_of(text)
     if unknown := [word for word in words if word not in WORDS]:
-        log.warning("the embedded prior does not know these words of %s and ignores them: %s", name,
-                    ", ".join(unknown))
+        log.warning("the embedded prior does not know these words of %s and ignores them: %s", name, ", ".join(unknown))
     return " ".join(word for word in words if word in WORDS)
 
 
@@ -96,6 +108,8 @@ def parse_prompt(prompt: str) -> tuple[str, str]:
         problem = "the embedded prior wants one object and at most one colour"
     else:
         return classes[0], (colors or [""])[0]
-    raise PromptError(f"{problem}. Objects: {', '.join(CLASSES)}. Colours: {', '.join(COLORS)}. For any other "
-                      "prompt give another diffusion model: --guidance sd21 (fetched from the hub once), or --guidance "
-                      "FOLDER (in diffusers format)")
+    raise PromptError(
+        f"{problem}. Objects: {', '.join(CLASSES)}. Colours: {', '.join(COLORS)}. For any other "
+        "prompt give another diffusion model: --guidance sd21 (fetched from the hub once), or --guidance "
+        "FOLDER (in diffusers format)"
+    )

@@ -60,23 +60,29 @@ class MeanPictures:
         words = degree_views(azimuth, elevation)
         self.sums[index].index_add_(0, sent(words, self.device), torch.stack([coverage, parts * light[:, None]], 1))
         np.add.at(self.count[index], words, 1)
-        self.angles[index] += zip(azimuth, elevation)
+        self.angles[index] += zip(azimuth, elevation, strict=True)
 
     def draw(self, classes: np.ndarray, random: np.random.Generator) -> Means:
         """For each of `classes` (k,) the mean of one view's words, as often as cameras see it."""
         chosen = [self.angles[c][random.integers(len(self.angles[c]))] for c in classes]
         azimuth, elevation = np.array(chosen).T
         words = degree_views(azimuth, elevation)
-        return Means(self.sums[sent(classes, self.device), sent(words, self.device)], self.count[classes, words],
-                     azimuth, elevation)
+        return Means(
+            self.sums[sent(classes, self.device), sent(words, self.device)],
+            self.count[classes, words],
+            azimuth,
+            elevation,
+        )
 
 
 def pictures(means: Means, colors: torch.Tensor, modes: np.ndarray, background: float) -> torch.Tensor:
     """(k, H, W, 3) the mean pictures with parts in colors (k, SLOTS, 3), by shading modes (k,), before a grey
     background."""
     device = means.sums.device
-    unlit, plain, count = (sent(values, device, torch.float32).view(-1, 1, 1, 1)
-                           for values in (modes == ALBEDO, modes == TEXTURELESS, means.count))
+    unlit, plain, count = (
+        sent(values, device, torch.float32).view(-1, 1, 1, 1)
+        for values in (modes == ALBEDO, modes == TEXTURELESS, means.count)
+    )
     coverage, light = means.sums.unbind(1)
     parts = light + unlit * (coverage - light)
     colors = torch.maximum(colors, plain[..., 0])

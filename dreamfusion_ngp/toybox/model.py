@@ -43,7 +43,7 @@ def quiet():
     try:
         yield
     finally:
-        for log, (verbosity, bars) in zip(logs, before):
+        for log, (verbosity, bars) in zip(logs, before, strict=True):
             log.set_verbosity(verbosity)
             if bars:
                 log.enable_progress_bar()
@@ -75,12 +75,17 @@ class Prior:
         config = json.loads((folder / "unet" / "config.json").read_text(encoding="utf-8"))
         config.pop("_name_or_path", None)
         (folder / "unet" / "config.json").write_text(json.dumps(config, indent=2, sort_keys=True) + "\n")
-        index = {"_class_name": "IFPipeline", "_diffusers_version": diffusers.__version__,
-                 "unet": ["diffusers", "UNet2DConditionModel"],
-                 "text_encoder": ["transformers", type(self.text_encoder).__name__],
-                 "tokenizer": ["transformers", "PreTrainedTokenizerFast"],
-                 "scheduler": ["diffusers", type(self.scheduler).__name__],
-                 "safety_checker": [None, None], "feature_extractor": [None, None], "watermarker": [None, None]}
+        index = {
+            "_class_name": "IFPipeline",
+            "_diffusers_version": diffusers.__version__,
+            "unet": ["diffusers", "UNet2DConditionModel"],
+            "text_encoder": ["transformers", type(self.text_encoder).__name__],
+            "tokenizer": ["transformers", "PreTrainedTokenizerFast"],
+            "scheduler": ["diffusers", type(self.scheduler).__name__],
+            "safety_checker": [None, None],
+            "feature_extractor": [None, None],
+            "watermarker": [None, None],
+        }
         (folder / "model_index.json").write_text(json.dumps(index, indent=2) + "\n")
         (folder / "dreamfusion_ngp.json").write_text(json.dumps({"guidance_scale": GUIDANCE_SCALE}) + "\n")
 
@@ -90,7 +95,7 @@ def build_tokenizer():
     16."""
     from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
 
-    vocabulary = {word: i for i, word in enumerate(("<pad>", "</s>", "<unk>") + WORDS)}
+    vocabulary = {word: i for i, word in enumerate(("<pad>", "</s>", "<unk>", *WORDS))}
     tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token="<unk>"))
     tokenizer.normalizer = normalizers.Lowercase()
     split = [pre_tokenizers.Split(",", "removed"), pre_tokenizers.WhitespaceSplit()]
@@ -103,8 +108,9 @@ def wrap_tokenizer(tokenizer):
     """A tokenizers.Tokenizer with this vocabulary as a transformers one."""
     from transformers import PreTrainedTokenizerFast
 
-    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, pad_token="<pad>", eos_token="</s>", unk_token="<unk>",
-                                   model_max_length=MAX_TOKENS)
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer, pad_token="<pad>", eos_token="</s>", unk_token="<unk>", model_max_length=MAX_TOKENS
+    )
 
 
 def build_prior(seed: int = 0) -> Prior:
@@ -115,19 +121,43 @@ def build_prior(seed: int = 0) -> Prior:
 
     torch.manual_seed(seed)
     tokenizer = build_tokenizer()
-    text_encoder = T5EncoderModel(T5Config(
-        vocab_size=len(tokenizer), d_model=128, d_kv=32, d_ff=256, num_layers=0, num_heads=4, dropout_rate=0.0,
-        relative_attention_num_buckets=16, relative_attention_max_distance=16, pad_token_id=0, eos_token_id=1))
+    text_encoder = T5EncoderModel(
+        T5Config(
+            vocab_size=len(tokenizer),
+            d_model=128,
+            d_kv=32,
+            d_ff=256,
+            num_layers=0,
+            num_heads=4,
+            dropout_rate=0.0,
+            relative_attention_num_buckets=16,
+            relative_attention_max_distance=16,
+            pad_token_id=0,
+            eos_token_id=1,
+        )
+    )
     with torch.no_grad():
         text_encoder.shared.weight[:2] = 0  # </s> and padding say nothing
     unet = UNet2DConditionModel(
-        sample_size=32, in_channels=12 + POSITIONS, out_channels=12, block_out_channels=(48, 96, 144),
-        layers_per_block=1, down_block_types=("DownBlock2D",) * 3, mid_block_type="UNetMidBlock2DCrossAttn",
-        up_block_types=("UpBlock2D",) * 3, cross_attention_dim=128, attention_head_dim=4, norm_num_groups=16,
-        time_embedding_dim=256, resnet_time_scale_shift="scale_shift", addition_embed_type="text",
-        addition_embed_type_num_heads=4)
-    scheduler = DDPMScheduler(num_train_timesteps=1000, beta_schedule="squaredcos_cap_v2",
-                              prediction_type="sample", clip_sample=True)
+        sample_size=32,
+        in_channels=12 + POSITIONS,
+        out_channels=12,
+        block_out_channels=(48, 96, 144),
+        layers_per_block=1,
+        down_block_types=("DownBlock2D",) * 3,
+        mid_block_type="UNetMidBlock2DCrossAttn",
+        up_block_types=("UpBlock2D",) * 3,
+        cross_attention_dim=128,
+        attention_head_dim=4,
+        norm_num_groups=16,
+        time_embedding_dim=256,
+        resnet_time_scale_shift="scale_shift",
+        addition_embed_type="text",
+        addition_embed_type_num_heads=4,
+    )
+    scheduler = DDPMScheduler(
+        num_train_timesteps=1000, beta_schedule="squaredcos_cap_v2", prediction_type="sample", clip_sample=True
+    )
     return Prior(unet, text_encoder, tokenizer, scheduler)
 
 
@@ -152,13 +182,17 @@ def load_prior(folder: Path = PRIOR) -> Prior:
         raise OSError(f"{folder} has no tokenizer/tokenizer.json")
     with quiet():
         for cls, name in ((UNet2DConditionModel, "unet"), (T5EncoderModel, "text_encoder")):
-            model, info = cls.from_pretrained(folder / name, local_files_only=True, use_safetensors=True,
-                                              output_loading_info=True)
+            model, info = cls.from_pretrained(
+                folder / name, local_files_only=True, use_safetensors=True, output_loading_info=True
+            )
             if info["missing_keys"]:  # the libraries would put random numbers in their place
                 raise OSError(f"{folder / name}: {len(info['missing_keys'])} weights are missing")
             models.append(model.to(torch.float32))
-        return Prior(*models, PreTrainedTokenizerFast.from_pretrained(folder / "tokenizer", local_files_only=True),
-                     DDPMScheduler.from_pretrained(folder / "scheduler", local_files_only=True))
+        return Prior(
+            *models,
+            PreTrainedTokenizerFast.from_pretrained(folder / "tokenizer", local_files_only=True),
+            DDPMScheduler.from_pretrained(folder / "scheduler", local_files_only=True),
+        )
 
 
 def with_all_words(prior: Prior) -> Prior:
@@ -168,12 +202,12 @@ def with_all_words(prior: Prior) -> Prior:
 
     tokenizer, table = build_tokenizer(), prior.text_encoder.shared.weight.detach()
     words, known = (sorted(t.get_vocab(), key=t.get_vocab().get) for t in (tokenizer, prior.tokenizer))
-    if words[:len(known)] != known or len(table) != len(known):
+    if words[: len(known)] != known or len(table) != len(known):
         raise ValueError("its vocabulary is not that of the toybox")
     if len(known) < len(words):
         prior.text_encoder.resize_token_embeddings(len(words), mean_resizing=False)
         with torch.no_grad():
-            prior.text_encoder.shared.weight[:len(known)] = table
-            prior.text_encoder.shared.weight[len(known):] = 0
+            prior.text_encoder.shared.weight[: len(known)] = table
+            prior.text_encoder.shared.weight[len(known) :] = 0
     prior.tokenizer = tokenizer
     return prior

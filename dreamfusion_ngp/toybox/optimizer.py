@@ -54,10 +54,10 @@ class MuonAdamW:
 
     @torch.no_grad()
     def aim(self) -> None:
-        for matrix, p in zip(self.flat, self.matrices):
+        for matrix, p in zip(self.flat, self.matrices, strict=True):
             matrix.grad = None if p.grad is None else as_matrix(p.grad, p)
         torch._foreach_copy_(self.goals, self.own)
-        for goal, matrix in zip(self.goals, self.own):
+        for goal, matrix in zip(self.goals, self.own, strict=True):
             goal.grad = matrix.grad
         self.muon.step()
 
@@ -77,14 +77,19 @@ class MuonAdamW:
             packed = torch.cat([matrix.reshape(-1) for matrix in share])
             dist.broadcast(packed, owner)
             if owner != self.rank:
-                for matrix, part in zip(share, packed.split([m.numel() for m in share])):
+                for matrix, part in zip(share, packed.split([m.numel() for m in share]), strict=True):
                     matrix.copy_(part.view_as(matrix))
 
 
 def hidden_matrices(module: nn.Module, outer: tuple[str, ...] = OUTER) -> list[nn.Parameter]:
     """Weights with two or more axes of every layer that is neither an embedding nor one of `outer`."""
-    return [p for name, layer in module.named_modules() if not isinstance(layer, nn.Embedding) and name not in outer
-            for p in layer.parameters(recurse=False) if p.ndim >= 2]
+    return [
+        p
+        for name, layer in module.named_modules()
+        if not isinstance(layer, nn.Embedding) and name not in outer
+        for p in layer.parameters(recurse=False)
+        if p.ndim >= 2
+    ]
 
 
 def as_matrix(tensor: Tensor, parameter: Tensor) -> Tensor:

@@ -26,8 +26,9 @@ def run_group(function: Callable[..., None], world: int, *args) -> None:
     PriorError where a process was killed.
     """
     with tempfile.TemporaryDirectory() as folder:
-        members = torch.multiprocessing.spawn(_member, (world, f"file://{folder}/rendezvous", function, args),
-                                              nprocs=world, join=False)
+        members = torch.multiprocessing.spawn(
+            _member, (world, f"file://{folder}/rendezvous", function, args), nprocs=world, join=False
+        )
         try:
             while not members.join():
                 pass
@@ -36,8 +37,10 @@ def run_group(function: Callable[..., None], world: int, *args) -> None:
             if -signal.SIGKILL not in ends and isinstance(error, ProcessRaisedException):
                 raise
             number = ends.index(-signal.SIGKILL) if -signal.SIGKILL in ends else error.error_index
-            raise PriorError(f"process {number + 1} of {world} ended with status {ends[number]} before its work was "
-                             "done (-9: killed, often for want of memory; try fewer processes)") from error
+            raise PriorError(
+                f"process {number + 1} of {world} ended with status {ends[number]} before its work was "
+                "done (-9: killed, often for want of memory; try fewer processes)"
+            ) from error
 
 
 def _member(rank: int, world: int, rendezvous: str, function: Callable[..., None], args: tuple) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import numpy as np
 import torch
 
@@ -17,11 +19,12 @@ CLAY_VIEW = "az315 el15"
 
 
 @torch.no_grad()
-def sample(prior, texts: list[str], *, scale: float = 4.0, steps: int = 30, seed: int = 0,
-           batch: int = 40) -> torch.Tensor:
+def sample(
+    prior, texts: list[str], *, scale: float = 4.0, steps: int = 30, seed: int = 0, batch: int = 40
+) -> torch.Tensor:
     """(B, 64, 64, 3) images in [0, 1] for the captions, by DDIM (Song et al. 2021) with guidance uncond + scale (cond -
     uncond)."""
-    out = [_sample_batch(prior, texts[i:i + batch], scale, steps, seed + i) for i in range(0, len(texts), batch)]
+    out = [_sample_batch(prior, texts[i : i + batch], scale, steps, seed + i) for i in range(0, len(texts), batch)]
     return torch.cat(out)
 
 
@@ -35,7 +38,7 @@ def _sample_batch(prior, texts, scale, steps, seed):
     timesteps = torch.linspace(len(abar) - 10, 0, steps + 1).round().long()
     with autocast(device):
         hidden = prior.text_encoder(tokens.input_ids, attention_mask=tokens.attention_mask).last_hidden_state
-    for now, then in zip(timesteps[:-1], timesteps[1:]):
+    for now, then in pairwise(timesteps):
         with autocast(device):
             packed = pack(torch.cat([x, x]), prior.unet.config.in_channels)
             clean = prior.unet(packed, now.to(device), hidden, encoder_attention_mask=tokens.attention_mask).sample
@@ -56,12 +59,12 @@ def sheet(prior, path, *, scale: float = 4.0, steps: int = 30, colors_per_class:
     texts = [view_prompt(subject(c, color), view) for c, color in rows for view in SHEET_VIEWS]
     clay = [view_prompt(subject(c), CLAY_VIEW, "clay") for c, _ in rows]
     images = sample(prior, texts + clay, scale=scale, steps=steps, seed=seed)
-    grid = images[:len(texts)].view(len(rows), len(SHEET_VIEWS), 64, 64, 3)
-    grid = torch.cat([grid, images[len(texts):].view(len(rows), 1, 64, 64, 3)], 1)
+    grid = images[: len(texts)].view(len(rows), len(SHEET_VIEWS), 64, 64, 3)
+    grid = torch.cat([grid, images[len(texts) :].view(len(rows), 1, 64, 64, 3)], 1)
     strips = torch.cat([torch.cat(list(row), 1) for row in grid]).view(len(rows), 64, -1, 3)
     columns = 2 if len(rows) > 12 else 1
     half = -(-len(rows) // columns)
-    blocks = [torch.cat(list(strips[i:i + half])) for i in range(0, len(rows), half)]
+    blocks = [torch.cat(list(strips[i : i + half])) for i in range(0, len(rows), half)]
     tall = max(b.shape[0] for b in blocks)
     blocks = [torch.cat([b, torch.ones(tall - b.shape[0], *b.shape[1:])]) for b in blocks]
     pixels = (torch.cat(blocks, 1).clamp(0, 1) * 255).round().to(torch.uint8).numpy()

@@ -16,7 +16,7 @@ def length(*components):
 
 
 def shift(p, c):
-    return tuple(a - b for a, b in zip(p, c))
+    return tuple(a - b for a, b in zip(p, c, strict=True))
 
 
 def mirror(p, *axes: int):
@@ -30,13 +30,13 @@ def sphere(p, c, r):
 
 def ellipsoid(p, c, r):
     q = shift(p, c)
-    k0 = length(*(a / b for a, b in zip(q, r)))
-    k1 = length(*(a / (b * b) for a, b in zip(q, r)))
+    k0 = length(*(a / b for a, b in zip(q, r, strict=True)))
+    k1 = length(*(a / (b * b) for a, b in zip(q, r, strict=True)))
     return k0 * (k0 - 1.0) / k1
 
 
 def box(p, c, half, rounding=0.01):
-    q = tuple(a.abs() - (b - rounding) for a, b in zip(shift(p, c), half))
+    q = tuple(a.abs() - (b - rounding) for a, b in zip(shift(p, c), half, strict=True))
     outside = length(*(a.clamp(min=0.0) for a in q))
     return outside + torch.maximum(q[0], torch.maximum(q[1], q[2])).clamp(max=0.0) - rounding
 
@@ -61,8 +61,8 @@ def torus(p, c, major, minor, axis: int = 1):
 def capsule(p, a, b, r):
     ab = shift(b, a)
     ap = shift(p, a)
-    h = (sum(u * w for u, w in zip(ap, ab)) / sum(w * w for w in ab)).clamp(0.0, 1.0)
-    return length(*(u - w * h for u, w in zip(ap, ab))) - r
+    h = (sum(u * w for u, w in zip(ap, ab, strict=True)) / sum(w * w for w in ab)).clamp(0.0, 1.0)
+    return length(*(u - w * h for u, w in zip(ap, ab, strict=True))) - r
 
 
 def cone(p, c, half, r_low, r_high, axis: int = 1):

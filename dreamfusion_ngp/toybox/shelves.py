@@ -47,12 +47,12 @@ class Shelves:
     def add(self, index: int, buffer: GBuffer, cameras: Cameras, framed: bool = True) -> None:
         """Views of the class `index`, one per camera (on the CPU); the first of more than there is room for go."""
         n = len(cameras)
-        rows = (self.added[index] + np.arange(n))[-self.room:] % self.room
+        rows = (self.added[index] + np.arange(n))[-self.room :] % self.room
         there = sent(rows, self.device)
         for name in ("position", "normal", "slot", "alpha"):
-            getattr(self.buffer, name)[index, there] = getattr(buffer, name)[-self.room:]
-        self.position[index, rows] = cameras.position[-self.room:]
-        self.angles[index, rows] = torch.stack([cameras.azimuth, cameras.elevation], -1)[-self.room:]
+            getattr(self.buffer, name)[index, there] = getattr(buffer, name)[-self.room :]
+        self.position[index, rows] = cameras.position[-self.room :]
+        self.angles[index, rows] = torch.stack([cameras.azimuth, cameras.elevation], -1)[-self.room :]
         self.framed[index, rows] = framed
         self.added[index] += n
 
@@ -61,5 +61,6 @@ class Shelves:
         rows = random.integers(self.filled()[classes])
         buffer = self.buffer[sent(classes, self.device), sent(rows, self.device)]
         azimuth, elevation = self.angles[classes, rows].T
-        return Seen(buffer, torch.from_numpy(self.position[classes, rows]), azimuth, elevation,
-                    self.framed[classes, rows])
+        return Seen(
+            buffer, torch.from_numpy(self.position[classes, rows]), azimuth, elevation, self.framed[classes, rows]
+        )

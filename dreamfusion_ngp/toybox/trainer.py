@@ -22,12 +22,18 @@ from .model import Prior, build_prior, load_prior, with_all_words
 from .optimizer import MuonAdamW, check_device
 from .processes import run_group
 from .sampling import sheet
-from .training import (BLIND_SHARE, Reservoir, TrainPriorConfig, caption_ids, denoising_loss,
-                       training_batch)
+from .training import BLIND_SHARE, Reservoir, TrainPriorConfig, caption_ids, denoising_loss, training_batch
 
 
-def train_prior(config: TrainPriorConfig, out: Path, *, resume: Path | None = None, processes: int = 1,
-                device: str = "cpu", score: Callable[[Prior], dict] | None = None) -> None:
+def train_prior(
+    config: TrainPriorConfig,
+    out: Path,
+    *,
+    resume: Path | None = None,
+    processes: int = 1,
+    device: str = "cpu",
+    score: Callable[[Prior], dict] | None = None,
+) -> None:
     """Train and leave a diffusers folder in `out`, with `training.json` (images seen, loss curve, scores) and
     `samples.jpg` beside it.
 
@@ -69,8 +75,15 @@ def check_request(config: TrainPriorConfig, out: Path, resume: Path | None, devi
         raise UsageError(f"cannot write to {out.parent}: {error.strerror}") from error
 
 
-def _run(rank: int, world: int, config: TrainPriorConfig, out: Path, resume: Path | None, device: str,
-         score: Callable[[Prior], dict] | None) -> None:
+def _run(
+    rank: int,
+    world: int,
+    config: TrainPriorConfig,
+    out: Path,
+    resume: Path | None,
+    device: str,
+    score: Callable[[Prior], dict] | None,
+) -> None:
     if device == "cpu":
         torch.set_num_threads(1)
     prior = with_all_words(load_prior(resume)) if resume else build_prior(config.seed)
@@ -106,8 +119,11 @@ def read_log(folder: Path) -> dict:
         return EMPTY_LOG
     try:
         log = json.loads(path.read_text(encoding="utf-8"))
-        return {"images": int(log["images"]), "loss": [[int(n), float(loss)] for n, loss in log["loss"]],
-                "scores": [dict(score) for score in log.get("scores", [])]}
+        return {
+            "images": int(log["images"]),
+            "loss": [[int(n), float(loss)] for n, loss in log["loss"]],
+            "scores": [dict(score) for score in log.get("scores", [])],
+        }
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise PriorError(f"{path} is damaged: {error}") from error
 
@@ -165,8 +181,11 @@ class Run:
         if self.rank:
             return
         seconds = time.monotonic() - self.began
-        print(f"images {self.start + images:>9,}  loss {loss:.4f}  {images / seconds:.0f} images/s  "
-              f"{seconds * (1 - progress) / max(progress, 1e-6) / 60:.0f} min left", flush=True)
+        print(
+            f"images {self.start + images:>9,}  loss {loss:.4f}  {images / seconds:.0f} images/s  "
+            f"{seconds * (1 - progress) / max(progress, 1e-6) / 60:.0f} min left",
+            flush=True,
+        )
 
     def step(self, images: int, progress: float) -> torch.Tensor:
         """One optimiser step; returns the loss, on the device."""
@@ -201,14 +220,16 @@ class Run:
         grads = [p.grad for p in self.parameters if p.grad is not None]
         flat = torch.cat([g.reshape(-1) for g in grads])
         dist.all_reduce(flat)
-        for g, part in zip(grads, flat.div_(self.world).split([g.numel() for g in grads])):
+        for g, part in zip(grads, flat.div_(self.world).split([g.numel() for g in grads]), strict=True):
             g.copy_(part.view_as(g))
 
     def save(self, total: int, score: bool = False, with_sheet: bool = False) -> None:
         """Write the averaged weights into a new folder, then put it in the place of `out`."""
         averaged = copy.deepcopy(self.prior)
         with torch.no_grad():
-            for p, a in zip([p for m in (averaged.unet, averaged.text_encoder) for p in m.parameters()], self.average):
+            for p, a in zip(
+                [p for m in (averaged.unet, averaged.text_encoder) for p in m.parameters()], self.average, strict=True
+            ):
                 p.copy_(a)
         part = self.out.with_name(self.out.name + ".part")
         shutil.rmtree(part, ignore_errors=True)
@@ -217,8 +238,13 @@ class Run:
         if score and self.score:
             self.scores.append({"images": total, **self.score(averaged)})
             print(f"scored {self.scores[-1]}", flush=True)
-        log = {"images": total, "loss": self.losses, "scores": self.scores, "batch": self.config.batch * self.world,
-               "seed": self.config.seed}
+        log = {
+            "images": total,
+            "loss": self.losses,
+            "scores": self.scores,
+            "batch": self.config.batch * self.world,
+            "seed": self.config.seed,
+        }
         (part / "training.json").write_text(json.dumps(log) + "\n")
         if with_sheet:
             sheet(averaged, part / "samples.jpg", steps=self.config.sheet_steps)

@@ -27,15 +27,15 @@ from .shapes import CLASSES, COLORS, MAIN, PARAMETERS, SHADE
 from .shelves import Shelves
 from .world import part_colors, shade, trace
 
-PAPER_CAMERA_SHARE = 0.2        # the rest has constant framing, what preset `fast` uses
-REPAINT_PROBABILITY = 0.35      # of a secondary part, to a random colour
-COLOR_JITTER = 0.04             # standard deviation per channel
-HIGH_NOISE_POWER = 0.65         # t = u^power: more high noise, where shape and view are decided
+PAPER_CAMERA_SHARE = 0.2  # the rest has constant framing, what preset `fast` uses
+REPAINT_PROBABILITY = 0.35  # of a secondary part, to a random colour
+COLOR_JITTER = 0.04  # standard deviation per channel
+HIGH_NOISE_POWER = 0.65  # t = u^power: more high noise, where shape and view are decided
 TEXT_SHARE, TEXT_FROM = 0.55, 0.85  # of the pictures, at t above this, where little but the text is there to go by
-BLIND = 980                     # timesteps from here on show nothing: 1/34 of a background, less of a toy
-BLIND_SHARE = (0.75, 0.3)       # of the pictures, at these timesteps: in the first part of a run and after
-WHOLE_CAPTIONS = 0.75           # of the captions in the first part of a run leave nothing out
-MAX_WEIGHT = 5.0                # of the squared error of a picture with little noise
+BLIND = 980  # timesteps from here on show nothing: 1/34 of a background, less of a toy
+BLIND_SHARE = (0.75, 0.3)  # of the pictures, at these timesteps: in the first part of a run and after
+WHOLE_CAPTIONS = 0.75  # of the captions in the first part of a run leave nothing out
+MAX_WEIGHT = 5.0  # of the squared error of a picture with little noise
 # Six primitives are learnt early, four others look alike from all sides. The views of three toys are learnt last.
 EASY = ("sphere", "cube", "cylinder", "cone", "torus", "pyramid", "lamp", "mushroom", "tree", "snowman")
 HARD = ("airplane", "house", "mug")
@@ -48,27 +48,37 @@ PALETTE = torch.tensor(list(COLORS.values()), dtype=torch.float32)
 
 @dataclass(frozen=True)
 class TrainPriorConfig:
-    images: int = 1_500_000             # training images of this run
-    minutes: float = 0.0                # stop (and anneal) by time instead; 0: by images
-    batch: int = 48                     # per process
+    images: int = 1_500_000  # training images of this run
+    minutes: float = 0.0  # stop (and anneal) by time instead; 0: by images
+    batch: int = 48  # per process
     learning_rate: float = 0.9e-3
-    text_phase: float = 0.3             # part of the run that mostly learns what the text alone says
+    text_phase: float = 0.3  # part of the run that mostly learns what the text alone says
     warmup_images: int = 3000
-    final_learning_rate: float = 0.03   # factor at the end of the run (cosine)
-    ema_half_life: int = 40_000         # images
-    views_per_class: int = 1200         # reservoir size of one process
-    chunk: int = 6                      # views of one class, traced at a time
-    trace_every: int = 6                # steps between new chunks
+    final_learning_rate: float = 0.03  # factor at the end of the run (cosine)
+    ema_half_life: int = 40_000  # images
+    views_per_class: int = 1200  # reservoir size of one process
+    chunk: int = 6  # views of one class, traced at a time
+    trace_every: int = 6  # steps between new chunks
     seed: int = 0
-    save_every: float = 300.0           # seconds
-    score_every: float = 1500.0         # seconds between scores of samples
-    report_every: int = 100             # steps
-    sheet_steps: int = 30               # steps of the sampler for the sheet at the end
+    save_every: float = 300.0  # seconds
+    score_every: float = 1500.0  # seconds between scores of samples
+    report_every: int = 100  # steps
+    sheet_steps: int = 30  # steps of the sampler for the sheet at the end
 
 
 # On a GPU, batches that keep it busy: 7,200 pictures a second with 256 and with 512 (H200).
-GPU = TrainPriorConfig(images=8_000_000, batch=256, learning_rate=1e-3, warmup_images=50_000, ema_half_life=200_000,
-                       views_per_class=4096, chunk=256, trace_every=64, save_every=90.0, score_every=90.0)
+GPU = TrainPriorConfig(
+    images=8_000_000,
+    batch=256,
+    learning_rate=1e-3,
+    warmup_images=50_000,
+    ema_half_life=200_000,
+    views_per_class=4096,
+    chunk=256,
+    trace_every=64,
+    save_every=90.0,
+    score_every=90.0,
+)
 
 
 class Reservoir:
@@ -104,9 +114,11 @@ class Reservoir:
         return self.random.choice(len(CLASSES), size=n, p=weights / weights.sum())
 
 
-def backgrounds(n: int, resolution: int, random: np.random.Generator,
-                device: str | torch.device = "cpu") -> torch.Tensor:
+def backgrounds(
+    n: int, resolution: int, random: np.random.Generator, device: str | torch.device = "cpu"
+) -> torch.Tensor:
     """(n, H, W, 3): one grey or colour (75 %), a linear gradient of two (15 %), or a smooth random field (10 %)."""
+
     def draw(*shape):
         return sent(random.random(shape), device, torch.float32)
 
@@ -141,8 +153,9 @@ def sample_noise_levels(n: int, random: np.random.Generator, blind: float = BLIN
     return (t * 1000).astype(np.int64).clip(0, 999)
 
 
-def training_batch(reservoir: Reservoir, n: int, random: np.random.Generator,
-                   blind: float = BLIND_SHARE[1]) -> tuple[torch.Tensor, list[str], np.ndarray]:
+def training_batch(
+    reservoir: Reservoir, n: int, random: np.random.Generator, blind: float = BLIND_SHARE[1]
+) -> tuple[torch.Tensor, list[str], np.ndarray]:
     """(n, 3, 64, 64) images in [-1, 1] on the reservoir's device, their captions and the timesteps at which to show
     them.
 
@@ -167,9 +180,12 @@ def training_batch(reservoir: Reservoir, n: int, random: np.random.Generator,
     images = torch.cat(parts)[sent(order, reservoir.device)]
     # While the text is all that is learnt, most captions of hidden pictures say all there is to say.
     whole = hidden & (blind > 0.5) & (random.random(n) < WHOLE_CAPTIONS)
-    texts = [caption(CLASSES[c], names[k], *rest, random, f, w)
-             for c, k, *rest, f, w in zip(*(values.tolist() for values in (classes, color, azimuth, elevation, modes,
-                                                                           framed, whole)))]
+    texts = [
+        caption(CLASSES[c], names[k], *rest, random, f, w)
+        for c, k, *rest, f, w in zip(
+            *(values.tolist() for values in (classes, color, azimuth, elevation, modes, framed, whole)), strict=True
+        )
+    ]
     return images.permute(0, 3, 1, 2) * 2 - 1, texts, steps
 
 
@@ -209,8 +225,9 @@ def denoising_loss(prior: Prior, image: torch.Tensor, ids: torch.Tensor, steps: 
     noisy = abar.sqrt() * image + (1 - abar).sqrt() * torch.randn_like(image)
     hidden = embed_words(prior.text_encoder, ids)
     with autocast(image.device):
-        x = prior.unet(pack(noisy, prior.unet.config.in_channels), steps, hidden,
-                       encoder_attention_mask=(ids > 0).long()).sample
+        x = prior.unet(
+            pack(noisy, prior.unet.config.in_channels), steps, hidden, encoder_attention_mask=(ids > 0).long()
+        ).sample
     weight = (1 / (1 - abar)).clamp(max=MAX_WEIGHT)
     return (weight * (unpack(x.float()) - image).square()).mean()
 
@@ -218,9 +235,9 @@ def denoising_loss(prior: Prior, image: torch.Tensor, ids: torch.Tensor, steps: 
 def caption_ids(tokenizer, texts: list[str]) -> np.ndarray:
     """(n, MAX_TOKENS) int64: what `tokenize` makes of captions of known words, ten times as fast; 0 is padding."""
     vocabulary, ids = tokenizer.get_vocab(), np.zeros((len(texts), MAX_TOKENS), np.int64)
-    for row, text in zip(ids, texts):
+    for row, text in zip(ids, texts, strict=True):
         words = text.replace(",", "").split()
-        row[:len(words) + 1] = [*(vocabulary[word] for word in words), tokenizer.eos_token_id]
+        row[: len(words) + 1] = [*(vocabulary[word] for word in words), tokenizer.eos_token_id]
     return ids
 
 

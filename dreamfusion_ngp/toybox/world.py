@@ -11,12 +11,12 @@ from dataclasses import dataclass, fields
 import torch
 
 from ..cameras import Cameras, camera_rays
-from .shapes import SLOT_COLORS, MAIN, SHADE, distance, distance_and_slot
+from .shapes import MAIN, SHADE, SLOT_COLORS, distance, distance_and_slot
 
-EXTENT = 0.69            # world units: toys lie within a sphere of this radius, stretched proportions included
+EXTENT = 0.69  # world units: toys lie within a sphere of this radius, stretched proportions included
 MAX_STEPS = 64
-SURFACE = 0.05           # pixel footprints: a ray this close has met the surface
-EDGE = 0.2               # pixel footprints inside and outside a silhouette, between which coverage falls from 1 to 0
+SURFACE = 0.05  # pixel footprints: a ray this close has met the surface
+EDGE = 0.2  # pixel footprints inside and outside a silhouette, between which coverage falls from 1 to 0
 POSITION_SCALE = 127 / EXTENT
 
 
@@ -33,11 +33,11 @@ class GBuffer:
     slot: torch.Tensor
     alpha: torch.Tensor
 
-    def __getitem__(self, index) -> "GBuffer":
+    def __getitem__(self, index) -> GBuffer:
         return GBuffer(*(getattr(self, f.name)[index] for f in fields(self)))
 
     @staticmethod
-    def cat(buffers: list["GBuffer"]) -> "GBuffer":
+    def cat(buffers: list[GBuffer]) -> GBuffer:
         return GBuffer(*(torch.cat([getattr(b, f.name) for b in buffers]) for f in fields(GBuffer)))
 
 
@@ -67,9 +67,12 @@ def trace(name, u: torch.Tensor, cameras: Cameras, resolution: int = 64) -> GBuf
         out[ray] = values
         return out.reshape(batch, resolution, resolution, *channels)
 
-    return GBuffer(image((point * POSITION_SCALE).round().clamp(-127, 127).to(torch.int8), (3,)),
-                   image((normal * 127).round().to(torch.int8), (3,)), image(slot),
-                   image((coverage[seen] * 255).round().to(torch.uint8)))
+    return GBuffer(
+        image((point * POSITION_SCALE).round().clamp(-127, 127).to(torch.int8), (3,)),
+        image((normal * 127).round().to(torch.int8), (3,)),
+        image(slot),
+        image((coverage[seen] * 255).round().to(torch.uint8)),
+    )
 
 
 def _enter_sphere(origin, direction):
@@ -111,7 +114,7 @@ def _march(name, u, origin, direction, footprint, t, t_far):
 def _surface(name, u, point):
     """Unit normal (central differences of the distance) and slot of surface points (N, 3)."""
     h = 2e-3
-    axes = [point[:, i:i + 1] for i in range(3)]
+    axes = [point[:, i : i + 1] for i in range(3)]
 
     def at(axis, offset):
         return distance(name, tuple(a + offset if i == axis else a for i, a in enumerate(axes)), u)[:, 0]

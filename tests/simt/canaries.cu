@@ -16,8 +16,10 @@ __global__ void divergent_barrier(int* out) {
 }
 
 __global__ void two_barriers(int* out) {
-    if (threadIdx.x < 32) __syncthreads();
-    else __syncthreads();
+    if (threadIdx.x < 32)
+        __syncthreads();
+    else
+        __syncthreads();
     out[threadIdx.x] = 1;
 }
 

@@ -18,7 +18,7 @@ int main(int argc, char** argv) {
         check::check_render(random, all);
         if (all) check::check_sizes(random);
     }
-    std::printf("%zu launches, %d comparisons, %d failures\n", simt::launches.size(), check::comparisons,
-        check::failures);
+    std::printf(
+        "%zu launches, %d comparisons, %d failures\n", simt::launches.size(), check::comparisons, check::failures);
     return check::failures ? 1 : 0;
 }

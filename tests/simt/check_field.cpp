@@ -112,7 +112,11 @@ struct Network {
     template <class Weight>
     Network(const GridLayout& grid, const Weight* weights_, int hidden, Buffer<T> table_, Buffer<T> W1_, Buffer<T> b1_,
         Buffer<T> W2_, Buffer<T> b2_, Blob<T> blob)
-        : table(std::move(table_)), W1(std::move(W1_)), b1(std::move(b1_)), W2(std::move(W2_)), b2(std::move(b2_)),
+        : table(std::move(table_)),
+          W1(std::move(W1_)),
+          b1(std::move(b1_)),
+          W2(std::move(W2_)),
+          b2(std::move(b2_)),
           weights(grid.levels) {
         model.grid = grid, model.hidden = hidden, model.bound = T(1.5), model.blob = blob;
         for (int level = 0; level < grid.levels; ++level) weights[level] = T(weights_[level]);
@@ -251,8 +255,8 @@ std::pair<Buffer<uint16_t>, Buffer<float>> random_halves(Random& random, int64_t
     for (int64_t i = 0; i < n; ++i) {
         const int64_t exponent = random.integer(0, 14), mantissa = random.integer(0, 1023), sign = random.integer(0, 1);
         bits[i] = uint16_t(sign << 15 | exponent << 10 | mantissa);
-        const float size = exponent ? std::ldexp(1 + float(mantissa) / 1024, int(exponent) - 15)
-                                    : std::ldexp(float(mantissa), -24);
+        const float size =
+            exponent ? std::ldexp(1 + float(mantissa) / 1024, int(exponent) - 15) : std::ldexp(float(mantissa), -24);
         values[i] = sign ? -size : size;
     }
     return {std::move(bits), std::move(values)};
@@ -281,8 +285,8 @@ void check_shadow(Random& random, const Shape& s, int64_t n) {
 // Blocks beyond the live samples add nothing to the weights' gradient: with 3 of 4000 rows live, one block does.
 void check_idle_blocks(Random& random) {
     now = "idle blocks";
-    for (const Shape& s : {Shape{16, 2, 7, 4, 64, false, 21}, Shape{8, 2, 7, 4, 64, true, 32},
-             Shape{5, 4, 8, 4, 40, false, 33}}) {
+    for (const Shape& s :
+        {Shape{16, 2, 7, 4, 64, false, 21}, Shape{8, 2, 7, 4, 64, true, 32}, Shape{5, 4, 8, 4, 40, false, 33}}) {
         const Network<float> network = random_network(random, s, 0);
         const int64_t n = 4000, weights = network.W1.size() + network.b1.size() + network.W2.size() + 4;
         const Buffer<float> x = random.floats(3 * n, -1, 1), d = random.floats(3 * n, -1, 1);

@@ -20,8 +20,7 @@ __global__ void product_kernel(const float* a, const float* b, float* d) {
     const int lane = threadIdx.x, g = lane / 4, t = lane % 4;
     const auto pair = [&](int row, int column) { return pack_bf16(a[16 * row + column], a[16 * row + column + 1]); };
     const auto below = [&](int row) { return pack_bf16(b[8 * row + g], b[8 * row + 8 + g]); };
-    const uint32_t left[4] = {
-        pair(g, 2 * t), pair(g + 8, 2 * t), pair(g, 2 * t + 8), pair(g + 8, 2 * t + 8)};
+    const uint32_t left[4] = {pair(g, 2 * t), pair(g + 8, 2 * t), pair(g, 2 * t + 8), pair(g + 8, 2 * t + 8)};
     float sum[4];
     for (int k = 0; k < 4; ++k) sum[k] = d[8 * (g + k / 2 * 8) + 2 * t + k % 2];
     multiply_add(sum, left, below(2 * t), below(2 * t + 8));
@@ -121,7 +120,8 @@ void check_places() {
             if (k % 4) continue;
             for (int row = 0; row < 4; ++row)
                 expect(distinct([&](int lane) { return (begin + lane) / 4 * 4 + row; },
-                           [&](int lane) { return k + lane % 4; }), "fragments");
+                           [&](int lane) { return k + lane % 4; }),
+                    "fragments");
         }
 }
 

@@ -135,8 +135,8 @@ void check_shade(Random& random, int64_t n, const Count& count, bool exponential
         backward(ShadeBackward<float>{p, d1.get(), d2.get(), d3.get(), out[3].get(), out[4].get(), out[5].get()});
         return out;
     };
-    const auto want = run([](const auto& p) { cpu::shade_forward(p, on_cpu); },
-        [](const auto& p) { cpu::shade_backward(p, on_cpu); });
+    const auto want = run(
+        [](const auto& p) { cpu::shade_forward(p, on_cpu); }, [](const auto& p) { cpu::shade_backward(p, on_cpu); });
     const auto got = run([](const auto& p) { on_simt([&](const Exec& e) { cuda::shade_forward(p, e); }); },
         [](const auto& p) { on_simt([&](const Exec& e) { cuda::shade_backward(p, e); }); });
     const char* const names[] = {"sigma", "rgb", "normal", "d_h", "d_rgb_raw", "d_grad_h"};
@@ -161,8 +161,8 @@ void check_composite(Random& random, int64_t rays, int longest, int64_t spare, c
         const Composite<float> p{sigma.get(), rgb.get(), normal.get(), t.get(), offsets.get(), d.get(), count.get(),
             out[0].get(), out[1].get(), out[2].get(), out[3].get(), out[4].get(), rays, n, 0.1f};
         forward(p);
-        backward(CompositeBackward<float>{p, g3.get(), g1.get(), g1.get(), g3.get(), g1.get(), out[5].get(),
-            out[6].get(), out[7].get()});
+        backward(CompositeBackward<float>{
+            p, g3.get(), g1.get(), g1.get(), g3.get(), g1.get(), out[5].get(), out[6].get(), out[7].get()});
         return out;
     };
     const auto want = run([](const auto& p) { cpu::composite_forward(p, on_cpu); },

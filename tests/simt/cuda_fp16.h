@@ -15,7 +15,7 @@ struct alignas(4) __half2 {
 inline float __half2float(__half h) {
     const int exponent = h.bits >> 10 & 31, mantissa = h.bits & 1023;
     const float size = exponent == 31 ? (mantissa ? NAN : INFINITY)
-                     : exponent       ? std::ldexp(float(1024 + mantissa), exponent - 25)
+                       : exponent     ? std::ldexp(float(1024 + mantissa), exponent - 25)
                                       : std::ldexp(float(mantissa), -24);
     return h.bits >> 15 ? -size : size;
 }

@@ -119,8 +119,8 @@ T simt_update(T* target, Fn next) {
         if (__atomic_compare_exchange(target, &old, &wanted, true, __ATOMIC_RELAXED, __ATOMIC_RELAXED)) return old;
     }
 }
-#define SIMT_ATOMIC(name, T, expression) \
-    inline T name(T* target, T value) { \
+#define SIMT_ATOMIC(name, T, expression)                                                   \
+    inline T name(T* target, T value) {                                                    \
         return simt_update(target, [value](T old) { return static_cast<T>(expression); }); \
     }
 SIMT_ATOMIC(atomicAdd, int, unsigned(old) + unsigned(value))
@@ -152,7 +152,9 @@ inline float __uint_as_float(unsigned bits) {
 inline int __popc(unsigned v) { return __builtin_popcount(v); }
 inline int __ffs(int v) { return __builtin_ffs(v); }
 template <class T>
-T __ldg(const T* p) { return *p; }
+T __ldg(const T* p) {
+    return *p;
+}
 
 // Runtime.
 enum cudaError_t {
@@ -197,8 +199,10 @@ inline cudaError_t cudaRuntimeGetVersion(int* version) { return *version = 13000
 inline cudaError_t cudaDriverGetVersion(int* version) { return *version = 13000, cudaSuccess; }
 inline cudaError_t cudaGetLastError() { return std::exchange(simt::last_error, cudaSuccess); }
 inline const char* cudaGetErrorString(cudaError_t error) {
-    return error == cudaSuccess ? "no error" : error == cudaErrorInvalidDevice ? "invalid device ordinal"
-         : error == cudaErrorInvalidConfiguration ? "invalid configuration argument" : "invalid argument";
+    return error == cudaSuccess                     ? "no error"
+           : error == cudaErrorInvalidDevice        ? "invalid device ordinal"
+           : error == cudaErrorInvalidConfiguration ? "invalid configuration argument"
+                                                    : "invalid argument";
 }
 template <class Kernel>
 cudaError_t cudaFuncSetAttribute(Kernel* kernel, cudaFuncAttribute, int bytes) {

@@ -102,10 +102,10 @@ Thread* const threads = new Thread[kMaxThreads]();
 unsigned arrived[kWarps];  // lanes that wait at a warp function
 Context scheduler;
 const std::function<void()>* body = nullptr;
-int running = -1, count = 0;    // the thread that runs, -1 for the scheduler; threads of the block
-std::vector<uint64_t> turns;    // the threads in the order of this round, and where it is
+int running = -1, count = 0;  // the thread that runs, -1 for the scheduler; threads of the block
+std::vector<uint64_t> turns;  // the threads in the order of this round, and where it is
 size_t turn = 0;
-int block_stack = 0;            // the stack of the block's first thread
+int block_stack = 0;  // the stack of the block's first thread
 char* dynamic = nullptr;
 std::mt19937_64 generator;
 // What memory order hangs on: start and end of a launch; the block's barriers, in turn; each warp's.
@@ -145,8 +145,8 @@ void finish_switch(void*, const void**, size_t*) {}
 #endif
 
 char* stack_of(int stack) {
-    static char* const memory = static_cast<char*>(mmap(nullptr, kStack * kMaxThreads, PROT_READ | PROT_WRITE,
-        MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0));
+    static char* const memory = static_cast<char*>(mmap(
+        nullptr, kStack * kMaxThreads, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0));
     return memory + size_t(stack) * kStack;
 }
 
@@ -225,8 +225,10 @@ std::string describe_all() {
     for (int t = 0; t < count; ++t) {
         const std::string text = describe(threads[t]);
         auto same = std::find_if(groups.begin(), groups.end(), [&](const auto& g) { return g.first == text; });
-        if (same == groups.end()) groups.emplace_back(text, 1);
-        else ++same->second;
+        if (same == groups.end())
+            groups.emplace_back(text, 1);
+        else
+            ++same->second;
     }
     std::string all;
     for (const auto& [text, number] : groups)
@@ -325,8 +327,7 @@ void run_block(size_t shared) {
         const auto done = [](const Thread& thread) { return thread.state == State::done; };
         if (std::all_of(threads, threads + count, done)) break;
         const auto stuck = [](const Thread& thread) { return thread.state == State::at_warp; };
-        if (!progress && std::any_of(threads, threads + count, stuck))
-            fail("deadlock: %s", describe_all().c_str());
+        if (!progress && std::any_of(threads, threads + count, stuck)) fail("deadlock: %s", describe_all().c_str());
         if (!progress) progress = open_barrier();
     }
 }

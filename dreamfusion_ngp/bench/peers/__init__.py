@@ -7,9 +7,9 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
-from typing import Callable
 
 import torch
 
@@ -50,10 +50,25 @@ ENTRIES = (
     Entry("field step", "torch, composed", "torch", "composed", "composed_step"),
     Entry("field step", "tinycudann + torch", "tinycudann", "cuda", "tcnn_step", (CUDA,)),
     Entry("field step", "tinycudann + torch, jit", "tinycudann", "cuda", "tcnn_step", (CUDA,), options=JIT),
-    Entry("field step", "tinycudann + torch, 6 taps", "tinycudann", "cuda", "tcnn_step", (CUDA,),
-          options=(("taps", True),)),
-    Entry("field step", "tinycudann + torch", "tinycudann", "cuda", "tcnn_step", (CUDA,), torch.float16,
-          (("dtype", torch.float16),)),
+    Entry(
+        "field step",
+        "tinycudann + torch, 6 taps",
+        "tinycudann",
+        "cuda",
+        "tcnn_step",
+        (CUDA,),
+        options=(("taps", True),),
+    ),
+    Entry(
+        "field step",
+        "tinycudann + torch",
+        "tinycudann",
+        "cuda",
+        "tcnn_step",
+        (CUDA,),
+        torch.float16,
+        (("dtype", torch.float16),),
+    ),
     Entry("march", "nerfacc", "nerfacc", "cuda", "nerfacc_march", (CUDA,)),
     Entry("composite forward + backward", "nerfacc", "nerfacc", "cuda", "nerfacc_composite", (CUDA,)),
 )
@@ -65,9 +80,13 @@ def installed(package: str) -> bool:
 
 def peers_of(op: str, subject, device: torch.device, precision: torch.dtype) -> dict[str, Callable[[], Peer]]:
     """name -> how to prepare it, which may raise LeftOut. subject: the Problem or the Scene of the op."""
+
     def prepare(entry: Entry) -> Peer:
         module = importlib.import_module(f".{entry.module}", __name__)
         return getattr(module, entry.maker)(subject, **dict(entry.options))
 
-    return {e.who: partial(prepare, e) for e in ENTRIES
-            if e.op == op and e.precision == precision and device.type in e.devices and installed(e.package)}
+    return {
+        e.who: partial(prepare, e)
+        for e in ENTRIES
+        if e.op == op and e.precision == precision and device.type in e.devices and installed(e.package)
+    }

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Callable
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
@@ -14,19 +14,26 @@ from ..cases import CHECKED, Peer, Problem
 from ..timing import free_memory
 
 BYTES = 1300  # about what a sample and level need in a composed step
-TAP = 1e-2    # world units from the centre to a tap of the finite differences: Stable-DreamFusion's
+TAP = 1e-2  # world units from the centre to a tap of the finite differences: Stable-DreamFusion's
 
 
 def torch_grid(layout: GridLayout, device: torch.device) -> Callable[[Tensor, Tensor], Tensor]:
     """(points (N, 3), table) -> (N, width), twice differentiable: all levels at once and one index_select for each of
     the eight corners. The reference of the tests gathers level by level, and each of its 128 gathers costs a gradient
     of the table's size: its step takes nine times as long (8192 samples, one thread)."""
-    scale, resolution, offset = (torch.tensor(v, device=device) for v in
-                                 (layout.scale, layout.resolution, layout.offset))
+    scale, resolution, offset = (
+        torch.tensor(v, device=device) for v in (layout.scale, layout.resolution, layout.offset)
+    )
     rows = offset.diff()
-    hashed = resolution ** 3 > rows
-    stride = torch.stack([torch.ones_like(rows), torch.where(hashed, 2654435761, resolution),
-                          torch.where(hashed, 805459861, resolution ** 2)], 1)
+    hashed = resolution**3 > rows
+    stride = torch.stack(
+        [
+            torch.ones_like(rows),
+            torch.where(hashed, 2654435761, resolution),
+            torch.where(hashed, 805459861, resolution**2),
+        ],
+        1,
+    )
 
     def encode(u: Tensor, table: Tensor) -> Tensor:
         position = u.clamp(0, 1)[:, None] * scale[:, None] + 0.5
@@ -80,7 +87,7 @@ class ComposedStep:
         self.encode = encode or (lambda u: grid(u, self.table))
         self.hidden, self.out = torch.nn.Linear(p.layout.width, p.hidden), torch.nn.Linear(p.hidden, 4)
         with torch.no_grad():
-            for parameter, value in zip((*self.hidden.parameters(), *self.out.parameters()), weights):
+            for parameter, value in zip((*self.hidden.parameters(), *self.out.parameters()), weights, strict=True):
                 parameter.copy_(value)
         parameters = [self.table, *self.hidden.to(p.device).parameters(), *self.out.to(p.device).parameters()]
         self.optimizer = torch.optim.Adam(parameters, lr=1e-3, betas=(0.9, 0.99), eps=1e-15)

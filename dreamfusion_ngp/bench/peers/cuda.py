@@ -22,11 +22,20 @@ def tcnn_grid(p: Problem, dtype: torch.dtype, jit: bool):
     import tinycudann
 
     layout = p.layout
-    grid = tinycudann.Encoding(3, {
-        "otype": "Grid", "type": "Hash", "n_levels": layout.levels, "n_features_per_level": layout.features,
-        "log2_hashmap_size": layout.log2_table, "base_resolution": layout.base_resolution,
-        "per_level_scale": p.growth, "interpolation": "Smoothstep" if layout.smoothstep else "Linear",
-    }, dtype=dtype)
+    grid = tinycudann.Encoding(
+        3,
+        {
+            "otype": "Grid",
+            "type": "Hash",
+            "n_levels": layout.levels,
+            "n_features_per_level": layout.features,
+            "log2_hashmap_size": layout.log2_table,
+            "base_resolution": layout.base_resolution,
+            "per_level_scale": p.growth,
+            "interpolation": "Smoothstep" if layout.smoothstep else "Linear",
+        },
+        dtype=dtype,
+    )
     if grid.params.numel() != p.model.table.numel():
         raise LeftOut(f"its table has {grid.params.numel()} numbers, ours {p.model.table.numel()}")
     if jit and not tinycudann.supports_jit_fusion():
@@ -59,6 +68,7 @@ def tcnn_encode_backward(p: Problem, jit: bool = False) -> Peer:
 
 def tcnn_step(p: Problem, taps: bool = False, dtype: torch.dtype = torch.float32, jit: bool = False) -> Peer:
     """Its encoding and a torch network in float32, with analytic normals (a second differentiation) or six taps."""
+
     def make():
         grid = tcnn_grid(p, dtype, jit)
         return ComposedStep(p, grid, grid.params, taps)

@@ -28,16 +28,24 @@ class DrjitGrid:
         self.dr, self.array, self.shape, layout = dr, ArrayXf, p.model.table.shape, p.layout
         dr.set_thread_count(torch.get_num_threads())
         trims["drjit"] = dr.flush_malloc_cache
-        self.grid = HashGridEncoding(Float, 3, n_levels=layout.levels, n_features_per_level=layout.features,
-                                     hashmap_size=1 << layout.log2_table, base_resolution=layout.base_resolution,
-                                     per_level_scale=p.growth, align_corners=False)
+        self.grid = HashGridEncoding(
+            Float,
+            3,
+            n_levels=layout.levels,
+            n_features_per_level=layout.features,
+            hashmap_size=1 << layout.log2_table,
+            base_resolution=layout.base_resolution,
+            per_level_scale=p.growth,
+            align_corners=False,
+        )
         theirs = [int(self.grid.level_offset(level)) for level in range(layout.levels + 1)]
-        self.spans = [(layout.offset[i], theirs[i],
-                       min(layout.offset[i + 1] - layout.offset[i], theirs[i + 1] - theirs[i]))
-                      for i in range(layout.levels)]
+        self.spans = [
+            (layout.offset[i], theirs[i], min(layout.offset[i + 1] - layout.offset[i], theirs[i + 1] - theirs[i]))
+            for i in range(layout.levels)
+        ]
         table = torch.zeros(theirs[-1], layout.features)
         for ours, start, rows in self.spans:
-            table[start:start + rows] = p.model.table.detach()[ours:ours + rows]
+            table[start : start + rows] = p.model.table.detach()[ours : ours + rows]
         self.grid.set_params(Float(table.flatten().numpy()))
 
     def columns(self, values: Tensor):
@@ -50,7 +58,7 @@ class DrjitGrid:
         """Their parameters in the order of our table."""
         theirs, out = flat.view(-1, self.shape[1]), torch.zeros(self.shape)
         for ours, start, rows in self.spans:
-            out[ours:ours + rows] = theirs[start:start + rows]
+            out[ours : ours + rows] = theirs[start : start + rows]
         return out
 
     def forward(self, x):
@@ -78,8 +86,9 @@ def drjit_encode(p: Problem) -> Peer:
 
     peer = DrjitGrid(p)
     x = peer.columns(p.unit)
-    return Peer(lambda: peer.forward(x),
-                lambda: torch.from_numpy(np.array(peer.forward(peer.columns(p.unit[:CHECKED])))).T)
+    return Peer(
+        lambda: peer.forward(x), lambda: torch.from_numpy(np.array(peer.forward(peer.columns(p.unit[:CHECKED])))).T
+    )
 
 
 def drjit_encode_backward(p: Problem) -> Peer:
@@ -138,8 +147,9 @@ def jax_encode(p: Problem) -> Peer:
 
     forward, _ = jax_functions(p.layout)
     table, u = _arrays(p.model.table, p.unit)
-    return Peer(lambda: forward(table, u).block_until_ready(),
-                lambda: torch.from_numpy(np.array(forward(table, u[:CHECKED]))))
+    return Peer(
+        lambda: forward(table, u).block_until_ready(), lambda: torch.from_numpy(np.array(forward(table, u[:CHECKED])))
+    )
 
 
 def jax_encode_backward(p: Problem) -> Peer:
@@ -147,5 +157,7 @@ def jax_encode_backward(p: Problem) -> Peer:
 
     _, backward = jax_functions(p.layout)
     table, u, grad_y = _arrays(p.model.table, p.unit, p.grad_y)
-    return Peer(lambda: backward(table, u, grad_y).block_until_ready(),
-                lambda: torch.from_numpy(np.array(backward(table, u[:CHECKED], grad_y[:CHECKED]))))
+    return Peer(
+        lambda: backward(table, u, grad_y).block_until_ready(),
+        lambda: torch.from_numpy(np.array(backward(table, u[:CHECKED], grad_y[:CHECKED]))),
+    )

@@ -8,10 +8,10 @@ from functools import lru_cache
 os.environ.setdefault("ENABLE_TAICHI_HEADER_PRINT", "False")
 os.environ.setdefault("TI_SKIP_VERSION_CHECK", "ON")  # it would ask its home over the network
 
-import taichi as ti  # noqa: E402
-import torch  # noqa: E402
+import taichi as ti
+import torch
 
-from ..cases import CHECKED, Peer, Problem  # noqa: E402
+from ..cases import CHECKED, Peer, Problem
 
 _threads = 0  # that Taichi was started with
 
@@ -62,8 +62,17 @@ def kernels(features: int, smooth: bool):
         return ti.Vector([c[a] + ti.u32(bit >> a & 1) for a in ti.static(range(3))])
 
     @ti.kernel
-    def forward(u: array, table: array, y: array, scale: ti.f32, resolution: ti.u32, first: ti.i32, rows: ti.u32,
-                column: ti.i32, hashed: ti.template()):
+    def forward(
+        u: array,
+        table: array,
+        y: array,
+        scale: ti.f32,
+        resolution: ti.u32,
+        first: ti.i32,
+        rows: ti.u32,
+        column: ti.i32,
+        hashed: ti.template(),
+    ):
         for i in range(u.shape[0]):
             corner, w = cell(u, i, scale)
             total = ti.Vector.zero(ti.f32, features)
@@ -75,8 +84,17 @@ def kernels(features: int, smooth: bool):
                 y[i, column + k] = total[k]
 
     @ti.kernel
-    def backward(u: array, grad_y: array, grad_table: array, scale: ti.f32, resolution: ti.u32, first: ti.i32,
-                 rows: ti.u32, column: ti.i32, hashed: ti.template()):
+    def backward(
+        u: array,
+        grad_y: array,
+        grad_table: array,
+        scale: ti.f32,
+        resolution: ti.u32,
+        first: ti.i32,
+        rows: ti.u32,
+        column: ti.i32,
+        hashed: ti.template(),
+    ):
         for i in range(u.shape[0]):
             corner, w = cell(u, i, scale)
             for bit in ti.static(range(8)):
@@ -91,7 +109,7 @@ def for_each_level(kernel, layout, *tensors: torch.Tensor) -> None:
     for level in range(layout.levels):
         first, resolution = layout.offset[level], layout.resolution[level]
         rows = layout.offset[level + 1] - first
-        kernel(*tensors, layout.scale[level], resolution, first, rows, level * layout.features, resolution ** 3 > rows)
+        kernel(*tensors, layout.scale[level], resolution, first, rows, level * layout.features, resolution**3 > rows)
 
 
 def encode(p: Problem) -> Peer:
