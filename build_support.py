@@ -26,7 +26,7 @@ from typing import NamedTuple
 from setuptools.command.build import build
 from setuptools.command.build_ext import build_ext
 
-from dreamfusion_ngp.native import csrc_digest
+from dreamfusion_ngp.base.native import csrc_digest
 
 ROOT = Path(__file__).parent.resolve()
 DEFAULT_TOOLKIT = "/usr/local/cuda"

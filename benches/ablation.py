@@ -33,8 +33,8 @@ sys.path.insert(0, str(HERE))  # PYTHONSAFEPATH leaves it out
 from arms import GROUPS, Arm, Group, arguments, config_of
 
 import dreamfusion_ngp
-from dreamfusion_ngp.config import RunConfig, to_dict
-from dreamfusion_ngp.errors import DreamfusionError, UsageError
+from dreamfusion_ngp.base.errors import DreamfusionError, UsageError
+from dreamfusion_ngp.config.schema import RunConfig, to_dict
 from dreamfusion_ngp.evaluation.report import DEFINITIONS
 
 PACKAGE = Path(dreamfusion_ngp.__file__).parent

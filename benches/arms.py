@@ -230,7 +230,7 @@ GROUPS = {
 def arguments(arm: Arm, prompt: str, seed: int, steps: int | None = None, resolution: int | None = None) -> list[str]:
     """What `dreamfusion-ngp` is called with for one run. steps: of an arm with factor 1; resolution: pixels a side of
     the training views; None: the preset's."""
-    from dreamfusion_ngp.presets import preset
+    from dreamfusion_ngp.config.presets import preset
 
     found = ["generate", prompt, "--preset", arm.preset, "--seed", str(seed)]
     if steps is not None or arm.steps != 1 or arm.preset != PRESET:
@@ -244,7 +244,7 @@ def config_of(arm: Arm, prompt: str, seed: int, steps: int | None = None, resolu
     """The RunConfig of one run, made of the same words by the command line itself. Raises UsageError for an arm that
     no longer fits the settings."""
     from dreamfusion_ngp.cli import build_parser, run_config
-    from dreamfusion_ngp.config import check_config
+    from dreamfusion_ngp.config.schema import check_config
 
     config = run_config(build_parser().parse_args(arguments(arm, prompt, seed, steps, resolution)))
     check_config(config)

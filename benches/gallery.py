@@ -21,7 +21,7 @@ import sys
 import time
 from pathlib import Path
 
-from dreamfusion_ngp.runs import slug
+from dreamfusion_ngp.runs.folder import slug
 
 PROMPTS = ("a red mug", "a yellow chair", "a green snowman", "a blue airplane", "an orange torus", "a purple house")
 SCORES = (

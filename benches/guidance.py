@@ -21,11 +21,11 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 import torch
 
-from dreamfusion_ngp.cameras import orbit
-from dreamfusion_ngp.config import GuidanceConfig, RunConfig
-from dreamfusion_ngp.guidance import load_guidance
+from dreamfusion_ngp.config.schema import GuidanceConfig, RunConfig
+from dreamfusion_ngp.guidance.load import load_guidance
 from dreamfusion_ngp.guidance.memory import plan
-from dreamfusion_ngp.views import Views
+from dreamfusion_ngp.scene.cameras import orbit
+from dreamfusion_ngp.scene.views import Views
 
 SD15 = dict(sample_size=64, block_out_channels=(320, 640, 1280, 1280), cross_attention_dim=768, attention_head_dim=8)
 SDXL = dict(

@@ -22,18 +22,19 @@ from pathlib import Path
 
 import torch
 
+from dreamfusion_ngp.base.errors import DivergenceError, ExportError
+from dreamfusion_ngp.base.files import write_atomically
 from dreamfusion_ngp.bench.machine import facts
-from dreamfusion_ngp.checkpoint import load_checkpoint, save_checkpoint, write_atomically
-from dreamfusion_ngp.config import RunConfig, from_dict
-from dreamfusion_ngp.errors import DivergenceError, ExportError
+from dreamfusion_ngp.config.schema import RunConfig, from_dict
 from dreamfusion_ngp.evaluation import scoring
 from dreamfusion_ngp.evaluation.judge import load_judge
 from dreamfusion_ngp.evaluation.report import DEFINITIONS
 from dreamfusion_ngp.evaluation.sheet import thumbnails
-from dreamfusion_ngp.guidance import load_guidance
-from dreamfusion_ngp.runs import CHECKPOINT
-from dreamfusion_ngp.toybox.captions import parse_prompt
-from dreamfusion_ngp.train import State, train
+from dreamfusion_ngp.guidance.load import load_guidance
+from dreamfusion_ngp.optimise.loop import State, train
+from dreamfusion_ngp.runs.checkpoint import load_checkpoint, save_checkpoint
+from dreamfusion_ngp.runs.folder import CHECKPOINT
+from dreamfusion_ngp.toybox.world.captions import parse_prompt
 from dreamfusion_ngp.workflow import choose_device, generate, set_threads
 
 HERE = Path(__file__).resolve().parent

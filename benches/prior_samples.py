@@ -57,8 +57,8 @@ def measure(args) -> dict:
     from dreamfusion_ngp.bench.machine import machine_class
     from dreamfusion_ngp.evaluation.judge import EMBEDDED, load_judge
     from dreamfusion_ngp.evaluation.prior import judge_prior, judge_truth
-    from dreamfusion_ngp.toybox.model import PRIOR, load_prior
-    from dreamfusion_ngp.toybox.trainer import read_log
+    from dreamfusion_ngp.toybox.prior.loop import read_log
+    from dreamfusion_ngp.toybox.prior.model import PRIOR, load_prior
 
     folder = args.prior or PRIOR
     torch.set_num_threads(args.threads)
@@ -157,8 +157,8 @@ def score_plot(log: dict) -> str:
 
 
 def main(argv: list[str] | None = None) -> None:
-    from dreamfusion_ngp.toybox.model import PRIOR
-    from dreamfusion_ngp.toybox.trainer import read_log
+    from dreamfusion_ngp.toybox.prior.loop import read_log
+    from dreamfusion_ngp.toybox.prior.model import PRIOR
 
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--prior", type=Path, metavar="FOLDER", help="other weights than the embedded ones")

@@ -6,7 +6,7 @@ Public names are loaded at first use: `import dreamfusion_ngp` is quick and need
 import os
 from importlib import import_module
 
-from .errors import DreamfusionError
+from .base.errors import DreamfusionError
 
 __version__ = "0.1.0"
 

@@ -11,15 +11,15 @@ from dataclasses import replace
 from pathlib import Path
 
 from . import __version__
-from .characters import clean_text, shown
-from .config import check_config, clean_texts, from_dict, to_dict
-from .console import STDOUT, named_errors, open_streams, settle, silence, tolerant
-from .errors import DreamfusionError, UsageError
-from .formats import FORMATS, ORIGINS, STL_SIZE, check_origin, check_size, conventions_text
-from .models import ALIASES, TOYBOX_NAME, hub_id, on_the_hub, page_of, preset_name
-from .native import cores
-from .presets import PRESETS, preset
-from .prompts import clean_prompt
+from .base.characters import clean_text, shown
+from .base.console import STDOUT, named_errors, open_streams, settle, silence, tolerant
+from .base.errors import DreamfusionError, UsageError
+from .base.native import cores
+from .config.presets import PRESETS, preset
+from .config.prompts import clean_prompt
+from .config.schema import check_config, clean_texts, from_dict, to_dict
+from .export.formats import FORMATS, ORIGINS, STL_SIZE, check_origin, check_size, conventions_text
+from .hub.names import ALIASES, TOYBOX_NAME, hub_id, on_the_hub, page_of, preset_name
 
 # How the ValueErrors of ops begin, whose arguments are settings: "march: step is too small", "adam_step: eps must ...".
 CHECKED = (
@@ -299,7 +299,7 @@ def run_config(args):
     config = clean_texts(replace(config, guidance=guidance))
     check_config(config)
     if on_the_hub(guidance.model):
-        from .hub import locate
+        from .hub.fetch import locate
 
         locate(guidance.model)  # a model that cannot be had is known before torch is loaded
     return config
@@ -308,7 +308,7 @@ def run_config(args):
 def pipeline_class(model: str) -> str:
     """The class of a model's pipeline; "" for short names, whose preset is known, and for a folder that is none:
     whoever loads it says why. Fetches a hub id's model. Raises PriorError where it is not there."""
-    from .hub import model_path, read_json
+    from .hub.fetch import model_path, read_json
 
     if model in ALIASES or model == TOYBOX_NAME:
         return ""  # its preset is known
@@ -316,7 +316,7 @@ def pipeline_class(model: str) -> str:
 
 
 def fetch_verb(model: str) -> int:
-    from .hub import fetch
+    from .hub.fetch import fetch
 
     if not on_the_hub(model):
         page = f", or for that of the hub {page_of(model)}" if hub_id(model) else ""
@@ -339,7 +339,7 @@ def run_verb(args) -> int:
         from .doctor import run
 
         return run(json_output=args.json)
-    from .hub_client import check_timeouts
+    from .hub.client import check_timeouts
 
     check_timeouts()
     if args.verb == "fetch":
@@ -395,9 +395,9 @@ def run_verb(args) -> int:
 def train_prior_verb(args) -> int:
     from .evaluation.judge import EMBEDDED
     from .evaluation.prior import judge_prior
-    from .toybox.model import PRIOR
-    from .toybox.trainer import train_prior
-    from .toybox.training import GPU, TrainPriorConfig
+    from .toybox.prior.loop import train_prior
+    from .toybox.prior.loss import GPU, TrainPriorConfig
+    from .toybox.prior.model import PRIOR
 
     for name in ("images", "minutes", "processes"):
         value = getattr(args, name)

@@ -16,9 +16,10 @@ from dataclasses import asdict, dataclass
 from functools import cache
 from pathlib import Path
 
-from . import __version__, places
-from .errors import NativeError
-from .native import (
+from . import __version__
+from .base import places
+from .base.errors import NativeError
+from .base.native import (
     PACKAGE,
     REBUILD,
     SOURCE_TREE,

@@ -10,20 +10,20 @@ from pathlib import Path
 
 import torch
 
-from .checkpoint import load_checkpoint
-from .config import RunConfig, check_config, clean_texts, resolution_at
-from .console import tolerant
-from .errors import DreamfusionError, ExportError, NativeError, OutputError, UsageError, writing
-from .files import write_atomically
-from .hub import pinned
-from .interrupt import Interrupt
-from .models import TOYBOX_NAME
-from .native import cores
-from .progress import Conveniences, Observer, progress_bar, shares
-from .prompts import clean_prompt
-from .runs import CHECKPOINT, DEPTH, checkpoint_of, create_run, find_runs, lock_run, reopen_run, turntable_frames
-from .saver import Saver
-from .train import State, train
+from .base.console import tolerant
+from .base.errors import DreamfusionError, ExportError, NativeError, OutputError, UsageError, writing
+from .base.files import write_atomically
+from .base.native import cores
+from .config.prompts import clean_prompt
+from .config.schema import RunConfig, check_config, clean_texts, resolution_at
+from .hub.fetch import pinned
+from .hub.names import TOYBOX_NAME
+from .optimise.loop import State, train
+from .runs.checkpoint import load_checkpoint
+from .runs.folder import CHECKPOINT, DEPTH, checkpoint_of, create_run, find_runs, lock_run, reopen_run, turntable_frames
+from .runs.interrupt import Interrupt
+from .runs.progress import Conveniences, Observer, progress_bar, shares
+from .runs.saver import Saver
 
 LARGE_FOR_A_CPU = 1 << 30  # bytes of a UNet's weights
 MAX_THREADS, MAX_FRAMES, MAX_PIXELS = 1024, 3600, 2048
@@ -31,7 +31,7 @@ MAX_THREADS, MAX_FRAMES, MAX_PIXELS = 1024, 3600, 2048
 
 def choose_device(name: str) -> torch.device:
     """ "auto", "cpu", "cuda" or "cuda:N" as a device that works. Raises UsageError or NativeError that says why not."""
-    from .native import cuda_remedy, native, native_cuda, why_no_cuda
+    from .base.native import cuda_remedy, native, native_cuda, why_no_cuda
 
     native()
     if name == "cpu":
@@ -72,7 +72,7 @@ def check_prompt(config: RunConfig) -> RunConfig:
     config = clean_texts(replace(config, prompt=clean_prompt(config.prompt)))
     check_config(config)
     if config.guidance.model == TOYBOX_NAME:
-        from .toybox.captions import known_words, parse_prompt, subject
+        from .toybox.world.captions import known_words, parse_prompt, subject
 
         config = replace(
             config,
@@ -180,7 +180,8 @@ def generate(
     config = pin_model(check_prompt(config))
     set_threads(threads)
     where = choose_device(device)
-    from .guidance import load_guidance, origin
+    from .guidance import origin
+    from .guidance.load import load_guidance
 
     guidance = load_guidance(config, where)
     state = State(config, where)
@@ -219,7 +220,8 @@ def resume(
         state = load_checkpoint(path, choose_device(device), steps=steps)
         if state.config.steps < state.step:
             raise UsageError(f"--steps {steps}: the run has made {state.step} steps already")
-        from .guidance import load_guidance, origin
+        from .guidance import origin
+        from .guidance.load import load_guidance
 
         state.config = origin.moved(state.config, guidance, vae)
         state.weights = origin.check_weights(state.config, state.weights)
@@ -236,7 +238,7 @@ def load_state(run: Path, device: str = "auto", threads: int | None = None) -> t
 
 
 def export_run(state: State, folder: Path, formats: tuple[str, ...] = ("glb",), **options) -> dict:
-    from .export import export_mesh
+    from .export.meshes import export_mesh
 
     device = state.occupancy.bits.device
     result = export_mesh(
@@ -256,7 +258,7 @@ def export_run(state: State, folder: Path, formats: tuple[str, ...] = ("glb",), 
 
 
 def render_run(state: State, folder: Path, *, frames: int = 48, resolution: int = 192) -> Path:
-    from .turntable import contact_sheet, write_turntable
+    from .export.video import contact_sheet, write_turntable
 
     for name, value, low, high in (("frames", frames, 1, MAX_FRAMES), ("resolution", resolution, 8, MAX_PIXELS)):
         if not low <= value <= high:

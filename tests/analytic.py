@@ -2,9 +2,9 @@
 
 import torch
 
-from dreamfusion_ngp.mesh import LEVEL
-from dreamfusion_ngp.toybox.shapes import COLORS, PARAMETERS, distance, distance_and_slot
-from dreamfusion_ngp.toybox.world import part_colors
+from dreamfusion_ngp.export.isosurface import LEVEL
+from dreamfusion_ngp.toybox.world.shapes import COLORS, PARAMETERS, distance, distance_and_slot
+from dreamfusion_ngp.toybox.world.tracer import part_colors
 
 CANONICAL = torch.zeros(1, PARAMETERS)
 

@@ -57,7 +57,7 @@ def pytest_generate_tests(metafunc):
     """A test that uses the fixture `simd` runs for the best and the plain instruction set that the native module can
     use here, with --all-simd for those between, too."""
     if "simd" in metafunc.fixturenames:
-        from dreamfusion_ngp.native import native
+        from dreamfusion_ngp.base.native import native
 
         levels = native().build_info()["simd_levels"]
         every = metafunc.config.getoption("--all-simd")
@@ -67,7 +67,7 @@ def pytest_generate_tests(metafunc):
 @pytest.fixture
 def simd(request) -> str:
     """The CPU kernels of one instruction set, for the length of a test."""
-    from dreamfusion_ngp.native import native
+    from dreamfusion_ngp.base.native import native
 
     native().set_simd(request.param)
     yield request.param

@@ -195,7 +195,8 @@ class Machine:
     def locate(self, model: str, **env):
         """hub.locate in a process: its folder, or the error's line."""
         code = (
-            "import sys; from dreamfusion_ngp.hub import locate; from dreamfusion_ngp.errors import PriorError\n"
+            "import sys\nfrom dreamfusion_ngp.base.errors import PriorError\n"
+            "from dreamfusion_ngp.hub.fetch import locate\n"
             "try: print(locate(sys.argv[1]).folder)\nexcept PriorError as error: print('error:', error)"
         )
         done = subprocess.run(

@@ -11,7 +11,7 @@ from pathlib import Path
 import torch
 import torch.distributed as dist
 
-from dreamfusion_ngp.toybox.optimizer import MuonAdamW
+from dreamfusion_ngp.toybox.prior.optimizer import MuonAdamW
 
 
 class Small(torch.nn.Module):

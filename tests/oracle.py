@@ -9,15 +9,15 @@ cameras, or not at all.
 import numpy as np
 import torch
 
-from dreamfusion_ngp.cameras import spherical
-from dreamfusion_ngp.config import RunConfig
+from dreamfusion_ngp.base.rng import Stream, generator
+from dreamfusion_ngp.config.prompts import VIEW_WORDS
+from dreamfusion_ngp.config.schema import RunConfig
 from dreamfusion_ngp.guidance.sds import distill
-from dreamfusion_ngp.lights import sample_light_positions, shading_rows
-from dreamfusion_ngp.prompts import VIEW_WORDS
-from dreamfusion_ngp.rng import Stream, generator
-from dreamfusion_ngp.toybox.shapes import COLORS, PARAMETERS, distance
-from dreamfusion_ngp.toybox.world import part_colors, shade, trace
-from dreamfusion_ngp.views import sample_views
+from dreamfusion_ngp.scene.cameras import spherical
+from dreamfusion_ngp.scene.lights import sample_light_positions, shading_rows
+from dreamfusion_ngp.scene.views import sample_views
+from dreamfusion_ngp.toybox.world.shapes import COLORS, PARAMETERS, distance
+from dreamfusion_ngp.toybox.world.tracer import part_colors, shade, trace
 
 NEAREST = 6  # pictures that "camera" conditioning chooses from
 

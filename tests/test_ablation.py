@@ -19,11 +19,11 @@ import numpy as np
 import pytest
 from arms import DEFAULT, GROUPS, SIX, TWENTY_FOUR, arguments, config_of
 
-from dreamfusion_ngp.config import check_config, fast
-from dreamfusion_ngp.errors import UsageError
-from dreamfusion_ngp.lights import ALBEDO, LAMBERTIAN, TEXTURELESS
-from dreamfusion_ngp.toybox.captions import parse_prompt, subject
-from dreamfusion_ngp.toybox.shapes import CLASSES, COLORS, DIRECTIONAL
+from dreamfusion_ngp.base.errors import UsageError
+from dreamfusion_ngp.config.schema import check_config, fast
+from dreamfusion_ngp.scene.lights import ALBEDO, LAMBERTIAN, TEXTURELESS
+from dreamfusion_ngp.toybox.world.captions import parse_prompt, subject
+from dreamfusion_ngp.toybox.world.shapes import CLASSES, COLORS, DIRECTIONAL
 
 BENCHES = Path(__file__).resolve().parents[1] / "benches"
 PAPER = {arm.name: arm for arm in GROUPS["paper"].arms}
@@ -31,8 +31,8 @@ PAPER = {arm.name: arm for arm in GROUPS["paper"].arms}
 
 def looked_at(arm, prompt="a red mug", parts=100):
     """(captions, shading modes, elevations in degrees, focal lengths) of the views of a run, evenly over its length."""
-    from dreamfusion_ngp.guidance.branches import branches
-    from dreamfusion_ngp.views import sample_views
+    from dreamfusion_ngp.guidance.texts import branches
+    from dreamfusion_ngp.scene.views import sample_views
 
     config, random = config_of(arm, prompt, 0), np.random.default_rng(0)
     views = [sample_views(config.camera, config.light, config.views, k / parts, random) for k in range(parts)]
@@ -102,7 +102,7 @@ def test_what_the_arms_say_of_the_preset_is_so():
 
 
 def test_two_views_are_antipodal_and_independent_ones_are_not():
-    from dreamfusion_ngp.cameras import sample_cameras
+    from dreamfusion_ngp.scene.cameras import sample_cameras
 
     arms = {arm.name: config_of(arm, "a red mug", 0) for arm in GROUPS["antipodal"].arms}
     for name, opposite in (("2 views", True), ("2 independent", False)):
@@ -145,7 +145,7 @@ def test_what_cannot_be_done_is_one_line(capsys, tmp_path):
 def test_an_oracle_takes_the_place_of_the_prior(tmp_path, monkeypatch):
     import make_run
 
-    from dreamfusion_ngp.checkpoint import load_checkpoint
+    from dreamfusion_ngp.runs.checkpoint import load_checkpoint
 
     def refused(*_):
         raise AssertionError("the prior was loaded")

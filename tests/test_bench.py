@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from dreamfusion_ngp.base.errors import UsageError
 from dreamfusion_ngp.bench import LONGEST, MOST_SAMPLES, OURS, RESOLUTIONS, SMALL_FIELD, Bench, counts, error_of, run
 from dreamfusion_ngp.bench.cases import (
     Case,
@@ -26,8 +27,7 @@ from dreamfusion_ngp.bench.cases import (
     tensor_core_peers,
 )
 from dreamfusion_ngp.bench.timing import SLOW, ceilings, free_memory, peak_memory, side_by_side
-from dreamfusion_ngp.config import FieldConfig
-from dreamfusion_ngp.errors import UsageError
+from dreamfusion_ngp.config.schema import FieldConfig
 from dreamfusion_ngp.ops.hashgrid import GridLayout
 
 BENCHES = Path(__file__).resolve().parents[1] / "benches"

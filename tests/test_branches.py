@@ -7,7 +7,8 @@ import torch
 from tiny_latent import latent_folders
 from tiny_models import cache, config, folders, views
 
-from dreamfusion_ngp.guidance import load_guidance, sds
+from dreamfusion_ngp.guidance import sds
+from dreamfusion_ngp.guidance.load import load_guidance
 
 
 def loaded(folder, **options):

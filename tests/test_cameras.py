@@ -14,7 +14,8 @@ import pytest
 import torch
 from scipy import stats
 
-from dreamfusion_ngp.cameras import (
+from dreamfusion_ngp.config.schema import CameraConfig, dreamfusion, fast
+from dreamfusion_ngp.scene.cameras import (
     camera_rays,
     look_at,
     orbit,
@@ -24,7 +25,6 @@ from dreamfusion_ngp.cameras import (
     sample_elevation,
     spherical,
 )
-from dreamfusion_ngp.config import CameraConfig, dreamfusion, fast
 
 PAPER = dreamfusion().camera
 STILL = replace(PAPER, position_jitter=0.0, look_at_std=0.0, up_std=0.0)

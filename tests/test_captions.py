@@ -6,13 +6,13 @@ import math
 import numpy as np
 import pytest
 
-from dreamfusion_ngp.config import PRESETS, preset
-from dreamfusion_ngp.errors import PromptError
-from dreamfusion_ngp.lights import ALBEDO, LAMBERTIAN, TEXTURELESS
-from dreamfusion_ngp.prompts import MODE_WORDS, VIEW_WORDS
-from dreamfusion_ngp.toybox import captions
-from dreamfusion_ngp.toybox.captions import WORDS, caption, parse_prompt, subject
-from dreamfusion_ngp.toybox.shapes import CLASSES, COLORS
+from dreamfusion_ngp.base.errors import PromptError
+from dreamfusion_ngp.config.prompts import MODE_WORDS, VIEW_WORDS
+from dreamfusion_ngp.config.schema import PRESETS, preset
+from dreamfusion_ngp.scene.lights import ALBEDO, LAMBERTIAN, TEXTURELESS
+from dreamfusion_ngp.toybox.world import captions
+from dreamfusion_ngp.toybox.world.captions import WORDS, caption, parse_prompt, subject
+from dreamfusion_ngp.toybox.world.shapes import CLASSES, COLORS
 
 N = 8000
 
@@ -42,7 +42,7 @@ def test_the_vocabulary_has_no_word_twice():
 
 
 def test_every_caption_is_made_of_known_words():
-    """All classes, colours, modes and view words that prompts.py can say, with every combination of dropped parts."""
+    """All classes, colours, modes and view words of config/prompts.py, with every combination of dropped parts."""
     angles = [(math.radians(a), math.radians(e)) for a in range(0, 360, 15) for e in (-10, 5, 20, 45, 75, 90)]
     said = {view(a, e) for view in VIEW_WORDS.values() for a, e in angles} | set(MODE_WORDS)
     assert {word for text in said for word in words(text)} <= set(WORDS)

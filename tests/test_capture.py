@@ -9,8 +9,8 @@ from tape import Tape
 from tiny_latent import tiny_latent_folder
 from tiny_models import cache, config, folders, views
 
-from dreamfusion_ngp.capture import CudaCapture, Repeated, Replayed
-from dreamfusion_ngp.guidance import load_guidance
+from dreamfusion_ngp.base.cuda_graphs import CudaCapture, Repeated, Replayed
+from dreamfusion_ngp.guidance.load import load_guidance
 
 
 def numbers(*shape, seed=0):

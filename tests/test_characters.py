@@ -11,15 +11,16 @@ import torch
 from tiny_models import cache, config, copy, folders
 from tiny_runs import TINY
 
-from dreamfusion_ngp.characters import clean_text, graphemes, lookalike, shown
-from dreamfusion_ngp.checkpoint import load_checkpoint, save_checkpoint
+from dreamfusion_ngp.base.characters import clean_text, graphemes, lookalike, shown
+from dreamfusion_ngp.base.errors import CheckpointError, PriorError, PromptError
 from dreamfusion_ngp.cli import main
-from dreamfusion_ngp.config import check_config, clean_texts
-from dreamfusion_ngp.errors import CheckpointError, PriorError, PromptError
-from dreamfusion_ngp.guidance import load_guidance, text
+from dreamfusion_ngp.config.schema import check_config, clean_texts
+from dreamfusion_ngp.guidance import text_encoders as text
+from dreamfusion_ngp.guidance.load import load_guidance
 from dreamfusion_ngp.guidance.settings import read_settings
-from dreamfusion_ngp.runs import slug
-from dreamfusion_ngp.train import State
+from dreamfusion_ngp.optimise.loop import State
+from dreamfusion_ngp.runs.checkpoint import load_checkpoint, save_checkpoint
+from dreamfusion_ngp.runs.folder import slug
 
 SEEN_AS_A_RED_MUG = [
     "\ufeffa red mug",

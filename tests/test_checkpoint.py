@@ -8,10 +8,11 @@ import pytest
 import torch
 from tiny_runs import TINY, run
 
-from dreamfusion_ngp.checkpoint import load_checkpoint, save_checkpoint, write_atomically
-from dreamfusion_ngp.config import to_dict
-from dreamfusion_ngp.errors import CheckpointError, OutputError
-from dreamfusion_ngp.train import State
+from dreamfusion_ngp.base.errors import CheckpointError, OutputError
+from dreamfusion_ngp.base.files import write_atomically
+from dreamfusion_ngp.config.schema import to_dict
+from dreamfusion_ngp.optimise.loop import State
+from dreamfusion_ngp.runs.checkpoint import load_checkpoint, save_checkpoint
 
 
 @pytest.fixture(scope="module")

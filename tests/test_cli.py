@@ -10,8 +10,9 @@ import numpy as np
 import pytest
 import trimesh
 
-from dreamfusion_ngp import cli, config
-from dreamfusion_ngp.errors import UsageError
+from dreamfusion_ngp import cli
+from dreamfusion_ngp.base.errors import UsageError
+from dreamfusion_ngp.config import schema as config
 
 SMALL = ["--set", "render.resolution=16", "--set", "render.step=0.04", "--set", "views=2"]
 

@@ -7,7 +7,9 @@ import math
 
 import pytest
 
-from dreamfusion_ngp.config import (
+from dreamfusion_ngp.base.errors import UsageError
+from dreamfusion_ngp.config.presets import PRESETS, preset
+from dreamfusion_ngp.config.schema import (
     CameraConfig,
     RunConfig,
     check_config,
@@ -18,8 +20,6 @@ from dreamfusion_ngp.config import (
     setting,
     to_dict,
 )
-from dreamfusion_ngp.errors import UsageError
-from dreamfusion_ngp.presets import PRESETS, preset
 
 
 @pytest.mark.parametrize("name", PRESETS)
@@ -238,8 +238,8 @@ def test_what_open_prompts_brought_is_off_where_it_was_not(name):
 
 @pytest.mark.parametrize("name", ["sd15", "sd21", "sdxl", "if"])
 def test_presets_of_models_see_opposite_sides_and_know_their_scale(name):
-    from dreamfusion_ngp.cameras import sample_azimuth
-    from dreamfusion_ngp.rng import generator
+    from dreamfusion_ngp.base.rng import generator
+    from dreamfusion_ngp.scene.cameras import sample_azimuth
 
     config = preset(name)
     assert config.guidance.scale is not None

@@ -6,10 +6,10 @@ import pytest
 from tiny_latent import latent_folders
 from tiny_models import cache, config, folders
 
-from dreamfusion_ngp.characters import graphemes
-from dreamfusion_ngp.errors import PromptError
-from dreamfusion_ngp.guidance import load_guidance
-from dreamfusion_ngp.guidance.text import fit_prompt
+from dreamfusion_ngp.base.characters import graphemes
+from dreamfusion_ngp.base.errors import PromptError
+from dreamfusion_ngp.guidance.load import load_guidance
+from dreamfusion_ngp.guidance.text_encoders import fit_prompt
 
 FAMILY = "\U0001f468\u200d\U0001f469\u200d\U0001f467"
 CHINESE = "\u4e00\u4e2a\u7ea2\u8272\u7684\u9676\u74f7\u676f\u5b50\uff0c\u653e\u5728\u6728\u684c\u4e0a"

@@ -12,10 +12,10 @@ import trimesh
 from analytic import position_albedo, toy, toy_albedo
 from PIL import Image
 
-from dreamfusion_ngp.errors import ExportError, UsageError
-from dreamfusion_ngp.export import export_mesh
-from dreamfusion_ngp.formats import FORMATS
-from dreamfusion_ngp.texture import barycentric, rasterise, surface_color
+from dreamfusion_ngp.base.errors import ExportError, UsageError
+from dreamfusion_ngp.export.formats import FORMATS
+from dreamfusion_ngp.export.meshes import export_mesh
+from dreamfusion_ngp.export.texture import barycentric, rasterise, surface_color
 
 BOUND = 0.75
 IDENTITY = np.eye(4).ravel().tolist()

@@ -7,7 +7,7 @@ import torch
 
 from dreamfusion_ngp.evaluation.faces import count_faces, templates, turned_sums, variants
 from dreamfusion_ngp.evaluation.pictures import Pictures, judging_cameras, toy_pictures
-from dreamfusion_ngp.toybox.shapes import COLORS, DIRECTIONAL, PARAMETERS, distance
+from dreamfusion_ngp.toybox.world.shapes import COLORS, DIRECTIONAL, PARAMETERS, distance
 
 RED = COLORS["red"]
 
@@ -64,7 +64,7 @@ def test_single_views_that_show_the_front_again_are_astray():
 
 def test_a_smaller_toy_is_compared_at_its_size():
     def small(p, v):
-        from dreamfusion_ngp.toybox.shapes import TOYS
+        from dreamfusion_ngp.toybox.world.shapes import TOYS
 
         return [(0.75 * d, slot) for d, slot in TOYS["car"](tuple(a / 0.75 for a in p), v)]
 

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 import torch
 
-from dreamfusion_ngp.config import FieldConfig
-from dreamfusion_ngp.fields import CHUNK, Background, HashField, random_background
+from dreamfusion_ngp.config.schema import FieldConfig
+from dreamfusion_ngp.scene.fields import CHUNK, Background, HashField, random_background
 
 SMALL = FieldConfig(
     levels=4,

@@ -4,8 +4,8 @@ import os
 
 import pytest
 
-from dreamfusion_ngp import files
-from dreamfusion_ngp.files import replacing, sweep, write_atomically
+from dreamfusion_ngp.base import files
+from dreamfusion_ngp.base.files import replacing, sweep, write_atomically
 
 
 def test_a_new_file_and_its_name_are_flushed_to_disk(tmp_path, monkeypatch):

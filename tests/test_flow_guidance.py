@@ -8,10 +8,11 @@ import torch
 from tiny_latent import latent_folders, tiny_flow_folder
 from tiny_models import cache, config, views
 
-from dreamfusion_ngp.errors import PriorError, UsageError
-from dreamfusion_ngp.guidance import FlowGuidance, load_guidance, memory, sds
-from dreamfusion_ngp.presets import preset
-from dreamfusion_ngp.rng import Stream, generator
+from dreamfusion_ngp.base.errors import PriorError, UsageError
+from dreamfusion_ngp.base.rng import Stream, generator
+from dreamfusion_ngp.config.presets import preset
+from dreamfusion_ngp.guidance import memory, sds
+from dreamfusion_ngp.guidance.load import FlowGuidance, load_guidance
 
 
 def loaded(folder, **options):

@@ -11,8 +11,8 @@ from tiny_latent import latent_folders, tiny_vae
 from tiny_models import cache, config, folders, views
 
 from dreamfusion_ngp import cli, workflow
-from dreamfusion_ngp.errors import PriorError
-from dreamfusion_ngp.guidance import check_guidance, load_guidance
+from dreamfusion_ngp.base.errors import PriorError
+from dreamfusion_ngp.guidance.load import check_guidance, load_guidance
 
 PROMPT = "a red mug"
 

@@ -9,9 +9,9 @@ import torch
 import trimesh
 from analytic import ball, solid, union
 
-from dreamfusion_ngp.errors import UsageError
-from dreamfusion_ngp.export import export_mesh
-from dreamfusion_ngp.formats import CONVENTIONS, FORMATS, check_size, conventions_text
+from dreamfusion_ngp.base.errors import UsageError
+from dreamfusion_ngp.export.formats import CONVENTIONS, FORMATS, check_size, conventions_text
+from dreamfusion_ngp.export.meshes import export_mesh
 
 X, Y, Z = np.eye(3)
 UP = {"glb": Y, "obj": Y, "ply": Z, "stl": Z}  # what importers take for granted: glTF 2.0 and OBJ +Y up,

@@ -9,13 +9,13 @@ import torch
 from tape import NotForGraphs, Recorder, Tape, replay
 from tiny_runs import TINY, Target
 
-from dreamfusion_ngp.capture import CudaCapture
-from dreamfusion_ngp.checkpoint import load_checkpoint, save_checkpoint
-from dreamfusion_ngp.config import RunConfig, check_config
-from dreamfusion_ngp.errors import DivergenceError
-from dreamfusion_ngp.graphs import Eager, Graphed, Notice, executor, tier
+from dreamfusion_ngp.base.cuda_graphs import CudaCapture
+from dreamfusion_ngp.base.errors import DivergenceError
+from dreamfusion_ngp.config.schema import RunConfig, check_config
 from dreamfusion_ngp.guidance.sds import SdsOutput
-from dreamfusion_ngp.train import State, train_step
+from dreamfusion_ngp.optimise.executors import Eager, Graphed, Notice, executor, tier
+from dreamfusion_ngp.optimise.loop import State, train_step
+from dreamfusion_ngp.runs.checkpoint import load_checkpoint, save_checkpoint
 
 # Every number that may change changes; the grid's updates, both backgrounds, two resolutions and several tiers.
 CHANGING = replace(

@@ -6,8 +6,9 @@ import shutil
 import pytest
 from tiny_models import cache, config, copy, folders
 
-from dreamfusion_ngp.errors import PriorError
-from dreamfusion_ngp.guidance import check_guidance, load_guidance, parts
+from dreamfusion_ngp.base.errors import PriorError
+from dreamfusion_ngp.guidance import pipeline_folder as parts
+from dreamfusion_ngp.guidance.load import check_guidance, load_guidance
 
 
 def remove(*names):

@@ -8,8 +8,9 @@ import pytest
 import torch
 from tiny_models import cache, config, copy, folders, views
 
-from dreamfusion_ngp.errors import PromptError
-from dreamfusion_ngp.guidance import load_guidance, text
+from dreamfusion_ngp.base.errors import PromptError
+from dreamfusion_ngp.guidance import text_encoders as text
+from dreamfusion_ngp.guidance.load import load_guidance
 
 
 def test_the_encoder_runs_once_and_is_freed(folders, cache, monkeypatch):

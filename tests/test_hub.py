@@ -11,11 +11,11 @@ import pytest
 from fake_hub import BlackHole, FakeHub, line, machine, model
 from tiny_latent import latent_folders
 
-from dreamfusion_ngp import hub as hub_module
-from dreamfusion_ngp.errors import PriorError
-from dreamfusion_ngp.hub import choose_weights, needed_files
-from dreamfusion_ngp.models import ALIASES, on_the_hub, preset_name
-from dreamfusion_ngp.presets import PRESETS, preset
+from dreamfusion_ngp.base.errors import PriorError
+from dreamfusion_ngp.config.presets import PRESETS, preset
+from dreamfusion_ngp.hub import fetch as hub_module
+from dreamfusion_ngp.hub.fetch import choose_weights, needed_files
+from dreamfusion_ngp.hub.names import ALIASES, on_the_hub, preset_name
 
 FIRST, SECOND = ALIASES["sd21"].repos
 WEIGHTS = "unet/diffusion_pytorch_model.safetensors"
@@ -52,7 +52,7 @@ def test_fetched_once_recorded_and_offline_from_then_on(machine, hub):
 
 def test_a_pinned_name_stays_what_it_was_when_the_repository_goes_on(machine, hub, model):
     """`generate` writes down pinned(model), which `resume` then asks for."""
-    code = "import sys; from dreamfusion_ngp.hub import pinned; print(pinned(sys.argv[1]))"
+    code = "import sys; from dreamfusion_ngp.hub.fetch import pinned; print(pinned(sys.argv[1]))"
     done = subprocess.run(
         [sys.executable, "-P", "-c", code, "sd21"],
         capture_output=True,

@@ -17,10 +17,11 @@ import pytest
 from fake_hub import FakeHub, line, machine, model
 from tiny_latent import latent_folders
 
-from dreamfusion_ngp import cache, snapshots
-from dreamfusion_ngp.errors import PriorError
-from dreamfusion_ngp.guidance import family
-from dreamfusion_ngp.guidance.parts import load_model, read_index
+from dreamfusion_ngp.base import cache
+from dreamfusion_ngp.base.errors import PriorError
+from dreamfusion_ngp.guidance.load import family
+from dreamfusion_ngp.guidance.pipeline_folder import load_model, read_index
+from dreamfusion_ngp.hub import snapshots
 
 REPO = "someone/something"
 WEIGHTS = "unet/diffusion_pytorch_model.safetensors"
@@ -128,7 +129,7 @@ def test_the_clients_timeouts_hold_and_a_slow_hub_is_waited_for(machine, hub):
         assert f"{name} is 'soon': give a whole number" in machine.locate(REPO, **{name: "soon"})
         assert f"{name} is ''" in line(machine.run("generate", "a red mug", **{name: ""})), "for the embedded prior too"
     code = (
-        "from dreamfusion_ngp.hub_client import client, timeout; print(timeout(), "
+        "from dreamfusion_ngp.hub.client import client, timeout; print(timeout(), "
         "client().HfApi().model_info('someone/something', timeout=timeout()).id)"
     )
     done = subprocess.run(
@@ -218,7 +219,7 @@ def test_what_is_wrong_with_the_way_to_the_hub_is_named(machine, settings, said)
 def test_each_status_is_what_it_means(status, said):
     from huggingface_hub.errors import HfHubHTTPError
 
-    from dreamfusion_ngp.hub_client import hub_errors
+    from dreamfusion_ngp.hub.client import hub_errors
 
     response = type("Response", (), {"status_code": status, "headers": {}, "request": None})
     with pytest.raises(PriorError, match=said), hub_errors(REPO, REPO):
@@ -228,7 +229,7 @@ def test_each_status_is_what_it_means(status, said):
 def test_a_file_that_fails_half_way_is_explained_by_its_cause():
     from huggingface_hub.errors import FileMetadataError, HfHubHTTPError, LocalEntryNotFoundError, RevisionNotFoundError
 
-    from dreamfusion_ngp.hub_client import hub_errors
+    from dreamfusion_ngp.hub.client import hub_errors
 
     response = type("Response", (), {"status_code": 503, "headers": {}, "request": None, "url": "u"})
     for outer in (LocalEntryNotFoundError("no entry"), ValueError("Force download failed due to the above error.")):

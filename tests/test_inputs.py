@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from dreamfusion_ngp.inputs import ALIGNMENT, Slots
+from dreamfusion_ngp.base.slots import ALIGNMENT, Slots
 
 EXAMPLES = dict(a=np.zeros((2, 3), np.float32), b=np.zeros(1, np.int64), c=np.zeros((), np.float32))
 

@@ -17,10 +17,11 @@ import safetensors.torch
 from PIL import Image
 from tiny_runs import TINY, Target
 
-from dreamfusion_ngp import cli, progress, workflow
-from dreamfusion_ngp.checkpoint import load_checkpoint
-from dreamfusion_ngp.runs import lock_run
-from dreamfusion_ngp.train import State
+from dreamfusion_ngp import cli, workflow
+from dreamfusion_ngp.optimise.loop import State
+from dreamfusion_ngp.runs import progress
+from dreamfusion_ngp.runs.checkpoint import load_checkpoint
+from dreamfusion_ngp.runs.folder import lock_run
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
 

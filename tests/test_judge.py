@@ -5,9 +5,9 @@ import pytest
 import torch
 from tape import Tape
 
-from dreamfusion_ngp.capture import Repeated
-from dreamfusion_ngp.config import FRAMED_CAMERAS, CameraConfig
-from dreamfusion_ngp.errors import CheckpointError, UsageError
+from dreamfusion_ngp.base.cuda_graphs import Repeated
+from dreamfusion_ngp.base.errors import CheckpointError, UsageError
+from dreamfusion_ngp.config.schema import FRAMED_CAMERAS, CameraConfig
 from dreamfusion_ngp.evaluation.judge import DIMENSION, SIZE, Judge, load_judge, save_judge
 from dreamfusion_ngp.evaluation.judge_training import (
     RetrievalLoss,
@@ -22,7 +22,7 @@ from dreamfusion_ngp.evaluation.judge_training import (
 )
 from dreamfusion_ngp.evaluation.pictures import ELEVATION
 from dreamfusion_ngp.evaluation.retrieval import retrieved, toy_captions
-from dreamfusion_ngp.toybox.shapes import CLASSES, COLORS
+from dreamfusion_ngp.toybox.world.shapes import CLASSES, COLORS
 
 SHORT = TrainJudgeConfig(images=32 * 160, batch=32, views_per_class=24, warmup=10)
 

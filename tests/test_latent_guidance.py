@@ -13,9 +13,9 @@ from tiny_latent import latent_folders, tiny_unet, tiny_vae
 from tiny_models import cache, config, folders, views
 
 import dreamfusion_ngp.guidance as guidance_package
-from dreamfusion_ngp.errors import PriorError
-from dreamfusion_ngp.guidance import LatentGuidance, XLGuidance, family, load_guidance
-from dreamfusion_ngp.rng import Stream, generator
+from dreamfusion_ngp.base.errors import PriorError
+from dreamfusion_ngp.base.rng import Stream, generator
+from dreamfusion_ngp.guidance.load import LatentGuidance, XLGuidance, family, load_guidance
 
 KINDS = ("sd", "sdv", "sdxl")
 

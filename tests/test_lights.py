@@ -8,8 +8,8 @@ import pytest
 import torch
 from scipy import stats
 
-from dreamfusion_ngp.config import dreamfusion
-from dreamfusion_ngp.lights import (
+from dreamfusion_ngp.config.schema import dreamfusion
+from dreamfusion_ngp.scene.lights import (
     ALBEDO,
     LAMBERTIAN,
     MODE_NAMES,

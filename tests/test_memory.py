@@ -11,7 +11,8 @@ import torch
 from tiny_latent import latent_folders
 from tiny_models import cache, config, folders, views
 
-from dreamfusion_ngp.guidance import load_guidance, memory
+from dreamfusion_ngp.guidance import memory
+from dreamfusion_ngp.guidance.load import load_guidance
 
 SCRIPT = Path(__file__).resolve().parents[1] / "benches" / "guidance.py"
 

@@ -7,8 +7,8 @@ import pytest
 import torch
 from analytic import ball, solid, toy, union
 
-from dreamfusion_ngp.errors import ExportError, UsageError
-from dreamfusion_ngp.mesh import (
+from dreamfusion_ngp.base.errors import ExportError, UsageError
+from dreamfusion_ngp.export.isosurface import (
     CREST,
     LEVEL,
     Mesh,
@@ -24,7 +24,7 @@ from dreamfusion_ngp.mesh import (
     taubin,
     vertex_normals,
 )
-from dreamfusion_ngp.toybox.shapes import CLASSES
+from dreamfusion_ngp.toybox.world.shapes import CLASSES
 
 BOUND = 0.75
 

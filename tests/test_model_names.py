@@ -3,9 +3,9 @@
 import pytest
 from fake_hub import FakeHub, Machine, line
 
-from dreamfusion_ngp.errors import PriorError
-from dreamfusion_ngp.hub import model_path, pinned
-from dreamfusion_ngp.models import ALIASES, on_the_hub
+from dreamfusion_ngp.base.errors import PriorError
+from dreamfusion_ngp.hub.fetch import model_path, pinned
+from dreamfusion_ngp.hub.names import ALIASES, on_the_hub
 
 
 @pytest.fixture
@@ -133,7 +133,7 @@ def test_the_name_of_a_missing_folder_is_not_sent_to_the_hub(tmp_path):
 
 def test_other_models_that_are_missing_folders_are_called_so(here):
     from dreamfusion_ngp.evaluation.clip import ClipRetrieval
-    from dreamfusion_ngp.guidance.parts import load_vae
+    from dreamfusion_ngp.guidance.pipeline_folder import load_vae
 
     (here / "models").mkdir()
     for load in (load_vae, ClipRetrieval):

@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 import dreamfusion_ngp
-from dreamfusion_ngp import native
-from dreamfusion_ngp.errors import NativeError
+from dreamfusion_ngp.base import native
+from dreamfusion_ngp.base.errors import NativeError
 
 PACKAGE = Path(dreamfusion_ngp.__file__).parent
 
@@ -43,7 +43,7 @@ except NativeError as error: print(error)
 
 def test_module_and_package_load_without_torch():
     seen = python(
-        "import dreamfusion_ngp, dreamfusion_ngp.native as n; info = n.build_info()\n"
+        "import dreamfusion_ngp, dreamfusion_ngp.base.native as n; info = n.build_info()\n"
         "print('cuda' in info, info['stale'], [m for m in ('torch', 'numpy') if m in sys.modules])"
     )
     assert seen.split(maxsplit=1)[0] == "True" and seen.strip().endswith("[]")

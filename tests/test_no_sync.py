@@ -11,11 +11,11 @@ import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from dreamfusion_ngp.config import RunConfig
-from dreamfusion_ngp.fields import HashField
+from dreamfusion_ngp.config.schema import RunConfig
 from dreamfusion_ngp.guidance.sds import SdsOutput
-from dreamfusion_ngp.render import Occupancy
-from dreamfusion_ngp.train import Adam, State, train_step
+from dreamfusion_ngp.optimise.loop import Adam, State, train_step
+from dreamfusion_ngp.render.volume import Occupancy
+from dreamfusion_ngp.scene.fields import HashField
 
 CONFIG = RunConfig(prompt="a red mug")
 SMALL = replace(
@@ -68,8 +68,8 @@ def test_only_three_places_read_values_and_not_on_cuda():
     with Reads() as reads:
         for _ in range(3):
             train_step(state, guidance, SMALL, time.perf_counter)
-    train = {f"dreamfusion_ngp.train.{name}" for name in ("check_finite", "check_update")}
-    assert reads.who == train | {"dreamfusion_ngp.render.rows"}
+    train = {f"dreamfusion_ngp.optimise.loop.{name}" for name in ("check_finite", "check_update")}
+    assert reads.who == train | {"dreamfusion_ngp.render.volume.rows"}
 
 
 def test_a_read_is_seen():

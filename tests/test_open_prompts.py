@@ -8,9 +8,9 @@ from tiny_latent import latent_folders
 from tiny_models import cache, folders
 
 from dreamfusion_ngp import cli
-from dreamfusion_ngp.checkpoint import load_checkpoint
-from dreamfusion_ngp.guidance import load_guidance
-from dreamfusion_ngp.train import train
+from dreamfusion_ngp.guidance.load import load_guidance
+from dreamfusion_ngp.optimise.loop import train
+from dreamfusion_ngp.runs.checkpoint import load_checkpoint
 
 SMALL = [
     "--set",

@@ -14,7 +14,7 @@ import pytest
 import torch
 from oracle import Oracle, cell_centres, iou, posterior_mean, true_occupancy
 
-from dreamfusion_ngp.config import (
+from dreamfusion_ngp.config.schema import (
     FRAMED_CAMERAS,
     FieldConfig,
     GuidanceConfig,
@@ -23,7 +23,7 @@ from dreamfusion_ngp.config import (
     RenderConfig,
     RunConfig,
 )
-from dreamfusion_ngp.train import State, train_step
+from dreamfusion_ngp.optimise.loop import State, train_step
 
 SURFACE = 3.0  # density per world unit that counts as inside
 CELLS = 32  # per axis of the comparison

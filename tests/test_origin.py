@@ -9,11 +9,11 @@ import torch
 from tiny_runs import TINY
 
 from dreamfusion_ngp import cli, workflow
-from dreamfusion_ngp.checkpoint import load_checkpoint, save_checkpoint
-from dreamfusion_ngp.errors import PriorError
+from dreamfusion_ngp.base.errors import PriorError
 from dreamfusion_ngp.guidance import origin
 from dreamfusion_ngp.guidance.origin import check_weights, moved, weights_digest, weights_of
-from dreamfusion_ngp.train import State
+from dreamfusion_ngp.optimise.loop import State
+from dreamfusion_ngp.runs.checkpoint import load_checkpoint, save_checkpoint
 
 
 def save_weights(path, seed=0, size=1000):
@@ -101,7 +101,7 @@ def test_the_embedded_prior_is_not_changed_for_another(model):
 
 def test_resume_finds_a_model_where_it_is_said_to_be(tmp_path, model, monkeypatch, capsys):
     """The whole verb but for the loading of the model and the loop."""
-    from dreamfusion_ngp import guidance
+    from dreamfusion_ngp.guidance import load as guidance
 
     state, run = State(with_model(model), "cpu"), tmp_path / "run"
     state.weights, state.step = weights_of(state.config), 3

@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from dreamfusion_ngp.packing import POSITIONS, pack, packing_factor, position_maps, unpack
+from dreamfusion_ngp.guidance.packing import POSITIONS, pack, packing_factor, position_maps, unpack
 
 
 @pytest.mark.parametrize("factor", [1, 2, 4, 8])

@@ -11,8 +11,8 @@ from changed_folders import clip, copied, edit, edited, replace
 from tiny_latent import clip_tokenizer, latent_folders
 from tiny_models import cache, config, folders, tiny_tokenizer, views
 
-from dreamfusion_ngp.errors import PriorError
-from dreamfusion_ngp.guidance import load_guidance
+from dreamfusion_ngp.base.errors import PriorError
+from dreamfusion_ngp.guidance.load import load_guidance
 
 PROMPT, VIEW = "a red mug", "a red mug, front view"
 

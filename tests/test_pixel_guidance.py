@@ -7,14 +7,14 @@ import pytest
 import torch
 from tiny_models import cache, config, copy, folders, tiny_tokenizer, views
 
-from dreamfusion_ngp.config import RunConfig
-from dreamfusion_ngp.errors import UsageError
-from dreamfusion_ngp.guidance import TOYBOX, load_guidance, model_folder
-from dreamfusion_ngp.guidance import unet as unet_module
+from dreamfusion_ngp.base.errors import UsageError
+from dreamfusion_ngp.base.rng import Stream, generator
+from dreamfusion_ngp.config.schema import RunConfig
+from dreamfusion_ngp.guidance import diffusion as unet_module
+from dreamfusion_ngp.guidance.load import TOYBOX, load_guidance, model_folder
+from dreamfusion_ngp.guidance.packing import position_maps
 from dreamfusion_ngp.guidance.resize import resize, resize_matrix
 from dreamfusion_ngp.guidance.sds import classifier_free_guidance, clip_clean
-from dreamfusion_ngp.packing import position_maps
-from dreamfusion_ngp.rng import Stream, generator
 
 
 def image(size=16) -> torch.Tensor:

@@ -7,11 +7,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from dreamfusion_ngp import cache, doctor, places
-from dreamfusion_ngp.atlas import make_atlas
-from dreamfusion_ngp.errors import ExportError
-from dreamfusion_ngp.hub import locate
-from dreamfusion_ngp.turntable import write_turntable
+from dreamfusion_ngp import doctor
+from dreamfusion_ngp.base import cache, places
+from dreamfusion_ngp.base.errors import ExportError
+from dreamfusion_ngp.export.atlas import make_atlas
+from dreamfusion_ngp.export.video import write_turntable
+from dreamfusion_ngp.hub.fetch import locate
 
 
 @pytest.fixture

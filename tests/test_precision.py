@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from dreamfusion_ngp.precision import autocast, bfloat16_is_quick, choose_dtype
+from dreamfusion_ngp.base.precision import autocast, bfloat16_is_quick, choose_dtype
 
 CPU, CUDA = torch.device("cpu"), torch.device("cuda")
 

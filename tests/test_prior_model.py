@@ -8,12 +8,20 @@ import sys
 import pytest
 import torch
 
-from dreamfusion_ngp.packing import pack
-from dreamfusion_ngp.prompts import MODE_WORDS, VIEW_WORDS, view_prompt
-from dreamfusion_ngp.toybox.captions import WORDS, subject
-from dreamfusion_ngp.toybox.model import MAX_TOKENS, PRIOR, build_prior, build_tokenizer, embed_words, load_prior, quiet
-from dreamfusion_ngp.toybox.shapes import CLASSES, COLORS
-from dreamfusion_ngp.toybox.training import tokenize
+from dreamfusion_ngp.config.prompts import MODE_WORDS, VIEW_WORDS, view_prompt
+from dreamfusion_ngp.guidance.packing import pack
+from dreamfusion_ngp.toybox.prior.loss import tokenize
+from dreamfusion_ngp.toybox.prior.model import (
+    MAX_TOKENS,
+    PRIOR,
+    build_prior,
+    build_tokenizer,
+    embed_words,
+    load_prior,
+    quiet,
+)
+from dreamfusion_ngp.toybox.world.captions import WORDS, subject
+from dreamfusion_ngp.toybox.world.shapes import CLASSES, COLORS
 
 PHRASES = [
     "a red mug, front right view, high angle, clay",

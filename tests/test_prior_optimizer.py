@@ -4,9 +4,9 @@ import pytest
 import torch
 from members import Small, two_steps
 
-from dreamfusion_ngp.toybox.model import build_prior
-from dreamfusion_ngp.toybox.optimizer import MATRIX_RATE, MuonAdamW, as_matrix, hidden_matrices
-from dreamfusion_ngp.toybox.processes import run_group
+from dreamfusion_ngp.toybox.prior.model import build_prior
+from dreamfusion_ngp.toybox.prior.optimizer import MATRIX_RATE, MuonAdamW, as_matrix, hidden_matrices
+from dreamfusion_ngp.toybox.prior.processes import run_group
 
 
 @pytest.fixture(params=[torch.contiguous_format, torch.channels_last], ids=["plain", "channels_last"])

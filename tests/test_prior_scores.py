@@ -13,10 +13,10 @@ from PIL import Image
 from dreamfusion_ngp.evaluation.azimuths import alike
 from dreamfusion_ngp.evaluation.prior import ALL, asked_samples, judge_prior, judged, summary
 from dreamfusion_ngp.evaluation.retrieval import azimuth_captions, toy_captions
-from dreamfusion_ngp.toybox.captions import WORDS, subject
-from dreamfusion_ngp.toybox.shapes import CLASSES, COLORS, DIRECTIONAL
-from dreamfusion_ngp.toybox.trainer import read_log, train_prior
-from dreamfusion_ngp.toybox.training import TrainPriorConfig
+from dreamfusion_ngp.toybox.prior.loop import read_log, train_prior
+from dreamfusion_ngp.toybox.prior.loss import TrainPriorConfig
+from dreamfusion_ngp.toybox.world.captions import WORDS, subject
+from dreamfusion_ngp.toybox.world.shapes import CLASSES, COLORS, DIRECTIONAL
 
 CAPTIONS = [*toy_captions()[0], *(caption for name in CLASSES for caption in azimuth_captions(name))]
 TINY = TrainPriorConfig(images=16, batch=8, chunk=1, views_per_class=2, warmup_images=8, sheet_steps=1)
@@ -96,7 +96,7 @@ def test_a_training_run_logs_its_scores_and_goes_on_from_them(tmp_path):
 
 
 def test_samples_of_an_untrained_prior_are_seldom_right(tmp_path):
-    from dreamfusion_ngp.toybox.model import build_prior
+    from dreamfusion_ngp.toybox.prior.model import build_prior
 
     torch.manual_seed(0)
     found = judge_prior(build_prior(0), Knows(), samples=4, steps=1)

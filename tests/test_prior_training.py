@@ -14,15 +14,16 @@ from PIL import Image
 from tape import Tape
 from tiny_runs import TINY_PRIOR as TINY
 
-from dreamfusion_ngp.capture import Repeated
-from dreamfusion_ngp.errors import PriorError, UsageError
-from dreamfusion_ngp.packing import position_maps
-from dreamfusion_ngp.toybox import trainer, training
-from dreamfusion_ngp.toybox.model import build_prior, load_prior, with_all_words
-from dreamfusion_ngp.toybox.sampling import SHEET_VIEWS, sample, sheet
-from dreamfusion_ngp.toybox.shapes import CLASSES
-from dreamfusion_ngp.toybox.trainer import read_log, train_prior
-from dreamfusion_ngp.toybox.training import caption_ids, denoising_loss
+from dreamfusion_ngp.base.cuda_graphs import Repeated
+from dreamfusion_ngp.base.errors import PriorError, UsageError
+from dreamfusion_ngp.guidance.packing import position_maps
+from dreamfusion_ngp.toybox.prior import loop as trainer
+from dreamfusion_ngp.toybox.prior import loss as training
+from dreamfusion_ngp.toybox.prior.loop import read_log, train_prior
+from dreamfusion_ngp.toybox.prior.loss import caption_ids, denoising_loss
+from dreamfusion_ngp.toybox.prior.model import build_prior, load_prior, with_all_words
+from dreamfusion_ngp.toybox.prior.sampling import SHEET_VIEWS, sample, sheet
+from dreamfusion_ngp.toybox.world.shapes import CLASSES
 
 
 @pytest.fixture(scope="module")

@@ -4,8 +4,8 @@ import pytest
 from members import abort_at_exit, die, fail, sum_beside_a_late_thread
 from torch.multiprocessing import ProcessRaisedException
 
-from dreamfusion_ngp.errors import PriorError
-from dreamfusion_ngp.toybox.processes import run_group
+from dreamfusion_ngp.base.errors import PriorError
+from dreamfusion_ngp.toybox.prior.processes import run_group
 
 
 def test_members_that_are_through_end_well_whatever_their_threads_do(tmp_path):

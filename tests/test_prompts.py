@@ -6,9 +6,9 @@ import unicodedata
 import numpy as np
 import pytest
 
-from dreamfusion_ngp.characters import MAX_TEXT
-from dreamfusion_ngp.errors import PromptError
-from dreamfusion_ngp.prompts import (
+from dreamfusion_ngp.base.characters import MAX_TEXT
+from dreamfusion_ngp.base.errors import PromptError
+from dreamfusion_ngp.config.prompts import (
     DEGREE_VIEWS,
     VIEW_WORDS,
     blended_view,

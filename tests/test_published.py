@@ -9,14 +9,15 @@ import numpy as np
 import pytest
 import torch
 
-from dreamfusion_ngp import published, runs
-from dreamfusion_ngp.cameras import camera_rays, orbit
-from dreamfusion_ngp.config import FieldConfig, RunConfig, setting, to_dict
+from dreamfusion_ngp.config import published
+from dreamfusion_ngp.config.presets import DETAILS, preset
+from dreamfusion_ngp.config.schema import FieldConfig, RunConfig, setting, to_dict
 from dreamfusion_ngp.evaluation import pictures
 from dreamfusion_ngp.guidance import sds
-from dreamfusion_ngp.losses import opacity_loss, orientation_weight
-from dreamfusion_ngp.models import ALIASES, preset_name
-from dreamfusion_ngp.presets import DETAILS, preset
+from dreamfusion_ngp.hub.names import ALIASES, preset_name
+from dreamfusion_ngp.render.losses import opacity_loss, orientation_weight
+from dreamfusion_ngp.runs import folder as runs
+from dreamfusion_ngp.scene.cameras import camera_rays, orbit
 
 DOCS = Path(__file__).parents[1] / "docs" / "guidance.md"
 

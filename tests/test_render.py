@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 import torch
 
-from dreamfusion_ngp.cameras import orbit
-from dreamfusion_ngp.config import RenderConfig
-from dreamfusion_ngp.render import Occupancy, flat_background, render
+from dreamfusion_ngp.config.schema import RenderConfig
+from dreamfusion_ngp.render.volume import Occupancy, flat_background, render
+from dreamfusion_ngp.scene.cameras import orbit
 
 RADIUS, SHARP = 0.4, 80.0
 CONFIG = RenderConfig(resolution=32, step=0.01, occupancy_resolution=32, occupancy_threshold=1e-5, budget=1 << 18)

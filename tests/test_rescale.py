@@ -8,13 +8,14 @@ import torch
 from tiny_latent import latent_folders
 from tiny_models import cache, config, views
 
-from dreamfusion_ngp.config import RunConfig, check_config, fast, from_dict, to_dict
-from dreamfusion_ngp.errors import UsageError
+from dreamfusion_ngp.base.errors import UsageError
+from dreamfusion_ngp.base.rng import Stream, generator
+from dreamfusion_ngp.config.schema import RunConfig, check_config, fast, from_dict, to_dict
 from dreamfusion_ngp.evaluation.pictures import judging_cameras, toy_pictures
-from dreamfusion_ngp.guidance import load_guidance, sds
-from dreamfusion_ngp.lights import ALBEDO
-from dreamfusion_ngp.rng import Stream, generator
-from dreamfusion_ngp.views import Views
+from dreamfusion_ngp.guidance import sds
+from dreamfusion_ngp.guidance.load import load_guidance
+from dreamfusion_ngp.scene.lights import ALBEDO
+from dreamfusion_ngp.scene.views import Views
 
 
 def loaded(folder, **options):

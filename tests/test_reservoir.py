@@ -9,12 +9,13 @@ import torch
 from scipy import stats
 from tiny_runs import TINY_PRIOR as TINY
 
-from dreamfusion_ngp.lights import sample_modes
-from dreamfusion_ngp.prompts import degree_view
-from dreamfusion_ngp.toybox import means, training
-from dreamfusion_ngp.toybox.model import build_tokenizer
-from dreamfusion_ngp.toybox.shapes import CLASSES, COLORS
-from dreamfusion_ngp.toybox.training import Reservoir, backgrounds, caption_ids, tokenize, training_batch
+from dreamfusion_ngp.config.prompts import degree_view
+from dreamfusion_ngp.scene.lights import sample_modes
+from dreamfusion_ngp.toybox.prior import loss as training
+from dreamfusion_ngp.toybox.prior import means
+from dreamfusion_ngp.toybox.prior.loss import Reservoir, backgrounds, caption_ids, tokenize, training_batch
+from dreamfusion_ngp.toybox.prior.model import build_tokenizer
+from dreamfusion_ngp.toybox.world.shapes import CLASSES, COLORS
 
 ALL_DEGREE_VIEWS = [f"az{a} el{e}" for a in range(0, 360, 15) for e in range(0, 91, 15)]
 

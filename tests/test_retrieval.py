@@ -8,12 +8,12 @@ import pytest
 import torch
 from PIL import Image
 
-from dreamfusion_ngp.errors import PriorError, PromptError, UsageError
+from dreamfusion_ngp.base.errors import PriorError, PromptError, UsageError
 from dreamfusion_ngp.evaluation.clip import MEAN, STD, ClipRetrieval
 from dreamfusion_ngp.evaluation.judge import word_counts
 from dreamfusion_ngp.evaluation.pictures import AZIMUTHS, ELEVATION, Pictures, judging_cameras, toy_pictures
 from dreamfusion_ngp.evaluation.retrieval import caption_pool, pool_of, r_precision, read_captions, toy_captions
-from dreamfusion_ngp.toybox.shapes import CLASSES, COLORS
+from dreamfusion_ngp.toybox.world.shapes import CLASSES, COLORS
 
 
 class MeanColor:

@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 import torch
 
-from dreamfusion_ngp.native import native
+from dreamfusion_ngp.base.native import native
+from dreamfusion_ngp.base.rng import Stream, generator, integers, kernel_stream, normal, uniform
 from dreamfusion_ngp.ops import reference
-from dreamfusion_ngp.rng import Stream, generator, integers, kernel_stream, normal, uniform
 
 # Random123's known-answer tests for philox4x32-10: counter, key, result (32-bit words).
 VECTORS = [

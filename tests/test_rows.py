@@ -4,8 +4,8 @@ import pytest
 import torch
 from tiny_models import config, folders, views
 
-from dreamfusion_ngp.guidance import load_guidance
-from dreamfusion_ngp.guidance.rows import in_parts
+from dreamfusion_ngp.guidance.load import load_guidance
+from dreamfusion_ngp.guidance.micro_batches import in_parts
 
 CPU = torch.device("cpu")
 

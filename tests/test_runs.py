@@ -12,9 +12,10 @@ import pytest
 from tiny_runs import TINY
 
 from dreamfusion_ngp import cli
-from dreamfusion_ngp.checkpoint import save_checkpoint
-from dreamfusion_ngp.errors import CheckpointError, OutputError, UsageError
-from dreamfusion_ngp.runs import (
+from dreamfusion_ngp.base.errors import CheckpointError, OutputError, UsageError
+from dreamfusion_ngp.optimise.loop import State
+from dreamfusion_ngp.runs.checkpoint import save_checkpoint
+from dreamfusion_ngp.runs.folder import (
     append_metrics,
     checkpoint_of,
     create_run,
@@ -28,7 +29,6 @@ from dreamfusion_ngp.runs import (
     truncate_metrics,
     turntable_frames,
 )
-from dreamfusion_ngp.train import State
 
 
 @pytest.mark.parametrize(
@@ -193,7 +193,7 @@ def test_preview_and_turntable_sizes(ball):
 
 
 def test_opacity_for_silhouettes(ball):
-    from dreamfusion_ngp.cameras import orbit
+    from dreamfusion_ngp.scene.cameras import orbit
 
     opacity = render_opacity(ball)(orbit([0.0, 45.0], 0.0, 1.55, 1.25), 16)
     assert opacity.shape == (2, 16, 16) and float(opacity[0, 8, 8]) > 0.95 and not opacity.requires_grad
@@ -201,7 +201,7 @@ def test_opacity_for_silhouettes(ball):
 
 def test_pictures_do_not_suffer_from_the_training_budget(ball):
     """Many pixels need more samples than a training step may take; rays must not be cut off."""
-    from dreamfusion_ngp.cameras import orbit
+    from dreamfusion_ngp.scene.cameras import orbit
 
     small = State(replace(ball.config, render=replace(ball.config.render, budget=64)), "cpu")
     small.occupancy.load_state_dict(ball.occupancy.state_dict())

@@ -11,11 +11,12 @@ import pytest
 import torch
 from tiny_runs import TINY, Target
 
-from dreamfusion_ngp import progress, saver, workflow
-from dreamfusion_ngp.checkpoint import load_checkpoint
-from dreamfusion_ngp.errors import DivergenceError, ExportError, OutputError
-from dreamfusion_ngp.saver import Saver
-from dreamfusion_ngp.train import State, train
+from dreamfusion_ngp import workflow
+from dreamfusion_ngp.base.errors import DivergenceError, ExportError, OutputError
+from dreamfusion_ngp.optimise.loop import State, train
+from dreamfusion_ngp.runs import progress, saver
+from dreamfusion_ngp.runs.checkpoint import load_checkpoint
+from dreamfusion_ngp.runs.saver import Saver
 
 SHORT = replace(TINY, steps=12, render=replace(TINY.render, occupancy_interval=5))
 

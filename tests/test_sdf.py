@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from dreamfusion_ngp.toybox import sdf
+from dreamfusion_ngp.toybox.world import sdf
 
 C = (0.07, -0.04, 0.05)  # an off-centre position, so that a forgotten shift shows
 

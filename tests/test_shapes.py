@@ -6,9 +6,10 @@ import math
 import pytest
 import torch
 
-from dreamfusion_ngp.cameras import orbit
-from dreamfusion_ngp.toybox import shapes, world
-from dreamfusion_ngp.toybox.shapes import (
+from dreamfusion_ngp.scene.cameras import orbit
+from dreamfusion_ngp.toybox.world import shapes
+from dreamfusion_ngp.toybox.world import tracer as world
+from dreamfusion_ngp.toybox.world.shapes import (
     CLASSES,
     COLORS,
     DIRECTIONAL,

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from dreamfusion_ngp.native import native
+from dreamfusion_ngp.base.native import native
 from dreamfusion_ngp.ops import field, reference
 from dreamfusion_ngp.ops.hashgrid import GridLayout
 
@@ -63,7 +63,7 @@ def test_plain_kernels_are_always_there_and_the_best_come_first():
 
 def test_a_level_can_be_forced(simd):
     assert native().build_info()["simd"] == simd
-    code = "from dreamfusion_ngp.native import build_info; print(build_info()['simd'])"
+    code = "from dreamfusion_ngp.base.native import build_info; print(build_info()['simd'])"
     environment = {**os.environ, "DREAMFUSION_NGP_SIMD": simd}
     assert subprocess.check_output([sys.executable, "-c", code], env=environment, text=True).strip() == simd
 
@@ -72,7 +72,7 @@ def test_a_level_that_is_not_there_is_named():
     with pytest.raises(ValueError, match="no level x86-64-v9"):
         native().set_simd("x86-64-v9")
     code = (
-        "from dreamfusion_ngp.errors import NativeError\nfrom dreamfusion_ngp.native import native\n"
+        "from dreamfusion_ngp.base.errors import NativeError\nfrom dreamfusion_ngp.base.native import native\n"
         "try: native()\nexcept NativeError as error: print(error)"
     )
     environment = {**os.environ, "DREAMFUSION_NGP_SIMD": "avx9"}

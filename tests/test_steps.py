@@ -8,8 +8,8 @@ from tiny_runs import TINY
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from dreamfusion_ngp.lights import ALBEDO
-from dreamfusion_ngp.steps import State, cast_rays, draw, fill_eye, fill_numbers, learn, look, refresh_is_due
+from dreamfusion_ngp.optimise.step import State, cast_rays, draw, fill_eye, fill_numbers, learn, look, refresh_is_due
+from dreamfusion_ngp.scene.lights import ALBEDO
 
 
 def test_a_draw_depends_on_its_number_alone():

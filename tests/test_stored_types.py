@@ -7,8 +7,10 @@ from safetensors.torch import load_file, save_file
 from tiny_latent import latent_folders
 from tiny_models import cache, config, folders, views
 
-from dreamfusion_ngp.guidance import load_guidance, text, unet
-from dreamfusion_ngp.guidance.parts import load_model
+from dreamfusion_ngp.guidance import diffusion as unet
+from dreamfusion_ngp.guidance import text_encoders as text
+from dreamfusion_ngp.guidance.load import load_guidance
+from dreamfusion_ngp.guidance.pipeline_folder import load_model
 
 STORED = {"float16": torch.float16, "bfloat16": torch.bfloat16, "float32": torch.float32, "float64": torch.float64}
 FAMILIES = ("sd", "sdv", "sdxl", "sd3", "packed", "placed", "if")
@@ -57,7 +59,7 @@ def test_parts_are_loaded_in_half_precision_and_automatically_in_single(kind, la
 
 
 def test_a_large_text_encoder_is_bfloat16_throughout(latent_folders, folders, tmp_path, monkeypatch):
-    from dreamfusion_ngp.guidance import parts
+    from dreamfusion_ngp.guidance import pipeline_folder as parts
 
     monkeypatch.setattr(parts, "BIG", 0)
     folder = stored(latent_folders["sd3"], tmp_path, torch.float32)

@@ -7,7 +7,7 @@ import pytest
 import torch
 from analytic import ball, solid, toy, union
 
-from dreamfusion_ngp.errors import ExportError
+from dreamfusion_ngp.base.errors import ExportError
 from dreamfusion_ngp.evaluation.report import geometry
 from dreamfusion_ngp.evaluation.surface import (
     best_chamfer,
@@ -18,9 +18,9 @@ from dreamfusion_ngp.evaluation.surface import (
     toy_surface,
     turned,
 )
-from dreamfusion_ngp.export import export_mesh
-from dreamfusion_ngp.mesh import Mesh, is_closed
-from dreamfusion_ngp.toybox.shapes import CLASSES
+from dreamfusion_ngp.export.isosurface import Mesh, is_closed
+from dreamfusion_ngp.export.meshes import export_mesh
+from dreamfusion_ngp.toybox.world.shapes import CLASSES
 
 BOUND = 0.75
 

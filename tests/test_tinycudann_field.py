@@ -10,13 +10,13 @@ import pytest
 import torch
 from tiny_runs import TINY, all_finite, run
 
-from dreamfusion_ngp.checkpoint import load_checkpoint, save_checkpoint
+from dreamfusion_ngp.base.errors import NativeError, UsageError
 from dreamfusion_ngp.cli import main
-from dreamfusion_ngp.config import FieldConfig, check_config, fast
-from dreamfusion_ngp.errors import NativeError, UsageError
-from dreamfusion_ngp.fields import HashField
+from dreamfusion_ngp.config.schema import FieldConfig, check_config, fast
 from dreamfusion_ngp.ops.field import field as kernels
-from dreamfusion_ngp.train import State
+from dreamfusion_ngp.optimise.loop import State
+from dreamfusion_ngp.runs.checkpoint import load_checkpoint, save_checkpoint
+from dreamfusion_ngp.scene.fields import HashField
 
 SMALL = FieldConfig(
     levels=5,

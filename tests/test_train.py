@@ -8,13 +8,19 @@ import torch
 from tiny_runs import TINY, Target, all_finite, run
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from dreamfusion_ngp import steps
-from dreamfusion_ngp.checkpoint import load_checkpoint, save_checkpoint
-from dreamfusion_ngp.config import LightConfig, LossConfig, dreamfusion, resolution_at
-from dreamfusion_ngp.errors import DivergenceError
+from dreamfusion_ngp.base.errors import DivergenceError
+from dreamfusion_ngp.config.schema import LightConfig, LossConfig, dreamfusion, resolution_at
 from dreamfusion_ngp.guidance.sds import SdsOutput
-from dreamfusion_ngp.losses import entropy_loss, entropy_weight, opacity_loss, orientation_weight, smoothness_loss
-from dreamfusion_ngp.train import State, differentiate, train
+from dreamfusion_ngp.optimise import step as steps
+from dreamfusion_ngp.optimise.loop import State, differentiate, train
+from dreamfusion_ngp.render.losses import (
+    entropy_loss,
+    entropy_weight,
+    opacity_loss,
+    orientation_weight,
+    smoothness_loss,
+)
+from dreamfusion_ngp.runs.checkpoint import load_checkpoint, save_checkpoint
 
 
 def test_the_loop_follows_its_guidance(device):

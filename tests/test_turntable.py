@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from dreamfusion_ngp import turntable
-from dreamfusion_ngp.errors import ExportError, UsageError
-from dreamfusion_ngp.turntable import SHEET_BYTES, contact_sheet, write_turntable
+from dreamfusion_ngp.base.errors import ExportError, UsageError
+from dreamfusion_ngp.export import video as turntable
+from dreamfusion_ngp.export.video import SHEET_BYTES, contact_sheet, write_turntable
 
 
 def frames(count=6, height=48, width=80):

@@ -3,9 +3,9 @@
 import numpy as np
 import torch
 
-from dreamfusion_ngp.config import dreamfusion, fast
-from dreamfusion_ngp.lights import ALBEDO, TEXTURELESS
-from dreamfusion_ngp.views import sample_views
+from dreamfusion_ngp.config.schema import dreamfusion, fast
+from dreamfusion_ngp.scene.lights import ALBEDO, TEXTURELESS
+from dreamfusion_ngp.scene.views import sample_views
 
 
 def draw(seed, n=4, progress=0.5, config=None):

@@ -10,8 +10,8 @@ from scipy.stats import qmc
 
 from dreamfusion_ngp.evaluation import volume
 from dreamfusion_ngp.evaluation.volume import fill_cavities, volumetric_iou
-from dreamfusion_ngp.mesh import cell_centres
-from dreamfusion_ngp.toybox.shapes import CLASSES, PARAMETERS, distance
+from dreamfusion_ngp.export.isosurface import cell_centres
+from dreamfusion_ngp.toybox.world.shapes import CLASSES, PARAMETERS, distance
 
 BOUND, BOX = 0.75, 0.72  # BOX: half the side of the cube that holds both solids
 WITHIN = 0.003

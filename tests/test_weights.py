@@ -8,9 +8,9 @@ import torch
 from safetensors.torch import load_file, save_file
 from tiny_latent import latent_folders
 
-from dreamfusion_ngp.errors import PriorError
-from dreamfusion_ngp.guidance.parts import find_weights, load_model, read_index
-from dreamfusion_ngp.weights import FULL_FIRST, HALF_FIRST, best_weights, choose_weights, fault, weight_sets
+from dreamfusion_ngp.base.errors import PriorError
+from dreamfusion_ngp.guidance.pipeline_folder import find_weights, load_model, read_index
+from dreamfusion_ngp.hub.weights import FULL_FIRST, HALF_FIRST, best_weights, choose_weights, fault, weight_sets
 
 BASE = {"unet": "diffusion_pytorch_model", "vae": "diffusion_pytorch_model", "text_encoder": "model"}
 POINTER = b"version https://git-lfs.github.com/spec/v1\noid sha256:" + b"0" * 64 + b"\nsize 3438167534\n"
@@ -136,7 +136,7 @@ def test_a_link_to_nowhere_is_not_called_damaged(folder):
 
 
 def test_git_lfs_pointers_are_called_so(folder):
-    from dreamfusion_ngp.guidance import family
+    from dreamfusion_ngp.guidance.load import family
 
     for name in ("unet/diffusion_pytorch_model.safetensors", "tokenizer/tokenizer.json", "model_index.json"):
         path = folder / name

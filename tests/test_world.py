@@ -7,11 +7,12 @@ import numpy as np
 import pytest
 import torch
 
-from dreamfusion_ngp.cameras import camera_rays, orbit, sample_cameras
-from dreamfusion_ngp.config import CameraConfig, LightConfig
-from dreamfusion_ngp.lights import ALBEDO, LAMBERTIAN, TEXTURELESS, shading_rows
-from dreamfusion_ngp.toybox import shapes, world
-from dreamfusion_ngp.toybox.shapes import CLASSES, MAIN, PARAMETERS, SHADE, SLOTS
+from dreamfusion_ngp.config.schema import CameraConfig, LightConfig
+from dreamfusion_ngp.scene.cameras import camera_rays, orbit, sample_cameras
+from dreamfusion_ngp.scene.lights import ALBEDO, LAMBERTIAN, TEXTURELESS, shading_rows
+from dreamfusion_ngp.toybox.world import shapes
+from dreamfusion_ngp.toybox.world import tracer as world
+from dreamfusion_ngp.toybox.world.shapes import CLASSES, MAIN, PARAMETERS, SHADE, SLOTS
 
 RADIUS = 0.38  # of the toy "sphere"
 

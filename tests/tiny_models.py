@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 import torch
 
-from dreamfusion_ngp.cameras import orbit
-from dreamfusion_ngp.config import GuidanceConfig, RunConfig
-from dreamfusion_ngp.lights import ALBEDO, LAMBERTIAN, TEXTURELESS
-from dreamfusion_ngp.views import Views
+from dreamfusion_ngp.config.schema import GuidanceConfig, RunConfig
+from dreamfusion_ngp.scene.cameras import orbit
+from dreamfusion_ngp.scene.lights import ALBEDO, LAMBERTIAN, TEXTURELESS
+from dreamfusion_ngp.scene.views import Views
 
 WORDS = [
     "a",

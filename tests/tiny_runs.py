@@ -2,10 +2,10 @@
 
 import torch
 
-from dreamfusion_ngp.config import CameraConfig, FieldConfig, OptimConfig, RenderConfig, RunConfig
+from dreamfusion_ngp.config.schema import CameraConfig, FieldConfig, OptimConfig, RenderConfig, RunConfig
 from dreamfusion_ngp.guidance.sds import SdsOutput
-from dreamfusion_ngp.toybox.training import TrainPriorConfig
-from dreamfusion_ngp.train import State, train
+from dreamfusion_ngp.optimise.loop import State, train
+from dreamfusion_ngp.toybox.prior.loss import TrainPriorConfig
 
 TINY = RunConfig(
     prompt="a red mug",

@@ -21,10 +21,10 @@ import torch
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from guidance import write_pipeline
 
-from dreamfusion_ngp.config import GuidanceConfig, RunConfig
-from dreamfusion_ngp.graphs import executor
-from dreamfusion_ngp.guidance import load_guidance
-from dreamfusion_ngp.train import State, device_clock, train_step
+from dreamfusion_ngp.config.schema import GuidanceConfig, RunConfig
+from dreamfusion_ngp.guidance.load import load_guidance
+from dreamfusion_ngp.optimise.executors import executor
+from dreamfusion_ngp.optimise.loop import State, device_clock, train_step
 
 WARM = 6  # steps that do not count: graphs are captured at the second of their kind
 

@@ -15,10 +15,10 @@ from pathlib import Path
 
 import torch
 
-from dreamfusion_ngp.config import preset
-from dreamfusion_ngp.graphs import executor
-from dreamfusion_ngp.guidance import load_guidance
-from dreamfusion_ngp.train import State, device_clock, train_step
+from dreamfusion_ngp.config.schema import preset
+from dreamfusion_ngp.guidance.load import load_guidance
+from dreamfusion_ngp.optimise.executors import executor
+from dreamfusion_ngp.optimise.loop import State, device_clock, train_step
 
 WARM, STEPS, PARTS = 150, 200, 32  # steps: before anything counts; counted as they run; with waits
 VARIANTS = {  # settings of the run, settings of its field

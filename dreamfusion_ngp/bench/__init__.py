@@ -18,8 +18,8 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from ..config import FieldConfig, preset
-from ..errors import UsageError, writing
+from ..base.errors import UsageError, writing
+from ..config.schema import FieldConfig, preset
 
 RESOLUTIONS = (64, 128, 256, 512)
 LONGEST = 3.0  # seconds: of a call of a peer at another size than its first

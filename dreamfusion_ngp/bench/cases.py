@@ -10,12 +10,12 @@ from dataclasses import field as default
 import torch
 from torch import Tensor
 
-from ..config import FieldConfig, RenderConfig
-from ..fields import HashField
+from ..config.schema import FieldConfig, RenderConfig
 from ..ops.adam import adam_step
 from ..ops.field import field, field_density, recycle_gradient
 from ..ops.hashgrid import hashgrid_encode
 from ..ops.shade import shade
+from ..scene.fields import HashField
 from . import counts
 
 CHECKED = 4096  # samples that are computed in float64 as well

@@ -13,7 +13,7 @@ from pathlib import Path
 import torch
 
 from .. import __version__
-from ..native import SOURCE_TREE, build_info
+from ..base.native import SOURCE_TREE, build_info
 
 PACKAGES = ("torch", "numpy", "drjit", "taichi", "jax", "tinycudann", "nerfacc")
 

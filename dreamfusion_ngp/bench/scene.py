@@ -7,15 +7,15 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from ..cameras import camera_rays
-from ..config import CameraConfig, FieldConfig, LightConfig, RenderConfig
-from ..fields import HashField
+from ..base.rng import Stream, generator
+from ..config.schema import CameraConfig, FieldConfig, LightConfig, RenderConfig
 from ..ops.composite import composite
 from ..ops.march import march
 from ..ops.shade import shade
-from ..render import Occupancy, flat_background, render
-from ..rng import Stream, generator
-from ..views import sample_views
+from ..render.volume import Occupancy, flat_background, render
+from ..scene.cameras import camera_rays
+from ..scene.fields import HashField
+from ..scene.views import sample_views
 from .cases import CHECKED, Case
 
 

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import torch
 
-from ..native import native
+from ..base.native import native
 
 SLOW = 3.0  # seconds: a call that takes longer is timed once more than its first time, and no further
 LEVEL_ROWS = 1 << 19  # of the table that the gather and reduction rates are measured on: one hashed level

@@ -6,7 +6,7 @@ from functools import cache
 
 import torch
 
-from ..toybox.shapes import COLORS
+from ..toybox.world.shapes import COLORS
 from .faces import features
 from .pictures import judging_cameras, toy_pictures
 from .retrieval import AZIMUTH_STEP, Retrieval, retrieved_azimuths

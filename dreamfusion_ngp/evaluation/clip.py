@@ -7,9 +7,9 @@ import logging
 import numpy as np
 import torch
 
-from ..errors import PriorError
-from ..hub import model_path, read_json
-from ..weights import loadable, part_weights
+from ..base.errors import PriorError
+from ..hub.fetch import model_path, read_json
+from ..hub.weights import loadable, part_weights
 
 # The paper's three. What the hub holds of the first two in safetensors format may be a community's copy.
 CLIP_NAMES = {

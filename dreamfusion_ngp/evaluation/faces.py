@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 import torch
 
-from ..toybox.shapes import DIRECTIONAL, TOYS
+from ..toybox.world.shapes import DIRECTIONAL, TOYS
 from .pictures import AZIMUTHS, Pictures, judging_cameras, toy_pictures
 
 TURNS = 24  # azimuths of the templates, evenly spaced

@@ -9,9 +9,9 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from ..checkpoint import write_atomically
-from ..errors import CheckpointError, writing
-from ..toybox.captions import WORDS, words_of
+from ..base.errors import CheckpointError, writing
+from ..base.files import write_atomically
+from ..toybox.world.captions import WORDS, words_of
 
 FORMAT = "dreamfusion_ngp.judge.1"
 EMBEDDED = Path(__file__).parent / "judge.safetensors"

@@ -15,16 +15,16 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from ..cameras import orbit
-from ..capture import CudaCapture, Repeated
-from ..errors import UsageError
-from ..inputs import sent
-from ..precision import autocast
-from ..toybox.captions import subject
-from ..toybox.optimizer import MuonAdamW, check_device
-from ..toybox.shapes import CLASSES, COLORS, DIRECTIONAL, MAIN, PARAMETERS, SHADE
-from ..toybox.shelves import Shelves
-from ..toybox.world import part_colors, shade, trace
+from ..base.cuda_graphs import CudaCapture, Repeated
+from ..base.errors import UsageError
+from ..base.precision import autocast
+from ..base.slots import sent
+from ..scene.cameras import orbit
+from ..toybox.prior.cache import Shelves
+from ..toybox.prior.optimizer import MuonAdamW, check_device
+from ..toybox.world.captions import subject
+from ..toybox.world.shapes import CLASSES, COLORS, DIRECTIONAL, MAIN, PARAMETERS, SHADE
+from ..toybox.world.tracer import part_colors, shade, trace
 from .azimuths import right_sides
 from .judge import SIZE, Judge, save_judge, word_counts
 from .pictures import AZIMUTHS, ELEVATION, judging_cameras, shaded

@@ -8,11 +8,11 @@ from dataclasses import dataclass, fields
 import numpy as np
 import torch
 
-from ..cameras import Cameras, orbit
-from ..config import FieldConfig
-from ..runs import DISPLAY_BACKGROUND, DISPLAY_DISTANCE, DISPLAY_FOCAL, display_shading, render_whole
-from ..toybox.shapes import PARAMETERS
-from ..toybox.world import GBuffer, part_colors, shade, trace
+from ..config.schema import FieldConfig
+from ..runs.folder import DISPLAY_BACKGROUND, DISPLAY_DISTANCE, DISPLAY_FOCAL, display_shading, render_whole
+from ..scene.cameras import Cameras, orbit
+from ..toybox.world.shapes import PARAMETERS
+from ..toybox.world.tracer import GBuffer, part_colors, shade, trace
 
 AZIMUTHS = tuple(range(0, 360, 45))  # degrees
 ELEVATION = 30.0  # degrees

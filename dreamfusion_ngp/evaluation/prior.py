@@ -7,14 +7,14 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from ..cameras import orbit
-from ..config import FRAMED_CAMERAS
-from ..prompts import MODE_WORDS, view_prompt
-from ..toybox.captions import subject
-from ..toybox.sampling import sample
-from ..toybox.shapes import CLASSES, COLORS, DIRECTIONAL, PARAMETERS
-from ..toybox.training import backgrounds, random_colors
-from ..toybox.world import shade, trace
+from ..config.prompts import MODE_WORDS, view_prompt
+from ..config.schema import FRAMED_CAMERAS
+from ..scene.cameras import orbit
+from ..toybox.prior.loss import backgrounds, random_colors
+from ..toybox.prior.sampling import sample
+from ..toybox.world.captions import subject
+from ..toybox.world.shapes import CLASSES, COLORS, DIRECTIONAL, PARAMETERS
+from ..toybox.world.tracer import shade, trace
 from .azimuths import right_sides
 from .judge import SIZE, Judge, load_judge
 from .pictures import AZIMUTHS, FLAT

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 
-from ..mesh import Mesh, extract_mesh, is_closed
-from ..toybox.captions import parse_prompt
-from ..toybox.shapes import COLORS, DIRECTIONAL
+from ..export.isosurface import Mesh, extract_mesh, is_closed
+from ..toybox.world.captions import parse_prompt
+from ..toybox.world.shapes import COLORS, DIRECTIONAL
 from .colors import color_scores, surface_colors
 from .faces import count_faces, templates
 from .pictures import Pictures

@@ -16,11 +16,11 @@ from typing import Protocol
 
 import torch
 
-from ..characters import clean_text, lookalike
-from ..errors import PromptError, UsageError
-from ..prompts import view_prompt
-from ..toybox.captions import parse_prompt, subject, words_of
-from ..toybox.shapes import CLASSES, COLORS
+from ..base.characters import clean_text, lookalike
+from ..base.errors import PromptError, UsageError
+from ..config.prompts import view_prompt
+from ..toybox.world.captions import parse_prompt, subject, words_of
+from ..toybox.world.shapes import CLASSES, COLORS
 from .pictures import Pictures
 
 MAX_CAPTIONS = 100_000

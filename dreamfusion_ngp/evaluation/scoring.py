@@ -8,9 +8,9 @@ from pathlib import Path
 
 import numpy as np
 
-from ..errors import ExportError, PromptError
-from ..toybox.captions import parse_prompt
-from ..toybox.shapes import COLORS
+from ..base.errors import ExportError, PromptError
+from ..toybox.world.captions import parse_prompt
+from ..toybox.world.shapes import COLORS
 from .pictures import Pictures, field_pictures, toy_pictures
 from .report import DEFINITIONS, open_report, report
 from .retrieval import Pool, Retrieval, pool_of, r_precision
@@ -74,7 +74,7 @@ def score(
     if pool and not is_toy(prompt):
         figures = open_report(prompt, density, bound, mesh=mesh)
     else:
-        from ..runs import render_opacity
+        from ..runs.folder import render_opacity
 
         figures = report(prompt, density, render_opacity(state), albedo, bound, pictures, mesh=mesh)
     head = {"run": str(folder), "seed": state.config.seed, "steps": state.step, "definitions": DEFINITIONS}

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from ..errors import PriorError
+from ..base.errors import PriorError
 
 LONGEST_SCHEDULE = 100_000  # timesteps; the models that exist have a thousand
 LARGEST_SIDE = 4096  # pixels

@@ -7,9 +7,9 @@ import logging
 import re
 from collections.abc import Sequence
 
-from ..characters import PICTURES, graphemes
-from ..errors import PromptError
-from ..prompts import foreign_syntax, view_prompt
+from ..base.characters import PICTURES, graphemes
+from ..base.errors import PromptError
+from ..config.prompts import foreign_syntax, view_prompt
 
 log = logging.getLogger(__name__)
 

@@ -6,12 +6,12 @@ import hashlib
 from dataclasses import replace
 from pathlib import Path
 
-from ..config import RunConfig
-from ..errors import PriorError
-from ..hub import model_path, pinned
-from ..models import TOYBOX_NAME, folder_of, on_the_hub
-from ..weights import FULL_FIRST, choose_weights
-from .parts import WEIGHTED
+from ..base.errors import PriorError
+from ..config.schema import RunConfig
+from ..hub.fetch import model_path, pinned
+from ..hub.names import TOYBOX_NAME, folder_of, on_the_hub
+from ..hub.weights import FULL_FIRST, choose_weights
+from .pipeline_folder import WEIGHTED
 
 BLOCK, BLOCKS = 1 << 16, 64  # bytes: what is read of a file of weights, its first and last block among them
 FLAGS = {"model": "--guidance", "vae": "--vae"}  # of resume, for the fields of GuidanceConfig that name models

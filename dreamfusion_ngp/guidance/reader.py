@@ -6,8 +6,8 @@ from pathlib import Path
 
 import torch
 
-from ..errors import PriorError
-from .parts import fitting, load_blank, load_tokenizer, read_config
+from ..base.errors import PriorError
+from .pipeline_folder import fitting, load_blank, load_tokenizer, read_config
 
 USUAL = 77  # tokens: CLIP's length, where neither tokenizer nor encoder has one
 LONGEST = 4096  # tokens; a tokenizer that was saved without a length says 1e30

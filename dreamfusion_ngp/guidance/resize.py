@@ -7,7 +7,7 @@ from functools import lru_cache
 import numpy as np
 from torch import Tensor
 
-from ..inputs import sent
+from ..base.slots import sent
 
 
 def resize(x: Tensor, size: int) -> Tensor:

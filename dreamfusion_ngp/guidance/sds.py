@@ -18,9 +18,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..config import GuidanceConfig
-from ..inputs import sent
-from ..rng import Stream, generator
+from ..base.rng import Stream, generator
+from ..base.slots import sent
+from ..config.schema import GuidanceConfig
 
 
 @dataclass(frozen=True)

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from ..errors import PriorError
-from .parts import read_object
+from ..base.errors import PriorError
+from .pipeline_folder import read_object
 
 SETTINGS = "dreamfusion_ngp.json"
 MOST_LAYERS = 1000

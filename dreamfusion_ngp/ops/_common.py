@@ -12,7 +12,7 @@ from types import ModuleType
 import torch
 from torch import Tensor
 
-from ..native import native, native_cuda
+from ..base.native import native, native_cuda
 
 NAMESPACE = "dreamfusion_ngp"
 DEVICES = ("cpu", "cuda")

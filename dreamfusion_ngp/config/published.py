@@ -1,0 +1,216 @@
+"""Published configurations in their own units, and their exact conversion into this package's.
+
+    theirs                                               here
+    SDS gradient summed over the C h w numbers of a view its mean: weights of other losses are divided by C h w
+    omega in cond + omega (cond - uncond)                s = omega + 1
+    field of view                                        focal length in image widths
+    steps                                                fractions of the run
+    timesteps from int(a T) to int(b T), both drawn      t in [a, b + 1 / T)
+    growth of the grid from level to level               resolution of the finest level
+
+What a configuration says and this package has no setting for is listed in docs/guidance.md.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+from .schema import (
+    CameraConfig,
+    FieldConfig,
+    GuidanceConfig,
+    LightConfig,
+    LossConfig,
+    OptimConfig,
+    RenderConfig,
+    RunConfig,
+)
+
+TIMESTEPS = 1000  # of the schedules of all models here
+
+
+@dataclass(frozen=True)
+class Published:
+    """A configuration of another program. source: repository, file and commit. Angles are in degrees, lengths in that
+    program's world units, `*_steps` in steps. resolution: pixels a side, from the start and doubled at doubling_steps
+    (0: never). reduction: numbers of a view that its distillation loss is summed over; 1 for a mean. scale_form:
+    "omega" or "s". t_ends: lowest and highest timestep in fractions of the schedule, both drawn. descending: they count
+    a flow's scheduler from its noisy end. coarse_to_fine: levels at the start, and steps until all are active."""
+
+    source: str
+    steps: int
+    views: int
+    resolution: int
+    distance: tuple[float, float]
+    fov: tuple[float, float]
+    elevation: tuple[float, float]
+    jitter: tuple[float, float, float]  # of position (uniform), point looked at and up vector (deviations)
+    radius: float  # half the side of the scene's cube
+    scale: float
+    scale_form: str
+    reduction: int
+    orientation: tuple[float, float, int]  # start, end, steps until the end
+    sparsity: float
+    opaque: float
+    lr_grid: float
+    lr_mlp: float
+    lr_background: float
+    doubling_steps: int = 0
+    albedo_steps: int = 0
+    lit_probability: float = 0.75
+    levels: int = 16
+    base_resolution: int = 16
+    growth: float = 1.447269237440378
+    blob: tuple[float, float] = (10.0, 0.5)  # Magic3D's cone: strength before the softplus, radius
+    coarse_to_fine: tuple[int, int] = (0, 0)
+    samples_per_ray: int = 512  # along the diagonal of the cube
+    random_background: float = 0.0
+    t_ends: tuple[float, float] = (0.02, 0.98)
+    descending: bool = False
+    weighting: str = "sigma2"
+    guidance_resolution: int = 0
+
+
+THREESTUDIO = dict(
+    steps=10_000,
+    views=1,
+    resolution=64,
+    distance=(1.5, 2.0),
+    fov=(40.0, 70.0),
+    jitter=(0.1, 0.2, 0.02),
+    radius=2.0,
+    albedo_steps=2001,
+    coarse_to_fine=(8, 6000),
+    scale_form="omega",
+    orientation=(10.0, 1000.0, 5000),
+    sparsity=1.0,
+    opaque=0.0,
+    lr_grid=1e-2,
+    lr_mlp=1e-2,
+    lr_background=1e-3,
+)
+
+DREAMFUSION_SD = Published(
+    source="threestudio, configs/dreamfusion-sd.yaml at 28d9d80",
+    elevation=(-10.0, 45.0),
+    scale=100.0,
+    reduction=4 * 64 * 64,
+    **THREESTUDIO,
+)
+
+DREAMFUSION_IF = Published(
+    source="threestudio, configs/dreamfusion-if.yaml at 28d9d80",
+    elevation=(-10.0, 90.0),
+    scale=20.0,
+    reduction=3 * 64 * 64,
+    **THREESTUDIO,
+)
+
+# Its loss is a mean of squares times a random weight of mean 1/2 for each view, so that its expected gradient is the
+# residual's mean. Timesteps are indices of the scheduler's table, whose first entry is pure noise.
+RFDS_SD3 = Published(
+    source="RFDS (Yang et al., ICLR 2025), configs/rfds_sd3.yaml at 235e39f",
+    steps=15_000,
+    views=1,
+    resolution=256,
+    doubling_steps=5000,
+    distance=(1.0, 1.5),
+    fov=(40.0, 70.0),
+    elevation=(-10.0, 45.0),
+    jitter=(0.0, 0.0, 0.0),
+    radius=1.0,
+    lit_probability=0.0,
+    random_background=0.5,
+    scale=100.0,
+    scale_form="s",
+    t_ends=(0.3, 0.98),
+    descending=True,
+    weighting="velocity",
+    guidance_resolution=512,
+    reduction=1,
+    orientation=(0.0, 0.0, 0),
+    sparsity=0.1,
+    opaque=0.1,
+    lr_grid=1e-2,
+    lr_mlp=1e-3,
+    lr_background=1e-3,
+)
+
+
+def mean_weight(weight: float, reduction: int) -> float:
+    """The weight of a loss beside a distillation loss that is a mean, given that beside one summed over `reduction`
+    numbers of a view."""
+    return weight / reduction
+
+
+def scale_of(scale: float, form: str) -> float:
+    """s of uncond + s (cond - uncond), for a scale in the form "s" or "omega", cond + omega (cond - uncond)."""
+    return scale + {"s": 0.0, "omega": 1.0}[form]
+
+
+def focal_of(fov: tuple[float, float]) -> tuple[float, float]:
+    """Focal lengths in image widths, short to long, of a range of full fields of view in degrees."""
+    return tuple(0.5 / math.tan(math.radians(angle) / 2) for angle in reversed(fov))
+
+
+def t_range_of(ends: tuple[float, float], descending: bool = False) -> tuple[float, float]:
+    """The half-open interval of t from which every timestep from int(ends[0] T) to int(ends[1] T) is drawn alike,
+    counted from the clean end."""
+    first, last = (int(end * TIMESTEPS) for end in ends)
+    if descending:
+        first, last = TIMESTEPS - 1 - last, TIMESTEPS - 1 - first
+    return first / TIMESTEPS, (last + 1) / TIMESTEPS
+
+
+def convert(theirs: Published) -> RunConfig:
+    """The configuration in this package's units."""
+    position, target, up = theirs.jitter
+    start, end, ramp = theirs.orientation
+    t_range = t_range_of(theirs.t_ends, theirs.descending)
+    levels, all_at = theirs.coarse_to_fine
+    return RunConfig(
+        steps=theirs.steps,
+        views=theirs.views,
+        camera=CameraConfig(
+            elevation=theirs.elevation,
+            distance=theirs.distance,
+            focal=focal_of(theirs.fov),
+            position_jitter=position,
+            look_at_std=target,
+            up_std=up,
+        ),
+        light=LightConfig(albedo_only_until=theirs.albedo_steps / theirs.steps, lit_probability=theirs.lit_probability),
+        field=FieldConfig(
+            levels=theirs.levels,
+            base_resolution=theirs.base_resolution,
+            bound=theirs.radius,
+            finest_resolution=round(theirs.base_resolution * theirs.growth ** (theirs.levels - 1)),
+            density="softplus",
+            blob=("cone", *theirs.blob),
+            density_bias=0.0,
+            coarse_to_fine=(levels, all_at / theirs.steps),
+        ),
+        render=RenderConfig(
+            resolution=theirs.resolution,
+            random_background=theirs.random_background,
+            step=2 * math.sqrt(3) * theirs.radius / theirs.samples_per_ray,
+            resolution_doubles=((theirs.doubling_steps or theirs.steps) / theirs.steps, 1.0),
+        ),
+        guidance=GuidanceConfig(
+            scale=scale_of(theirs.scale, theirs.scale_form),
+            t_range=t_range,
+            t_max_end=t_range[1],
+            t_shifted=theirs.descending,
+            weighting=theirs.weighting,
+            precision="float16",
+            resolution=theirs.guidance_resolution,
+        ),
+        loss=LossConfig(
+            orientation=tuple(mean_weight(w, theirs.reduction) for w in (start, end)),
+            orientation_ramp=ramp / theirs.steps,
+            opacity=mean_weight(theirs.sparsity, theirs.reduction),
+            entropy=mean_weight(theirs.opaque, theirs.reduction),
+        ),
+        optim=OptimConfig(lr_grid=theirs.lr_grid, lr_mlp=theirs.lr_mlp, lr_background=theirs.lr_background),
+    )

@@ -1,0 +1,178 @@
+"""Mesh files: GLB, OBJ + MTL + PNG, PLY, STL, each in the axes and units of its format (formats.py)."""
+
+from __future__ import annotations
+
+import io
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+
+from ..base.errors import ExportError, UsageError
+from ..base.files import write_atomically
+from .formats import CONVENTIONS, STL_SIZE, check_formats, check_origin, check_size
+from .isosurface import Mesh, extract_mesh, vertex_normals
+from .texture import MAX_TEXTURE, TexturedMesh, bake_texture, surface_color
+
+Z_UP = np.array([[1.0, 0.0, 0.0], [0.0, 0.0, 1.0], [0.0, -1.0, 0.0]])  # (x, y, z) @ Z_UP = (x, -z, y): a rotation
+
+
+def export_mesh(
+    density,
+    albedo,
+    bound: float,
+    folder,
+    formats=("glb",),
+    resolution: int = 128,
+    texture: int = 1024,
+    faces: int = 20000,
+    keep_all: bool = False,
+    smooth: int = 0,
+    size: float = STL_SIZE,
+    origin: str = "scene",
+    device="cpu",
+) -> dict:
+    """Write mesh.<format> files into `folder` (made if missing); nothing is written unless every file could be made.
+
+    density, albedo: callables, world points (N, 3) float32 on `device` -> (N,) density per world unit, (N, 3) sRGB
+    values in [0, 1].
+    resolution: samples per axis of the scene cube [-bound, bound]^3. texture: texels a side. faces: budget, 0 for no
+    decimation.
+    keep_all: every separate piece, not only the largest. smooth: iterations of Taubin smoothing.
+    size: longest side of an STL, millimetres; the other formats have the scene's size, in metres.
+    origin: "scene", the point that the cameras circle; "base", the middle of the bounding box's bottom, so that the
+    object stands on the ground; "centre", the middle of the bounding box.
+    Returns {"paths": {"glb": absolute path, ...}}, for an STL "stl_sides" (its width, depth and height in millimetres),
+    and the figures of `mesh.extract_mesh`. "obj" adds the paths "mtl" and "png".
+    Raises UsageError for a bad argument, ExportError for an empty or not finite field or a folder that cannot be
+    written.
+    """
+    formats, size, origin = check_formats(formats), check_size(size), check_origin(origin)
+    if not 16 <= texture <= MAX_TEXTURE:
+        raise UsageError(f"texture size must be between 16 and {MAX_TEXTURE} texels, got {texture}")
+    if faces < 0:
+        raise UsageError(f"faces must be at least 0 (0: no limit), got {faces}")
+    folder = Path(folder).resolve()
+    mesh, stats = extract_mesh(
+        density, bound, resolution=resolution, faces=faces, keep_all=keep_all, smooth=smooth, device=device
+    )
+    files, shift = {}, -origin_of(mesh.vertices, origin)
+    if {"glb", "obj"} & set(formats):
+        textured = bake_texture(mesh, density, albedo, size=texture, bound=bound, device=device)
+        textured = replace(textured, vertices=(textured.vertices + shift).astype(textured.vertices.dtype))
+        check_finite(textured.vertices, textured.normals, textured.uv)
+        if "glb" in formats:
+            files["mesh.glb"] = glb_bytes(textured)
+        if "obj" in formats:
+            files |= obj_files(textured)
+    if "ply" in formats:
+        color = surface_color(density, albedo, mesh.vertices, vertex_normals(mesh), bound, device)
+        files["mesh.ply"] = ply_bytes(turned(mesh, shift), color)
+    if "stl" in formats:
+        solid = turned(mesh, shift)
+        solid = Mesh(solid.vertices * (size / np.ptp(solid.vertices, axis=0).max()), solid.faces)
+        files["mesh.stl"] = stl_bytes(solid)
+        stats["stl_sides"] = np.ptp(solid.vertices, axis=0).tolist()
+    return {"paths": write_files(folder, files), **stats}
+
+
+def origin_of(vertices: np.ndarray, origin: str) -> np.ndarray:
+    """(3,) the place in the scene, +Y up, that becomes the origin of a file."""
+    if origin == "scene":
+        return np.zeros(3)
+    low, high = vertices.min(0), vertices.max(0)
+    middle = (low + high) / 2
+    return np.array([middle[0], low[1], middle[2]]) if origin == "base" else middle
+
+
+def turned(mesh: Mesh, shift: np.ndarray) -> Mesh:
+    """The mesh moved by `shift`, then with +Z up and its front to -Y."""
+    return Mesh((mesh.vertices + shift) @ Z_UP, mesh.faces)
+
+
+def said(name: str) -> str:
+    """The axes and the unit of a format, as its files say them."""
+    convention = CONVENTIONS[name]
+    return f"{convention.unit}, {convention.up} up, front {convention.front}"
+
+
+def check_finite(*arrays: np.ndarray) -> None:
+    if not all(np.isfinite(a).all() for a in arrays):
+        raise ExportError("the mesh has coordinates that are not finite; nothing was written")
+
+
+def write_files(folder: Path, files: dict[str, bytes]) -> dict[str, str]:
+    """Each file in one step. Returns absolute paths by extension."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        for name, data in files.items():
+            write_atomically(folder / name, data)
+    except OSError as error:
+        raise ExportError(f"cannot write to {folder}: {error.strerror or error}") from None
+    return {name.rsplit(".", 1)[1]: str(folder / name) for name in files}
+
+
+def png_bytes(image: np.ndarray) -> bytes:
+    from PIL import Image
+
+    buffer = io.BytesIO()
+    Image.fromarray(image).save(buffer, "PNG", optimize=True)
+    return buffer.getvalue()
+
+
+def glb_bytes(textured: TexturedMesh) -> bytes:
+    """Binary glTF 2.0: one mesh, one material with baseColorTexture (sRGB by the standard), metallic 0, roughness 1."""
+    import trimesh
+    from PIL import Image
+
+    texture = Image.open(io.BytesIO(png_bytes(textured.image)))  # has the format PNG, in which it is then embedded
+    material = trimesh.visual.material.PBRMaterial(
+        name="surface", baseColorTexture=texture, metallicFactor=0.0, roughnessFactor=1.0, doubleSided=False
+    )
+    mesh = trimesh.Trimesh(
+        textured.vertices,
+        textured.faces,
+        vertex_normals=textured.normals,
+        process=False,
+        visual=trimesh.visual.TextureVisuals(uv=textured.uv, material=material),
+    )
+    scene = trimesh.Scene()
+    scene.add_geometry(mesh, geom_name="mesh", node_name="mesh")
+    return scene.export(file_type="glb", include_normals=True)
+
+
+def obj_files(textured: TexturedMesh) -> dict[str, bytes]:
+    """Wavefront OBJ with its material and texture beside it."""
+    lines = [f"# {said('obj')}", "mtllib mesh.mtl", "o mesh", "usemtl surface"]
+    lines += ["v {:.6f} {:.6f} {:.6f}".format(*v) for v in textured.vertices]
+    lines += ["vt {:.6f} {:.6f}".format(*v) for v in textured.uv]
+    lines += ["vn {:.4f} {:.4f} {:.4f}".format(*v) for v in textured.normals]
+    lines += ["f {0}/{0}/{0} {1}/{1}/{1} {2}/{2}/{2}".format(*(f + 1)) for f in textured.faces]
+    material = "newmtl surface\nKa 0 0 0\nKd 1 1 1\nKs 0 0 0\nd 1\nillum 1\nmap_Kd mesh.png\n"
+    return {
+        "mesh.obj": ("\n".join(lines) + "\n").encode(),
+        "mesh.mtl": material.encode(),
+        "mesh.png": png_bytes(textured.image),
+    }
+
+
+def ply_bytes(mesh: Mesh, color: np.ndarray) -> bytes:
+    """Binary PLY with normals and vertex colours (8 bits, sRGB), and a comment that says its axes."""
+    import trimesh
+
+    check_finite(mesh.vertices, color)
+    rgba = np.concatenate([(color * 255).round(), np.full((len(color), 1), 255)], 1).astype(np.uint8)
+    solid = trimesh.Trimesh(
+        mesh.vertices, mesh.faces, vertex_normals=vertex_normals(mesh), vertex_colors=rgba, process=False
+    )
+    head, body = trimesh.exchange.ply.export_ply(solid, vertex_normal=True).split(b"\nelement ", 1)
+    return head + f"\ncomment {said('ply')}\nelement ".encode() + body
+
+
+def stl_bytes(mesh: Mesh) -> bytes:
+    """Binary STL: the shape alone; its header of 80 bytes says the unit and the axes."""
+    import trimesh
+
+    check_finite(mesh.vertices)
+    data = trimesh.exchange.stl.export_stl(trimesh.Trimesh(mesh.vertices, mesh.faces, process=False))
+    return f"dreamfusion_ngp: {said('stl')}".encode().ljust(80, b"\0") + data[80:]

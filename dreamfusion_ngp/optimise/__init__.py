@@ -1,0 +1,1 @@
+"""Steps of an optimisation, and what runs them."""

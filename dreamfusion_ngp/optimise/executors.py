@@ -1,0 +1,144 @@
+"""The step in CUDA graphs: one launch each for rays, rendering, and backward with update, in the place of some hundred.
+
+A function runs as it is when its kind is seen for the first time, which loads its kernels, and is captured at the
+second. Kinds differ in resolution, background and tier: the rows of the buffers of samples, a power of two. The rays of
+a step are cast while the guidance of the step before it works, and their number goes to the host meanwhile, so a tier
+always holds all samples that the budget admits, and no step depends on it. After an update of the occupancy grid the
+rays are cast at once, and the tier is the budget.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..base.cuda_graphs import Capture, CudaCapture
+from ..render.volume import Rays
+from .step import Draw, Look, State, cast_rays, draw, fill_eye, learn, look, refresh_is_due
+
+SMALLEST_TIER = 1 << 15  # rows: below, kernels do not get faster
+
+
+class Eager:
+    """The functions of a step as they are."""
+
+    def draw(self, state: State, number: int) -> Draw:
+        return draw(state.config, number)
+
+    def look(self, state: State, drawn: Draw) -> Look:
+        fill_eye(state, drawn)
+        rays = cast_rays(state, drawn.size)
+        return look(state, rays.cut(rays.rows()), drawn.network)
+
+    def learn(self, state: State, seen: Look, d_rgb: Tensor, last: bool) -> None:
+        learn(state, seen, d_rgb, last)
+
+
+class Notice:
+    """Numbers of the device on the host: sent without waiting; reading waits until they have arrived."""
+
+    def __init__(self, like: Tensor):
+        self.host = torch.empty(like.shape, dtype=like.dtype, pin_memory=like.is_cuda)
+        self.sent = torch.cuda.Event() if like.is_cuda else None
+
+    def send(self, numbers: Tensor) -> None:
+        self.host.copy_(numbers, non_blocking=True)
+        if self.sent:
+            self.sent.record(torch.cuda.current_stream(numbers.device))
+
+    def read(self) -> list[int]:
+        if self.sent:
+            self.sent.synchronize()
+        return self.host.tolist()
+
+
+class Graphed:
+    """`Eager` for one state, in graphs. The pictures that `look` returns hold until the next `look`."""
+
+    def __init__(self, state: State, rays: Capture, step: Capture, smallest: int = SMALLEST_TIER):
+        """rays, step: capture the functions before and after; each with memory of its own, as the rays of the next step
+        are cast between the rendering of a step and its backward."""
+        self.captures, self.smallest = {"cast": rays, "look": step, "learn": step}, smallest
+        self.graphs, self.warm, self.gradients = {}, set(), {}
+        self.kind: tuple = ()
+        self.seen: Look | None = None
+        self.ahead: tuple[Draw, Rays] | None = None
+        self.notice = Notice(state.occupancy.bits.new_empty(2, dtype=torch.int64))
+
+    def run(self, name: str, kind: tuple, function: Callable[[], Any]) -> Any:
+        if kind not in self.warm:
+            return self.captures[name].warm(function)
+        if (name, kind) not in self.graphs:
+            self.graphs[name, kind] = self.captures[name](function)
+        replay, returned = self.graphs[name, kind]
+        replay()
+        return returned
+
+    def cast(self, state: State, drawn: Draw) -> Rays:
+        fill_eye(state, drawn)
+        rays = self.run("cast", (drawn.size,), lambda: cast_rays(state, drawn.size))
+        self.warm.add((drawn.size,))
+        return rays
+
+    def draw(self, state: State, number: int) -> Draw:
+        if self.ahead and self.ahead[0].number != number:
+            self.ahead = None
+        return self.ahead[0] if self.ahead else draw(state.config, number)
+
+    def look(self, state: State, drawn: Draw) -> Look:
+        if self.ahead:
+            rays, rows = self.ahead[1], tier(self.notice.read()[0], state.config.render.budget, self.smallest)
+        else:
+            rays, rows = self.cast(state, drawn), state.config.render.budget
+        self.kind = drawn.size, drawn.network, rows
+        self.seen = None  # its graph would hold what autograd remembers of the parameters
+        seen = self.seen = self.run("look", self.kind, lambda: look(state, rays.cut(rows).clone(), drawn.network))
+        self.ahead = self.look_ahead(state, drawn.number + 1)
+        return replace(
+            seen,
+            terms={name: term.detach().clone() for name, term in seen.terms.items()},
+            opacity=seen.opacity.clone(),
+            info=seen.info.clone(),
+        )
+
+    def look_ahead(self, state: State, number: int) -> tuple[Draw, Rays] | None:
+        """The rays of the next step, unless they are to be cast through another grid."""
+        if number >= state.config.steps or refresh_is_due(state.config, number):
+            return None
+        drawn = draw(state.config, number)
+        rays = self.cast(state, drawn)
+        self.notice.send(rays.samples.info)
+        return drawn, rays
+
+    def learn(self, state: State, seen: Look, d_rgb: Tensor, last: bool) -> None:
+        size, seen = self.kind[0], self.seen  # not the one with copies: a graph holds on to what it was captured with
+        if size not in self.gradients:
+            self.gradients[size] = torch.empty_like(d_rgb)
+        given = self.gradients[size].copy_(d_rgb)
+        self.run("learn", self.kind, lambda: learn(state, seen, given, last))
+        self.warm.add(self.kind)
+
+
+def tier(samples: int, budget: int, smallest: int = SMALLEST_TIER) -> int:
+    """Rows of buffers for `samples`: the next power of two, at least `smallest`, at most `budget`."""
+    return min(budget, max(smallest, 1 << max(0, samples - 1).bit_length()))
+
+
+def executor(state: State) -> Eager | Graphed:
+    """What runs the steps of `state`: graphs on a CUDA device if its config says so, but not with parts of a step
+    (`accumulate`), which would add to each other's gradients, nor with tiny-cuda-nn, which has its own streams and
+    memory. They change no result."""
+    device = state.occupancy.bits.device
+    if (
+        device.type != "cuda"
+        or not state.config.cuda_graphs
+        or state.config.accumulate > 1
+        or (state.config.field.backend != "native")
+    ):
+        return Eager()
+    with torch.cuda.device(device):
+        return Graphed(state, CudaCapture(), CudaCapture())

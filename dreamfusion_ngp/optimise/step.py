@@ -1,0 +1,249 @@
+"""One optimisation step in three flat functions, before and after the guidance. They read what changes from step to
+step from `State.eye` and `State.numbers` alone, wait for nothing and branch on nothing that a device computes, so that
+CUDA graphs can hold them (executors.py); without graphs they run as they are."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ..base.rng import Stream, generator, kernel_stream
+from ..base.slots import Slots
+from ..config.schema import OptimConfig, RunConfig, resolution_at
+from ..ops.adam import adam_factors, adam_step
+from ..ops.field import recycle_gradient
+from ..render.losses import (
+    entropy_loss,
+    entropy_weight,
+    opacity_loss,
+    orientation_loss,
+    orientation_weight,
+    smoothness_loss,
+)
+from ..render.volume import Occupancy, Rays, cast, flat_background, integrate
+from ..scene.cameras import Cameras
+from ..scene.fields import Background, HashField, random_background
+from ..scene.views import Views, sample_views
+
+CAMERA = ("c2w", "focal", "azimuth", "elevation")
+REGULARISERS = ("orientation", "opacity_loss", "entropy", "smoothness")
+
+
+class Adam:
+    """Fused Adam over (parameter, learning rate) pairs. moments, nonfinite: its whole state besides the step number;
+    nonfinite counts the updates of single numbers that were left out (ops/adam.py)."""
+
+    def __init__(self, pairs: list[tuple[Tensor, float]], config: OptimConfig):
+        self.pairs, self.config = pairs, config
+        self.moments = [(torch.zeros_like(p), torch.zeros_like(p)) for p, _ in pairs]
+        self.examined = 0  # `nonfinite` when the state was last searched for the reason
+        self.nonfinite = torch.zeros(1, dtype=torch.int64, device=pairs[0][0].device)
+
+    def factors(self, step: int, steps: int) -> list[tuple[float, float]]:
+        """What `step` needs for every parameter at `step` (from 0) of `steps`: linear warm-up, cosine to `final`."""
+        config = self.config
+        warmup = min(1.0, (step + 1) / max(1.0, config.warmup * steps))
+        factor = warmup * (config.final + (1 - config.final) * 0.5 * (1 + math.cos(math.pi * step / steps)))
+        return [adam_factors(rate * factor, *config.betas, step + 1) for _, rate in self.pairs]
+
+    def step(self, factors: Sequence[Tensor]) -> None:
+        """Apply the gradients, with one tensor (2,) of `factors` per parameter, and leave none. A parameter without a
+        gradient has one of zero."""
+        config = self.config
+        for (parameter, _), (first, second), factor in zip(self.pairs, self.moments, factors, strict=True):
+            if parameter.grad is None:
+                parameter.grad = torch.zeros_like(parameter)
+            adam_step(
+                parameter.data,
+                parameter.grad,
+                first,
+                second,
+                self.nonfinite,
+                beta1=config.betas[0],
+                beta2=config.betas[1],
+                eps=config.eps,
+                factors=factor,
+            )
+            recycle_gradient(parameter)
+
+
+class State:
+    """Everything that a run changes: field, background network, occupancy grid, optimiser, and the number of the next
+    step. refreshed: the part (`Draw.number`) before which the grid was refreshed last. whole: False while parameters
+    are those of no step, in the middle of an update. weights: digests of the guidance's weights, by which a resumed run
+    knows them. eye, numbers: what the functions of a step read; filled before each."""
+
+    def __init__(self, config: RunConfig, device: str | torch.device):
+        self.config, self.step, self.refreshed, self.whole = config, 0, -1, True
+        self.weights: dict[str, str] = {}
+        self.field = HashField(config.field, config.seed).to(device)
+        self.field.open_encoding()
+        self.background = Background(config.field, config.seed).to(device) if config.field.background_hidden else None
+        self.occupancy = Occupancy(config.render, config.field.bound).to(device)
+        optim = config.optim
+        pairs = [(p, optim.lr_grid if name == "table" else optim.lr_mlp) for name, p in self.field.named_parameters()]
+        if self.background is not None:
+            pairs += [(p, optim.lr_background) for p in self.background.parameters()]
+        self.adam = Adam(pairs, optim)
+
+        def zeros(*shape):
+            return np.zeros(shape, np.float32)
+
+        views, levels = config.views, config.field.levels
+        self.eye = Slots(
+            device,
+            stream=np.zeros(1, np.int64),
+            c2w=zeros(views, 3, 4),
+            focal=zeros(views),
+            azimuth=zeros(views),
+            elevation=zeros(views),
+        )
+        self.numbers = Slots(
+            device,
+            shading=zeros(views, 6),
+            colors=zeros(views, 3),
+            level_weight=zeros(levels),
+            loss=zeros(len(REGULARISERS)),
+            factors=zeros(len(pairs), 2),
+        )
+        self.numbers["level_weight"].copy_(self.field.level_weight)
+        self.field.level_weight = self.numbers["level_weight"]
+
+    def tensors(self) -> dict[str, Tensor]:
+        """Named tensors of the whole state, in place: what a checkpoint holds besides the config and the step."""
+        found = {f"field.{k}": v.data for k, v in self.field.named_parameters()}
+        if self.background is not None:
+            found |= {f"background.{k}": v.data for k, v in self.background.named_parameters()}
+        found |= {f"occupancy.{k}": v for k, v in self.occupancy.named_buffers()}
+        for i, (first, second) in enumerate(self.adam.moments):
+            found |= {f"adam.{i}.first": first, f"adam.{i}.second": second}
+        return found | {"adam.nonfinite": self.adam.nonfinite}
+
+
+def unsound(tensors: dict[str, Tensor]) -> str:
+    """What is wrong with the numbers of a state, "" if nothing is: one is not finite, or one of Adam's second moments,
+    means of squares, is negative."""
+    for name, value in tensors.items():
+        if value.is_floating_point() and not value.isfinite().all():
+            return f"{name} holds a number that is not finite"
+        if name.startswith("adam.") and name.endswith(".second") and (value < 0).any():
+            return f"{name}, means of squares, holds a negative number"
+    return ""
+
+
+@dataclass(frozen=True)
+class Draw:
+    """What is random in a part of a step, but for the guidance and the jitter. number: of parts before it in the run.
+    progress: fraction of the run. colors: (B, 3) backgrounds. network: the background network in their place. size:
+    pixels a side."""
+
+    number: int
+    progress: float
+    views: Views
+    colors: Tensor
+    network: bool
+    size: int
+
+
+def draw(config: RunConfig, number: int) -> Draw:
+    """Part `number` of a run, `config.accumulate` of them a step. The background is the network's, or with the
+    configured probability (always, without a network) one random colour per view."""
+    progress = number // config.accumulate / config.steps
+    random = generator(config.seed, number, Stream.VIEWS)
+    views = sample_views(config.camera, config.light, config.views, progress, random)
+    colors, flat = random_background(len(views), random), random.random() < config.render.random_background
+    network = config.field.background_hidden > 0 and not flat
+    return Draw(number, progress, views, colors, network, resolution_at(config.render, progress))
+
+
+def fill_eye(state: State, drawn: Draw) -> None:
+    """What `cast_rays` reads."""
+    cameras = {name: getattr(drawn.views.cameras, name) for name in CAMERA}
+    state.eye.fill(stream=kernel_stream(drawn.number, Stream.MARCH), **cameras)
+
+
+def fill_numbers(state: State, drawn: Draw) -> None:
+    """What `look`, `learn` and every other call of the field read."""
+    config = state.config
+    step, weights = drawn.number // config.accumulate, config.loss
+    state.numbers.fill(
+        shading=drawn.views.shading,
+        colors=drawn.colors,
+        level_weight=state.field.level_weight_at(drawn.progress),
+        loss=(
+            orientation_weight(weights, drawn.progress),
+            weights.opacity,
+            entropy_weight(weights, drawn.progress),
+            weights.smoothness,
+        ),
+        factors=state.adam.factors(step, config.steps),
+    )
+
+
+def refresh_is_due(config: RunConfig, number: int) -> bool:
+    """Whether the occupancy grid is refreshed before part `number`."""
+    return number % (config.render.occupancy_interval * config.accumulate) == 0
+
+
+@dataclass(frozen=True)
+class Look:
+    """A rendering with its loss terms, as long as the gradient is to come. penalty: their weighted sum. opacity: mean.
+    info: (2,) samples taken and dropped."""
+
+    rgb: Tensor
+    terms: dict[str, Tensor]
+    penalty: Tensor
+    opacity: Tensor
+    info: Tensor
+
+
+def cast_rays(state: State, size: int) -> Rays:
+    """The rays of the cameras in `state.eye`, and their samples."""
+    config, eye = state.config, state.eye
+    return cast(
+        state.occupancy,
+        Cameras(*(eye[name] for name in CAMERA)),
+        config.render,
+        size=size,
+        seed=config.seed,
+        stream=eye["stream"],
+    )
+
+
+def look(state: State, rays: Rays, network: bool) -> Look:
+    """Render `rays`, before the background network or plain colours."""
+    config, numbers = state.config, state.numbers
+    background = state.background if network else flat_background(numbers["colors"])
+    rendering = integrate(
+        state.field, rays, numbers["shading"], background, config.render, density=config.field.density
+    )
+    terms = [orientation_loss(rendering.orientation), opacity_loss(rendering.opacity), entropy_loss(rendering.opacity)]
+    if config.loss.smoothness:
+        terms.append(smoothness_loss(rendering.normal, rendering.opacity))
+    first, *others = (weight * term for weight, term in zip(numbers["loss"].unbind(), terms, strict=False))
+    penalty = sum(others, first)
+    return Look(
+        rendering.rgb,
+        dict(zip(REGULARISERS, terms, strict=False)),
+        penalty,
+        rendering.opacity.detach().mean(),
+        rendering.info,
+    )
+
+
+def learn(state: State, seen: Look, d_rgb: Tensor, last: bool) -> None:
+    """Add the gradient of a part of a step, given that of `seen.rgb`, and after the last part update everything."""
+    parameters, parts = [p for p, _ in state.adam.pairs], state.config.accumulate
+    penalty = seen.penalty if parts == 1 else seen.penalty / parts
+    gradients = torch.autograd.grad((seen.rgb, penalty), parameters, (d_rgb, None), allow_unused=True)
+    for parameter, gradient in zip(parameters, gradients, strict=True):
+        if gradient is not None:
+            parameter.grad = gradient if parameter.grad is None else parameter.grad.add_(gradient)
+    if last:
+        state.adam.step(state.numbers["factors"].unbind())
+        state.field.refresh()

@@ -1,0 +1,1 @@
+"""From a scene to pictures, with gradients, and the losses on them."""

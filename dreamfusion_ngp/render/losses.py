@@ -1,0 +1,48 @@
+"""Regularisers as free functions of a rendering: DreamFusion's (appendix A.2), and two of later methods. All are means
+over rays, in the scale of an SDS loss that is a mean over pixels and channels."""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from ..config.schema import LossConfig
+
+
+def orientation_loss(orientation: Tensor) -> Tensor:
+    """Mean over rays of sum_i stopgrad(w_i) max(0, n_i . v)^2: normals that face away from the camera (Ref-NeRF, Verbin
+    et al. 2022)."""
+    return orientation.mean()
+
+
+def opacity_loss(opacity: Tensor) -> Tensor:
+    """Mean over rays of sqrt((sum_i w_i)^2 + 0.01): fewer opaque pixels, no fog."""
+    return (opacity * opacity + 0.01).sqrt().mean()
+
+
+def entropy_loss(opacity: Tensor) -> Tensor:
+    """Mean binary entropy of the rays' opacity, in nats: every pixel fully object or fully background."""
+    p = opacity.clamp(1e-4, 1 - 1e-4)
+    return -(p * p.log() + (1 - p) * (1 - p).log()).mean()
+
+
+def smoothness_loss(normal: Tensor, opacity: Tensor) -> Tensor:
+    """Mean over pixels of the squared difference between the normals of a pixel and of its neighbours to the right and
+    below, where both are opaque: flat where nothing asks for detail. normal: (B, H, W, 3); opacity: (B, H, W), which
+    weighs and gets no gradient. After the 2D normal smoothness of stable-dreamfusion and threestudio, which does not
+    weigh."""
+    weight = opacity.detach()
+    right = (normal[:, :, 1:] - normal[:, :, :-1]).square().sum(-1) * weight[:, :, 1:] * weight[:, :, :-1]
+    below = (normal[:, 1:] - normal[:, :-1]).square().sum(-1) * weight[:, 1:] * weight[:, :-1]
+    return (right.sum() + below.sum()) / opacity.numel()
+
+
+def orientation_weight(config: LossConfig, progress: float) -> float:
+    """Linear ramp of the orientation weight over the first `orientation_ramp` of the run."""
+    start, end = config.orientation
+    return start + (end - start) * min(1.0, progress / max(config.orientation_ramp, 1e-9))
+
+
+def entropy_weight(config: LossConfig, progress: float) -> float:
+    """Linear ramp of the entropy weight from 0 at `entropy_from` to its full value at the end of the run: earlier, what
+    is half there is still being decided."""
+    return config.entropy * max(0.0, progress - config.entropy_from) / max(1.0 - config.entropy_from, 1e-9)

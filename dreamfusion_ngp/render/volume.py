@@ -1,0 +1,162 @@
+"""Rays to pictures: occupancy grid, marching, shading, compositing. The field is any callable (x, count) ->
+(h, rgb_raw, grad_h)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from ..base.rng import Stream, kernel_stream
+from ..config.schema import RenderConfig
+from ..ops.composite import composite
+from ..ops.march import Samples, march
+from ..ops.occupancy import cell_points, occupancy_update
+from ..ops.shade import shade
+from ..scene.cameras import Cameras, camera_rays
+
+
+class Occupancy(torch.nn.Module):
+    """Which cells of the scene cube may hold something: a decaying maximum of the density and its bits (Mueller et al.
+    2022)."""
+
+    PARTS = 4  # an update refreshes every fourth cell; four updates see them all
+
+    def __init__(self, config: RenderConfig, bound: float):
+        super().__init__()
+        self.config, self.bound, self.resolution = config, bound, config.occupancy_resolution
+        cells = self.resolution**3
+        self.register_buffer("values", torch.zeros(cells))
+        self.register_buffer("bits", torch.full((cells // 8,), 255, dtype=torch.uint8))
+
+    @torch.no_grad()
+    def update(self, density, seed: int, step: int, full: bool = False) -> None:
+        """Refresh a quarter of the cells (or all) from density(x (N, 3)) -> (N,), at one jittered point per cell."""
+        device = self.values.device
+        first, stride = (0, 1) if full else ((step // self.config.occupancy_interval) % self.PARTS, self.PARTS)
+        cells = torch.arange(first, self.resolution**3, stride, device=device)
+        points = cell_points(cells, self.resolution, self.bound, seed, kernel_stream(step, Stream.OCCUPANCY))
+        threshold = self.config.occupancy_threshold / self.config.step
+        occupancy_update(
+            self.values, self.bits, cells, density(points), decay=self.config.occupancy_decay, threshold=threshold
+        )
+
+    def fraction(self) -> float:
+        """Share of occupied cells. Waits for the device."""
+        return float((self.bits[:, None] >> torch.arange(8, device=self.bits.device) & 1).sum()) / len(self.values)
+
+
+@dataclass(frozen=True)
+class Rendering:
+    """B square views of H x W pixels, R = B * H * W rays, view-major.
+
+    rgb: (B, H, W, 3) over the background.  opacity, depth: (B, H, W).  normal: (B, H, W, 3), weighted sum of unit
+    normals.  orientation: (R,) per-ray orientation loss.  info: (2,) int64 samples taken, samples dropped by the
+    budget.
+    """
+
+    rgb: Tensor
+    opacity: Tensor
+    depth: Tensor
+    normal: Tensor
+    orientation: Tensor
+    info: Tensor
+
+
+@dataclass(frozen=True)
+class Rays:
+    """Rays of square views of `size` pixels, view-major, and their samples.  directions: (R, 3) unit vectors."""
+
+    directions: Tensor
+    samples: Samples
+    size: int
+
+    def cut(self, rows: int) -> Rays:
+        """With buffers of `rows` rows of samples: at least as many as are in use."""
+        s = self.samples
+        return replace(self, samples=s._replace(t=s.t[:rows], ray_id=s.ray_id[:rows], x=s.x[:rows]))
+
+    def clone(self) -> Rays:
+        """In memory of their own."""
+        return Rays(self.directions.clone(), Samples(*(v.clone() for v in self.samples)), self.size)
+
+    def rows(self) -> int:
+        """Rows of samples to work on: on the CPU those in use; on CUDA all, whose count the host would wait for."""
+        return len(self.samples.t) if self.directions.is_cuda else int(self.samples.count)
+
+
+@torch.no_grad()
+def cast(
+    occupancy: Occupancy, cameras: Cameras, config: RenderConfig, *, size: int, seed: int, stream: int | Tensor
+) -> Rays:
+    """The rays of `cameras`, which are on the grid's device, through `size` x `size` pixels, and their samples. seed,
+    stream: of the jitter of sample positions; seed -1 puts samples at the centres of their intervals."""
+    origins, directions = camera_rays(cameras, size)
+    samples = march(
+        origins,
+        directions,
+        occupancy.bits,
+        resolution=occupancy.resolution,
+        bound=occupancy.bound,
+        near=config.near,
+        step=config.step,
+        budget=config.budget,
+        seed=seed,
+        stream=stream,
+    )
+    return Rays(directions, samples, size)
+
+
+def integrate(field, rays: Rays, shading: Tensor, background, config: RenderConfig, *, density: str) -> Rendering:
+    """Field, shading and compositing along `rays`; the other arguments are those of `render`."""
+    size, s, count = rays.size, rays.samples, rays.samples.count
+    h, rgb_raw, grad_h = field(s.x, count)
+    sigma, rgb, normal = shade(h, rgb_raw, grad_h, s.x, s.ray_id, shading, size * size, density=density, count=count)
+    color, opacity, depth, normals, orientation = composite(
+        sigma, rgb, normal, s.t, s.offsets, rays.directions, config.step, count=count
+    )
+    color = color + (1 - opacity)[:, None] * background(rays.directions)
+
+    def image(values, *channels):
+        return values.reshape(len(shading), size, size, *channels)
+
+    return Rendering(image(color, 3), image(opacity), image(depth), image(normals, 3), orientation, s.info)
+
+
+def render(
+    field,
+    occupancy: Occupancy,
+    cameras: Cameras,
+    shading: Tensor,
+    background,
+    config: RenderConfig,
+    *,
+    density: str,
+    resolution: int | None = None,
+    seed: int = -1,
+    step: int = 0,
+) -> Rendering:
+    """Render `cameras` with one row of `shading` (B, 6) each (see ops.shade), on the device of the occupancy grid.
+
+    background: callable, ray directions (R, 3) -> colours (R, 3). density: activation, "softplus" or "exp". resolution:
+    pixels a side, default the config's. seed, step: of the jitter of sample positions; seed -1 puts samples at the
+    centres of their intervals. Raises ValueError for a resolution below 1.
+    """
+    size = config.resolution if resolution is None else resolution
+    if size < 1:
+        raise ValueError(f"render: resolution must be at least 1, got {size}")
+    device = occupancy.bits.device
+    rays = cast(occupancy, cameras.to(device), config, size=size, seed=seed, stream=kernel_stream(step, Stream.MARCH))
+    shading = shading.to(device, non_blocking=device.type == "cuda")
+    return integrate(field, rays.cut(rays.rows()), shading, background, config, density=density)
+
+
+def flat_background(colors: Tensor):
+    """A background with one colour (B, 3) per view."""
+
+    def background(directions: Tensor) -> Tensor:
+        here = colors.to(directions, non_blocking=directions.is_cuda)
+        return here[:, None].expand(-1, len(directions) // len(colors), -1).flatten(0, 1)
+
+    return background

@@ -1,0 +1,285 @@
+"""The folder that a run leaves behind: names, lock, config, metrics, previews, turntable frames."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import math
+import os
+import re
+import time
+import unicodedata
+from contextlib import contextmanager, suppress
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from ..base.characters import lookalike
+from ..base.errors import CheckpointError, UsageError, writing
+from ..base.files import flush_folder, sweep, write_atomically
+from ..config.schema import FieldConfig, RunConfig, to_dict
+from ..optimise.loop import State
+from ..render.volume import flat_background, render
+from ..scene.cameras import orbit
+
+CHECKPOINT, CONFIG, METRICS, LOCK = "checkpoint.safetensors", "config.json", "metrics.jsonl", ".lock"
+DEPTH = 2  # folders below a given one that are searched for runs: outputs/<prompt>/<time>
+DISPLAY_DISTANCE, DISPLAY_FOCAL = 1.55, 1.25  # world units, image widths: the whole object with a margin, in the
+# default cube; further off in a wider one
+DISPLAY_BACKGROUND = (0.92, 0.92, 0.92)
+
+
+def slug(prompt: str) -> str:
+    """A file name for any prompt: at most 40 safe ASCII characters, then 8 hex digits of the prompt's SHA-256. Prompts
+    that look alike have one name."""
+    prompt = lookalike(prompt)
+    plain = unicodedata.normalize("NFKD", prompt).encode("ascii", "ignore").decode().lower()
+    words = re.sub(r"[^a-z0-9]+", "-", plain).strip("-")[:40].strip("-")
+    return f"{words or 'prompt'}-{hashlib.sha256(prompt.encode(errors='backslashreplace')).hexdigest()[:8]}"
+
+
+def create_run(root: Path, config: RunConfig) -> Path:
+    """Make outputs/<slug>/<timestamp> with config.json in it. Raises UsageError where that cannot be written."""
+    base = Path(root) / slug(config.prompt)
+    if any("\ud800" <= c <= "\udfff" for c in str(base.absolute())):
+        raise UsageError(
+            f"{base.absolute()}: the name is not UTF-8, and what reads checkpoints takes no other names; "
+            "choose another folder with -o"
+        )
+    try:
+        base.mkdir(parents=True, exist_ok=True)
+        folder = make_new(base)
+        (folder / "previews").mkdir()
+        write_atomically(folder / CONFIG, config_bytes(config))
+        flush_folder(base)
+        return folder.resolve()
+    except OSError as error:
+        raise UsageError(f"cannot write to {base}: {error.strerror or error}; choose another folder with -o") from None
+
+
+def make_new(base: Path) -> Path:
+    """A new folder in `base` named after the time. Making it is the only way to know that nobody else just has."""
+    now, n = time.strftime("%Y%m%d-%H%M%S"), 0
+    while True:
+        folder = base / (f"{now}-{n}" if n else now)
+        try:
+            folder.mkdir()
+            return folder
+        except FileExistsError:
+            n += 1
+
+
+@contextmanager
+def lock_run(folder: Path):
+    """Keep every other process from running in `folder` for the length of the block. The kernel lifts the lock with the
+    end of the process, however it ends. Raises UsageError where another process has it. On Windows, and on a file
+    system without locks, there is none."""
+    with writing(folder / LOCK):
+        number = take_lock(folder / LOCK)
+    try:
+        if number is None:
+            raise UsageError(
+                f"{folder} is in use by another process{holder(folder / LOCK)}; wait for it to end, or stop it"
+            )
+        yield
+    finally:
+        if number is not None:
+            with suppress(OSError):
+                os.unlink(folder / LOCK)
+            os.close(number)
+
+
+def take_lock(path: Path) -> int | None:
+    """A file descriptor that holds the lock `path`; None if another process holds it."""
+    while True:
+        number = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
+        try:
+            import fcntl
+
+            fcntl.flock(number, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            os.close(number)
+            return None
+        except (ImportError, OSError):
+            return number
+        with suppress(OSError):
+            if os.path.samestat(os.fstat(number), os.stat(path)):
+                os.ftruncate(number, 0)
+                os.write(number, b"%d\n" % os.getpid())
+                return number
+        os.close(number)  # whoever had it has just removed the file
+
+
+def holder(path: Path) -> str:
+    """ " (number N)" of the process that wrote its number into a lock; "" if it cannot be read."""
+    with suppress(OSError, ValueError):
+        return f" (number {int(path.read_text(encoding='ascii'))})"
+    return ""
+
+
+def config_bytes(config: RunConfig) -> bytes:
+    return (json.dumps(to_dict(config), indent=1) + "\n").encode()
+
+
+def reopen_run(folder: Path, state: State) -> None:
+    """Bring a run's folder to where `state` stands: config.json as it goes on, later metrics dropped, what a killed
+    process left half-written removed. Raises OutputError where it cannot be written."""
+    with writing(folder / "previews"):
+        (folder / "previews").mkdir(exist_ok=True)
+    for place in (folder, folder / "previews"):
+        sweep(place)
+    with writing(folder / CONFIG):
+        write_atomically(folder / CONFIG, config_bytes(state.config))
+    truncate_metrics(folder, state.step)
+
+
+def checkpoint_of(run: Path) -> Path:
+    """The checkpoint of a run folder (or the path itself if it is a file). Raises CheckpointError if there is none."""
+    run = Path(run)
+    path = run if run.is_file() else run / CHECKPOINT
+    if not path.is_file():
+        raise CheckpointError(f"{run} holds no {CHECKPOINT}; give the folder of a run (outputs/<prompt>/<time>)")
+    return path
+
+
+def find_runs(paths: list[Path], depth: int = DEPTH) -> list[Path]:
+    """The folders of runs that `paths` are or hold, at most `depth` folders below, each once. Links and hidden folders
+    are not searched. Raises CheckpointError for one without."""
+    found = []
+    for path in paths:
+        inside = [] if path.is_file() or (path / CHECKPOINT).is_file() else sorted(below(path, depth))
+        if not inside and path.is_dir() and not (path / CHECKPOINT).is_file():
+            raise CheckpointError(
+                f"{path} holds no {CHECKPOINT}, nor do the {depth} levels of folders in it; give the "
+                "folder of a run (outputs/<prompt>/<time>), or look deeper with --depth"
+            )
+        found += [checkpoint_of(p).parent.resolve() for p in inside or [path]]
+    return list(dict.fromkeys(found))
+
+
+def below(folder: Path, depth: int):
+    """Yield the folders with a checkpoint at most `depth` levels below `folder`; not those inside a run."""
+    if depth < 1:
+        return
+    with suppress(OSError), os.scandir(folder) as entries:
+        for entry in entries:
+            if not entry.is_dir(follow_symlinks=False) or entry.name.startswith("."):
+                continue
+            if os.path.isfile(os.path.join(entry.path, CHECKPOINT)):
+                yield Path(entry.path)
+            else:
+                yield from below(Path(entry.path), depth - 1)
+
+
+def append_metrics(folder: Path, record: dict) -> None:
+    with writing(folder / METRICS), open(folder / METRICS, "a", encoding="utf-8") as file:
+        file.write(json.dumps(record) + "\n")
+
+
+def truncate_metrics(folder: Path, step: int) -> None:
+    """Drop the records of steps from `step` on, which a resumed run writes again, and lines that are no records: a
+    crash or a full disk may have left half of one."""
+    path = folder / METRICS
+    with writing(path), suppress(FileNotFoundError):
+        lines = path.read_bytes().decode("utf-8", "replace").split("\n")
+        write_atomically(path, "".join(f"{line}\n" for line in lines if recorded_step(line) < step).encode())
+
+
+def recorded_step(line: str) -> float:
+    """The step of a line of metrics; infinity for what is no record."""
+    try:
+        step = json.loads(line)["step"]
+    except (ValueError, TypeError, KeyError):
+        return math.inf
+    return step if type(step) is int else math.inf
+
+
+def display_shading(position: torch.Tensor, plain: bool) -> torch.Tensor:
+    """(B, 6) rows of a soft light above the viewer's shoulder; plain: white clay instead of the object's colours."""
+    light = position * 1.2 + torch.tensor([0.0, 0.8, 0.0])
+    row = torch.tensor([0.45, 0.55, 1.0]) if plain else torch.tensor([0.60, 0.40, 0.0])
+    return torch.cat([light, row.expand(len(position), 3)], -1)
+
+
+@torch.no_grad()
+def render_whole(state: State, cameras, shading: torch.Tensor, colors: torch.Tensor, resolution: int):
+    """Yield the rendering of every camera, over a background of its row of colors (B, 3), with as many samples as it
+    takes: the training budget would cut rays off where many pixels are asked for."""
+    config = state.config.render
+    for i in range(len(cameras)):
+        one = type(cameras)(*(getattr(cameras, name)[i : i + 1] for name in ("c2w", "focal", "azimuth", "elevation")))
+        while True:
+            result = render(
+                state.field,
+                state.occupancy,
+                one,
+                shading[i : i + 1],
+                flat_background(colors[i : i + 1]),
+                config,
+                density=state.config.field.density,
+                resolution=resolution,
+            )
+            if not int(result.info[1]):
+                break
+            config = replace(config, budget=2 * config.budget)
+        yield result
+
+
+def display(state: State, azimuths, elevation, resolution: int, plain: bool = False):
+    """Pictures around the object: a list of (rgb, normal, opacity) arrays per azimuth (degrees), float32 in [0, 1]."""
+    wide = state.config.field.bound / FieldConfig.bound
+    cameras = orbit(azimuths, elevation, DISPLAY_DISTANCE * wide, DISPLAY_FOCAL)
+    colors = torch.tensor(DISPLAY_BACKGROUND).expand(len(cameras), 3)
+    frames = []
+    for r in render_whole(state, cameras, display_shading(cameras.position, plain), colors, resolution):
+        normal = 0.5 + 0.5 * r.normal + 0.5 * (1 - r.opacity)[..., None]  # white where there is nothing
+        frames += [
+            tuple(v.clamp(0, 1).cpu().numpy() for v in triple) for triple in zip(r.rgb, normal, r.opacity, strict=True)
+        ]
+    return frames
+
+
+def render_opacity(state: State):
+    """Callable (cameras, resolution) -> (B, H, W) opacity of the state's field, for silhouettes."""
+
+    def opacity(cameras, resolution):
+        rows = torch.tensor([[0.0, 0.0, 0.0, 1.0, 0.0, 0.0]]).expand(len(cameras), 6)
+        black = torch.zeros(len(cameras), 3)
+        return torch.cat([r.opacity for r in render_whole(state, cameras, rows, black, resolution)])
+
+    return opacity
+
+
+def write_preview(folder: Path, state: State) -> str:
+    """Write a picture of `state` into `folder`/previews. Returns its path in `folder`. Raises OutputError."""
+    from PIL import Image
+
+    name, buffer = f"previews/{state.step:06d}.png", io.BytesIO()
+    Image.fromarray(preview_picture(state)).save(buffer, "PNG")
+    with writing(folder / name):
+        (folder / name).parent.mkdir(exist_ok=True)
+        write_atomically(folder / name, buffer.getvalue())
+    return name
+
+
+def preview_picture(state: State, resolution: int = 128) -> np.ndarray:
+    """(2 H, 4 W, 3) uint8: front, right, back, left; colours above, untextured below."""
+    azimuths = (0, 90, 180, 270)
+    rows = [
+        np.concatenate([rgb for rgb, _, _ in display(state, azimuths, 20.0, resolution, plain)], 1)
+        for plain in (False, True)
+    ]
+    return (np.concatenate(rows) * 255).round().astype(np.uint8)
+
+
+def turntable_frames(state: State, count: int = 48, resolution: int = 192, elevation: float = 20.0):
+    """Yield (H, 3 W, 3) uint8 frames of one turn: colours, normals, untextured, side by side."""
+    for i in range(0, count, 4):
+        azimuths = [360.0 * k / count for k in range(i, min(i + 4, count))]
+        color = display(state, azimuths, elevation, resolution)
+        clay = display(state, azimuths, elevation, resolution, plain=True)
+        for (rgb, normal, _), (white, _, _) in zip(color, clay, strict=True):
+            yield (np.concatenate([rgb, normal, white], 1) * 255).round().astype(np.uint8)

@@ -1,0 +1,1 @@
+"""What is optimised and what looks at it: fields, cameras, lights."""

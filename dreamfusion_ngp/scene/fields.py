@@ -1,0 +1,150 @@
+"""The radiance field: hash grid + small MLP -> pre-activation density, colour, density gradient. And the background
+network."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ..base.rng import Stream, generator
+from ..config.schema import FieldConfig
+from ..ops.field import field, field_density
+from ..ops.hashgrid import GridLayout
+from .tinycudann_field import TinycudannEncoding, tinycudann_field
+
+CHUNK = 1 << 17  # points per call of the no-grad queries; bounds the memory
+
+
+class HashField(torch.nn.Module):
+    """Instant-NGP field (Mueller et al. 2022) with DreamFusion's density blob.
+
+    Parameters: table (entries, features); w1 (hidden, levels * features), b1 (hidden); w2 (4, hidden), b2 (4): density
+    and three colour outputs. All float32; with `half_table` every lookup reads a float16 copy of the table, `shadow`.
+    level_weight (levels): factors of the levels, those of the start of a run until they are filled anew. With the
+    backend "tinycudann" tiny-cuda-nn encodes, from the same table, and torch does the rest.
+    Initial values are drawn from `seed` alone, the same on every device.
+    """
+
+    def __init__(self, config: FieldConfig, seed: int):
+        super().__init__()
+        self.config = config
+        self.layout = GridLayout(
+            levels=config.levels,
+            features=config.features,
+            log2_table=config.log2_table,
+            base_resolution=config.base_resolution,
+            finest_resolution=config.finest_resolution,
+            interpolation=config.interpolation,
+            convention=config.backend,
+        )
+        self.encoding = None  # of tiny-cuda-nn, made at the first use: then the device is known
+        random = generator(seed, 0, Stream.INIT)
+        width, hidden = config.levels * config.features, config.hidden
+
+        def uniform(shape, limit):
+            return torch.nn.Parameter(torch.tensor(random.uniform(-limit, limit, shape), dtype=torch.float32))
+
+        self.table = uniform((self.layout.entries, config.features), 1e-4)
+        self.w1, self.b1 = uniform((hidden, width), math.sqrt(6 / width)), uniform((hidden,), 0.0)
+        self.w2, self.b2 = uniform((4, hidden), math.sqrt(6 / hidden)), uniform((4,), 0.0)
+        with torch.no_grad():
+            self.b2[0] = config.density_bias
+        self.register_buffer("shadow", self.table.detach().half() if config.half_table else None, persistent=False)
+        self.register_buffer("level_weight", torch.tensor(self.level_weight_at(0.0)), persistent=False)
+
+    def open_encoding(self) -> None:
+        """Make the encoding of another backend, on the table's device. Raises NativeError that says why there is
+        none."""
+        if self.config.backend == "tinycudann" and self.encoding is None:
+            self.encoding = TinycudannEncoding(self.layout, self.table.device)
+
+    def refresh(self) -> None:
+        """Write the float16 copy of the table, if there is one; due after every change of the table."""
+        if self.shadow is not None:
+            self.shadow.copy_(self.table.detach())
+
+    def level_weight_at(self, progress: float) -> tuple[float, ...]:
+        """Weight of every level at a fraction of the run: coarse-to-fine fades the fine levels in."""
+        start, end = self.config.coarse_to_fine
+        levels = self.config.levels
+        if start <= 0 or progress >= end:
+            return (1.0,) * levels
+        active = start + (levels - start) * progress / end
+        return tuple(min(1.0, max(0.0, active - level)) for level in range(levels))
+
+    def fade(self, progress: float) -> None:
+        """Fill `level_weight` for a fraction of the run."""
+        self.level_weight.copy_(torch.tensor(self.level_weight_at(progress)), non_blocking=True)
+
+    def _arguments(self):
+        c = self.config
+        return (self.table, self.w1, self.b1, self.w2, self.b2, self.layout), dict(
+            bound=c.bound, level_weight=self.level_weight, blob=c.blob, shadow=self.shadow, tensor_cores=c.tensor_cores
+        )
+
+    def forward(self, x: Tensor, count: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor]:
+        """x (N, 3) world -> h (N,) pre-activation density, rgb_raw (N, 3), grad_h (N, 3) = dh/dx in world units."""
+        positional, named = self._arguments()
+        if self.config.backend == "tinycudann":
+            self.open_encoding()
+            return tinycudann_field(
+                x,
+                self.encoding,
+                *positional[:5],
+                bound=named["bound"],
+                blob=named["blob"],
+                level_weight=self.level_weight,
+                count=count,
+            )
+        return field(x, *positional, **named, count=count)
+
+    def activate(self, h: Tensor) -> Tensor:
+        """Density per world unit from its pre-activation (the shade op's rule)."""
+        return torch.nn.functional.softplus(h) if self.config.density == "softplus" else h.clamp(max=15.0).exp()
+
+    @torch.no_grad()
+    def density(self, x: Tensor) -> Tensor:
+        """(N,) density per world unit at world points (N, 3), in chunks, without gradient."""
+        if self.config.backend == "tinycudann":
+            return torch.cat([self.activate(self(part)[0]) for part in x.split(CHUNK)])
+        positional, named = self._arguments()
+        return torch.cat([self.activate(field_density(part, *positional, **named)) for part in x.split(CHUNK)])
+
+    @torch.no_grad()
+    def albedo(self, x: Tensor) -> Tensor:
+        """(N, 3) display-referred colour in [0, 1] at world points (N, 3), in chunks, without gradient."""
+        return torch.cat([torch.sigmoid(self(part)[1]) for part in x.split(CHUNK)])
+
+
+class Background(torch.nn.Module):
+    """Colour of a ray's direction: sines and cosines of 2^k pi d, one hidden ReLU layer, sigmoid (DreamFusion A.2)."""
+
+    def __init__(self, config: FieldConfig, seed: int):
+        super().__init__()
+        random = generator(seed, 1, Stream.INIT)
+        self.frequencies = config.background_frequencies
+        width, hidden = 3 + 6 * self.frequencies, config.background_hidden
+
+        def uniform(shape, limit):
+            return torch.nn.Parameter(torch.tensor(random.uniform(-limit, limit, shape), dtype=torch.float32))
+
+        self.w1, self.b1 = uniform((hidden, width), math.sqrt(6 / width)), uniform((hidden,), 0.0)
+        self.w2, self.b2 = uniform((3, hidden), 0.1 * math.sqrt(6 / hidden)), uniform((3,), 0.0)
+
+    def forward(self, direction: Tensor) -> Tensor:
+        """Unit directions (R, 3) -> colours (R, 3) in [0, 1]."""
+        scale = math.pi * 2.0 ** torch.arange(self.frequencies, device=direction.device, dtype=direction.dtype)
+        angle = (direction[:, None, :] * scale[None, :, None]).flatten(1)
+        features = torch.cat([direction, angle.sin(), angle.cos()], -1)
+        hidden = torch.relu(torch.nn.functional.linear(features, self.w1, self.b1))
+        return torch.sigmoid(torch.nn.functional.linear(hidden, self.w2, self.b2))
+
+
+def random_background(n: int, random: np.random.Generator) -> Tensor:
+    """(n, 3) float32: a grey with probability 0.25, else any colour. Without random backgrounds the field hides
+    background-coloured plugs in the holes of objects."""
+    color, grey = random.random((n, 3)), random.random((n, 1)) < 0.25
+    return torch.tensor(np.where(grey, color[:, :1], color), dtype=torch.float32)

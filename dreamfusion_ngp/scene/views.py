@@ -1,0 +1,35 @@
+"""What one optimisation step looks at: cameras, lights and shading modes, drawn together from one seeded generator."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from ..config.schema import CameraConfig, LightConfig
+from .cameras import Cameras, sample_cameras
+from .lights import sample_light_positions, sample_modes, shading_rows
+
+
+@dataclass(frozen=True)
+class Views:
+    """B views. shading: (B, 6) float32 rows of the shade op. modes: (B,) int, `lights.ALBEDO`, `LAMBERTIAN` or
+    `TEXTURELESS`."""
+
+    cameras: Cameras
+    shading: torch.Tensor
+    modes: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.cameras)
+
+
+def sample_views(
+    camera: CameraConfig, light: LightConfig, n: int, progress: float, random: np.random.Generator
+) -> Views:
+    """n views for a run at `progress` in [0, 1]. Every draw comes from `random`, in a fixed order."""
+    cameras = sample_cameras(camera, n, random)
+    modes = sample_modes(light, n, progress, random)
+    position = sample_light_positions(light, cameras.position, random)
+    return Views(cameras, shading_rows(light, position, modes), modes)

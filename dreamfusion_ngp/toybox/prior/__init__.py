@@ -1,0 +1,1 @@
+"""The embedded diffusion model of the toys, and its training."""

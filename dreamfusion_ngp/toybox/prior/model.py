@@ -1,0 +1,213 @@
+"""The architecture of the embedded prior, in diffusers and transformers classes only, and its folder on disk.
+
+A 64 x 64 picture enters the UNet as a 32 x 32 one with 12 channels (2 x 2 pixel unshuffle): with 4 x 4 edges stay
+blurred however long it trains (docs/decisions.md). Whoever uses the UNet reads the factor from its channels:
+in_channels = 3 * factor^2 + 6, the last six for maps of the position (`packing`).
+
+The UNet predicts the clean picture. Noise, or v, would have to travel through 96 channels in 48 dimensions that hold no
+structure, where the pixels of a toy lie near a few (Li and He 2025, "Back to Basics: Let Denoising Generative Models
+Denoise"); the measurement is in docs/decisions.md.
+
+The text encoder is a table of words, without layers: the order says nothing in these captions, and words that were
+mixed by attention, or pooled, soon say little but the colour.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+from ...guidance.packing import POSITIONS
+from ..world.captions import WORDS
+
+PRIOR = Path(__file__).parents[1] / "priors" / "toybox-64"
+MAX_TOKENS = 16
+GUIDANCE_SCALE = 2.5  # uncond + scale (cond - uncond): at 4 purple turns blue and outlines grow, at 7 more so
+
+
+@contextlib.contextmanager
+def quiet():
+    """Within it diffusers and transformers print errors only: no progress bars for a few megabytes, no advice about a
+    cast that is meant. What was set before is restored."""
+    from diffusers.utils import logging as diffusers_logging
+    from transformers.utils import logging as transformers_logging
+
+    logs = (diffusers_logging, transformers_logging)
+    before = [(log.get_verbosity(), log.is_progress_bar_enabled()) for log in logs]
+    for log in logs:
+        log.set_verbosity_error()
+        log.disable_progress_bar()
+    try:
+        yield
+    finally:
+        for log, (verbosity, bars) in zip(logs, before, strict=True):
+            log.set_verbosity(verbosity)
+            if bars:
+                log.enable_progress_bar()
+
+
+@dataclass
+class Prior:
+    """The four parts of a text-to-image diffusion folder."""
+
+    unet: object
+    text_encoder: object
+    tokenizer: object
+    scheduler: object
+
+    def save(self, folder: Path) -> None:
+        """Write a diffusers folder: model_index.json and one subfolder per part, float16 safetensors."""
+        import diffusers
+        import torch
+
+        folder = Path(folder)
+        with quiet():
+            for name in ("unet", "text_encoder"):
+                half = copy.deepcopy(getattr(self, name)).to(torch.float16)
+                half.save_pretrained(folder / name, safe_serialization=True)
+            # What was loaded would write where it came from into its config: the tokenizer is wrapped anew, the UNet's
+            # entry removed.
+            wrap_tokenizer(self.tokenizer.backend_tokenizer).save_pretrained(folder / "tokenizer")
+            self.scheduler.save_pretrained(folder / "scheduler")
+        config = json.loads((folder / "unet" / "config.json").read_text(encoding="utf-8"))
+        config.pop("_name_or_path", None)
+        (folder / "unet" / "config.json").write_text(json.dumps(config, indent=2, sort_keys=True) + "\n")
+        index = {
+            "_class_name": "IFPipeline",
+            "_diffusers_version": diffusers.__version__,
+            "unet": ["diffusers", "UNet2DConditionModel"],
+            "text_encoder": ["transformers", type(self.text_encoder).__name__],
+            "tokenizer": ["transformers", "PreTrainedTokenizerFast"],
+            "scheduler": ["diffusers", type(self.scheduler).__name__],
+            "safety_checker": [None, None],
+            "feature_extractor": [None, None],
+            "watermarker": [None, None],
+        }
+        (folder / "model_index.json").write_text(json.dumps(index, indent=2) + "\n")
+        (folder / "dreamfusion_ngp.json").write_text(json.dumps({"guidance_scale": GUIDANCE_SCALE}) + "\n")
+
+
+def build_tokenizer():
+    """A word-level tokenizer over the toybox vocabulary: lower case, punctuation dropped, </s> appended, padded to
+    16."""
+    from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
+
+    vocabulary = {word: i for i, word in enumerate(("<pad>", "</s>", "<unk>", *WORDS))}
+    tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token="<unk>"))
+    tokenizer.normalizer = normalizers.Lowercase()
+    split = [pre_tokenizers.Split(",", "removed"), pre_tokenizers.WhitespaceSplit()]
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(split)
+    tokenizer.post_processor = processors.TemplateProcessing(single="$A </s>", special_tokens=[("</s>", 1)])
+    return wrap_tokenizer(tokenizer)
+
+
+def wrap_tokenizer(tokenizer):
+    """A tokenizers.Tokenizer with this vocabulary as a transformers one."""
+    from transformers import PreTrainedTokenizerFast
+
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer, pad_token="<pad>", eos_token="</s>", unk_token="<unk>", model_max_length=MAX_TOKENS
+    )
+
+
+def build_prior(seed: int = 0) -> Prior:
+    """The untrained prior: about 5 million parameters."""
+    import torch
+    from diffusers import DDPMScheduler, UNet2DConditionModel
+    from transformers import T5Config, T5EncoderModel
+
+    torch.manual_seed(seed)
+    tokenizer = build_tokenizer()
+    text_encoder = T5EncoderModel(
+        T5Config(
+            vocab_size=len(tokenizer),
+            d_model=128,
+            d_kv=32,
+            d_ff=256,
+            num_layers=0,
+            num_heads=4,
+            dropout_rate=0.0,
+            relative_attention_num_buckets=16,
+            relative_attention_max_distance=16,
+            pad_token_id=0,
+            eos_token_id=1,
+        )
+    )
+    with torch.no_grad():
+        text_encoder.shared.weight[:2] = 0  # </s> and padding say nothing
+    unet = UNet2DConditionModel(
+        sample_size=32,
+        in_channels=12 + POSITIONS,
+        out_channels=12,
+        block_out_channels=(48, 96, 144),
+        layers_per_block=1,
+        down_block_types=("DownBlock2D",) * 3,
+        mid_block_type="UNetMidBlock2DCrossAttn",
+        up_block_types=("UpBlock2D",) * 3,
+        cross_attention_dim=128,
+        attention_head_dim=4,
+        norm_num_groups=16,
+        time_embedding_dim=256,
+        resnet_time_scale_shift="scale_shift",
+        addition_embed_type="text",
+        addition_embed_type_num_heads=4,
+    )
+    scheduler = DDPMScheduler(
+        num_train_timesteps=1000, beta_schedule="squaredcos_cap_v2", prediction_type="sample", clip_sample=True
+    )
+    return Prior(unet, text_encoder, tokenizer, scheduler)
+
+
+def embed_words(text_encoder, ids):
+    """(n, T, d): what the text encoder says to tokens (n, T), as a product with its table instead of a lookup, whose
+    backward sorts the tokens and cannot be captured in a CUDA graph."""
+    import torch
+
+    table = text_encoder.shared.weight
+    chosen = (ids[..., None] == torch.arange(len(table), device=ids.device)).to(table.dtype)
+    return text_encoder.encoder.final_layer_norm(chosen @ table)
+
+
+def load_prior(folder: Path = PRIOR) -> Prior:
+    """The prior saved in `folder`, weights in float32. Raises OSError where a part or a weight is missing."""
+    import torch
+    from diffusers import DDPMScheduler, UNet2DConditionModel
+    from transformers import PreTrainedTokenizerFast, T5EncoderModel
+
+    folder, models = Path(folder), []
+    if not (folder / "tokenizer" / "tokenizer.json").is_file():
+        raise OSError(f"{folder} has no tokenizer/tokenizer.json")
+    with quiet():
+        for cls, name in ((UNet2DConditionModel, "unet"), (T5EncoderModel, "text_encoder")):
+            model, info = cls.from_pretrained(
+                folder / name, local_files_only=True, use_safetensors=True, output_loading_info=True
+            )
+            if info["missing_keys"]:  # the libraries would put random numbers in their place
+                raise OSError(f"{folder / name}: {len(info['missing_keys'])} weights are missing")
+            models.append(model.to(torch.float32))
+        return Prior(
+            *models,
+            PreTrainedTokenizerFast.from_pretrained(folder / "tokenizer", local_files_only=True),
+            DDPMScheduler.from_pretrained(folder / "scheduler", local_files_only=True),
+        )
+
+
+def with_all_words(prior: Prior) -> Prior:
+    """`prior` with the vocabulary of today: words that were added at its end since it was saved get rows of zeros, so
+    that it answers as before until they are trained. Raises ValueError where the vocabulary is another one."""
+    import torch
+
+    tokenizer, table = build_tokenizer(), prior.text_encoder.shared.weight.detach()
+    words, known = (sorted(t.get_vocab(), key=t.get_vocab().get) for t in (tokenizer, prior.tokenizer))
+    if words[: len(known)] != known or len(table) != len(known):
+        raise ValueError("its vocabulary is not that of the toybox")
+    if len(known) < len(words):
+        prior.text_encoder.resize_token_embeddings(len(words), mean_resizing=False)
+        with torch.no_grad():
+            prior.text_encoder.shared.weight[: len(known)] = table
+            prior.text_encoder.shared.weight[len(known) :] = 0
+    prior.tokenizer = tokenizer
+    return prior

@@ -1,0 +1,1 @@
+"""The toys: shapes whose truth is known, their pictures and captions."""
