@@ -136,7 +136,7 @@ class Axes:
         self.parts += [self.line(a, b, color, 2) for a, b in pairwise(placed) if joined]
         self.parts += [
             self.line(self.at(x, max(0.0, y - s)), self.at(x, min(1.0, y + s)), color)
-            for (x, y), s in zip(points, spreads, strict=True)
+            for (x, y), s in zip(points, spreads, strict=False)
             if s
         ]
         self.parts += [f'<circle cx="{x:.1f}" cy="{y:.1f}" r="4" fill="{color}"/>' for x, y in placed]

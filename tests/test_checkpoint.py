@@ -64,7 +64,7 @@ def altered(saved, path, change):
     from safetensors import safe_open
 
     with safe_open(saved[0], framework="pt") as file:
-        metadata, tensors = dict(file.metadata()), {k: file.get_tensor(k) for k in file}
+        metadata, tensors = dict(file.metadata()), {k: file.get_tensor(k) for k in file.keys()}  # noqa: SIM118 (no dictionary)
     change(metadata, tensors)
     foreign_file(path, tensors, metadata)
     return path

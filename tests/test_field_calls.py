@@ -50,7 +50,7 @@ def test_count_cuts_rows_off(device, valid):
     count = torch.tensor([valid], device=device)
     got = run(field, got_x, tensors, layout, grads, device, torch.float32, count=count)
     want = run(field, x[:valid], tensors, layout, [g[:valid] for g in grads], device, torch.float32)
-    for g, w in zip(got[:3], want, strict=True):
+    for g, w in zip(got[:3], want, strict=False):
         assert torch.equal(g[:valid], w) and not g[valid:].any()
     for g, w in zip(got[3:], want[3:], strict=True):
         torch.testing.assert_close(g, w)

@@ -135,7 +135,7 @@ def test_count_cuts_rows_off(device, valid):
     grad_y = torch.randn(64, layout.width, device=device)
     got = encode_and_gradients(hashgrid_encode, x, table, layout, grad_y, torch.tensor([valid], device=device))
     want = encode_and_gradients(hashgrid_encode, x[:valid], table, layout, grad_y[:valid])
-    for g, w in zip(got[:2], want, strict=True):
+    for g, w in zip(got[:2], want, strict=False):
         assert torch.equal(g[: len(w)], w) and not g[len(w) :].any()
     torch.testing.assert_close(got[2], want[2])
 

@@ -27,15 +27,15 @@ def python(code: str, *paths: Path) -> str:
 @pytest.fixture
 def bare_copy(tmp_path):
     """A folder holding the package's first modules without a native module, as in a source tree."""
-    (tmp_path / "dreamfusion_ngp").mkdir()
-    for name in ("__init__", "errors", "native"):
-        shutil.copy(PACKAGE / f"{name}.py", tmp_path / "dreamfusion_ngp")
+    (tmp_path / "dreamfusion_ngp" / "base").mkdir(parents=True)
+    for name in ("__init__", "base/__init__", "base/errors", "base/native"):
+        shutil.copy(PACKAGE / f"{name}.py", tmp_path / "dreamfusion_ngp" / f"{name}.py")
     return tmp_path
 
 
 SAY_WHY = """
-from dreamfusion_ngp.errors import NativeError
-from dreamfusion_ngp.native import native
+from dreamfusion_ngp.base.errors import NativeError
+from dreamfusion_ngp.base.native import native
 try: native()
 except NativeError as error: print(error)
 """

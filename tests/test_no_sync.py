@@ -86,7 +86,7 @@ class Numbers(TorchDispatchMode):
         self.calls = defaultdict(list)
 
     def __torch_dispatch__(self, function, types, args=(), kwargs=None):
-        given = dict(zip((a.name for a in function._schema.arguments), args, strict=True)) | (kwargs or {})
+        given = dict(zip((a.name for a in function._schema.arguments), args, strict=False)) | (kwargs or {})
         self.calls[function._overloadpacket.__name__].append(
             {k: v for k, v in given.items() if isinstance(v, (int, float))}
         )

@@ -98,7 +98,7 @@ def test_the_folder_is_a_diffusers_pipeline_of_float16_safetensors(folder):
 
     for file in folder.rglob("*.safetensors"):
         with safe_open(file, "pt") as opened:
-            assert {opened.get_tensor(key).dtype for key in opened} == {torch.float16}
+            assert {opened.get_tensor(key).dtype for key in opened.keys()} == {torch.float16}  # noqa: SIM118
 
 
 def test_saved_and_loaded_again_it_is_equal_bit_by_bit(prior, folder, tmp_path):
