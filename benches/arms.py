@@ -14,7 +14,7 @@ PRESET = "fast"
 @dataclass(frozen=True)
 class Arm:
     """overrides: KEY=VALUE of `generate --set`. steps: times those of the default preset. oracle: in the place of the
-    prior, true pictures of the toy (tests/oracle.py), chosen by the view "words" or the "camera"."""
+    prior, true pictures of the toy (toybox/oracle.py), chosen by the view "words" or the "camera"."""
 
     name: str
     why: str
@@ -40,8 +40,8 @@ class Group:
 # Four toys whose fronts can be told from their backs, and two that show holes and flat walls.
 SIX = ("a red mug", "a yellow chair", "a green duck", "a blue airplane", "an orange torus", "a purple house")
 
-# Drawn once, all classes and then four again, colours in turn (tests/test_ablation.py draws it again). The bars of the
-# evaluation are measured on it: improve the method, not the list.
+# Drawn once, all classes and then four again, colours in turn (tests/experiments/test_ablation.py draws it again). The
+# bars of the evaluation are measured on it: improve the method, not the list.
 TWENTY_FOUR = (
     "a brown mushroom",
     "a blue mug",

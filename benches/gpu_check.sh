@@ -105,7 +105,7 @@ if [[ -n $dry ]]; then
     device=cpu quick=--quick
     skip build "dry run"
     stage facts 60 pass "$python" -m dreamfusion_ngp doctor
-    stage tests 120 pass "$python" -m pytest -q --collect-only tests/test_shade.py
+    stage tests 120 pass "$python" -m pytest -q --collect-only tests/ops/test_shade.py
 else
     device=cuda quick=""
     stage build 240 pass env DREAMFUSION_NGP_CUDA=on "$python" setup.py build_ext --inplace

@@ -55,8 +55,7 @@ def write(path: Path, record: dict) -> None:
 
 def oracle(config: RunConfig, kind: str):
     """True pictures in the place of the prior; on the CPU only."""
-    sys.path.append(str(HERE.parent / "tests"))
-    from oracle import Oracle
+    from dreamfusion_ngp.toybox.oracle import Oracle
 
     return Oracle(config, *parse_prompt(config.prompt), camera=kind == "camera")
 

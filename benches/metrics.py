@@ -21,7 +21,7 @@ METRICS = (
         ".001. The toy is turned about the vertical and scaled by 0.7 to 1.4 about the origin for the best value, "
         "which is sought on points of its own; nothing else is fitted.",
         "the usual definition; `evaluation/volume.py`; within .003 of a million points on exact solids "
-        "(tests/test_volume.py).",
+        "(tests/evaluation/test_volume.py).",
         "it rewards bulk: a mug without its handle loses little. A text does not fix proportions, and the prior was "
         "trained on a family of them, so 1 is not to be expected.",
     ),
@@ -53,7 +53,7 @@ METRICS = (
         "compared by silhouette, colour and relief with the true toy and with symmetrised variants of it (one half "
         "twice, or two to four in one body); a variant must explain them better than the true toy by 4 % to be "
         "believed.",
-        "`evaluation/faces.py`; validated on true and on symmetrised toys in `tests/test_faces.py`.",
+        "`evaluation/faces.py`; validated on true and on symmetrised toys in `tests/evaluation/test_faces.py`.",
         "only for the classes that have a front. It cannot name a fault that is none of the variants, and a "
         "shapeless result may look like any of them.",
     ),

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 HERE = Path(__file__).resolve().parent
-MODULES = {path.name: path.read_text(encoding="utf-8") for path in sorted(HERE.glob("test_*.py"))}
+MODULES = {path.name: path.read_text(encoding="utf-8") for path in sorted(HERE.rglob("test_*.py"))}
 SHARED = ("sys.path", "os.environ")  # belongs to all modules: a fixture changes it or nobody
 STARTERS = {"spawn", "run_group", "Process", "train_prior"}  # their processes find a function by its module's name
 

@@ -1,0 +1,108 @@
+"""A diffusion model in closed form: the exact posterior mean over a finite bank of pictures of one toy.
+
+For x drawn from a bank {x_k} and z = alpha x + sigma eps,
+    E[x | z] = sum_k softmax_k(-|z - alpha x_k|^2 / (2 sigma^2)) x_k,      eps_hat = (z - alpha E[x | z]) / sigma.
+Conditioning restricts the bank: to pictures with the same view words (those of the config), to pictures from nearby
+cameras, or not at all.
+"""
+
+import numpy as np
+import torch
+
+from ..base.rng import Stream, generator
+from ..config.prompts import VIEW_WORDS
+from ..config.schema import RunConfig
+from ..guidance.sds import distill
+from ..scene.cameras import spherical
+from ..scene.lights import sample_light_positions, shading_rows
+from ..scene.views import sample_views
+from .world.shapes import COLORS, PARAMETERS, distance
+from .world.tracer import part_colors, shade, trace
+
+NEAREST = 6  # pictures that "camera" conditioning chooses from
+
+
+def cosine_schedule(length: int = 1000) -> np.ndarray:
+    """abar of Nichol & Dhariwal 2021."""
+    f = np.cos((np.arange(length + 1) / length + 0.008) / 1.008 * np.pi / 2) ** 2
+    return np.cumprod(np.maximum(f[1:] / f[:-1], 0.001))
+
+
+class Oracle:
+    """The guidance protocol over a bank of `size` views of `toy`, each in the three shading modes. With `camera`, a
+    view conditions on its camera, else on the view words of `config.guidance.view_words` ("none": on nothing).
+
+    The background of a rendering is read from its corners, where no toy is, and the bank is shown before that
+    background.
+    """
+
+    def __init__(self, config: RunConfig, toy: str, color: str, camera: bool = False, size: int = 300):
+        self.run, self.camera, self.abar = config, camera, cosine_schedule()
+        self.describe = VIEW_WORDS[config.guidance.view_words]
+        random = generator(1, 0, Stream.TEST)
+        views = sample_views(config.camera, config.light, size, 1.0, random)
+        self.azimuth, self.elevation = views.cameras.azimuth, views.cameras.elevation
+        self.words = np.array(
+            [self.describe(a, e) for a, e in zip(self.azimuth.tolist(), self.elevation.tolist(), strict=True)]
+        )
+        buffer = trace(toy, torch.zeros(size, PARAMETERS), views.cameras, config.render.resolution)
+        colors = part_colors(torch.tensor(COLORS[color])[None].expand(size, 3))
+        light = sample_light_positions(config.light, views.cameras.position, random)
+        black = torch.zeros(1, 1, 1, 3)
+        self.bank = torch.stack(
+            [shade(buffer, colors, shading_rows(config.light, light, np.full(size, mode)), black) for mode in range(3)]
+        ).permute(0, 1, 4, 2, 3)
+        self.clear = 1 - buffer.alpha.float()[:, None] / 255
+
+    def choice(self, azimuth: float, elevation: float) -> torch.Tensor:
+        """Indices of the pictures that a view conditions on."""
+        same = torch.from_numpy(np.flatnonzero(self.words == self.describe(azimuth, elevation)))
+        if len(same) and not self.camera:
+            return same
+        one = torch.ones(1)
+        here = spherical(one, one * azimuth, one * elevation)
+        return (spherical(torch.ones_like(self.azimuth), self.azimuth, self.elevation) @ here[0]).topk(NEAREST).indices
+
+    def __call__(self, rgb, views, step):
+        x = rgb.permute(0, 3, 1, 2) * 2 - 1
+        background = rgb.detach()[:, [0, 0, -1, -1], [0, -1, 0, -1]].mean(1)
+        pictures = []
+        for color, mode, a, e in zip(
+            background, views.modes, views.cameras.azimuth.tolist(), views.cameras.elevation.tolist(), strict=True
+        ):
+            k = self.choice(a, e)
+            pictures.append((self.bank[mode, k] + self.clear[k] * color[:, None, None]) * 2 - 1)
+
+        def denoise(z, t, alpha, sigma):
+            return torch.stack(
+                [
+                    (zi - a * posterior_mean(zi, bank, a, s)) / s
+                    for zi, bank, a, s in zip(z, pictures, alpha, sigma, strict=True)
+                ]
+            )
+
+        return distill(
+            x, denoise, self.abar, self.run.guidance, seed=self.run.seed, step=step, progress=step / self.run.steps
+        )
+
+
+def posterior_mean(z, bank, alpha, sigma):
+    """E[x | z] for one noisy picture z (3, H, W) and a bank (K, 3, H, W)."""
+    residual = (z - alpha * bank).flatten(1)
+    weights = torch.softmax(-residual.square().sum(1) / (2 * sigma.flatten() ** 2), 0)
+    return (weights @ bank.flatten(1)).view_as(z)
+
+
+def true_occupancy(toy: str, resolution: int, bound: float) -> torch.Tensor:
+    """(resolution^3,) bool: cell centres of the scene cube inside the toy of canonical proportions."""
+    points = cell_centres(resolution, bound)
+    return (distance(toy, tuple(points[None, :, i] for i in range(3)), torch.zeros(1, PARAMETERS)) < 0)[0]
+
+
+def cell_centres(resolution: int, bound: float) -> torch.Tensor:
+    axis = ((torch.arange(resolution) + 0.5) / resolution * 2 - 1) * bound
+    return torch.stack(torch.meshgrid(axis, axis, axis, indexing="ij"), -1).reshape(-1, 3)
+
+
+def iou(a: torch.Tensor, b: torch.Tensor) -> float:
+    return float((a & b).sum() / (a | b).sum().clamp(min=1))

@@ -1,0 +1,275 @@
+"""Stable Diffusion and SDXL as guidance: tiny random pipelines, against their own parts in float64."""
+
+import importlib.util
+import json
+import re
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from support.tiny_latent import latent_folders, tiny_unet, tiny_vae
+from support.tiny_models import cache, config, folders, views
+
+from dreamfusion_ngp.base.errors import PriorError
+from dreamfusion_ngp.base.rng import Stream, generator
+from dreamfusion_ngp.guidance import load as guidance_package
+from dreamfusion_ngp.guidance.load import LatentGuidance, XLGuidance, family, load_guidance
+
+KINDS = ("sd", "sdv", "sdxl")
+
+
+def image(size=12) -> torch.Tensor:
+    return torch.rand(3, size, size, 3, generator=torch.Generator().manual_seed(0)).requires_grad_()
+
+
+def loaded(folder, **options):
+    return load_guidance(config(folder, precision="float32", **options), "cpu")
+
+
+def encoded(folder, kind: str, prompt: str):
+    """hidden (1, L, D) and pooled (1, P) or None, float64, by the encoders themselves."""
+    from transformers import CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
+
+    tokenizer = CLIPTokenizer.from_pretrained(folder / "tokenizer")
+    ids = tokenizer([prompt], padding="max_length", max_length=16, return_tensors="pt").input_ids
+    first = CLIPTextModel.from_pretrained(folder / "text_encoder").double()
+    if kind != "sdxl":
+        return first(ids)[0], None
+    second = CLIPTextModelWithProjection.from_pretrained(folder / "text_encoder_2").double()
+    second = second(ids, output_hidden_states=True)
+    hidden = torch.cat([first(ids, output_hidden_states=True).hidden_states[-2], second.hidden_states[-2]], -1)
+    return (hidden, second.text_embeds) if prompt else (torch.zeros_like(hidden), torch.zeros_like(second.text_embeds))
+
+
+def reference_gradient(folder, kind: str, rgb: torch.Tensor, scale: float) -> torch.Tensor:
+    """The SDS gradient on rgb (3, H, H, 3) written out in float64: seed 3, step 4, the three views of `views()`."""
+    from diffusers import AutoencoderKL, DDIMScheduler, UNet2DConditionModel
+
+    unet = UNet2DConditionModel.from_pretrained(folder / "unet").double()
+    vae = AutoencoderKL.from_pretrained(folder / "vae").double()
+    abar = DDIMScheduler.from_pretrained(folder / "scheduler").alphas_cumprod.double()
+    draws = generator(3, 4, Stream.GUIDANCE)
+    order, offset = draws.random((2, 3))
+    noise = torch.from_numpy(draws.standard_normal((3, 4, 8, 8), dtype=np.float32)).double()
+    x = rgb.detach().double().requires_grad_()
+    big = torch.nn.functional.interpolate(x.permute(0, 3, 1, 2), size=16, mode="bilinear", align_corners=False)
+    latent = vae.encode(big * 2 - 1).latent_dist.mean * 0.18215
+    loss = 0.0
+    for b, word in enumerate(("front", "side", "back")):
+        t = int((0.02 + 0.96 * (np.argsort(order)[b] + offset[b]) / 3) * 1000)
+        alpha, sigma = abar[t].sqrt(), (1 - abar[t]).sqrt()
+        with torch.no_grad():
+            z = alpha * latent[b] + sigma * noise[b]
+            outputs = []
+            for prompt in ("", f"a red mug, {word} view"):
+                hidden, pooled = encoded(folder, kind, prompt)
+                sizes = torch.tensor([[16.0, 16.0, 0.0, 0.0, 16.0, 16.0]], dtype=torch.float64)
+                added = {"text_embeds": pooled, "time_ids": sizes} if kind == "sdxl" else None
+                outputs.append(unet(z[None], t, hidden, added_cond_kwargs=added).sample[0])
+            guided = outputs[0] + scale * (outputs[1] - outputs[0])
+            noise_hat = alpha * guided + sigma * z if kind == "sdv" else guided
+            gradient = sigma**2 * (noise_hat - noise[b])
+        loss = loss + (latent[b] * gradient).mean() / 3
+    loss.backward()
+    return x.grad
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize(
+    "options", [{}, {"slice": 1}, {"slice": 2, "checkpoint": True, "offload": True}], ids=["whole", "sliced", "frugal"]
+)
+def test_the_gradient_on_rgb_is_that_of_the_reference(latent_folders, kind, options):
+    guidance, rgb = loaded(latent_folders[kind], scale=30.0, **options), image()
+    assert type(guidance) is (XLGuidance if kind == "sdxl" else LatentGuidance)
+    out = guidance(rgb, views(), 4)
+    out.loss.backward()
+    expected = reference_gradient(latent_folders[kind], kind, rgb, 30.0)
+    error = (rgb.grad.double() - expected).norm() / expected.norm()
+    assert error < 2e-5, float(error)
+    assert float(out.loss.detach()) > 0 and all(np.isfinite(float(v)) for v in out.log.values())
+    assert all(p.grad is None for p in (*guidance.unet.parameters(), *guidance.vae.parameters()))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_embeddings_are_those_of_the_pipelines_own_method(latent_folders, kind):
+    """diffusers' encode_prompt, for a text and for none."""
+    from diffusers import StableDiffusionPipeline, StableDiffusionXLPipeline
+
+    folder = latent_folders[kind]
+    if kind == "sdxl":
+        pipe = StableDiffusionXLPipeline.from_pretrained(folder, low_cpu_mem_usage=False)
+        names = ("hidden", "hidden", "pooled", "pooled")
+        expected = pipe.encode_prompt("a red mug, front view", device="cpu", do_classifier_free_guidance=True)
+    else:
+        pipe = StableDiffusionPipeline.from_pretrained(folder, safety_checker=None, low_cpu_mem_usage=False)
+        names = ("hidden", "hidden")
+        expected = pipe.encode_prompt("a red mug, front view", "cpu", 1, True)
+    guidance = loaded(folder)
+    for name, prompt, theirs in zip(names, ("a red mug, front view", "") * 2, expected, strict=False):
+        torch.testing.assert_close(guidance.embeddings[name][guidance.rows[prompt]], theirs[0])
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_nothing_decodes_and_the_noise_is_that_of_seed_and_step(latent_folders, kind):
+    guidance, rgb = loaded(latent_folders[kind]), image().detach()
+    assert guidance.vae.decoder is None
+    losses = [float(guidance(rgb, views(), step).loss) for step in (0, 1, 0)]
+    assert losses[0] == losses[2] != losses[1]
+    assert float(loaded(latent_folders[kind], slice=1)(rgb, views(), 0).loss) == pytest.approx(losses[0], rel=1e-4)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_on_a_gpu_it_never_waits(latent_folders, cuda, kind):
+    """Under torch's own check, once everything is loaded: noise, timesteps and words go there without a halt."""
+    guidance = load_guidance(config(latent_folders[kind], precision="float32"), cuda)
+    rgb = image().detach().to(cuda).requires_grad_()
+    for step in range(2):
+        guidance(rgb, views(), step).loss.backward()
+    torch.cuda.synchronize()
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        guidance(rgb, views(), 2).loss.backward()
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+
+
+def test_half_precision_is_close(latent_folders):
+    rgb, gradients = image(), []
+    for precision in ("float32", "bfloat16"):
+        guidance = load_guidance(config(latent_folders["sd"], precision=precision, scale=5.0), "cpu")
+        guidance(rgb, views(), 0).loss.backward()
+        gradients.append(rgb.grad.clone())
+        rgb.grad = None
+    assert 0 < (gradients[1] - gradients[0]).norm() < 0.1 * gradients[0].norm()
+    assert loaded(latent_folders["sd"]).unet.dtype == torch.float32
+
+
+def test_another_resolution_is_encoded_and_sdxl_still_hears_of_its_own(latent_folders):
+    guidance = loaded(latent_folders["sdxl"], resolution=32)
+    assert guidance.shape == (4, 16, 16)
+    sizes = guidance.conditions(lambda key: torch.zeros(2, 24))["added_cond_kwargs"]["time_ids"]
+    assert sizes.tolist() == 2 * [[16, 16, 0, 0, 16, 16]]
+    rgb = image()
+    guidance(rgb, views(), 0).loss.backward()
+    assert rgb.grad.abs().max() > 0
+    with pytest.raises(PriorError, match="multiple of 16"):
+        loaded(latent_folders["sd"], resolution=40)
+
+
+def test_a_tiny_autoencoder_may_stand_in_for_the_encoder(latent_folders, tmp_path):
+    from diffusers import AutoencoderTiny
+
+    torch.manual_seed(2)
+    tiny = AutoencoderTiny(
+        encoder_block_out_channels=(8, 8),
+        decoder_block_out_channels=(8, 8),
+        num_encoder_blocks=(1, 1),
+        num_decoder_blocks=(1, 1),
+        latent_channels=4,
+    )
+    tiny.save_pretrained(tmp_path / "taesd")
+    guidance, rgb = loaded(latent_folders["sd"], vae=str(tmp_path / "taesd")), image(16)
+    x = guidance.encode(rgb.permute(0, 3, 1, 2))
+    torch.testing.assert_close(x, tiny.encode(rgb.permute(0, 3, 1, 2) * 2 - 1).latents)
+    guidance(rgb, views(), 0).loss.backward()
+    assert rgb.grad.abs().max() > 0
+    (tmp_path / "taesd" / "config.json").unlink()
+    with pytest.raises(PriorError, match="config.json"):
+        loaded(latent_folders["sd"], vae=str(tmp_path / "taesd"))
+
+
+def replaced(folder, copy, **parts):
+    shutil.copytree(folder, copy)
+    for name, part in parts.items():
+        shutil.rmtree(copy / name)
+        part.save_pretrained(copy / name)
+    return copy
+
+
+def test_models_of_other_kinds_are_one_clear_line(latent_folders, tmp_path):
+    from diffusers import UNet2DConditionModel
+
+    sd, xl = latent_folders["sd"], latent_folders["sdxl"]
+    base = {k: v for k, v in tiny_unet("sd").config.items() if not k.startswith("_")}
+
+    def unet(**changes):
+        return {"unet": UNet2DConditionModel(**{**base, **changes})}
+
+    cases = {
+        "maps 9 channels to 4": (sd, unet(in_channels=9)),
+        "width 24, the text encoder gives 16": (sd, unet(cross_attention_dim=24)),
+        "distilled": (sd, unet(time_cond_proj_dim=8)),
+        "conditions other than text": (sd, unet(num_class_embeds=4)),
+        "addition_embed_type is None": (xl, unet(cross_attention_dim=40)),
+        "not what the unet takes": (sd, {"vae": tiny_vae(latent_channels=8)}),
+    }
+    for i, (message, (folder, parts)) in enumerate(cases.items()):
+        with pytest.raises(PriorError, match=message) as caught:
+            loaded(replaced(folder, tmp_path / str(i), **parts))
+        assert "\n" not in str(caught.value)
+
+
+def test_every_family_knows_its_own(latent_folders, folders):
+    names = {kind: family(folder).__name__ for kind, folder in {**latent_folders, **folders}.items()}
+    assert names == {
+        "sd": "LatentGuidance",
+        "sdv": "LatentGuidance",
+        "sdxl": "XLGuidance",
+        "sd3": "FlowGuidance",
+        "packed": "PixelGuidance",
+        "placed": "PixelGuidance",
+        "if": "PixelGuidance",
+    }
+
+
+def test_a_compiled_unet_predicts_the_same(latent_folders, monkeypatch):
+    """The option reaches torch.compile with its mode; what comes out of the compiled graph is what came out before."""
+    rgb, modes, losses = image().detach(), [], []
+    compile_ = torch.compile
+
+    def without_a_compiler(module, mode):
+        modes.append(mode)
+        return compile_(module, backend="aot_eager")  # the same capture of the graph, no C++ compiler
+
+    monkeypatch.setattr(torch, "compile", without_a_compiler)
+    for mode in ("none", "reduce-overhead"):
+        losses.append(float(loaded(latent_folders["sd"], compile=mode)(rgb, views(), 0).loss))
+    assert modes == ["reduce-overhead"] and losses[1] == pytest.approx(losses[0], rel=1e-4)
+
+
+def test_the_family_in_the_docs_is_one(latent_folders, folders, tmp_path, monkeypatch):
+    """docs/guidance.md, "Adding a guidance": its module as it stands there, registered, judges and reaches the UNet."""
+    text = (Path(__file__).resolve().parents[2] / "docs" / "guidance.md").read_text(encoding="utf-8")
+    (code,) = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
+    assert len(code.splitlines()) < 80
+    (tmp_path / "labelled.py").write_text(code)
+    spec = importlib.util.spec_from_file_location("dreamfusion_ngp.guidance.labelled", tmp_path / "labelled.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    monkeypatch.setattr(guidance_package, "FAMILIES", (module.LabelledGuidance, *guidance_package.FAMILIES))
+
+    folder = replaced(latent_folders["sd"], tmp_path / "model", unet=tiny_unet("sd", num_class_embeds=2))
+    for name in ("text_encoder", "tokenizer"):
+        shutil.rmtree(folder / name)
+        shutil.copytree(folders["packed"] / name, folder / name)
+    parts = json.loads((folders["packed"] / "model_index.json").read_text())
+    index = json.loads((folder / "model_index.json").read_text())
+    index |= {"_class_name": "LabelNetPipeline", "text_encoder": parts["text_encoder"], "tokenizer": parts["tokenizer"]}
+    (folder / "model_index.json").write_text(json.dumps(index))
+
+    guidance, rgb = loaded(folder), image()
+    assert type(guidance) is module.LabelledGuidance and guidance.scale == 30.0 and guidance.masked
+    assert guidance.embeddings["hidden"].mean(1).abs().max() < 1e-5
+    first = guidance(rgb, views(), 0)
+    first.loss.backward()
+    assert rgb.grad.abs().max() > 0
+    monkeypatch.setattr(
+        module.LabelledGuidance,
+        "conditions",
+        lambda self, pick: {"class_labels": torch.zeros(len(pick("hidden")), dtype=torch.int64)},
+    )
+    assert float(guidance(rgb, views(), 0).loss) != float(first.loss), "the label reaches the UNet"
+    with pytest.raises(PriorError, match="knows no labels"):
+        loaded(replaced(folder, tmp_path / "other", unet=tiny_unet("sd")))

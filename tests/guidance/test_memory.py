@@ -1,0 +1,110 @@
+"""The memory plan: counted on tensors without contents, against what is known and against real tensors."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from support.tiny_latent import latent_folders
+from support.tiny_models import cache, config, folders, views
+
+from dreamfusion_ngp.guidance import memory
+from dreamfusion_ngp.guidance.load import load_guidance
+
+SCRIPT = Path(__file__).resolve().parents[2] / "benches" / "guidance.py"
+
+
+def test_the_most_that_lives_at_once_is_counted():
+    def run(device="meta"):
+        a = torch.empty(1000, device=device)  # 4000 bytes
+        b = a + 1  # 8000
+        del a  # 4000
+        c = b * 2  # 8000
+        d = c.view(10, 100).t().exp_()  # views and work in place are no new memory
+        del b
+        return torch.cat([d.reshape(-1), c])  # 4000 + 4000 (reshape copies the transposed) + 8000
+
+    assert memory.peak(run) == 16000
+
+
+def test_a_backward_counts_what_is_kept_for_it():
+    def run(grad):
+        x = torch.empty(250, device="meta", requires_grad=grad)  # 1000 bytes
+        for _ in range(9):
+            x = torch.sin(x)
+        return x
+
+    with torch.no_grad():
+        assert memory.peak(lambda: run(False)) == 2000
+    assert memory.peak(lambda: run(True)) == 10000
+
+
+@pytest.mark.parametrize("kind", ["sd", "sdxl"])
+def test_the_plan_on_nothing_is_the_count_on_real_tensors(kind, latent_folders):
+    guidance = load_guidance(config(latent_folders[kind], precision="float32"), "cpu")
+    plan = memory.plan(guidance, 64)
+    assert plan["UNet"] == sum(p.numel() * 4 for p in guidance.unet.parameters())
+    counter = memory.Peak()
+    with torch.enable_grad(), memory.fused_attention(), counter:
+        image = torch.rand(4, 3, 64, 64, requires_grad=True)
+        x = guidance.encode(image)
+        torch.autograd.backward(x, torch.ones_like(x), inputs=[image])
+    assert plan["encoder at work"] == pytest.approx(counter.most, rel=0.15)
+    assert guidance.vae.encoder.conv_in.weight.device.type == "cpu", "the guidance itself is as before"
+    own = torch.nn.functional.scaled_dot_product_attention
+    assert own.__module__ != memory.__name__
+
+
+def test_slices_checkpoints_and_branches_are_seen(latent_folders):
+    def plan(**options):
+        options = {"precision": "float32", **options}
+        return memory.plan(load_guidance(config(latent_folders["sd"], **options), "cpu"), 16)
+
+    whole, one, four = plan(), plan(slice=1), plan(view_blend="perp-neg")
+    assert one["encoder at work"] * 3.5 < whole["encoder at work"] and one["UNet at work"] * 3.5 < whole["UNet at work"]
+    assert plan(checkpoint=True)["encoder at work"] < 0.8 * whole["encoder at work"]
+    assert four["UNet at work"] == pytest.approx(2 * whole["UNet at work"], rel=0.05)
+    assert plan(precision="bfloat16")["UNet"] * 2 == whole["UNet"]
+
+
+def test_a_pixel_model_has_no_encoder(folders):
+    plan = memory.plan(load_guidance(config(folders["if"]), "cpu"), 64)
+    assert plan.keys() == {"UNet", "UNet at work"} and min(plan.values()) > 0
+
+
+def test_the_line_says_when_it_may_not_fit():
+    parts = {"UNet": 2 * 10**9, "encoder": 10**9}
+    assert memory.plan_text(parts, None) == "memory plan 3.00 GB: UNet 2.00, encoder 1.00"
+    assert "\n" not in memory.plan_text(parts, 4 * 10**9)
+    assert memory.plan_text(parts, 2 * 10**9).endswith("try --low-memory, or another model")
+
+
+def test_the_bench_of_full_size_models_runs_at_a_tiny_size(tmp_path):
+    path = tmp_path / "figures.json"
+    done = subprocess.run(
+        [
+            sys.executable,
+            "-P",
+            SCRIPT,
+            "--family",
+            "quick",
+            "--steps",
+            "2",
+            "--device",
+            "cpu",
+            "--resolution",
+            "8",
+            "--json",
+            path,
+        ],
+        capture_output=True,
+        text=True,
+        env=os.environ,
+        timeout=600,
+    )
+    assert done.returncode == 0, done.stderr
+    rows = json.loads(path.read_text())["rows"]
+    assert [row["options"].get("slice", 0) for row in rows] == [0, 1] and all(row["median_ms"] > 0 for row in rows)

@@ -1,0 +1,215 @@
+"""A run is saved on every way out of it, and what it can do without does not stop it."""
+
+import io
+import shutil
+import sys
+from dataclasses import replace
+from itertools import pairwise
+
+import numpy as np
+import pytest
+import torch
+from support.tiny_runs import TINY, Target
+
+from dreamfusion_ngp import workflow
+from dreamfusion_ngp.base.errors import DivergenceError, ExportError, OutputError
+from dreamfusion_ngp.optimise.loop import State, train
+from dreamfusion_ngp.runs import progress, saver
+from dreamfusion_ngp.runs.checkpoint import load_checkpoint
+from dreamfusion_ngp.runs.saver import Saver
+
+SHORT = replace(TINY, steps=12, render=replace(TINY.render, occupancy_interval=5))
+
+
+class At(Target):
+    """A guidance that does something at one step."""
+
+    def __init__(self, step, act):
+        super().__init__()
+        self.step, self.act = step, act
+
+    def __call__(self, rgb, views, step):
+        result = super().__call__(rgb, views, step)
+        return self.act(result) or result if step == self.step else result
+
+
+def fail(*_):
+    raise RuntimeError("broken on purpose")
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch):
+    """The folder of a run whose mesh and pictures are made in no time."""
+    monkeypatch.setattr(progress, "write_preview", lambda folder, state: "previews/one.png")
+    monkeypatch.setattr(workflow, "turntable_frames", lambda *_: [np.zeros((16, 16, 3), np.uint8)] * 48)
+    monkeypatch.setattr(workflow, "export_run", lambda state, folder, formats: (folder / "mesh.glb").write_text("mesh"))
+    return tmp_path / "run"
+
+
+def optimise(folder, guidance=None, state=None):
+    folder.mkdir(exist_ok=True)
+    return workflow.optimise(state or State(SHORT, "cpu"), guidance or Target(), folder, ("glb",))
+
+
+def saved(folder):
+    return load_checkpoint(folder / "checkpoint.safetensors", "cpu")
+
+
+def is_all_there(folder):
+    return saved(folder).step == 12 and (folder / "mesh.glb").exists() and (folder / "contact_sheet.png").exists()
+
+
+@pytest.mark.parametrize("error", [OSError(28, "No space left on device"), RuntimeError("of\nits own"), MemoryError()])
+@pytest.mark.parametrize("name", ["append_metrics", "write_preview", "print"])
+def test_what_a_run_can_do_without_costs_one_line(folder, monkeypatch, capsys, name, error):
+    def fail(*_, **options):
+        if options.get("file") is not sys.stderr:
+            raise error
+
+    monkeypatch.setattr(progress, "LOG_INTERVAL", 1)
+    monkeypatch.setattr(progress, "LINE_INTERVAL", 0.0)
+    monkeypatch.setattr(progress, "FIRST_PREVIEW", 0.0)
+    monkeypatch.setattr(progress, "PREVIEW_INTERVAL", 0.0)
+    if name == "print":
+        monkeypatch.setattr(progress.Observer, "show", fail)
+    else:
+        monkeypatch.setattr(progress, name, fail)
+    assert optimise(folder) == 0 and is_all_there(folder)
+    assert capsys.readouterr().err.count("\n") == 1
+
+
+def test_lines_that_cannot_be_written_cost_nothing(folder, monkeypatch):
+    class Full(io.StringIO):
+        def write(self, text):
+            raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(sys, "stdout", Full())
+    monkeypatch.setattr(sys, "stderr", Full())
+    assert optimise(folder) == 0 and is_all_there(folder)
+
+
+@pytest.mark.parametrize("step", [3, 5])
+def test_a_step_that_fails_is_made_again_bit_exactly(folder, step):
+    """Also one before which the occupancy grid was refreshed."""
+    with pytest.raises(RuntimeError, match="broken on purpose"):
+        optimise(folder, At(step, fail))
+    again, whole = saved(folder), State(SHORT, "cpu")
+    assert again.step == step
+    train(again, Target(), lambda record: None)
+    train(whole, Target(), lambda record: None)
+    assert all(torch.equal(a, b) for a, b in zip(whole.tensors().values(), again.tensors().values(), strict=True))
+
+
+@pytest.mark.parametrize("leave", [KeyboardInterrupt, SystemExit])
+def test_whatever_ends_the_loop_the_steps_are_saved(folder, leave):
+    def act(_):
+        raise leave
+
+    with pytest.raises(leave):
+        optimise(folder, At(4, act))
+    assert saved(folder).step == 4
+
+
+def test_what_is_said_of_the_checkpoint_is_true_for_a_loss_that_is_not_finite(folder):
+    with pytest.raises(DivergenceError, match=r"'sds'.*checkpoint.safetensors is good, of step 7$"):
+        optimise(folder, At(7, lambda result: replace(result, loss=result.loss * float("nan"))))
+    assert saved(folder).step == 7, "what is loaded is checked"
+
+
+@pytest.mark.parametrize(
+    "name, value",
+    [
+        *(
+            (name, value)
+            for name in ("field.table", "background.w1", "adam.0.first", "adam.1.second")
+            for value in (float("nan"), float("inf"))
+        ),
+        ("adam.1.second", -1.0),
+    ],
+)
+def test_a_state_that_is_not_sound_never_replaces_a_checkpoint(folder, name, value):
+    state = State(SHORT, "cpu")
+
+    def spoil(_):
+        state.tensors()[name].view(-1)[0] = value
+
+    with pytest.raises(DivergenceError, match=f"{name}.* is good, of step ") as caught:
+        optimise(folder, At(7, spoil), state)
+    assert saved(folder).step == int(str(caught.value).rsplit(" ", 1)[1]) <= 8
+
+
+def test_saves_that_fail_are_tried_again(folder, monkeypatch, capsys):
+    calls, save = [], saver.save_checkpoint
+
+    def sometimes(path, state):
+        calls.append(state.step)
+        if 0 < state.step < 12:
+            raise OutputError(f"cannot write {path}: No space left on device")
+        save(path, state)
+
+    monkeypatch.setattr(saver, "save_checkpoint", sometimes)
+    monkeypatch.setattr(saver, "SHORTEST", 0.0)
+    monkeypatch.setattr(saver, "LONGEST", 0.0)
+    assert optimise(folder) == 0 and is_all_there(folder)
+    assert calls == list(range(13)) and capsys.readouterr().err.count("\n") == 1
+
+
+def test_where_the_last_save_fails_the_rest_is_made(folder, monkeypatch):
+    save = saver.save_checkpoint
+
+    def full(path, state):
+        if state.step:
+            raise OutputError(f"cannot write {path}: No space left on device")
+        save(path, state)
+
+    monkeypatch.setattr(saver, "save_checkpoint", full)
+    with pytest.raises(OutputError, match="checkpoint.safetensors: No space"):
+        optimise(folder)
+    assert (folder / "mesh.glb").exists() and (folder / "contact_sheet.png").exists()
+
+
+def test_two_faults_are_one_line(folder, monkeypatch):
+    def full(path, *_):
+        raise OutputError(f"cannot write to {path}")
+
+    save = saver.save_checkpoint
+    monkeypatch.setattr(saver, "save_checkpoint", lambda path, state: (full if state.step else save)(path, state))
+    monkeypatch.setattr(workflow, "export_run", lambda state, folder, formats: full("the mesh"))
+    with pytest.raises(OutputError, match="^cannot write to .*checkpoint.safetensors; cannot write to the mesh$"):
+        optimise(folder)
+
+
+def test_a_mesh_that_fails_leaves_the_pictures(folder, monkeypatch):
+    monkeypatch.setattr(workflow, "export_run", fail)
+    with pytest.raises(RuntimeError, match="broken on purpose"):
+        optimise(folder)
+    assert saved(folder).step == 12 and (folder / "contact_sheet.png").exists()
+
+
+def test_a_turntable_that_fails_leaves_the_mesh_and_the_sheet(folder, capsys):
+    folder.mkdir()
+    for name in ("turntable.mp4", "turntable.webp"):
+        (folder / name / "in the way").mkdir(parents=True)
+    assert optimise(folder) == 0 and is_all_there(folder)
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1 and str(folder / "turntable.") in error
+    with pytest.raises(ExportError, match="turntable"):
+        workflow.render_run(State(SHORT, "cpu"), folder)
+
+
+def test_a_folder_that_vanishes_comes_back(folder, capsys):
+    assert optimise(folder, At(6, lambda _: shutil.rmtree(folder))) == 0 and is_all_there(folder)
+    assert capsys.readouterr().err.count("\n") <= 1
+
+
+def test_saves_become_rarer_up_to_a_minute(tmp_path, monkeypatch):
+    now, saves = [0.0], []
+    monkeypatch.setattr(saver.time, "monotonic", lambda: now[0])
+    monkeypatch.setattr(saver, "save_checkpoint", lambda path, state: saves.append(now[0]))
+    state = State(TINY, "cpu")
+    keeper = Saver(state, tmp_path)
+    for second in range(600):
+        now[0], state.step = float(second), second + 1
+        keeper.save_if_due()
+    gaps = [b - a for a, b in pairwise(saves)]
+    assert saves[0] == 0 and gaps[0] <= 6 and gaps == sorted(gaps) and 60 <= gaps[-1] <= 61
