@@ -37,7 +37,6 @@ from dreamfusion_ngp.runs.folder import CHECKPOINT
 from dreamfusion_ngp.toybox.world.captions import parse_prompt
 from dreamfusion_ngp.workflow import choose_device, generate, set_threads
 
-HERE = Path(__file__).resolve().parent
 SHOWN = (1, 5)  # of the eight views: from the front right, and from the opposite side
 # Of the figures, what is said elsewhere, and lists.
 LEFT_OUT = ("run", "views", "prompt", "seed", "steps", "definitions", "mean_color")
