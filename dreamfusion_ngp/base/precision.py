@@ -18,7 +18,7 @@ def choose_dtype(precision: str, device: torch.device) -> torch.dtype | None:
 def bfloat16_is_quick(device: torch.device) -> bool:
     """Whether products on `device` are quicker in bfloat16 than in float32: on GPUs from sm_80 on (older ones have no
     convolutions for it), on CPUs with AMX or with AVX-512 BF16 that is not Intel's, which is half as quick as float32
-    (docs/decisions.md)."""
+    (docs/decisions/0026-bfloat16-on-a-cpu.md)."""
     if device.type == "cuda":
         return torch.cuda.get_device_capability(device) >= (8, 0)
     capabilities = getattr(torch.cpu, "get_capabilities", dict)()  # torch >= 2.10

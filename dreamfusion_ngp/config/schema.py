@@ -193,7 +193,7 @@ def fast() -> RunConfig:
         # and every t counts the same. A window of .16 fits best (means over mug, chair, house and airplane, volumetric
         # / silhouette IoU: .741 / .889, .728 / .888 for .11); with .05 the answers are mean pictures before mid-grey
         # for the most part, and the scene fills with grey fog. Clipped: guidance asks for colours beyond black and
-        # white (house .29 -> .71, before). See docs/decisions.md.
+        # white (house .29 -> .71, before). See docs/decisions/0022-fast-surfaces.md.
         guidance=GuidanceConfig(
             view_words="degrees",
             mode_words=True,

@@ -1,12 +1,12 @@
 """The architecture of the embedded prior, in diffusers and transformers classes only, and its folder on disk.
 
 A 64 x 64 picture enters the UNet as a 32 x 32 one with 12 channels (2 x 2 pixel unshuffle): with 4 x 4 edges stay
-blurred however long it trains (docs/decisions.md). Whoever uses the UNet reads the factor from its channels:
-in_channels = 3 * factor^2 + 6, the last six for maps of the position (`packing`).
+blurred however long it trains (docs/decisions/0001-pixel-packing-of-the-prior.md). Whoever uses the UNet reads the
+factor from its channels: in_channels = 3 * factor^2 + 6, the last six for maps of the position (`packing`).
 
 The UNet predicts the clean picture. Noise, or v, would have to travel through 96 channels in 48 dimensions that hold no
 structure, where the pixels of a toy lie near a few (Li and He 2025, "Back to Basics: Let Denoising Generative Models
-Denoise"); the measurement is in docs/decisions.md.
+Denoise"); the measurement is in docs/decisions/0006-prior-learns-by-muon.md.
 
 The text encoder is a table of words, without layers: the order says nothing in these captions, and words that were
 mixed by attention, or pooled, soon say little but the colour.
