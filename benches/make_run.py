@@ -22,6 +22,7 @@ from pathlib import Path
 
 import torch
 
+from dreamfusion_ngp.base.devices import choose_device, set_threads
 from dreamfusion_ngp.base.errors import DivergenceError, ExportError
 from dreamfusion_ngp.base.files import write_atomically
 from dreamfusion_ngp.bench.machine import facts
@@ -35,7 +36,7 @@ from dreamfusion_ngp.optimise.loop import State, train
 from dreamfusion_ngp.runs.checkpoint import load_checkpoint, save_checkpoint
 from dreamfusion_ngp.runs.folder import CHECKPOINT
 from dreamfusion_ngp.toybox.world.captions import parse_prompt
-from dreamfusion_ngp.workflow import choose_device, generate, set_threads
+from dreamfusion_ngp.workflow import generate
 
 SHOWN = (1, 5)  # of the eight views: from the front right, and from the opposite side
 # Of the figures, what is said elsewhere, and lists.

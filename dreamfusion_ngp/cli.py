@@ -422,8 +422,8 @@ def train_prior_verb(args) -> int:
 
 
 def train_judge_verb(args) -> int:
+    from .base.devices import set_threads
     from .evaluation.judge_training import GPU, TrainJudgeConfig, train_judge
-    from .workflow import set_threads
 
     set_threads(args.threads)
     config = replace(

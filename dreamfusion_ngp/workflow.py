@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import sys
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -11,9 +10,9 @@ from pathlib import Path
 import torch
 
 from .base.console import tolerant
-from .base.errors import DreamfusionError, ExportError, NativeError, OutputError, UsageError, writing
+from .base.devices import choose_device, set_threads
+from .base.errors import DreamfusionError, ExportError, OutputError, UsageError, writing
 from .base.files import write_atomically
-from .base.native import cores
 from .config.prompts import clean_prompt
 from .config.schema import RunConfig, check_config, clean_texts, resolution_at
 from .hub.fetch import pinned
@@ -26,44 +25,7 @@ from .runs.progress import Conveniences, Observer, progress_bar, shares
 from .runs.saver import Saver
 
 LARGE_FOR_A_CPU = 1 << 30  # bytes of a UNet's weights
-MAX_THREADS, MAX_FRAMES, MAX_PIXELS = 1024, 3600, 2048
-
-
-def choose_device(name: str) -> torch.device:
-    """ "auto", "cpu", "cuda" or "cuda:N" as a device that works. Raises UsageError or NativeError that says why not."""
-    from .base.native import cuda_remedy, native, native_cuda, why_no_cuda
-
-    native()
-    if name == "cpu":
-        return torch.device("cpu")
-    if name == "auto":
-        usable = torch.cuda.is_available() and native().build_info()["cuda"]
-        if torch.cuda.is_available() and not usable:
-            print(
-                f"note: a GPU is here, but this installation has no CUDA code ({why_no_cuda()}); {cuda_remedy()}",
-                file=sys.stderr,
-            )
-        return torch.device("cuda" if usable else "cpu")
-    if name.split(":")[0] != "cuda":
-        raise UsageError(f"unknown device {name!r}; choose auto, cpu, cuda or cuda:N")
-    native_cuda()
-    if not torch.cuda.is_available():
-        build = "a CPU build of torch" if torch.version.cuda is None else f"torch with CUDA {torch.version.cuda}"
-        raise NativeError(
-            f'--device {name}: no CUDA device can be used ({build}); run "dreamfusion-ngp doctor" for the reason'
-        )
-    try:
-        device = torch.device(name)
-        torch.cuda.get_device_properties(device)
-    except (RuntimeError, AssertionError) as error:
-        raise UsageError(f"--device {name}: {str(error).strip().splitlines()[0]}") from None
-    return torch.device("cuda", device.index or 0)
-
-
-def set_threads(threads: int | None) -> None:
-    if threads is not None and not 1 <= threads <= MAX_THREADS:
-        raise UsageError(f"--threads must be from 1 to {MAX_THREADS}, got {threads}")
-    torch.set_num_threads(threads or cores())
+MAX_FRAMES, MAX_PIXELS = 3600, 2048
 
 
 def check_prompt(config: RunConfig) -> RunConfig:
@@ -132,7 +94,7 @@ def print_summary(state: State, observer: Observer) -> None:
         f"optimised {state.step - observer.first} steps in {time.monotonic() - observer.began:.0f} s: "
         f"{shares(observer.totals)}"
     )
-    device = state.occupancy.bits.device
+    device = state.device
     if device.type == "cuda":
         print(
             f"GPU memory  {torch.cuda.max_memory_allocated(device) / 1e9:.2f} GB of tensors at most, "
@@ -147,7 +109,7 @@ def print_summary(state: State, observer: Observer) -> None:
 
 def print_memory_plan(guidance, state: State) -> None:
     """What a run with a model of one's own will take, before it starts. Nothing for the embedded prior."""
-    config, device = state.config, state.occupancy.bits.device
+    config, device = state.config, state.device
     if config.guidance.model == TOYBOX_NAME:
         return
     from .guidance.memory import plan, plan_text
@@ -225,7 +187,7 @@ def resume(
 
         state.config = origin.moved(state.config, guidance, vae)
         state.weights = origin.check_weights(state.config, state.weights)
-        loaded = load_guidance(state.config, state.occupancy.bits.device)
+        loaded = load_guidance(state.config, state.device)
         reopen_run(folder, state)
         print(f"{state.config.prompt!r}: resuming at step {state.step} of {state.config.steps}", flush=True)
         return optimise(state, loaded, folder, formats, **placing)
@@ -240,7 +202,7 @@ def load_state(run: Path, device: str = "auto", threads: int | None = None) -> t
 def export_run(state: State, folder: Path, formats: tuple[str, ...] = ("glb",), **options) -> dict:
     from .export.meshes import export_mesh
 
-    device = state.occupancy.bits.device
+    device = state.device
     result = export_mesh(
         lambda x: state.field.density(x.to(device)).cpu(),
         lambda x: state.field.albedo(x.to(device)).cpu(),

@@ -177,7 +177,7 @@ def run(
 ) -> int:
     """Print a table; write it as JSON if asked. quick: tiny sizes. Returns the exit code. Raises UsageError before the
     work if there is no folder for the JSON."""
-    from ..workflow import choose_device, set_threads
+    from ..base.devices import choose_device, set_threads
     from .machine import facts
     from .timing import ceilings
 

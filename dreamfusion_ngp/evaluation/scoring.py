@@ -59,7 +59,7 @@ def score(
     Raises PromptError for a prompt that names no toy, unless there are captions and a retrieval model; ExportError for
     an empty or not finite field.
     """
-    prompt, where, bound = state.config.prompt, state.occupancy.bits.device, state.config.field.bound
+    prompt, where, bound = state.config.prompt, state.device, state.config.field.bound
     pool = pool_of(prompt, captions) if retrieval else None
     exported = Path(folder) / "mesh.glb"
     mesh = read_mesh(exported) if exported.is_file() else None

@@ -85,6 +85,7 @@ class State:
         self.field.open_encoding()
         self.background = Background(config.field, config.seed).to(device) if config.field.background_hidden else None
         self.occupancy = Occupancy(config.render, config.field.bound).to(device)
+        self.device = self.occupancy.bits.device
         optim = config.optim
         pairs = [(p, optim.lr_grid if name == "table" else optim.lr_mlp) for name, p in self.field.named_parameters()]
         if self.background is not None:

@@ -249,7 +249,7 @@ def test_unknown_flag_is_one_line_of_the_process_too(tmp_path):
 def test_threads_are_the_cores_that_the_process_may_use(monkeypatch, restore_threads):
     import torch
 
-    from dreamfusion_ngp.workflow import set_threads
+    from dreamfusion_ngp.base.devices import set_threads
 
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: {1, 5, 8}, raising=False)
     set_threads(None)
