@@ -12,9 +12,10 @@ from ..config.schema import CameraConfig, FieldConfig, LightConfig, RenderConfig
 from ..ops.composite import composite
 from ..ops.march import march
 from ..ops.shade import shade
-from ..render.volume import Occupancy, flat_background, render
+from ..render.volume import flat_background, render
 from ..scene.cameras import camera_rays
 from ..scene.fields import HashField
+from ..scene.occupancy import Occupancy
 from ..scene.views import sample_views
 from .cases import CHECKED, Case
 

@@ -12,8 +12,9 @@ from torch import Tensor
 
 from ..base.errors import DivergenceError
 from ..config.schema import RunConfig
+from .adam import Adam, unsound
 from .executors import Eager, Graphed, executor
-from .step import Adam, State, fill_numbers, refresh_is_due, unsound
+from .step import State, fill_numbers, refresh_is_due
 
 __all__ = ["Adam", "State", "StepRecord", "device_clock", "differentiate", "train", "train_step"]
 

@@ -4,8 +4,6 @@ CUDA graphs can hold them (executors.py); without graphs they run as they are.""
 
 from __future__ import annotations
 
-import math
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -14,9 +12,7 @@ from torch import Tensor
 
 from ..base.rng import Stream, generator, kernel_stream
 from ..base.slots import Slots
-from ..config.schema import OptimConfig, RunConfig, resolution_at
-from ..ops.adam import adam_factors, adam_step
-from ..ops.field import recycle_gradient
+from ..config.schema import RunConfig, resolution_at
 from ..render.losses import (
     entropy_loss,
     entropy_weight,
@@ -25,51 +21,15 @@ from ..render.losses import (
     orientation_weight,
     smoothness_loss,
 )
-from ..render.volume import Occupancy, Rays, cast, flat_background, integrate
+from ..render.volume import Rays, cast, flat_background, integrate
 from ..scene.cameras import Cameras
 from ..scene.fields import Background, HashField, random_background
+from ..scene.occupancy import Occupancy
 from ..scene.views import Views, sample_views
+from .adam import Adam
 
 CAMERA = ("c2w", "focal", "azimuth", "elevation")
 REGULARISERS = ("orientation", "opacity_loss", "entropy", "smoothness")
-
-
-class Adam:
-    """Fused Adam over (parameter, learning rate) pairs. moments, nonfinite: its whole state besides the step number;
-    nonfinite counts the updates of single numbers that were left out (ops/adam.py)."""
-
-    def __init__(self, pairs: list[tuple[Tensor, float]], config: OptimConfig):
-        self.pairs, self.config = pairs, config
-        self.moments = [(torch.zeros_like(p), torch.zeros_like(p)) for p, _ in pairs]
-        self.examined = 0  # `nonfinite` when the state was last searched for the reason
-        self.nonfinite = torch.zeros(1, dtype=torch.int64, device=pairs[0][0].device)
-
-    def factors(self, step: int, steps: int) -> list[tuple[float, float]]:
-        """What `step` needs for every parameter at `step` (from 0) of `steps`: linear warm-up, cosine to `final`."""
-        config = self.config
-        warmup = min(1.0, (step + 1) / max(1.0, config.warmup * steps))
-        factor = warmup * (config.final + (1 - config.final) * 0.5 * (1 + math.cos(math.pi * step / steps)))
-        return [adam_factors(rate * factor, *config.betas, step + 1) for _, rate in self.pairs]
-
-    def step(self, factors: Sequence[Tensor]) -> None:
-        """Apply the gradients, with one tensor (2,) of `factors` per parameter, and leave none. A parameter without a
-        gradient has one of zero."""
-        config = self.config
-        for (parameter, _), (first, second), factor in zip(self.pairs, self.moments, factors, strict=True):
-            if parameter.grad is None:
-                parameter.grad = torch.zeros_like(parameter)
-            adam_step(
-                parameter.data,
-                parameter.grad,
-                first,
-                second,
-                self.nonfinite,
-                beta1=config.betas[0],
-                beta2=config.betas[1],
-                eps=config.eps,
-                factors=factor,
-            )
-            recycle_gradient(parameter)
 
 
 class State:
@@ -124,17 +84,6 @@ class State:
         for i, (first, second) in enumerate(self.adam.moments):
             found |= {f"adam.{i}.first": first, f"adam.{i}.second": second}
         return found | {"adam.nonfinite": self.adam.nonfinite}
-
-
-def unsound(tensors: dict[str, Tensor]) -> str:
-    """What is wrong with the numbers of a state, "" if nothing is: one is not finite, or one of Adam's second moments,
-    means of squares, is negative."""
-    for name, value in tensors.items():
-        if value.is_floating_point() and not value.isfinite().all():
-            return f"{name} holds a number that is not finite"
-        if name.startswith("adam.") and name.endswith(".second") and (value < 0).any():
-            return f"{name}, means of squares, holds a negative number"
-    return ""
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,8 @@ import torch
 from ..base.errors import CheckpointError, DivergenceError, PromptError, UsageError, writing
 from ..base.files import write_atomically
 from ..config.schema import RunConfig, check_config, clean_texts, from_dict, to_dict
-from ..optimise.step import State, unsound
+from ..optimise.adam import unsound
+from ..optimise.step import State
 
 __all__ = ["load_checkpoint", "save_checkpoint"]
 

@@ -14,8 +14,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from dreamfusion_ngp.config.schema import RunConfig
 from dreamfusion_ngp.guidance.sds import SdsOutput
 from dreamfusion_ngp.optimise.loop import Adam, State, train_step
-from dreamfusion_ngp.render.volume import Occupancy
 from dreamfusion_ngp.scene.fields import HashField
+from dreamfusion_ngp.scene.occupancy import Occupancy
 
 CONFIG = RunConfig(prompt="a red mug")
 SMALL = replace(

@@ -7,8 +7,9 @@ import pytest
 import torch
 
 from dreamfusion_ngp.config.schema import RenderConfig
-from dreamfusion_ngp.render.volume import Occupancy, flat_background, render
+from dreamfusion_ngp.render.volume import flat_background, render
 from dreamfusion_ngp.scene.cameras import orbit
+from dreamfusion_ngp.scene.occupancy import Occupancy
 
 RADIUS, SHARP = 0.4, 80.0
 CONFIG = RenderConfig(resolution=32, step=0.01, occupancy_resolution=32, occupancy_threshold=1e-5, budget=1 << 18)
