@@ -35,8 +35,8 @@ from dreamfusion_ngp.guidance.load import load_guidance
 from dreamfusion_ngp.optimise.loop import State, train
 from dreamfusion_ngp.runs.checkpoint import load_checkpoint, save_checkpoint
 from dreamfusion_ngp.runs.folder import CHECKPOINT
+from dreamfusion_ngp.runs.generate import generate
 from dreamfusion_ngp.toybox.world.captions import parse_prompt
-from dreamfusion_ngp.workflow import generate
 
 SHOWN = (1, 5)  # of the eight views: from the front right, and from the opposite side
 # Of the figures, what is said elsewhere, and lists.

@@ -346,7 +346,7 @@ def run_verb(args) -> int:
         return fetch_verb(args.model)
     if args.verb == "generate":
         files, config = file_options(args), run_config(args)  # what is cheap to check comes first
-        from .workflow import generate
+        from .runs.generate import generate
 
         return generate(config, args.out, device=args.device, threads=args.threads, **files)
     if args.verb == "train-prior":
@@ -356,7 +356,7 @@ def run_verb(args) -> int:
     machine = dict(device=args.device, threads=args.threads)
     if args.verb == "resume":
         files = file_options(args)
-        from .workflow import resume
+        from .runs.generate import resume
 
         return resume(args.run, steps=args.steps, guidance=args.guidance, vae=args.vae, **files, **machine)
     if args.verb == "bench":
@@ -365,22 +365,24 @@ def run_verb(args) -> int:
         from .bench import run as run_bench
 
         return run_bench(json_path=args.json, quick=args.quick, resolutions=tuple(args.resolutions), **machine)
-    from . import workflow
-
     if args.verb == "evaluate":
         if not 0 <= args.depth <= MAX_DEPTH:
             raise UsageError(f"--depth must be from 0 to {MAX_DEPTH}, got {args.depth}")
+        from .evaluation.evaluate import evaluate_runs, evaluation_text
+
         several = dict(clip=args.clip, judge=args.judge, captions=args.captions, out=args.out, depth=args.depth)
-        result = workflow.evaluate_runs(args.runs, **several, show=lambda line: print(line, file=sys.stderr), **machine)
+        result = evaluate_runs(args.runs, **several, show=lambda line: print(line, file=sys.stderr), **machine)
         one = result["runs"][0] if len(result["runs"]) == 1 and args.out is None else result
-        print(json.dumps(one, indent=1) if args.json else workflow.evaluation_text(result))
+        print(json.dumps(one, indent=1) if args.json else evaluation_text(result))
         return 0
     files = file_options(args) if args.verb == "export" else {}
-    state, folder = workflow.load_state(args.run, **machine)
+    from .runs.outputs import export_run, load_state, render_run
+
+    state, folder = load_state(args.run, **machine)
     if args.verb == "render":
-        workflow.render_run(state, folder, frames=args.frames, resolution=args.resolution)
+        render_run(state, folder, frames=args.frames, resolution=args.resolution)
     else:
-        workflow.export_run(
+        export_run(
             state,
             folder,
             resolution=args.resolution,

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 from ..config.schema import FieldConfig
-from ..runs.folder import DISPLAY_BACKGROUND, DISPLAY_DISTANCE, DISPLAY_FOCAL, display_shading, render_whole
+from ..runs.display import DISPLAY_BACKGROUND, DISPLAY_DISTANCE, DISPLAY_FOCAL, display_shading, render_whole
 from ..scene.cameras import Cameras, orbit
 from ..toybox.world.shapes import PARAMETERS
 from ..toybox.world.tracer import GBuffer, part_colors, shade, trace

@@ -74,7 +74,7 @@ def score(
     if pool and not is_toy(prompt):
         figures = open_report(prompt, density, bound, mesh=mesh)
     else:
-        from ..runs.folder import render_opacity
+        from ..runs.display import render_opacity
 
         figures = report(prompt, density, render_opacity(state), albedo, bound, pictures, mesh=mesh)
     head = {"run": str(folder), "seed": state.config.seed, "steps": state.step, "definitions": DEFINITIONS}

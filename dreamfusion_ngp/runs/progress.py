@@ -9,7 +9,8 @@ from pathlib import Path
 
 from ..base.errors import DivergenceError
 from ..optimise.loop import State, StepRecord
-from .folder import append_metrics, write_preview
+from .display import write_preview
+from .folder import append_metrics
 from .interrupt import Interrupt
 from .saver import Saver
 

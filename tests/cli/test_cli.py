@@ -260,7 +260,7 @@ def test_threads_are_the_cores_that_the_process_may_use(monkeypatch, restore_thr
     "prompt", ["A red Mug.", "mug, red!", "the red mug, front view, clay", "  3D render of a toy mug, Red "]
 )
 def test_a_prompt_becomes_a_caption_that_the_embedded_prior_was_trained_with(prompt):
-    from dreamfusion_ngp.workflow import check_prompt
+    from dreamfusion_ngp.runs.generate import check_prompt
 
     assert check_prompt(replace(config.fast(), prompt=prompt)).prompt == "a red mug"
 

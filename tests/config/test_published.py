@@ -16,7 +16,7 @@ from dreamfusion_ngp.evaluation import pictures
 from dreamfusion_ngp.guidance import sds
 from dreamfusion_ngp.hub.names import ALIASES, preset_name
 from dreamfusion_ngp.render.losses import opacity_loss, orientation_weight
-from dreamfusion_ngp.runs import folder as runs
+from dreamfusion_ngp.runs import display as runs
 from dreamfusion_ngp.scene.cameras import camera_rays, orbit
 
 DOCS = Path(__file__).parents[2] / "docs" / "guidance.md"

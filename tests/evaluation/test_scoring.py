@@ -13,14 +13,15 @@ from support.tiny_runs import TINY
 
 from dreamfusion_ngp.base.errors import CheckpointError, ExportError, PromptError
 from dreamfusion_ngp.evaluation import scoring
+from dreamfusion_ngp.evaluation.evaluate import evaluate_runs, evaluation_text
 from dreamfusion_ngp.evaluation.judge import Judge, save_judge
 from dreamfusion_ngp.evaluation.pictures import toy_pictures
 from dreamfusion_ngp.evaluation.report import FIGURES
 from dreamfusion_ngp.evaluation.sheet import THUMBNAIL, html_sheet, thumbnails
 from dreamfusion_ngp.optimise.loop import State
 from dreamfusion_ngp.runs.checkpoint import load_checkpoint, save_checkpoint
+from dreamfusion_ngp.runs.folder import find_runs
 from dreamfusion_ngp.toybox.world.shapes import COLORS
-from dreamfusion_ngp.workflow import evaluate_runs, evaluation_text, find_runs
 
 
 def test_means_worst_and_spreads_by_hand():

@@ -10,9 +10,10 @@ from support.changed_folders import added_token, clip, copied, edit, edited, rep
 from support.tiny_latent import latent_folders, tiny_vae
 from support.tiny_models import cache, config, folders, views
 
-from dreamfusion_ngp import cli, workflow
+from dreamfusion_ngp import cli
 from dreamfusion_ngp.base.errors import PriorError
 from dreamfusion_ngp.guidance.load import check_guidance, load_guidance
+from dreamfusion_ngp.runs import generate
 
 PROMPT = "a red mug"
 
@@ -129,7 +130,7 @@ def test_a_setting_that_an_op_refuses_is_one_line(tmp_path, monkeypatch, capsys)
     def refuse(*_, **__):
         raise ValueError("march: step is too small")
 
-    monkeypatch.setattr(workflow, "generate", refuse)
+    monkeypatch.setattr(generate, "generate", refuse)
     assert cli.main(["generate", PROMPT, "--set", "render.step=0.01"]) == 2
     assert capsys.readouterr().err.startswith("error: --set: march")
 

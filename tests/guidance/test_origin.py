@@ -8,11 +8,12 @@ import pytest
 import torch
 from support.tiny_runs import TINY
 
-from dreamfusion_ngp import cli, workflow
+from dreamfusion_ngp import cli
 from dreamfusion_ngp.base.errors import PriorError
 from dreamfusion_ngp.guidance import origin
 from dreamfusion_ngp.guidance.origin import check_weights, moved, weights_digest, weights_of
 from dreamfusion_ngp.optimise.loop import State
+from dreamfusion_ngp.runs import generate
 from dreamfusion_ngp.runs.checkpoint import load_checkpoint, save_checkpoint
 
 
@@ -112,7 +113,7 @@ def test_resume_finds_a_model_where_it_is_said_to_be(tmp_path, model, monkeypatc
     save_weights(other / "vae" / "model.safetensors", seed=7)
     seen = []
     monkeypatch.setattr(guidance, "load_guidance", lambda config, device: None)
-    monkeypatch.setattr(workflow, "optimise", lambda state, *_, **__: seen.append(state) or 0)
+    monkeypatch.setattr(generate, "optimise", lambda state, *_, **__: seen.append(state) or 0)
     for flags, word in (([], "--guidance"), (["--guidance", str(other)], "another model")):
         assert cli.main(["resume", str(run), "--threads", "1", *flags]) == 2
         error = capsys.readouterr().err

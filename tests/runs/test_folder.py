@@ -15,19 +15,16 @@ from dreamfusion_ngp import cli
 from dreamfusion_ngp.base.errors import CheckpointError, OutputError, UsageError
 from dreamfusion_ngp.optimise.loop import State
 from dreamfusion_ngp.runs.checkpoint import save_checkpoint
+from dreamfusion_ngp.runs.display import display, preview_picture, render_opacity, turntable_frames
 from dreamfusion_ngp.runs.folder import (
     append_metrics,
     checkpoint_of,
     create_run,
-    display,
     find_runs,
     lock_run,
-    preview_picture,
-    render_opacity,
     reopen_run,
     slug,
     truncate_metrics,
-    turntable_frames,
 )
 
 

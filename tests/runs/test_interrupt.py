@@ -17,9 +17,9 @@ import safetensors.torch
 from PIL import Image
 from support.tiny_runs import TINY, Target
 
-from dreamfusion_ngp import cli, workflow
+from dreamfusion_ngp import cli
 from dreamfusion_ngp.optimise.loop import State
-from dreamfusion_ngp.runs import progress
+from dreamfusion_ngp.runs import generate, outputs, progress
 from dreamfusion_ngp.runs.checkpoint import load_checkpoint
 from dreamfusion_ngp.runs.folder import lock_run
 
@@ -44,11 +44,11 @@ def victim(folder: Path, steps: int = 100_000) -> int:
 
     def run(args):
         with lock_run(folder):
-            return workflow.optimise(State(replace(TINY, steps=steps), "cpu"), Slow(folder), folder, ("ply",))
+            return generate.optimise(State(replace(TINY, steps=steps), "cpu"), Slow(folder), folder, ("ply",))
 
     progress.write_preview = lambda folder, state: "previews/one.png"
-    workflow.turntable_frames = lambda state, frames, resolution: [np.zeros((16, 16, 3), np.uint8)] * frames
-    workflow.export_run = lambda state, folder, formats: (folder / "mesh.ply").write_text("a mesh")
+    outputs.turntable_frames = lambda state, frames, resolution: [np.zeros((16, 16, 3), np.uint8)] * frames
+    generate.export_run = lambda state, folder, formats: (folder / "mesh.ply").write_text("a mesh")
     cli.run_verb = run
     try:
         return cli.main(["generate", "a red mug"])

@@ -11,10 +11,9 @@ import pytest
 import torch
 from support.tiny_runs import TINY, Target
 
-from dreamfusion_ngp import workflow
 from dreamfusion_ngp.base.errors import DivergenceError, ExportError, OutputError
 from dreamfusion_ngp.optimise.loop import State, train
-from dreamfusion_ngp.runs import progress, saver
+from dreamfusion_ngp.runs import generate, outputs, progress, saver
 from dreamfusion_ngp.runs.checkpoint import load_checkpoint
 from dreamfusion_ngp.runs.saver import Saver
 
@@ -41,14 +40,14 @@ def fail(*_):
 def folder(tmp_path, monkeypatch):
     """The folder of a run whose mesh and pictures are made in no time."""
     monkeypatch.setattr(progress, "write_preview", lambda folder, state: "previews/one.png")
-    monkeypatch.setattr(workflow, "turntable_frames", lambda *_: [np.zeros((16, 16, 3), np.uint8)] * 48)
-    monkeypatch.setattr(workflow, "export_run", lambda state, folder, formats: (folder / "mesh.glb").write_text("mesh"))
+    monkeypatch.setattr(outputs, "turntable_frames", lambda *_: [np.zeros((16, 16, 3), np.uint8)] * 48)
+    monkeypatch.setattr(generate, "export_run", lambda state, folder, formats: (folder / "mesh.glb").write_text("mesh"))
     return tmp_path / "run"
 
 
 def optimise(folder, guidance=None, state=None):
     folder.mkdir(exist_ok=True)
-    return workflow.optimise(state or State(SHORT, "cpu"), guidance or Target(), folder, ("glb",))
+    return generate.optimise(state or State(SHORT, "cpu"), guidance or Target(), folder, ("glb",))
 
 
 def saved(folder):
@@ -174,13 +173,13 @@ def test_two_faults_are_one_line(folder, monkeypatch):
 
     save = saver.save_checkpoint
     monkeypatch.setattr(saver, "save_checkpoint", lambda path, state: (full if state.step else save)(path, state))
-    monkeypatch.setattr(workflow, "export_run", lambda state, folder, formats: full("the mesh"))
+    monkeypatch.setattr(generate, "export_run", lambda state, folder, formats: full("the mesh"))
     with pytest.raises(OutputError, match="^cannot write to .*checkpoint.safetensors; cannot write to the mesh$"):
         optimise(folder)
 
 
 def test_a_mesh_that_fails_leaves_the_pictures(folder, monkeypatch):
-    monkeypatch.setattr(workflow, "export_run", fail)
+    monkeypatch.setattr(generate, "export_run", fail)
     with pytest.raises(RuntimeError, match="broken on purpose"):
         optimise(folder)
     assert saved(folder).step == 12 and (folder / "contact_sheet.png").exists()
@@ -194,7 +193,7 @@ def test_a_turntable_that_fails_leaves_the_mesh_and_the_sheet(folder, capsys):
     error = capsys.readouterr().err
     assert error.count("\n") == 1 and str(folder / "turntable.") in error
     with pytest.raises(ExportError, match="turntable"):
-        workflow.render_run(State(SHORT, "cpu"), folder)
+        outputs.render_run(State(SHORT, "cpu"), folder)
 
 
 def test_a_folder_that_vanishes_comes_back(folder, capsys):

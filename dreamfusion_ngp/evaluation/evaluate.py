@@ -1,0 +1,73 @@
+"""Runs scored one by one and together, into files or as lines of text."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from ..base.devices import choose_device
+from ..base.errors import writing
+from ..base.files import write_atomically
+from ..runs.folder import DEPTH, find_runs
+from ..runs.outputs import load_state
+from . import scoring, sheet
+from .retrieval import read_captions
+
+
+def evaluate_runs(
+    paths: list[Path],
+    *,
+    clip: str | None = None,
+    judge: Path | None = None,
+    captions: Path | None = None,
+    out: Path | None = None,
+    depth: int = DEPTH,
+    device: str = "auto",
+    threads: int | None = None,
+    show=print,
+) -> dict:
+    """Score the runs that `paths` are or hold, at most `depth` folders below; every one gets its evaluation.json.
+    With `out` that folder gets evaluation.json (the judge's score on true renderings, means and spreads, all runs),
+    table.md and index.html. show: called with a line per run. Of several runs one without a result, an empty scene,
+    counts as zero; alone it raises ExportError."""
+    runs, among = find_runs(paths, depth), read_captions(captions) if captions else []
+    if out is not None:
+        with writing(out):
+            out.mkdir(parents=True, exist_ok=True)
+    retrieval = scoring.load_retrieval(clip, judge, choose_device(device))
+    score, records, pictures = scoring.score if len(runs) == 1 else scoring.attempt, [], []
+    for path in runs:
+        state, folder = load_state(path, device, threads)
+        record, views = score(state, folder, retrieval, among)
+        write_text(folder / "evaluation.json", json.dumps(record, indent=1))
+        records.append(record)
+        pictures.append(sheet.thumbnails(views) if views else "")
+        show(f"{record['prompt']}, seed {record['seed']}: {folder} {record.get('failed', '')}".rstrip())
+    known = retrieval and {
+        "name": retrieval.name,
+        "held_out": getattr(retrieval, "log", {}).get("held_out"),
+        "truth": scoring.truth(retrieval, [r["prompt"] for r in records], among),
+    }
+    result = {"judge": known, "figures": scoring.summary(records), "runs": records}
+    if out is not None:
+        write_text(out / "evaluation.json", json.dumps(result, indent=1))
+        write_text(out / "table.md", scoring.table(records, result["figures"]))
+        write_text(out / "index.html", sheet.html_sheet(result, pictures))
+    return result
+
+
+def write_text(path: Path, text: str) -> None:
+    with writing(path):
+        write_atomically(path, (text.rstrip() + "\n").encode())
+
+
+def evaluation_text(result: dict) -> str:
+    """The figures of one run as lines of text; of several as a table. First how good the judge is on true toys."""
+    if len(result["runs"]) > 1:
+        return f"{sheet.judge_text(result['judge'])}\n{scoring.table(result['runs'], result['figures'])}"
+    lines = [
+        f"{key:<24} {value:.3f}" if isinstance(value, float) else f"{key:<24} {value}"
+        for key, value in result["runs"][0].items()
+        if not isinstance(value, (dict, list))
+    ]
+    return "\n".join([*lines, sheet.judge_text(result["judge"])])
