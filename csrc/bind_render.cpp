@@ -1,7 +1,7 @@
 // Bindings of march, occupancy, shade, composite and adam: integers to pointers to params struct to launcher.
 #include <vector>
 
-#include "bind.h"
+#include "base/bind.h"
 
 namespace dfn {
 namespace {

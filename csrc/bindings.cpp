@@ -1,5 +1,5 @@
 // The Python module dreamfusion_ngp._C. Torch stays on the other side: it sees pointers, sizes, a device and a stream.
-#include "bind.h"
+#include "base/bind.h"
 #include "simd_kernels.h"
 
 namespace dfn {

@@ -5,8 +5,8 @@
 #include <atomic>
 #include <memory>
 
+#include "base/parallel.h"
 #include "ops.h"
-#include "parallel.h"
 #include "simd_kernels.h"
 
 namespace dfn::cpu {

@@ -2,7 +2,7 @@
 // the CPU; a warp per ray where samples are composited. Everything is deterministic; nothing allocates or waits.
 #include <climits>
 
-#include "composite_cuda.cuh"
+#include "composite/composite_cuda.cuh"
 
 namespace dfn::cuda {
 namespace {

@@ -5,13 +5,13 @@
 #include <stdexcept>
 #include <type_traits>
 
-#include "composite.h"
-#include "field.h"
-#include "hashgrid.h"
-#include "march.h"
-#include "occupancy.h"
-#include "optimizer.h"
-#include "shade.h"
+#include "adam/adam.h"
+#include "composite/composite.h"
+#include "field/field.h"
+#include "hashgrid/hashgrid.h"
+#include "march/march.h"
+#include "occupancy/occupancy.h"
+#include "shade/shade.h"
 
 namespace dfn {
 

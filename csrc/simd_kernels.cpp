@@ -3,9 +3,9 @@
 // linked into code for another.
 #include "simd_kernels.h"
 
-#include "field_block.h"
-#include "march_block.h"
-#include "shade_block.h"
+#include "field/field_block.h"
+#include "march/march_block.h"
+#include "shade/shade_block.h"
 
 #if !defined(DFN_SIMD_NAME)
 #define DFN_SIMD_NAME "plain"
@@ -138,7 +138,7 @@ void composite_backward(const CompositeBackward<float>& p, int64_t begin, int64_
     for (int64_t ray = begin; ray < end; ++ray) composite_ray_backward(p, ray, clear);
 }
 
-// adam_element of optimizer.h.
+// adam_element of adam.h.
 int64_t adam(const Adam<float>& shared, int64_t begin, int64_t end) {
     const Adam<float> p = shared;
     const AdamFactors<float> f = read_factors(p);

@@ -1,11 +1,11 @@
 // The loops that are compiled once per instruction set (simd_kernels.cpp), as a table of functions, and the memory that
 // they and their launchers share. Float only: float64 runs the plain bodies, sample by sample.
 #pragma once
-#include "composite.h"
-#include "field.h"
-#include "march.h"
-#include "optimizer.h"
-#include "shade.h"
+#include "adam/adam.h"
+#include "composite/composite.h"
+#include "field/field.h"
+#include "march/march.h"
+#include "shade/shade.h"
 
 namespace dfn {
 

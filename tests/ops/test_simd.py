@@ -140,6 +140,7 @@ def test_no_function_compiled_for_one_processor_can_serve_another(tmp_path, opti
             "-w",
             "-march=x86-64-v4",
             "-DDFN_SIMD_LEVEL=x86_64_v4",
+            f"-I{SOURCES}",
             "-c",
             str(SOURCES / "simd_kernels.cpp"),
             "-o",

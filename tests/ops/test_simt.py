@@ -14,7 +14,7 @@ ROOT = Path(__file__).resolve().parents[2]
 SIMT, CSRC = ROOT / "tests" / "simt", ROOT / "csrc"
 FAILURE = 70  # simt::kFailure
 
-COMMON = ["-std=c++17", "-O1", "-g1", "-Wall", "-Wextra", "-Werror", "-fno-math-errno", f"-I{SIMT}"]
+COMMON = ["-std=c++17", "-O1", "-g1", "-Wall", "-Wextra", "-Werror", "-fno-math-errno", f"-I{SIMT}", f"-I{CSRC}"]
 SANITIZERS = {
     "address": [
         "-fsanitize=address,undefined",
@@ -32,7 +32,7 @@ ENVIRONMENT = {
     "TSAN_OPTIONS": "halt_on_error=1:exitcode=66",
 }
 SIMD = "-march=x86-64-v3"
-CUDA = [CSRC / "launch_field_cuda.cu", CSRC / "launch_render_cuda.cu"]
+CUDA = sorted(CSRC.rglob("*.cu"))
 # sm_90 adds pairs of floats atomically, older architectures do not: both branches run.
 ARCHITECTURES = {"address": 900, "thread": 800}
 
@@ -55,7 +55,7 @@ def compiler(sanitizer: str) -> str:
 
 def cpu_sources() -> list:
     """The CPU launchers, with one instruction set besides the generic one where CMakeLists.txt compiles several."""
-    sources = [(p, []) for p in sorted(CSRC.glob("*.cpp")) if not p.name.startswith("bind")]
+    sources = [(p, []) for p in sorted(CSRC.rglob("*.cpp")) if not p.name.startswith("bind")]
     simd = CSRC / "simd_kernels.cpp"
     if simd.exists() and platform.machine() in ("x86_64", "AMD64"):
         sources = [(p, ["-DDFN_X86_64_V3"] if p.name == "simd_dispatch.cpp" else []) for p, _ in sources]
@@ -71,7 +71,7 @@ def compile_objects(gcc: str, folder: Path, sanitizer: str, sources) -> list[Pat
         flags = [*SANITIZERS[sanitizer], *(["-O2"] if source.name == "simt.cpp" else [])]
         if source.name == "simt.cpp" and sanitizer == "thread":
             flags.remove("-fsanitize=thread")  # the scheduler is no part of what is watched
-        target = folder / f"{source.stem}{'_simd' if SIMD in extra else ''}.o"
+        target = folder / f"{source.parent.name}_{source.stem}{'_simd' if SIMD in extra else ''}.o"
         command = [gcc, *COMMON, *flags, *extra, "-x", "c++", "-c", str(source), "-o", str(target)]
         done = subprocess.run(command, capture_output=True, text=True)
         assert done.returncode == 0, f"{source.name}: {done.stderr[:4000]}"

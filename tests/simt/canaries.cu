@@ -3,7 +3,7 @@
 #include <cstdio>
 #include <thread>
 
-#include "../../csrc/cuda_util.cuh"
+#include "base/cuda_util.cuh"
 
 namespace {
 

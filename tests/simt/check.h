@@ -11,7 +11,7 @@
 #include <string>
 #include <vector>
 
-#include "../../csrc/ops.h"
+#include "ops.h"
 #include "simt.h"
 
 namespace check {

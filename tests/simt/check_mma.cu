@@ -1,7 +1,7 @@
 // The pieces of csrc/mma.h against plain arithmetic: rounding, splitting, the product of two matrices, the transpose.
 // And the places of a warp's tile: every word has one, and eight lanes that are served at once use all banks.
-#include "../../csrc/field_mma.cuh"
 #include "check.h"
+#include "field/field_mma.cuh"
 
 namespace check {
 namespace {
