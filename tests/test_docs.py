@@ -1,6 +1,7 @@
 """The documentation follows the code: links lead somewhere, every decision is listed and says what a decision says."""
 
 import re
+import runpy
 from pathlib import Path
 
 import pytest
@@ -37,3 +38,41 @@ def test_a_decision_has_a_date_a_question_a_measurement_and_an_answer(decision):
 def test_no_number_of_a_decision_is_given_twice():
     numbers = [decision.name[:4] for decision in DECISIONS]
     assert len(numbers) == len(set(numbers)), "two decisions with one number"
+
+
+def test_the_picture_shows_the_package():
+    """Every folder and lone module of the package and no other, and no arrow that the code does not have."""
+    scope = runpy.run_path(str(DOCS / "draw_architecture.py"))
+    picture = (DOCS / "architecture.svg").read_text(encoding="utf-8")
+    again = "; run python docs/draw_architecture.py, after a change of its ROOMS where a folder is new"
+    assert set(re.findall(r'<g id="(\w+)"', picture)) == scope["rooms"](), "folders differ" + again
+    arrows = set(re.findall(r'<path class="(\w+)-(\w+)"', picture))
+    assert arrows and arrows <= {(room, to) for room, targets in scope["imports"]().items() for to in targets}, again
+
+
+@pytest.mark.parametrize("page", ["README.md", "docs/architecture.md"])
+def test_layouts_name_every_folder_of_the_package(page):
+    text = (ROOT / page).read_text(encoding="utf-8")
+    named = set(re.findall(r"^(?:      (\w+)(?:/|\.py)  |\| `(\w+)` \|.*\|.*\|$)", text, re.MULTILINE))
+    rooms = runpy.run_path(str(DOCS / "draw_architecture.py"))["rooms"]()
+    named = {one or other for one, other in named}
+    assert rooms <= named, f"{page} lacks {rooms - named}"
+    assert page == "README.md" or named == rooms, f"{page} has {named - rooms}, which are gone"
+
+
+WRITTEN = [page for page in PAGES if page.name not in ("evaluation.md", "prior.md", "CHANGELOG.md")]  # others: programs
+
+
+@pytest.mark.parametrize("page", WRITTEN, ids=name)
+def test_prose_keeps_100_columns(page):
+    code = False
+    for number, line in enumerate(page.read_text(encoding="utf-8").splitlines(), 1):
+        code ^= line.startswith("```")
+        prose = not code and not line.startswith(("|", "    ", "- [", "![", "```"))
+        assert len(line) <= (100 if prose else 900), f"{name(page)}:{number} has {len(line)} columns"
+
+
+def test_the_first_block_of_the_readme_holds_the_two_commands_of_ci():
+    block = re.search(r"```sh\n(.*?)```", (ROOT / "README.md").read_text(encoding="utf-8"), re.DOTALL)[1]
+    first, second = block.splitlines()
+    assert "dreamfusion-ngp generate" in first and "pytest" in second
