@@ -17,11 +17,10 @@ PICTURE = HERE / "architecture.svg"
 ROOMS = {
     "cli": (2, "the command line"),
     "bench": (0.6, "kernels beside their peers"),
-    "workflow": (2, "the verbs as functions"),
     "evaluation": (2, "metrics, judge, tables"),
     "doctor": (4, "checks an installation"),
     "toybox": (3, "the embedded world, its prior"),
-    "runs": (1.25, "folder, checkpoint, progress"),
+    "runs": (1.25, "the verbs, folder, checkpoint"),
     "export": (0, "isosurface, atlas, files, video"),
     "optimise": (1.25, "step, executors, loop"),
     "guidance": (3, "diffusion models: rules, families"),
