@@ -49,7 +49,7 @@ class Scene:
                 self.ray,
                 self.shading,
                 len(self.origins),
-                density="exp",
+                density=self.field.activation,
             )
         ]
 
@@ -80,7 +80,6 @@ class Scene:
             self.shading,
             flat_background(torch.ones(1, 3)),
             self.config,
-            density="exp",
             seed=0,
         )
         (r.rgb.square().mean() + r.orientation.mean() + r.opacity.mean()).backward()

@@ -130,14 +130,14 @@ def tier(samples: int, budget: int, smallest: int = SMALLEST_TIER) -> int:
 
 def executor(state: State) -> Eager | Graphed:
     """What runs the steps of `state`: graphs on a CUDA device if its config says so, but not with parts of a step
-    (`accumulate`), which would add to each other's gradients, nor with tiny-cuda-nn, which has its own streams and
-    memory. They change no result."""
+    (`accumulate`), which would add to each other's gradients, nor with a field that cannot be captured. They change no
+    result."""
     device = state.occupancy.bits.device
     if (
         device.type != "cuda"
         or not state.config.cuda_graphs
         or state.config.accumulate > 1
-        or (state.config.field.backend != "native")
+        or not state.field.capturable
     ):
         return Eager()
     with torch.cuda.device(device):

@@ -162,4 +162,4 @@ def train(state: State, guidance, observe: Callable[[StepRecord], bool | None], 
         clock = exact if state.step % measure_every == 0 else time.perf_counter
         if observe(train_step(state, guidance, state.config, clock, run)):
             break
-    state.field.fade(min(1.0, state.step / state.config.steps))  # what a checkpoint of this step is loaded with
+    state.show_progress(min(1.0, state.step / state.config.steps))  # what a checkpoint of this step is loaded with

@@ -23,6 +23,7 @@ from ..render.losses import (
 )
 from ..render.volume import Rays, cast, flat_background, integrate
 from ..scene.cameras import Cameras
+from ..scene.field import Field
 from ..scene.fields import Background, HashField, random_background
 from ..scene.occupancy import Occupancy
 from ..scene.views import Views, sample_views
@@ -38,16 +39,18 @@ class State:
     are those of no step, in the middle of an update. weights: digests of the guidance's weights, by which a resumed run
     knows them. eye, numbers: what the functions of a step read; filled before each."""
 
-    def __init__(self, config: RunConfig, device: str | torch.device):
+    def __init__(self, config: RunConfig, device: str | torch.device, field: Field | None = None):
+        """field: instead of the hash field of `config.field`."""
         self.config, self.step, self.refreshed, self.whole = config, 0, -1, True
         self.weights: dict[str, str] = {}
-        self.field = HashField(config.field, config.seed).to(device)
-        self.field.open_encoding()
+        self.field = (HashField(config.field, config.seed) if field is None else field).to(device)
+        self.field.refresh()
         self.background = Background(config.field, config.seed).to(device) if config.field.background_hidden else None
-        self.occupancy = Occupancy(config.render, config.field.bound).to(device)
+        self.occupancy = Occupancy(config.render, self.field.bound).to(device)
         self.device = self.occupancy.bits.device
         optim = config.optim
-        pairs = [(p, optim.lr_grid if name == "table" else optim.lr_mlp) for name, p in self.field.named_parameters()]
+        rates = {"grid": optim.lr_grid, "mlp": optim.lr_mlp}
+        pairs = [(p, rates[name]) for name, group in self.field.parameter_groups().items() for p in group]
         if self.background is not None:
             pairs += [(p, optim.lr_background) for p in self.background.parameters()]
         self.adam = Adam(pairs, optim)
@@ -55,7 +58,7 @@ class State:
         def zeros(*shape):
             return np.zeros(shape, np.float32)
 
-        views, levels = config.views, config.field.levels
+        views = config.views
         self.eye = Slots(
             device,
             stream=np.zeros(1, np.int64),
@@ -68,12 +71,21 @@ class State:
             device,
             shading=zeros(views, 6),
             colors=zeros(views, 3),
-            level_weight=zeros(levels),
             loss=zeros(len(REGULARISERS)),
             factors=zeros(len(pairs), 2),
+            **self.schedule(0.0),
         )
-        self.numbers["level_weight"].copy_(self.field.level_weight)
-        self.field.level_weight = self.numbers["level_weight"]
+        self.field.bind({name: self.numbers[f"field.{name}"] for name in self.field.schedule(0.0)})
+        self.show_progress(0.0)
+
+    def schedule(self, progress: float) -> dict[str, np.ndarray]:
+        """What changes in the field during the run, by the names of `numbers`."""
+        return {f"field.{name}": value for name, value in self.field.schedule(progress).items()}
+
+    def show_progress(self, progress: float) -> None:
+        """Let the field be that of a fraction of the run, between steps and for pictures; a step does it by itself."""
+        for name, value in self.schedule(progress).items():
+            self.numbers[name].copy_(torch.from_numpy(value), non_blocking=True)
 
     def tensors(self) -> dict[str, Tensor]:
         """Named tensors of the whole state, in place: what a checkpoint holds besides the config and the step."""
@@ -124,7 +136,6 @@ def fill_numbers(state: State, drawn: Draw) -> None:
     state.numbers.fill(
         shading=drawn.views.shading,
         colors=drawn.colors,
-        level_weight=state.field.level_weight_at(drawn.progress),
         loss=(
             orientation_weight(weights, drawn.progress),
             weights.opacity,
@@ -132,6 +143,7 @@ def fill_numbers(state: State, drawn: Draw) -> None:
             weights.smoothness,
         ),
         factors=state.adam.factors(step, config.steps),
+        **state.schedule(drawn.progress),
     )
 
 
@@ -169,9 +181,7 @@ def look(state: State, rays: Rays, network: bool) -> Look:
     """Render `rays`, before the background network or plain colours."""
     config, numbers = state.config, state.numbers
     background = state.background if network else flat_background(numbers["colors"])
-    rendering = integrate(
-        state.field, rays, numbers["shading"], background, config.render, density=config.field.density
-    )
+    rendering = integrate(state.field, rays, numbers["shading"], background, config.render)
     terms = [orientation_loss(rendering.orientation), opacity_loss(rendering.opacity), entropy_loss(rendering.opacity)]
     if config.loss.smoothness:
         terms.append(smoothness_loss(rendering.normal, rendering.opacity))

@@ -1,5 +1,4 @@
-"""Rays to pictures: marching, shading, compositing. The field is any callable (x, count) ->
-(h, rgb_raw, grad_h)."""
+"""Rays to pictures: marching, shading, compositing."""
 
 from __future__ import annotations
 
@@ -14,6 +13,7 @@ from ..ops.composite import composite
 from ..ops.march import Samples, march
 from ..ops.shade import shade
 from ..scene.cameras import Cameras, camera_rays
+from ..scene.field import Field
 from ..scene.occupancy import Occupancy
 
 
@@ -78,11 +78,13 @@ def cast(
     return Rays(directions, samples, size)
 
 
-def integrate(field, rays: Rays, shading: Tensor, background, config: RenderConfig, *, density: str) -> Rendering:
+def integrate(field: Field, rays: Rays, shading: Tensor, background, config: RenderConfig) -> Rendering:
     """Field, shading and compositing along `rays`; the other arguments are those of `render`."""
     size, s, count = rays.size, rays.samples, rays.samples.count
     h, rgb_raw, grad_h = field(s.x, count)
-    sigma, rgb, normal = shade(h, rgb_raw, grad_h, s.x, s.ray_id, shading, size * size, density=density, count=count)
+    sigma, rgb, normal = shade(
+        h, rgb_raw, grad_h, s.x, s.ray_id, shading, size * size, density=field.activation, count=count
+    )
     color, opacity, depth, normals, orientation = composite(
         sigma, rgb, normal, s.t, s.offsets, rays.directions, config.step, count=count
     )
@@ -95,23 +97,22 @@ def integrate(field, rays: Rays, shading: Tensor, background, config: RenderConf
 
 
 def render(
-    field,
+    field: Field,
     occupancy: Occupancy,
     cameras: Cameras,
     shading: Tensor,
     background,
     config: RenderConfig,
     *,
-    density: str,
     resolution: int | None = None,
     seed: int = -1,
     step: int = 0,
 ) -> Rendering:
     """Render `cameras` with one row of `shading` (B, 6) each (see ops.shade), on the device of the occupancy grid.
 
-    background: callable, ray directions (R, 3) -> colours (R, 3). density: activation, "softplus" or "exp". resolution:
-    pixels a side, default the config's. seed, step: of the jitter of sample positions; seed -1 puts samples at the
-    centres of their intervals. Raises ValueError for a resolution below 1.
+    background: callable, ray directions (R, 3) -> colours (R, 3). resolution: pixels a side, default the config's.
+    seed, step: of the jitter of sample positions; seed -1 puts samples at the centres of their intervals. Raises
+    ValueError for a resolution below 1.
     """
     size = config.resolution if resolution is None else resolution
     if size < 1:
@@ -119,7 +120,7 @@ def render(
     device = occupancy.bits.device
     rays = cast(occupancy, cameras.to(device), config, size=size, seed=seed, stream=kernel_stream(step, Stream.MARCH))
     shading = shading.to(device, non_blocking=device.type == "cuda")
-    return integrate(field, rays.cut(rays.rows()), shading, background, config, density=density)
+    return integrate(field, rays.cut(rays.rows()), shading, background, config)
 
 
 def flat_background(colors: Tensor):

@@ -76,7 +76,7 @@ def load_checkpoint(path: Path, device: str | torch.device, *, steps: int | None
         own[name].copy_(value)
     state.field.refresh()
     state.step, state.refreshed, state.weights = step, refreshed, weights
-    state.field.fade(min(1.0, step / config.steps))
+    state.show_progress(min(1.0, step / config.steps))
     return state
 
 

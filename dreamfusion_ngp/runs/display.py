@@ -43,7 +43,6 @@ def render_whole(state: State, cameras, shading: torch.Tensor, colors: torch.Ten
                 shading[i : i + 1],
                 flat_background(colors[i : i + 1]),
                 config,
-                density=state.config.field.density,
                 resolution=resolution,
             )
             if not int(result.info[1]):

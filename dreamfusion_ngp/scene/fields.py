@@ -4,6 +4,7 @@ network."""
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 
 import numpy as np
 import torch
@@ -13,12 +14,11 @@ from ..base.rng import Stream, generator
 from ..config.schema import FieldConfig
 from ..ops.field import field, field_density
 from ..ops.hashgrid import GridLayout
+from .field import CHUNK, Field
 from .tinycudann_field import TinycudannEncoding, tinycudann_field
 
-CHUNK = 1 << 17  # points per call of the no-grad queries; bounds the memory
 
-
-class HashField(torch.nn.Module):
+class HashField(Field):
     """Instant-NGP field (Mueller et al. 2022) with DreamFusion's density blob.
 
     Parameters: table (entries, features); w1 (hidden, levels * features), b1 (hidden); w2 (4, hidden), b2 (4): density
@@ -30,7 +30,8 @@ class HashField(torch.nn.Module):
 
     def __init__(self, config: FieldConfig, seed: int):
         super().__init__()
-        self.config = config
+        self.config, self.bound, self.activation = config, config.bound, config.density
+        self.capturable = config.backend == "native"  # tiny-cuda-nn has its own streams and memory
         self.layout = GridLayout(
             levels=config.levels,
             features=config.features,
@@ -55,14 +56,18 @@ class HashField(torch.nn.Module):
         self.register_buffer("shadow", self.table.detach().half() if config.half_table else None, persistent=False)
         self.register_buffer("level_weight", torch.tensor(self.level_weight_at(0.0)), persistent=False)
 
+    def parameter_groups(self) -> dict[str, list[torch.nn.Parameter]]:
+        return {"grid": [self.table], "mlp": [self.w1, self.b1, self.w2, self.b2]}
+
     def open_encoding(self) -> None:
-        """Make the encoding of another backend, on the table's device. Raises NativeError that says why there is
-        none."""
+        """Make the encoding of another backend, on the table's device."""
         if self.config.backend == "tinycudann" and self.encoding is None:
             self.encoding = TinycudannEncoding(self.layout, self.table.device)
 
     def refresh(self) -> None:
-        """Write the float16 copy of the table, if there is one; due after every change of the table."""
+        """Write the float16 copy of the table, if there is one; open another backend's encoding at the first call.
+        Raises NativeError that says why there is none."""
+        self.open_encoding()
         if self.shadow is not None:
             self.shadow.copy_(self.table.detach())
 
@@ -75,9 +80,11 @@ class HashField(torch.nn.Module):
         active = start + (levels - start) * progress / end
         return tuple(min(1.0, max(0.0, active - level)) for level in range(levels))
 
-    def fade(self, progress: float) -> None:
-        """Fill `level_weight` for a fraction of the run."""
-        self.level_weight.copy_(torch.tensor(self.level_weight_at(progress)), non_blocking=True)
+    def schedule(self, progress: float) -> dict[str, np.ndarray]:
+        return {"level_weight": np.array(self.level_weight_at(progress), np.float32)}
+
+    def bind(self, numbers: Mapping[str, Tensor]) -> None:
+        self.level_weight = numbers["level_weight"]
 
     def _arguments(self):
         c = self.config
@@ -101,22 +108,12 @@ class HashField(torch.nn.Module):
             )
         return field(x, *positional, **named, count=count)
 
-    def activate(self, h: Tensor) -> Tensor:
-        """Density per world unit from its pre-activation (the shade op's rule)."""
-        return torch.nn.functional.softplus(h) if self.config.density == "softplus" else h.clamp(max=15.0).exp()
-
     @torch.no_grad()
     def density(self, x: Tensor) -> Tensor:
-        """(N,) density per world unit at world points (N, 3), in chunks, without gradient."""
         if self.config.backend == "tinycudann":
-            return torch.cat([self.activate(self(part)[0]) for part in x.split(CHUNK)])
+            return super().density(x)
         positional, named = self._arguments()
         return torch.cat([self.activate(field_density(part, *positional, **named)) for part in x.split(CHUNK)])
-
-    @torch.no_grad()
-    def albedo(self, x: Tensor) -> Tensor:
-        """(N, 3) display-referred colour in [0, 1] at world points (N, 3), in chunks, without gradient."""
-        return torch.cat([torch.sigmoid(self(part)[1]) for part in x.split(CHUNK)])
 
 
 class Background(torch.nn.Module):

@@ -24,6 +24,9 @@ def ball(x, count=None):
     return h, raw, -x / r[:, None].clamp(min=1e-6) * SHARP
 
 
+ball.activation = "exp"
+
+
 def ball_density(x):
     return ball(x)[0].clamp(max=15.0).exp()
 
@@ -43,7 +46,6 @@ def picture(occupancy, azimuth=0.0, shading=ALBEDO, background=(0.2, 0.4, 0.6), 
         torch.tensor([shading]),
         flat_background(torch.tensor([background])),
         CONFIG,
-        density="exp",
         **options,
     )
 
@@ -82,14 +84,9 @@ def test_empty_grid_shows_the_background_with_a_valid_graph():
         h, raw, g = ball(x)
         return h * weight, raw * weight, g * weight
 
+    faint.activation = "exp"
     r = render(
-        faint,
-        occupancy,
-        orbit([0.0], 0.0, 2.0, 1.5),
-        torch.tensor([ALBEDO]),
-        flat_background(torch.ones(1, 3)),
-        CONFIG,
-        density="exp",
+        faint, occupancy, orbit([0.0], 0.0, 2.0, 1.5), torch.tensor([ALBEDO]), flat_background(torch.ones(1, 3)), CONFIG
     )
     assert torch.equal(r.rgb, torch.ones_like(r.rgb)) and int(r.info[0]) == 0
     (r.rgb.sum() + r.orientation.sum()).backward()
@@ -128,7 +125,7 @@ def test_views_are_rendered_independently():
     cameras = orbit([0.0, 90.0], 0.0, 2.0, 1.5)
     rows = torch.tensor([ALBEDO, [3.0, 0.0, 0.0, 0.1, 0.9, 1.0]])
     colors = torch.tensor([[0.0] * 3, [1.0] * 3])
-    both = render(ball, occupancy, cameras, rows, flat_background(colors), CONFIG, density="exp")
+    both = render(ball, occupancy, cameras, rows, flat_background(colors), CONFIG)
     alone = picture(occupancy, 90.0, shading=[3.0, 0.0, 0.0, 0.1, 0.9, 1.0], background=(1.0, 1.0, 1.0))
     assert torch.equal(both.rgb[1], alone.rgb[0])
     assert both.rgb.shape == (2, 32, 32, 3) and both.orientation.shape == (2 * 32 * 32,)

@@ -1,0 +1,62 @@
+"""What a radiance field is to the rest of the package: an nn.Module with a handful of methods."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Mapping
+
+import numpy as np
+import torch
+from torch import Tensor
+
+CHUNK = 1 << 17  # points per call of the queries without gradient; bounds the memory
+
+
+class Field(torch.nn.Module):
+    """A radiance field over the cube [-bound, bound]^3, in world units. A subclass gives `bound`, `activation`,
+    `forward` and `parameter_groups`; the other methods suit most fields as they stand.
+
+    bound: half a side of the cube.  activation: how density follows from the first output h, "exp" (exp(min(h, 15)))
+    or "softplus". The shade kernel applies it, fused with its derivative, so a field with another rule returns the
+    logarithm of its density and says "exp": the density of a signed distance s is then h = log sigma(s).  capturable:
+    whether a CUDA graph can hold its calls.
+    """
+
+    bound: float
+    activation: str
+    capturable = False
+
+    @abstractmethod
+    def forward(self, x: Tensor, count: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor]:
+        """x (N, 3) world points -> h (N,) density before the activation, rgb_raw (N, 3) colour before the sigmoid,
+        grad_h (N, 3) = dh/dx, whose negative direction is the normal; all with autograd. count: () int64 tensor, the
+        rows of x that matter; what the others return is not read."""
+
+    @abstractmethod
+    def parameter_groups(self) -> dict[str, list[torch.nn.Parameter]]:
+        """Every parameter in the group whose learning rate it takes: "grid" (`optim.lr_grid`) or "mlp"
+        (`optim.lr_mlp`)."""
+
+    def schedule(self, progress: float) -> dict[str, np.ndarray]:
+        """Numbers (float32) that change during a run, at a fraction `progress` of it; their shapes do not change."""
+        return {}
+
+    def bind(self, numbers: Mapping[str, Tensor]) -> None:
+        """Read the numbers of `schedule` from these tensors, which the optimisation fills before each step."""
+
+    def refresh(self) -> None:
+        """Make anew what is computed from the parameters ahead of time; called after every change of them."""
+
+    def activate(self, h: Tensor) -> Tensor:
+        """Density per world unit from h, any shape."""
+        return torch.nn.functional.softplus(h) if self.activation == "softplus" else h.clamp(max=15.0).exp()
+
+    @torch.no_grad()
+    def density(self, x: Tensor) -> Tensor:
+        """(N,) density per world unit at world points (N, 3), in chunks, without gradient."""
+        return torch.cat([self.activate(self(part)[0]) for part in x.split(CHUNK)])
+
+    @torch.no_grad()
+    def albedo(self, x: Tensor) -> Tensor:
+        """(N, 3) display-referred colour in [0, 1] at world points (N, 3), in chunks, without gradient."""
+        return torch.cat([torch.sigmoid(self(part)[1]) for part in x.split(CHUNK)])
