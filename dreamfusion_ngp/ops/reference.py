@@ -14,7 +14,7 @@ from torch import Tensor
 from ._common import zero_rows
 from .composite import Composited
 from .hashgrid import GridLayout
-from .march import Samples, lattice_length
+from .march import Samples
 
 # hashgrid.py ----------------------------------------------------------------------------------------------------------
 
@@ -171,7 +171,8 @@ def march(
     rays, dtype, device = rays_o.shape[0], rays_o.dtype, rays_o.device
     bound, near, step = (torch.tensor(v, dtype=dtype, device=device) for v in (bound, near, step))
     enter, leave = _clip(rays_o, rays_d, bound, near)
-    k = torch.arange(lattice_length(float(bound), float(step)), dtype=dtype, device=device)
+    longest = (leave - enter)[(leave > enter) & leave.isfinite()].amax() if (leave > enter).any() else step
+    k = torch.arange(int(longest / step) + 2, dtype=dtype, device=device)
     t = enter[:, None] + (k + kernel_uniform(rays, seed, int(stream), dtype).to(device)) * step
     x = rays_o[:, None] + t[..., None] * rays_d[:, None]
     u = (x + bound) * (resolution / (bound + bound))

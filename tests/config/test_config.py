@@ -226,16 +226,6 @@ def test_a_compiled_unet_stays_where_it_is():
         check_config(dataclasses.replace(fast(), guidance=guidance))
 
 
-@pytest.mark.parametrize("name", ["fast", "dreamfusion"])
-def test_what_open_prompts_brought_is_off_where_it_was_not(name):
-    config = preset(name)
-    guidance = config.guidance
-    assert (guidance.negative, guidance.view_blend) == ("", "nearest")
-    assert (guidance.rescale, guidance.clip_gradient) == (0.0, 0.0)
-    assert (guidance.precision, guidance.slice, guidance.offload, guidance.compile) == ("auto", 0, False, "none")
-    assert config.accumulate == 1 and resolution_at(config.render, 1.0) == config.render.resolution
-
-
 @pytest.mark.parametrize("name", ["sd15", "sd21", "sdxl", "if"])
 def test_presets_of_models_see_opposite_sides_and_know_their_scale(name):
     from dreamfusion_ngp.base.rng import generator

@@ -85,10 +85,8 @@ def test_distance_and_focal_are_uniform_and_independent():
 
 
 def test_framed_cameras_keep_the_ratio_of_distance_and_focal():
-    config = fast().camera
-    if not config.distance_per_focal:
-        pytest.skip("preset fast does not frame the object")
-    cameras = paper_cameras(5, replace(config, position_jitter=0.0))
+    config = replace(STILL, distance_per_focal=True, distance=(1.1, 1.3))
+    cameras = paper_cameras(5, config)
     ratio = cameras.position.norm(dim=-1) / cameras.focal
     assert config.distance[0] - 1e-5 <= ratio.min() and ratio.max() <= config.distance[1] + 1e-5
 

@@ -1,9 +1,10 @@
 """The views of a step: parts that belong together, and draws that depend on the generator alone."""
 
 import numpy as np
+import pytest
 import torch
 
-from dreamfusion_ngp.config.schema import dreamfusion, fast
+from dreamfusion_ngp.config.schema import PRESETS, dreamfusion, preset
 from dreamfusion_ngp.scene.lights import ALBEDO, TEXTURELESS
 from dreamfusion_ngp.scene.views import sample_views
 
@@ -40,6 +41,8 @@ def test_progress_changes_the_mode_and_nothing_else():
     assert (early.modes == ALBEDO).all() and not (late.modes == ALBEDO).all()
 
 
-def test_every_preset_can_be_drawn_from_with_any_number_of_views():
+@pytest.mark.parametrize("name", PRESETS)
+def test_every_preset_can_be_drawn_from_with_any_number_of_views(name):
     for n in (1, 2, 3, 8):
-        assert len(draw(0, n=n, config=fast())) == n
+        views = draw(0, n=n, config=preset(name))
+        assert len(views) == len(views.cameras) == len(views.modes) == n and views.shading.isfinite().all()

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from dreamfusion_ngp.base.errors import PromptError
-from dreamfusion_ngp.config.prompts import MODE_WORDS, VIEW_WORDS
+from dreamfusion_ngp.config.prompts import MODE_WORDS, VIEW_WORDS, view_prompt
 from dreamfusion_ngp.config.schema import PRESETS, preset
 from dreamfusion_ngp.scene.lights import ALBEDO, LAMBERTIAN, TEXTURELESS
 from dreamfusion_ngp.toybox.world import captions
@@ -55,8 +55,12 @@ def test_every_caption_is_made_of_known_words():
 
 
 def test_the_prompts_of_every_preset_are_made_of_known_words():
-    for name in PRESETS:
-        assert preset(name).guidance.view_words in VIEW_WORDS
+    """What the embedded prior is asked for: a toy, and view and mode as the preset words them."""
+    for name, azimuth, elevation in itertools.product(PRESETS, range(0, 360, 5), range(-10, 91, 5)):
+        guidance = preset(name).guidance
+        view = VIEW_WORDS[guidance.view_words](math.radians(azimuth), math.radians(elevation))
+        for mode in MODE_WORDS if guidance.mode_words else [""]:
+            assert set(words(view_prompt("a red mug", view, mode))) <= set(WORDS), (name, azimuth, elevation)
 
 
 @pytest.mark.parametrize(
@@ -73,17 +77,14 @@ def test_subject(name, color, expected):
     assert subject(name, color) == expected
 
 
-def test_dropout_leaves_enough_of_everything():
+@pytest.mark.parametrize("mode", (ALBEDO, LAMBERTIAN, TEXTURELESS))
+def test_dropout_leaves_enough_of_everything(mode):
     """The unconditional branch is trained (guidance needs it), and every part is named in most captions."""
-    assert 0.05 <= captions.P_EMPTY <= 0.2
-    for rate in (
-        captions.P_NO_SUBJECT,
-        captions.P_NO_COLOR,
-        captions.P_NO_VIEW,
-        captions.P_NO_MODE,
-        captions.P_NO_COLOR_IF_CLAY,
-    ):
-        assert 0.02 < rate < 0.5
+    texts = draw(mode)
+    assert 0.05 < share(t == "" for t in texts) < 0.2
+    for part in ("mug", "red"):
+        assert 0.5 < share(part in t for t in texts) < 0.95, part
+    assert 0.5 < share("view" in t or "az90" in t for t in texts) < 0.9
 
 
 @pytest.mark.parametrize("mode", (ALBEDO, LAMBERTIAN, TEXTURELESS))
