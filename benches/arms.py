@@ -243,7 +243,8 @@ def arguments(arm: Arm, prompt: str, seed: int, steps: int | None = None, resolu
 def config_of(arm: Arm, prompt: str, seed: int, steps: int | None = None, resolution: int | None = None):
     """The RunConfig of one run, made of the same words by the command line itself. Raises UsageError for an arm that
     no longer fits the settings."""
-    from dreamfusion_ngp.cli import build_parser, run_config
+    from dreamfusion_ngp.cli import build_parser
+    from dreamfusion_ngp.cli.settings import run_config
     from dreamfusion_ngp.config.schema import check_config
 
     config = run_config(build_parser().parse_args(arguments(arm, prompt, seed, steps, resolution)))

@@ -1,0 +1,122 @@
+"""The command line: a verb a module. Imports nothing heavy before a verb is known, so that --help answers at once."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import re
+import sys
+
+from .. import __version__
+from ..base.characters import shown
+from ..base.console import STDOUT, named_errors, open_streams, settle, silence, tolerant
+from ..base.errors import DreamfusionError, UsageError
+from . import bench, doctor, evaluate, export, fetch, generate, render, resume, train_judge, train_prior
+from .arguments import Parser
+
+VERBS = {
+    "generate": generate,
+    "fetch": fetch,
+    "resume": resume,
+    "render": render,
+    "export": export,
+    "evaluate": evaluate,
+    "train-prior": train_prior,
+    "train-judge": train_judge,
+    "doctor": doctor,
+    "bench": bench,
+}
+PRINTS = ("doctor", "evaluate", "bench")  # verbs whose result is what they print; other lines are not worth a run
+# How the ValueErrors of ops begin, whose arguments are settings: "march: step is too small", "adam_step: eps must ...".
+CHECKED = (
+    "GridLayout",
+    "hashgrid",
+    "field",
+    "density",
+    "march",
+    "cell",
+    "occupancy",
+    "composite",
+    "shade",
+    "adam",
+    "render",
+)
+
+
+def build_parser() -> argparse.ArgumentParser:
+    parser = Parser(prog="dreamfusion-ngp", description="A text prompt becomes a textured 3D mesh.")
+    parser.add_argument("--version", action="version", version=f"dreamfusion-ngp {__version__}")
+    verbs = parser.add_subparsers(dest="verb", required=True, metavar="VERB")
+    for module in VERBS.values():
+        module.add_arguments(verbs)
+    return parser
+
+
+def run_verb(args: argparse.Namespace) -> int:
+    if args.verb != "doctor":
+        from ..hub.client import check_timeouts
+
+        check_timeouts()
+    return VERBS[args.verb].run(args)
+
+
+def main(argv: list[str] | None = None) -> int:
+    open_streams()
+    if hasattr(sys.stdout, "reconfigure"):
+        sys.stdout.reconfigure(errors="backslashreplace")  # a prompt may hold what the terminal cannot show
+    try:
+        with tolerant("stderr"):
+            code = answer(argv)
+    finally:
+        lost = settle()
+    if lost is not None and not code:
+        print(f"error: {STDOUT}: {lost.strerror}", file=sys.stderr)
+        return DreamfusionError.exit_code
+    return code
+
+
+def answer(argv: list[str] | None) -> int:
+    """The exit code, after one line for whatever a user can cause or meet."""
+    args = None
+    try:
+        args = build_parser().parse_args(argv)
+        if args.verb != "doctor":
+            check_working_directory()
+        with named_errors() if args.verb in PRINTS else tolerant("stdout"):
+            return run_verb(args)
+    except DreamfusionError as error:
+        print(f"error: {shown(str(error))}", file=sys.stderr)
+        return error.exit_code
+    except KeyboardInterrupt:
+        print("stopped", file=sys.stderr)
+        return 130
+    except BrokenPipeError:
+        silence(sys.stdout)  # nobody reads on: nothing more to say, at exit neither
+        return 141
+    except (OSError, ImportError, MemoryError, RuntimeError, ValueError) as error:
+        text = foreseen(error, args)
+        if text is None:
+            raise
+        print(f"error: {shown(text)}", file=sys.stderr)
+        return DreamfusionError.exit_code
+
+
+def check_working_directory() -> None:
+    """Raise UsageError where it has been removed: torch cannot be loaded there."""
+    try:
+        os.getcwd()
+    except OSError:
+        raise UsageError("the working directory is no longer there; change to one that is") from None
+
+
+def foreseen(error: Exception, args) -> str | None:
+    """One line for an error of the system or of a setting; None for a defect, whose traceback is wanted."""
+    first = (str(error).strip().splitlines() or [type(error).__name__])[0]
+    if isinstance(error, OSError):
+        return f"{error.filename}: {error.strerror}" if error.filename and error.strerror else first
+    if isinstance(error, ImportError):
+        return f'{first}; this installation is incomplete: run "dreamfusion-ngp doctor"'
+    if isinstance(error, MemoryError) or "out of memory" in first or "allocate memory" in first:
+        return f"not enough memory ({first[:200]}); try smaller numbers, with --guidance also --low-memory"
+    checked = isinstance(error, ValueError) and re.split("[:_]", first)[0] in CHECKED
+    return f"--set: {first}" if checked and getattr(args, "overrides", None) else None

@@ -1,0 +1,28 @@
+"""`dreamfusion-ngp export`."""
+
+from __future__ import annotations
+
+import argparse
+
+from .arguments import add_files, add_machine, file_options, place
+
+
+def add_arguments(verbs) -> None:
+    parser = verbs.add_parser("export", help="make the mesh of a run again")
+    parser.add_argument("run", type=place)
+    parser.add_argument("--resolution", type=int, default=128, help="grid points a side of the marching cubes")
+    parser.add_argument("--texture", type=int, default=1024, help="pixels a side of the texture")
+    parser.add_argument("--faces", type=int, default=20000, help="triangles at most")
+    parser.add_argument("--keep-all", action="store_true", help="keep small loose pieces")
+    add_machine(parser)
+    add_files(parser)
+
+
+def run(args: argparse.Namespace) -> int:
+    files = file_options(args)
+    from ..runs.outputs import export_run, load_state
+
+    state, folder = load_state(args.run, device=args.device, threads=args.threads)
+    detail = dict(resolution=args.resolution, texture=args.texture, faces=args.faces, keep_all=args.keep_all)
+    export_run(state, folder, **detail, **files)
+    return 0

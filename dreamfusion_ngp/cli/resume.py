@@ -1,0 +1,25 @@
+"""`dreamfusion-ngp resume`."""
+
+from __future__ import annotations
+
+import argparse
+
+from .arguments import add_files, add_machine, file_options, place
+
+
+def add_arguments(verbs) -> None:
+    parser = verbs.add_parser("resume", help="go on with a stopped run")
+    parser.add_argument("run", type=place, help="folder of the run")
+    parser.add_argument("--steps", type=int, help="new total number of steps")
+    parser.add_argument("--guidance", metavar="MODEL", help="where the run's model is, if no longer where it was")
+    parser.add_argument("--vae", metavar="MODEL", help="the same for the VAE of its own (guidance.vae)")
+    add_machine(parser)
+    add_files(parser)
+
+
+def run(args: argparse.Namespace) -> int:
+    files = file_options(args)
+    from ..runs.generate import resume
+
+    machine = dict(device=args.device, threads=args.threads)
+    return resume(args.run, steps=args.steps, guidance=args.guidance, vae=args.vae, **files, **machine)

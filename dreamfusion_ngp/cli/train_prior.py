@@ -1,0 +1,60 @@
+"""`dreamfusion-ngp train-prior`."""
+
+from __future__ import annotations
+
+import argparse
+from dataclasses import replace
+from pathlib import Path
+
+from ..base.errors import UsageError
+from ..base.native import cores
+from .arguments import place
+
+
+def add_arguments(verbs) -> None:
+    parser = verbs.add_parser("train-prior", help="train the embedded prior, from nothing or from saved weights")
+    parser.add_argument("-o", "--out", type=place, default=Path("prior"), help="folder to write (default: prior)")
+    parser.add_argument(
+        "--resume", type=place, metavar="FOLDER", help='start from these weights; "embedded" for the shipped ones'
+    )
+    parser.add_argument("--images", type=int, help="training images of this run (default: 1.5 million; 8 on a GPU)")
+    parser.add_argument("--minutes", type=float, default=0.0, help="end by time instead")
+    parser.add_argument("--processes", type=int, default=0, help="CPU processes (default: one per core)")
+    parser.add_argument("--learning-rate", type=float)
+    parser.add_argument(
+        "--text-phase",
+        type=float,
+        metavar="PART",
+        help="part of the run, at its start, that mostly learns what the text alone says; 0 to go on "
+        "with weights that know it",
+    )
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--device", default="cpu", help="cpu, cuda or cuda:N")
+
+
+def run(args: argparse.Namespace) -> int:
+    from ..evaluation.judge import EMBEDDED
+    from ..evaluation.prior import judge_prior
+    from ..toybox.prior.loop import train_prior
+    from ..toybox.prior.loss import GPU, TrainPriorConfig
+    from ..toybox.prior.model import PRIOR
+
+    for name in ("images", "minutes", "processes"):
+        value = getattr(args, name)
+        if value is not None and value < (1 if name == "images" else 0):
+            raise UsageError(f"--{name} must not be {value}")
+    given = {
+        name: getattr(args, name)
+        for name in ("images", "learning_rate", "text_phase")
+        if getattr(args, name) is not None
+    }
+    config = replace(TrainPriorConfig() if args.device == "cpu" else GPU, minutes=args.minutes, seed=args.seed, **given)
+    train_prior(
+        config,
+        args.out,
+        resume=PRIOR if args.resume == Path("embedded") else args.resume,
+        processes=args.processes or cores(),
+        device=args.device,
+        score=judge_prior if EMBEDDED.is_file() else None,
+    )
+    return 0
