@@ -21,6 +21,7 @@ from . import text_encoders as text
 from .cut import note_syntax
 from .micro_batches import in_parts
 from .pipeline_folder import check_parts, fitting, load_model, load_schedule, read_index
+from .protocol import GuidanceOutput
 from .settings import read_settings
 from .texts import Branches, branches
 
@@ -143,29 +144,31 @@ class UnetGuidance:
         """What the UNet is told about each view."""
         return branches(self.config, self.prompt, views)
 
-    def __call__(self, rgb: Tensor, views: Views, step: int) -> sds.SdsOutput:
-        if rgb.ndim != 4 or rgb.shape[3] != 3 or rgb.shape[1] != rgb.shape[2] or len(rgb) != len(views):
-            raise ValueError(f"rgb: must be ({len(views)}, H, H, 3), got {tuple(rgb.shape)}")
-        if rgb.device.type != self.device.type:
-            raise ValueError(f"rgb: must be on {self.device}, got {rgb.device}")
-        n, said, progress = len(rgb), self.texts(views), step / (self.run.steps * self.run.accumulate)
+    def tensors(self) -> dict[str, Tensor]:
+        return {}
+
+    def __call__(self, image: Tensor, views: Views, part: int, progress: float) -> GuidanceOutput:
+        if image.ndim != 4 or image.shape[3] != 3 or image.shape[1] != image.shape[2] or len(image) != len(views):
+            raise ValueError(f"image: must be ({len(views)}, H, H, 3), got {tuple(image.shape)}")
+        if image.device.type != self.device.type:
+            raise ValueError(f"image: must be on {self.device}, got {image.device}")
+        n, said = len(image), self.texts(views)
         t, noise = sds.draw(
-            self.config, (n, *self.shape), seed=self.run.seed, step=step, progress=progress, length=len(self.abar)
+            self.config, (n, *self.shape), seed=self.run.seed, step=part, progress=progress, length=len(self.abar)
         )
         self._fetch()
         some = self.config.slice or n
         cuts = [slice(i, i + some) for i in range(0, n, some)]
         together = self.config.rescale > 0 and self.config.rescale_of == "clean" and len(cuts) > 1
-        hats = self._denoise_together(rgb, t, noise, said, cuts) if together else [None] * len(cuts)
+        hats = self._denoise_together(image, t, noise, said, cuts) if together else [None] * len(cuts)
         parts = [
-            self._judge(rgb[p].detach(), t[p], noise[p], said.part(p), n, hat)
+            self._judge(image[p].detach(), t[p], noise[p], said.part(p), n, hat)
             for p, hat in zip(cuts, hats, strict=True)
         ]
         self._put_back()
         pulled, gradient, residual = (torch.cat(part) for part in zip(*parts, strict=True))
         pulled = sds.clip_pixels(pulled, self.config.clip_gradient)
-        loss = sds.attach(rgb, pulled, 0.5 * gradient.square().mean())
-        return sds.SdsOutput(loss, sds.describe(t, len(self.abar), gradient, residual))
+        return GuidanceOutput(pulled, sds.value_of(gradient), sds.describe(t, len(self.abar), gradient, residual))
 
     def _judge(self, image: Tensor, t: np.ndarray, noise: np.ndarray, said: Branches, views: int, hat: Tensor | None):
         """Gradients on `image` (b, H, H, 3) and on what the UNet sees of it, and the residual eps_hat - eps. hat: the
@@ -183,12 +186,12 @@ class UnetGuidance:
         return sds.pull_back(x, image, gradient, views), gradient, residual
 
     @torch.no_grad()
-    def _denoise_together(self, rgb: Tensor, t: np.ndarray, noise: np.ndarray, said: Branches, cuts: list[slice]):
+    def _denoise_together(self, image: Tensor, t: np.ndarray, noise: np.ndarray, said: Branches, cuts: list[slice]):
         """Guided eps_hat of every part of the views, where each depends on all of them. The encoder works twice, since
         to keep what the gradient needs would cost the memory that parts save."""
         answers = []
         for p in cuts:
-            x = self.encode(rgb[p].permute(0, 3, 1, 2))
+            x = self.encode(image[p].permute(0, 3, 1, 2))
             alpha, sigma = sds.signal_and_noise(self.abar, t[p], x)
             z = sds.add_noise(x, sent(noise[p], x.device, x.dtype), alpha, sigma)
             answers.append((*self._guide(z, t[p], alpha, sigma, said.part(p)), z, alpha, sigma))

@@ -1,9 +1,8 @@
-"""Guidance: what pulls a rendering towards its text. One protocol; one class per kind of diffusion model."""
+"""The guidance of a run: one class per kind of diffusion model."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Protocol
 
 import torch
 
@@ -11,14 +10,13 @@ from ..base.errors import PriorError
 from ..config.schema import RunConfig
 from ..hub.fetch import model_path
 from ..hub.names import TOYBOX_NAME
-from ..scene.views import Views
 from .checks import what_it_is
 from .diffusion import UnetGuidance
 from .flow import FlowGuidance
 from .latent import LatentGuidance, XLGuidance
 from .pipeline_folder import read_index
 from .pixel import PixelGuidance
-from .sds import SdsOutput
+from .protocol import Guidance
 
 TOYBOX = Path(__file__).parents[1] / "toybox" / "priors" / "toybox-64"
 FAMILIES: tuple[type[UnetGuidance], ...] = (FlowGuidance, XLGuidance, LatentGuidance, PixelGuidance)
@@ -27,10 +25,8 @@ __all__ = [
     "FAMILIES",
     "TOYBOX",
     "FlowGuidance",
-    "Guidance",
     "LatentGuidance",
     "PixelGuidance",
-    "SdsOutput",
     "UnetGuidance",
     "XLGuidance",
     "check_guidance",
@@ -38,17 +34,6 @@ __all__ = [
     "load_guidance",
     "model_folder",
 ]
-
-
-class Guidance(Protocol):
-    """A frozen judge of renderings.
-
-    rgb: (B, H, W, 3) float32 in [0, 1], with autograd.  views: the B views it shows.  step: 0-based step of the run;
-    all randomness is a function of the run's seed and of it. `output.loss.backward()` puts the guidance's gradient on
-    rgb.
-    """
-
-    def __call__(self, rgb: torch.Tensor, views: Views, step: int) -> SdsOutput: ...
 
 
 def load_guidance(config: RunConfig, device: torch.device | str) -> Guidance:

@@ -21,10 +21,10 @@ USUAL_SIDE = 64  # pixels of what a UNet sees that does not say it: IF's and the
 class PixelGuidance(UnetGuidance):
     """Score distillation from a frozen pixel-space model in a local diffusers folder; see `Guidance` for the call.
 
-    The render is resized to the model's resolution and mapped to [-1, 1], so by the chain rule the gradient on rgb is
-    twice the one of `sds_loss` (and goes back through the resize). A UNet with 3 f^2 input channels sees f x f pixels
-    packed into one, with six more their positions besides (`packing`); with 6 f^2 output channels it also predicts
-    variances, which are dropped. Scale 21 is threestudio's omega of 20 for DeepFloyd IF.
+    The render is resized to the model's resolution and mapped to [-1, 1], so by the chain rule the gradient on the
+    image is twice that on what the model sees (and goes back through the resize). A UNet with 3 f^2 input channels sees
+    f x f pixels packed into one, with six more their positions besides (`packing`); with 6 f^2 output channels it also
+    predicts variances, which are dropped. Scale 21 is threestudio's omega of 20 for DeepFloyd IF.
     """
 
     DEFAULT_SCALE = 21.0

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -21,15 +20,7 @@ from torch import Tensor
 from ..base.rng import Stream, generator
 from ..base.slots import sent
 from ..config.schema import GuidanceConfig
-
-
-@dataclass(frozen=True)
-class SdsOutput:
-    """loss: scalar tensor; its backward puts the SDS gradient on the image.  log: numbers or detached 0-d tensors to
-    record."""
-
-    loss: Tensor
-    log: dict[str, float | Tensor]
+from .protocol import GuidanceOutput
 
 
 def t_max(config: GuidanceConfig, progress: float) -> float:
@@ -176,16 +167,15 @@ def sds_gradient(noise_hat: Tensor, noise: Tensor, w: Tensor) -> Tensor:
     return w * (noise_hat - noise)
 
 
-def sds_loss(x: Tensor, gradient: Tensor) -> Tensor:
-    """A scalar whose backward puts gradient / (C H W) / B on x (B, C, H, W): per view the mean over pixels and
-    channels, then the mean over views. Weights of other losses are relative to that.
+def mean_share(gradient: Tensor, views: int) -> Tensor:
+    """What a mean over `views` views and the C H W numbers of each leaves of a gradient (b, C, H, W) on them. Weights
+    of other losses are relative to that."""
+    return gradient * (torch.ones((), dtype=gradient.dtype, device=gradient.device) / (gradient[0].numel() * views))
 
-    Its value is mean(gradient^2) / 2. That is what 1/2 (x - stopgrad(x - gradient))^2 would have, but the product used
-    here does not round the gradient away where it is small beside x.
-    """
-    gradient = gradient.detach()
-    product = (x * gradient).mean()
-    return product - product.detach() + 0.5 * gradient.square().mean()
+
+def value_of(gradient: Tensor) -> Tensor:
+    """mean(gradient^2) / 2, that of the loss 1/2 (x - stopgrad(x - gradient))^2."""
+    return 0.5 * gradient.square().mean()
 
 
 def draw(
@@ -228,8 +218,8 @@ def distill(
     seed: int,
     step: int,
     progress: float,
-) -> SdsOutput:
-    """One SDS step on x (B, C, H, W), in the model's range and at its resolution.
+) -> GuidanceOutput:
+    """One SDS step on x (B, C, H, W), in the model's range and at its resolution; the gradient is that on x.
 
     denoise(z, t, alpha, sigma) -> eps_hat: (B, C, H, W) noisy images, (B,) int64 host timesteps, (B, 1, 1, 1)
     coefficients. It runs without autograd. abar: (T,) cumulative products of the schedule, on the host. Timesteps and
@@ -237,12 +227,12 @@ def distill(
     """
     t, noise = draw(config, tuple(x.shape), seed=seed, step=step, progress=progress, length=len(abar))
     gradient, residual = score(x, t, sent(noise, x.device, x.dtype), denoise, abar, config.weighting)
-    return SdsOutput(sds_loss(x, gradient), describe(t, len(abar), gradient, residual))
+    return GuidanceOutput(mean_share(gradient, len(x)), value_of(gradient), describe(t, len(abar), gradient, residual))
 
 
 def pull_back(x: Tensor, image: Tensor, gradient: Tensor, views: int) -> Tensor:
-    """The gradient that `sds_loss` of a batch of `views` would put on `image`, a leaf that x (b, C, H, W) was computed
-    from: J^T gradient / (C H W) / views. At once, so that an encoder's activations live no longer than its part.
+    """The gradient on `image`, a leaf that x (b, C, H, W) was computed from, of which x has `mean_share(gradient,
+    views)`: J^T gradient / (C H W) / views. At once, so that an encoder's activations live no longer than its part.
 
     On its way it is multiplied by the power of two next to C H W views, which an encoder in float16 needs (the mean's
     gradients are below its smallest numbers) and which float32 does not notice.
@@ -251,12 +241,6 @@ def pull_back(x: Tensor, image: Tensor, gradient: Tensor, views: int) -> Tensor:
     each = torch.ones((), dtype=x.dtype, device=x.device) / count
     boost = 2.0 ** round(math.log2(count))
     return torch.autograd.grad(x, image, gradient * each * boost)[0] / boost
-
-
-def attach(image: Tensor, gradient: Tensor, value: Tensor) -> Tensor:
-    """A scalar that is `value` and whose backward puts `gradient` on `image`."""
-    product = (image * gradient.detach()).sum()
-    return product - product.detach() + value.detach()
 
 
 def clip_pixels(gradient: Tensor, limit: float) -> Tensor:

@@ -75,11 +75,11 @@ def differentiate(
         state.refreshed = drawn.number
     seen = run.look(state, drawn)
     rendered = clock()
-    rgb = seen.rgb.detach().requires_grad_()
-    sds = guidance(rgb, drawn.views, drawn.number)
-    terms = {"sds": sds.loss.detach(), **{k: v.detach() for k, v in seen.terms.items()}}
+    output = guidance(seen.rgb.detach(), drawn.views, drawn.number, drawn.progress)
+    terms = {"sds": output.value.detach(), **{k: v.detach() for k, v in seen.terms.items()}}
     check_finite(terms, step)
-    d_rgb = image_gradient(sds.loss if config.accumulate == 1 else sds.loss / config.accumulate, rgb)
+    gradient = output.gradient.contiguous()
+    d_rgb = gradient if config.accumulate == 1 else gradient / config.accumulate
     guided = clock()
     state.whole = part < config.accumulate - 1
     run.learn(state, seen, d_rgb, last=part == config.accumulate - 1)
@@ -87,14 +87,7 @@ def differentiate(
         check_update(state, step)
     done = clock()
     seconds = {"guidance": guided - rendered, "field": (rendered - ready) + (done - guided), "other": ready - began}
-    return StepRecord(step, terms, sds.log, seen.opacity, seen.info, state.adam.nonfinite, seconds)
-
-
-def image_gradient(loss: Tensor, rgb: Tensor) -> Tensor:
-    """The gradient of the guidance's loss on its pictures `rgb`, a leaf; zero where the loss does not depend on it."""
-    if loss.requires_grad:
-        loss.backward()
-    return torch.zeros_like(rgb) if rgb.grad is None else rgb.grad
+    return StepRecord(step, terms, output.log, seen.opacity, seen.info, state.adam.nonfinite, seconds)
 
 
 def merge(records: list[StepRecord]) -> StepRecord:

@@ -6,12 +6,15 @@ Conditioning restricts the bank: to pictures with the same view words (those of 
 cameras, or not at all.
 """
 
+from dataclasses import replace
+
 import numpy as np
 import torch
 
 from ..base.rng import Stream, generator
 from ..config.prompts import VIEW_WORDS
 from ..config.schema import RunConfig
+from ..guidance.protocol import GuidanceOutput
 from ..guidance.sds import distill
 from ..scene.cameras import spherical
 from ..scene.lights import sample_light_positions, shading_rows
@@ -63,9 +66,12 @@ class Oracle:
         here = spherical(one, one * azimuth, one * elevation)
         return (spherical(torch.ones_like(self.azimuth), self.azimuth, self.elevation) @ here[0]).topk(NEAREST).indices
 
-    def __call__(self, rgb, views, step):
-        x = rgb.permute(0, 3, 1, 2) * 2 - 1
-        background = rgb.detach()[:, [0, 0, -1, -1], [0, -1, 0, -1]].mean(1)
+    def tensors(self) -> dict[str, torch.Tensor]:
+        return {}
+
+    def __call__(self, image, views, part, progress) -> GuidanceOutput:
+        x = image.permute(0, 3, 1, 2) * 2 - 1
+        background = image[:, [0, 0, -1, -1], [0, -1, 0, -1]].mean(1)
         pictures = []
         for color, mode, a, e in zip(
             background, views.modes, views.cameras.azimuth.tolist(), views.cameras.elevation.tolist(), strict=True
@@ -81,9 +87,8 @@ class Oracle:
                 ]
             )
 
-        return distill(
-            x, denoise, self.abar, self.run.guidance, seed=self.run.seed, step=step, progress=step / self.run.steps
-        )
+        found = distill(x, denoise, self.abar, self.run.guidance, seed=self.run.seed, step=part, progress=progress)
+        return replace(found, gradient=2 * found.gradient.permute(0, 2, 3, 1))
 
 
 def posterior_mean(z, bank, alpha, sigma):

@@ -36,7 +36,9 @@ def test_a_summed_loss_and_a_mean_with_converted_weights_have_parallel_gradients
     target = (latents() - pull).detach()
     theirs = 0.5 * ((latents() - target) ** 2).sum() / 2 + 3.0 * opacity_loss(picture)
     (wanted,) = torch.autograd.grad(theirs, picture)
-    ours = sds.sds_loss(latents(), pull) + published.mean_weight(3.0, 4 * 6 * 9) * opacity_loss(picture)
+    ours = (latents() * sds.mean_share(pull, len(pull))).sum() + published.mean_weight(3.0, 4 * 6 * 9) * opacity_loss(
+        picture
+    )
     (found,) = torch.autograd.grad(ours, picture)
     torch.testing.assert_close(found * 4 * 6 * 9, wanted)
 

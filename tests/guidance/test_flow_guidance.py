@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 from support.tiny_latent import latent_folders, tiny_flow_folder
-from support.tiny_models import cache, config, views
+from support.tiny_models import cache, config, judged, views
 
 from dreamfusion_ngp.base.errors import PriorError, UsageError
 from dreamfusion_ngp.base.rng import Stream, generator
@@ -65,7 +65,7 @@ def reference_gradient(guidance, folder, rgb: torch.Tensor, scale: float) -> tor
 def test_the_gradient_on_rgb_is_that_of_the_flow(latent_folders, options):
     guidance, rgb = loaded(latent_folders["sd3"], scale=9.0, **options), image()
     assert type(guidance) is FlowGuidance and guidance.prediction == "flow"
-    guidance(rgb, views(), 4).loss.backward()
+    rgb.grad = judged(guidance, rgb, 4).gradient
     expected = reference_gradient(guidance, latent_folders["sd3"], rgb, 9.0)
     error = (rgb.grad.double() - expected).norm() / expected.norm()
     assert error < 2e-5, float(error)
@@ -125,7 +125,7 @@ def test_preset_sd3_is_a_step_of_rfds(latent_folders):
     folder, theirs = latent_folders["sd3"], preset("sd3").guidance
     names = ("scale", "weighting", "t_range", "t_max_end", "t_window", "t_shifted", "t_shared", "clip_clean", "rescale")
     guidance, rgb = loaded(folder, **{name: getattr(theirs, name) for name in names}), image()
-    guidance(rgb, views(), 4).loss.backward()
+    rgb.grad = judged(guidance, rgb, 4).gradient
 
     net, x, latents, place, noise = in_float64(folder, rgb)
     table = FlowMatchEulerDiscreteScheduler.from_pretrained(folder / "scheduler")

@@ -8,7 +8,7 @@ import pytest
 import torch
 from support.changed_folders import added_token, clip, copied, edit, edited, replace, t5, unet, vae
 from support.tiny_latent import latent_folders, tiny_vae
-from support.tiny_models import cache, config, folders, views
+from support.tiny_models import cache, config, folders, judged, views
 
 from dreamfusion_ngp import cli
 from dreamfusion_ngp.base.errors import PriorError
@@ -153,7 +153,7 @@ def test_a_model_of_pixels_may_say_its_size_so_too(size, resolution, pixels, fol
     guidance = load_guidance(config(folder, resolution=resolution), "cpu")
     assert guidance.shape == (3, pixels, pixels)
     rgb = torch.rand(3, 16, 16, 3, requires_grad=True)
-    guidance(rgb, views(), 0).loss.backward()
+    rgb.grad = judged(guidance, rgb, 0).gradient
     assert rgb.grad.abs().max() > 0
 
 
@@ -167,7 +167,7 @@ def test_text_widths_may_be_a_list_by_block(widths, latent_folders, tmp_path):
     """The first block of the tiny UNet has no attention: its width does not matter."""
     folder = copied(latent_folders["sd"], tmp_path, replace(unet=unet(cross_attention_dim=widths)))
     rgb = torch.rand(3, 12, 12, 3, requires_grad=True)
-    load_guidance(config(folder), "cpu")(rgb, views(), 0).loss.backward()
+    rgb.grad = judged(load_guidance(config(folder), "cpu"), rgb, 0).gradient
     assert rgb.grad.abs().max() > 0
 
 
@@ -184,7 +184,7 @@ def test_a_schedule_that_ends_in_pure_noise_gives_numbers(latent_folders, tmp_pa
     ends = config(folder, t_range=(1.0, 1.0), t_max_end=1.0, weighting="clean", clip_clean=True)
     guidance = load_guidance(ends, "cpu")
     rgb = torch.rand(3, 12, 12, 3, requires_grad=True)
-    guidance(rgb, views(), 0).loss.backward()
+    rgb.grad = judged(guidance, rgb, 0).gradient
     assert rgb.grad.isfinite().all()
 
 

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 from support.tiny_latent import latent_folders, tiny_unet, tiny_vae
-from support.tiny_models import cache, config, folders, views
+from support.tiny_models import cache, config, folders, judged, views
 
 from dreamfusion_ngp.base.errors import PriorError
 from dreamfusion_ngp.base.rng import Stream, generator
@@ -83,12 +83,12 @@ def reference_gradient(folder, kind: str, rgb: torch.Tensor, scale: float) -> to
 def test_the_gradient_on_rgb_is_that_of_the_reference(latent_folders, kind, options):
     guidance, rgb = loaded(latent_folders[kind], scale=30.0, **options), image()
     assert type(guidance) is (XLGuidance if kind == "sdxl" else LatentGuidance)
-    out = guidance(rgb, views(), 4)
-    out.loss.backward()
+    out = judged(guidance, rgb, 4)
+    rgb.grad = out.gradient
     expected = reference_gradient(latent_folders[kind], kind, rgb, 30.0)
     error = (rgb.grad.double() - expected).norm() / expected.norm()
     assert error < 2e-5, float(error)
-    assert float(out.loss.detach()) > 0 and all(np.isfinite(float(v)) for v in out.log.values())
+    assert float(out.value) > 0 and all(np.isfinite(float(v)) for v in out.log.values())
     assert all(p.grad is None for p in (*guidance.unet.parameters(), *guidance.vae.parameters()))
 
 
@@ -115,9 +115,9 @@ def test_embeddings_are_those_of_the_pipelines_own_method(latent_folders, kind):
 def test_nothing_decodes_and_the_noise_is_that_of_seed_and_step(latent_folders, kind):
     guidance, rgb = loaded(latent_folders[kind]), image().detach()
     assert guidance.vae.decoder is None
-    losses = [float(guidance(rgb, views(), step).loss) for step in (0, 1, 0)]
+    losses = [float(judged(guidance, rgb, step).value) for step in (0, 1, 0)]
     assert losses[0] == losses[2] != losses[1]
-    assert float(loaded(latent_folders[kind], slice=1)(rgb, views(), 0).loss) == pytest.approx(losses[0], rel=1e-4)
+    assert float(judged(loaded(latent_folders[kind], slice=1), rgb, 0).value) == pytest.approx(losses[0], rel=1e-4)
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -126,11 +126,11 @@ def test_on_a_gpu_it_never_waits(latent_folders, cuda, kind):
     guidance = load_guidance(config(latent_folders[kind], precision="float32"), cuda)
     rgb = image().detach().to(cuda).requires_grad_()
     for step in range(2):
-        guidance(rgb, views(), step).loss.backward()
+        rgb.grad = judged(guidance, rgb, step).gradient
     torch.cuda.synchronize()
     torch.cuda.set_sync_debug_mode("error")
     try:
-        guidance(rgb, views(), 2).loss.backward()
+        rgb.grad = judged(guidance, rgb, 2).gradient
     finally:
         torch.cuda.set_sync_debug_mode("default")
 
@@ -139,7 +139,7 @@ def test_half_precision_is_close(latent_folders):
     rgb, gradients = image(), []
     for precision in ("float32", "bfloat16"):
         guidance = load_guidance(config(latent_folders["sd"], precision=precision, scale=5.0), "cpu")
-        guidance(rgb, views(), 0).loss.backward()
+        rgb.grad = judged(guidance, rgb, 0).gradient
         gradients.append(rgb.grad.clone())
         rgb.grad = None
     assert 0 < (gradients[1] - gradients[0]).norm() < 0.1 * gradients[0].norm()
@@ -152,7 +152,7 @@ def test_another_resolution_is_encoded_and_sdxl_still_hears_of_its_own(latent_fo
     sizes = guidance.conditions(lambda key: torch.zeros(2, 24))["added_cond_kwargs"]["time_ids"]
     assert sizes.tolist() == 2 * [[16, 16, 0, 0, 16, 16]]
     rgb = image()
-    guidance(rgb, views(), 0).loss.backward()
+    rgb.grad = judged(guidance, rgb, 0).gradient
     assert rgb.grad.abs().max() > 0
     with pytest.raises(PriorError, match="multiple of 16"):
         loaded(latent_folders["sd"], resolution=40)
@@ -173,7 +173,7 @@ def test_a_tiny_autoencoder_may_stand_in_for_the_encoder(latent_folders, tmp_pat
     guidance, rgb = loaded(latent_folders["sd"], vae=str(tmp_path / "taesd")), image(16)
     x = guidance.encode(rgb.permute(0, 3, 1, 2))
     torch.testing.assert_close(x, tiny.encode(rgb.permute(0, 3, 1, 2) * 2 - 1).latents)
-    guidance(rgb, views(), 0).loss.backward()
+    rgb.grad = judged(guidance, rgb, 0).gradient
     assert rgb.grad.abs().max() > 0
     (tmp_path / "taesd" / "config.json").unlink()
     with pytest.raises(PriorError, match="config.json"):
@@ -235,7 +235,7 @@ def test_a_compiled_unet_predicts_the_same(latent_folders, monkeypatch):
 
     monkeypatch.setattr(torch, "compile", without_a_compiler)
     for mode in ("none", "reduce-overhead"):
-        losses.append(float(loaded(latent_folders["sd"], compile=mode)(rgb, views(), 0).loss))
+        losses.append(float(judged(loaded(latent_folders["sd"], compile=mode), rgb, 0).value))
     assert modes == ["reduce-overhead"] and losses[1] == pytest.approx(losses[0], rel=1e-4)
 
 
@@ -262,14 +262,13 @@ def test_the_family_in_the_docs_is_one(latent_folders, folders, tmp_path, monkey
     guidance, rgb = loaded(folder), image()
     assert type(guidance) is module.LabelledGuidance and guidance.scale == 30.0 and guidance.masked
     assert guidance.embeddings["hidden"].mean(1).abs().max() < 1e-5
-    first = guidance(rgb, views(), 0)
-    first.loss.backward()
-    assert rgb.grad.abs().max() > 0
+    first = judged(guidance, rgb, 0)
+    assert first.gradient.abs().max() > 0
     monkeypatch.setattr(
         module.LabelledGuidance,
         "conditions",
         lambda self, pick: {"class_labels": torch.zeros(len(pick("hidden")), dtype=torch.int64)},
     )
-    assert float(guidance(rgb, views(), 0).loss) != float(first.loss), "the label reaches the UNet"
+    assert float(judged(guidance, rgb, 0).value) != float(first.value), "the label reaches the UNet"
     with pytest.raises(PriorError, match="knows no labels"):
         loaded(replaced(folder, tmp_path / "other", unet=tiny_unet("sd")))

@@ -9,7 +9,7 @@ import pytest
 import torch
 from support.changed_folders import clip, copied, edit, edited, replace
 from support.tiny_latent import clip_tokenizer, latent_folders
-from support.tiny_models import cache, config, folders, tiny_tokenizer, views
+from support.tiny_models import cache, config, folders, judged, tiny_tokenizer, views
 
 from dreamfusion_ngp.base.errors import PriorError
 from dreamfusion_ngp.guidance.load import load_guidance
@@ -265,14 +265,14 @@ def test_a_prediction_type_overrides_the_schedulers(latent_folders, tmp_path):
     for said in (None, "v_prediction", "sample", "epsilon"):
         settings(folder, prediction_type=said)
         guidance = load_guidance(config(folder), "cpu")
-        values[said] = float(guidance(rgb, views(), 0).loss)
+        values[said] = float(judged(guidance, rgb, 0).value)
     assert values[None] == values["epsilon"] != values["v_prediction"] != values["sample"]
     edited(folder / "scheduler" / "scheduler_config.json", prediction_type="v_prediction")
     settings(folder)
-    assert float(load_guidance(config(folder), "cpu")(rgb, views(), 0).loss) == values["v_prediction"]
+    assert float(judged(load_guidance(config(folder), "cpu"), rgb, 0).value) == values["v_prediction"]
     edited(folder / "scheduler" / "scheduler_config.json", prediction_type="something")
     settings(folder, prediction_type="sample")
-    assert float(load_guidance(config(folder), "cpu")(rgb, views(), 0).loss) == values["sample"]
+    assert float(judged(load_guidance(config(folder), "cpu"), rgb, 0).value) == values["sample"]
 
 
 @pytest.mark.parametrize(

@@ -5,7 +5,7 @@ import socket
 import numpy as np
 import pytest
 import torch
-from support.tiny_models import cache, config, copy, folders, tiny_tokenizer, views
+from support.tiny_models import cache, config, copy, folders, judged, tiny_tokenizer, views
 
 from dreamfusion_ngp.base.errors import UsageError
 from dreamfusion_ngp.base.rng import Stream, generator
@@ -43,8 +43,8 @@ def test_the_gradient_on_rgb_is_exact_and_reaches_nothing_else(folders, kind, si
     guidance = load_guidance(config(folders[kind]), "cpu")
     calls = recorded(guidance, monkeypatch)
     rgb = image(size)
-    out = guidance(rgb, views(), 4)
-    out.loss.backward()
+    out = judged(guidance, rgb, 4)
+    rgb.grad = out.gradient
     ((z, _, alpha, sigma, _, noise_hat),) = calls
     draws = generator(3, 4, Stream.GUIDANCE)
     draws.random((2, 3))
@@ -54,18 +54,7 @@ def test_the_gradient_on_rgb_is_exact_and_reaches_nothing_else(folders, kind, si
     expected = sigma.double() ** 2 * (noise_hat.double() - noise.double()) / (3 * size * size) / 3
     torch.testing.assert_close(rgb.grad.double(), 2 * expected.permute(0, 2, 3, 1), rtol=1e-5, atol=1e-12)
     assert all(p.grad is None and not p.requires_grad for p in guidance.unet.parameters())
-    assert leaves(guidance(rgb, views(), 5).loss) == {id(rgb)}
-
-
-def leaves(loss) -> set[int]:
-    """Ids of the tensors that a backward from `loss` would reach."""
-    found, pending = set(), [loss.grad_fn]
-    while pending:
-        node = pending.pop()
-        if hasattr(node, "variable"):
-            found.add(id(node.variable))
-        pending += [n for n, _ in node.next_functions if n is not None]
-    return found
+    assert not out.gradient.requires_grad and not out.value.requires_grad and guidance.tensors() == {}
 
 
 @pytest.mark.parametrize("kind", ["packed", "placed", "if"])
@@ -83,7 +72,7 @@ def test_noise_is_what_the_models_own_parts_predict(folders, kind, monkeypatch):
         monkeypatch.setattr(unet_module, "bfloat16_is_quick", lambda _, b=bfloat16: b)
         guidance = load_guidance(config(folder, scale=3.0), "cpu")
         calls = recorded(guidance, monkeypatch)
-        guidance(image(size), views(), 0)
+        judged(guidance, image(size), 0)
         ((z, t, alpha, sigma, _, noise_hat),) = calls
         noise_hats.append(noise_hat)
     rounded, exact = noise_hats
@@ -115,7 +104,7 @@ def test_clipping_is_that_of_the_free_function(folders, monkeypatch):
     for clip in (False, True):
         guidance = load_guidance(config(folders["packed"], scale=40.0, clip_clean=clip), "cpu")
         calls = recorded(guidance, monkeypatch)
-        guidance(image(), views(), 0)
+        judged(guidance, image(), 0)
         ((z, _, alpha, sigma, _, noise_hat),) = calls
         noise_hats.append(noise_hat)
     plain, clipped = noise_hats
@@ -149,18 +138,18 @@ def test_each_view_gets_its_words(folders):
 
 def test_words_change_the_numbers(folders):
     guidance, rgb = load_guidance(config(folders["packed"]), "cpu"), image().detach()
-    front = guidance(rgb, views((0.0,) * 3), 0).loss
-    assert float(front) != float(guidance(rgb, views((180.0,) * 3), 0).loss)
+    front = judged(guidance, rgb, 0, views((0.0,) * 3)).value
+    assert float(front) != float(judged(guidance, rgb, 0, views((180.0,) * 3)).value)
 
 
 def test_numbers_are_those_of_seed_and_step(folders):
     rgb = image().detach()
     one, same, other = (load_guidance(config(folders["packed"], seed=s), "cpu") for s in (3, 3, 4))
     torch.manual_seed(11)
-    first = [float(one(rgb, views(), step).loss) for step in (0, 1)]
+    first = [float(judged(one, rgb, step).value) for step in (0, 1)]
     torch.manual_seed(12)
-    assert [float(same(rgb, views(), step).loss) for step in (0, 1)] == first
-    assert len({*first, float(other(rgb, views(), 0).loss)}) == 3
+    assert [float(judged(same, rgb, step).value) for step in (0, 1)] == first
+    assert len({*first, float(judged(other, rgb, 0).value)}) == 3
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
@@ -169,7 +158,7 @@ def test_cuda_draws_and_predicts_what_the_cpu_does(folders, monkeypatch):
     for device in ("cpu", "cuda"):
         guidance = load_guidance(config(folders["packed"]), device)
         calls = recorded(guidance, monkeypatch)
-        guidance(image().detach().to(device), views(), 0)
+        judged(guidance, image().detach().to(device), 0)
         results[device] = [torch.as_tensor(v).cpu() for v in calls[0]]
     for cpu, cuda in zip(results["cpu"][:-1], results["cuda"][:-1], strict=True):
         torch.testing.assert_close(cpu, cuda, rtol=1e-6, atol=1e-6)
@@ -206,10 +195,10 @@ def test_toybox_is_the_folder_in_the_package():
 def test_renders_that_cannot_be_judged_are_refused(folders):
     guidance = load_guidance(config(folders["packed"]), "cpu")
     for bad in (torch.rand(2, 16, 16, 3), torch.rand(3, 16, 8, 3), torch.rand(3, 3, 16, 16), torch.rand(16, 16, 3)):
-        with pytest.raises(ValueError, match="rgb: must be"):
-            guidance(bad, views(), 0)
-    with pytest.raises(ValueError, match="rgb: must be on cpu"):
-        guidance(torch.empty(3, 16, 16, 3, device="meta"), views(), 0)
+        with pytest.raises(ValueError, match="image: must be"):
+            judged(guidance, bad, 0)
+    with pytest.raises(ValueError, match="image: must be on cpu"):
+        judged(guidance, torch.empty(3, 16, 16, 3, device="meta"), 0)
 
 
 @pytest.mark.parametrize("n, m", [(8, 16), (16, 8), (5, 16), (16, 5), (1, 4), (4, 1), (7, 8)])
@@ -228,6 +217,6 @@ def test_resize_is_a_weighted_mean(n, m):
 
 def test_a_render_of_another_size_gets_its_gradient_through_the_resize(folders):
     guidance, rgb = load_guidance(config(folders["packed"]), "cpu"), image(8)
-    guidance(rgb, views(), 0).loss.backward()
+    rgb.grad = judged(guidance, rgb, 0).gradient
     assert rgb.grad.shape == rgb.shape and rgb.grad.abs().max() > 0
     assert resize(rgb.permute(0, 3, 1, 2), 8) is not None

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 from support.tiny_latent import latent_folders
-from support.tiny_models import cache, config, views
+from support.tiny_models import cache, config, judged, views
 
 from dreamfusion_ngp.base.errors import UsageError
 from dreamfusion_ngp.base.rng import Stream, generator
@@ -66,7 +66,7 @@ def test_the_views_are_rescaled_together_however_they_are_cut(kind, options, lat
 
     monkeypatch.setattr(guidance, "_predict", spy)
     monkeypatch.setattr(sds, "score", lambda *a, score=sds.score: finished.append(score(*a)) or finished[-1])
-    guidance(image(), views(), 4)
+    judged(guidance, image(), 4)
     x, pictures = [], []
     for part, (z, t, (uncond, cond, *negatives), against) in enumerate(seen):
         guided = (
@@ -101,7 +101,7 @@ def test_a_part_of_the_views_changes_nothing_on_the_render(kind, latent_folders)
     gradients = []
     for some in (0, 1, 2):
         rgb = image()
-        loaded(latent_folders[kind], rescale=0.5, rescale_of="clean", slice=some)(rgb, views(), 4).loss.backward()
+        rgb.grad = judged(loaded(latent_folders[kind], rescale=0.5, rescale_of="clean", slice=some), rgb, 4).gradient
         gradients.append(rgb.grad)
     for other in gradients[1:]:
         assert (other - gradients[0]).norm() < 1e-4 * gradients[0].norm()
@@ -162,10 +162,7 @@ def mean_gradient(picture: torch.Tensor, seen: Views, **options) -> torch.Tensor
         return [sds.predicted_noise(y, z, alpha, sigma, kind) for y in predict(z, t, said)]
 
     judge._predict, judge.prediction = noise_hat, "epsilon"
-    rgb = picture.clone().requires_grad_()
-    for step in range(3):
-        judge(rgb, seen, step).loss.backward()
-    return rgb.grad
+    return sum(judge(picture, seen, step, step / judge.run.steps).gradient for step in range(3))
 
 
 def cosine(a: torch.Tensor, b: torch.Tensor) -> float:

@@ -27,14 +27,13 @@ def run(x, output=lambda z, t: 0.3 * z + 0.1, prediction="epsilon", config=PLAIN
 def test_the_gradient_on_the_image_is_the_papers(prediction, weighting):
     random = np.random.default_rng(0)
     image = random.uniform(-1, 1, (3, 3, 5, 5))
-    x = torch.tensor(image, requires_grad=True)
+    x = torch.tensor(image)
     out = run(
         x,
         lambda z, t: torch.tanh(z) * 0.7 + torch.tensor(t).double()[:, None, None, None] * 1e-3,
         prediction,
         GuidanceConfig(weighting=weighting),
     )
-    out.loss.backward()
 
     draws = generator(5, 7, Stream.GUIDANCE)
     order, offset = draws.random((2, 3))
@@ -51,43 +50,38 @@ def test_the_gradient_on_the_image_is_the_papers(prediction, weighting):
         }[prediction]
         w = {"sigma2": sigma**2, "uniform": 1.0, "clean": sigma / alpha}[weighting]
         np.testing.assert_allclose(
-            x.grad[b].numpy(), w * (noise_hat - noise[b]) / image[b].size / 3, rtol=1e-12, atol=1e-15
+            out.gradient[b].numpy(), w * (noise_hat - noise[b]) / image[b].size / 3, rtol=1e-12, atol=1e-15
         )
 
 
 def test_weighted_clean_the_gradient_is_the_distance_to_the_predicted_clean_image():
-    x = torch.rand(4, 3, 5, 5, dtype=torch.float64, requires_grad=True)
+    x = torch.rand(4, 3, 5, 5, dtype=torch.float64)
     target = torch.rand(4, 3, 5, 5, dtype=torch.float64)
     out = run(x, lambda z, t: target, "sample", GuidanceConfig(weighting="clean"))
-    out.loss.backward()
-    torch.testing.assert_close(x.grad, (x.detach() - target) / x.numel())
+    torch.testing.assert_close(out.gradient, (x - target) / x.numel())
 
 
 def test_a_model_that_is_right_gives_no_gradient():
-    x = torch.rand(2, 3, 4, 4, dtype=torch.float64, requires_grad=True)
+    x = torch.rand(2, 3, 4, 4, dtype=torch.float64)
 
     def denoise(z, t, alpha, sigma):
         return (z - alpha * x) / sigma
 
     out = sds.distill(x, denoise, ABAR, GuidanceConfig(), seed=0, step=0, progress=0.0)
-    out.loss.backward()
-    assert x.grad.abs().max() < 1e-12 and float(out.loss.detach()) < 1e-12
+    assert out.gradient.abs().max() < 1e-12 and float(out.value) < 1e-12
 
 
-def test_the_loss_is_a_mean_per_view_and_a_small_gradient_survives_a_large_image():
-    x = torch.full((4, 3, 8, 8), 1e4, requires_grad=True)
+def test_the_gradient_is_a_mean_per_view():
     gradient = torch.randn(4, 3, 8, 8) * 1e-6
-    loss = sds.sds_loss(x, gradient)
-    loss.backward()
-    torch.testing.assert_close(x.grad, gradient / (3 * 8 * 8) / 4, rtol=1e-6, atol=0)
-    assert float(loss.detach()) == pytest.approx(float(gradient.square().mean()) / 2, rel=1e-5, abs=0)
+    torch.testing.assert_close(sds.mean_share(gradient, 4), gradient / (3 * 8 * 8) / 4, rtol=1e-6, atol=0)
+    torch.testing.assert_close(sds.mean_share(gradient[:1], 4), gradient[:1] / (3 * 8 * 8) / 4, rtol=1e-6, atol=0)
+    assert float(sds.value_of(gradient)) == pytest.approx(float(gradient.square().mean()) / 2, rel=1e-5, abs=0)
 
 
-def test_nothing_of_the_denoiser_is_in_the_graph_of_the_loss():
+def test_no_autograd_goes_through_the_denoiser():
     scale = torch.tensor(0.5, requires_grad=True)
-    x = torch.rand(2, 3, 4, 4, requires_grad=True)
-    run(x, lambda z, t: z * scale).loss.backward()
-    assert scale.grad is None and x.grad is not None
+    out = run(torch.rand(2, 3, 4, 4, requires_grad=True), lambda z, t: z * scale)
+    assert not out.gradient.requires_grad and not out.value.requires_grad
 
 
 def test_guidance_scale_is_in_the_convention_of_diffusers():
@@ -157,15 +151,15 @@ def test_a_window_follows_the_upper_end_down_and_stops_at_the_lower():
 
 def test_numbers_depend_on_seed_and_step_and_on_nothing_else():
     x = torch.rand(4, 3, 6, 6)
-    losses = {(seed, step): float(run(x, seed=seed, step=step).loss) for seed in (0, 1) for step in (0, 1, 2)}
+    losses = {(seed, step): float(run(x, seed=seed, step=step).value) for seed in (0, 1) for step in (0, 1, 2)}
     assert len(set(losses.values())) == 6
     np.random.seed(3)
     torch.manual_seed(4)
-    assert float(run(x, seed=1, step=2).loss) == losses[1, 2]
+    assert float(run(x, seed=1, step=2).value) == losses[1, 2]
 
 
 def test_the_log_has_plain_numbers():
-    log = run(torch.rand(2, 3, 4, 4, requires_grad=True)).log
+    log = run(torch.rand(2, 3, 4, 4)).log
     assert {k: float(v) for k, v in log.items()}.keys() == {"t", "gradient_rms", "residual_rms"}
     assert 0.02 < log["t"] < 0.98 and not any(v.requires_grad for v in log.values() if torch.is_tensor(v))
     assert float(log["gradient_rms"]) < float(log["residual_rms"])
@@ -221,17 +215,14 @@ def test_clipped_pixels_keep_their_direction_and_others_their_value():
     assert sds.clip_pixels(gradient, 0.0) is gradient and sds.clip_pixels(0 * gradient, 1.0).abs().max() == 0
 
 
-def test_a_pulled_back_gradient_is_that_of_the_loss_bit_for_bit():
-    """What a latent guidance does at once is what autograd would do later through one graph."""
+def test_a_pulled_back_gradient_is_that_of_autograd_bit_for_bit():
     matrix = torch.randn(8, 8)
     image, other = (torch.rand(2, 3, 8, 8).requires_grad_() for _ in range(2))
     other.data.copy_(image.data)
     gradient = torch.randn(2, 3, 8, 8)
-    sds.sds_loss(matrix @ image * 2 - 1, gradient).backward()
+    (matrix @ image * 2 - 1).mul(gradient).mean().backward()
     pulled = sds.pull_back(matrix @ other * 2 - 1, other, gradient, 2)
-    loss = sds.attach(other, pulled, torch.tensor(3.5))
-    loss.backward()
-    assert torch.equal(other.grad, image.grad) and float(loss.detach()) == 3.5
+    assert torch.equal(pulled, image.grad)
 
 
 def test_an_encoder_in_half_precision_loses_no_small_gradient():

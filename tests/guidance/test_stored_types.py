@@ -5,7 +5,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from support.changed_folders import copied
 from support.tiny_latent import latent_folders
-from support.tiny_models import cache, config, folders, views
+from support.tiny_models import cache, config, folders, judged, views
 
 from dreamfusion_ngp.guidance import diffusion as unet
 from dreamfusion_ngp.guidance import text_encoders as text
@@ -40,7 +40,7 @@ def test_networks_have_the_type_asked_for(kind, saved, latent_folders, folders, 
         assert [types(n) for n in networks] == [{STORED[asked]}] * len(networks)
         assert guidance.unet.dtype == STORED[asked] and guidance.embeddings["hidden"].dtype == torch.float32
     rgb = torch.rand(3, 12, 12, 3, requires_grad=True)
-    guidance(rgb, views(), 0).loss.backward()
+    rgb.grad = judged(guidance, rgb, 0).gradient
     assert rgb.grad.isfinite().all() and rgb.grad.abs().max() > 0
 
 

@@ -12,7 +12,7 @@ from support.tiny_runs import TINY, Target
 from dreamfusion_ngp.base.cuda_graphs import CudaCapture
 from dreamfusion_ngp.base.errors import DivergenceError
 from dreamfusion_ngp.config.schema import RunConfig, check_config
-from dreamfusion_ngp.guidance.sds import SdsOutput
+from dreamfusion_ngp.guidance.protocol import GuidanceOutput
 from dreamfusion_ngp.optimise.executors import Eager, Graphed, Notice, executor, tier
 from dreamfusion_ngp.optimise.loop import State, train_step
 from dreamfusion_ngp.runs.checkpoint import load_checkpoint, save_checkpoint
@@ -40,6 +40,11 @@ def run_steps(state, run, until, guidance=None):
         record = train_step(state, guidance or Target(), state.config, perf_counter, run)
         records.append(record)
     return [{k: v for k, v in record.plain().items() if not k.endswith("_ms")} for record in records]
+
+
+def broken(image, views, part, progress):
+    bad = image * float("nan")
+    return GuidanceOutput(bad, bad.sum(), {})
 
 
 def same(a, b):
@@ -139,7 +144,7 @@ def test_a_step_that_stops_can_be_followed_by_others():
         for bad in (0, 2, 5):
             run_steps(state, run, bad)
             with pytest.raises(DivergenceError):
-                run_steps(state, run, bad + 1, lambda rgb, views, step: SdsOutput(rgb.sum() * float("nan"), {}))
+                run_steps(state, run, bad + 1, broken)
         run_steps(state, run, 12)
         results.append(state)
     assert same(*results)

@@ -5,12 +5,11 @@ from dataclasses import replace
 
 import pytest
 import torch
-from support.tiny_runs import TINY, Target, all_finite, run
+from support.tiny_runs import TINY, Target, all_finite, indifferent, run
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from dreamfusion_ngp.base.errors import DivergenceError
 from dreamfusion_ngp.config.schema import LightConfig, LossConfig, dreamfusion, resolution_at
-from dreamfusion_ngp.guidance.sds import SdsOutput
 from dreamfusion_ngp.optimise import step as steps
 from dreamfusion_ngp.optimise.loop import State, differentiate, train
 from dreamfusion_ngp.render.losses import (
@@ -121,9 +120,9 @@ class Meddler(Target):
         super().__init__()
         self.meddle = meddle
 
-    def __call__(self, rgb, views, step):
-        output = super().__call__(rgb, views, step)
-        self.meddle(step)
+    def __call__(self, image, views, part, progress):
+        output = super().__call__(image, views, part, progress)
+        self.meddle(part)
         return output
 
 
@@ -131,9 +130,9 @@ class Meddler(Target):
 @pytest.mark.parametrize("term", ["sds", "orientation", "opacity_loss", "entropy", "smoothness"])
 def test_a_loss_term_that_is_not_finite_stops_with_step_and_term(monkeypatch, term, value):
     class Poison(Target):
-        def __call__(self, rgb, views, step):
-            output = super().__call__(rgb, views, step)
-            return SdsOutput(output.loss + value, {}) if term == "sds" and step == 3 else output
+        def __call__(self, image, views, part, progress):
+            output = super().__call__(image, views, part, progress)
+            return replace(output, value=output.value + value) if term == "sds" and part == 3 else output
 
     config = replace(TINY, loss=replace(TINY.loss, smoothness=0.1))
     state = State(config, "cpu")
@@ -196,11 +195,9 @@ def test_gradients_that_are_not_finite_are_left_out_and_counted(factor):
     """Or whose square is not."""
 
     class Poison(Target):
-        def __call__(self, rgb, views, step):
-            if step == 2:
-                rgb = rgb * 1.0
-                rgb.register_hook(lambda gradient: gradient * factor)
-            return super().__call__(rgb, views, step)
+        def __call__(self, image, views, part, progress):
+            output = super().__call__(image, views, part, progress)
+            return replace(output, gradient=output.gradient * factor) if part == 2 else output
 
     state, records = run(TINY, Poison(), stop_after=5)
     assert all_finite(state)
@@ -253,7 +250,7 @@ def test_smoothness_smooths(device):
     state = State(config, device)
     with torch.no_grad():
         state.field.table.copy_(torch.rand(state.field.table.shape, generator=torch.manual_seed(0)) - 0.5)
-    _, records = run(config, lambda rgb, views, step: SdsOutput(rgb.sum() * 0, {}), state)
+    _, records = run(config, indifferent, state)
     assert sum(r["smoothness"] for r in records[-5:]) < 0.5 * sum(r["smoothness"] for r in records[:5])
 
 
@@ -264,12 +261,13 @@ def test_parts_of_a_step_are_drawn_apart_and_weigh_as_one():
     twice_config = replace(TINY, accumulate=2, steps=4)
 
     class Spy(Target):
-        def __call__(self, rgb, views, step):
-            seen.append((step, rgb.shape, views.cameras.azimuth.tolist()))
-            return super().__call__(rgb, views, step)
+        def __call__(self, image, views, part, progress):
+            seen.append((part, progress, views.cameras.azimuth.tolist()))
+            return super().__call__(image, views, part, progress)
 
     state, records = run(twice_config, Spy())
-    assert [step for step, _, _ in seen] == list(range(8)) and len({tuple(a) for _, _, a in seen}) == 8
+    assert [part for part, _, _ in seen] == list(range(8)) and [p for _, p, _ in seen] == [n // 2 / 4 for n in range(8)]
+    assert len({tuple(a) for _, _, a in seen}) == 8
     assert [r["step"] for r in records] == [0, 1, 2, 3] and state.step == 4
     first = run(replace(TINY, steps=4), once, stop_after=1)[1][0]
     both = run(twice_config, twice, stop_after=1)[1][0]
@@ -282,7 +280,7 @@ def test_everything_in_a_part_of_a_step_weighs_its_share(monkeypatch, what):
     weights = dict(orientation=(0.0, 0.0), opacity=0.0, entropy=0.0, smoothness=0.0)
     loss = LossConfig(**weights | ({} if what == "guidance" else {what: (1.0, 1.0) if what == "orientation" else 1.0}))
     monkeypatch.setattr(steps, "entropy_weight", lambda config, progress: config.entropy)  # else 0 at the start
-    guidance = Target() if what == "guidance" else lambda rgb, views, step: SdsOutput(rgb.sum() * 0, {})
+    guidance = Target() if what == "guidance" else indifferent
     gradients = {}
     for times in (1, 2):
         state = State(replace(TINY, accumulate=times, loss=loss), "cpu")
@@ -312,9 +310,9 @@ def test_resolution_doubles_when_the_schedule_says():
     sizes = []
 
     class Spy(Target):
-        def __call__(self, rgb, views, step):
-            sizes.append(rgb.shape[1])
-            return super().__call__(rgb, views, step)
+        def __call__(self, image, views, part, progress):
+            sizes.append(image.shape[1])
+            return super().__call__(image, views, part, progress)
 
     run(replace(TINY, steps=4, render=replace(TINY.render, resolution=6, resolution_doubles=(0.25, 0.75))), Spy())
     assert sizes == [6, 12, 12, 24]

@@ -12,7 +12,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from dreamfusion_ngp.config.schema import RunConfig
-from dreamfusion_ngp.guidance.sds import SdsOutput
+from dreamfusion_ngp.guidance.protocol import GuidanceOutput
 from dreamfusion_ngp.optimise.loop import Adam, State, train_step
 from dreamfusion_ngp.scene.fields import HashField
 from dreamfusion_ngp.scene.occupancy import Occupancy
@@ -36,8 +36,8 @@ READS = {
 }
 
 
-def guidance(rgb, views, step):
-    return SdsOutput(rgb.square().mean(), {})
+def guidance(image, views, part, progress):
+    return GuidanceOutput(image, image.square().mean(), {})
 
 
 class Reads(TorchDispatchMode):

@@ -33,10 +33,10 @@ class Slow(Target):
         super().__init__()
         self.at = folder / "at"
 
-    def __call__(self, rgb, views, step):
-        self.at.write_text(str(step))
+    def __call__(self, image, views, part, progress):
+        self.at.write_text(str(part))
         time.sleep(0.02)
-        return super().__call__(rgb, views, step)
+        return super().__call__(image, views, part, progress)
 
 
 def victim(folder: Path, steps: int = 100_000) -> int:

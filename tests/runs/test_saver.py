@@ -27,9 +27,9 @@ class At(Target):
         super().__init__()
         self.step, self.act = step, act
 
-    def __call__(self, rgb, views, step):
-        result = super().__call__(rgb, views, step)
-        return self.act(result) or result if step == self.step else result
+    def __call__(self, image, views, part, progress):
+        result = super().__call__(image, views, part, progress)
+        return self.act(result) or result if part == self.step else result
 
 
 def fail(*_):
@@ -111,7 +111,7 @@ def test_whatever_ends_the_loop_the_steps_are_saved(folder, leave):
 
 def test_what_is_said_of_the_checkpoint_is_true_for_a_loss_that_is_not_finite(folder):
     with pytest.raises(DivergenceError, match=r"'sds'.*checkpoint.safetensors is good, of step 7$"):
-        optimise(folder, At(7, lambda result: replace(result, loss=result.loss * float("nan"))))
+        optimise(folder, At(7, lambda result: replace(result, value=result.value * float("nan"))))
     assert saved(folder).step == 7, "what is loaded is checked"
 
 

@@ -141,3 +141,8 @@ def views(azimuth=(0.0, 90.0, 180.0), elevation=20.0) -> Views:
     """Three views, one in each shading mode."""
     modes = np.array([ALBEDO, LAMBERTIAN, TEXTURELESS])
     return Views(orbit(azimuth, elevation, 1.5, 1.0), torch.zeros(3, 6), modes)
+
+
+def judged(guidance, image, part=0, seen=None):
+    """What a guidance says of an image of three views in a part of the run of `config`."""
+    return guidance(image, seen or views(), part, part / 100)

@@ -3,7 +3,7 @@
 import torch
 
 from dreamfusion_ngp.config.schema import CameraConfig, FieldConfig, OptimConfig, RenderConfig, RunConfig
-from dreamfusion_ngp.guidance.sds import SdsOutput
+from dreamfusion_ngp.guidance.protocol import GuidanceOutput
 from dreamfusion_ngp.optimise.loop import State, train
 from dreamfusion_ngp.toybox.prior.loss import TrainPriorConfig
 
@@ -48,14 +48,23 @@ TINY_PRIOR = TrainPriorConfig(
 
 
 class Target:
-    """A guidance that wants every picture to have one colour: 1/2 (rgb - colour)^2, exact gradient."""
+    """A guidance that wants every image to have one colour: 1/2 (image - colour)^2, exact gradient."""
 
     def __init__(self, color=(0.9, 0.1, 0.1)):
         self.color, self.seen = torch.tensor(color), []
 
-    def __call__(self, rgb, views, step):
-        self.seen.append((step, tuple(views.modes)))
-        return SdsOutput(0.5 * (rgb - self.color.to(rgb)).square().mean(), {"t": 0.5})
+    def tensors(self):
+        return {}
+
+    def __call__(self, image, views, part, progress):
+        self.seen.append((part, tuple(views.modes)))
+        difference = image - self.color.to(image)
+        return GuidanceOutput(difference / image.numel(), 0.5 * difference.square().mean(), {"t": 0.5})
+
+
+def indifferent(image, views, part, progress):
+    """A guidance without a gradient."""
+    return GuidanceOutput(torch.zeros_like(image), image.new_zeros(()), {})
 
 
 def run(config, guidance=None, state=None, stop_after=None, device="cpu"):
