@@ -1,9 +1,14 @@
-"""Sizes around 2^31: every op with fake tensors of that many elements, which take no memory; and what does not fit."""
+"""Sizes around 2^31: every op with fake tensors of that many elements, which take no memory; kernels of the CPU
+reading sparse memory of that size; and what does not fit."""
+
+import math
+import mmap
 
 import pytest
 import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
 
+from dreamfusion_ngp.ops import reference
 from dreamfusion_ngp.ops.adam import adam_step
 from dreamfusion_ngp.ops.composite import composite
 from dreamfusion_ngp.ops.field import field, field_density
@@ -121,3 +126,36 @@ def test_occupancy(fake, n):
     assert cell_points(cells, 1024, 1.0, 0, 0).shape == (n, 3)
     grid, bits = fake(1024**3), fake(1024**3 // 8, dtype=torch.uint8)
     occupancy_update(grid, bits, cells, fake(n), decay=0.95, threshold=0.1)
+
+
+def sparse(*shape):
+    """Zeros that take memory where something is written to them, and only there."""
+    size = 4 * math.prod(shape)
+    no_reserve = 0x4000  # Linux's MAP_NORESERVE, which Python has a name for from 3.13 on
+    pages = mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | no_reserve)
+    return torch.frombuffer(pages, dtype=torch.float32).view(shape)
+
+
+def test_composite_reads_the_last_rows_of_2_to_the_31(simd):
+    """The kernel itself, whose index into three numbers a row passes 2^32."""
+    n = LIMIT - 1024
+    sigma, rgb, normal, t = sparse(n), sparse(n, 3), sparse(n, 3), sparse(n)
+    rows = slice(n - 64, n)
+    for tensor in (sigma, rgb, normal, t):
+        tensor[rows] = torch.rand(tensor[rows].shape, generator=torch.Generator().manual_seed(0))
+    samples, rays_d, offsets = (sigma, rgb, normal, t), torch.eye(3)[:2], torch.tensor([0, 32, 64], dtype=torch.int32)
+    far = composite(*samples, offsets + (n - 64), rays_d, 0.01)
+    near = composite(*(tensor[rows].clone() for tensor in samples), offsets, rays_d, 0.01)
+    assert all(torch.equal(a, b) and a.any() for a, b in zip(far, near, strict=True))
+
+
+def test_hashgrid_reads_a_table_of_more_than_2_to_the_31_elements():
+    """The kernel itself, in the last level of a table of 10 GB, of which a megabyte is there."""
+    layout = GridLayout(levels=5, features=8, log2_table=26, base_resolution=512, finest_resolution=1 << 14)
+    table = sparse(layout.entries, layout.features)
+    x = torch.rand(64, 3, generator=torch.Generator().manual_seed(0))
+    for row, _, _ in reference._corners(x, layout, 4):
+        table[row] = torch.rand(64, 8, generator=torch.Generator().manual_seed(1))
+    assert row.min() * layout.features > LIMIT
+    y = hashgrid_encode(x, table, layout)
+    assert y[:, -8:].all() and torch.allclose(y, reference.hashgrid_encode(x, table, layout), atol=1e-5)

@@ -13,7 +13,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from dreamfusion_ngp.config.schema import RunConfig
 from dreamfusion_ngp.guidance.protocol import GuidanceOutput
-from dreamfusion_ngp.optimise.loop import Adam, State, train_step
+from dreamfusion_ngp.optimise.loop import Adam, State, check_finite, check_update, train_step
+from dreamfusion_ngp.render.volume import Rays
 from dreamfusion_ngp.scene.fields import HashField
 from dreamfusion_ngp.scene.occupancy import Occupancy
 
@@ -68,8 +69,8 @@ def test_only_three_places_read_values_and_not_on_cuda():
     with Reads() as reads:
         for _ in range(3):
             train_step(state, guidance, SMALL, time.perf_counter)
-    train = {f"dreamfusion_ngp.optimise.loop.{name}" for name in ("check_finite", "check_update")}
-    assert reads.who == train | {"dreamfusion_ngp.render.volume.rows"}
+    readers = (check_finite, check_update, Rays.rows)
+    assert reads.who == {f"{reader.__module__}.{reader.__name__}" for reader in readers}
 
 
 def test_a_read_is_seen():
