@@ -23,6 +23,7 @@ toybox
 runs
 evaluation doctor
 bench
+experiments
 cli
 __main__
 """

@@ -9,7 +9,7 @@ from types import ModuleType, SimpleNamespace
 import pytest
 import torch
 
-from dreamfusion_ngp.bench import SMALL_FIELD, error_of, timing
+from dreamfusion_ngp.bench import SMALL_FIELD, error_of, targets, timing
 from dreamfusion_ngp.bench.cases import LeftOut, Problem, encode_cases, field_cases
 from dreamfusion_ngp.bench.peers import CUDA, ENTRIES, peers_of
 from dreamfusion_ngp.bench.peers.composed import torch_grid
@@ -17,7 +17,6 @@ from dreamfusion_ngp.bench.scene import Scene, scene_cases
 from dreamfusion_ngp.ops import reference
 from dreamfusion_ngp.ops.hashgrid import GridLayout
 
-BENCHES = Path(__file__).resolve().parents[2] / "benches"
 CPU = torch.device("cpu")
 
 
@@ -233,16 +232,6 @@ def test_waits_are_counted_on_a_gpu(device):
     assert timing.host_syncs(lambda: x + 1, torch.device(device)) == 0
 
 
-@pytest.fixture
-def targets(monkeypatch):
-    if not BENCHES.is_dir():
-        pytest.skip("no benches here")
-    monkeypatch.syspath_prepend(str(BENCHES))
-    import targets
-
-    return targets
-
-
 def row(op, who, ms, **more):
     return {
         "op": op,
@@ -262,7 +251,7 @@ def result(*rows, device="cpu"):
     return {"device": device, "ceilings": {"copy": 1e9, "gather": 1e9}, "rows": list(rows)}
 
 
-def test_verdicts_come_from_the_rows(targets):
+def test_verdicts_come_from_the_rows():
     counts = {"bytes": 4e6, "flops": 0, "gathers": 20e6, "reductions": 0}  # 4 ms and 20 ms
     ours = row("encode forward", targets.OURS, 30.0, counts=counts)
     lines = targets.section(result(ours, row("encode forward", "torch", 300.0), row("encode forward", "drjit", 33.0)))
@@ -278,7 +267,7 @@ def test_verdicts_come_from_the_rows(targets):
     assert targets.section(result(row("adam", targets.OURS, 1.0))) == []
 
 
-def test_verdicts_on_a_gpu_add_ops(targets):
+def test_verdicts_on_a_gpu_add_ops():
     rows = [row(op, targets.OURS, 0.1) for op in (*targets.KERNELS, *targets.RAYS, "field step")]
     rows += [row(op, "nerfacc", 0.15) for op in targets.RAYS] + [row("field step", "tinycudann + torch", 0.6)]
     text = "\n".join(targets.section(result(*rows, device="cuda")))
@@ -288,7 +277,7 @@ def test_verdicts_on_a_gpu_add_ops(targets):
     assert "- not measured: step without guidance" in text
 
 
-def test_memory_is_compared_a_sample(targets):
+def test_memory_is_compared_a_sample():
     ours = row("field step", targets.OURS, 1.0, peak_bytes=8e8) | {"size": 1 << 23, "resolution": 512}
     composed = row("field step", "torch, composed", 1.0, peak_bytes=131072 * 9500.0, chunk=131072)
     line = targets.memory_line(result(ours, composed), "paper")

@@ -4,7 +4,6 @@ import json
 from dataclasses import replace
 from xml.etree import ElementTree
 
-import prior_samples
 import pytest
 import torch
 from PIL import Image
@@ -13,6 +12,7 @@ from support.members import score_and_abort_at_exit
 from dreamfusion_ngp.evaluation.azimuths import alike
 from dreamfusion_ngp.evaluation.prior import ALL, asked_samples, judge_prior, judged, summary
 from dreamfusion_ngp.evaluation.retrieval import azimuth_captions, toy_captions
+from dreamfusion_ngp.experiments import prior_report
 from dreamfusion_ngp.toybox.prior.loop import read_log, train_prior
 from dreamfusion_ngp.toybox.prior.loss import TrainPriorConfig
 from dreamfusion_ngp.toybox.world.captions import WORDS, subject
@@ -104,7 +104,7 @@ def test_samples_of_an_untrained_prior_are_seldom_right(tmp_path):
 
 
 def test_the_report_on_the_embedded_prior(tmp_path):
-    prior_samples.main(["--samples", "20", "--steps", "1", "--scales", "1", "2.5", "-o", str(tmp_path)])
+    prior_report.main(["--samples", "20", "--steps", "1", "--scales", "1", "2.5", "-o", str(tmp_path)])
     text = (tmp_path / "prior.md").read_text()
     rows = [line for line in text.splitlines() if line.startswith(("| true pictures | 20", "| scale "))]
     assert len(rows) == 3 and "| scale 2.5 | 20 |" in rows[2]
@@ -113,7 +113,7 @@ def test_the_report_on_the_embedded_prior(tmp_path):
     best = max(measured["scales"], key=lambda s: s["right"])
     wrong = round(20 * (1 - best["right"]))
     with Image.open(tmp_path / "wrong.jpg") as sheet:
-        assert wrong and sheet.height == -(-wrong // prior_samples.COLUMNS) * prior_samples.CELL[1]
+        assert wrong and sheet.height == -(-wrong // prior_report.COLUMNS) * prior_report.CELL[1]
     assert f"wrong at scale {best['scale']:g}" in text and "(wrong.jpg)" in text
     assert f"{measured['images']:,}" in text and ElementTree.parse(tmp_path / "loss.svg")
 
@@ -121,5 +121,5 @@ def test_the_report_on_the_embedded_prior(tmp_path):
         "loss": [[100, 0.5], [1000, 0.1]],
         "scores": [{"images": n, "right": 0.1, "class": 0.2, "color": 0.3, "view": 0.4} for n in (100, 1000)],
     }
-    prior_samples.report(measured, log, tmp_path)
+    prior_report.report(measured, log, tmp_path)
     assert "scores.svg" in (tmp_path / "prior.md").read_text() and ElementTree.parse(tmp_path / "scores.svg")

@@ -13,14 +13,14 @@ from random import Random
 from types import SimpleNamespace
 from xml.etree import ElementTree
 
-import ablation
-import evaluation_report as written
 import numpy as np
 import pytest
-from arms import DEFAULT, GROUPS, SIX, TWENTY_FOUR, arguments, config_of
 
 from dreamfusion_ngp.base.errors import UsageError
 from dreamfusion_ngp.config.schema import check_config, fast
+from dreamfusion_ngp.experiments import ablation, run_task
+from dreamfusion_ngp.experiments import report as written
+from dreamfusion_ngp.experiments.groups import DEFAULT, GROUPS, SIX, TWENTY_FOUR, arguments, config_of
 from dreamfusion_ngp.scene.lights import ALBEDO, LAMBERTIAN, TEXTURELESS
 from dreamfusion_ngp.toybox.world.captions import parse_prompt, subject
 from dreamfusion_ngp.toybox.world.shapes import CLASSES, COLORS, DIRECTIONAL
@@ -143,30 +143,26 @@ def test_what_cannot_be_done_is_one_line(capsys, tmp_path):
 
 
 def test_an_oracle_takes_the_place_of_the_prior(tmp_path, monkeypatch):
-    import make_run
-
     from dreamfusion_ngp.runs.checkpoint import load_checkpoint
 
     def refused(*_):
         raise AssertionError("the prior was loaded")
 
-    monkeypatch.setattr(make_run, "load_guidance", refused)
+    monkeypatch.setattr(run_task, "load_guidance", refused)
     arms = {arm.oracle: arm for arm in GROUPS["limits"].arms if arm.oracle}
     args = ablation.parsed(["--steps", "2", "--resolution", "16"])
     tasks = {kind: ablation.task_of(GROUPS["limits"], arm, "a red torus", 0, args, "p") for kind, arm in arms.items()}
     assert set(tasks) == {"words", "camera"} and tasks["words"].key != tasks["camera"].key
     for kind, task in tasks.items():
         wanted = {"config": task.config, "whole": False, "oracle": kind, "device": "cpu", "threads": 1, "processes": 1}
-        made = make_run.make(wanted, tmp_path)
+        made = run_task.make(wanted, tmp_path)
         assert load_checkpoint(tmp_path / made["checkpoint"], "cpu").step == 2 and not made["failed"]
 
 
 def test_a_run_without_a_result_counts_as_zero(tmp_path):
-    import make_run
-
     made = {"checkpoint": None, "failed": "the scene is empty"}
     task = {"judge": None, "device": "cpu", "config": {"prompt": "a red mug"}}
-    record = make_run.scored(made, task, tmp_path)
+    record = run_task.scored(made, task, tmp_path)
     assert record["failed"] and record["figures"]["volumetric_iou"] == 0 == record["figures"]["silhouette_iou"]
     assert record["figures"]["r_precision_geo"] is None and record["judge"] is None
 
@@ -235,9 +231,8 @@ def test_a_run_whose_record_is_written_counts_however_its_process_ended(tmp_path
 
 PROGRAM = """
 import sys
-sys.path.insert(0, {benches!r})
-import ablation
 from dataclasses import replace
+from dreamfusion_ngp.experiments import ablation
 ablation.GROUPS["paper"] = replace(ablation.GROUPS["paper"], prompts=("a red sphere",), seeds=(0,))
 sys.exit(ablation.main(sys.argv[1:]))
 """
@@ -248,7 +243,7 @@ def command(place: Path, *more: str) -> list[str]:
     return [
         sys.executable,
         "-c",
-        PROGRAM.format(benches=str(BENCHES)),
+        PROGRAM,
         *TINY,
         "--runs",
         str(place / "runs"),

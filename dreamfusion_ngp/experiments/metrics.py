@@ -72,7 +72,7 @@ METRICS = (
         "Seconds",
         "Wall time. In the table of twenty-four toys that of the whole command, from its start to the mesh and the "
         "turntable; elsewhere of a process that optimises and writes no mesh. Scoring is not counted.",
-        "`benches/make_run.py`.",
+        "`experiments/run_task.py`.",
         "it depends on what else the machine does.",
     ),
 )

@@ -1,4 +1,4 @@
-"""What benches/ablation.py compares, as data: arms are presets with some settings changed, and a reason each.
+"""What `ablation` compares, as data: arms are presets with some settings changed, and a reason each.
 
 Every arm makes as many steps as the default preset, times its own factor, so that arms see equally many pictures
 (but where length is what is compared).
@@ -230,7 +230,7 @@ GROUPS = {
 def arguments(arm: Arm, prompt: str, seed: int, steps: int | None = None, resolution: int | None = None) -> list[str]:
     """What `dreamfusion-ngp` is called with for one run. steps: of an arm with factor 1; resolution: pixels a side of
     the training views; None: the preset's."""
-    from dreamfusion_ngp.config.presets import preset
+    from ..config.presets import preset
 
     found = ["generate", prompt, "--preset", arm.preset, "--seed", str(seed)]
     if steps is not None or arm.steps != 1 or arm.preset != PRESET:
@@ -243,9 +243,9 @@ def arguments(arm: Arm, prompt: str, seed: int, steps: int | None = None, resolu
 def config_of(arm: Arm, prompt: str, seed: int, steps: int | None = None, resolution: int | None = None):
     """The RunConfig of one run, made of the same words by the command line itself. Raises UsageError for an arm that
     no longer fits the settings."""
-    from dreamfusion_ngp.cli import build_parser
-    from dreamfusion_ngp.cli.settings import run_config
-    from dreamfusion_ngp.config.schema import check_config
+    from ..cli import build_parser
+    from ..cli.settings import run_config
+    from ..config.schema import check_config
 
     config = run_config(build_parser().parse_args(arguments(arm, prompt, seed, steps, resolution)))
     check_config(config)

@@ -1,4 +1,4 @@
-"""One run of benches/ablation.py, in a process of its own: python benches/make_run.py FOLDER
+"""One run of `ablation`, in a process of its own: python -m dreamfusion_ngp.experiments.run_task FOLDER
 
 FOLDER/task.json says what is wanted. First the optimisation, which leaves made.json beside its checkpoint, then the
 scores, which go to run.json: with another judge a run is scored again without being made again. What is not finished is
@@ -22,21 +22,21 @@ from pathlib import Path
 
 import torch
 
-from dreamfusion_ngp.base.devices import choose_device, set_threads
-from dreamfusion_ngp.base.errors import DivergenceError, ExportError
-from dreamfusion_ngp.base.files import write_atomically
-from dreamfusion_ngp.bench.machine import facts
-from dreamfusion_ngp.config.schema import RunConfig, from_dict
-from dreamfusion_ngp.evaluation import scoring
-from dreamfusion_ngp.evaluation.judge import load_judge
-from dreamfusion_ngp.evaluation.report import DEFINITIONS
-from dreamfusion_ngp.evaluation.sheet import thumbnails
-from dreamfusion_ngp.guidance.load import load_guidance
-from dreamfusion_ngp.optimise.loop import State, train
-from dreamfusion_ngp.runs.checkpoint import load_checkpoint, save_checkpoint
-from dreamfusion_ngp.runs.folder import CHECKPOINT
-from dreamfusion_ngp.runs.generate import generate
-from dreamfusion_ngp.toybox.world.captions import parse_prompt
+from ..base.devices import choose_device, set_threads
+from ..base.errors import DivergenceError, ExportError
+from ..base.files import write_atomically
+from ..bench.machine import facts
+from ..config.schema import RunConfig, from_dict
+from ..evaluation import scoring
+from ..evaluation.judge import load_judge
+from ..evaluation.report import DEFINITIONS
+from ..evaluation.sheet import thumbnails
+from ..guidance.load import load_guidance
+from ..optimise.loop import State, train
+from ..runs.checkpoint import load_checkpoint, save_checkpoint
+from ..runs.folder import CHECKPOINT
+from ..runs.generate import generate
+from ..toybox.world.captions import parse_prompt
 
 SHOWN = (1, 5)  # of the eight views: from the front right, and from the opposite side
 # Of the figures, what is said elsewhere, and lists.
@@ -55,7 +55,7 @@ def write(path: Path, record: dict) -> None:
 
 def oracle(config: RunConfig, kind: str):
     """True pictures in the place of the prior; on the CPU only."""
-    from dreamfusion_ngp.toybox.oracle import Oracle
+    from ..toybox.oracle import Oracle
 
     return Oracle(config, *parse_prompt(config.prompt), camera=kind == "camera")
 
