@@ -1,0 +1,90 @@
+"""A pool of processes that make tasks, some at a time."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import time
+
+from .task import Task, finished
+
+PAUSE = 0.2  # seconds between looks at the processes
+
+
+class Runner:
+    """Makes tasks, some at a time, until they are done or the time is over."""
+
+    def __init__(self, args, judge: dict | None, after):
+        """after: called when runs have ended."""
+        self.args, self.judge, self.after, self.failures = args, judge, after, []
+        self.end = time.monotonic() + 3600 * args.hours if args.hours else float("inf")
+        self.running: dict[subprocess.Popen, tuple[Task, float]] = {}
+        self.longest = 0.0  # seconds, of the runs so far
+
+    def start(self, task: Task) -> None:
+        folder, args = task.folder(self.args.runs), self.args
+        folder.mkdir(parents=True, exist_ok=True)
+        wanted = {
+            "config": task.config,
+            "whole": task.whole,
+            "oracle": task.oracle,
+            "judge": self.judge,
+            "device": args.device,
+            "threads": args.threads,
+            "processes": args.processes,
+        }
+        (folder / "task.json").write_text(json.dumps(wanted, indent=1) + "\n")
+        environment = os.environ | {"OMP_NUM_THREADS": str(args.threads), "OMP_WAIT_POLICY": "PASSIVE"}
+        with open(folder / "log.txt", "a") as log:
+            process = subprocess.Popen(
+                [sys.executable, "-P", "-m", "dreamfusion_ngp.experiments.run_task", str(folder.resolve())],
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                stdin=subprocess.DEVNULL,
+                env=environment,
+            )
+        self.running[process] = task, time.monotonic()
+
+    def settle(self, done: int, total: int) -> int:
+        """Take what has ended; returns how many runs that were."""
+        ended = [process for process in self.running if process.poll() is not None]
+        for number, process in enumerate(ended, 1):
+            task, began = self.running.pop(process)
+            seconds = time.monotonic() - began
+            self.longest = max(self.longest, seconds)
+            # The record is the last thing that a run writes: where it is there, how the process ended does not matter.
+            record = finished(task, self.args.runs, self.judge and self.judge["digest"])
+            if record is None:
+                self.failures.append(task)
+            print(f"[{done + number}/{total}] {task.label}: {self.said(task, record)}, {seconds:.0f} s", flush=True)
+        if ended:
+            self.after()
+        return len(ended)
+
+    def said(self, task: Task, record: dict | None) -> str:
+        if record is None:
+            lines = (task.folder(self.args.runs) / "log.txt").read_text(errors="replace").strip().splitlines()
+            return f"was not made ({lines[-1] if lines else 'no message'})"
+        figures = record["figures"]
+        return record["failed"] or f"IoU {figures['volumetric_iou']:.2f}, silhouettes {figures['silhouette_iou']:.2f}"
+
+    def run(self, todo: list[Task], total: int) -> bool:
+        """Whether all were tried. What is still running when the time is over is stopped."""
+        pending, done = list(todo), total - len(todo)
+        try:
+            while pending or self.running:
+                while (
+                    pending and len(self.running) < self.args.processes and time.monotonic() + self.longest < self.end
+                ):
+                    self.start(pending.pop(0))
+                if not self.running or time.monotonic() > self.end:
+                    return False
+                time.sleep(PAUSE)
+                done += self.settle(done, total)
+            return True
+        finally:
+            for process in self.running:
+                process.kill()
+                process.wait()

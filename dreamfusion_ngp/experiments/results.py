@@ -1,0 +1,143 @@
+"""The file of results: groups, their arms, and the figures of their runs."""
+
+from __future__ import annotations
+
+import json
+import os
+import shlex
+from dataclasses import asdict
+from datetime import date
+from pathlib import Path
+
+from ..evaluation.report import DEFINITIONS
+from .groups import GROUPS, Arm, arguments
+from .task import Task, chosen_arms, finished, shortened
+
+PICTURED = ("bars", "paper")  # groups whose report shows pictures
+
+
+def recorded(path: Path, judge: str | None) -> dict[tuple, dict]:
+    """{(group, key): run} of the runs that a file of results has, scored by that judge by today's definitions."""
+    try:
+        groups = json.loads(path.read_text(encoding="utf-8"))["groups"]
+    except FileNotFoundError:
+        return {}
+    return {
+        (name, run["key"]): run
+        for name, group in groups.items()
+        for arm in group["arms"]
+        for run in arm["runs"]
+        if run.get("definitions") == DEFINITIONS and (group["judge"] or {}).get("digest") == judge
+    }
+
+
+def run_record(name: str, task: Task, record: dict) -> dict:
+    """What the JSON says of a run; pictures only of the first seed and where they are shown."""
+    picture = {"picture": record["picture"]} if name in PICTURED and task.seed == GROUPS[name].seeds[0] else {}
+    machine, truth = record["machine"], record["truth"] or {}
+    where = f"{machine['gpu'] or machine['machine']}, kernels {machine['simd']}, torch {machine['versions']['torch']}"
+    return {
+        "prompt": task.prompt,
+        "seed": task.seed,
+        "key": task.key,
+        "definitions": record["definitions"],
+        "machine": where,
+        "commit": machine["commit"] or "unknown",
+        **{key: record[key] for key in ("seconds", "cpu_seconds", "failed") if key in record},
+        "truth": {key: value for key, value in truth.items() if key.startswith("r_precision")} or None,
+        **record["figures"],
+        **picture,
+    }
+
+
+def collected(
+    name: str, tasks: list[tuple[Arm, Task]], args, prior: str, judge_digest: str | None, before: dict, known: dict
+) -> dict | None:
+    """The JSON of a group: its arms with the runs that are in --runs or `known` (see `recorded`); None where there is
+    none. before: the group as the file has it."""
+    group, full, arms = shortened(GROUPS[name], args), GROUPS[name], []
+    judge = before.get("judge") if (before.get("judge") or {}).get("digest") == judge_digest else None
+    for arm in chosen_arms(group, args):
+        runs = []
+        for _, task in (pair for pair in tasks if pair[0] is arm):
+            if record := finished(task, args.runs, judge_digest):
+                runs.append(run_record(name, task, record))
+                judge = record["judge"]
+            elif (name, task.key) in known:
+                runs.append(known[name, task.key])
+        words = arguments(arm, "PROMPT", 0, args.steps, args.resolution)
+        command = "" if arm.oracle else shlex.join(["dreamfusion-ngp", *words]).replace("--seed 0", "--seed SEED")
+        arms.append({**asdict(arm), "command": command, "runs": runs})
+    made = [run for arm in arms for run in arm["runs"]]
+    if not made:
+        return None
+    wanted = {
+        "steps": args.steps,
+        "resolution": args.resolution,
+        **{
+            key: getattr(args, key)
+            for key in ("prompts", "seeds", "arms")
+            if getattr(args, key) is not None and getattr(args, key) < len(getattr(full, key))
+        },
+    }
+    return {
+        "title": group.title,
+        "why": group.why,
+        "command": command_of(name, args),
+        "date": date.today().isoformat(),
+        "shortened": {key: value for key, value in wanted.items() if value is not None},
+        "machines": sorted({run["machine"] for run in made}),
+        "commits": sorted({run["commit"] for run in made}),
+        "prior": prior,
+        "threads": args.threads,
+        "processes": args.processes,
+        "whole": group.whole,
+        "planned": len(tasks),
+        "judge": judge,
+        "truth": truth_of(made),
+        "arms": arms,
+    }
+
+
+def truth_of(runs: list[dict]) -> dict | None:
+    """R-Precision of the true toys, averaged over the prompts that were run."""
+    known = [run["truth"] for run in {run["prompt"]: run for run in runs}.values() if run["truth"]]
+    return (
+        {key: round(sum(truth[key] for truth in known) / len(known), 4) for key in known[0]} | {"prompts": len(known)}
+        if known
+        else None
+    )
+
+
+def command_of(name: str, args) -> str:
+    """The command that makes one group again."""
+    flags = {
+        "--threads": args.threads,
+        "--processes": args.processes,
+        "--steps": args.steps,
+        "--resolution": args.resolution,
+        "--prompts": args.prompts,
+        "--seeds": args.seeds,
+        "--arms": args.arms,
+    }
+    plain = {"--threads": 1, "--processes": 1}
+    given = [f"{flag} {value}" for flag, value in flags.items() if value not in (None, plain.get(flag))]
+    return " ".join(["python benches/ablation.py --only", name, *given])
+
+
+def write_results(plans: dict[str, list[tuple[Arm, Task]]], args, prior: str, judge_digest: str | None) -> None:
+    """Renew these groups in the JSON file; the others stay."""
+    path = args.out
+    known = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {"groups": {}}
+    runs = recorded(path, judge_digest)
+    found = {
+        name: collected(name, tasks, args, prior, judge_digest, known["groups"].get(name, {}), runs)
+        for name, tasks in plans.items()
+    }
+    if not any(found.values()):
+        return
+    known["groups"] |= {name: group for name, group in found.items() if group}
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_suffix(".tmp")
+    temporary.write_text(json.dumps(known, indent=1) + "\n", encoding="utf-8")
+    os.replace(temporary, path)

@@ -1,0 +1,89 @@
+"""One run as data: what decides its result, and the key that says whether two runs are one."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from ..config.schema import RunConfig, to_dict
+from ..evaluation.report import DEFINITIONS
+from .groups import Arm, Group, config_of
+
+PACKAGE = Path(__file__).resolve().parents[1]
+PRIOR = PACKAGE / "toybox" / "priors" / "toybox-64"
+JUDGE = PACKAGE / "evaluation" / "judge.safetensors"
+
+
+@dataclass(frozen=True)
+class Task:
+    """One run. key: of everything that decides its result; runs with equal keys are one."""
+
+    prompt: str
+    seed: int
+    whole: bool
+    oracle: str
+    config: dict
+    key: str
+    label: str = ""
+
+    def folder(self, root: Path) -> Path:
+        return root / f"{self.prompt.replace(' ', '-')}-{self.seed}-{self.key}"
+
+
+def digest(*paths: Path) -> str:
+    """12 hex digits of the SHA-256 of files, in their order."""
+    total = hashlib.sha256()
+    for path in paths:
+        total.update(path.read_bytes())
+    return total.hexdigest()[:12]
+
+
+def shortened(group: Group, args) -> Group:
+    """The group with as many prompts and seeds as the flags leave."""
+    return replace(group, prompts=group.prompts[: args.prompts], seeds=group.seeds[: args.seeds])
+
+
+def chosen_arms(group: Group, args) -> tuple[Arm, ...]:
+    return group.arms[: args.arms]
+
+
+def task_of(group: Group, arm: Arm, prompt: str, seed: int, args, prior: str) -> Task:
+    config = to_dict(config_of(arm, prompt, seed, args.steps, args.resolution))
+    timing = [args.threads, args.processes] if group.whole else None  # there the time is a figure, too
+    decides = [differing(config, to_dict(RunConfig())), arm.oracle or prior, timing]
+    key = hashlib.sha256(json.dumps(decides, sort_keys=True).encode()).hexdigest()[:12]
+    return Task(prompt, seed, group.whole, arm.oracle, config, key, f"{arm.name}: {prompt}, seed {seed}")
+
+
+def differing(config: dict, defaults: dict) -> dict:
+    """The entries of a nested dictionary that are not the defaults: a new setting at its default changes no key."""
+    found = {}
+    for name, value in config.items():
+        default = defaults.get(name)
+        if isinstance(value, dict) and isinstance(default, dict):
+            value, default = differing(value, default), {}
+        if value != default:
+            found[name] = value
+    return found
+
+
+def tasks_of(group: Group, args, prior: str) -> list[tuple[Arm, Task]]:
+    """All runs of a group, a prompt after the other: what is stopped half-way has whole comparisons."""
+    return [
+        (arm, task_of(group, arm, prompt, seed, args, prior))
+        for seed in group.seeds
+        for prompt in group.prompts
+        for arm in chosen_arms(group, args)
+    ]
+
+
+def finished(task: Task, root: Path, judge: str | None) -> dict | None:
+    """The record of a run that is made and scored by the judge with that digest; else None."""
+    try:
+        record = json.loads((task.folder(root) / "run.json").read_text())
+    except (OSError, ValueError):
+        return None
+    known = (record["judge"] or {}).get("digest"), record.get("definitions")
+    return record if known == (judge, DEFINITIONS) else None
