@@ -4,12 +4,11 @@
     python benches/ablation.py --processes 2 --steps 600 --resolution 32 --hours 3     all groups, shortened
     python benches/evaluation_report.py                              write docs/evaluation.md and its figure
 
-What is compared is data (experiments/groups.py). Every run is a process; what is finished stays in --runs and is not made
-again, also where another group or arm asks for the same settings, prompt, seed and prior; what was stopped is made
-anew. A judge that was trained in between, or a figure that means something else by now, scores the runs that are there
-again. The figures go to one JSON file (-o), group by group, with how they were shortened; a run that failed counts as
-zero. Runs that this file has need not be in --runs: a measurement can be begun on one machine and ended on another,
-and each run says where it was made.
+What is compared is data (experiments/groups.py). Every run is a process. A finished run stays in --runs and is not made
+again, not even for another group or arm with the same settings, prompt, seed and prior; a run that was stopped is made
+anew. After a change of the judge or of what a figure means, finished runs are only scored again. The figures go to one
+JSON file (-o), group by group, with how they were shortened; a run that failed counts as zero. Runs in this file need
+not be in --runs: a measurement can begin on one machine and end on another, and each run says where it was made.
 """
 
 from __future__ import annotations
@@ -17,6 +16,7 @@ from __future__ import annotations
 import argparse
 import signal
 import sys
+from functools import partial
 from pathlib import Path
 
 from ..base.errors import DreamfusionError, UsageError
@@ -40,7 +40,7 @@ def parsed(argv: list[str] | None, repository: Path = Path()):
     parser.add_argument("--hours", type=float, default=0.0, help="stop after so long; what runs then is made anew")
     parser.add_argument("--processes", type=int, default=1, help="runs at a time (default: 1)")
     parser.add_argument("--threads", type=int, default=1, help="CPU threads of each (default: 1)")
-    parser.add_argument("--steps", type=int, help="of the default preset, in the place of its own")
+    parser.add_argument("--steps", type=int, help="of the default preset, instead of its own")
     parser.add_argument("--resolution", type=int, help="pixels a side of the training views")
     for what in ("prompts", "seeds", "arms"):
         parser.add_argument(f"--{what}", type=int, help=f"only so many of the first {what}")
@@ -66,14 +66,12 @@ def ablate(args) -> int:
     had = recorded(args.out, known)
     wanted = {task.key for name, plan in plans.items() for _, task in plan if (name, task.key) not in had}
     todo = [task for task in tasks.values() if task.key in wanted and not finished(task, args.runs, known)]
-    print(
-        f"{len(tasks)} runs, {len(tasks) - len(todo)} done; judge: {known or 'none, R-Precision stays empty'}",
-        flush=True,
-    )
-    runner = Runner(args, judge, lambda: write_results(plans, args, prior, known))
+    say = partial(print, flush=True)
+    say(f"{len(tasks)} runs, {len(tasks) - len(todo)} done; judge: {known or 'none, R-Precision stays empty'}")
+    runner = Runner(args, judge, lambda: write_results(plans, args, prior, known), say)
     runner.after()
     if not args.collect and not runner.run(todo, len(tasks)):
-        print("the time is over; the same command goes on", flush=True)
+        say("the time is over; the same command goes on")
     return 1 if runner.failures else 0
 
 

@@ -6,7 +6,12 @@ Every arm makes as many steps as the default preset, times its own factor, so th
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+
+from ..config.overrides import override
+from ..config.presets import preset
+from ..config.prompts import clean_prompt
+from ..config.schema import RunConfig, check_config
 
 PRESET = "fast"
 
@@ -227,26 +232,33 @@ GROUPS = {
 }
 
 
+def changes(arm: Arm, resolution: int | None) -> list[str]:
+    """KEY=VALUE of every setting that an arm changes, in order."""
+    return ([] if resolution is None else [f"render.resolution={resolution}"]) + list(arm.overrides)
+
+
+def steps_of(arm: Arm, steps: int | None) -> int | None:
+    """Steps of an arm where one with factor 1 makes `steps` (None: those of the default preset); None: its preset's."""
+    if steps is None and arm.steps == 1 and arm.preset == PRESET:
+        return None
+    return max(1, round((steps or preset(PRESET).steps) * arm.steps))
+
+
 def arguments(arm: Arm, prompt: str, seed: int, steps: int | None = None, resolution: int | None = None) -> list[str]:
     """What `dreamfusion-ngp` is called with for one run. steps: of an arm with factor 1; resolution: pixels a side of
     the training views; None: the preset's."""
-    from ..config.presets import preset
-
     found = ["generate", prompt, "--preset", arm.preset, "--seed", str(seed)]
-    if steps is not None or arm.steps != 1 or arm.preset != PRESET:
-        found += ["--steps", str(max(1, round((steps or preset(PRESET).steps) * arm.steps)))]
-    if resolution is not None:
-        found += ["--set", f"render.resolution={resolution}"]
-    return found + [part for text in arm.overrides for part in ("--set", text)]
+    if (count := steps_of(arm, steps)) is not None:
+        found += ["--steps", str(count)]
+    return found + [part for text in changes(arm, resolution) for part in ("--set", text)]
 
 
-def config_of(arm: Arm, prompt: str, seed: int, steps: int | None = None, resolution: int | None = None):
-    """The RunConfig of one run, made of the same words by the command line itself. Raises UsageError for an arm that
-    no longer fits the settings."""
-    from ..cli import build_parser
-    from ..cli.settings import run_config
-    from ..config.schema import check_config
-
-    config = run_config(build_parser().parse_args(arguments(arm, prompt, seed, steps, resolution)))
+def config_of(arm: Arm, prompt: str, seed: int, steps: int | None = None, resolution: int | None = None) -> RunConfig:
+    """The settings that these `arguments` stand for. Raises UsageError for an arm that does not fit the settings."""
+    config = replace(preset(arm.preset), prompt=clean_prompt(prompt), seed=seed)
+    for text in changes(arm, resolution):
+        config = override(config, text)
+    if (count := steps_of(arm, steps)) is not None:
+        config = replace(config, steps=count)
     check_config(config)
     return config

@@ -16,9 +16,9 @@ PAUSE = 0.2  # seconds between looks at the processes
 class Runner:
     """Makes tasks, some at a time, until they are done or the time is over."""
 
-    def __init__(self, args, judge: dict | None, after):
-        """after: called when runs have ended."""
-        self.args, self.judge, self.after, self.failures = args, judge, after, []
+    def __init__(self, args, judge: dict | None, after, say=print):
+        """after: called when runs have ended. say: takes a line for each."""
+        self.args, self.judge, self.after, self.say, self.failures = args, judge, after, say, []
         self.end = time.monotonic() + 3600 * args.hours if args.hours else float("inf")
         self.running: dict[subprocess.Popen, tuple[Task, float]] = {}
         self.longest = 0.0  # seconds, of the runs so far
@@ -34,6 +34,7 @@ class Runner:
             "device": args.device,
             "threads": args.threads,
             "processes": args.processes,
+            "began": time.time(),
         }
         (folder / "task.json").write_text(json.dumps(wanted, indent=1) + "\n")
         environment = os.environ | {"OMP_NUM_THREADS": str(args.threads), "OMP_WAIT_POLICY": "PASSIVE"}
@@ -58,12 +59,12 @@ class Runner:
             record = finished(task, self.args.runs, self.judge and self.judge["digest"])
             if record is None:
                 self.failures.append(task)
-            print(f"[{done + number}/{total}] {task.label}: {self.said(task, record)}, {seconds:.0f} s", flush=True)
+            self.say(f"[{done + number}/{total}] {task.label}: {self.outcome(task, record)}, {seconds:.0f} s")
         if ended:
             self.after()
         return len(ended)
 
-    def said(self, task: Task, record: dict | None) -> str:
+    def outcome(self, task: Task, record: dict | None) -> str:
         if record is None:
             lines = (task.folder(self.args.runs) / "log.txt").read_text(errors="replace").strip().splitlines()
             return f"was not made ({lines[-1] if lines else 'no message'})"

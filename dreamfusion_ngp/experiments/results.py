@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import json
-import os
 import shlex
 from dataclasses import asdict
 from datetime import date
 from pathlib import Path
 
+from ..base.files import write_atomically
 from ..evaluation.report import DEFINITIONS
 from .groups import GROUPS, Arm, arguments
 from .task import Task, chosen_arms, finished, shortened
@@ -138,6 +138,4 @@ def write_results(plans: dict[str, list[tuple[Arm, Task]]], args, prior: str, ju
         return
     known["groups"] |= {name: group for name, group in found.items() if group}
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_suffix(".tmp")
-    temporary.write_text(json.dumps(known, indent=1) + "\n", encoding="utf-8")
-    os.replace(temporary, path)
+    write_atomically(path, (json.dumps(known, indent=1) + "\n").encode())

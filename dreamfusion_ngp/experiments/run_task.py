@@ -1,15 +1,11 @@
 """One run of `ablation`, in a process of its own: python -m dreamfusion_ngp.experiments.run_task FOLDER
 
-FOLDER/task.json says what is wanted. First the optimisation, which leaves made.json beside its checkpoint, then the
-scores, which go to run.json: with another judge a run is scored again without being made again. What is not finished is
-made anew.
+FOLDER/task.json says what is wanted, and when it began. First comes the optimisation, which leaves made.json beside its
+checkpoint, then the scores, which go to run.json: with another judge a run is scored again without being made again.
+What is not finished is made anew.
 """
 
 from __future__ import annotations
-
-import time
-
-BEGAN = time.monotonic()  # before the imports: a user waits for them, too
 
 import ctypes
 import hashlib
@@ -18,6 +14,7 @@ import resource
 import shutil
 import signal
 import sys
+import time
 from pathlib import Path
 
 import torch
@@ -86,7 +83,7 @@ def make(task: dict, folder: Path) -> dict:
             sys.exit(code)
     except (DivergenceError, ExportError) as error:
         failed = str(error)
-    seconds = time.monotonic() - BEGAN
+    seconds = time.time() - task["began"]  # with the start of Python: a user waits for it, too
     found = next(place.rglob(CHECKPOINT), None)
     return {
         "seconds": round(seconds, 1),

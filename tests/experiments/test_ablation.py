@@ -65,7 +65,15 @@ def test_an_oracle_takes_the_place_of_the_prior(tmp_path, monkeypatch):
     tasks = {kind: task_of(GROUPS["limits"], arm, "a red torus", 0, args, "p") for kind, arm in arms.items()}
     assert set(tasks) == {"words", "camera"} and tasks["words"].key != tasks["camera"].key
     for kind, task in tasks.items():
-        wanted = {"config": task.config, "whole": False, "oracle": kind, "device": "cpu", "threads": 1, "processes": 1}
+        wanted = {
+            "config": task.config,
+            "whole": False,
+            "oracle": kind,
+            "device": "cpu",
+            "threads": 1,
+            "processes": 1,
+            "began": time.time(),
+        }
         made = run_task.make(wanted, tmp_path)
         assert load_checkpoint(tmp_path / made["checkpoint"], "cpu").step == 2 and not made["failed"]
 

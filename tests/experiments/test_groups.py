@@ -7,6 +7,8 @@ from random import Random
 import numpy as np
 import pytest
 
+from dreamfusion_ngp import cli
+from dreamfusion_ngp.cli.settings import run_config
 from dreamfusion_ngp.config.schema import check_config, fast
 from dreamfusion_ngp.experiments import task
 from dreamfusion_ngp.experiments.groups import DEFAULT, GROUPS, SIX, TWENTY_FOUR, arguments, config_of
@@ -54,6 +56,9 @@ def test_every_arm_is_a_setting_of_its_own_that_is_accepted(name):
     pictures = {config.steps * config.views * config.accumulate for config in configs}
     assert len(pictures) == 1 or name in ("limits", "preset"), "arms see equally many pictures"
     assert all(arm.why for arm in GROUPS[name].arms)
+    for config, arm in zip(configs, GROUPS[name].arms, strict=True):
+        words = arguments(arm, GROUPS[name].prompts[0], 0)
+        assert run_config(cli.build_parser().parse_args(words)) == config, "the command that is shown makes the run"
 
 
 def test_what_the_arms_say_of_the_preset_is_so():
