@@ -15,7 +15,8 @@ PACKAGE = HERE.parent / "dreamfusion_ngp"
 PICTURE = HERE / "architecture.svg"
 # Where a room stands, 0 (left) to 4 (right), and what is in it.
 ROOMS = {
-    "cli": (2, "the command line"),
+    "cli": (4, "the command line"),
+    "experiments": (1.2, "what the reports are made of"),
     "bench": (0.6, "kernels beside their peers"),
     "evaluation": (2, "metrics, judge, tables"),
     "doctor": (4, "checks an installation"),
