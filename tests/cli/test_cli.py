@@ -12,8 +12,8 @@ import trimesh
 
 from dreamfusion_ngp import cli
 from dreamfusion_ngp.base.errors import UsageError
-from dreamfusion_ngp.cli import settings
 from dreamfusion_ngp.config import schema as config
+from dreamfusion_ngp.config.overrides import override
 
 SMALL = ["--set", "render.resolution=16", "--set", "render.step=0.04", "--set", "views=2"]
 
@@ -273,12 +273,12 @@ def test_unwritable_output_folder(tmp_path):
 
 
 def test_override_reaches_nested_settings_and_checks_types():
-    c = settings.override(config.fast(), "render.step=0.5")
+    c = override(config.fast(), "render.step=0.5")
     assert c.render.step == 0.5 and c.field == config.fast().field
-    assert settings.override(c, 'field.blob=["none", 0, 1]').field.blob == ("none", 0.0, 1.0)
-    assert settings.override(c, "guidance.scale=7").guidance.scale == 7
+    assert override(c, 'field.blob=["none", 0, 1]').field.blob == ("none", 0.0, 1.0)
+    assert override(c, "guidance.scale=7").guidance.scale == 7
     with pytest.raises(UsageError, match="RenderConfig.step"):
-        settings.override(c, "render.step=small")
+        override(c, "render.step=small")
 
 
 @pytest.fixture(scope="module")
