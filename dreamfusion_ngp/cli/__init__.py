@@ -13,6 +13,7 @@ from ..base.console import STDOUT, named_errors, open_streams, settle, silence, 
 from ..base.errors import DreamfusionError, UsageError
 from . import bench, doctor, evaluate, export, fetch, generate, render, resume, train_judge, train_prior
 from .arguments import Parser
+from .log import shown_log
 
 VERBS = {
     "generate": generate,
@@ -82,8 +83,9 @@ def answer(argv: list[str] | None) -> int:
         args = build_parser().parse_args(argv)
         if args.verb != "doctor":
             check_working_directory()
-        with named_errors() if args.verb in PRINTS else tolerant("stdout"):
-            return run_verb(args)
+        results_only = args.verb in PRINTS
+        with named_errors() if results_only else tolerant("stdout"), shown_log(results_only):
+            return run_verb(args) or 0
     except DreamfusionError as error:
         print(f"error: {shown(str(error))}", file=sys.stderr)
         return error.exit_code

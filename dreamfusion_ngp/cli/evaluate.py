@@ -46,12 +46,14 @@ def add_arguments(verbs) -> None:
     add_machine(parser)
 
 
-def run(args: argparse.Namespace) -> int:
+def run(args: argparse.Namespace) -> None:
     if not 0 <= args.depth <= MAX_DEPTH:
         raise UsageError(f"--depth must be from 0 to {MAX_DEPTH}, got {args.depth}")
-    from ..evaluation.evaluate import evaluate_runs, evaluation_text
+    from ..base.devices import set_threads
+    from ..evaluation.evaluate import evaluate, evaluation_text
 
-    result = evaluate_runs(
+    set_threads(args.threads)
+    result = evaluate(
         args.runs,
         clip=args.clip,
         judge=args.judge,
@@ -59,9 +61,7 @@ def run(args: argparse.Namespace) -> int:
         out=args.out,
         depth=args.depth,
         device=args.device,
-        threads=args.threads,
         show=lambda line: print(line, file=sys.stderr),
     )
     one = result["runs"][0] if len(result["runs"]) == 1 and args.out is None else result
     print(json.dumps(one, indent=1) if args.json else evaluation_text(result))
-    return 0

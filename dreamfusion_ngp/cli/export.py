@@ -18,11 +18,11 @@ def add_arguments(verbs) -> None:
     add_files(parser)
 
 
-def run(args: argparse.Namespace) -> int:
+def run(args: argparse.Namespace) -> None:
     files = file_options(args)
-    from ..runs.outputs import export_run, load_state
+    from ..base.devices import set_threads
+    from ..runs.outputs import export
 
-    state, folder = load_state(args.run, device=args.device, threads=args.threads)
+    set_threads(args.threads)
     detail = dict(resolution=args.resolution, texture=args.texture, faces=args.faces, keep_all=args.keep_all)
-    export_run(state, folder, **detail, **files)
-    return 0
+    export(args.run, device=args.device, **detail, **files)

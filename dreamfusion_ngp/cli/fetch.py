@@ -13,7 +13,7 @@ def add_arguments(verbs) -> None:
     parser.add_argument("model", help=f"{', '.join(ALIASES)}, or a hub id (owner/name or owner/name@revision)")
 
 
-def run(args: argparse.Namespace) -> int:
+def run(args: argparse.Namespace) -> None:
     from ..hub.fetch import fetch
 
     model = args.model
@@ -30,4 +30,3 @@ def run(args: argparse.Namespace) -> int:
         f"{found.name}\n{len(found.files)} files, {size / 1e6:.1f} MB, {found.checks()}, in {found.folder}\n{licence}"
         f'now: dreamfusion-ngp generate "a DSLR photo of a peacock on a surfboard" --guidance {model}'
     )
-    return 0

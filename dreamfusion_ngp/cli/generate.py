@@ -8,6 +8,7 @@ from pathlib import Path
 from ..config.presets import PRESETS
 from ..hub.names import ALIASES
 from .arguments import add_files, add_machine, file_options, place
+from .progress import TerminalProgress, exit_code
 from .settings import run_config
 
 
@@ -49,6 +50,10 @@ def add_arguments(verbs) -> None:
 
 def run(args: argparse.Namespace) -> int:
     files, config = file_options(args), run_config(args)  # what is cheap to check comes first
+    from ..base.devices import set_threads
     from ..runs.generate import generate
 
-    return generate(config, args.out, device=args.device, threads=args.threads, **files)
+    set_threads(args.threads)
+    with TerminalProgress() as progress:
+        result = generate(config, args.out, device=args.device, **files, observer=progress, catch_signals=True)
+    return exit_code(result)

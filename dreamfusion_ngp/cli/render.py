@@ -15,9 +15,9 @@ def add_arguments(verbs) -> None:
     add_machine(parser)
 
 
-def run(args: argparse.Namespace) -> int:
-    from ..runs.outputs import load_state, render_run
+def run(args: argparse.Namespace) -> None:
+    from ..base.devices import set_threads
+    from ..runs.outputs import render
 
-    state, folder = load_state(args.run, device=args.device, threads=args.threads)
-    render_run(state, folder, frames=args.frames, resolution=args.resolution)
-    return 0
+    set_threads(args.threads)
+    render(args.run, frames=args.frames, resolution=args.resolution, device=args.device)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 
 from .arguments import add_files, add_machine, file_options, place
+from .progress import TerminalProgress, exit_code
 
 
 def add_arguments(verbs) -> None:
@@ -19,7 +20,11 @@ def add_arguments(verbs) -> None:
 
 def run(args: argparse.Namespace) -> int:
     files = file_options(args)
+    from ..base.devices import set_threads
     from ..runs.generate import resume
 
-    machine = dict(device=args.device, threads=args.threads)
-    return resume(args.run, steps=args.steps, guidance=args.guidance, vae=args.vae, **files, **machine)
+    set_threads(args.threads)
+    where = dict(guidance=args.guidance, vae=args.vae, device=args.device)
+    with TerminalProgress() as progress:
+        result = resume(args.run, steps=args.steps, **where, **files, observer=progress, catch_signals=True)
+    return exit_code(result)

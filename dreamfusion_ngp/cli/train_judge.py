@@ -20,7 +20,7 @@ def add_arguments(verbs) -> None:
     add_machine(parser, device="cpu")
 
 
-def run(args: argparse.Namespace) -> int:
+def run(args: argparse.Namespace) -> None:
     from ..base.devices import set_threads
     from ..evaluation.judge_training import GPU, TrainJudgeConfig, train_judge
 
@@ -36,4 +36,3 @@ def run(args: argparse.Namespace) -> int:
         f"{found['geo']:.1%} (of 20); worst class {found['worst']['class']}\n"
         f"{args.out}: {size:.1f} MB, {judge.log['images']:,} images"
     )
-    return 0

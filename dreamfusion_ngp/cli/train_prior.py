@@ -32,7 +32,7 @@ def add_arguments(verbs) -> None:
     parser.add_argument("--device", default="cpu", help="cpu, cuda or cuda:N")
 
 
-def run(args: argparse.Namespace) -> int:
+def run(args: argparse.Namespace) -> None:
     from ..evaluation.judge import EMBEDDED
     from ..evaluation.prior import judge_prior
     from ..toybox.prior.loop import train_prior
@@ -57,4 +57,3 @@ def run(args: argparse.Namespace) -> int:
         device=args.device,
         score=judge_prior if EMBEDDED.is_file() else None,
     )
-    return 0

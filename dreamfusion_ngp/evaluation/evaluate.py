@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable, Sequence
 from pathlib import Path
+
+import torch
 
 from ..base.devices import choose_device
 from ..base.errors import writing
@@ -14,30 +17,30 @@ from . import scoring, sheet
 from .retrieval import read_captions
 
 
-def evaluate_runs(
-    paths: list[Path],
+def evaluate(
+    runs: Sequence[str | Path],
     *,
     clip: str | None = None,
-    judge: Path | None = None,
-    captions: Path | None = None,
-    out: Path | None = None,
+    judge: str | Path | None = None,
+    captions: str | Path | None = None,
+    out: str | Path | None = None,
     depth: int = DEPTH,
-    device: str = "auto",
-    threads: int | None = None,
-    show=print,
+    device: str | torch.device = "auto",
+    show: Callable[[str], None] = lambda line: None,
 ) -> dict:
-    """Score the runs that `paths` are or hold, at most `depth` folders below; every one gets its evaluation.json.
+    """Score the runs that `runs` are or hold, at most `depth` folders below; every one gets its evaluation.json.
     With `out` that folder gets evaluation.json (the judge's score on true renderings, means and spreads, all runs),
     table.md and index.html. show: called with a line per run. Of several runs one without a result, an empty scene,
     counts as zero; alone it raises ExportError."""
-    runs, among = find_runs(paths, depth), read_captions(captions) if captions else []
+    found, among = find_runs(list(map(Path, runs)), depth), read_captions(Path(captions)) if captions else []
+    out = None if out is None else Path(out)
     if out is not None:
         with writing(out):
             out.mkdir(parents=True, exist_ok=True)
-    retrieval = scoring.load_retrieval(clip, judge, choose_device(device))
-    score, records, pictures = scoring.score if len(runs) == 1 else scoring.attempt, [], []
-    for path in runs:
-        state, folder = load_state(path, device, threads)
+    retrieval = scoring.load_retrieval(clip, judge and Path(judge), choose_device(device))
+    score, records, pictures = scoring.score if len(found) == 1 else scoring.attempt, [], []
+    for path in found:
+        state, folder = load_state(path, device)
         record, views = score(state, folder, retrieval, among)
         write_text(folder / "evaluation.json", json.dumps(record, indent=1))
         records.append(record)

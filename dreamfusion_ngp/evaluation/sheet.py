@@ -32,7 +32,7 @@ def thumbnails(pictures: Pictures) -> str:
 
 
 def html_sheet(result: dict, pictures: list[str]) -> str:
-    """result: what `evaluate.evaluate_runs` writes as JSON. pictures: addresses of the runs' thumbnails,
+    """result: what `evaluate.evaluate` writes as JSON. pictures: addresses of the runs' thumbnails,
     empty for a run without a result."""
     records, judge = result["runs"], result["judge"]
     head, body = rows(records, result["figures"])

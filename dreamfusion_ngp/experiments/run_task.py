@@ -79,8 +79,8 @@ def make(task: dict, folder: Path) -> dict:
     try:
         if not task["whole"]:
             optimise(config, place, device, task["oracle"])
-        elif code := generate(config, place, device=task["device"], threads=task["threads"]):
-            sys.exit(code)
+        else:
+            generate(config, place, device=task["device"])
     except (DivergenceError, ExportError) as error:
         failed = str(error)
     seconds = time.time() - task["began"]  # with the start of Python: a user waits for it, too

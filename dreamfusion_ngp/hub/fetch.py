@@ -9,9 +9,9 @@ client's and are honoured by it.
 
 from __future__ import annotations
 
+import logging
 import os
 import shutil
-import sys
 from pathlib import Path
 
 from ..base.cache import cache_folder
@@ -20,6 +20,8 @@ from .client import Refusal, TokenRefusal, check_settings, client, hub_errors, t
 from .names import TOYBOX_NAME, check_folder, folder_of, on_the_hub
 from .snapshots import Snapshot, examine, needed_files, on_this_machine, read_json, record, weighted_parts
 from .weights import HALF_FIRST, best_weights, choose_weights, unread_weights
+
+log = logging.getLogger(__name__)
 
 RESERVE = 512 << 20  # bytes of the disk that stay free
 
@@ -110,7 +112,7 @@ def download(model: str, repo: str, revision: str | None, show, refused: TokenRe
     token = False if refused else None
     info = client().HfApi().model_info(repo, revision=revision, files_metadata=True, timeout=timeout(), token=token)
     if refused:
-        print(f"note: {refused}; going on without it", file=sys.stderr, flush=True)
+        log.warning("%s; going on without it", refused)
     listed = {entry.rfilename: entry for entry in info.siblings or ()}
 
     def get(path: str, force: bool = False) -> Path:

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
+import logging
 import time
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
 
-from ..base.console import tolerant
-from ..base.devices import choose_device, set_threads
+from ..base.devices import choose_device
 from ..base.errors import DreamfusionError, OutputError, UsageError
 from ..config.prompts import clean_prompt
 from ..config.schema import RunConfig, check_config, clean_texts, resolution_at
+from ..export.formats import STL_SIZE, check_formats, check_origin, check_size
 from ..hub.fetch import pinned
 from ..hub.names import TOYBOX_NAME
 from ..optimise.loop import State, train
@@ -20,10 +21,32 @@ from .checkpoint import load_checkpoint
 from .folder import CHECKPOINT, checkpoint_of, create_run, lock_run, reopen_run
 from .interrupt import Interrupt
 from .outputs import export_run, render_run
-from .progress import Conveniences, Observer, progress_bar, shares
+from .recorder import Conveniences, Observer, Recorder
 from .saver import Saver
 
+log = logging.getLogger(__name__)
+
 LARGE_FOR_A_CPU = 1 << 30  # bytes of a UNet's weights
+
+
+@dataclass(frozen=True)
+class RunResult:
+    """What a run left behind and how it went.
+
+    folder: absolute path. step: steps that the run has made in all; made: in this call, in `seconds`, of which `times`
+    says how many went into the guidance, the field and elsewhere ("other"). meshes: absolute path of each format; "obj"
+    adds "mtl" and "png". pictures: paths of "turntable" and "sheet", {} where they could not be made. signal: the
+    number of the signal that ended the run early, None where it made all its steps.
+    """
+
+    folder: Path
+    step: int
+    made: int
+    seconds: float
+    times: dict[str, float]
+    meshes: dict[str, Path]
+    pictures: dict[str, Path]
+    signal: int | None = None
 
 
 def check_prompt(config: RunConfig) -> RunConfig:
@@ -48,64 +71,76 @@ def pin_model(config: RunConfig) -> RunConfig:
     return replace(config, guidance=replace(guidance, model=pinned(guidance.model), vae=pinned(guidance.vae)))
 
 
-def optimise(state: State, guidance, folder: Path, formats: tuple[str, ...], **placing) -> int:
-    """Run `state` to its end (or to Ctrl-C) and leave everything in `folder`, which is locked. formats,
-    placing: as for `export.export_mesh`. Returns the exit code."""
+def optimise(
+    state: State,
+    guidance,
+    folder: Path,
+    formats: tuple[str, ...],
+    *,
+    observer: Observer | None = None,
+    catch_signals: bool = False,
+    **placing,
+) -> RunResult:
+    """Run `state` to its end (or to a signal) and leave everything in `folder`, which is locked. The other arguments
+    and the errors are those of `generate`."""
     saver = Saver(state, folder)
     saver.save()
-    with tolerant("stdout", "stderr"), Interrupt(saver.rescue) as interrupt:
-        with progress_bar() as bar:
-            observer = Observer(state, folder, saver, interrupt, bar)
-            with saver.kept():
-                train(state, guidance, observer)
-        failures = []
+    failures, meshes, pictures = [], {}, {}
+    with Interrupt(saver.rescue, catch_signals) as interrupt:
+        with saver.kept():
+            recorder = Recorder(state, folder, saver, interrupt, observer)
+            train(state, guidance, recorder)
+        seconds = time.monotonic() - recorder.began
         try:
             saver.save()
         except OutputError as error:  # what else can be made is, from the state in memory
             failures.append(error)
         interrupt.ending = True
         if not interrupt.hurried:
-            print_summary(state, observer)
-            failures += results(state, folder, formats, **placing)
+            log_summary(state, recorder, seconds)
+            try:
+                meshes = export_run(state, folder, formats, **placing)
+            except Exception as error:  # the pictures, which a run can do without, show why there is no mesh
+                failures.append(error)
+            pictures = Conveniences()(render_run, state, folder) or {}
+            log.info("checkpoint  %s\npreviews    %s", folder / CHECKPOINT, folder / "previews")
+    raise_failures(failures)
+    made = state.step - recorder.first
+    return RunResult(folder, state.step, made, seconds, recorder.times, meshes, pictures, interrupt.signal or None)
+
+
+def raise_failures(failures: list[Exception]) -> None:
+    """Raise the last of `failures`, if any; what one line can say of two, as one OutputError."""
     if len(failures) > 1 and isinstance(failures[1], DreamfusionError):
         raise OutputError("; ".join(map(str, failures)))
     if failures:
         raise failures[-1]
-    return interrupt.exit_code
 
 
-def results(state: State, folder: Path, formats: tuple[str, ...], **placing) -> list[Exception]:
-    """Make the mesh, and the pictures, which a run can do without, whatever becomes of the others: where there is no
-    mesh they show why. Returns the mesh's error, if any."""
-    failures = []
-    try:
-        export_run(state, folder, formats, **placing)
-    except Exception as error:
-        failures.append(error)
-    Conveniences()(render_run, state, folder)
-    print(f"checkpoint  {folder / CHECKPOINT}\npreviews    {folder / 'previews'}")
-    return failures
-
-
-def print_summary(state: State, observer: Observer) -> None:
-    print(
-        f"optimised {state.step - observer.first} steps in {time.monotonic() - observer.began:.0f} s: "
-        f"{shares(observer.totals)}"
-    )
-    device = state.device
-    if device.type == "cuda":
-        print(
-            f"GPU memory  {torch.cuda.max_memory_allocated(device) / 1e9:.2f} GB of tensors at most, "
-            f"{torch.cuda.max_memory_reserved(device) / 1e9:.2f} GB reserved"
+def log_summary(state: State, recorder: Recorder, seconds: float) -> None:
+    log.info("optimised %d steps in %.0f s: %s", state.step - recorder.first, seconds, shares(recorder.times))
+    if state.device.type == "cuda":
+        log.info(
+            "GPU memory  %.2f GB of tensors at most, %.2f GB reserved",
+            torch.cuda.max_memory_allocated(state.device) / 1e9,
+            torch.cuda.max_memory_reserved(state.device) / 1e9,
         )
     if lost := int(state.adam.nonfinite):
-        print(
-            f"note        {lost} updates of single numbers were left out, because they would not have been finite; "
-            "try a lower optim.lr_grid"
+        log.info(
+            "note        %d updates of single numbers were left out, because they would not have been finite; "
+            "try a lower optim.lr_grid",
+            lost,
         )
 
 
-def print_memory_plan(guidance, state: State) -> None:
+def shares(times: dict[str, float]) -> str:
+    """ "prior 41 %, field 55 %, elsewhere 4 %"."""
+    whole = max(sum(times.values()), 1e-9)
+    names = {"prior": "guidance", "field": "field", "elsewhere": "other"}
+    return ", ".join(f"{name} {100 * times[key] / whole:.0f} %" for name, key in names.items())
+
+
+def log_memory_plan(guidance, state: State) -> None:
     """What a run with a model of one's own will take, before it starts. Nothing for the embedded prior."""
     config, device = state.config, state.device
     if config.guidance.model == TOYBOX_NAME:
@@ -118,74 +153,90 @@ def print_memory_plan(guidance, state: State) -> None:
     try:
         parts = {"field and optimiser": field, **plan(guidance, resolution_at(config.render, 1.0))}
     except (NotImplementedError, RuntimeError) as error:  # an op without a meta kernel: the run does not depend on it
-        print(f"memory plan not known: {str(error).splitlines()[0]}", flush=True)
+        log.info("memory plan not known: %s", str(error).splitlines()[0])
         return
     free = torch.cuda.mem_get_info(device)[0] + torch.cuda.memory_allocated(device) if device.type == "cuda" else None
-    print(f"{plan_text(parts, free)} (besides {config.render.budget} samples at most)", flush=True)
+    log.info("%s (besides %d samples at most)", plan_text(parts, free), config.render.budget)
     if device.type == "cpu" and parts["UNet"] > LARGE_FOR_A_CPU:
-        print("note        a step of a model of this size takes minutes on a CPU; it is meant for a GPU", flush=True)
+        log.info("note        a step of a model of this size takes minutes on a CPU; it is meant for a GPU")
 
 
 def generate(
     config: RunConfig,
-    root: Path,
+    root: str | Path = "outputs",
     *,
-    device: str = "auto",
-    threads: int | None = None,
+    device: str | torch.device = "auto",
     formats: tuple[str, ...] = ("glb",),
-    **placing,
-) -> int:
-    """Make a new run under `root`. formats, placing: of the mesh, as for `export.export_mesh`. Returns the exit
-    code."""
+    size: float = STL_SIZE,
+    origin: str = "scene",
+    observer: Observer | None = None,
+    catch_signals: bool = False,
+) -> RunResult:
+    """Make a new run under `root`: optimise a scene for `config.prompt`, then write its mesh and pictures.
+
+    device: "auto", "cpu", "cuda" or "cuda:N". formats, size (of an STL, in millimetres), origin: of the mesh, as for
+    `export.meshes.export_mesh`. observer: called with a `Progress` before the first step, every ten steps and at the
+    end; what it raises is logged once. catch_signals: let Ctrl-C, SIGTERM and the like end the run early, saved and
+    exported (`RunResult.signal`), a second one save and end the process; for programs that are such a run and nothing
+    else. Otherwise KeyboardInterrupt comes through, with the steps saved.
+
+    Raises UsageError (PromptError) for a config or an argument that cannot be used, PriorError for a model that is not
+    there or not understood, NativeError for a device that is not there, before anything is written; DivergenceError,
+    OutputError, ExportError for what goes wrong later.
+    """
+    placing = dict(size=check_size(size), origin=check_origin(origin))
+    formats = check_formats(formats)
     config = pin_model(check_prompt(config))
-    set_threads(threads)
     where = choose_device(device)
-    from ..guidance import origin
+    from ..guidance import origin as weights
     from ..guidance.load import load_guidance
 
     guidance = load_guidance(config, where)
     state = State(config, where)
-    state.weights = origin.weights_of(config)
-    folder = create_run(root, config)
-    with lock_run(folder), tolerant("stdout"):
-        print(
-            f"{config.prompt!r}: {config.steps} steps, preset {config.preset}, seed {config.seed}, "
-            f"prior {config.guidance.model}, on {where}\nwriting to {folder}",
-            flush=True,
+    state.weights = weights.weights_of(config)
+    folder = create_run(Path(root), config)
+    with lock_run(folder):
+        log.info(
+            "%r: %d steps, preset %s, seed %d, prior %s, on %s\nwriting to %s",
+            *(config.prompt, config.steps, config.preset, config.seed, config.guidance.model, where, folder),
         )
-        print_memory_plan(guidance, state)
-        return optimise(state, guidance, folder, formats, **placing)
+        log_memory_plan(guidance, state)
+        return optimise(state, guidance, folder, formats, observer=observer, catch_signals=catch_signals, **placing)
 
 
 def resume(
-    run: Path,
+    run: str | Path,
     *,
     steps: int | None = None,
     guidance: str | None = None,
     vae: str | None = None,
-    device: str = "auto",
-    threads: int | None = None,
+    device: str | torch.device = "auto",
     formats: tuple[str, ...] = ("glb",),
-    **placing,
-) -> int:
-    """Go on with a run. guidance, vae: where its models lie now, as `GuidanceConfig.model` and `.vae`, if no longer
-    where they were. formats, placing: of the mesh, as for `export.export_mesh`. Raises PriorError for models with
-    other weights than those that the run was started with."""
-    set_threads(threads)
+    size: float = STL_SIZE,
+    origin: str = "scene",
+    observer: Observer | None = None,
+    catch_signals: bool = False,
+) -> RunResult:
+    """Go on with a run from its checkpoint. steps: new total number of steps. guidance, vae: where its models lie now,
+    as `GuidanceConfig.model` and `.vae`, if no longer where they were. The other arguments and the errors are those of
+    `generate`; CheckpointError for a folder without a sound checkpoint, PriorError for models with other weights than
+    those that the run was started with."""
+    placing = dict(size=check_size(size), origin=check_origin(origin))
+    formats = check_formats(formats)
     if steps is not None and steps < 1:
         raise UsageError(f"--steps must be at least 1, got {steps}")
-    path = checkpoint_of(run)
+    path = checkpoint_of(Path(run))
     folder = path.parent.resolve()
-    with lock_run(folder), tolerant("stdout"):
+    with lock_run(folder):
         state = load_checkpoint(path, choose_device(device), steps=steps)
         if state.config.steps < state.step:
             raise UsageError(f"--steps {steps}: the run has made {state.step} steps already")
-        from ..guidance import origin
+        from ..guidance import origin as weights
         from ..guidance.load import load_guidance
 
-        state.config = origin.moved(state.config, guidance, vae)
-        state.weights = origin.check_weights(state.config, state.weights)
+        state.config = weights.moved(state.config, guidance, vae)
+        state.weights = weights.check_weights(state.config, state.weights)
         loaded = load_guidance(state.config, state.device)
         reopen_run(folder, state)
-        print(f"{state.config.prompt!r}: resuming at step {state.step} of {state.config.steps}", flush=True)
-        return optimise(state, loaded, folder, formats, **placing)
+        log.info("%r: resuming at step %d of %d", state.config.prompt, state.step, state.config.steps)
+        return optimise(state, loaded, folder, formats, observer=observer, catch_signals=catch_signals, **placing)

@@ -17,16 +17,18 @@ class Interrupt:
     """A signal once: finish the step, save and export. Ctrl-C or SIGTERM twice: save and stop. Thrice: stop at once.
     Later (`ending`), when everything is saved: Ctrl-C and SIGTERM stop, the others are noted only.
 
-    rescue: called to save what there is; returns False where the state is in the middle of an update. signal: the
-    first one's number, 0 before. hurried: whether a second asked to stop without exports.
+    rescue: called to save what there is; returns False where the state is in the middle of an update. catch: False
+    leaves all signals alone. signal: the first one's number, 0 before. hurried: whether a second asked to stop without
+    exports.
     """
 
-    def __init__(self, rescue: Callable[[], bool]):
-        self.rescue, self.signal, self.stops, self.hurried, self.ending = rescue, 0, 0, False, False
+    def __init__(self, rescue: Callable[[], bool], catch: bool = True):
+        self.rescue, self.catches = rescue, catch
+        self.signal, self.stops, self.hurried, self.ending = 0, 0, False, False
 
     def __enter__(self):
         self.old = {}
-        if threading.current_thread() is threading.main_thread():  # no other may catch signals
+        if self.catches and threading.current_thread() is threading.main_thread():  # no other may catch signals
             known = {getattr(signal, name) for name in STOPS + LOSSES if hasattr(signal, name)}
             self.stopping = {signal.SIGINT, signal.SIGTERM}
             # nohup ignores SIGHUP, and a program around this one may use the others: both have their reasons.
@@ -37,10 +39,6 @@ class Interrupt:
     def __exit__(self, *_):
         for s, handler in self.old.items():
             signal.signal(s, handler)
-
-    @property
-    def exit_code(self) -> int:
-        return 128 + self.signal if self.signal else 0
 
     def catch(self, number, _frame):
         self.stops += number in self.stopping

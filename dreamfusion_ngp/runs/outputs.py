@@ -2,25 +2,42 @@
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 
-from ..base.devices import choose_device, set_threads
+import torch
+
+from ..base.devices import choose_device
 from ..base.errors import ExportError, UsageError
 from ..optimise.loop import State
 from .checkpoint import load_checkpoint
 from .display import turntable_frames
 from .folder import checkpoint_of
 
+log = logging.getLogger(__name__)
+
 MAX_FRAMES, MAX_PIXELS = 3600, 2048
 
 
-def load_state(run: Path, device: str = "auto", threads: int | None = None) -> tuple[State, Path]:
-    set_threads(threads)
-    path = checkpoint_of(run)
+def load_state(run: str | Path, device: str | torch.device = "auto") -> tuple[State, Path]:
+    """The state of a run's checkpoint and the run's folder. Raises CheckpointError."""
+    path = checkpoint_of(Path(run))
     return load_checkpoint(path, choose_device(device)), path.parent.resolve()
 
 
-def export_run(state: State, folder: Path, formats: tuple[str, ...] = ("glb",), **options) -> dict:
+def export(
+    run: str | Path, formats: tuple[str, ...] = ("glb",), *, device: str | torch.device = "auto", **options
+) -> dict[str, Path]:
+    """Make the mesh files of a run again, from its checkpoint, in its folder. options: of `export.meshes.export_mesh`:
+    resolution, texture, faces, keep_all, smooth, size, origin. Returns the absolute path of each format; "obj" adds
+    "mtl" and "png". Raises CheckpointError for a folder without a sound checkpoint, UsageError for a bad argument,
+    ExportError for an empty scene or a folder that cannot be written."""
+    state, folder = load_state(run, device)
+    return export_run(state, folder, formats, **options)
+
+
+def export_run(state: State, folder: Path, formats: tuple[str, ...] = ("glb",), **options) -> dict[str, Path]:
+    """`export` for a state in memory."""
     from ..export.meshes import export_mesh
 
     device = state.device
@@ -33,27 +50,40 @@ def export_run(state: State, folder: Path, formats: tuple[str, ...] = ("glb",), 
         **options,
     )
     for name, path in result["paths"].items():
-        print(f"{name:<11} {path}")
+        log.info("%-11s %s", name, path)
     if "stl" in result["paths"]:
-        width, depth, height = result["stl_sides"]
-        print(f"STL size    {width:.1f} x {depth:.1f} x {height:.1f} mm (width, depth, height); --size changes it")
-    return result
+        sides = "{:.1f} x {:.1f} x {:.1f}".format(*result["stl_sides"])
+        log.info("STL size    %s mm (width, depth, height); --size changes it", sides)
+    return {name: Path(path) for name, path in result["paths"].items()}
 
 
-def render_run(state: State, folder: Path, *, frames: int = 48, resolution: int = 192) -> Path:
+def render(
+    run: str | Path, *, frames: int = 48, resolution: int = 192, device: str | torch.device = "auto"
+) -> dict[str, Path]:
+    """Make the turntable of a run and its contact sheet again, from its checkpoint, in its folder: colours, normals and
+    untextured, side by side. frames: of one turn. resolution: pixels a side of each of the three. Returns the absolute
+    paths of "turntable" (.mp4, or .webp where there is no ffmpeg) and "sheet" (.png). Raises CheckpointError for a
+    folder without a sound checkpoint, UsageError for a bad number, ExportError for a file that cannot be written."""
+    state, folder = load_state(run, device)
+    return render_run(state, folder, frames=frames, resolution=resolution)
+
+
+def render_run(state: State, folder: Path, *, frames: int = 48, resolution: int = 192) -> dict[str, Path]:
+    """`render` for a state in memory."""
     from ..export.video import contact_sheet, write_turntable
 
     for name, value, low, high in (("frames", frames, 1, MAX_FRAMES), ("resolution", resolution, 8, MAX_PIXELS)):
         if not low <= value <= high:
             raise UsageError(f"--{name} must be from {low} to {high}, got {value}")
-    pictures, path, failure = list(turntable_frames(state, frames, resolution)), None, None
+    pictures, paths, failure = list(turntable_frames(state, frames, resolution)), {}, None
     try:
-        path = write_turntable(folder / "turntable.mp4", pictures, fps=16)
-        print(f"turntable   {path}")
+        paths["turntable"] = write_turntable(folder / "turntable.mp4", pictures, fps=16)
+        log.info("turntable   %s", paths["turntable"])
     except ExportError as error:  # the sheet may do all the same
         failure = error
-    sheet = contact_sheet(folder / "contact_sheet.png", [pictures[i * frames // 8] for i in range(8)], columns=2)
-    print(f"sheet       {sheet}")
+    chosen = [pictures[i * frames // 8] for i in range(8)]
+    paths["sheet"] = contact_sheet(folder / "contact_sheet.png", chosen, columns=2)
+    log.info("sheet       %s", paths["sheet"])
     if failure is not None:
         raise failure
-    return path
+    return paths

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from contextlib import contextmanager
 from pathlib import Path
@@ -10,6 +11,8 @@ from ..base.errors import DivergenceError, writing
 from ..optimise.loop import State
 from .checkpoint import save_checkpoint
 from .folder import CHECKPOINT
+
+log = logging.getLogger(__name__)
 
 SHORTEST, LONGEST = 5.0, 60.0  # seconds between saves: as many as the run is old, within these
 
@@ -63,7 +66,7 @@ class Saver:
             except Exception as other:  # the error that ended the block is the one to see
                 hindered = f" (the last steps could not be saved: {' '.join(str(other).split())})"
             if not isinstance(error, DivergenceError):
-                print(f"stopped at step {self.state.step}; {self.told()}{hindered}", flush=True)
+                log.info("stopped at step %d; %s%s", self.state.step, self.told(), hindered)
             elif self.told() not in str(error):
                 raise DivergenceError(f"{error}; {self.told()}") from None
             raise

@@ -13,7 +13,7 @@ from support.tiny_runs import TINY
 
 from dreamfusion_ngp.base.errors import CheckpointError, ExportError, PromptError
 from dreamfusion_ngp.evaluation import scoring
-from dreamfusion_ngp.evaluation.evaluate import evaluate_runs, evaluation_text
+from dreamfusion_ngp.evaluation.evaluate import evaluate, evaluation_text
 from dreamfusion_ngp.evaluation.judge import Judge, save_judge
 from dreamfusion_ngp.evaluation.pictures import toy_pictures
 from dreamfusion_ngp.evaluation.report import FIGURES
@@ -91,14 +91,7 @@ def evaluated(tmp_path_factory):
     for seed in (0, 1):
         save_run(root / "all" / f"seed{seed}", "a red sphere", seed)
     save_judge(root / "judge.safetensors", Judge())
-    result = evaluate_runs(
-        [root / "all"],
-        judge=root / "judge.safetensors",
-        out=root / "out",
-        device="cpu",
-        threads=1,
-        show=lambda line: None,
-    )
+    result = evaluate([root / "all"], judge=root / "judge.safetensors", out=root / "out", device="cpu")
     return root, result
 
 
@@ -129,10 +122,10 @@ def test_a_run_without_a_result_counts_as_zero_beside_others_and_is_an_error_alo
     state = load_checkpoint(empty / "checkpoint.safetensors", "cpu")
     state.field.b2.data.fill_(-100.0)  # of the density: exp of it
     save_checkpoint(empty / "checkpoint.safetensors", state)
-    options = dict(judge=evaluated[0] / "judge.safetensors", device="cpu", threads=1, show=lambda line: None)
+    options = dict(judge=evaluated[0] / "judge.safetensors", device="cpu")
     with pytest.raises(ExportError):
-        evaluate_runs([empty], **options)
-    result = evaluate_runs([empty, evaluated[0] / "all" / "seed0"], out=tmp_path / "out", **options)
+        evaluate([empty], **options)
+    result = evaluate([empty, evaluated[0] / "all" / "seed0"], out=tmp_path / "out", **options)
     record, other = result["runs"]
     assert record["failed"] and record["volumetric_iou"] == 0 == record["r_precision_geo"] and "failed" not in other
     assert result["figures"]["volumetric_iou"]["mean"] == pytest.approx(other["volumetric_iou"] / 2)
@@ -151,10 +144,10 @@ def test_prompts_of_any_other_model_need_captions(tmp_path):
     folder = save_run(tmp_path / "run", "a castle", 0)
     save_judge(tmp_path / "judge.safetensors", Judge())
     (tmp_path / "captions.txt").write_text("a castle\na boat\n")
-    options = dict(device="cpu", threads=1, show=lambda line: None, judge=tmp_path / "judge.safetensors")
+    options = dict(device="cpu", judge=tmp_path / "judge.safetensors")
     with pytest.raises(PromptError, match="--captions"):
-        evaluate_runs([folder], **options)
-    result = evaluate_runs([folder], captions=tmp_path / "captions.txt", out=tmp_path / "out", **options)
+        evaluate([folder], **options)
+    result = evaluate([folder], captions=tmp_path / "captions.txt", out=tmp_path / "out", **options)
     record = result["runs"][0]
     assert record["retrieved_geo"] in ("a castle", "a boat")
     assert record["pieces"] == 1 and "volumetric_iou" not in record

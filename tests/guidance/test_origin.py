@@ -3,6 +3,7 @@
 import json
 import shutil
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -113,7 +114,9 @@ def test_resume_finds_a_model_where_it_is_said_to_be(tmp_path, model, monkeypatc
     save_weights(other / "vae" / "model.safetensors", seed=7)
     seen = []
     monkeypatch.setattr(guidance, "load_guidance", lambda config, device: None)
-    monkeypatch.setattr(generate, "optimise", lambda state, *_, **__: seen.append(state) or 0)
+    monkeypatch.setattr(
+        generate, "optimise", lambda state, *_, **__: seen.append(state) or SimpleNamespace(signal=None)
+    )
     for flags, word in (([], "--guidance"), (["--guidance", str(other)], "another model")):
         assert cli.main(["resume", str(run), "--threads", "1", *flags]) == 2
         error = capsys.readouterr().err

@@ -18,8 +18,9 @@ from PIL import Image
 from support.tiny_runs import TINY, Target
 
 from dreamfusion_ngp import cli
+from dreamfusion_ngp.cli.progress import TerminalProgress, exit_code
 from dreamfusion_ngp.optimise.loop import State
-from dreamfusion_ngp.runs import generate, outputs, progress
+from dreamfusion_ngp.runs import generate, outputs, recorder
 from dreamfusion_ngp.runs.checkpoint import load_checkpoint
 from dreamfusion_ngp.runs.folder import lock_run
 
@@ -44,11 +45,15 @@ def victim(folder: Path, steps: int = 100_000) -> int:
 
     def run(args):
         with lock_run(folder):
-            return generate.optimise(State(replace(TINY, steps=steps), "cpu"), Slow(folder), folder, ("ply",))
+            state, slow = State(replace(TINY, steps=steps), "cpu"), Slow(folder)
+            with TerminalProgress() as progress:
+                return exit_code(
+                    generate.optimise(state, slow, folder, ("ply",), observer=progress, catch_signals=True)
+                )
 
-    progress.write_preview = lambda folder, state: "previews/one.png"
+    recorder.write_preview = lambda folder, state: "previews/one.png"
     outputs.turntable_frames = lambda state, frames, resolution: [np.zeros((16, 16, 3), np.uint8)] * frames
-    generate.export_run = lambda state, folder, formats: (folder / "mesh.ply").write_text("a mesh")
+    generate.export_run = lambda state, folder, formats: (folder / "mesh.ply").write_text("a mesh") and {}
     cli.run_verb = run
     try:
         return cli.main(["generate", "a red mug"])

@@ -11,9 +11,12 @@ import pytest
 import torch
 from support.tiny_runs import TINY, Target
 
+from dreamfusion_ngp.base.console import tolerant
 from dreamfusion_ngp.base.errors import DivergenceError, ExportError, OutputError
+from dreamfusion_ngp.cli.log import shown_log
+from dreamfusion_ngp.cli.progress import TerminalProgress
 from dreamfusion_ngp.optimise.loop import State, train
-from dreamfusion_ngp.runs import generate, outputs, progress, saver
+from dreamfusion_ngp.runs import generate, outputs, recorder, saver
 from dreamfusion_ngp.runs.checkpoint import load_checkpoint
 from dreamfusion_ngp.runs.saver import Saver
 
@@ -36,18 +39,24 @@ def fail(*_):
     raise RuntimeError("broken on purpose")
 
 
+def one_warning(caplog) -> bool:
+    return [record.levelname for record in caplog.records].count("WARNING") == 1
+
+
 @pytest.fixture
 def folder(tmp_path, monkeypatch):
     """The folder of a run whose mesh and pictures are made in no time."""
-    monkeypatch.setattr(progress, "write_preview", lambda folder, state: "previews/one.png")
+    monkeypatch.setattr(recorder, "write_preview", lambda folder, state: "previews/one.png")
     monkeypatch.setattr(outputs, "turntable_frames", lambda *_: [np.zeros((16, 16, 3), np.uint8)] * 48)
-    monkeypatch.setattr(generate, "export_run", lambda state, folder, formats: (folder / "mesh.glb").write_text("mesh"))
+    monkeypatch.setattr(
+        generate, "export_run", lambda state, folder, formats: (folder / "mesh.glb").write_text("mesh") and {}
+    )
     return tmp_path / "run"
 
 
-def optimise(folder, guidance=None, state=None):
+def optimise(folder, guidance=None, state=None, observer=None):
     folder.mkdir(exist_ok=True)
-    return generate.optimise(state or State(SHORT, "cpu"), guidance or Target(), folder, ("glb",))
+    return generate.optimise(state or State(SHORT, "cpu"), guidance or Target(), folder, ("glb",), observer=observer)
 
 
 def saved(folder):
@@ -59,32 +68,41 @@ def is_all_there(folder):
 
 
 @pytest.mark.parametrize("error", [OSError(28, "No space left on device"), RuntimeError("of\nits own"), MemoryError()])
-@pytest.mark.parametrize("name", ["append_metrics", "write_preview", "print"])
-def test_what_a_run_can_do_without_costs_one_line(folder, monkeypatch, capsys, name, error):
-    def fail(*_, **options):
-        if options.get("file") is not sys.stderr:
-            raise error
+@pytest.mark.parametrize("name", ["append_metrics", "write_preview", "observer"])
+def test_what_a_run_can_do_without_costs_one_line(folder, monkeypatch, caplog, name, error):
+    def fail(*_):
+        raise error
 
-    monkeypatch.setattr(progress, "LOG_INTERVAL", 1)
-    monkeypatch.setattr(progress, "LINE_INTERVAL", 0.0)
-    monkeypatch.setattr(progress, "FIRST_PREVIEW", 0.0)
-    monkeypatch.setattr(progress, "PREVIEW_INTERVAL", 0.0)
-    if name == "print":
-        monkeypatch.setattr(progress.Observer, "show", fail)
-    else:
-        monkeypatch.setattr(progress, name, fail)
-    assert optimise(folder) == 0 and is_all_there(folder)
-    assert capsys.readouterr().err.count("\n") == 1
+    monkeypatch.setattr(recorder, "LOG_INTERVAL", 1)
+    monkeypatch.setattr(recorder, "FIRST_PREVIEW", 0.0)
+    monkeypatch.setattr(recorder, "PREVIEW_INTERVAL", 0.0)
+    if name != "observer":
+        monkeypatch.setattr(recorder, name, fail)
+    optimise(folder, observer=fail if name == "observer" else None)
+    assert is_all_there(folder) and one_warning(caplog)
+
+
+def test_an_observer_sees_the_start_every_tenth_step_and_the_end(folder):
+    seen = []
+    result = optimise(folder, observer=seen.append)
+    assert [(p.step, p.ending) for p in seen] == [(0, False), (1, False), (11, False), (12, True)]
+    assert seen[0].figures == {} and seen[-1].figures["step"] == 11 and {p.steps for p in seen} == {12}
+    assert (result.step, result.made, result.signal) == (12, 12, None) and result.folder == folder
+    assert result.pictures.keys() == {"turntable", "sheet"} and result.seconds >= seen[-1].seconds > 0
 
 
 def test_lines_that_cannot_be_written_cost_nothing(folder, monkeypatch):
+    """With what the command line shows of a run."""
+
     class Full(io.StringIO):
         def write(self, text):
             raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(sys, "stdout", Full())
     monkeypatch.setattr(sys, "stderr", Full())
-    assert optimise(folder) == 0 and is_all_there(folder)
+    with tolerant("stdout", "stderr"), shown_log(), TerminalProgress() as progress:
+        optimise(folder, observer=progress)
+    assert is_all_there(folder) and sys.stdout.tell() == 0
 
 
 @pytest.mark.parametrize("step", [3, 5])
@@ -137,7 +155,7 @@ def test_a_state_that_is_not_sound_never_replaces_a_checkpoint(folder, name, val
     assert saved(folder).step == int(str(caught.value).rsplit(" ", 1)[1]) <= 8
 
 
-def test_saves_that_fail_are_tried_again(folder, monkeypatch, capsys):
+def test_saves_that_fail_are_tried_again(folder, monkeypatch, caplog):
     calls, save = [], saver.save_checkpoint
 
     def sometimes(path, state):
@@ -149,8 +167,8 @@ def test_saves_that_fail_are_tried_again(folder, monkeypatch, capsys):
     monkeypatch.setattr(saver, "save_checkpoint", sometimes)
     monkeypatch.setattr(saver, "SHORTEST", 0.0)
     monkeypatch.setattr(saver, "LONGEST", 0.0)
-    assert optimise(folder) == 0 and is_all_there(folder)
-    assert calls == list(range(13)) and capsys.readouterr().err.count("\n") == 1
+    optimise(folder)
+    assert is_all_there(folder) and calls == list(range(13)) and one_warning(caplog)
 
 
 def test_where_the_last_save_fails_the_rest_is_made(folder, monkeypatch):
@@ -185,20 +203,20 @@ def test_a_mesh_that_fails_leaves_the_pictures(folder, monkeypatch):
     assert saved(folder).step == 12 and (folder / "contact_sheet.png").exists()
 
 
-def test_a_turntable_that_fails_leaves_the_mesh_and_the_sheet(folder, capsys):
+def test_a_turntable_that_fails_leaves_the_mesh_and_the_sheet(folder, caplog):
     folder.mkdir()
     for name in ("turntable.mp4", "turntable.webp"):
         (folder / name / "in the way").mkdir(parents=True)
-    assert optimise(folder) == 0 and is_all_there(folder)
-    error = capsys.readouterr().err
-    assert error.count("\n") == 1 and str(folder / "turntable.") in error
+    result = optimise(folder)
+    assert is_all_there(folder) and result.pictures == {}
+    assert one_warning(caplog) and f"{folder}/turntable." in caplog.text
     with pytest.raises(ExportError, match="turntable"):
         outputs.render_run(State(SHORT, "cpu"), folder)
 
 
-def test_a_folder_that_vanishes_comes_back(folder, capsys):
-    assert optimise(folder, At(6, lambda _: shutil.rmtree(folder))) == 0 and is_all_there(folder)
-    assert capsys.readouterr().err.count("\n") <= 1
+def test_a_folder_that_vanishes_comes_back(folder, caplog):
+    optimise(folder, At(6, lambda _: shutil.rmtree(folder)))
+    assert is_all_there(folder) and [record.levelname for record in caplog.records].count("WARNING") <= 1
 
 
 def test_saves_become_rarer_up_to_a_minute(tmp_path, monkeypatch):

@@ -1,0 +1,116 @@
+"""What is kept of a running optimisation: metrics, previews, checkpoints; and what an observer of it is told."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from ..base.errors import DivergenceError
+from ..optimise.loop import State, StepRecord
+from .display import write_preview
+from .folder import append_metrics
+from .interrupt import Interrupt
+from .saver import Saver
+
+log = logging.getLogger(__name__)
+
+FIRST_PREVIEW = 8.0  # seconds after the start; the first picture is wanted early
+PREVIEW_INTERVAL = 45.0  # seconds
+LOG_INTERVAL = 10  # steps
+
+
+@dataclass(frozen=True)
+class Progress:
+    """How far a run is.
+
+    step: steps that it has made of `steps` in all; `first` when this process took it up, `seconds` ago. figures: of the
+    last step, as `StepRecord.plain()` has them; {} before the first. occupied: share of the scene's cells that may hold
+    something. preview: of the newest picture, its path in the run's folder, or "". ending: no step follows.
+    """
+
+    step: int
+    steps: int
+    first: int
+    seconds: float
+    figures: dict[str, float]
+    occupied: float
+    preview: str
+    ending: bool
+
+
+Observer = Callable[[Progress], None]
+
+
+class Conveniences:
+    """Runs what a run can do without. The first thing that goes wrong in it is logged, in one line; only a
+    DivergenceError is raised."""
+
+    def __init__(self):
+        self.warned = False
+
+    def __call__(self, act: Callable, *arguments):
+        try:
+            return act(*arguments)
+        except DivergenceError:
+            raise
+        except Exception as error:
+            if not self.warned:
+                self.warned = True
+                text = " ".join(str(error).split()) or type(error).__name__
+                log.warning("%s; going on without it (what follows of this kind is not reported)", text)
+
+
+class Recorder:
+    """Called with the record of every step: writes metrics, previews and checkpoints, and calls the observer before the
+    first step, every LOG_INTERVAL steps and at the end. Nothing of it stops the run but a state that is not to be
+    saved."""
+
+    def __init__(
+        self, state: State, folder: Path, saver: Saver, interrupt: Interrupt, observer: Observer | None = None
+    ):
+        self.state, self.folder, self.saver, self.interrupt, self.observer = state, folder, saver, interrupt, observer
+        self.spare = Conveniences()
+        self.began = time.monotonic()
+        self.first = state.step
+        self.next_preview = self.began + FIRST_PREVIEW
+        self.preview = ""
+        self.times = {"guidance": 0.0, "field": 0.0, "other": 0.0}  # seconds
+        self.spare(self.tell, {}, state.step >= state.config.steps)
+
+    def __call__(self, record: StepRecord) -> bool:
+        now = time.monotonic()
+        for key, seconds in record.seconds.items():
+            self.times[key] += seconds
+        self.spare(self.saver.save_if_due)  # what cannot be written may be later; at the end it is an error
+        last = self.state.step == self.state.config.steps
+        due = record.step % LOG_INTERVAL == 0 or last
+        if due:
+            self.spare(append_metrics, self.folder, record.plain())
+        if now > self.next_preview or last:
+            self.preview = self.spare(write_preview, self.folder, self.state) or self.preview
+            self.next_preview = time.monotonic() + PREVIEW_INTERVAL
+        stopped = bool(self.interrupt.signal)
+        if due or stopped:
+            self.spare(self.tell, record.plain(), last or stopped)
+        self.times["other"] += time.monotonic() - now
+        return stopped
+
+    def tell(self, figures: dict[str, float], ending: bool) -> None:
+        if self.observer is None:
+            return
+        state, seconds = self.state, time.monotonic() - self.began
+        self.observer(
+            Progress(
+                state.step,
+                state.config.steps,
+                self.first,
+                seconds,
+                figures,
+                state.occupancy.fraction(),
+                self.preview,
+                ending,
+            )
+        )
