@@ -24,7 +24,8 @@ from guidance import write_pipeline
 from dreamfusion_ngp.config.schema import GuidanceConfig, RunConfig
 from dreamfusion_ngp.guidance.load import load_guidance
 from dreamfusion_ngp.optimise.executors import executor
-from dreamfusion_ngp.optimise.loop import State, device_clock, train_step
+from dreamfusion_ngp.optimise.stage import device_clock
+from dreamfusion_ngp.optimise.volume import VolumeStage, train_step
 
 WARM = 6  # steps that do not count: graphs are captured at the second of their kind
 
@@ -32,7 +33,7 @@ WARM = 6  # steps that do not count: graphs are captured at the second of their 
 def measure(guidance, config: RunConfig, device: str, resolution: int, steps: int, graphs: bool) -> dict:
     """Medians over `steps` steps, milliseconds. `whole` of graphs has the rays of the next step in it."""
     config = replace(config, render=replace(config.render, resolution=resolution), cuda_graphs=graphs)
-    state, clock, parts = State(config, device), device_clock(torch.device(device)), []
+    state, clock, parts = VolumeStage(config, device), device_clock(torch.device(device)), []
     run = executor(state)
     for _ in range(WARM):
         train_step(state, guidance, config, clock, run)

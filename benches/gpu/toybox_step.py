@@ -18,7 +18,8 @@ import torch
 from dreamfusion_ngp.config.schema import preset
 from dreamfusion_ngp.guidance.load import load_guidance
 from dreamfusion_ngp.optimise.executors import executor
-from dreamfusion_ngp.optimise.loop import State, device_clock, train_step
+from dreamfusion_ngp.optimise.stage import device_clock
+from dreamfusion_ngp.optimise.volume import VolumeStage, train_step
 
 WARM, STEPS, PARTS = 150, 200, 32  # steps: before anything counts; counted as they run; with waits
 VARIANTS = {  # settings of the run, settings of its field
@@ -35,7 +36,7 @@ def measure(name: str, variant: str, device: torch.device, quick: bool) -> dict:
     config = preset(name)
     config = replace(config, prompt="a red mug", **of_run, field=replace(config.field, **of_field))
     warm, count, parts = (4, 2, 2) if quick else (WARM, STEPS, PARTS)
-    state, guidance, clock = State(config, device), load_guidance(config, device), device_clock(device)
+    state, guidance, clock = VolumeStage(config, device), load_guidance(config, device), device_clock(device)
     run, host = executor(state), time.perf_counter
     for _ in range(warm):
         train_step(state, guidance, config, host, run)

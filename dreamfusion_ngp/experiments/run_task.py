@@ -29,7 +29,8 @@ from ..evaluation.judge import load_judge
 from ..evaluation.report import DEFINITIONS
 from ..evaluation.sheet import thumbnails
 from ..guidance.load import load_guidance
-from ..optimise.loop import State, train
+from ..optimise.loop import train
+from ..optimise.volume import VolumeStage
 from ..runs.checkpoint import load_checkpoint, save_checkpoint
 from ..runs.folder import CHECKPOINT
 from ..runs.generate import generate
@@ -59,7 +60,7 @@ def oracle(config: RunConfig, kind: str):
 
 def optimise(config: RunConfig, folder: Path, device: torch.device, by: str = "") -> None:
     """The optimisation alone: no previews, no mesh, no turntable. by: a kind of oracle."""
-    state = State(config, device)
+    state = VolumeStage(config, device)
     train(state, oracle(config, by) if by else load_guidance(config, device), lambda record: None)
     save_checkpoint(folder / CHECKPOINT, state)
 

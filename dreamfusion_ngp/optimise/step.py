@@ -43,6 +43,7 @@ class State:
         """field: instead of the hash field of `config.field`."""
         self.config, self.step, self.refreshed, self.whole = config, 0, -1, True
         self.weights: dict[str, str] = {}
+        self.guided: dict[str, Tensor] = {}
         self.field = (HashField(config.field, config.seed) if field is None else field).to(device)
         self.field.refresh()
         self.background = Background(config.field, config.seed).to(device) if config.field.background_hidden else None
@@ -95,7 +96,8 @@ class State:
         found |= {f"occupancy.{k}": v for k, v in self.occupancy.named_buffers()}
         for i, (first, second) in enumerate(self.adam.moments):
             found |= {f"adam.{i}.first": first, f"adam.{i}.second": second}
-        return found | {"adam.nonfinite": self.adam.nonfinite}
+        found |= {"adam.nonfinite": self.adam.nonfinite}
+        return found | {f"guidance.{k}": v.data for k, v in self.guided.items()}
 
 
 @dataclass(frozen=True)

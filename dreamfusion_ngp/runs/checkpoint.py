@@ -4,6 +4,7 @@ atomically. None with a number that is not finite is ever saved or loaded."""
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,14 +14,16 @@ from ..base.errors import CheckpointError, DivergenceError, PromptError, UsageEr
 from ..base.files import write_atomically
 from ..config.schema import RunConfig, check_config, clean_texts, from_dict, to_dict
 from ..optimise.adam import unsound
-from ..optimise.step import State
+from ..optimise.stage import Stage
+from ..optimise.volume import VolumeStage
 
 __all__ = ["load_checkpoint", "save_checkpoint"]
 
 FORMAT = "dreamfusion_ngp.checkpoint.1"
+GUIDED = "guidance."  # how the names of tensors that a guidance changes begin
 
 
-def save_checkpoint(path: Path, state: State) -> None:
+def save_checkpoint(path: Path, state: Stage) -> None:
     """Write `path` in one step: a crash leaves the old file or the new one, never half of one. Raises OutputError, and
     DivergenceError, with the old file left as it is, for a state that `unsound` finds fault with."""
     from safetensors.torch import save
@@ -28,7 +31,7 @@ def save_checkpoint(path: Path, state: State) -> None:
     header = {
         "format": FORMAT,
         "step": str(state.step),
-        "refreshed": str(state.refreshed),
+        **{name: str(value) for name, value in state.counters().items()},
         "config": json.dumps(to_dict(state.config)),
         "weights": json.dumps(state.weights),
     }
@@ -41,43 +44,71 @@ def save_checkpoint(path: Path, state: State) -> None:
         write_atomically(path, save(tensors, metadata=header))
 
 
-def load_checkpoint(path: Path, device: str | torch.device, *, steps: int | None = None) -> State:
-    """The state saved in `path`, on `device`. steps: replaces the configured number of steps (to run on). Settings that
-    the file's config lacks, since it is older than they are, have their defaults.
+def load_checkpoint(
+    path: Path,
+    device: str | torch.device,
+    *,
+    steps: int | None = None,
+    start: Callable[[RunConfig, str | torch.device], Stage] = VolumeStage.start,
+) -> Stage:
+    """The stage saved in `path`, on `device`. steps: replaces the configured number of steps (to run on). start: what
+    makes the stage of a config, where it is one of your own. Settings that the file's config lacks, since it is older
+    than they are, have their defaults.
 
     Raises CheckpointError for a missing, truncated or foreign file, or one whose tensors do not fit its config or are
     `unsound`, and UsageError for `steps` out of range.
     """
     header, tensors = _read(Path(path))
-    try:
-        config = from_dict(RunConfig, json.loads(header["config"]))
-        check_config(config := clean_texts(config))
-        step, refreshed = int(header["step"]), int(header.get("refreshed", -1))
-        weights = json.loads(header.get("weights", "{}"))
-        if step < 0 or refreshed < -1 or not isinstance(weights, dict):
-            raise ValueError(f"step {step}, refreshed {refreshed}, weights {type(weights).__name__}")
-    except PromptError as error:
-        raise CheckpointError(f"{path}: {error}") from None
-    except (KeyError, TypeError, ValueError, RecursionError, UsageError) as error:
-        raise CheckpointError(
-            f"{path}: its header cannot be read ({error}); was it written by another version?"
-        ) from None
+    config, step, weights = _header(path, header)
     if steps is not None:
         config = replace(config, steps=steps)
         check_config(config)
-    state = State(config, device)
-    own = state.tensors()
-    tensors.setdefault("adam.nonfinite", own["adam.nonfinite"])  # older files lack it
+    stage = start(config, device)
+    counters = _counters(path, header, stage.counters())
+    guided = {k: tensors.pop(k) for k in [*tensors] if k.startswith(GUIDED)}
+    own = stage.tensors()
+    if "adam.nonfinite" in own:
+        tensors.setdefault("adam.nonfinite", own["adam.nonfinite"])  # older files lack it
     if set(own) != set(tensors) or any((own[k].shape, own[k].dtype) != (v.shape, v.dtype) for k, v in tensors.items()):
         raise CheckpointError(f"{path}: its tensors do not fit its config; was it written by another version?")
-    if fault := unsound(tensors):
+    if fault := unsound(tensors | guided):
         raise CheckpointError(f"{path}: {fault}; the file is damaged, or the run went wrong before it was saved")
     for name, value in tensors.items():
         own[name].copy_(value)
-    state.field.refresh()
-    state.step, state.refreshed, state.weights = step, refreshed, weights
-    state.show_progress(min(1.0, step / config.steps))
-    return state
+    stage.guided = {k.removeprefix(GUIDED): v.to(stage.device) for k, v in guided.items()}
+    stage.weights = weights
+    stage.restore(step, counters)
+    return stage
+
+
+def _header(path: Path, header: dict) -> tuple[RunConfig, int, dict]:
+    """Config, step and the digests of the guidance's weights. Raises CheckpointError."""
+    try:
+        config = from_dict(RunConfig, json.loads(header["config"]))
+        check_config(config := clean_texts(config))
+        step, weights = int(header["step"]), json.loads(header.get("weights", "{}"))
+        if step < 0 or not isinstance(weights, dict):
+            raise ValueError(f"step {step}, weights {type(weights).__name__}")
+    except PromptError as error:
+        raise CheckpointError(f"{path}: {error}") from None
+    except (KeyError, TypeError, ValueError, RecursionError, UsageError) as error:
+        raise _unreadable(path, error) from None
+    return config, step, weights
+
+
+def _counters(path: Path, header: dict, known: dict[str, int]) -> dict[str, int]:
+    """Those of the stage's counters that the file has. Raises CheckpointError."""
+    try:
+        counters = {name: int(header[name]) for name in known if name in header}
+        if min(counters.values(), default=0) < -1:
+            raise ValueError(", ".join(f"{name} {value}" for name, value in counters.items()))
+    except ValueError as error:
+        raise _unreadable(path, error) from None
+    return counters
+
+
+def _unreadable(path: Path, error: Exception) -> CheckpointError:
+    return CheckpointError(f"{path}: its header cannot be read ({error}); was it written by another version?")
 
 
 def _read(path: Path) -> tuple[dict, dict]:

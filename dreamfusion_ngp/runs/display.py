@@ -12,7 +12,7 @@ import torch
 from ..base.errors import writing
 from ..base.files import write_atomically
 from ..config.schema import FieldConfig
-from ..optimise.loop import State
+from ..optimise.volume import VolumeStage
 from ..render.volume import flat_background, render
 from ..scene.cameras import orbit
 
@@ -29,7 +29,7 @@ def display_shading(position: torch.Tensor, plain: bool) -> torch.Tensor:
 
 
 @torch.no_grad()
-def render_whole(state: State, cameras, shading: torch.Tensor, colors: torch.Tensor, resolution: int):
+def render_whole(state: VolumeStage, cameras, shading: torch.Tensor, colors: torch.Tensor, resolution: int):
     """Yield the rendering of every camera, over a background of its row of colors (B, 3), with as many samples as it
     takes: the training budget would cut rays off where many pixels are asked for."""
     config = state.config.render
@@ -51,7 +51,7 @@ def render_whole(state: State, cameras, shading: torch.Tensor, colors: torch.Ten
         yield result
 
 
-def display(state: State, azimuths, elevation, resolution: int, plain: bool = False):
+def display(state: VolumeStage, azimuths, elevation, resolution: int, plain: bool = False):
     """Pictures around the object: a list of (rgb, normal, opacity) arrays per azimuth (degrees), float32 in [0, 1]."""
     wide = state.config.field.bound / FieldConfig.bound
     cameras = orbit(azimuths, elevation, DISPLAY_DISTANCE * wide, DISPLAY_FOCAL)
@@ -65,7 +65,7 @@ def display(state: State, azimuths, elevation, resolution: int, plain: bool = Fa
     return frames
 
 
-def render_opacity(state: State):
+def render_opacity(state: VolumeStage):
     """Callable (cameras, resolution) -> (B, H, W) opacity of the state's field, for silhouettes."""
 
     def opacity(cameras, resolution):
@@ -76,7 +76,7 @@ def render_opacity(state: State):
     return opacity
 
 
-def write_preview(folder: Path, state: State) -> str:
+def write_preview(folder: Path, state: VolumeStage) -> str:
     """Write a picture of `state` into `folder`/previews. Returns its path in `folder`. Raises OutputError."""
     from PIL import Image
 
@@ -88,7 +88,7 @@ def write_preview(folder: Path, state: State) -> str:
     return name
 
 
-def preview_picture(state: State, resolution: int = 128) -> np.ndarray:
+def preview_picture(state: VolumeStage, resolution: int = 128) -> np.ndarray:
     """(2 H, 4 W, 3) uint8: front, right, back, left; colours above, untextured below."""
     azimuths = (0, 90, 180, 270)
     rows = [
@@ -98,7 +98,7 @@ def preview_picture(state: State, resolution: int = 128) -> np.ndarray:
     return (np.concatenate(rows) * 255).round().astype(np.uint8)
 
 
-def turntable_frames(state: State, count: int = 48, resolution: int = 192, elevation: float = 20.0):
+def turntable_frames(state: VolumeStage, count: int = 48, resolution: int = 192, elevation: float = 20.0):
     """Yield (H, 3 W, 3) uint8 frames of one turn: colours, normals, untextured, side by side."""
     for i in range(0, count, 4):
         azimuths = [360.0 * k / count for k in range(i, min(i + 4, count))]

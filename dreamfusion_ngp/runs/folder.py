@@ -16,7 +16,7 @@ from ..base.characters import lookalike
 from ..base.errors import CheckpointError, UsageError, writing
 from ..base.files import flush_folder, sweep, write_atomically
 from ..config.schema import RunConfig, to_dict
-from ..optimise.loop import State
+from ..optimise.volume import VolumeStage
 
 CHECKPOINT, CONFIG, METRICS, LOCK = "checkpoint.safetensors", "config.json", "metrics.jsonl", ".lock"
 DEPTH = 2  # folders below a given one that are searched for runs: outputs/<prompt>/<time>
@@ -114,7 +114,7 @@ def config_bytes(config: RunConfig) -> bytes:
     return (json.dumps(to_dict(config), indent=1) + "\n").encode()
 
 
-def reopen_run(folder: Path, state: State) -> None:
+def reopen_run(folder: Path, state: VolumeStage) -> None:
     """Bring a run's folder to where `state` stands: config.json as it goes on, later metrics dropped, what a killed
     process left half-written removed. Raises OutputError where it cannot be written."""
     with writing(folder / "previews"):

@@ -16,7 +16,8 @@ from ..config.schema import RunConfig, check_config, clean_texts, resolution_at
 from ..export.formats import STL_SIZE, check_formats, check_origin, check_size
 from ..hub.fetch import pinned
 from ..hub.names import TOYBOX_NAME
-from ..optimise.loop import State, train
+from ..optimise.loop import train
+from ..optimise.volume import VolumeStage
 from .checkpoint import load_checkpoint
 from .folder import CHECKPOINT, checkpoint_of, create_run, lock_run, reopen_run
 from .interrupt import Interrupt
@@ -72,7 +73,7 @@ def pin_model(config: RunConfig) -> RunConfig:
 
 
 def optimise(
-    state: State,
+    state: VolumeStage,
     guidance,
     folder: Path,
     formats: tuple[str, ...],
@@ -117,7 +118,7 @@ def raise_failures(failures: list[Exception]) -> None:
         raise failures[-1]
 
 
-def log_summary(state: State, recorder: Recorder, seconds: float) -> None:
+def log_summary(state: VolumeStage, recorder: Recorder, seconds: float) -> None:
     log.info("optimised %d steps in %.0f s: %s", state.step - recorder.first, seconds, shares(recorder.times))
     if state.device.type == "cuda":
         log.info(
@@ -140,7 +141,7 @@ def shares(times: dict[str, float]) -> str:
     return ", ".join(f"{name} {100 * times[key] / whole:.0f} %" for name, key in names.items())
 
 
-def log_memory_plan(guidance, state: State) -> None:
+def log_memory_plan(guidance, state: VolumeStage) -> None:
     """What a run with a model of one's own will take, before it starts. Nothing for the embedded prior."""
     config, device = state.config, state.device
     if config.guidance.model == TOYBOX_NAME:
@@ -192,7 +193,7 @@ def generate(
     from ..guidance.load import load_guidance
 
     guidance = load_guidance(config, where)
-    state = State(config, where)
+    state = VolumeStage(config, where)
     state.weights = weights.weights_of(config)
     folder = create_run(Path(root), config)
     with lock_run(folder):

@@ -9,7 +9,7 @@ import torch
 
 from ..base.devices import choose_device
 from ..base.errors import ExportError, UsageError
-from ..optimise.loop import State
+from ..optimise.volume import VolumeStage
 from .checkpoint import load_checkpoint
 from .display import turntable_frames
 from .folder import checkpoint_of
@@ -19,7 +19,7 @@ log = logging.getLogger(__name__)
 MAX_FRAMES, MAX_PIXELS = 3600, 2048
 
 
-def load_state(run: str | Path, device: str | torch.device = "auto") -> tuple[State, Path]:
+def load_state(run: str | Path, device: str | torch.device = "auto") -> tuple[VolumeStage, Path]:
     """The state of a run's checkpoint and the run's folder. Raises CheckpointError."""
     path = checkpoint_of(Path(run))
     return load_checkpoint(path, choose_device(device)), path.parent.resolve()
@@ -36,7 +36,7 @@ def export(
     return export_run(state, folder, formats, **options)
 
 
-def export_run(state: State, folder: Path, formats: tuple[str, ...] = ("glb",), **options) -> dict[str, Path]:
+def export_run(state: VolumeStage, folder: Path, formats: tuple[str, ...] = ("glb",), **options) -> dict[str, Path]:
     """`export` for a state in memory."""
     from ..export.meshes import export_mesh
 
@@ -68,7 +68,7 @@ def render(
     return render_run(state, folder, frames=frames, resolution=resolution)
 
 
-def render_run(state: State, folder: Path, *, frames: int = 48, resolution: int = 192) -> dict[str, Path]:
+def render_run(state: VolumeStage, folder: Path, *, frames: int = 48, resolution: int = 192) -> dict[str, Path]:
     """`render` for a state in memory."""
     from ..export.video import contact_sheet, write_turntable
 

@@ -9,7 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ..base.errors import DivergenceError
-from ..optimise.loop import State, StepRecord
+from ..optimise.stage import StepRecord
+from ..optimise.volume import VolumeStage
 from .display import write_preview
 from .folder import append_metrics
 from .interrupt import Interrupt
@@ -69,7 +70,7 @@ class Recorder:
     saved."""
 
     def __init__(
-        self, state: State, folder: Path, saver: Saver, interrupt: Interrupt, observer: Observer | None = None
+        self, state: VolumeStage, folder: Path, saver: Saver, interrupt: Interrupt, observer: Observer | None = None
     ):
         self.state, self.folder, self.saver, self.interrupt, self.observer = state, folder, saver, interrupt, observer
         self.spare = Conveniences()

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from ..base.errors import DivergenceError, writing
-from ..optimise.loop import State
+from ..optimise.volume import VolumeStage
 from .checkpoint import save_checkpoint
 from .folder import CHECKPOINT
 
@@ -20,7 +20,7 @@ SHORTEST, LONGEST = 5.0, 60.0  # seconds between saves: as many as the run is ol
 class Saver:
     """Saves `state` into `folder`. step: of the checkpoint that it left there, None before the first."""
 
-    def __init__(self, state: State, folder: Path):
+    def __init__(self, state: VolumeStage, folder: Path):
         self.state, self.path, self.step = state, folder / CHECKPOINT, None
         self.began = self.due = time.monotonic()
 

@@ -18,7 +18,7 @@ from dreamfusion_ngp.config.schema import check_config, clean_texts
 from dreamfusion_ngp.guidance import text_encoders as text
 from dreamfusion_ngp.guidance.load import load_guidance
 from dreamfusion_ngp.guidance.settings import read_settings
-from dreamfusion_ngp.optimise.loop import State
+from dreamfusion_ngp.optimise.volume import VolumeStage
 from dreamfusion_ngp.runs.checkpoint import load_checkpoint, save_checkpoint
 from dreamfusion_ngp.runs.folder import slug
 
@@ -134,7 +134,7 @@ def test_a_guidance_refuses_what_is_no_text(given, folders):
 
 @pytest.mark.parametrize("where", ["prompt", "negative"])
 def test_a_checkpoint_with_a_text_that_is_none(where, tmp_path):
-    state = State(TINY, "cpu")
+    state = VolumeStage(TINY, "cpu")
     state.config = (
         replace(TINY, prompt="mug\udce9")
         if where == "prompt"
@@ -146,7 +146,7 @@ def test_a_checkpoint_with_a_text_that_is_none(where, tmp_path):
 
 
 def test_a_checkpoints_texts_come_back_clean(tmp_path):
-    state = State(TINY, "cpu")
+    state = VolumeStage(TINY, "cpu")
     state.config = replace(TINY, prompt="\ufeffa red\u00a0mug", guidance=replace(TINY.guidance, negative="\u200b"))
     save_checkpoint(tmp_path / "checkpoint.safetensors", state)
     found = load_checkpoint(tmp_path / "checkpoint.safetensors", "cpu").config

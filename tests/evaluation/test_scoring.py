@@ -18,7 +18,7 @@ from dreamfusion_ngp.evaluation.judge import Judge, save_judge
 from dreamfusion_ngp.evaluation.pictures import toy_pictures
 from dreamfusion_ngp.evaluation.report import FIGURES
 from dreamfusion_ngp.evaluation.sheet import THUMBNAIL, html_sheet, thumbnails
-from dreamfusion_ngp.optimise.loop import State
+from dreamfusion_ngp.optimise.volume import VolumeStage
 from dreamfusion_ngp.runs.checkpoint import load_checkpoint, save_checkpoint
 from dreamfusion_ngp.runs.folder import find_runs
 from dreamfusion_ngp.toybox.world.shapes import COLORS
@@ -77,7 +77,7 @@ def test_the_judge_is_tried_on_the_true_toys_of_the_prompts():
 def save_run(folder, prompt, seed):
     """A run that has not begun: a grey ball."""
     config = replace(TINY, prompt=prompt, seed=seed, field=replace(TINY.field, blob=("cone", 12.0, 0.3)))
-    state = State(config, "cpu")
+    state = VolumeStage(config, "cpu")
     state.occupancy.update(state.field.density, 0, 0, full=True)
     folder.mkdir(parents=True)
     save_checkpoint(folder / "checkpoint.safetensors", state)

@@ -13,7 +13,7 @@ from dreamfusion_ngp import cli
 from dreamfusion_ngp.base.errors import PriorError
 from dreamfusion_ngp.guidance import origin
 from dreamfusion_ngp.guidance.origin import check_weights, moved, weights_digest, weights_of
-from dreamfusion_ngp.optimise.loop import State
+from dreamfusion_ngp.optimise.volume import VolumeStage
 from dreamfusion_ngp.runs import generate
 from dreamfusion_ngp.runs.checkpoint import load_checkpoint, save_checkpoint
 
@@ -105,7 +105,7 @@ def test_resume_finds_a_model_where_it_is_said_to_be(tmp_path, model, monkeypatc
     """The whole verb but for the loading of the model and the loop."""
     from dreamfusion_ngp.guidance import load as guidance
 
-    state, run = State(with_model(model), "cpu"), tmp_path / "run"
+    state, run = VolumeStage(with_model(model), "cpu"), tmp_path / "run"
     state.weights, state.step = weights_of(state.config), 3
     run.mkdir()
     save_checkpoint(run / "checkpoint.safetensors", state)
@@ -131,7 +131,7 @@ def test_resume_finds_a_model_where_it_is_said_to_be(tmp_path, model, monkeypatc
 
 
 def test_a_checkpoint_remembers_the_weights(tmp_path):
-    state = State(TINY, "cpu")
+    state = VolumeStage(TINY, "cpu")
     state.weights = {"model": "ab" * 32}
     save_checkpoint(tmp_path / "c", state)
     assert load_checkpoint(tmp_path / "c", "cpu").weights == state.weights

@@ -14,7 +14,7 @@ from dreamfusion_ngp.base.errors import DivergenceError
 from dreamfusion_ngp.config.schema import RunConfig, check_config
 from dreamfusion_ngp.guidance.protocol import GuidanceOutput
 from dreamfusion_ngp.optimise.executors import Eager, Graphed, Notice, executor, tier
-from dreamfusion_ngp.optimise.loop import State, train_step
+from dreamfusion_ngp.optimise.volume import VolumeStage, train_step
 from dreamfusion_ngp.runs.checkpoint import load_checkpoint, save_checkpoint
 
 # Every number that may change changes; the grid's updates, both backgrounds, two resolutions and several tiers.
@@ -53,13 +53,13 @@ def same(a, b):
 
 @pytest.fixture(scope="module")
 def eager():
-    state = State(CHANGING, "cpu")
+    state = VolumeStage(CHANGING, "cpu")
     return state, run_steps(state, Eager(), 50)
 
 
 def test_the_same_run_in_graphs(eager):
     """Bit for bit, records read long after their step included; and most steps were replayed."""
-    state = State(CHANGING, "cpu")
+    state = VolumeStage(CHANGING, "cpu")
     run = on_tape(state)
     assert run_steps(state, run, 50) == eager[1]
     assert same(state, eager[0])
@@ -73,7 +73,7 @@ def test_the_same_run_in_graphs(eager):
 
 
 def test_the_same_run_through_a_checkpoint(tmp_path, eager):
-    first = State(CHANGING, "cpu")
+    first = VolumeStage(CHANGING, "cpu")
     records = run_steps(first, on_tape(first), 27)
     save_checkpoint(tmp_path / "c", first)
     second = load_checkpoint(tmp_path / "c", "cpu")
@@ -90,7 +90,7 @@ def test_the_same_run_through_a_checkpoint(tmp_path, eager):
 )
 def test_budget_and_half_table(changes):
     config = replace(CHANGING, steps=20, **changes)
-    graphed, plain = State(config, "cpu"), State(config, "cpu")
+    graphed, plain = VolumeStage(config, "cpu"), VolumeStage(config, "cpu")
     records = run_steps(graphed, on_tape(graphed), 20)
     assert records == run_steps(plain, Eager(), 20) and same(graphed, plain)
     assert any(record["dropped"] for record in records) == (config.render.budget == 700)
@@ -99,7 +99,7 @@ def test_budget_and_half_table(changes):
 def test_a_frozen_number_is_seen():
     """The check itself: a blob that grows with the step, as a number among an operator's arguments."""
     config = replace(TINY, steps=8, render=replace(TINY.render, random_background=1.0, resolution=8))
-    states = [State(config, "cpu") for _ in range(3)]
+    states = [VolumeStage(config, "cpu") for _ in range(3)]
     for state in states[1:]:
         arguments = state.field._arguments
 
@@ -139,7 +139,7 @@ def test_a_step_that_stops_can_be_followed_by_others():
     config = replace(TINY, steps=12, render=replace(TINY.render, random_background=1.0, resolution=8))
     results = []
     for make in (lambda state: Eager(), lambda state: on_tape(state, 1 << 15)):
-        state = State(config, "cpu")
+        state = VolumeStage(config, "cpu")
         run = make(state)
         for bad in (0, 2, 5):
             run_steps(state, run, bad)
@@ -171,14 +171,14 @@ def test_notice():
 
 
 def test_graphs_are_for_cuda_devices_and_whole_steps():
-    assert RunConfig().cuda_graphs and isinstance(executor(State(replace(TINY, cuda_graphs=True), "cpu")), Eager)
+    assert RunConfig().cuda_graphs and isinstance(executor(VolumeStage(replace(TINY, cuda_graphs=True), "cpu")), Eager)
     check_config(replace(TINY, cuda_graphs=True, accumulate=2))
 
 
 def test_a_capture_begins_without_what_autograd_remembers():
     """Of every parameter, autograd keeps the stream on which it was first met, as long as a graph of it lives: a
     capture that meets that of an earlier step would wait for a stream outside."""
-    state = State(TINY, "cpu")
+    state = VolumeStage(TINY, "cpu")
     table = state.field.table
 
     def node():  # the one that adds gradients: the living one, if there is one
@@ -211,7 +211,7 @@ def test_the_same_run_on_a_gpu(cuda, tmp_path):
     """Atomics round in any order, so runs differ; runs in graphs no more than others. A large epsilon, for Adam would
     make a step of any size of a rounding error."""
     config = replace(CHANGING, optim=replace(CHANGING.optim, eps=1e-3))
-    states = [State(config, cuda) for _ in range(3)]
+    states = [VolumeStage(config, cuda) for _ in range(3)]
     records = [run_steps(state, Eager(), 50) for state in states[:2]]
     run = Graphed(states[2], CudaCapture(), CudaCapture(), smallest=256)
     records.append(run_steps(states[2], run, 27))
@@ -226,18 +226,18 @@ def test_the_same_run_on_a_gpu(cuda, tmp_path):
 
 
 def test_the_config_switches_graphs_on(cuda):
-    state = State(replace(TINY, steps=20, cuda_graphs=True), cuda)
+    state = VolumeStage(replace(TINY, steps=20, cuda_graphs=True), cuda)
     run = executor(state)
     assert isinstance(run, Graphed)
-    assert isinstance(executor(State(replace(TINY, cuda_graphs=False), cuda)), Eager)
-    assert isinstance(executor(State(replace(TINY, cuda_graphs=True, accumulate=2), cuda)), Eager)
+    assert isinstance(executor(VolumeStage(replace(TINY, cuda_graphs=False), cuda)), Eager)
+    assert isinstance(executor(VolumeStage(replace(TINY, cuda_graphs=True, accumulate=2), cuda)), Eager)
     assert [record["step"] for record in run_steps(state, run, 20)] == list(range(20)) and run.graphs
 
 
 def test_steps_in_graphs_never_wait(cuda):
     """Under torch's own check, once everything is captured: one tier, one background."""
     config = replace(TINY, render=replace(TINY.render, random_background=1.0))
-    state = State(config, cuda)
+    state = VolumeStage(config, cuda)
     run = Graphed(state, CudaCapture(), CudaCapture(), smallest=config.render.budget)
     target = Target()
     target.color = target.color.to(cuda)

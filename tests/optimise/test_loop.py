@@ -11,7 +11,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from dreamfusion_ngp.base.errors import DivergenceError
 from dreamfusion_ngp.config.schema import LightConfig, LossConfig, dreamfusion, resolution_at
 from dreamfusion_ngp.optimise import step as steps
-from dreamfusion_ngp.optimise.loop import State, differentiate, train
+from dreamfusion_ngp.optimise.loop import train
+from dreamfusion_ngp.optimise.volume import VolumeStage, differentiate
 from dreamfusion_ngp.render.losses import (
     entropy_loss,
     entropy_weight,
@@ -35,7 +36,7 @@ def test_stopped_and_continued_equals_uninterrupted():
     whole, records = run(TINY)
     part, before = run(TINY, stop_after=17)
     assert part.step == 17
-    again = State(TINY, "cpu")
+    again = VolumeStage(TINY, "cpu")
     for name, value in part.tensors().items():
         again.tensors()[name].copy_(value)
     again.step = 17
@@ -69,7 +70,7 @@ class Sizes(TorchDispatchMode):
 def test_only_kernels_pass_over_the_table():
     """No gradient of the table is added, copied or cleared besides: from the second step on, the backward accumulates
     into the one that Adam zeroed."""
-    state = State(TINY, "cpu")
+    state = VolumeStage(TINY, "cpu")
     with Sizes(state.field.table.shape) as first:
         train(state, Target(), lambda record: state.step == 1)
     with Sizes(state.field.table.shape) as second:
@@ -135,7 +136,7 @@ def test_a_loss_term_that_is_not_finite_stops_with_step_and_term(monkeypatch, te
             return replace(output, value=output.value + value) if term == "sds" and part == 3 else output
 
     config = replace(TINY, loss=replace(TINY.loss, smoothness=0.1))
-    state = State(config, "cpu")
+    state = VolumeStage(config, "cpu")
     if term != "sds":
         name = term if term.endswith("loss") else f"{term}_loss"
         good = getattr(steps, name)
@@ -159,7 +160,7 @@ def test_a_loss_term_that_is_not_finite_stops_with_step_and_term(monkeypatch, te
 )
 def test_harm_to_the_state_stops_the_step_it_is_met_in(name, value, times):
     """Also where no ray looks: the table's last row is hardly ever read. Nothing else takes it up."""
-    state = State(replace(TINY, accumulate=times), "cpu")
+    state = VolumeStage(replace(TINY, accumulate=times), "cpu")
     harmed = state.tensors()[name]
 
     def meddle(part):
@@ -176,7 +177,7 @@ def test_harm_to_the_state_stops_the_step_it_is_met_in(name, value, times):
 @pytest.mark.parametrize("value", BAD)
 @pytest.mark.parametrize("place", [0, 1])
 def test_a_factor_of_adam_that_is_not_finite_stops_the_step(monkeypatch, place, value):
-    state = State(TINY, "cpu")
+    state = VolumeStage(TINY, "cpu")
     good = state.adam.factors
 
     def factors(step, steps):
@@ -206,7 +207,7 @@ def test_gradients_that_are_not_finite_are_left_out_and_counted(factor):
 
 
 def test_the_count_of_what_was_left_out_goes_on_after_a_resume(tmp_path):
-    state = State(TINY, "cpu")
+    state = VolumeStage(TINY, "cpu")
     state.adam.nonfinite += 7
     _, before = run(TINY, state=state, stop_after=2)
     save_checkpoint(tmp_path / "c", state)
@@ -247,7 +248,7 @@ def test_smoothness_is_of_opaque_neighbours_and_leaves_the_opacity_alone():
 def test_smoothness_smooths(device):
     """With nothing else to follow, a rough field's normals become alike."""
     config = replace(TINY, loss=LossConfig(orientation=(0.0, 0.0), opacity=0.0, smoothness=1.0))
-    state = State(config, device)
+    state = VolumeStage(config, device)
     with torch.no_grad():
         state.field.table.copy_(torch.rand(state.field.table.shape, generator=torch.manual_seed(0)) - 0.5)
     _, records = run(config, indifferent, state)
@@ -283,7 +284,7 @@ def test_everything_in_a_part_of_a_step_weighs_its_share(monkeypatch, what):
     guidance = Target() if what == "guidance" else indifferent
     gradients = {}
     for times in (1, 2):
-        state = State(replace(TINY, accumulate=times, loss=loss), "cpu")
+        state = VolumeStage(replace(TINY, accumulate=times, loss=loss), "cpu")
         with torch.no_grad():
             state.field.table.copy_(torch.rand(state.field.table.shape, generator=torch.manual_seed(0)) - 0.5)
         state.adam.step = lambda factors: None  # keeps the gradients
@@ -297,7 +298,7 @@ def test_everything_in_a_part_of_a_step_weighs_its_share(monkeypatch, what):
 
 def test_the_first_update_of_the_grid_is_of_every_cell():
     """Later ones are of a part. An exponential density is above zero everywhere."""
-    state = State(TINY, "cpu")
+    state = VolumeStage(TINY, "cpu")
     train(state, Target(), lambda record: True)
     assert (state.occupancy.values > 0).all()
     state.occupancy.values.zero_()

@@ -13,7 +13,9 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from dreamfusion_ngp.config.schema import RunConfig
 from dreamfusion_ngp.guidance.protocol import GuidanceOutput
-from dreamfusion_ngp.optimise.loop import Adam, State, check_finite, check_update, train_step
+from dreamfusion_ngp.optimise.adam import Adam
+from dreamfusion_ngp.optimise.stage import check_finite
+from dreamfusion_ngp.optimise.volume import VolumeStage, check_update, train_step
 from dreamfusion_ngp.render.volume import Rays
 from dreamfusion_ngp.scene.fields import HashField
 from dreamfusion_ngp.scene.occupancy import Occupancy
@@ -65,7 +67,7 @@ class Reads(TorchDispatchMode):
 def test_only_three_places_read_values_and_not_on_cuda():
     """All of them look at the device first: on the CPU alone `Rays.rows` cuts the buffers, and `check_finite` and
     `check_update` look at every step."""
-    state = State(SMALL, "cpu")
+    state = VolumeStage(SMALL, "cpu")
     with Reads() as reads:
         for _ in range(3):
             train_step(state, guidance, SMALL, time.perf_counter)
@@ -95,10 +97,10 @@ class Numbers(TorchDispatchMode):
 
 
 def test_the_numbers_that_change_from_step_to_step_are_known():
-    """None: they are in `State.eye` and `State.numbers`, where kernels read them. `slice` cuts buffers to the count,
+    """None: they are in the stage's `eye` and `numbers`, where kernels read them. `slice` cuts buffers to the count,
     on the CPU alone."""
     config = replace(SMALL, optim=replace(SMALL.optim, final=0.1), field=replace(SMALL.field, coarse_to_fine=(2, 0.9)))
-    state, steps = State(config, "cpu"), []
+    state, steps = VolumeStage(config, "cpu"), []
     for _ in range(5):
         with Numbers() as numbers:
             train_step(state, guidance, config, time.perf_counter)
@@ -175,7 +177,7 @@ def test_a_step_under_torchs_own_check(device):
     if device == "cpu":
         pytest.skip("needs a CUDA device")
     config = replace(CONFIG, render=replace(CONFIG.render, resolution=16))
-    state = State(config, device)
+    state = VolumeStage(config, device)
     for _ in range(2):
         train_step(state, guidance, config, time.perf_counter)  # the check of the loss terms falls on step 0
     torch.cuda.synchronize()

@@ -9,7 +9,8 @@ from support.tiny_runs import TINY
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from dreamfusion_ngp.optimise.step import State, cast_rays, draw, fill_eye, fill_numbers, learn, look, refresh_is_due
+from dreamfusion_ngp.optimise.step import cast_rays, draw, fill_eye, fill_numbers, learn, look, refresh_is_due
+from dreamfusion_ngp.optimise.volume import VolumeStage
 from dreamfusion_ngp.scene.lights import ALBEDO
 
 
@@ -32,7 +33,7 @@ def test_the_numbers_of_a_step():
     config = replace(
         TINY, optim=replace(TINY.optim, final=0.1, warmup=0.5), field=replace(TINY.field, coarse_to_fine=(2, 1.0))
     )
-    state = State(config, "cpu")
+    state = VolumeStage(config, "cpu")
     drawn = draw(config, 10)
     fill_numbers(state, drawn), fill_eye(state, drawn)
     assert state.field.level_weight.tolist() == pytest.approx([1, 1, 0.5, 0])
@@ -67,7 +68,7 @@ def test_no_function_of_a_step_goes_through_the_host(network, monkeypatch):
     copied there or back, and no value can be read."""
     monkeypatch.setattr("dreamfusion_ngp.ops._common.DEVICES", ("cpu", "cuda", "meta"))
     config = replace(TINY, field=replace(TINY.field, half_table=True), loss=replace(TINY.loss, smoothness=0.1))
-    state = State(config, "meta")
+    state = VolumeStage(config, "meta")
     with OnTheHost() as host:
         seen = look(state, cast_rays(state, 12).cut(1 << 10).clone(), network)
         learn(state, seen, torch.empty_like(seen.rgb), last=True)

@@ -11,7 +11,7 @@ from support.tiny_runs import TINY, run
 from dreamfusion_ngp.base.errors import CheckpointError, OutputError
 from dreamfusion_ngp.base.files import write_atomically
 from dreamfusion_ngp.config.schema import to_dict
-from dreamfusion_ngp.optimise.loop import State
+from dreamfusion_ngp.optimise.volume import VolumeStage
 from dreamfusion_ngp.runs.checkpoint import load_checkpoint, save_checkpoint
 
 
@@ -151,12 +151,12 @@ def test_a_failed_write_leaves_the_old_file(tmp_path, monkeypatch):
     with pytest.raises(OSError):
         write_atomically(path, b"new")
     with pytest.raises(OutputError, match="cannot write .*No space left"):
-        save_checkpoint(path, State(TINY, "cpu"))
+        save_checkpoint(path, VolumeStage(TINY, "cpu"))
     assert path.read_bytes() == b"old" and os.listdir(tmp_path) == ["c"]
 
 
 def test_state_has_every_changing_tensor():
-    names = set(State(TINY, "cpu").tensors())
+    names = set(VolumeStage(TINY, "cpu").tensors())
     assert {
         "field.table",
         "field.w1",

@@ -13,7 +13,7 @@ from support.tiny_runs import TINY
 
 from dreamfusion_ngp import cli
 from dreamfusion_ngp.base.errors import CheckpointError, OutputError, UsageError
-from dreamfusion_ngp.optimise.loop import State
+from dreamfusion_ngp.optimise.volume import VolumeStage
 from dreamfusion_ngp.runs.checkpoint import save_checkpoint
 from dreamfusion_ngp.runs.display import display, preview_picture, render_opacity, turntable_frames
 from dreamfusion_ngp.runs.folder import (
@@ -84,7 +84,7 @@ def test_a_killed_process_leaves_no_lock(tmp_path):
 
 
 def test_resume_leaves_a_run_alone_that_goes_on_elsewhere(tmp_path, capsys):
-    save_checkpoint(tmp_path / "checkpoint.safetensors", State(TINY, "cpu"))
+    save_checkpoint(tmp_path / "checkpoint.safetensors", VolumeStage(TINY, "cpu"))
     append_metrics(tmp_path, {"step": 30})
     with lock_run(tmp_path):
         before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
@@ -165,7 +165,7 @@ def test_what_cannot_be_written_is_a_clear_error(tmp_path, ball):
 @pytest.fixture(scope="module")
 def ball():
     """An untrained field: a grey ball."""
-    state = State(replace(TINY, field=replace(TINY.field, blob=("cone", 12.0, 0.3))), "cpu")
+    state = VolumeStage(replace(TINY, field=replace(TINY.field, blob=("cone", 12.0, 0.3))), "cpu")
     state.occupancy.update(state.field.density, 0, 0, full=True)
     return state
 
@@ -200,7 +200,7 @@ def test_pictures_do_not_suffer_from_the_training_budget(ball):
     """Many pixels need more samples than a training step may take; rays must not be cut off."""
     from dreamfusion_ngp.scene.cameras import orbit
 
-    small = State(replace(ball.config, render=replace(ball.config.render, budget=64)), "cpu")
+    small = VolumeStage(replace(ball.config, render=replace(ball.config.render, budget=64)), "cpu")
     small.occupancy.load_state_dict(ball.occupancy.state_dict())
     cameras = orbit([0.0, 45.0, 90.0], 0.0, 1.55, 1.25)
     assert np.array_equal(render_opacity(small)(cameras, 24), render_opacity(ball)(cameras, 24))

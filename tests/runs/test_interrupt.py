@@ -19,7 +19,7 @@ from support.tiny_runs import TINY, Target
 
 from dreamfusion_ngp import cli
 from dreamfusion_ngp.cli.progress import TerminalProgress, exit_code
-from dreamfusion_ngp.optimise.loop import State
+from dreamfusion_ngp.optimise.volume import VolumeStage
 from dreamfusion_ngp.runs import generate, outputs, recorder
 from dreamfusion_ngp.runs.checkpoint import load_checkpoint
 from dreamfusion_ngp.runs.folder import lock_run
@@ -45,7 +45,7 @@ def victim(folder: Path, steps: int = 100_000) -> int:
 
     def run(args):
         with lock_run(folder):
-            state, slow = State(replace(TINY, steps=steps), "cpu"), Slow(folder)
+            state, slow = VolumeStage(replace(TINY, steps=steps), "cpu"), Slow(folder)
             with TerminalProgress() as progress:
                 return exit_code(
                     generate.optimise(state, slow, folder, ("ply",), observer=progress, catch_signals=True)

@@ -15,7 +15,8 @@ from dreamfusion_ngp.base.console import tolerant
 from dreamfusion_ngp.base.errors import DivergenceError, ExportError, OutputError
 from dreamfusion_ngp.cli.log import shown_log
 from dreamfusion_ngp.cli.progress import TerminalProgress
-from dreamfusion_ngp.optimise.loop import State, train
+from dreamfusion_ngp.optimise.loop import train
+from dreamfusion_ngp.optimise.volume import VolumeStage
 from dreamfusion_ngp.runs import generate, outputs, recorder, saver
 from dreamfusion_ngp.runs.checkpoint import load_checkpoint
 from dreamfusion_ngp.runs.saver import Saver
@@ -56,7 +57,9 @@ def folder(tmp_path, monkeypatch):
 
 def optimise(folder, guidance=None, state=None, observer=None):
     folder.mkdir(exist_ok=True)
-    return generate.optimise(state or State(SHORT, "cpu"), guidance or Target(), folder, ("glb",), observer=observer)
+    return generate.optimise(
+        state or VolumeStage(SHORT, "cpu"), guidance or Target(), folder, ("glb",), observer=observer
+    )
 
 
 def saved(folder):
@@ -110,7 +113,7 @@ def test_a_step_that_fails_is_made_again_bit_exactly(folder, step):
     """Also one before which the occupancy grid was refreshed."""
     with pytest.raises(RuntimeError, match="broken on purpose"):
         optimise(folder, At(step, fail))
-    again, whole = saved(folder), State(SHORT, "cpu")
+    again, whole = saved(folder), VolumeStage(SHORT, "cpu")
     assert again.step == step
     train(again, Target(), lambda record: None)
     train(whole, Target(), lambda record: None)
@@ -145,7 +148,7 @@ def test_what_is_said_of_the_checkpoint_is_true_for_a_loss_that_is_not_finite(fo
     ],
 )
 def test_a_state_that_is_not_sound_never_replaces_a_checkpoint(folder, name, value):
-    state = State(SHORT, "cpu")
+    state = VolumeStage(SHORT, "cpu")
 
     def spoil(_):
         state.tensors()[name].view(-1)[0] = value
@@ -211,7 +214,7 @@ def test_a_turntable_that_fails_leaves_the_mesh_and_the_sheet(folder, caplog):
     assert is_all_there(folder) and result.pictures == {}
     assert one_warning(caplog) and f"{folder}/turntable." in caplog.text
     with pytest.raises(ExportError, match="turntable"):
-        outputs.render_run(State(SHORT, "cpu"), folder)
+        outputs.render_run(VolumeStage(SHORT, "cpu"), folder)
 
 
 def test_a_folder_that_vanishes_comes_back(folder, caplog):
@@ -223,7 +226,7 @@ def test_saves_become_rarer_up_to_a_minute(tmp_path, monkeypatch):
     now, saves = [0.0], []
     monkeypatch.setattr(saver.time, "monotonic", lambda: now[0])
     monkeypatch.setattr(saver, "save_checkpoint", lambda path, state: saves.append(now[0]))
-    state = State(TINY, "cpu")
+    state = VolumeStage(TINY, "cpu")
     keeper = Saver(state, tmp_path)
     for second in range(600):
         now[0], state.step = float(second), second + 1

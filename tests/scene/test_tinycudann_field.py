@@ -14,7 +14,7 @@ from dreamfusion_ngp.base.errors import NativeError, UsageError
 from dreamfusion_ngp.cli import main
 from dreamfusion_ngp.config.schema import FieldConfig, check_config, fast
 from dreamfusion_ngp.ops.field import field as kernels
-from dreamfusion_ngp.optimise.loop import State
+from dreamfusion_ngp.optimise.volume import VolumeStage
 from dreamfusion_ngp.runs.checkpoint import load_checkpoint, save_checkpoint
 from dreamfusion_ngp.scene.fields import HashField
 
@@ -135,7 +135,7 @@ def test_what_cannot_be_used_is_said(stand_in, monkeypatch):
         raise OSError("Unknown compute capability. Ensure PyTorch with CUDA support is installed.\nmore")
 
     def state():
-        return State(replace(TINY, field=SMALL), "cpu")
+        return VolumeStage(replace(TINY, field=SMALL), "cpu")
 
     monkeypatch.setattr(stand_in, "Encoding", fails)
     with pytest.raises(NativeError, match=r"Unknown compute capability[^\n]*$"):

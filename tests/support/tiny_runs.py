@@ -4,7 +4,8 @@ import torch
 
 from dreamfusion_ngp.config.schema import CameraConfig, FieldConfig, OptimConfig, RenderConfig, RunConfig
 from dreamfusion_ngp.guidance.protocol import GuidanceOutput
-from dreamfusion_ngp.optimise.loop import State, train
+from dreamfusion_ngp.optimise.loop import train
+from dreamfusion_ngp.optimise.volume import VolumeStage
 from dreamfusion_ngp.toybox.prior.loss import TrainPriorConfig
 
 TINY = RunConfig(
@@ -68,7 +69,7 @@ def indifferent(image, views, part, progress):
 
 
 def run(config, guidance=None, state=None, stop_after=None, device="cpu"):
-    state, records = state or State(config, device), []
+    state, records = state or VolumeStage(config, device), []
 
     def observe(record):
         records.append(record.plain())

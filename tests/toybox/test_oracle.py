@@ -22,7 +22,7 @@ from dreamfusion_ngp.config.schema import (
     RenderConfig,
     RunConfig,
 )
-from dreamfusion_ngp.optimise.loop import State, train_step
+from dreamfusion_ngp.optimise.volume import VolumeStage, train_step
 from dreamfusion_ngp.toybox.oracle import Oracle, cell_centres, iou, posterior_mean, true_occupancy
 
 SURFACE = 3.0  # density per world unit that counts as inside
@@ -68,7 +68,7 @@ def one_thread():
 def shape(toy: str, view_words: str, camera: bool = False) -> torch.Tensor:
     """Occupied cells (CELLS^3,) of the field that SDS against the oracle makes of `toy`."""
     config = replace(SMALL, guidance=replace(SMALL.guidance, view_words=view_words))
-    oracle, state = Oracle(config, toy, "red", camera), State(config, "cpu")
+    oracle, state = Oracle(config, toy, "red", camera), VolumeStage(config, "cpu")
     for _ in range(config.steps):
         train_step(state, oracle, config, perf_counter)
     return state.field.density(cell_centres(CELLS, config.field.bound)) > SURFACE

@@ -1,0 +1,151 @@
+"""What a stage of a run is to the loop, the checkpoint and the folder of the run; and what one of its steps reports."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Protocol, Self
+
+import torch
+from torch import Tensor
+
+from ..base.errors import CheckpointError, DivergenceError
+from ..config.schema import RunConfig
+from ..guidance.protocol import Guidance
+
+CHECK_INTERVAL_CUDA = 16  # steps between looks at the loss terms on CUDA: a look waits for the device
+
+
+@dataclass(frozen=True)
+class StepRecord:
+    """What one step did. terms: loss terms, unweighted. log: the guidance's own numbers. seconds: {"guidance", "field",
+    "other"}. samples: taken and dropped. nonfinite: updates of single numbers left out so far in the run because they
+    would not have been finite. Values are tensors on the device until `plain()` reads them."""
+
+    step: int
+    terms: dict[str, Tensor]
+    log: dict[str, Tensor | float]
+    opacity: Tensor
+    samples: Tensor
+    nonfinite: Tensor
+    seconds: dict[str, float]
+
+    def plain(self) -> dict:
+        """JSON-ready numbers. Waits for the device."""
+        numbers = {k: float(v) for k, v in {**self.terms, **self.log}.items()}
+        taken, dropped = (int(v) for v in self.samples)
+        return {
+            "step": self.step,
+            **numbers,
+            "opacity": float(self.opacity),
+            "samples": taken,
+            "dropped": dropped,
+            "nonfinite": int(self.nonfinite),
+            **{f"{k}_ms": round(v * 1e3, 2) for k, v in self.seconds.items()},
+        }
+
+
+class Stage(Protocol):
+    """A scene, its renderer and its optimiser, from a first step to `config.steps`.
+
+    step: number of the next step, from 0.  whole: False while parameters are those of no step, in the middle of an
+    update: what is saved then could not be resumed.  weights: digests of the guidance's weights, by which a resumed run
+    knows them.  guided: the tensors that the guidance changes, kept with those of the stage.
+    """
+
+    config: RunConfig
+    device: torch.device
+    step: int
+    whole: bool
+    weights: dict[str, str]
+    guided: dict[str, Tensor]
+
+    @classmethod
+    def start(cls, config: RunConfig, device: str | torch.device, previous: Stage | None = None) -> Self:
+        """The stage before its first step: from `config` alone, or with the geometry and the appearance of a finished
+        one. Raises UsageError where it cannot take over what that one has made."""
+        ...
+
+    def advance(self, guidance: Guidance, clock: Callable[[], float]) -> StepRecord:
+        """Make one step. All randomness is a function of the config's seed and of `step`. Raises DivergenceError."""
+        ...
+
+    def tensors(self) -> dict[str, Tensor]:
+        """Named tensors of everything that steps change, in place: what a checkpoint holds."""
+        ...
+
+    def counters(self) -> dict[str, int]:
+        """Whole numbers that a checkpoint holds with `step`."""
+        ...
+
+    def restore(self, step: int, counters: Mapping[str, int]) -> None:
+        """Be at `step`, after `tensors` were overwritten with those of that step."""
+        ...
+
+
+def adopt(stage: Stage, guidance: Guidance) -> None:
+    """Let `stage` hold the tensors that `guidance` changes, which get the values that the stage has of them, those of a
+    checkpoint. Raises CheckpointError where the two do not fit."""
+    own = guidance.tensors() if hasattr(guidance, "tensors") else {}
+    if own is stage.guided:
+        return
+    if (stage.guided or stage.step) and kinds(own) != kinds(stage.guided):
+        raise CheckpointError(
+            f"the checkpoint holds tensors of another guidance: {shown(stage.guided)}; this one has {shown(own)}"
+        )
+    for name, value in stage.guided.items():
+        own[name].data.copy_(value)
+    stage.guided = own
+
+
+def kinds(tensors: Mapping[str, Tensor]) -> dict:
+    return {name: (value.shape, value.dtype) for name, value in tensors.items()}
+
+
+def shown(tensors: Mapping[str, Tensor]) -> str:
+    """Names and shapes, the first few of them."""
+    listed = [f"{name} {tuple(value.shape)}" for name, value in list(tensors.items())[:3]]
+    return ", ".join([*listed, "..."] if len(tensors) > 3 else listed) or "none"
+
+
+def merge(records: list[StepRecord]) -> StepRecord:
+    """One record of the parts of a step: means, and sums of samples and times."""
+
+    def mean(values: list):
+        return sum(values[1:], values[0]) / len(values)
+
+    first = records[0]
+    return StepRecord(
+        first.step,
+        {key: mean([r.terms[key] for r in records]) for key in first.terms},
+        {key: mean([r.log[key] for r in records]) for key in first.log},
+        mean([r.opacity for r in records]),
+        sum(r.samples for r in records),
+        first.nonfinite,
+        {key: sum(r.seconds[key] for r in records) for key in first.seconds},
+    )
+
+
+def check_finite(terms: dict[str, Tensor], step: int) -> None:
+    """Raise DivergenceError that names the step and the term. On CUDA only every CHECK_INTERVAL_CUDA steps; what slips
+    through in between cannot reach the parameters, because adam_step leaves out what would not be finite."""
+    if next(iter(terms.values())).is_cuda and step % CHECK_INTERVAL_CUDA:
+        return
+    for name, value in terms.items():
+        if not math.isfinite(float(value)):
+            raise DivergenceError(
+                f"the loss term {name!r} is {float(value)} at step {step}: stopped "
+                "(a lower learning rate or another seed may help)"
+            )
+
+
+def device_clock(device: torch.device) -> Callable[[], float]:
+    """Seconds, after everything queued on the device is done. On CUDA this waits, so use it for measured steps only."""
+
+    def cuda_clock() -> float:
+        torch.cuda.synchronize(device)
+        return time.perf_counter()
+
+    return cuda_clock if device.type == "cuda" else time.perf_counter

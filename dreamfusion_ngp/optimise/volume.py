@@ -1,0 +1,110 @@
+"""The stage of a volume: a field under score distillation, DreamFusion's loop (Poole et al., ICLR 2023)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Self
+
+import torch
+
+from ..base.errors import DivergenceError, UsageError
+from ..config.schema import RunConfig
+from ..guidance.protocol import Guidance
+from .adam import unsound
+from .executors import Eager, Graphed, executor
+from .stage import CHECK_INTERVAL_CUDA, Stage, StepRecord, check_finite, merge
+from .step import State, fill_numbers, refresh_is_due
+
+EAGER = Eager()
+
+
+class VolumeStage(State):
+    """A `Stage` (stage.py) whose steps run in CUDA graphs where they can."""
+
+    run: Eager | Graphed | None = None  # made at the first step: what it captures must stay where it is
+
+    @classmethod
+    def start(cls, config: RunConfig, device: str | torch.device, previous: Stage | None = None) -> Self:
+        stage = cls(config, device)
+        if previous is not None:
+            stage.take_over(previous)
+        return stage
+
+    def take_over(self, previous: Stage) -> None:
+        """Begin with the scene of a volume with the same networks and grid; the optimiser begins anew."""
+        own = {k: v for k, v in self.tensors().items() if not k.startswith(("adam.", "guidance."))}
+        made = previous.tensors()
+        if any(k not in made or made[k].shape != v.shape for k, v in own.items()):
+            raise UsageError("a volume goes on from a volume with the same field, background and occupancy grid only")
+        for name, value in own.items():
+            value.copy_(made[name])
+        self.restore(0, {})
+
+    def advance(self, guidance: Guidance, clock: Callable[[], float]) -> StepRecord:
+        self.run = self.run or executor(self)
+        return train_step(self, guidance, self.config, clock, self.run)
+
+    def counters(self) -> dict[str, int]:
+        return {"refreshed": self.refreshed}
+
+    def restore(self, step: int, counters: Mapping[str, int]) -> None:
+        self.field.refresh()
+        self.step, self.refreshed = step, counters.get("refreshed", -1)
+        self.show_progress(min(1.0, step / self.config.steps))
+
+
+def train_step(
+    state: State, guidance: Guidance, config: RunConfig, clock: Callable[[], float], run: Eager | Graphed = EAGER
+) -> StepRecord:
+    """One step: `accumulate` times draw views and differentiate, and update with the last. run: `executor(state)`."""
+    records = [differentiate(state, guidance, config, part, clock, run) for part in range(config.accumulate)]
+    state.step += 1
+    state.whole = True
+    return records[0] if len(records) == 1 else merge(records)
+
+
+def differentiate(
+    state: State,
+    guidance: Guidance,
+    config: RunConfig,
+    part: int,
+    clock: Callable[[], float],
+    run: Eager | Graphed = EAGER,
+) -> StepRecord:
+    """Draw views, render, distil, and add the gradient of the part `part` of a step; the last part updates. What is
+    random in it, and in the guidance, is that of the number of parts before it in the run."""
+    step, began = state.step, clock()
+    drawn = run.draw(state, step * config.accumulate + part)
+    fill_numbers(state, drawn)
+    ready = clock()
+    if refresh_is_due(config, drawn.number) and state.refreshed != drawn.number:  # else a step that is made again
+        state.occupancy.update(state.field.density, config.seed, step, full=step == 0)
+        state.refreshed = drawn.number
+    seen = run.look(state, drawn)
+    rendered = clock()
+    output = guidance(seen.rgb.detach(), drawn.views, drawn.number, drawn.progress)
+    terms = {"sds": output.value.detach(), **{k: v.detach() for k, v in seen.terms.items()}}
+    check_finite(terms, step)
+    gradient = output.gradient.contiguous()
+    d_rgb = gradient if config.accumulate == 1 else gradient / config.accumulate
+    guided = clock()
+    state.whole = part < config.accumulate - 1
+    run.learn(state, seen, d_rgb, last=part == config.accumulate - 1)
+    if part == config.accumulate - 1:
+        check_update(state, step)
+    done = clock()
+    seconds = {"guidance": guided - rendered, "field": (rendered - ready) + (done - guided), "other": ready - began}
+    return StepRecord(step, terms, output.log, seen.opacity, seen.info, state.adam.nonfinite, seconds)
+
+
+def check_update(state: State, step: int) -> None:
+    """Raise DivergenceError if the reason why Adam left something out in `step` is in the state itself, and so would
+    stay: name the tensor. A gradient that is not finite is counted, and the run goes on. On CUDA only every
+    CHECK_INTERVAL_CUDA steps."""
+    adam = state.adam
+    if (adam.nonfinite.is_cuda and step % CHECK_INTERVAL_CUDA) or int(adam.nonfinite) == adam.examined:
+        return
+    adam.examined = int(adam.nonfinite)
+    learnt = {k: v for k, v in state.tensors().items() if not k.startswith("occupancy")}  # its next update heals that
+    if fault := unsound(learnt | {"Adam's factors": state.numbers["factors"]}):
+        raise DivergenceError(f"{fault} at step {step}: stopped (a lower learning rate or another seed may help)")
