@@ -4,8 +4,12 @@ import importlib.util
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
+
+from dreamfusion_ngp import preset
+from dreamfusion_ngp.runs import outputs
 
 EXAMPLES = Path(__file__).resolve().parents[1] / "examples"
 
@@ -63,3 +67,13 @@ def test_own_renderer_is_a_stage_that_resumes_bit_by_bit(tmp_path):
     again = load_checkpoint(tmp_path / "c", "cpu", start=own.Balls.start)
     train(again, Red(), lambda record: None)
     assert torch.equal(again.balls, whole.balls)
+
+
+def test_a_batch_goes_on_after_a_run_that_fails(tmp_path, monkeypatch):
+    monkeypatch.setattr(outputs, "turntable_frames", lambda *_: [np.zeros((16, 16, 3), np.uint8)] * 48)
+    small = replace(preset("fast"), steps=2, views=1)
+    small = replace(small, render=replace(small.render, resolution=8, step=0.05))
+    made, refused = (rows := example("batch").batch(small, tmp_path, ("a red mug", "a red dragon")))
+    assert Path(made["result"]).stat().st_size > 10_000 and made["steps"] == "2"
+    assert "dragon" in refused["result"] and refused["steps"] == "-"
+    assert example("batch").table(rows).count("\n") == 3
