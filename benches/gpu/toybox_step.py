@@ -15,7 +15,7 @@ from pathlib import Path
 
 import torch
 
-from dreamfusion_ngp.config.schema import preset
+from dreamfusion_ngp.config.presets import preset
 from dreamfusion_ngp.guidance.load import load_guidance
 from dreamfusion_ngp.optimise.executors import executor
 from dreamfusion_ngp.optimise.stage import device_clock

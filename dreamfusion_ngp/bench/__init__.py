@@ -19,7 +19,8 @@ import torch
 from torch import Tensor
 
 from ..base.errors import UsageError, writing
-from ..config.schema import FieldConfig, preset
+from ..config.presets import preset
+from ..config.schema import FieldConfig
 
 RESOLUTIONS = (64, 128, 256, 512)
 LONGEST = 3.0  # seconds: of a call of a peer at another size than its first

@@ -6,10 +6,10 @@ from dataclasses import replace
 
 from ..base.characters import clean_text
 from ..base.errors import UsageError
+from ..config.checks import check_config, clean_texts
 from ..config.overrides import override
 from ..config.presets import preset
 from ..config.prompts import clean_prompt
-from ..config.schema import check_config, clean_texts
 from ..hub.names import ALIASES, TOYBOX_NAME, on_the_hub, preset_name
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 
 from ..base.errors import UsageError
-from .schema import from_dict, to_dict
+from .io import from_dict, to_dict
 
 
 def override(config, text: str):

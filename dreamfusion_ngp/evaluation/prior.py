@@ -7,8 +7,8 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
+from ..config.presets import FRAMED_CAMERAS
 from ..config.prompts import MODE_WORDS, view_prompt
-from ..config.schema import FRAMED_CAMERAS
 from ..scene.cameras import orbit
 from ..toybox.prior.loss import backgrounds, random_colors
 from ..toybox.prior.sampling import sample

@@ -8,10 +8,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
+from ..config.checks import check_config
 from ..config.overrides import override
 from ..config.presets import preset
 from ..config.prompts import clean_prompt
-from ..config.schema import RunConfig, check_config
+from ..config.schema import RunConfig
 
 PRESET = "fast"
 

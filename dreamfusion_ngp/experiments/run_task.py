@@ -23,7 +23,8 @@ from ..base.devices import choose_device, set_threads
 from ..base.errors import DivergenceError, ExportError
 from ..base.files import write_atomically
 from ..bench.machine import facts
-from ..config.schema import RunConfig, from_dict
+from ..config.io import from_dict
+from ..config.schema import RunConfig
 from ..evaluation import scoring
 from ..evaluation.judge import load_judge
 from ..evaluation.report import DEFINITIONS

@@ -7,7 +7,8 @@ import json
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from ..config.schema import RunConfig, to_dict
+from ..config.io import to_dict
+from ..config.schema import RunConfig
 from ..evaluation.report import DEFINITIONS
 from .groups import Arm, Group, config_of
 

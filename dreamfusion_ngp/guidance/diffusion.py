@@ -13,8 +13,9 @@ from ..base.cuda_graphs import CudaCapture, Replayed
 from ..base.errors import PriorError
 from ..base.precision import bfloat16_is_quick, choose_dtype
 from ..base.slots import sent
+from ..config.checks import clean_texts
 from ..config.prompts import view_prompt
-from ..config.schema import RunConfig, clean_texts
+from ..config.schema import RunConfig
 from ..scene.views import Views
 from . import sds
 from . import text_encoders as text

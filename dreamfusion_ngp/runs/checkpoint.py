@@ -12,7 +12,9 @@ import torch
 
 from ..base.errors import CheckpointError, DivergenceError, PromptError, UsageError, writing
 from ..base.files import write_atomically
-from ..config.schema import RunConfig, check_config, clean_texts, from_dict, to_dict
+from ..config.checks import check_config, clean_texts
+from ..config.io import from_dict, to_dict
+from ..config.schema import RunConfig
 from ..optimise.adam import unsound
 from ..optimise.stage import Stage
 from ..optimise.volume import VolumeStage

@@ -15,7 +15,8 @@ from pathlib import Path
 from ..base.characters import lookalike
 from ..base.errors import CheckpointError, UsageError, writing
 from ..base.files import flush_folder, sweep, write_atomically
-from ..config.schema import RunConfig, to_dict
+from ..config.io import to_dict
+from ..config.schema import RunConfig
 from ..optimise.volume import VolumeStage
 
 CHECKPOINT, CONFIG, METRICS, LOCK = "checkpoint.safetensors", "config.json", "metrics.jsonl", ".lock"

@@ -11,8 +11,9 @@ import torch
 
 from ..base.devices import choose_device
 from ..base.errors import DreamfusionError, OutputError, UsageError
+from ..config.checks import check_config, clean_texts
 from ..config.prompts import clean_prompt
-from ..config.schema import RunConfig, check_config, clean_texts, resolution_at
+from ..config.schema import RunConfig, resolution_at
 from ..export.formats import STL_SIZE, check_formats, check_origin, check_size
 from ..hub.fetch import pinned
 from ..hub.names import TOYBOX_NAME

@@ -14,7 +14,7 @@ from support.tiny_runs import TINY
 from dreamfusion_ngp.base.characters import clean_text, graphemes, lookalike, shown
 from dreamfusion_ngp.base.errors import CheckpointError, PriorError, PromptError
 from dreamfusion_ngp.cli import main
-from dreamfusion_ngp.config.schema import check_config, clean_texts
+from dreamfusion_ngp.config.checks import check_config, clean_texts
 from dreamfusion_ngp.guidance import text_encoders as text
 from dreamfusion_ngp.guidance.load import load_guidance
 from dreamfusion_ngp.guidance.settings import read_settings

@@ -12,7 +12,7 @@ import trimesh
 
 from dreamfusion_ngp import cli
 from dreamfusion_ngp.base.errors import UsageError
-from dreamfusion_ngp.config import schema as config
+from dreamfusion_ngp.config import presets as config
 from dreamfusion_ngp.config.overrides import override
 
 SMALL = ["--set", "render.resolution=16", "--set", "render.step=0.04", "--set", "views=2"]

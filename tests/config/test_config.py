@@ -8,18 +8,10 @@ import math
 import pytest
 
 from dreamfusion_ngp.base.errors import UsageError
-from dreamfusion_ngp.config.presets import PRESETS, preset
-from dreamfusion_ngp.config.schema import (
-    CameraConfig,
-    RunConfig,
-    check_config,
-    dreamfusion,
-    fast,
-    from_dict,
-    resolution_at,
-    setting,
-    to_dict,
-)
+from dreamfusion_ngp.config.checks import check_config, setting
+from dreamfusion_ngp.config.io import from_dict, to_dict
+from dreamfusion_ngp.config.presets import PRESETS, dreamfusion, fast, preset
+from dreamfusion_ngp.config.schema import CameraConfig, RunConfig, resolution_at
 
 
 @pytest.mark.parametrize("name", PRESETS)

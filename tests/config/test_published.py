@@ -10,8 +10,10 @@ import pytest
 import torch
 
 from dreamfusion_ngp.config import published
+from dreamfusion_ngp.config.checks import setting
+from dreamfusion_ngp.config.io import to_dict
 from dreamfusion_ngp.config.presets import DETAILS, preset
-from dreamfusion_ngp.config.schema import FieldConfig, RunConfig, setting, to_dict
+from dreamfusion_ngp.config.schema import FieldConfig, RunConfig
 from dreamfusion_ngp.evaluation import pictures
 from dreamfusion_ngp.guidance import sds
 from dreamfusion_ngp.hub.names import ALIASES, preset_name

@@ -7,7 +7,8 @@ from support.tape import Tape
 
 from dreamfusion_ngp.base.cuda_graphs import Repeated
 from dreamfusion_ngp.base.errors import CheckpointError, UsageError
-from dreamfusion_ngp.config.schema import FRAMED_CAMERAS, CameraConfig
+from dreamfusion_ngp.config.presets import FRAMED_CAMERAS
+from dreamfusion_ngp.config.schema import CameraConfig
 from dreamfusion_ngp.evaluation.judge import DIMENSION, SIZE, Judge, load_judge, save_judge
 from dreamfusion_ngp.evaluation.judge_training import (
     RetrievalLoss,

@@ -13,7 +13,7 @@ import pytest
 from support.experiment_records import group_with, run_of
 
 from dreamfusion_ngp.base.errors import UsageError
-from dreamfusion_ngp.config.schema import fast
+from dreamfusion_ngp.config.presets import fast
 from dreamfusion_ngp.evaluation.report import DEFINITIONS
 from dreamfusion_ngp.experiments import ablation, run_task
 from dreamfusion_ngp.experiments.groups import DEFAULT, GROUPS, config_of

@@ -9,7 +9,8 @@ import pytest
 
 from dreamfusion_ngp import cli
 from dreamfusion_ngp.cli.settings import run_config
-from dreamfusion_ngp.config.schema import check_config, fast
+from dreamfusion_ngp.config.checks import check_config
+from dreamfusion_ngp.config.presets import fast
 from dreamfusion_ngp.experiments import task
 from dreamfusion_ngp.experiments.groups import DEFAULT, GROUPS, SIX, TWENTY_FOUR, arguments, config_of
 from dreamfusion_ngp.scene.lights import ALBEDO, LAMBERTIAN, TEXTURELESS

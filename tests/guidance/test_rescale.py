@@ -10,7 +10,10 @@ from support.tiny_models import cache, config, judged, views
 
 from dreamfusion_ngp.base.errors import UsageError
 from dreamfusion_ngp.base.rng import Stream, generator
-from dreamfusion_ngp.config.schema import RunConfig, check_config, fast, from_dict, to_dict
+from dreamfusion_ngp.config.checks import check_config
+from dreamfusion_ngp.config.io import from_dict, to_dict
+from dreamfusion_ngp.config.presets import fast
+from dreamfusion_ngp.config.schema import RunConfig
 from dreamfusion_ngp.evaluation.pictures import judging_cameras, toy_pictures
 from dreamfusion_ngp.guidance import sds
 from dreamfusion_ngp.guidance.load import load_guidance

@@ -11,7 +11,8 @@ from support.tiny_runs import TINY, Target
 
 from dreamfusion_ngp.base.cuda_graphs import CudaCapture
 from dreamfusion_ngp.base.errors import DivergenceError
-from dreamfusion_ngp.config.schema import RunConfig, check_config
+from dreamfusion_ngp.config.checks import check_config
+from dreamfusion_ngp.config.schema import RunConfig
 from dreamfusion_ngp.guidance.protocol import GuidanceOutput
 from dreamfusion_ngp.optimise.executors import Eager, Graphed, Notice, executor, tier
 from dreamfusion_ngp.optimise.volume import VolumeStage, train_step

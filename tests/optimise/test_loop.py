@@ -9,7 +9,8 @@ from support.tiny_runs import TINY, Target, all_finite, indifferent, run
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from dreamfusion_ngp.base.errors import DivergenceError
-from dreamfusion_ngp.config.schema import LightConfig, LossConfig, dreamfusion, resolution_at
+from dreamfusion_ngp.config.presets import dreamfusion
+from dreamfusion_ngp.config.schema import LightConfig, LossConfig, resolution_at
 from dreamfusion_ngp.optimise import step as steps
 from dreamfusion_ngp.optimise.loop import train
 from dreamfusion_ngp.optimise.volume import VolumeStage, differentiate

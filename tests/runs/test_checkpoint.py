@@ -10,7 +10,7 @@ from support.tiny_runs import TINY, run
 
 from dreamfusion_ngp.base.errors import CheckpointError, OutputError
 from dreamfusion_ngp.base.files import write_atomically
-from dreamfusion_ngp.config.schema import to_dict
+from dreamfusion_ngp.config.io import to_dict
 from dreamfusion_ngp.optimise.volume import VolumeStage
 from dreamfusion_ngp.runs.checkpoint import load_checkpoint, save_checkpoint
 

@@ -8,7 +8,7 @@ import pytest
 import torch
 from scipy import stats
 
-from dreamfusion_ngp.config.schema import dreamfusion
+from dreamfusion_ngp.config.presets import dreamfusion
 from dreamfusion_ngp.scene.lights import (
     ALBEDO,
     LAMBERTIAN,

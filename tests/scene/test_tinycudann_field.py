@@ -12,7 +12,9 @@ from support.tiny_runs import TINY, all_finite, run
 
 from dreamfusion_ngp.base.errors import NativeError, UsageError
 from dreamfusion_ngp.cli import main
-from dreamfusion_ngp.config.schema import FieldConfig, check_config, fast
+from dreamfusion_ngp.config.checks import check_config
+from dreamfusion_ngp.config.presets import fast
+from dreamfusion_ngp.config.schema import FieldConfig
 from dreamfusion_ngp.ops.field import field as kernels
 from dreamfusion_ngp.optimise.volume import VolumeStage
 from dreamfusion_ngp.runs.checkpoint import load_checkpoint, save_checkpoint

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from dreamfusion_ngp.config.schema import PRESETS, dreamfusion, preset
+from dreamfusion_ngp.config.presets import PRESETS, dreamfusion, preset
 from dreamfusion_ngp.scene.lights import ALBEDO, TEXTURELESS
 from dreamfusion_ngp.scene.views import sample_views
 

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 
 from dreamfusion_ngp.base.errors import PromptError
+from dreamfusion_ngp.config.presets import PRESETS, preset
 from dreamfusion_ngp.config.prompts import MODE_WORDS, VIEW_WORDS, view_prompt
-from dreamfusion_ngp.config.schema import PRESETS, preset
 from dreamfusion_ngp.scene.lights import ALBEDO, LAMBERTIAN, TEXTURELESS
 from dreamfusion_ngp.toybox.world import captions
 from dreamfusion_ngp.toybox.world.captions import WORDS, caption, parse_prompt, subject

@@ -13,15 +13,8 @@ from time import perf_counter
 import pytest
 import torch
 
-from dreamfusion_ngp.config.schema import (
-    FRAMED_CAMERAS,
-    FieldConfig,
-    GuidanceConfig,
-    LightConfig,
-    OptimConfig,
-    RenderConfig,
-    RunConfig,
-)
+from dreamfusion_ngp.config.presets import FRAMED_CAMERAS
+from dreamfusion_ngp.config.schema import FieldConfig, GuidanceConfig, LightConfig, OptimConfig, RenderConfig, RunConfig
 from dreamfusion_ngp.optimise.volume import VolumeStage, train_step
 from dreamfusion_ngp.toybox.oracle import Oracle, cell_centres, iou, posterior_mean, true_occupancy
 

@@ -16,7 +16,8 @@ import torch
 
 from ...base.precision import autocast
 from ...base.slots import sent
-from ...config.schema import FRAMED_CAMERAS, CameraConfig, LightConfig
+from ...config.presets import FRAMED_CAMERAS
+from ...config.schema import CameraConfig, LightConfig
 from ...guidance.packing import pack, unpack
 from ...scene.cameras import sample_cameras
 from ...scene.lights import sample_light_positions, sample_modes, shading_rows
