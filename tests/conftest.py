@@ -31,7 +31,9 @@ def one_thread():
 
 def pytest_addoption(parser):
     parser.addoption("--need-cuda", action="store_true", help="fail, not skip, where a test finds no CUDA device")
-    parser.addoption("--all-simd", action="store_true", help="CPU kernels of all instruction sets, not of two")
+    parser.addoption(
+        "--all-simd", action="store_true", help="CPU kernels of all instruction sets, not of two; all sanitizers"
+    )
 
 
 @pytest.fixture(params=["cpu", "cuda"])

@@ -1,5 +1,6 @@
 """The CUDA kernels without a GPU: compiled as C++ for the SIMT machine in tests/simt and run against the CPU launchers,
-under AddressSanitizer with UndefinedBehaviorSanitizer and under ThreadSanitizer, which watch the CPU launchers too."""
+under AddressSanitizer with UndefinedBehaviorSanitizer, which watch the CPU launchers, too. With --all-simd also under
+ThreadSanitizer, and at all sizes."""
 
 import os
 import platform
@@ -91,7 +92,9 @@ def link(gcc: str, sanitizer: str, objects, program: Path) -> Path:
 @pytest.fixture(scope="module", params=SANITIZERS)
 def programs(request, tmp_path_factory):
     """-> (sanitizer, check, canaries): the two programs of tests/simt, built."""
-    sanitizer = request.param
+    sanitizer, thorough = request.param, request.config.getoption("--all-simd")
+    if sanitizer == "thread" and not thorough:
+        pytest.skip("ThreadSanitizer watches with --all-simd")
     gcc, folder = compiler(sanitizer), tmp_path_factory.mktemp(sanitizer)
     host = [(SIMT / f"{name}.cpp", []) for name in ("check", "check_field", "check_render", "check_sizes")]
     device = [
@@ -112,9 +115,10 @@ def run(program: Path, *arguments: str) -> subprocess.CompletedProcess:
     return subprocess.run([str(program), *arguments], capture_output=True, text=True, env=ENVIRONMENT, timeout=600)
 
 
-def test_kernels_agree_with_the_cpu(programs):
+def test_kernels_agree_with_the_cpu(programs, request):
     sanitizer, check, _ = programs
-    done = run(check, "all" if sanitizer == "address" else "quick")
+    thorough = sanitizer == "address" and request.config.getoption("--all-simd")
+    done = run(check, "all" if thorough else "quick")
     assert done.returncode == 0, (done.stdout + done.stderr)[-6000:]
     assert " 0 failures" in done.stdout
 
