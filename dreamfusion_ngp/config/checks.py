@@ -3,84 +3,22 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 
 from ..base.characters import clean_text
 from ..base.errors import UsageError
 from .io import from_dict, to_dict
 from .schema import RunConfig, resolution_at
 
-CHOICES = {
-    "field.interpolation": ("linear", "smoothstep"),
-    "field.density": ("exp", "softplus"),
-    "field.backend": ("native", "tinycudann"),
-    "guidance.weighting": ("sigma2", "uniform", "clean", "velocity"),
-    "guidance.rescale_of": ("prediction", "clean"),
-    "guidance.view_words": ("paper", "fine", "degrees", "none"),
-    "guidance.view_blend": ("nearest", "linear", "perp-neg"),
-    "guidance.precision": ("auto", "float32", "float16", "bfloat16"),
-    "guidance.compile": ("none", "default", "reduce-overhead", "max-autotune"),
-}
-# Lowest and highest value of a number, or of both ends of an interval.
-RANGES = {
-    "seed": (0, (1 << 63) - 1),
-    "steps": (1, 1 << 40),
-    "views": (1, 256),
-    "accumulate": (1, 256),
-    "camera.elevation": (-90, 90),
-    "camera.uniform_angle_probability": (0, 1),
-    "camera.distance": (1e-3, 1e3),
-    "camera.focal": (1e-2, 1e2),
-    "camera.position_jitter": (0, 1e3),
-    "camera.look_at_std": (0, 1e3),
-    "camera.up_std": (0, 10),
-    "light.lit_probability": (0, 1),
-    "light.textureless_probability": (0, 1),
-    "light.direction_std": (0, 1e3),
-    "light.distance": (1e-3, 1e3),
-    "field.levels": (1, 32),
-    "field.features": (1, 8),
-    "field.log2_table": (3, 26),
-    "field.base_resolution": (1, 1 << 20),
-    "field.finest_resolution": (1, 1 << 20),
-    "field.hidden": (1, 128),
-    "field.bound": (1e-3, 1e3),
-    "field.background_hidden": (0, 4096),
-    "field.background_frequencies": (0, 16),
-    "render.resolution": (1, 4096),
-    "render.step": (1e-6, 1e3),
-    "render.near": (0, 1e3),
-    "render.budget": (1, (1 << 31) - 1),
-    "render.occupancy_resolution": (4, 512),
-    "render.occupancy_decay": (0, 1),
-    "render.occupancy_threshold": (0, 1e6),
-    "render.occupancy_interval": (1, 1 << 40),
-    "render.random_background": (0, 1),
-    "guidance.t_range": (0, 1),
-    "guidance.t_max_end": (0, 1),
-    "guidance.t_window": (0, 1),
-    "guidance.rescale": (0, 1),
-    "guidance.clip_gradient": (0, 1e9),
-    "guidance.resolution": (0, 4096),
-    "guidance.slice": (0, 256),
-    "render.resolution_doubles": (0, 1),
-    "loss.orientation_ramp": (0, 1),
-    "loss.entropy_from": (0, 1),
-    "optim.lr_grid": (0, 1e3),
-    "optim.lr_mlp": (0, 1e3),
-    "optim.lr_background": (0, 1e3),
-    "optim.betas": (0, 1 - 1e-9),
-    "optim.eps": (1e-38, 1),
-    "optim.warmup": (0, 1),
-    "optim.final": (0, 1),
-}
-INTERVALS = (
-    "camera.elevation",
-    "camera.distance",
-    "camera.focal",
-    "light.distance",
-    "guidance.t_range",
-    "render.resolution_doubles",
-)
+
+def limited(config, group: str = ""):
+    """Yield (path, value, limits) of every setting with limits, those of groups as "group.key"."""
+    for each in dataclasses.fields(config):
+        value = getattr(config, each.name)
+        if dataclasses.is_dataclass(value):
+            yield from limited(value, f"{group}{each.name}.")
+        elif each.metadata:
+            yield f"{group}{each.name}", value, each.metadata
 
 
 def setting(config: RunConfig, path: str):
@@ -108,16 +46,14 @@ def check_config(config: RunConfig) -> None:
     and for a text that cannot be used."""
     from_dict(RunConfig, to_dict(config))
     clean_texts(config)
-    for path, known in CHOICES.items():
-        if setting(config, path) not in known:
-            raise UsageError(f"{path} must be one of {', '.join(known)}, got {setting(config, path)!r}")
-    for path, (low, high) in RANGES.items():
-        value = setting(config, path)
-        if not all(low <= v <= high for v in (value if isinstance(value, tuple) else (value,))):
+    for path, value, limits in limited(config):
+        if value not in limits.get("choices", (value,)):
+            raise UsageError(f"{path} must be one of {', '.join(limits['choices'])}, got {value!r}")
+        low, high = limits.get("range", (-math.inf, math.inf))
+        if "range" in limits and not all(low <= v <= high for v in (value if isinstance(value, tuple) else (value,))):
             raise UsageError(f"{path} must be from {low} to {high}, got {value}")
-    for path in INTERVALS:
-        if setting(config, path)[0] > setting(config, path)[1]:
-            raise UsageError(f"{path} must be (lowest, highest), got {setting(config, path)}")
+        if limits.get("interval") and value[0] > value[1]:
+            raise UsageError(f"{path} must be (lowest, highest), got {value}")
     field, (kind, _, radius) = config.field, config.field.blob
     problems = {
         "field.finest_resolution must be at least field.base_resolution": field.finest_resolution

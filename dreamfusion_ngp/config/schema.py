@@ -2,93 +2,108 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+
+
+def number(default, low: float, high: float):
+    """A setting of one number from `low` to `high`, or of several."""
+    return field(default=default, metadata={"range": (low, high)})
+
+
+def interval(lowest: float, highest: float, low: float, high: float):
+    """A setting (lowest, highest), both from `low` to `high`."""
+    return field(default=(lowest, highest), metadata={"range": (low, high), "interval": True})
+
+
+def choice(default: str, *others: str):
+    """A setting that is one of a few words."""
+    return field(default=default, metadata={"choices": (default, *others)})
 
 
 @dataclass(frozen=True)
 class CameraConfig:
-    elevation: tuple[float, float] = (-10.0, 90.0)  # degrees
-    uniform_angle_probability: float = 0.5  # else uniform in area on the upper half-sphere
-    distance: tuple[float, float] = (1.0, 1.5)  # world units from the origin
-    focal: tuple[float, float] = (0.7, 1.35)  # image widths; full field of view 71 to 41 degrees
+    elevation: tuple[float, float] = interval(-10.0, 90.0, -90, 90)  # degrees
+    uniform_angle_probability: float = number(0.5, 0, 1)  # else uniform in area on the upper half-sphere
+    distance: tuple[float, float] = interval(1.0, 1.5, 1e-3, 1e3)  # world units from the origin
+    focal: tuple[float, float] = interval(0.7, 1.35, 1e-2, 1e2)  # image widths; full field of view 71 to 41 degrees
     distance_per_focal: bool = False  # distance is multiplied by the focal length: constant framing
-    position_jitter: float = 0.1  # world units, uniform in each axis
-    look_at_std: float = 0.2  # world units (the paper's N(0, 0.2 I), read as a deviation)
-    up_std: float = 0.02  # added to the unit up vector
+    position_jitter: float = number(0.1, 0, 1e3)  # world units, uniform in each axis
+    look_at_std: float = number(0.2, 0, 1e3)  # world units (the paper's N(0, 0.2 I), read as a deviation)
+    up_std: float = number(0.02, 0, 10)  # added to the unit up vector
     stratified_azimuth: bool = False  # views of one step evenly spaced around the object
 
 
 @dataclass(frozen=True)
 class LightConfig:
     albedo_only_until: float = 1000 / 15000  # fraction of the run
-    lit_probability: float = 0.75
-    textureless_probability: float = 0.5  # of the lit views
+    lit_probability: float = number(0.75, 0, 1)
+    textureless_probability: float = number(0.5, 0, 1)  # of the lit views
     ambient: float = 0.1
     diffuse: float = 0.9
-    direction_std: float = 1.0  # world units, around the camera position
-    distance: tuple[float, float] = (0.8, 1.5)  # world units from the origin: a point light
+    direction_std: float = number(1.0, 0, 1e3)  # world units, around the camera position
+    distance: tuple[float, float] = interval(0.8, 1.5, 1e-3, 1e3)  # world units from the origin: a point light
 
 
 @dataclass(frozen=True)
 class FieldConfig:
-    levels: int = 16
-    features: int = 2  # per level
-    log2_table: int = 19  # rows of one level, at most
-    base_resolution: int = 16  # grid lines of the coarsest level
-    finest_resolution: int = 2048
-    interpolation: str = "linear"  # or "smoothstep"
-    hidden: int = 64  # width of the one hidden ReLU layer
+    levels: int = number(16, 1, 32)
+    features: int = number(2, 1, 8)  # per level
+    log2_table: int = number(19, 3, 26)  # rows of one level, at most
+    base_resolution: int = number(16, 1, 1 << 20)  # grid lines of the coarsest level
+    finest_resolution: int = number(2048, 1, 1 << 20)
+    interpolation: str = choice("linear", "smoothstep")
+    hidden: int = number(64, 1, 128)  # width of the one hidden ReLU layer
     half_table: bool = False  # kernels read a float16 copy of the table; Adam keeps the float32
-    backend: str = "native"  # of the encoding; or "tinycudann", where that package is installed
+    backend: str = choice("native", "tinycudann")  # of the encoding; tinycudann: where that package is
     tensor_cores: bool = False  # CUDA, sm_80: products with W1 in split bfloat16; no gain seen
-    bound: float = 0.75  # world units: the scene is the cube [-bound, bound]^3
-    density: str = "exp"  # or "softplus"
+    bound: float = number(0.75, 1e-3, 1e3)  # world units: the scene is the cube [-bound, bound]^3
+    density: str = choice("exp", "softplus")
     blob: tuple[str, float, float] = ("gaussian", 5.0, 0.2)  # kind, strength (pre-activation), radius (world units)
     density_bias: float = -3.0  # of the pre-activation: space starts almost empty, exp(-3) per unit
     coarse_to_fine: tuple[int, float] = (0, 0.0)  # levels at the start, fraction when all are active (0: off)
-    background_hidden: int = 32  # width of the background network; 0: none
-    background_frequencies: int = 4
+    background_hidden: int = number(32, 0, 4096)  # width of the background network; 0: none
+    background_frequencies: int = number(4, 0, 16)
 
 
 @dataclass(frozen=True)
 class RenderConfig:
-    resolution: int = 64  # pixels of a square training view
-    step: float = 1.5 * 3**0.5 / 256  # world units between samples (the cube's diagonal in 256)
-    near: float = 0.05  # world units
-    budget: int = 1 << 19  # samples per step; bounds the memory
-    occupancy_resolution: int = 64  # cells per axis
-    occupancy_decay: float = 0.95  # per update
-    occupancy_threshold: float = 0.01  # optical thickness of one step
-    occupancy_interval: int = 16  # steps between updates
-    random_background: float = 0.0  # probability of a random colour instead of the background network
-    resolution_doubles: tuple[float, float] = (1.0, 1.0)  # fractions of the run from which resolution is doubled
+    resolution: int = number(64, 1, 4096)  # pixels of a square training view
+    step: float = number(1.5 * 3**0.5 / 256, 1e-6, 1e3)  # world units between samples (the cube's diagonal in 256)
+    near: float = number(0.05, 0, 1e3)  # world units
+    budget: int = number(1 << 19, 1, (1 << 31) - 1)  # samples per step; bounds the memory
+    occupancy_resolution: int = number(64, 4, 512)  # cells per axis
+    occupancy_decay: float = number(0.95, 0, 1)  # per update
+    occupancy_threshold: float = number(0.01, 0, 1e6)  # optical thickness of one step
+    occupancy_interval: int = number(16, 1, 1 << 40)  # steps between updates
+    random_background: float = number(0.0, 0, 1)  # probability of a random colour instead of the background network
+    resolution_doubles: tuple[float, float] = interval(1.0, 1.0, 0, 1)  # of the run: from there twice as many pixels
 
 
 @dataclass(frozen=True)
 class GuidanceConfig:
     model: str = "toybox"  # "toybox", or a short name, hub id or folder (hub/names.py)
     scale: float | None = None  # uncond + scale (cond - uncond); None: the model's own default
-    t_range: tuple[float, float] = (0.02, 0.98)  # of the schedule
-    t_max_end: float = 0.98  # upper end at the end of the run (annealed linearly)
-    t_window: float = 1.0  # width: t is at least the upper end less this
+    t_range: tuple[float, float] = interval(0.02, 0.98, 0, 1)  # of the schedule
+    t_max_end: float = number(0.98, 0, 1)  # upper end at the end of the run (annealed linearly)
+    t_window: float = number(1.0, 0, 1)  # width: t is at least the upper end less this
     t_shared: bool = False  # one t for all views of a step
     t_shifted: bool = False  # a flow's t counts the noise levels that its scheduler shifts
     clip_clean: bool = False  # the guided clean image is clipped to [-1, 1]
-    weighting: str = "sigma2"  # w(t) = sigma_t^2; "uniform", "clean", "velocity" (sds.py)
-    view_words: str = "paper"  # "paper", "fine", "degrees" or "none" (config/prompts.py)
+    weighting: str = choice("sigma2", "uniform", "clean", "velocity")  # w(t) (sds.py)
+    view_words: str = choice("paper", "fine", "degrees", "none")  # config/prompts.py
     mode_words: bool = False  # name the shading mode; only for models that know the words
     keep_view: bool = False  # the unconditional branch keeps the view words
     negative: str = ""  # negative prompt: the text of the unconditional branch
-    view_blend: str = "nearest"  # view words; or their embeddings mixed: "linear", "perp-neg"
-    rescale: float = 0.0  # share of the rescaling of what guidance makes
-    rescale_of: str = "prediction"  # of a view (sds.rescale_guidance); or "clean" (sds.rescale_clean)
-    clip_gradient: float = 0.0  # largest norm of a pixel's gradient (sds.clip_pixels); 0: off
-    resolution: int = 0  # pixels a side of what a latent model sees; 0: its own
-    precision: str = "auto"  # "float32", "bfloat16", or "float16" (on the CPU "auto")
-    slice: int = 0  # views encoded and judged at a time; 0: all
+    view_blend: str = choice("nearest", "linear", "perp-neg")  # linear, perp-neg: embeddings mixed
+    rescale: float = number(0.0, 0, 1)  # share of the rescaling of what guidance makes
+    rescale_of: str = choice("prediction", "clean")  # sds.rescale_guidance of a view; sds.rescale_clean
+    clip_gradient: float = number(0.0, 0, 1e9)  # largest norm of a pixel's gradient (sds.clip_pixels); 0: off
+    resolution: int = number(0, 0, 4096)  # pixels a side of what a latent model sees; 0: its own
+    precision: str = choice("auto", "float32", "float16", "bfloat16")  # float16: on the CPU auto
+    slice: int = number(0, 0, 256)  # views encoded and judged at a time; 0: all
     checkpoint: bool = False  # the encoder's activations are computed anew in the backward
     offload: bool = False  # the UNet is on the GPU only while it works
-    compile: str = "none"  # of the UNet: a mode of torch.compile
+    compile: str = choice("none", "default", "reduce-overhead", "max-autotune")  # of the UNet: a mode of torch.compile
     vae: str = ""  # folder or hub id of another VAE for the encoder (TAESD)
 
 
@@ -97,32 +112,32 @@ class LossConfig:
     """Weights relative to an SDS loss that is the mean over the pixels and channels of a view."""
 
     orientation: tuple[float, float] = (1e-4, 1e-2)  # start, end (linear ramp)
-    orientation_ramp: float = 1 / 3  # fraction of the run
+    orientation_ramp: float = number(1 / 3, 0, 1)  # fraction of the run
     opacity: float = 1e-3
     smoothness: float = 0.0  # squared differences of the normals of neighbouring pixels
     entropy: float = 0.0  # binary entropy of the rays' opacity, at the end of the run
-    entropy_from: float = 0.0  # fraction of the run where its linear ramp from 0 begins
+    entropy_from: float = number(0.0, 0, 1)  # fraction of the run where its linear ramp from 0 begins
 
 
 @dataclass(frozen=True)
 class OptimConfig:
-    lr_grid: float = 1e-2
-    lr_mlp: float = 1e-3
-    lr_background: float = 1e-3
-    betas: tuple[float, float] = (0.9, 0.99)
-    eps: float = 1e-15
-    warmup: float = 0.0  # fraction of the run, linear
-    final: float = 1.0  # learning-rate factor at the end (cosine)
+    lr_grid: float = number(1e-2, 0, 1e3)
+    lr_mlp: float = number(1e-3, 0, 1e3)
+    lr_background: float = number(1e-3, 0, 1e3)
+    betas: tuple[float, float] = number((0.9, 0.99), 0, 1 - 1e-9)
+    eps: float = number(1e-15, 1e-38, 1)
+    warmup: float = number(0.0, 0, 1)  # fraction of the run, linear
+    final: float = number(1.0, 0, 1)  # learning-rate factor at the end (cosine)
 
 
 @dataclass(frozen=True)
 class RunConfig:
     prompt: str = ""
     preset: str = "fast"
-    seed: int = 0
-    steps: int = 15000
-    views: int = 4  # at a time: the paper's four chips, one view each
-    accumulate: int = 1  # times `views` are drawn and differentiated per step
+    seed: int = number(0, 0, (1 << 63) - 1)
+    steps: int = number(15000, 1, 1 << 40)
+    views: int = number(4, 1, 256)  # at a time: the paper's four chips, one view each
+    accumulate: int = number(1, 1, 256)  # times `views` are drawn and differentiated per step
     cuda_graphs: bool = True  # where there is a CUDA device and accumulate is 1
     camera: CameraConfig = CameraConfig()
     light: LightConfig = LightConfig()
