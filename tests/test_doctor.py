@@ -1,4 +1,4 @@
-"""doctor.py: right verdicts on this machine, and on machines that are broken in every way it knows."""
+"""The doctor: right verdicts on this machine, and on machines that are broken in every way it knows."""
 
 import json
 import os
@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 
 import dreamfusion_ngp
-from dreamfusion_ngp import doctor
+from dreamfusion_ngp import cli, doctor
+from dreamfusion_ngp.doctor import facts, installation, places, self_test
 
 PACKAGE = Path(dreamfusion_ngp.__file__).parent
 GPU = {"name": "NVIDIA H200", "arch": "90", "driver": "580.65", "free_mib": "140000"}
@@ -19,7 +20,7 @@ NAMES = set(doctor.CHECKS)
 
 def run_doctor(path: Path, *flags: str) -> tuple[int, dict]:
     """Exit status and verdicts by name of a doctor in a fresh interpreter with `path` first on sys.path."""
-    code = "import sys; from dreamfusion_ngp import doctor; sys.exit(doctor.run(True))"
+    code = "import sys; from dreamfusion_ngp.cli import main; sys.exit(main(['doctor', '--json']))"
     env = {**os.environ, "PYTHONPATH": str(path)}
     result = subprocess.run([sys.executable, *flags, "-c", code], capture_output=True, text=True, cwd="/", env=env)
     assert result.stdout.startswith("{"), result.stderr
@@ -32,14 +33,14 @@ def built(monkeypatch):
 
     def see(record=(), **info):
         module = type("Module", (), {"build_info": staticmethod(lambda: {"cuda": True, **info})})
-        monkeypatch.setattr(doctor, "native", lambda: module)
-        monkeypatch.setattr(doctor, "build_record", lambda: dict(record))
+        monkeypatch.setattr(installation, "native", lambda: module)
+        monkeypatch.setattr(installation, "build_record", lambda: dict(record))
 
     return see
 
 
 def test_this_installation_is_well(capsys):
-    status = doctor.run(json_output=True)
+    status = cli.main(["doctor", "--json"])
     report = json.loads(capsys.readouterr().out)
     verdicts = report["verdicts"]
     assert set(verdicts) == NAMES
@@ -51,8 +52,8 @@ def test_this_installation_is_well(capsys):
 
 def test_text_report_says_the_same(capsys, monkeypatch):
     bad = doctor.Verdict(doctor.FAIL, "is broken", "mend it")
-    monkeypatch.setattr(doctor, "CHECKS", {"thing": lambda gpus: bad, "disk": doctor.disk})
-    assert doctor.run() == 1
+    monkeypatch.setattr(doctor, "CHECKS", {"thing": lambda gpus: bad, "disk": places.disk})
+    assert cli.main(["doctor"]) == 1
     out = capsys.readouterr().out
     assert "FAIL  thing: is broken\n      remedy: mend it\n" in out and out.endswith("1 of 2 checks failed\n")
 
@@ -90,27 +91,27 @@ def test_a_check_that_crashes_is_a_failure_not_the_end(capsys, monkeypatch):
     def lost_in_space(gpus):
         raise OSError("no\nsuch thing")
 
-    monkeypatch.setattr(doctor, "CHECKS", {"space": lost_in_space, "disk": doctor.disk})
-    assert doctor.run(json_output=True) == 1
+    monkeypatch.setattr(doctor, "CHECKS", {"space": lost_in_space, "disk": places.disk})
+    assert cli.main(["doctor", "--json"]) == 1
     verdicts = json.loads(capsys.readouterr().out)["verdicts"]
     assert verdicts["space"]["detail"] == "OSError: no such thing" and verdicts["disk"]["status"] in ("OK", "WARN")
 
 
 def test_gpu_with_cpu_build_says_why_and_how(built, monkeypatch):
     built(cuda=False)
-    monkeypatch.setattr(doctor, "why_no_cuda", lambda: "no usable nvcc (nvcc: not found)")
-    verdict = doctor.cuda_code([GPU])
+    monkeypatch.setattr(installation, "why_no_cuda", lambda: "no usable nvcc (nvcc: not found)")
+    verdict = installation.cuda_code([GPU])
     assert verdict.status == "WARN" and "nvcc: not found" in verdict.detail
     assert "DREAMFUSION_NGP_CUDA=on" in verdict.remedy
-    assert doctor.cuda_code([]).status == "OK"
+    assert installation.cuda_code([]).status == "OK"
 
 
 @pytest.mark.parametrize("driver, status", [(13000, "OK"), (13020, "OK"), (12080, "FAIL"), (0, "FAIL")])
 def test_driver_must_not_be_older_than_the_runtime(built, driver, status):
     built(cuda_driver=driver, cuda_runtime=13000)
-    verdict = doctor.driver([GPU])
+    verdict = installation.driver([GPU])
     assert verdict.status == status and "built with CUDA 13.0" in verdict.detail
-    assert doctor.driver([]).status == "SKIP"
+    assert installation.driver([]).status == "SKIP"
     if driver == 12080:
         assert "not newer than 12.8" in verdict.remedy
 
@@ -132,39 +133,39 @@ def test_driver_must_not_be_older_than_the_runtime(built, driver, status):
     ],
 )
 def test_which_code_runs_on_which_gpu(archs, gpu, runs):
-    assert doctor.runs_on(archs, gpu) is runs
+    assert installation.runs_on(archs, gpu) is runs
 
 
 def test_missing_architecture_comes_with_the_command(built):
     built(record={"archs": ["80-real"]})
-    verdict = doctor.gpu_architectures([GPU, {**GPU, "arch": "86"}])
+    verdict = installation.gpu_architectures([GPU, {**GPU, "arch": "86"}])
     assert verdict.status == "FAIL" and 'DREAMFUSION_NGP_CUDA_ARCHS="90"' in verdict.remedy
     built(record={"archs": ["80-real", "90"]})
-    assert doctor.gpu_architectures([GPU]).status == "OK"
+    assert installation.gpu_architectures([GPU]).status == "OK"
 
 
 def test_old_and_missing_requirements_are_named(monkeypatch):
     needed = ["torch>=2.6", "numpy", "rich", 'drjit; extra == "test"']
-    monkeypatch.setattr(doctor.importlib.metadata, "requires", lambda name: needed)
+    monkeypatch.setattr(installation.importlib.metadata, "requires", lambda name: needed)
     versions = {"torch": "2.5.1+cu121", "numpy": "2.4.6"}
-    monkeypatch.setattr(doctor, "installed_version", lambda name: versions.get(name, ""))
-    verdict = doctor.requirements([])
+    monkeypatch.setattr(installation, "installed_version", lambda name: versions.get(name, ""))
+    verdict = installation.requirements([])
     assert verdict.status == "FAIL" and verdict.detail == "torch 2.5.1+cu121 is older than 2.6; rich is missing"
 
 
 def test_missing_prior_and_full_disk(tmp_path, monkeypatch):
-    monkeypatch.setattr(doctor, "PRIORS", tmp_path)
-    assert doctor.embedded_prior([]).status == "FAIL"
+    monkeypatch.setattr(installation, "PRIORS", tmp_path)
+    assert installation.embedded_prior([]).status == "FAIL"
     (tmp_path / "unet").mkdir()
     (tmp_path / "unet" / "model.safetensors").write_bytes(bytes(2_500_000))
-    assert doctor.embedded_prior([]).detail == "1 files, 2.5 MB"
-    monkeypatch.setattr(doctor.shutil, "disk_usage", lambda path: shutil._ntuple_diskusage(10, 9, 1))
-    assert doctor.disk([]).status == "WARN"
+    assert installation.embedded_prior([]).detail == "1 files, 2.5 MB"
+    monkeypatch.setattr(places.shutil, "disk_usage", lambda path: shutil._ntuple_diskusage(10, 9, 1))
+    assert places.disk([]).status == "WARN"
 
 
 @pytest.mark.parametrize("wrong", [1e-2, float("nan"), float("inf")])
 def test_self_test_notices_a_wrong_kernel(wrong):
-    verdict = doctor.self_test_verdict("the torch reference", {"h": 1e-7, "dW1": wrong, "db1": 1e-6})
+    verdict = self_test.self_test_verdict("the torch reference", {"h": 1e-7, "dW1": wrong, "db1": 1e-6})
     assert verdict.status == "FAIL" and "(dW1)" in verdict.detail and verdict.remedy
 
 
@@ -173,6 +174,6 @@ def test_gpus_are_read_from_nvidia_smi(tmp_path, monkeypatch):
     script.write_text('#!/bin/sh\necho "NVIDIA H200, 9.0, 580.65, 140000"\necho "No devices"\n')
     script.chmod(0o755)
     monkeypatch.setenv("PATH", str(tmp_path))
-    assert doctor.list_gpus() == [GPU]
+    assert facts.list_gpus() == [GPU]
     script.write_text("#!/bin/sh\nexit 9\n")
-    assert doctor.list_gpus() == []
+    assert facts.list_gpus() == []

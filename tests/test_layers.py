@@ -43,7 +43,7 @@ HEAVY = {
 # Rooms and modules that the command line reads before it knows whether torch is needed.
 TORCH_FREE = (
     {"__init__", "__main__", "config", "hub", "doctor", "cli"}
-    | {f"base.{name}" for name in ("errors", "characters", "console", "files", "cache", "places", "native")}
+    | {f"base.{name}" for name in ("errors", "characters", "console", "files", "cache", "native")}
     | {"export.formats"}
 )
 PEERS = {"bench.peers.cuda": {"nerfacc"}}  # what a bench may compare with where it is installed, in functions alone

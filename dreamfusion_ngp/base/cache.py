@@ -13,7 +13,7 @@ from .files import write_atomically
 
 log = logging.getLogger(__name__)
 
-NO_HOME = "no home folder is known; set HOME, or DREAMFUSION_NGP_CACHE to a folder"
+NO_HOME, SET_HOME = "no home folder is known", "set HOME, or DREAMFUSION_NGP_CACHE to a folder"
 
 
 def cache_folder() -> Path | None:
@@ -37,7 +37,7 @@ def keep(name: str, data: bytes) -> None:
     """Write the file `name` of the cache. Where that cannot be done, one line says so, once for a folder."""
     folder = cache_folder()
     if folder is None:
-        return warn_unwritable(None, NO_HOME)
+        return warn_unwritable(None, f"{NO_HOME}; {SET_HOME}")
     try:
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         write_atomically(folder / name, data)

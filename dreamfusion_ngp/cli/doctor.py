@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import argparse
+import json
+from dataclasses import asdict
+
+from .. import doctor
 
 
 def add_arguments(verbs) -> None:
@@ -11,6 +15,16 @@ def add_arguments(verbs) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    from .. import doctor
+    report = doctor.examine()
+    print(json.dumps(asdict(report), indent=1) if args.json else report_text(report))
+    return int(report.failed() > 0)
 
-    return doctor.run(json_output=args.json)
+
+def report_text(report: doctor.Report) -> str:
+    lines = [f"{name:16} {value}" for name, value in report.facts.items()] + [""]
+    for name, verdict in report.verdicts.items():
+        lines.append(f"{verdict.status:5} {name}: {verdict.detail}")
+        if verdict.remedy:
+            lines.append(f"      remedy: {verdict.remedy}")
+    failed = report.failed()
+    return "\n".join([*lines, "", f"{failed} of {len(report.verdicts)} checks failed" if failed else "no check failed"])

@@ -7,9 +7,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from dreamfusion_ngp import doctor
-from dreamfusion_ngp.base import cache, places
+from dreamfusion_ngp.base import cache
 from dreamfusion_ngp.base.errors import ExportError
+from dreamfusion_ngp.doctor import places
 from dreamfusion_ngp.export.atlas import make_atlas
 from dreamfusion_ngp.export.video import write_turntable
 from dreamfusion_ngp.hub.fetch import locate
@@ -29,7 +29,7 @@ def test_without_a_home_nothing_is_kept_and_one_line_says_so(homeless, caplog):
     for k in range(5):
         cache.keep(f"{k}.safetensors", b"")
     assert len(caplog.messages) == 1 and "DREAMFUSION_NGP_CACHE" in caplog.text
-    verdict = doctor.cache_folder([])
+    verdict = places.cache_folder([])
     assert verdict.status == "WARN" and "no home" in verdict.detail and verdict.remedy
 
 
@@ -47,10 +47,10 @@ def test_a_cache_that_cannot_be_written_is_said_once(tmp_path, monkeypatch, capl
         for k in range(5):
             cache.keep(f"hub/{k}.json", b"")
         assert len(caplog.messages) == 1 and str(tmp_path / name) in caplog.text
-        verdict = doctor.cache_folder([])
+        verdict = places.cache_folder([])
         assert verdict.status == "WARN" and str(tmp_path / "file") in verdict.detail
     monkeypatch.setenv("DREAMFUSION_NGP_CACHE", str(tmp_path / "new" / "cache"))
-    assert doctor.cache_folder([]).status == "OK" and os.listdir(tmp_path) == ["file"], "doctor makes nothing"
+    assert places.cache_folder([]).status == "OK" and os.listdir(tmp_path) == ["file"], "doctor makes nothing"
 
 
 def test_no_model_is_looked_for_in_a_folder_called_tilde(homeless, monkeypatch):
@@ -60,29 +60,29 @@ def test_no_model_is_looked_for_in_a_folder_called_tilde(homeless, monkeypatch):
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
     with pytest.raises(Exception, match="no home folder is known.*HF_HOME"):
         locate("someone/something")
-    verdict = doctor.fetched_models([])
+    verdict = places.fetched_models([])
     assert verdict.status == "WARN" and "HF_HOME" in verdict.remedy
 
 
 def test_doctor_notices_temporary_folders_that_are_missing_or_full(tmp_path, monkeypatch):
     monkeypatch.setenv("TMPDIR", str(tmp_path / "gone"))
     monkeypatch.setattr(tempfile, "tempdir", None)
-    verdict = doctor.temporary_folder([])
+    verdict = places.temporary_folder([])
     assert verdict.status == "WARN" and str(tmp_path / "gone") in verdict.detail
     monkeypatch.setattr(tempfile, "tempdir", None)
     monkeypatch.setattr(tempfile, "_candidate_tempdir_list", lambda: [str(tmp_path / "gone")])
-    verdict = doctor.temporary_folder([])
+    verdict = places.temporary_folder([])
     assert verdict.status == "WARN" and "TMPDIR" in verdict.remedy
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     monkeypatch.setattr(places, "hindrance", lambda folder: f"{folder} cannot be written: No space left on device")
-    assert "No space" in doctor.temporary_folder([]).detail
+    assert "No space" in places.temporary_folder([]).detail
 
 
 def test_doctor_notices_a_working_directory_that_is_gone(tmp_path, monkeypatch):
     (tmp_path / "here").mkdir()
     monkeypatch.chdir(tmp_path / "here")
     (tmp_path / "here").rmdir()
-    verdict = doctor.disk([])
+    verdict = places.disk([])
     assert verdict.status == "FAIL" and "no longer there" in verdict.detail
     monkeypatch.chdir(tmp_path)
 
