@@ -5,7 +5,7 @@
 #
 # Builds for the card, runs the CUDA tests, compute-sanitizer's four tools with a canary each, the benches, and steps
 # with the embedded prior and with a diffusion model of Stable Diffusion 1.5's size. Needs torch and nvcc, and no
-# network; what Python lacks besides (pybind11, ninja, cmake, pytest, hypothesis, diffusers, transformers) it takes from wheels in WHEELS.
+# network; what else Python lacks (pybind11, ninja, cmake, pytest, hypothesis, diffusers, transformers) it takes from wheels in WHEELS.
 # Leaves FOLDER/gpu_check.json and FOLDER/gpu_check.log, both written after every stage: a stage that fails, hangs or is
 # killed costs its own result only. --dry-run does the same on the CPU with tiny sizes and builds nothing.
 set -uo pipefail

@@ -1,4 +1,4 @@
-"""Functions kept in CUDA graphs: one launch in the place of the many that they make."""
+"""Functions kept in CUDA graphs: one launch instead of the many that they make."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class Capture(Protocol):
 
 class CudaCapture:
     """Captures functions into CUDA graphs that share memory: they must run in the order in which they were captured, or
-    leave nothing in it besides what they return."""
+    leave nothing in it but what they return."""
 
     def __init__(self):
         self.pool, self.stream = torch.cuda.graph_pool_handle(), torch.cuda.Stream()

@@ -37,7 +37,7 @@ FRAMED_CAMERAS = CameraConfig(
 
 
 def dreamfusion() -> RunConfig:
-    """The paper, with Adam on a hash grid in the place of Distributed Shampoo on a mip-NeRF 360 MLP."""
+    """The paper, with Adam on a hash grid instead of Distributed Shampoo on a mip-NeRF 360 MLP."""
     return RunConfig(
         preset="dreamfusion",
         # omega = 100 is 101 here. It is not left to the model: with the embedded prior's own 2.5 the paper's weighting

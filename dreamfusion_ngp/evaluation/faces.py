@@ -3,7 +3,7 @@
 Views at known azimuths are compared, by silhouette, colour and relief, with renderings of the true toy and of the same
 toy with its face repeated: seen on two opposite sides, or on two, three or four sides of one body. The variant that
 explains all views together best, up to a common turn, says how many faces there are; in doubt it is the true toy. A
-round thing without any features is in doubt. Besides, every view is classified by the true toy alone: the azimuth from
+round thing without any features is in doubt. Every view is also classified by the true toy alone: the azimuth from
 which it looks most like this.
 """
 

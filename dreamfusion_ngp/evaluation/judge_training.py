@@ -45,7 +45,7 @@ PALETTE = torch.tensor(list(COLORS.values()))
 
 @dataclass(frozen=True)
 class TrainJudgeConfig:
-    minutes: float = 25.0  # of training, besides the held-out test at its end
+    minutes: float = 25.0  # of training, without the held-out test at its end
     images: int = 0  # stop after so many instead; 0: by time
     batch: int = 64
     learning_rate: float = 1.25e-3  # of AdamW; Muon's is `toybox.optimizer.MATRIX_RATE` times that

@@ -140,6 +140,6 @@ def judge_prior(
 
 
 def judge_truth(judge: Judge, *, samples: int = ALL, seed: int = 0) -> dict:
-    """The `summary` of true pictures in the place of the prior's: what the judge itself gets right."""
+    """The `summary` of true pictures instead of the prior's: what the judge itself gets right."""
     asked = asked_samples(samples)
     return summary(judged(judge, true_pictures(asked, seed), asked), asked)

@@ -19,7 +19,7 @@ PRESET = "fast"
 
 @dataclass(frozen=True)
 class Arm:
-    """overrides: KEY=VALUE of `generate --set`. steps: times those of the default preset. oracle: in the place of the
+    """overrides: KEY=VALUE of `generate --set`. steps: times those of the default preset. oracle: instead of the
     prior, true pictures of the toy (toybox/oracle.py), chosen by the view "words" or the "camera"."""
 
     name: str

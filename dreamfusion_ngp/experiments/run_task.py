@@ -53,7 +53,7 @@ def write(path: Path, record: dict) -> None:
 
 
 def oracle(config: RunConfig, kind: str):
-    """True pictures in the place of the prior; on the CPU only."""
+    """True pictures instead of the prior; on the CPU only."""
     from ..toybox.oracle import Oracle
 
     return Oracle(config, *parse_prompt(config.prompt), camera=kind == "camera")

@@ -14,7 +14,7 @@ from ..ops.field import recycle_gradient
 
 
 class Adam:
-    """Fused Adam over (parameter, learning rate) pairs. moments, nonfinite: its whole state besides the step number;
+    """Fused Adam over (parameter, learning rate) pairs. moments, nonfinite: its whole state apart from the step number;
     nonfinite counts the updates of single numbers that were left out (ops/adam.py)."""
 
     def __init__(self, pairs: list[tuple[Tensor, float]], config: OptimConfig):

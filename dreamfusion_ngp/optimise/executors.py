@@ -1,4 +1,4 @@
-"""The step in CUDA graphs: one launch each for rays, rendering, and backward with update, in the place of some hundred.
+"""The step in CUDA graphs: one launch each for rays, rendering, and backward with update, instead of some hundred.
 
 A function runs as it is when its kind is seen for the first time, which loads its kernels, and is captured at the
 second. Kinds differ in resolution, background and tier: the rows of the buffers of samples, a power of two. The rays of

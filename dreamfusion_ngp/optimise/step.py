@@ -89,7 +89,7 @@ class State:
             self.numbers[name].copy_(torch.from_numpy(value), non_blocking=True)
 
     def tensors(self) -> dict[str, Tensor]:
-        """Named tensors of the whole state, in place: what a checkpoint holds besides the config and the step."""
+        """Named tensors of the whole state, in place: what a checkpoint holds apart from the config and the step."""
         found = {f"field.{k}": v.data for k, v in self.field.named_parameters()}
         if self.background is not None:
             found |= {f"background.{k}": v.data for k, v in self.background.named_parameters()}

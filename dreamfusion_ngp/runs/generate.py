@@ -158,7 +158,7 @@ def log_memory_plan(guidance, state: VolumeStage) -> None:
         log.info("memory plan not known: %s", str(error).splitlines()[0])
         return
     free = torch.cuda.mem_get_info(device)[0] + torch.cuda.memory_allocated(device) if device.type == "cuda" else None
-    log.info("%s (besides %d samples at most)", plan_text(parts, free), config.render.budget)
+    log.info("%s (plus %d samples at most)", plan_text(parts, free), config.render.budget)
     if device.type == "cpu" and parts["UNet"] > LARGE_FOR_A_CPU:
         log.info("note        a step of a model of this size takes minutes on a CPU; it is meant for a GPU")
 

@@ -80,7 +80,7 @@ def accumulate_along_rays(weights, values=None, ray_indices=None, n_rays=None):
 
 @pytest.fixture
 def stand_ins(monkeypatch):
-    """Both packages as modules, and the CPU in the place of a CUDA device."""
+    """Both packages as modules, and the CPU instead of a CUDA device."""
     for name, things in (
         ("tinycudann", [Encoding]),
         ("nerfacc", [OccGridEstimator, render_weight_from_density, accumulate_along_rays]),

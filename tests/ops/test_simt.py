@@ -55,7 +55,7 @@ def compiler(sanitizer: str) -> str:
 
 
 def cpu_sources() -> list:
-    """The CPU launchers, with one instruction set besides the generic one where CMakeLists.txt compiles several."""
+    """The CPU launchers, with one instruction set beside the generic one where CMakeLists.txt compiles several."""
     sources = [(p, []) for p in sorted(CSRC.rglob("*.cpp")) if not p.name.startswith("bind")]
     simd = CSRC / "simd_kernels.cpp"
     if simd.exists() and platform.machine() in ("x86_64", "AMD64"):

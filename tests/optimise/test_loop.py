@@ -69,7 +69,7 @@ class Sizes(TorchDispatchMode):
 
 
 def test_only_kernels_pass_over_the_table():
-    """No gradient of the table is added, copied or cleared besides: from the second step on, the backward accumulates
+    """No gradient of the table is added, copied or cleared otherwise: from the second step on, the backward accumulates
     into the one that Adam zeroed."""
     state = VolumeStage(TINY, "cpu")
     with Sizes(state.field.table.shape) as first:

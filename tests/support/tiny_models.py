@@ -82,7 +82,7 @@ def tiny_tokenizer(kind: str):
 
 
 def tiny_folder(folder, kind: str):
-    """A whole random pipeline. "packed": 2 x 2 pixels in channels, predicts v; "placed": position maps besides; "if":
+    """A whole random pipeline. "packed": 2 x 2 pixels in channels, predicts v; "placed": position maps as well; "if":
     3 channels in, 6 out, predicts the noise."""
     from diffusers import DDPMScheduler
     from transformers import T5Config, T5EncoderModel

@@ -20,7 +20,7 @@ CPU, CUDA = "cpu", "cuda"
 
 @dataclass(frozen=True)
 class Entry:
-    """Where a peer comes from. module, maker: of this folder; what the maker takes besides the problem or the scene.
+    """Where a peer comes from. module, maker: of this folder; what the maker takes apart from the problem or the scene.
     precision: of the table that it reads."""
 
     op: str

@@ -30,7 +30,7 @@ class MuonAdamW:
     A step is `aim`, which finds from the gradients where Muon would take the matrices at a rate of 1 and is the same
     work every time (a CUDA graph can hold it), and `move`, by AdamW's rate of the step.
 
-    With averaged gradients every process of `world` would compute the same update. Orthogonal matrices are dear, so
+    With averaged gradients every process of `world` would compute the same update. Orthogonal matrices are costly, so
     each process computes its share of them and sends it to the others (a process group must be there).
     """
 

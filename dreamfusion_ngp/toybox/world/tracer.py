@@ -1,6 +1,6 @@
 """Pictures of toys: a batched sphere tracer that writes G-buffers, and deferred shading with the paper's point light.
 
-Tracing is dear and shading is cheap, so training keeps G-buffers and shades each of them many times with new colours,
+Tracing is slow and shading is cheap, so training keeps G-buffers and shades each of them many times with new colours,
 lights and backgrounds.
 """
 
