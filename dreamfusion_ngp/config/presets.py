@@ -83,10 +83,7 @@ def fast() -> RunConfig:
         render=RenderConfig(step=0.02, random_background=1.0, budget=1 << 20),
         # The embedded prior was trained on these words. The text decides at high noise alone; below, the prior repeats
         # what it is shown. So t stays there for the whole run, in a window that reaches up to where nothing is shown,
-        # and every t counts the same. A window of .16 fits best (means over mug, chair, house and airplane, volumetric
-        # / silhouette IoU: .741 / .889, .728 / .888 for .11); with .05 the answers are mean pictures before mid-grey
-        # for the most part, and the scene fills with grey fog. Clipped: guidance asks for colours beyond black and
-        # white (house .29 -> .71, before). See docs/decisions/0022-fast-surfaces.md.
+        # and every t counts the same. Clipped: guidance asks for colours beyond black and white (decision 0022).
         guidance=GuidanceConfig(
             view_words="degrees",
             mode_words=True,
@@ -96,9 +93,8 @@ def fast() -> RunConfig:
             weighting="clean",
             clip_clean=True,
         ),
-        # Entropy turns fog into a solid, the house from IoU .49 to .70 (before); from the start it empties the scene.
-        # Without smoothness every surface is rough, with .3 a fog (mug and chair, volumetric / silhouette IoU: 0
-        # .624 / .843, .05 .626 / .845, and with the eight levels .3 .592 / .832).
+        # Entropy turns fog into a solid; from the start it empties the scene. Without smoothness every surface is
+        # rough, with .3 a fog.
         loss=LossConfig(orientation=(1e-3, 1e-2), smoothness=0.05, entropy=0.3, entropy_from=0.3),
         # Every step brings new noise, which surfaces keep as roughness unless the steps become small.
         optim=OptimConfig(final=0.03),

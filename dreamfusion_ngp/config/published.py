@@ -163,12 +163,26 @@ def t_range_of(ends: tuple[float, float], descending: bool = False) -> tuple[flo
     return first / TIMESTEPS, (last + 1) / TIMESTEPS
 
 
+def field_of(theirs: Published) -> FieldConfig:
+    """The hash grid, and the density at the start."""
+    levels, all_at = theirs.coarse_to_fine
+    return FieldConfig(
+        levels=theirs.levels,
+        base_resolution=theirs.base_resolution,
+        bound=theirs.radius,
+        finest_resolution=round(theirs.base_resolution * theirs.growth ** (theirs.levels - 1)),
+        density="softplus",
+        blob=("cone", *theirs.blob),
+        density_bias=0.0,
+        coarse_to_fine=(levels, all_at / theirs.steps),
+    )
+
+
 def convert(theirs: Published) -> RunConfig:
     """The configuration in this package's units."""
     position, target, up = theirs.jitter
     start, end, ramp = theirs.orientation
     t_range = t_range_of(theirs.t_ends, theirs.descending)
-    levels, all_at = theirs.coarse_to_fine
     return RunConfig(
         steps=theirs.steps,
         views=theirs.views,
@@ -181,16 +195,7 @@ def convert(theirs: Published) -> RunConfig:
             up_std=up,
         ),
         light=LightConfig(albedo_only_until=theirs.albedo_steps / theirs.steps, lit_probability=theirs.lit_probability),
-        field=FieldConfig(
-            levels=theirs.levels,
-            base_resolution=theirs.base_resolution,
-            bound=theirs.radius,
-            finest_resolution=round(theirs.base_resolution * theirs.growth ** (theirs.levels - 1)),
-            density="softplus",
-            blob=("cone", *theirs.blob),
-            density_bias=0.0,
-            coarse_to_fine=(levels, all_at / theirs.steps),
-        ),
+        field=field_of(theirs),
         render=RenderConfig(
             resolution=theirs.resolution,
             random_background=theirs.random_background,

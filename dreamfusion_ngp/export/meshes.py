@@ -32,30 +32,24 @@ def export_mesh(
     origin: str = "scene",
     device="cpu",
 ) -> dict:
-    """Write mesh.<format> files into `folder` (made if missing); nothing is written unless every file could be made.
+    """Write mesh.<format> files into `folder` (made if missing), all of them or none.
 
     density, albedo: callables, world points (N, 3) float32 on `device` -> (N,) density per world unit, (N, 3) sRGB
     values in [0, 1].
     resolution: samples per axis of the scene cube [-bound, bound]^3. texture: texels a side. faces: budget, 0 for no
-    decimation.
-    keep_all: every separate piece, not only the largest. smooth: iterations of Taubin smoothing.
+    decimation. keep_all: every separate piece, not only the largest. smooth: iterations of Taubin smoothing.
     size: longest side of an STL, millimetres; the other formats have the scene's size, in metres.
     origin: "scene", the point that the cameras circle; "base", the middle of the bounding box's bottom, so that the
     object stands on the ground; "centre", the middle of the bounding box.
-    Returns {"paths": {"glb": absolute path, ...}}, for an STL "stl_sides" (its width, depth and height in millimetres),
-    and the figures of `mesh.extract_mesh`. "obj" adds the paths "mtl" and "png".
-    Raises UsageError for a bad argument, ExportError for an empty or not finite field or a folder that cannot be
-    written.
+    Returns {"paths": {"glb": absolute path, ...}} ("obj" adds "mtl" and "png"), for an STL "stl_sides" (width, depth,
+    height in millimetres), and the figures of `isosurface.extract_mesh`.
+    Raises UsageError for a bad argument, ExportError for a field that is empty or not finite, or a bad folder.
     """
     formats, size, origin = check_formats(formats), check_size(size), check_origin(origin)
-    if not 16 <= texture <= MAX_TEXTURE:
-        raise UsageError(f"texture size must be between 16 and {MAX_TEXTURE} texels, got {texture}")
-    if faces < 0:
-        raise UsageError(f"faces must be at least 0 (0: no limit), got {faces}")
+    check_limits(texture, faces)
     folder = Path(folder).resolve()
-    mesh, stats = extract_mesh(
-        density, bound, resolution=resolution, faces=faces, keep_all=keep_all, smooth=smooth, device=device
-    )
+    grid = dict(resolution=resolution, faces=faces, keep_all=keep_all, smooth=smooth, device=device)
+    mesh, stats = extract_mesh(density, bound, **grid)
     files, shift = {}, -origin_of(mesh.vertices, origin)
     if {"glb", "obj"} & set(formats):
         textured = bake_texture(mesh, density, albedo, size=texture, bound=bound, device=device)
@@ -69,11 +63,22 @@ def export_mesh(
         color = surface_color(density, albedo, mesh.vertices, vertex_normals(mesh), bound, device)
         files["mesh.ply"] = ply_bytes(turned(mesh, shift), color)
     if "stl" in formats:
-        solid = turned(mesh, shift)
-        solid = Mesh(solid.vertices * (size / np.ptp(solid.vertices, axis=0).max()), solid.faces)
+        solid = of_size(turned(mesh, shift), size)
         files["mesh.stl"] = stl_bytes(solid)
         stats["stl_sides"] = np.ptp(solid.vertices, axis=0).tolist()
     return {"paths": write_files(folder, files), **stats}
+
+
+def check_limits(texture: int, faces: int) -> None:
+    if not 16 <= texture <= MAX_TEXTURE:
+        raise UsageError(f"texture size must be between 16 and {MAX_TEXTURE} texels, got {texture}")
+    if faces < 0:
+        raise UsageError(f"faces must be at least 0 (0: no limit), got {faces}")
+
+
+def of_size(mesh: Mesh, size: float) -> Mesh:
+    """The mesh with a longest side of `size`."""
+    return Mesh(mesh.vertices * (size / np.ptp(mesh.vertices, axis=0).max()), mesh.faces)
 
 
 def origin_of(vertices: np.ndarray, origin: str) -> np.ndarray:
