@@ -77,3 +77,18 @@ def test_the_first_block_of_the_readme_holds_the_two_commands_of_ci():
     block = re.search(r"```sh\n(.*?)```", (ROOT / "README.md").read_text(encoding="utf-8"), re.DOTALL)[1]
     first, second = block.splitlines()
     assert "dreamfusion-ngp generate" in first and "pytest" in second
+
+
+def test_files_that_pages_name_are_there():
+    """Such as `csrc/ops.h` or `guidance/sds.py`, from the root of the repository, of the package or of docs/."""
+    rooms = runpy.run_path(str(DOCS / "draw_architecture.py"))["rooms"]()
+    tops = "|".join(sorted(rooms | {"csrc", "tests", "benches", "docs", "examples", "dreamfusion_ngp"}))
+    pattern = re.compile(rf"(?<![\w/.~-])((?:{tops})/[\w/.]*\.(?:py|h|cu|cuh|cpp|sh|md|json))")
+    found = 0
+    for page in PAGES:
+        prose = re.sub(r"```python.*?```", "", page.read_text(encoding="utf-8"), flags=re.DOTALL)
+        for path in pattern.findall(prose):
+            found += 1
+            there = any((root / path).exists() for root in (ROOT, ROOT / "dreamfusion_ngp", DOCS))
+            assert there or "NAME" in path, f"{name(page)} names {path}, which is not there"
+    assert found > 50
