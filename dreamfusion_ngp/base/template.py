@@ -1,0 +1,14 @@
+"""Pages and pictures that are made from templates of the package."""
+
+from __future__ import annotations
+
+from importlib.resources import files
+
+
+def render(package: str, name: str, **values) -> str:
+    """The Jinja2 template `name` in `package` filled with `values`, which are text: what HTML would read as markup is
+    escaped. Raises UndefinedError for a value that is wanted and not given."""
+    from jinja2 import Environment, StrictUndefined
+
+    environment = Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=StrictUndefined)
+    return environment.from_string(files(package).joinpath(name).read_text(encoding="utf-8")).render(values) + "\n"
