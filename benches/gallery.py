@@ -21,6 +21,7 @@ import sys
 import time
 from pathlib import Path
 
+from dreamfusion_ngp.base import markdown
 from dreamfusion_ngp.runs.folder import slug
 
 PROMPTS = ("a red mug", "a yellow chair", "a green snowman", "a blue airplane", "an orange torus", "a purple house")
@@ -84,17 +85,16 @@ def machine() -> dict:
 
 def table(rows: list[dict]) -> str:
     """The figures as a Markdown table, with their means."""
-    lines = [
-        "| prompt | seed | volumetric IoU | silhouette IoU | worst view | colour error | seconds |",
-        "|---|---|---|---|---|---|---|",
-    ]
+    head = ["prompt", "seed", "volumetric IoU", "silhouette IoU", "worst view", "colour error", "seconds"]
     columns = ("volumetric_iou", "silhouette_iou", "silhouette_iou_worst", "color_error", "seconds")
     shown = [[math.nan if r[c] is None else r[c] for c in columns] for r in rows]
     means = [sum(v) / len(v) for v in zip(*shown, strict=True)]
-    heads = [f"| {r['prompt']} | {r['seed']} |" for r in rows] + ["| mean | |"]
-    for head, values in zip(heads, [*shown, means], strict=True):
-        lines.append(head + " " + " | ".join(f"{v:.2f}" for v in values[:-1]) + f" | {values[-1]:.0f} |")
-    return "\n".join(lines)
+    names = [[r["prompt"], str(r["seed"])] for r in rows] + [["mean", ""]]
+    body = [
+        [*name, *(f"{v:.2f}" for v in values[:-1]), f"{values[-1]:.0f}"]
+        for name, values in zip(names, [*shown, means], strict=True)
+    ]
+    return "\n".join(markdown.table(head, body))
 
 
 def montage(sheets: list[Path], out: Path) -> None:

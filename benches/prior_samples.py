@@ -1,8 +1,13 @@
 """Judge the embedded prior's samples and write docs/toybox/prior.md; see --help."""
 
+import sys
 from pathlib import Path
 
+from dreamfusion_ngp.base.errors import DreamfusionError
 from dreamfusion_ngp.experiments.prior_report import main
 
 if __name__ == "__main__":
-    main(repository=Path(__file__).resolve().parents[1])
+    try:
+        main(repository=Path(__file__).resolve().parents[1])
+    except DreamfusionError as error:
+        sys.exit(f"error: {error}")

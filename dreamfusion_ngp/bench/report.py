@@ -13,7 +13,8 @@ import json
 import math
 from pathlib import Path
 
-from .svg import Axes, Log, markdown
+from ..base import markdown
+from .plots import new_plot, svg
 from .targets import OURS, section
 
 FIELDS = {
@@ -42,11 +43,11 @@ def time_plot(rows: list[dict], title: str) -> str | None:
     rows = [r for r in rows if r["op"] in ("encode forward", "encode backward", "field step") and not is_half(r)]
     if not rows:
         return None
-    axes = Axes(title, "samples", "milliseconds", Log([r["size"] for r in rows]), Log([r["median_ms"] for r in rows]))
+    plot = new_plot(title, "samples", "milliseconds")
     for op, who in dict.fromkeys((r["op"], r["who"]) for r in rows):
-        points = [(r["size"], r["median_ms"]) for r in rows if (r["op"], r["who"]) == (op, who)]
-        axes.add(op if who == OURS else f"{op}, {who}", points)
-    return axes.svg()
+        points = sorted((r["size"], r["median_ms"]) for r in rows if (r["op"], r["who"]) == (op, who))
+        plot.loglog(*zip(*points, strict=True), label=op if who == OURS else f"{op}, {who}", marker="o")
+    return svg(plot)
 
 
 def roofline(rows: list[dict], rates: dict, title: str) -> str | None:
@@ -58,15 +59,14 @@ def roofline(rows: list[dict], rates: dict, title: str) -> str | None:
         r["op"]: (r["counts"]["flops"] / r["counts"]["bytes"], r["counts"]["flops"] / r["median_ms"] * 1e3)
         for r in rows
     }
+    plot = new_plot(title, "floating-point operations per streamed byte", "operations per second")
+    for op, (intensity, rate) in points.items():
+        plot.loglog([intensity], [rate], label=op, marker="o", linestyle="none")
     ridge = rates["fma"] / rates["copy"]
-    xs, ys = [x for x, _ in points.values()] + [ridge * 2], [y for _, y in points.values()] + [rates["fma"]]
-    axes = Axes(title, "floating-point operations per streamed byte", "operations per second", Log(xs), Log(ys))
-    left, right, bottom = 10.0**axes.x.low, 10.0**axes.x.high, 10.0**axes.y.low
-    start = max(left, bottom / rates["copy"])
-    axes.roof([(start, start * rates["copy"]), (ridge, rates["fma"]), (right, rates["fma"])])
-    for op, point in points.items():
-        axes.add(op, [point])
-    return axes.svg()
+    left, right = min(x for x, _ in points.values()) / 2, max(2 * ridge, *(2 * x for x, _ in points.values()))
+    left = min(left, ridge / 2)
+    plot.plot([left, ridge, right], [left * rates["copy"], rates["fma"], rates["fma"]], color="black")
+    return svg(plot)
 
 
 def op_table(rows: list[dict], device: str) -> list[str]:
@@ -112,7 +112,7 @@ def op_table(rows: list[dict], device: str) -> list[str]:
         "host syncs",
         "note",
     ]
-    return markdown(head, body, "llrrrrrrlrrrrl")
+    return markdown.table(head, body, "llrrrrrrlrrrrl")
 
 
 def machine_section(name: str, result: dict, plots: Path) -> list[str]:
@@ -136,7 +136,7 @@ def machine_section(name: str, result: dict, plots: Path) -> list[str]:
     ]
     for field in dict.fromkeys(r["field"] for r in result["rows"]):
         rows = [r for r in result["rows"] if r["field"] == field]
-        for kind, svg in (
+        for kind, picture in (
             ("time", time_plot(rows, f"{FIELDS[field]}: time")),
             (
                 "roofline",
@@ -145,8 +145,8 @@ def machine_section(name: str, result: dict, plots: Path) -> list[str]:
                 ),
             ),
         ):
-            if svg:
-                (plots / f"{name}-{field}-{kind}.svg").write_text(svg)
+            if picture:
+                (plots / f"{name}-{field}-{kind}.svg").write_text(picture)
                 lines += [f"![{kind}](plots/{name}-{field}-{kind}.svg)"]
         for resolution, half in dict.fromkeys((r["resolution"], is_half(r)) for r in rows):
             shown = [r for r in rows if (r["resolution"], is_half(r)) == (resolution, half)]
@@ -171,7 +171,7 @@ def check_section(result: dict) -> list[str]:
         f"{result['machine']}, driver {result['driver']}, nvcc {result['nvcc']}, torch {result['torch']}; "
         f"{result['date']}.",
         "",
-        *markdown(
+        *markdown.table(
             ["check", "command", "result"],
             [[c["what"], f"`{c['command']}`", c["result"]] for c in result["checks"]],
             "lll",
@@ -182,7 +182,7 @@ def check_section(result: dict) -> list[str]:
         "",
     ]
     first = steps["rows"][0]["whole_ms"]
-    lines += markdown(
+    lines += markdown.table(
         ["preset", "variant", "steps a second", "ms a step", "as fast as the first", "guidance ms", "field ms"],
         [
             [
@@ -202,7 +202,7 @@ def check_section(result: dict) -> list[str]:
         "",
         f"The whole command, `{result['generate_command']}`:",
         "",
-        *markdown(
+        *markdown.table(
             ["settings", "optimisation s", "command s", "note"],
             [[g["settings"], str(g["optimised_s"]), str(g["whole_s"]), g["note"]] for g in result["generate"]],
             "lrrl",
@@ -210,7 +210,7 @@ def check_section(result: dict) -> list[str]:
         "",
         f"Single ops ({ops['note']}):",
         "",
-        *markdown(
+        *markdown.table(
             ["op", "who", "size", "median ms (fastest-slowest)", "x our time", "error"],
             [
                 [

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
+from ..base import markdown
 from ..base.errors import ExportError, PromptError
 from ..toybox.world.captions import parse_prompt
 from ..toybox.world.shapes import COLORS
@@ -182,7 +183,5 @@ def rows(records: list[dict], means: dict) -> tuple[list[str], list[list[str]]]:
 
 
 def table(records: list[dict], means: dict) -> str:
-    """A Markdown table."""
-    head, body = rows(records, means)
-    lines = [f"| {' | '.join(row)} |" for row in (head, ["---"] * len(head), *body)]
-    return "\n".join(lines)
+    """A Markdown table of `rows`."""
+    return "\n".join(markdown.table(*rows(records, means)))

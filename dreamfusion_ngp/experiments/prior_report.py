@@ -16,7 +16,8 @@ import time
 from datetime import date
 from pathlib import Path
 
-from ..bench.svg import Axes, Log, Share, markdown
+from ..base import markdown
+from ..bench.plots import new_plot, svg
 
 SCALES = (1.0, 2.5, 4.0)
 WORST = 5  # classes that are named
@@ -121,7 +122,7 @@ def report(measured: dict, log: dict, out: Path) -> None:
             ]
         )
     head = ["", "samples", "right", "class", "colour", "azimuth", "worst classes"]
-    lines += markdown(head, rows, "lrrrrr")
+    lines += markdown.table(head, rows, "lrrrrr")
     plots = {"loss.svg": loss_plot(log), **({"scores.svg": score_plot(log)} if log["scores"] else {})}
     captions = {
         "loss.svg": "Training loss. It changes its meaning where the shares of noise levels or the target "
@@ -139,17 +140,18 @@ def report(measured: dict, log: dict, out: Path) -> None:
 
 def loss_plot(log: dict) -> str:
     images, losses = zip(*log["loss"], strict=True)
-    axes = Axes("Training loss", "training pictures", "loss", Log(list(images)), Log(list(losses)))
-    axes.roof([tuple(point) for point in log["loss"]])
-    return axes.svg()
+    plot = new_plot("Training loss", "training pictures", "loss")
+    plot.loglog(images, losses, color="black")
+    return svg(plot)
 
 
 def score_plot(log: dict) -> str:
-    images = Log([score["images"] for score in log["scores"]])
-    axes = Axes("Samples that are right", "training pictures", "share", images, Share())
+    plot = new_plot("Samples that are right", "training pictures", "share")
+    images = [score["images"] for score in log["scores"]]
     for key, title in (("right", "right"), ("class", "class"), ("color", "colour"), ("view", "azimuth")):
-        axes.add(title, [(s["images"], s[key]) for s in log["scores"]])
-    return axes.svg()
+        plot.semilogx(images, [score[key] for score in log["scores"]], label=title, marker="o")
+    plot.set_ylim(0, 1.03)  # a marker at 1 is whole
+    return svg(plot)
 
 
 def main(argv: list[str] | None = None, repository: Path = Path()) -> None:

@@ -9,14 +9,13 @@ from __future__ import annotations
 
 import argparse
 import json
-import statistics
 from pathlib import Path
 
-from ..bench.svg import Axes, Names, Share, grid
 from ..evaluation.report import DEFINITIONS
+from .figures import ablation_plot, run_pictures
 from .groups import GROUPS
 from .metrics import HEAD, METRICS
-from .tables import RETRIEVAL, SHAPE, arms_table, bars_table, error_of, paired, shown, values
+from .tables import arms_table, bars_table, paired
 
 LOOK = (
     "From the front right and from the opposite side, lit above, textureless below; the number is the volumetric IoU."
@@ -67,54 +66,11 @@ def outdated(group: dict) -> bool:
     return any(run.get("definitions", 1) != DEFINITIONS for arm in group["arms"] for run in arm["runs"])
 
 
-def figure(group: dict) -> str:
-    """The paper's figure 6: every metric along the arms, with standard errors."""
-    pairs = paired(group)
-    axes = Axes(
-        "What each part of the method is worth",
-        "",
-        "mean over prompts and seeds",
-        Names([arm["name"] for arm, _ in pairs]),
-        Share(),
-    )
-    for key, title in RETRIEVAL + SHAPE:
-        found = [(number, values(runs, key)) for number, (_, runs) in enumerate(pairs)]
-        found = [(number, v) for number, v in found if v]
-        if found:
-            axes.add(title, [(n, statistics.fmean(v)) for n, v in found], spreads=[error_of(v) for _, v in found])
-    return axes.svg()
-
-
-def shown_runs(name: str, group: dict) -> str | None:
-    """The pictures of a group as SVG: a row an arm, or all prompts of the one arm; None where there are none."""
-    pairs = [(arm["name"], {run["prompt"]: run for run in arm["runs"] if "picture" in run}) for arm in group["arms"]]
-    prompts = list(dict.fromkeys(prompt for _, runs in pairs for prompt in runs))
-    if not prompts:
-        return None
-    if name == "paper":
-        absent = {"picture": "", "volumetric_iou": None}
-        return grid(
-            prompts,
-            [
-                (
-                    arm,
-                    [
-                        (run["picture"], shown(run["volumetric_iou"]))
-                        for run in (runs.get(prompt, absent) for prompt in prompts)
-                    ],
-                )
-                for arm, runs in pairs
-            ],
-        )
-    cells = [(run["picture"], f"{prompt}, {shown(run['volumetric_iou'])}") for prompt, run in pairs[0][1].items()]
-    return grid([], [("", cells[k : k + 6]) for k in range(0, len(cells), 6)])
-
-
 def pictures_section(name: str, group: dict, folder: Path) -> list[str]:
     """Write the figures of a group, and what shows them."""
     lines = []
-    drawn = {"ablation.svg": figure(group)} if name == "paper" and all(runs for _, runs in paired(group)) else {}
-    if svg := shown_runs(name, group) if name in ("bars", "paper") else None:
+    drawn = {"ablation.svg": ablation_plot(group)} if name == "paper" and all(runs for _, runs in paired(group)) else {}
+    if svg := run_pictures(name, group) if name in ("bars", "paper") else None:
         drawn[f"{name}.svg"] = svg
     captions = {
         "ablation.svg": "Bars: standard errors over the runs.",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import statistics
 
-from ..bench.svg import markdown
+from ..base import markdown
 
 RETRIEVAL = (
     ("r_precision_color", "R-Precision Colour"),
@@ -104,7 +104,7 @@ def arms_table(name: str, group: dict) -> list[str]:
                 "",
             ]
         )
-    return markdown(head, rows, "ll" + "r" * 9)
+    return markdown.table(head, rows, "ll" + "r" * 9)
 
 
 def bars_table(group: dict) -> list[str]:
@@ -138,9 +138,9 @@ def bars_table(group: dict) -> list[str]:
         ]
     )
     return [
-        *markdown(["prompt", "seeds", *(title for _, title in columns)], rows, "lr" + "r" * len(columns)),
+        *markdown.table(["prompt", "seeds", *(title for _, title in columns)], rows, "lr" + "r" * len(columns)),
         "",
-        *markdown(["bar", "wanted", "measured", ""], verdicts(group), "lrrl"),
+        *markdown.table(["bar", "wanted", "measured", ""], verdicts(group), "lrrl"),
     ]
 
 

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from support.plots import pinned_matplotlib
 
 from dreamfusion_ngp.base.errors import UsageError
 from dreamfusion_ngp.bench import LONGEST, MOST_SAMPLES, OURS, RESOLUTIONS, SMALL_FIELD, Bench, counts, error_of, run
@@ -125,6 +126,10 @@ def test_committed_report_is_that_of_the_committed_json(tmp_path):
         pytest.skip("no committed results here")
     subprocess.run([sys.executable, str(BENCHES / "report.py"), "-o", str(tmp_path)], check=True)
     assert (tmp_path / "RESULTS.md").read_text() == (BENCHES / "RESULTS.md").read_text()
+    for plot in (tmp_path / "plots").iterdir():
+        committed = BENCHES / "plots" / plot.name
+        assert committed.stat().st_size <= 300_000
+        assert plot.read_text() == committed.read_text() or not pinned_matplotlib()
 
 
 def test_sizes_of_the_full_run():
