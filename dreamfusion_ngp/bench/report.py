@@ -165,73 +165,68 @@ def machine_section(name: str, result: dict, plots: Path) -> list[str]:
 def check_section(result: dict) -> list[str]:
     """Text of a JSON file that says what was checked on a GPU (benches/gpu_check.sh and benches/gpu/)."""
     steps, ops = result["toybox_step"], result["ops"]
-    lines = [
+    checks = [[c["what"], f"`{c['command']}`", c["result"]] for c in result["checks"]]
+    commands = [[g["settings"], str(g["optimised_s"]), str(g["whole_s"]), g["note"]] for g in result["generate"]]
+    training = "; ".join(f"{t['what']}: {t['pictures_a_second']} pictures a second" for t in result["training"])
+    return [
         f"## {result['gpu']}: checks and whole steps",
         "",
         f"{result['machine']}, driver {result['driver']}, nvcc {result['nvcc']}, torch {result['torch']}; "
         f"{result['date']}.",
         "",
-        *markdown.table(
-            ["check", "command", "result"],
-            [[c["what"], f"`{c['command']}`", c["result"]] for c in result["checks"]],
-            "lll",
-        ),
+        *markdown.table(["check", "command", "result"], checks),
         "",
         f"Steps with the embedded prior, 4 views of 64 x 64 (`{steps['command']}`; {steps['note']}). Parts are "
         "measured with waits between them, steps a second without:",
         "",
-    ]
-    first = steps["rows"][0]["whole_ms"]
-    lines += markdown.table(
-        ["preset", "variant", "steps a second", "ms a step", "as fast as the first", "guidance ms", "field ms"],
-        [
-            [
-                r["preset"],
-                r["variant"],
-                number(r["steps_a_second"]),
-                number(r["whole_ms"]),
-                number(first / r["whole_ms"]),
-                number(r["guidance_ms"]),
-                number(r["field_ms"]),
-            ]
-            for r in steps["rows"]
-        ],
-        "llrrrrr",
-    )
-    lines += [
+        *step_table(steps["rows"]),
         "",
         f"The whole command, `{result['generate_command']}`:",
         "",
-        *markdown.table(
-            ["settings", "optimisation s", "command s", "note"],
-            [[g["settings"], str(g["optimised_s"]), str(g["whole_s"]), g["note"]] for g in result["generate"]],
-            "lrrl",
-        ),
+        *markdown.table(["settings", "optimisation s", "command s", "note"], commands, "lrrl"),
         "",
         f"Single ops ({ops['note']}):",
         "",
-        *markdown.table(
-            ["op", "who", "size", "median ms (fastest-slowest)", "x our time", "error"],
-            [
-                [
-                    r["op"],
-                    r["who"],
-                    str(r["size"]),
-                    f"{number(r['median_ms'])} ({number(r['min_ms'])}-{number(r['max_ms'])})",
-                    number(r.get("ratio")),
-                    format(r["error"], ".0e"),
-                ]
-                for r in ops["rows"]
-            ],
-            "llrrrr",
-        ),
+        *short_op_table(ops["rows"]),
         "",
-        "Training: "
-        + "; ".join(f"{t['what']}: {t['pictures_a_second']} pictures a second" for t in result["training"])
-        + ".",
+        f"Training: {training}.",
         "",
     ]
-    return lines
+
+
+def step_table(rows: list[dict]) -> list[str]:
+    """Whole steps with the embedded prior."""
+    first = rows[0]["whole_ms"]
+    body = [
+        [
+            r["preset"],
+            r["variant"],
+            number(r["steps_a_second"]),
+            number(r["whole_ms"]),
+            number(first / r["whole_ms"]),
+            number(r["guidance_ms"]),
+            number(r["field_ms"]),
+        ]
+        for r in rows
+    ]
+    head = ["preset", "variant", "steps a second", "ms a step", "as fast as the first", "guidance ms", "field ms"]
+    return markdown.table(head, body, "llrrrrr")
+
+
+def short_op_table(rows: list[dict]) -> list[str]:
+    """Single ops: times and errors alone."""
+    body = [
+        [
+            r["op"],
+            r["who"],
+            str(r["size"]),
+            f"{number(r['median_ms'])} ({number(r['min_ms'])}-{number(r['max_ms'])})",
+            number(r.get("ratio")),
+            format(r["error"], ".0e"),
+        ]
+        for r in rows
+    ]
+    return markdown.table(["op", "who", "size", "median ms (fastest-slowest)", "x our time", "error"], body, "llrrrr")
 
 
 HEAD = """# Measurements

@@ -112,31 +112,37 @@ def summary(records: list[dict], asked: list[Asked]) -> dict:
     }
 
 
-def judge_prior(
-    prior,
-    judge: Judge | None = None,
-    *,
-    samples: int = ALL,
-    scale: float = 4.0,
-    steps: int = 30,
-    seed: int = 0,
-    wrong: list | None = None,
-) -> dict:
-    """The `summary` of `samples` pictures drawn by DDIM with guidance `scale`. judge: the embedded one by default.
-    wrong: takes those that are not right, as (picture, what was asked, record).
+@dataclass(frozen=True)
+class Judged:
+    """Samples of a prior before the judge. pictures: (n, 64, 64, 3) in [0, 1]. records: as of `judged`, one for each of
+    `asked`."""
 
-    Raises CheckpointError where there is no judge.
-    """
-    judge, asked = judge or load_judge(), asked_samples(samples)
+    pictures: torch.Tensor
+    asked: list[Asked]
+    records: list[dict]
+
+    def wrong(self) -> list[tuple[torch.Tensor, Asked, dict]]:
+        """(picture, what was asked, record) of those that are not right."""
+        every = zip(self.pictures, self.asked, self.records, strict=True)
+        return [one for one in every if not is_right(one[2])]
+
+
+def judged_samples(
+    prior, judge: Judge, *, samples: int = ALL, scale: float = 4.0, steps: int = 30, seed: int = 0
+) -> Judged:
+    """`samples` pictures drawn by DDIM in `steps` steps with guidance `scale`, judged."""
+    asked = asked_samples(samples)
     pictures = sample(prior, [request.text for request in asked], scale=scale, steps=steps, seed=seed)
-    records = judged(judge, pictures, asked)
-    if wrong is not None:
-        wrong += [
-            (picture, request, record)
-            for picture, request, record in zip(pictures, asked, records, strict=True)
-            if not is_right(record)
-        ]
-    return summary(records, asked) | {"scale": scale, "steps": steps, "seed": seed}
+    return Judged(pictures, asked, judged(judge, pictures, asked))
+
+
+def judge_prior(
+    prior, judge: Judge | None = None, *, samples: int = ALL, scale: float = 4.0, steps: int = 30, seed: int = 0
+) -> dict:
+    """The `summary` of `judged_samples`. judge: the embedded one by default. Raises CheckpointError where there is
+    none."""
+    found = judged_samples(prior, judge or load_judge(), samples=samples, scale=scale, steps=steps, seed=seed)
+    return summary(found.records, found.asked) | {"scale": scale, "steps": steps, "seed": seed}
 
 
 def judge_truth(judge: Judge, *, samples: int = ALL, seed: int = 0) -> dict:

@@ -53,7 +53,7 @@ def measure(args) -> dict:
 
     from ..bench.machine import machine_class
     from ..evaluation.judge import EMBEDDED, load_judge
-    from ..evaluation.prior import judge_prior, judge_truth
+    from ..evaluation.prior import judge_truth, judged_samples, summary
     from ..toybox.prior.loop import read_log
     from ..toybox.prior.model import PRIOR, load_prior
 
@@ -64,13 +64,12 @@ def measure(args) -> dict:
     truth = judge_truth(judge, samples=args.samples, seed=args.seed)
     print(f"true pictures: {percent(truth['right'])} right", flush=True)
     for scale in args.scales:
-        wrong: list = []
-        found.append(
-            judge_prior(prior, judge, samples=args.samples, scale=scale, steps=args.steps, seed=args.seed, wrong=wrong)
-        )
+        drawn = dict(scale=scale, steps=args.steps, seed=args.seed)
+        judged = judged_samples(prior, judge, samples=args.samples, **drawn)
+        found.append(summary(judged.records, judged.asked) | drawn)
         print(f"scale {scale:g}: {percent(found[-1]['right'])} right", flush=True)
         if found[-1] is best(found):
-            wrong_sheet(wrong, args.out / "wrong.jpg")
+            wrong_sheet(judged.wrong(), args.out / "wrong.jpg")
     return {
         "images": read_log(folder)["images"],
         "truth": truth,

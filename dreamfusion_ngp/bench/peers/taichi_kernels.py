@@ -13,6 +13,7 @@ import torch
 
 from ..cases import CHECKED, Peer, Problem
 
+ARRAY = ti.types.ndarray(dtype=ti.f32, ndim=2)
 _threads = 0  # that Taichi was started with
 
 
@@ -26,46 +27,49 @@ def start() -> None:
             ti.init(arch=ti.cpu, cpu_max_num_threads=_threads, offline_cache=False, verbose=False, log_level=ti.ERROR)
 
 
+@ti.func
+def cell(u: ARRAY, i: ti.i32, scale: ti.f32, smooth: ti.template()):
+    position = ti.Vector([ti.math.clamp(u[i, a], 0.0, 1.0) * scale + 0.5 for a in ti.static(range(3))])
+    corner = ti.floor(position)
+    f = position - corner
+    return ti.cast(corner, ti.u32), (f * f * (3.0 - 2.0 * f) if ti.static(smooth) else f)
+
+
+@ti.func
+def row(c: ti.template(), r: ti.u32, first: ti.i32, rows: ti.u32, hashed: ti.template()):
+    found = c[0]
+    if ti.static(hashed):  # rows is a power of two
+        found = (c[0] ^ (c[1] * ti.u32(2654435761)) ^ (c[2] * ti.u32(805459861))) & (rows - ti.u32(1))
+    else:
+        found = c[0] + c[1] * r + c[2] * r * r  # below 2 rows
+        if found >= rows:
+            found -= rows
+    return ti.cast(found, ti.i32) + first
+
+
+@ti.func
+def weight(w: ti.template(), bit: ti.template()):
+    product = ti.f32(1.0)
+    for a in ti.static(range(3)):
+        product *= w[a] if ti.static(bit >> a & 1) else 1.0 - w[a]
+    return product
+
+
+@ti.func
+def neighbour(c: ti.template(), bit: ti.template()):
+    return ti.Vector([c[a] + ti.u32(bit >> a & 1) for a in ti.static(range(3))])
+
+
 @lru_cache
 def kernels(features: int, smooth: bool):
     """(forward, backward) of one level: all threads look up one level at a time, which is compiled once for all of
     them. Additions to the gradient are atomic."""
-    array = ti.types.ndarray(dtype=ti.f32, ndim=2)
-
-    @ti.func
-    def cell(u: array, i: ti.i32, scale: ti.f32):
-        position = ti.Vector([ti.math.clamp(u[i, a], 0.0, 1.0) * scale + 0.5 for a in ti.static(range(3))])
-        corner = ti.floor(position)
-        f = position - corner
-        return ti.cast(corner, ti.u32), (f * f * (3.0 - 2.0 * f) if ti.static(smooth) else f)
-
-    @ti.func
-    def row(c: ti.template(), r: ti.u32, first: ti.i32, rows: ti.u32, hashed: ti.template()):
-        found = c[0]
-        if ti.static(hashed):  # rows is a power of two
-            found = (c[0] ^ (c[1] * ti.u32(2654435761)) ^ (c[2] * ti.u32(805459861))) & (rows - ti.u32(1))
-        else:
-            found = c[0] + c[1] * r + c[2] * r * r  # below 2 rows
-            if found >= rows:
-                found -= rows
-        return ti.cast(found, ti.i32) + first
-
-    @ti.func
-    def weight(w: ti.template(), bit: ti.template()):
-        product = ti.f32(1.0)
-        for a in ti.static(range(3)):
-            product *= w[a] if ti.static(bit >> a & 1) else 1.0 - w[a]
-        return product
-
-    @ti.func
-    def neighbour(c: ti.template(), bit: ti.template()):
-        return ti.Vector([c[a] + ti.u32(bit >> a & 1) for a in ti.static(range(3))])
 
     @ti.kernel
     def forward(
-        u: array,
-        table: array,
-        y: array,
+        u: ARRAY,
+        table: ARRAY,
+        y: ARRAY,
         scale: ti.f32,
         resolution: ti.u32,
         first: ti.i32,
@@ -74,7 +78,7 @@ def kernels(features: int, smooth: bool):
         hashed: ti.template(),
     ):
         for i in range(u.shape[0]):
-            corner, w = cell(u, i, scale)
+            corner, w = cell(u, i, scale, smooth)
             total = ti.Vector.zero(ti.f32, features)
             for bit in ti.static(range(8)):
                 at, factor = row(neighbour(corner, bit), resolution, first, rows, hashed), weight(w, bit)
@@ -85,9 +89,9 @@ def kernels(features: int, smooth: bool):
 
     @ti.kernel
     def backward(
-        u: array,
-        grad_y: array,
-        grad_table: array,
+        u: ARRAY,
+        grad_y: ARRAY,
+        grad_table: ARRAY,
         scale: ti.f32,
         resolution: ti.u32,
         first: ti.i32,
@@ -96,7 +100,7 @@ def kernels(features: int, smooth: bool):
         hashed: ti.template(),
     ):
         for i in range(u.shape[0]):
-            corner, w = cell(u, i, scale)
+            corner, w = cell(u, i, scale, smooth)
             for bit in ti.static(range(8)):
                 at, factor = row(neighbour(corner, bit), resolution, first, rows, hashed), weight(w, bit)
                 for k in ti.static(range(features)):
