@@ -8,7 +8,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from support.tiny_models import cache, config, copy, folders
+from support.tiny_models import config
 from support.tiny_runs import TINY
 
 from dreamfusion_ngp.base.characters import clean_text, graphemes, lookalike, shown

@@ -3,8 +3,7 @@
 import logging
 
 import pytest
-from support.tiny_latent import latent_folders
-from support.tiny_models import cache, config, folders
+from support.tiny_models import config
 
 from dreamfusion_ngp.base.characters import graphemes
 from dreamfusion_ngp.base.errors import PromptError

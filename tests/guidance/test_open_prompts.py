@@ -4,8 +4,6 @@ import json
 import socket
 
 import pytest
-from support.tiny_latent import latent_folders
-from support.tiny_models import cache, folders
 
 from dreamfusion_ngp import cli
 from dreamfusion_ngp.guidance.load import load_guidance

@@ -8,8 +8,7 @@ import subprocess
 import sys
 
 import pytest
-from support.fake_hub import BlackHole, FakeHub, line, machine, model
-from support.tiny_latent import latent_folders
+from support.fake_hub import BlackHole, FakeHub, line
 
 from dreamfusion_ngp.base.errors import PriorError
 from dreamfusion_ngp.config.presets import PRESETS, preset

@@ -14,8 +14,7 @@ from contextlib import suppress
 from pathlib import Path
 
 import pytest
-from support.fake_hub import FakeHub, line, machine, model
-from support.tiny_latent import latent_folders
+from support.fake_hub import FakeHub, line
 
 from dreamfusion_ngp.base import cache
 from dreamfusion_ngp.base.errors import PriorError

@@ -6,7 +6,6 @@ import shutil
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from support.tiny_latent import latent_folders
 
 from dreamfusion_ngp.base.errors import PriorError
 from dreamfusion_ngp.guidance.pipeline_folder import find_weights, load_model, read_index

@@ -1,0 +1,5 @@
+"""Fixtures of these tests: random models at toy size."""
+
+from support.tiny_models import cache, copy, folders
+
+__all__ = ["cache", "copy", "folders"]
