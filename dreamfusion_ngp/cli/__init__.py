@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import argparse
 import os
-import re
 import sys
+import traceback
+from pathlib import Path
 
 from .. import __version__
 from ..base.characters import shown
 from ..base.console import STDOUT, named_errors, open_streams, settle, silence, tolerant
 from ..base.errors import DreamfusionError, UsageError
+from ..base.native import PACKAGE
 from . import bench, doctor, evaluate, export, fetch, generate, render, resume, train_judge, train_prior
 from .arguments import Parser
 from .log import shown_log
@@ -28,20 +30,7 @@ VERBS = {
     "bench": bench,
 }
 PRINTS = ("doctor", "evaluate", "bench")  # verbs whose result is what they print; other lines are not worth a run
-# How the ValueErrors of ops begin, whose arguments are settings: "march: step is too small", "adam_step: eps must ...".
-CHECKED = (
-    "GridLayout",
-    "hashgrid",
-    "field",
-    "density",
-    "march",
-    "cell",
-    "occupancy",
-    "composite",
-    "shade",
-    "adam",
-    "render",
-)
+OPS = (PACKAGE / "ops", PACKAGE / "render")  # whose arguments are settings
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -120,5 +109,11 @@ def foreseen(error: Exception, args) -> str | None:
         return f'{first}; this installation is incomplete: run "dreamfusion-ngp doctor"'
     if isinstance(error, MemoryError) or "out of memory" in first or "allocate memory" in first:
         return f"not enough memory ({first[:200]}); try smaller numbers, with --guidance also --low-memory"
-    checked = isinstance(error, ValueError) and re.split("[:_]", first)[0] in CHECKED
-    return f"--set: {first}" if checked and getattr(args, "overrides", None) else None
+    refused = isinstance(error, ValueError) and raised_in(error).parent in OPS
+    return f"--set: {first}" if refused and getattr(args, "overrides", None) else None
+
+
+def raised_in(error: Exception) -> Path:
+    """The source file of the statement that raised an error."""
+    frames = list(traceback.walk_tb(error.__traceback__))
+    return Path(frames[-1][0].f_code.co_filename) if frames else Path()

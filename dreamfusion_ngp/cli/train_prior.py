@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import argparse
+import signal
+from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 from pathlib import Path
 
@@ -49,11 +51,33 @@ def run(args: argparse.Namespace) -> None:
         if getattr(args, name) is not None
     }
     config = replace(TrainPriorConfig() if args.device == "cpu" else GPU, minutes=args.minutes, seed=args.seed, **given)
-    train_prior(
-        config,
-        args.out,
-        resume=PRIOR if args.resume == Path("embedded") else args.resume,
-        processes=args.processes or cores(),
-        device=args.device,
-        score=judge_prior if EMBEDDED.is_file() else None,
-    )
+    processes = 1 if args.device != "cpu" else args.processes or cores()
+    with sigterm_raises() if processes == 1 else nullcontext():  # of several the members notice that this one has gone
+        train_prior(
+            config,
+            args.out,
+            resume=PRIOR if args.resume == Path("embedded") else args.resume,
+            processes=processes,
+            device=args.device,
+            score=judge_prior if EMBEDDED.is_file() else None,
+            show=say,
+        )
+
+
+def say(line: str) -> None:
+    """Print a line, in whichever process it is called."""
+    print(line, flush=True)
+
+
+@contextmanager
+def sigterm_raises():
+    """Let SIGTERM raise SystemExit for the length of the block, so that what is trained is saved."""
+
+    def leave(number, _frame):
+        raise SystemExit(128 + number)
+
+    before = signal.signal(signal.SIGTERM, leave)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)

@@ -215,21 +215,20 @@ def test_cuda_without_a_gpu_says_why(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "error, overrides, words",
+    "error, words",
     [
-        (OSError(28, "No space left on device"), [], ["No space left"]),
-        (ModuleNotFoundError("No module named 'torch'"), [], ["torch", "doctor"]),
-        (MemoryError(), [], ["memory"]),
-        (RuntimeError("CUDA out of memory.\nTried to allocate"), [], ["memory"]),
-        (ValueError("march: step is too small"), ["render.step=0.1"], ["--set", "march"]),
+        (OSError(28, "No space left on device"), ["No space left"]),
+        (ModuleNotFoundError("No module named 'torch'"), ["torch", "doctor"]),
+        (MemoryError(), ["memory"]),
+        (RuntimeError("CUDA out of memory.\nTried to allocate"), ["memory"]),
     ],
 )
-def test_what_the_system_refuses_is_one_line(error, overrides, words, monkeypatch, capsys):
+def test_what_the_system_refuses_is_one_line(error, words, monkeypatch, capsys):
     def refuse(_):
         raise error
 
     monkeypatch.setattr(cli, "run_verb", refuse)
-    assert cli.main(["generate", "a red mug", *(f"--set={text}" for text in overrides)]) == 2
+    assert cli.main(["generate", "a red mug", "--set=views=2"]) == 2
     line = capsys.readouterr().err.strip()
     assert line.startswith("error: ") and "\n" not in line and all(word in line for word in words)
 

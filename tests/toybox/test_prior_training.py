@@ -1,8 +1,10 @@
 """Training of the embedded prior: its loss, and short runs that save, resume and stop (pictures: test_reservoir.py)."""
 
+import io
 import json
 import math
 import shutil
+import sys
 import time
 from dataclasses import replace
 from types import SimpleNamespace
@@ -16,6 +18,7 @@ from support.tiny_runs import TINY_PRIOR as TINY
 
 from dreamfusion_ngp.base.cuda_graphs import Repeated
 from dreamfusion_ngp.base.errors import PriorError, UsageError
+from dreamfusion_ngp.cli.train_prior import say
 from dreamfusion_ngp.guidance.packing import position_maps
 from dreamfusion_ngp.toybox.prior import loop as trainer
 from dreamfusion_ngp.toybox.prior import loss as training
@@ -99,7 +102,7 @@ def test_a_step_can_be_captured_in_a_graph(tmp_path):
     for tape in (None, Tape()):
         prior = build_prior(3)
         trainer.prepare_for_training(prior, "cpu")
-        run = trainer.Run(prior, replace(TINY, batch=2), tmp_path, 0, 1, "cpu", trainer.EMPTY_LOG, None)
+        run = trainer.Run(prior, replace(TINY, batch=2), tmp_path, 0, 1, "cpu", trainer.EMPTY_LOG, None, trainer.silent)
         if tape:
             run.learn = Repeated(run.gradients, tape)
         run.reservoir.fill()
@@ -115,17 +118,19 @@ def test_the_run_leaves_a_sheet(trained):
         assert picture.format == "JPEG" and picture.size == (2 * 64 * (len(SHEET_VIEWS) + 1), 64 * len(CLASSES) // 2)
 
 
-def test_resuming_needs_only_the_folder_and_continues_the_count(trained, tmp_path, capsys):
+def test_resuming_needs_only_the_folder_and_continues_the_count(trained, tmp_path):
     before = read_log(trained)
     start = weights_of(load_prior(trained))
-    train_prior(replace(TINY, images=40, learning_rate=1e-5), tmp_path / "more", resume=trained)
+    train_prior(
+        replace(TINY, images=40, learning_rate=1e-5), tmp_path / "more", resume=trained, show=(lines := []).append
+    )
     log = read_log(tmp_path / "more")
     assert log["images"] == 280 and log["loss"][: len(before["loss"])] == before["loss"] and log["loss"][-1][0] == 280
     last = [loss for images, loss in log["loss"] if images > 240]
     assert sum(last) / len(last) < 0.9 * before["loss"][0][1], "the loss goes on from where it was"
     change = (weights_of(load_prior(tmp_path / "more")) - start).abs().max()
     assert 0 < change < 0.01, "it started from the saved weights"
-    assert "images       280" in capsys.readouterr().out
+    assert any("images       280" in line for line in lines)
     assert read_log(trained) == before, "the source stays"
 
 
@@ -155,6 +160,26 @@ def test_a_prior_with_fewer_words_can_be_resumed(trained, tmp_path):
 
 def weights_of(prior):
     return torch.cat([p.detach().flatten() for p in prior.unet.parameters()])
+
+
+def test_what_ends_a_training_costs_none_of_it(tmp_path, monkeypatch):
+    """A line that nobody reads does not end it, and Ctrl-C saves what there is."""
+
+    class Closed(io.StringIO):
+        def write(self, text):
+            raise BrokenPipeError(32, "Broken pipe")
+
+    def step(run, images, progress, take=trainer.Run.step):
+        if images == 3 * TINY.batch:
+            raise KeyboardInterrupt
+        return take(run, images, progress)
+
+    monkeypatch.setattr(sys, "stdout", Closed())
+    monkeypatch.setattr(trainer.Run, "step", step)
+    with pytest.raises(KeyboardInterrupt):
+        train_prior(replace(TINY, report_every=1), tmp_path / "prior", show=say)
+    log = read_log(tmp_path / "prior")
+    assert log["images"] == log["loss"][-1][0] == 3 * TINY.batch
 
 
 def test_a_limit_in_minutes_ends_the_run_and_replaces_an_older_prior(trained, tmp_path):

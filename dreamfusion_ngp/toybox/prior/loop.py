@@ -15,6 +15,7 @@ import numpy as np
 import torch
 import torch.distributed as dist
 
+from ...base.console import tolerant
 from ...base.cuda_graphs import CudaCapture, Repeated
 from ...base.errors import PriorError, UsageError
 from ...base.slots import sent
@@ -25,6 +26,10 @@ from .processes import run_group
 from .sampling import sheet
 
 
+def silent(line: str) -> None:
+    """Shows nothing."""
+
+
 def train_prior(
     config: TrainPriorConfig,
     out: Path,
@@ -33,19 +38,22 @@ def train_prior(
     processes: int = 1,
     device: str = "cpu",
     score: Callable[[Prior], dict] | None = None,
+    show: Callable[[str], None] = silent,
 ) -> None:
     """Train and leave a diffusers folder in `out`, with `training.json` (images seen, loss curve, scores) and
     `samples.jpg` beside it.
 
     resume: a folder to start from (weights only). processes: one-thread CPU processes with averaged gradients; on CUDA
     always 1. score: a function of a module, called with the averaged weights every `score_every` seconds, and after a
-    run that took longer. Raises UsageError or PriorError before anything is written where that cannot be done.
+    run that took longer. show: a function of a module, called with a line of progress now and then, in the process that
+    trains. KeyboardInterrupt and SystemExit end the training with what it has learnt saved. Raises UsageError or
+    PriorError before anything is written where that cannot be done.
     """
     check_request(config, Path(out), resume, device)
     if device != "cpu" or processes <= 1:
-        _run(0, 1, config, out, resume, device, score)
+        _run(0, 1, config, out, resume, device, score, show)
     else:
-        run_group(_run, processes, config, out, resume, device, score)
+        run_group(_run, processes, config, out, resume, device, score, show)
 
 
 def check_request(config: TrainPriorConfig, out: Path, resume: Path | None, device: str) -> None:
@@ -83,13 +91,15 @@ def _run(
     resume: Path | None,
     device: str,
     score: Callable[[Prior], dict] | None,
+    show: Callable[[str], None],
 ) -> None:
     if device == "cpu":
         torch.set_num_threads(1)
     prior = with_all_words(load_prior(resume)) if resume else build_prior(config.seed)
     prepare_for_training(prior, device)
     log = read_log(resume) if resume else EMPTY_LOG
-    Run(prior, config, Path(out), rank, world, device, log, score).loop()
+    with tolerant("stdout"):  # lines that nobody reads cost no work
+        Run(prior, config, Path(out), rank, world, device, log, score, show).loop()
 
 
 def prepare_for_training(prior: Prior, device: str) -> None:
@@ -129,8 +139,8 @@ def read_log(folder: Path) -> dict:
 
 
 class Run:
-    def __init__(self, prior, config, out, rank, world, device, log, score):
-        self.prior, self.config, self.out, self.score = prior, config, out, score
+    def __init__(self, prior, config, out, rank, world, device, log, score, show):
+        self.prior, self.config, self.out, self.score, self.show = prior, config, out, score, show
         self.rank, self.world, self.device = rank, world, device
         self.start, self.losses, self.scores = log["images"], list(log["loss"]), list(log["scores"])
         self.random = np.random.default_rng([config.seed, self.start, rank])
@@ -146,18 +156,23 @@ class Run:
         self.reservoir.fill()
         self.began = saved = scored = time.monotonic()
         recent, images = [], 0
-        while (progress := self.progress(images)) < 1.0:
-            recent.append(self.step(images, progress))
-            images += per_step
-            if images // per_step % config.trace_every == 0:
-                self.reservoir.grow()
-            if len(recent) == config.report_every:
-                self.report(images, progress, recent)
-            if self.rank == 0 and time.monotonic() - saved > config.save_every:
-                due = time.monotonic() - scored > config.score_every
-                self.save(self.start + images, score=due)
-                saved = time.monotonic()
-                scored = saved if due else scored
+        try:
+            while (progress := self.progress(images)) < 1.0:
+                recent.append(self.step(images, progress))
+                images += per_step
+                if images // per_step % config.trace_every == 0:
+                    self.reservoir.grow()
+                if len(recent) == config.report_every:
+                    self.report(images, progress, recent)
+                if self.rank == 0 and time.monotonic() - saved > config.save_every:
+                    due = time.monotonic() - scored > config.score_every
+                    self.save(self.start + images, score=due)
+                    saved = time.monotonic()
+                    scored = saved if due else scored
+        except (KeyboardInterrupt, SystemExit):
+            if self.rank == 0:
+                self.save(self.start + images)
+            raise
         if recent:
             self.report(images, progress, recent)
         if self.rank == 0:
@@ -181,10 +196,9 @@ class Run:
         if self.rank:
             return
         seconds = time.monotonic() - self.began
-        print(
+        self.show(
             f"images {self.start + images:>9,}  loss {loss:.4f}  {images / seconds:.0f} images/s  "
-            f"{seconds * (1 - progress) / max(progress, 1e-6) / 60:.0f} min left",
-            flush=True,
+            f"{seconds * (1 - progress) / max(progress, 1e-6) / 60:.0f} min left"
         )
 
     def step(self, images: int, progress: float) -> torch.Tensor:
@@ -237,7 +251,7 @@ class Run:
         averaged.unet.eval()
         if score and self.score:
             self.scores.append({"images": total, **self.score(averaged)})
-            print(f"scored {self.scores[-1]}", flush=True)
+            self.show(f"scored {self.scores[-1]}")
         log = {
             "images": total,
             "loss": self.losses,
@@ -254,4 +268,4 @@ class Run:
             self.out.rename(old)
         part.rename(self.out)
         shutil.rmtree(old, ignore_errors=True)
-        print(f"saved {self.out} after {total:,} images", flush=True)
+        self.show(f"saved {self.out} after {total:,} images")
