@@ -7,7 +7,7 @@ from functools import cache
 import torch
 
 from ..toybox.world.shapes import COLORS
-from .faces import features
+from .metrics.faces import features
 from .pictures import judging_cameras, toy_pictures
 from .retrieval import AZIMUTH_STEP, Retrieval, retrieved_azimuths
 

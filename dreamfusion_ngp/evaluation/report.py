@@ -7,12 +7,12 @@ import numpy as np
 from ..export.isosurface import Mesh, extract_mesh, is_closed
 from ..toybox.world.captions import parse_prompt
 from ..toybox.world.shapes import COLORS, DIRECTIONAL
-from .colors import color_scores, surface_colors
-from .faces import count_faces, templates
+from .metrics.colors import color_scores, surface_colors
+from .metrics.faces import count_faces, templates
+from .metrics.silhouettes import AZIMUTHS, ELEVATIONS, silhouette_iou
+from .metrics.surface import Surface, best_chamfer, outer_surface, toy_surface
+from .metrics.volume import volumetric_iou
 from .pictures import Pictures
-from .silhouettes import AZIMUTHS, ELEVATIONS, silhouette_iou
-from .surface import Surface, best_chamfer, outer_surface, toy_surface
-from .volume import volumetric_iou
 
 # Of what the figures below mean: figures of different versions are not comparable.
 DEFINITIONS = 2

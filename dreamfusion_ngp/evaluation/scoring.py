@@ -12,10 +12,10 @@ from ..base import markdown
 from ..base.errors import ExportError, PromptError
 from ..toybox.world.captions import parse_prompt
 from ..toybox.world.shapes import COLORS
+from .metrics.surface import read_mesh
 from .pictures import Pictures, field_pictures, toy_pictures
 from .report import DEFINITIONS, open_report, report
 from .retrieval import Pool, Retrieval, pool_of, r_precision
-from .surface import read_mesh
 
 KINDS = ("color", "geo", "albedo")  # of pictures by which captions are retrieved
 NO_RETRIEVAL = dict.fromkeys(("judge", *(f"{key}_{kind}" for kind in KINDS for key in ("r_precision", "retrieved"))))

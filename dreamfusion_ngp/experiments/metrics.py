@@ -20,7 +20,7 @@ METRICS = (
         "most of them near the two surfaces, each with its share of the volume: unbiased, with a standard error below "
         ".001. The toy is turned about the vertical and scaled by 0.7 to 1.4 about the origin for the best value, "
         "which is sought on points of its own; nothing else is fitted.",
-        "the usual definition; `evaluation/volume.py`; within .003 of a million points on exact solids "
+        "the usual definition; `evaluation/metrics/volume.py`; within .003 of a million points on exact solids "
         "(tests/evaluation/test_volume.py).",
         "it rewards bulk: a mug without its handle loses little. A text does not fix proportions, and the prior was "
         "trained on a family of them, so 1 is not to be expected.",
@@ -29,14 +29,14 @@ METRICS = (
         "Silhouette IoU",
         "Mean over 24 fixed views (eight azimuths at -5, 20 and 50 degrees of elevation, 128 x 128 pixels) of the "
         "IoU of the opaque pixels (opacity above one half) and the toy's silhouette. Nothing is aligned.",
-        "the usual definition; `evaluation/silhouettes.py`.",
+        "the usual definition; `evaluation/metrics/silhouettes.py`.",
         "a shape that is right but turned or too large loses; hollows that no outline shows are not seen.",
     ),
     (
         "Chamfer distance",
         "Mean distance of 4096 points on the outer surface to the nearest of the other surface, both ways averaged, "
         "not squared, in world units (a toy is about 1 across), best over yaw and scale as for the IoU.",
-        "the usual definition; `evaluation/surface.py`.",
+        "the usual definition; `evaluation/metrics/surface.py`.",
         "it looks at the nearest surface, not the right one: a filled hole costs little. Between two samples of one "
         "surface it is not 0 but about 0.008.",
     ),
@@ -44,7 +44,7 @@ METRICS = (
         "Colour error",
         "Root mean square distance, over the channels, of the mean surface colour to the colour that the prompt "
         "names, 0 to 1.",
-        "`evaluation/colors.py`.",
+        "`evaluation/metrics/colors.py`.",
         "parts that a toy has in other colours (a snowman's hat) count too, so a perfect toy does not always score 0.",
     ),
     (
@@ -53,7 +53,7 @@ METRICS = (
         "compared by silhouette, colour and relief with the true toy and with symmetrised variants of it (one half "
         "twice, or two to four in one body); a variant must explain them better than the true toy by 4 % to be "
         "believed.",
-        "`evaluation/faces.py`; validated on true and on symmetrised toys in `tests/evaluation/test_faces.py`.",
+        "`evaluation/metrics/faces.py`; validated on true and on symmetrised toys in `tests/evaluation/test_faces.py`.",
         "only for the classes that have a front. It cannot name a fault that is none of the variants, and a "
         "shapeless result may look like any of them.",
     ),

@@ -9,11 +9,11 @@ import torch
 from support.analytic import ball, solid, toy, toy_albedo, toy_distance, union
 
 from dreamfusion_ngp.base.errors import ExportError, PromptError
-from dreamfusion_ngp.evaluation.colors import color_scores, surface_colors
+from dreamfusion_ngp.evaluation.metrics.colors import color_scores, surface_colors
+from dreamfusion_ngp.evaluation.metrics.silhouettes import evaluation_cameras, silhouette_iou
+from dreamfusion_ngp.evaluation.metrics.volume import SCALES, fill_cavities, iou, pieces, volumetric_iou
 from dreamfusion_ngp.evaluation.pictures import toy_pictures
 from dreamfusion_ngp.evaluation.report import FIGURES, report
-from dreamfusion_ngp.evaluation.silhouettes import evaluation_cameras, silhouette_iou
-from dreamfusion_ngp.evaluation.volume import SCALES, fill_cavities, iou, pieces, volumetric_iou
 from dreamfusion_ngp.export.isosurface import LEVEL
 from dreamfusion_ngp.scene.cameras import Cameras, camera_rays
 from dreamfusion_ngp.toybox.world.shapes import COLORS, PARAMETERS

@@ -5,7 +5,7 @@ import functools
 import pytest
 import torch
 
-from dreamfusion_ngp.evaluation.faces import count_faces, templates, turned_sums, variants
+from dreamfusion_ngp.evaluation.metrics.faces import count_faces, templates, turned_sums, variants
 from dreamfusion_ngp.evaluation.pictures import Pictures, judging_cameras, toy_pictures
 from dreamfusion_ngp.toybox.world.shapes import COLORS, DIRECTIONAL, PARAMETERS, distance
 

@@ -8,8 +8,8 @@ import torch
 from scipy.stats import qmc
 from support.analytic import ball, columns, solid, toy, toy_distance
 
-from dreamfusion_ngp.evaluation import volume
-from dreamfusion_ngp.evaluation.volume import fill_cavities, volumetric_iou
+from dreamfusion_ngp.evaluation.metrics import volume
+from dreamfusion_ngp.evaluation.metrics.volume import fill_cavities, volumetric_iou
 from dreamfusion_ngp.export.isosurface import cell_centres
 from dreamfusion_ngp.toybox.world.shapes import CLASSES, PARAMETERS, distance
 

@@ -109,7 +109,8 @@ def test_without_matplotlib_it_is_one_line(tmp_path, monkeypatch):
 
 
 def test_the_text_on_the_metrics_has_their_numbers():
-    from dreamfusion_ngp.evaluation import faces, pictures, silhouettes, surface, volume
+    from dreamfusion_ngp.evaluation import pictures
+    from dreamfusion_ngp.evaluation.metrics import faces, silhouettes, surface, volume
 
     text = {name: definition for name, definition, _, _ in METRICS}
     assert "by {} to {}".format(*volume.SCALES) in text["Volumetric IoU"]

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from ..export.isosurface import cell_centres, query, sample_grid
-from ..toybox.world.shapes import COLORS
+from ...export.isosurface import cell_centres, query, sample_grid
+from ...toybox.world.shapes import COLORS
 from .volume import fill_cavities
 
 RESOLUTION = 64  # cells per axis of the grid whose surface is looked at

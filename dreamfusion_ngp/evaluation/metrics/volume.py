@@ -10,9 +10,9 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from ..export.isosurface import CHUNK, cell_centres, iso_level, query, sample_grid
-from ..toybox.world.shapes import PARAMETERS, distance
-from ..toybox.world.tracer import EXTENT
+from ...export.isosurface import CHUNK, cell_centres, iso_level, query, sample_grid
+from ...toybox.world.shapes import PARAMETERS, distance
+from ...toybox.world.tracer import EXTENT
 
 CELLS = 128  # an axis: of the grid for the iso-level and cavities, and of the search's points
 STRATA = 64  # an axis: cells from which the figure's points are drawn, unseen by the search

@@ -9,9 +9,9 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from ..base.errors import ExportError
-from ..export.isosurface import CLIP, LEVEL, Mesh, compact, iso_level, marching_cubes, outer_shells, sample_grid
-from ..toybox.world.shapes import PARAMETERS, distance
+from ...base.errors import ExportError
+from ...export.isosurface import CLIP, LEVEL, Mesh, compact, iso_level, marching_cubes, outer_shells, sample_grid
+from ...toybox.world.shapes import PARAMETERS, distance
 from .volume import COARSE_SCALES, COARSE_YAWS, SCALES, fill_cavities, pieces, refine
 
 RESOLUTION = 96  # cells per axis of the grids that surfaces are taken from

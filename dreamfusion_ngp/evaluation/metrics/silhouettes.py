@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 import torch
 
-from ..scene.cameras import Cameras, orbit
-from ..toybox.world.shapes import PARAMETERS
-from ..toybox.world.tracer import silhouette, trace
+from ...scene.cameras import Cameras, orbit
+from ...toybox.world.shapes import PARAMETERS
+from ...toybox.world.tracer import silhouette, trace
 from .volume import iou
 
 # 24 views, the whole object in each: eight azimuths at three elevations (degrees).

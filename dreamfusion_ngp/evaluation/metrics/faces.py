@@ -13,8 +13,8 @@ from dataclasses import dataclass
 
 import torch
 
-from ..toybox.world.shapes import DIRECTIONAL, TOYS
-from .pictures import AZIMUTHS, Pictures, judging_cameras, toy_pictures
+from ...toybox.world.shapes import DIRECTIONAL, TOYS
+from ..pictures import AZIMUTHS, Pictures, judging_cameras, toy_pictures
 
 TURNS = 24  # azimuths of the templates, evenly spaced
 SIZE = 32  # pixels a side of what is compared
