@@ -151,7 +151,8 @@ class Bench:
 
 def cases_of(resolution: int, config: FieldConfig, device: torch.device, half: bool) -> Iterator:
     """half: also with a float16 copy of the table. What is done is let go before the next is made."""
-    from .cases import Problem, encode_cases, field_cases, tensor_core_peers
+    from .cases import Problem, encode_cases
+    from .field_cases import field_cases, tensor_core_peers
     from .peers import peers_of
     from .scene import Scene, scene_cases
 

@@ -17,16 +17,8 @@ from support.plots import pinned_matplotlib
 
 from dreamfusion_ngp.base.errors import UsageError
 from dreamfusion_ngp.bench import LONGEST, MOST_SAMPLES, OURS, RESOLUTIONS, SMALL_FIELD, Bench, counts, error_of, run
-from dreamfusion_ngp.bench.cases import (
-    Case,
-    LeftOut,
-    Peer,
-    Problem,
-    encode_cases,
-    field_cases,
-    needed_bytes,
-    tensor_core_peers,
-)
+from dreamfusion_ngp.bench.cases import Case, LeftOut, Peer, Problem, encode_cases, needed_bytes
+from dreamfusion_ngp.bench.field_cases import field_cases, tensor_core_peers
 from dreamfusion_ngp.bench.timing import SLOW, ceilings, free_memory, peak_memory, side_by_side
 from dreamfusion_ngp.config.schema import FieldConfig
 from dreamfusion_ngp.ops.hashgrid import GridLayout

@@ -10,7 +10,8 @@ import pytest
 import torch
 
 from dreamfusion_ngp.bench import SMALL_FIELD, error_of, targets, timing
-from dreamfusion_ngp.bench.cases import LeftOut, Problem, encode_cases, field_cases
+from dreamfusion_ngp.bench.cases import LeftOut, Problem, encode_cases
+from dreamfusion_ngp.bench.field_cases import field_cases
 from dreamfusion_ngp.bench.peers import CUDA, ENTRIES, peers_of
 from dreamfusion_ngp.bench.peers.composed import torch_grid
 from dreamfusion_ngp.bench.scene import Scene, scene_cases
