@@ -134,7 +134,7 @@ def report(measured: dict, log: dict, out: Path) -> None:
     if (out / "wrong.jpg").exists():
         scale = best(measured["scales"])["scale"]
         lines += ["", f"What the judge calls wrong at scale {scale:g}, and what was asked.", "", "![wrong](wrong.jpg)"]
-    (out / "prior.md").write_text("\n".join(lines) + "\n", encoding="utf-8")
+    (out / "prior.md").write_text(markdown.wrapped("\n".join(lines)), encoding="utf-8")
 
 
 def loss_plot(log: dict) -> str:

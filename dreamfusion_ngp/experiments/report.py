@@ -11,6 +11,7 @@ import argparse
 import json
 from pathlib import Path
 
+from ..base import markdown
 from ..evaluation.report import DEFINITIONS
 from .figures import ablation_plot, run_pictures
 from .groups import GROUPS
@@ -115,7 +116,7 @@ def main(argv: list[str] | None = None, repository: Path = Path()) -> None:
     for name in GROUPS:
         lines += section(name, found.get(name), args.out / "evaluation", newest)
     args.out.mkdir(parents=True, exist_ok=True)
-    text = "\n".join([*lines, *metrics_section()]).rstrip() + "\n"
+    text = markdown.wrapped("\n".join([*lines, *metrics_section()]))
     (args.out / "evaluation.md").write_text(text, encoding="utf-8")
 
 
