@@ -11,11 +11,11 @@ from ..config.schema import RunConfig
 from ..hub.fetch import model_path
 from ..hub.names import TOYBOX_NAME
 from .checks import what_it_is
-from .diffusion import UnetGuidance
-from .flow import FlowGuidance
-from .latent import LatentGuidance, XLGuidance
+from .denoisers.diffusion import UnetGuidance
+from .denoisers.flow import FlowGuidance
+from .denoisers.latent import LatentGuidance, XLGuidance
+from .denoisers.pixel import PixelGuidance
 from .pipeline_folder import read_index
-from .pixel import PixelGuidance
 from .protocol import Guidance
 
 TOYBOX = Path(__file__).parents[1] / "toybox" / "priors" / "toybox-64"

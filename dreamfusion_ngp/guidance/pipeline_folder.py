@@ -20,7 +20,7 @@ from ..hub.fetch import model_path
 from ..hub.names import check_folder
 from ..hub.weights import NAMES, WeightSet, fault, is_lfs_pointer, loadable, part_weights
 from .checks import check_steps, checked_abar
-from .sds import abar_of_flow, flow_abar
+from .distill.sds import abar_of_flow, flow_abar
 
 log = logging.getLogger(__name__)
 BIG = 2 << 30  # bytes of weights on disk above which a part is held in bfloat16 (T5-XXL), else in float32

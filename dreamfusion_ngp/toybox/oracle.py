@@ -14,8 +14,8 @@ import torch
 from ..base.rng import Stream, generator
 from ..config.prompts import VIEW_WORDS
 from ..config.schema import RunConfig
+from ..guidance.distill.sds import distill
 from ..guidance.protocol import GuidanceOutput
-from ..guidance.sds import distill
 from ..scene.cameras import spherical
 from ..scene.lights import sample_light_positions, shading_rows
 from ..scene.views import sample_views

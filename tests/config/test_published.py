@@ -15,7 +15,7 @@ from dreamfusion_ngp.config.io import to_dict
 from dreamfusion_ngp.config.presets import DETAILS, preset
 from dreamfusion_ngp.config.schema import FieldConfig, RunConfig
 from dreamfusion_ngp.evaluation import pictures
-from dreamfusion_ngp.guidance import sds
+from dreamfusion_ngp.guidance.distill import sds
 from dreamfusion_ngp.hub.names import ALIASES, preset_name
 from dreamfusion_ngp.render.losses import opacity_loss, orientation_weight
 from dreamfusion_ngp.runs import display as runs

@@ -11,7 +11,8 @@ from support.tiny_models import cache, config, judged, views
 from dreamfusion_ngp.base.errors import PriorError, UsageError
 from dreamfusion_ngp.base.rng import Stream, generator
 from dreamfusion_ngp.config.presets import preset
-from dreamfusion_ngp.guidance import memory, sds
+from dreamfusion_ngp.guidance import memory
+from dreamfusion_ngp.guidance.distill import sds
 from dreamfusion_ngp.guidance.load import FlowGuidance, load_guidance
 
 

@@ -245,7 +245,9 @@ def test_the_family_in_the_docs_is_one(latent_folders, folders, tmp_path, monkey
     (code,) = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
     assert len(code.splitlines()) < 80
     (tmp_path / "labelled.py").write_text(code)
-    spec = importlib.util.spec_from_file_location("dreamfusion_ngp.guidance.labelled", tmp_path / "labelled.py")
+    spec = importlib.util.spec_from_file_location(
+        "dreamfusion_ngp.guidance.denoisers.labelled", tmp_path / "labelled.py"
+    )
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     monkeypatch.setattr(guidance_package, "FAMILIES", (module.LabelledGuidance, *guidance_package.FAMILIES))

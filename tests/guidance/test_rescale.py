@@ -15,7 +15,7 @@ from dreamfusion_ngp.config.io import from_dict, to_dict
 from dreamfusion_ngp.config.presets import fast
 from dreamfusion_ngp.config.schema import RunConfig
 from dreamfusion_ngp.evaluation.pictures import judging_cameras, toy_pictures
-from dreamfusion_ngp.guidance import sds
+from dreamfusion_ngp.guidance.distill import sds
 from dreamfusion_ngp.guidance.load import load_guidance
 from dreamfusion_ngp.scene.lights import ALBEDO
 from dreamfusion_ngp.scene.views import Views

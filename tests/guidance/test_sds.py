@@ -6,7 +6,7 @@ import torch
 
 from dreamfusion_ngp.base.rng import Stream, generator
 from dreamfusion_ngp.config.schema import GuidanceConfig
-from dreamfusion_ngp.guidance import sds
+from dreamfusion_ngp.guidance.distill import sds
 
 LENGTH = 1000
 ABAR = np.cos(np.linspace(0.01, 0.99, LENGTH) * np.pi / 2) ** 2

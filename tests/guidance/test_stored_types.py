@@ -7,8 +7,8 @@ from support.changed_folders import copied
 from support.tiny_latent import latent_folders
 from support.tiny_models import cache, config, folders, judged, views
 
-from dreamfusion_ngp.guidance import diffusion as unet
 from dreamfusion_ngp.guidance import text_encoders as text
+from dreamfusion_ngp.guidance.denoisers import diffusion as unet
 from dreamfusion_ngp.guidance.load import load_guidance
 from dreamfusion_ngp.guidance.pipeline_folder import load_model
 

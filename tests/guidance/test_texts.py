@@ -7,7 +7,7 @@ import torch
 from support.tiny_latent import latent_folders
 from support.tiny_models import cache, config, folders, judged, views
 
-from dreamfusion_ngp.guidance import sds
+from dreamfusion_ngp.guidance.distill import sds
 from dreamfusion_ngp.guidance.load import load_guidance
 
 

@@ -7,13 +7,13 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from ..base.errors import PriorError
-from ..base.slots import sent
-from .checks import check_side, foreign_conditions, present, square_side, text_widths, vae_factor, width_problem
+from ...base.errors import PriorError
+from ...base.slots import sent
+from ..checks import check_side, foreign_conditions, present, square_side, text_widths, vae_factor, width_problem
+from ..pipeline_folder import fitting, load_model, load_vae
+from ..resize import resize
+from ..text_encoders import TextEncoder, TwoTextEncoders
 from .diffusion import UnetGuidance, layout_on
-from .pipeline_folder import fitting, load_model, load_vae
-from .resize import resize
-from .text_encoders import TextEncoder, TwoTextEncoders
 
 USUAL_LATENTS = 64  # a side, where neither UNet nor VAE has a size: Stable Diffusion's
 

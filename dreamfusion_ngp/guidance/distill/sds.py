@@ -17,10 +17,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..base.rng import Stream, generator
-from ..base.slots import sent
-from ..config.schema import GuidanceConfig
-from .protocol import GuidanceOutput
+from ...base.rng import Stream, generator
+from ...base.slots import sent
+from ...config.schema import GuidanceConfig
+from ..protocol import GuidanceOutput
 
 
 def t_max(config: GuidanceConfig, progress: float) -> float:

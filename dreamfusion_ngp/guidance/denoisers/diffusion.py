@@ -9,22 +9,22 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..base.cuda_graphs import CudaCapture, Replayed
-from ..base.errors import PriorError
-from ..base.precision import bfloat16_is_quick, choose_dtype
-from ..base.slots import sent
-from ..config.checks import clean_texts
-from ..config.prompts import view_prompt
-from ..config.schema import RunConfig
-from ..scene.views import Views
-from . import sds
-from . import text_encoders as text
-from .cut import note_syntax
-from .micro_batches import in_parts
-from .pipeline_folder import check_parts, fitting, load_model, load_schedule, read_index
-from .protocol import GuidanceOutput
-from .settings import read_settings
-from .texts import Branches, branches
+from ...base.cuda_graphs import CudaCapture, Replayed
+from ...base.errors import PriorError
+from ...base.precision import bfloat16_is_quick, choose_dtype
+from ...base.slots import sent
+from ...config.prompts import view_prompt
+from ...config.checks import clean_texts
+from ...config.schema import RunConfig
+from ...scene.views import Views
+from .. import text_encoders as text
+from ..cut import note_syntax
+from ..distill import sds
+from ..micro_batches import in_parts
+from ..pipeline_folder import check_parts, fitting, load_model, load_schedule, read_index
+from ..protocol import GuidanceOutput
+from ..settings import read_settings
+from ..texts import Branches, branches
 
 SMALL = 100_000_000  # parameters
 SMALL_SIDE = 16  # pixels of a UNet, for the first trial of it

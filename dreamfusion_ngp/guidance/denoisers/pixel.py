@@ -7,13 +7,13 @@ from pathlib import Path
 
 from torch import Tensor
 
-from ..base.errors import PriorError, UsageError
-from .checks import check_side, foreign_conditions, present, square_side, text_widths, width_problem
+from ...base.errors import PriorError, UsageError
+from ..checks import check_side, foreign_conditions, present, square_side, text_widths, width_problem
+from ..packing import POSITIONS, pack, packing_factor, unpack
+from ..reader import is_if
+from ..resize import resize
+from ..text_encoders import LowerCase
 from .diffusion import UnetGuidance
-from .packing import POSITIONS, pack, packing_factor, unpack
-from .reader import is_if
-from .resize import resize
-from .text_encoders import LowerCase
 
 USUAL_SIDE = 64  # pixels of what a UNet sees that does not say it: IF's and the embedded prior's
 

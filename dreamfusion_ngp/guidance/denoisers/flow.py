@@ -9,14 +9,14 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from ..base.errors import PriorError
-from ..config.prompts import view_prompt
-from .checks import present
-from .cut import fit_prompt
+from ...base.errors import PriorError
+from ...config.prompts import view_prompt
+from ..checks import present
+from ..cut import fit_prompt
+from ..pipeline_folder import read_config
+from ..reader import Reader
+from ..text_encoders import TextEncoder, penultimate, same_length
 from .latent import LatentGuidance
-from .pipeline_folder import read_config
-from .reader import Reader
-from .text_encoders import TextEncoder, penultimate, same_length
 
 T5_TOKENS = 256  # that diffusers' pipeline shows the model
 

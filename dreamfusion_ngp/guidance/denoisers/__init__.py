@@ -1,0 +1,1 @@
+"""Diffusion models as guidance sees them: one file a family."""
