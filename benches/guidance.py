@@ -139,7 +139,7 @@ def measure(folder: Path, args, **options) -> dict:
         "median_ms": round(1e3 * statistics.median(times), 2),
         "steps": args.steps,
         "views": args.views,
-        "planned_bytes": plan(guidance, args.resolution),
+        "planned_bytes": plan(guidance.denoiser, args.views, args.resolution),
     }
     if device.type == "cuda":
         row["peak_bytes"] = torch.cuda.max_memory_allocated(device)

@@ -1,4 +1,4 @@
-"""The guidance of a run: one class per kind of diffusion model."""
+"""The guidance of a run, from the model's folder."""
 
 from __future__ import annotations
 
@@ -11,37 +11,27 @@ from ..config.schema import RunConfig
 from ..hub.fetch import model_path
 from ..hub.names import TOYBOX_NAME
 from .checks import what_it_is
-from .denoisers.diffusion import UnetGuidance
-from .denoisers.flow import FlowGuidance
-from .denoisers.latent import LatentGuidance, XLGuidance
-from .denoisers.pixel import PixelGuidance
+from .denoisers.diffusion import DiffusionDenoiser, Family
+from .denoisers.flow import FLOW
+from .denoisers.latent import LATENT
+from .denoisers.pixel import PIXEL
+from .denoisers.sdxl import SDXL
+from .distill.sds import sds
 from .pipeline_folder import read_index
-from .protocol import Guidance
+from .protocol import Distill
+from .score_distillation import ScoreDistillation
 
 TOYBOX = Path(__file__).parents[1] / "toybox" / "priors" / "toybox-64"
-FAMILIES: tuple[type[UnetGuidance], ...] = (FlowGuidance, XLGuidance, LatentGuidance, PixelGuidance)
-
-__all__ = [
-    "FAMILIES",
-    "TOYBOX",
-    "FlowGuidance",
-    "LatentGuidance",
-    "PixelGuidance",
-    "UnetGuidance",
-    "XLGuidance",
-    "check_guidance",
-    "family",
-    "load_guidance",
-    "model_folder",
-]
+FAMILIES = (FLOW, SDXL, LATENT, PIXEL)  # the first that accepts a folder is its family
 
 
-def load_guidance(config: RunConfig, device: torch.device | str) -> Guidance:
+def load_guidance(config: RunConfig, device: torch.device | str, rule: Distill = sds) -> ScoreDistillation:
     """The guidance of a run, on `device`. `config.guidance.model` is "toybox", a local folder in diffusers format, or a
-    short name or hub id (hub/names.py), which alone may lead to a download. Raises PriorError where the model is
-    missing, damaged, or of a kind that is not understood."""
+    short name or hub id (hub/names.py), which alone may lead to a download. rule: the distillation rule. Raises
+    PriorError where the model is missing, damaged, or of a kind that is not understood."""
     folder = model_folder(config)
-    return family(folder)(config, folder, torch.device(device))
+    denoiser = DiffusionDenoiser(family(folder), config, folder, torch.device(device))
+    return ScoreDistillation(config, denoiser, rule, denoiser.resident)
 
 
 def check_guidance(config: RunConfig) -> None:
@@ -50,8 +40,8 @@ def check_guidance(config: RunConfig) -> None:
     family(folder).check(folder)
 
 
-def family(folder: Path) -> type[UnetGuidance]:
-    """The class for the model in a folder. Raises PriorError where there is none."""
+def family(folder: Path) -> Family:
+    """That of the model in a folder. Raises PriorError where there is none."""
     index = read_index(folder)
     for found in FAMILIES:
         if found.accepts(index):

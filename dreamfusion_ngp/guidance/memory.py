@@ -6,10 +6,14 @@ import weakref
 from collections.abc import Callable
 from contextlib import contextmanager
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
+
+from ..scene.cameras import orbit
+from .denoisers.diffusion import DiffusionDenoiser, Rows
 
 
 class Peak(TorchDispatchMode):
@@ -95,11 +99,11 @@ def weights(*modules: torch.nn.Module) -> int:
 
 
 class Encoding(torch.nn.Module):
-    """`guidance.encode` and its backward as a module, so that its VAE's weights can be replaced for both."""
+    """A denoiser's encoder and its backward as a module, so that its VAE's weights can be replaced for both."""
 
-    def __init__(self, guidance):
+    def __init__(self, denoiser: DiffusionDenoiser):
         super().__init__()
-        self.vae, self.encode = guidance.vae, guidance.encode
+        self.vae, self.encode = denoiser.ends.vae, denoiser.encode
 
     def forward(self, image: Tensor) -> None:
         x = self.encode(image)
@@ -107,56 +111,61 @@ class Encoding(torch.nn.Module):
 
 
 class Predicting(torch.nn.Module):
-    """A guidance's network, called as the guidance calls it."""
+    """A denoiser's network, called as the denoiser calls it."""
 
-    def __init__(self, guidance):
+    def __init__(self, denoiser: DiffusionDenoiser):
         super().__init__()
-        self.network, self.guidance = guidance.unet, [guidance]  # in a list: it is no module of this one
+        self.network, self.denoiser = denoiser.network, [denoiser]  # in a list: it is no module of this one
 
-    def forward(self, batch: Tensor, steps: Tensor, pick) -> Tensor:
-        return self.guidance[0].call(self.network, batch, steps, pick)
+    def forward(self, rows: Rows) -> Tensor:
+        return self.denoiser[0].ends.call(self.cast, rows)
+
+    def cast(self, batch: Tensor, *given, **named):
+        return self.network(batch.to(self.denoiser[0].dtype), *given, **named)
 
 
-def encoder_work(guidance, views: int, resolution: int) -> int:
+def encoder_work(denoiser: DiffusionDenoiser, views: int, resolution: int) -> int:
     """Bytes of the encoder's activations for `views` renders of `resolution` pixels a side, with the gradient."""
-    module = Encoding(guidance)
+    module = Encoding(denoiser)
     state = empty(module)
 
     def run():
-        image = torch.empty(views, 3, resolution, resolution, device="meta", requires_grad=True)
+        image = torch.empty(views, resolution, resolution, 3, device="meta", requires_grad=True)
         torch.func.functional_call(module, state, (image,))
 
     with torch.enable_grad():
         return peak(run)
 
 
-def unet_work(guidance, views: int, branches: int) -> int:
-    """Bytes of the UNet's activations for `views` views with `branches` texts each."""
-    module, n, dtype = Predicting(guidance), views * branches, guidance.unet.dtype
+def network_work(denoiser: DiffusionDenoiser, views: int, branches: int) -> int:
+    """Bytes of the network's activations for `views` views with `branches` texts each."""
+    module, n, texts = Predicting(denoiser), views * branches, denoiser.texts
     state = empty(module)
-    table = {key: value.to("meta") for key, value in guidance.embeddings.items()}
 
-    def pick(key: str) -> Tensor:
-        return torch.empty(n, *table[key].shape[1:], device="meta", dtype=None if key == "mask" else dtype)
+    def pick(key: str) -> Tensor | None:
+        shape, dtype = texts.embeddings[key].shape[1:], torch.int64 if key == "mask" else denoiser.dtype
+        return None if key == "mask" and not texts.masked else torch.empty(n, *shape, device="meta", dtype=dtype)
 
     def run():
-        batch = guidance.inputs(torch.empty(n, *guidance.shape, device="meta")).to(dtype)
-        torch.func.functional_call(module, state, (batch, torch.zeros(n, device="meta"), pick))
+        z, steps = torch.empty(n, *denoiser.shape, device="meta"), torch.zeros(n, device="meta")
+        cameras, view = orbit([0.0] * views, 0.0, 1.0, 1.0), np.tile(np.arange(views), branches)
+        torch.func.functional_call(module, state, (Rows(z, steps, pick, cameras, view),))
 
     with torch.no_grad():
         return peak(run)
 
 
-def plan(guidance, resolution: int) -> dict[str, int]:
-    """Bytes by what they are for, with renders of `resolution` pixels a side; in the worst moment all live at once."""
-    config = guidance.config
-    views = min(config.slice or guidance.run.views, guidance.run.views)
+def plan(denoiser: DiffusionDenoiser, views: int, resolution: int) -> dict[str, int]:
+    """Bytes by what they are for, with `views` renders of `resolution` pixels a side at a time; in the worst moment all
+    live at once."""
+    config, vae = denoiser.config, denoiser.ends.vae
+    views = views if denoiser.views_together else min(config.slice or views, views)
     parts = {
-        "UNet": weights(guidance.unet),
-        "UNet at work": unet_work(guidance, views, 4 if config.view_blend == "perp-neg" else 2),
+        "UNet": weights(denoiser.network),
+        "UNet at work": network_work(denoiser, views, 4 if config.view_blend == "perp-neg" else 2),
     }
-    if hasattr(guidance, "vae"):
-        parts |= {"encoder": weights(guidance.vae), "encoder at work": encoder_work(guidance, views, resolution)}
+    if vae is not None:
+        parts |= {"encoder": weights(vae), "encoder at work": encoder_work(denoiser, views, resolution)}
     return parts
 
 

@@ -20,7 +20,7 @@ from ..hub.fetch import model_path
 from ..hub.names import check_folder
 from ..hub.weights import NAMES, WeightSet, fault, is_lfs_pointer, loadable, part_weights
 from .checks import check_steps, checked_abar
-from .distill.sds import abar_of_flow, flow_abar
+from .schedule import Schedule, abar_of_flow, flow_abar
 
 log = logging.getLogger(__name__)
 BIG = 2 << 30  # bytes of weights on disk above which a part is held in bfloat16 (T5-XXL), else in float32
@@ -180,12 +180,9 @@ def installed(module: str) -> bool:
         return False
 
 
-def load_schedule(
-    folder: Path, index: dict, said: str | None = None, shifted: bool = False
-) -> tuple[np.ndarray, str, np.ndarray]:
-    """abar (T,) float64, the prediction type ("epsilon", "v_prediction", "sample" or "flow") and the numbers (T,) that
-    the model is told for the timesteps, by the folder's scheduler. said: another prediction type than the scheduler's.
-    shifted: the noise levels of a flow are those that the scheduler shifts (Esser et al. 2024), not evenly spaced."""
+def load_schedule(folder: Path, index: dict, said: str | None = None, shifted: bool = False) -> Schedule:
+    """That of the folder's scheduler. said: another prediction type than the scheduler's.  shifted: the noise levels of
+    a flow are those that the scheduler shifts (Esser et al. 2024), not evenly spaced."""
     path = folder / "scheduler" / "scheduler_config.json"
     check_steps(read_object(path), path)
     scheduler = _load(part_class(folder, index, "scheduler"), folder / "scheduler")
@@ -194,9 +191,9 @@ def load_schedule(
             raise PriorError(f"{folder}: a rectified flow predicts a velocity; prediction_type cannot be {said}")
         if shifted:
             s, times = (x.double().numpy()[::-1].copy() for x in (scheduler.sigmas, scheduler.timesteps))
-            return checked_abar(abar_of_flow(s), path), "flow", times.astype(np.float32)
+            return Schedule(checked_abar(abar_of_flow(s), path), "flow", times.astype(np.float32))
         length = scheduler.config.num_train_timesteps
-        return checked_abar(flow_abar(length), path), "flow", np.arange(1, length + 1)
+        return Schedule(checked_abar(flow_abar(length), path), "flow", np.arange(1, length + 1))
     if shifted:
         raise UsageError(
             f"guidance.t_shifted is for models of a rectified flow; {folder} has a {type(scheduler).__name__}"
@@ -209,7 +206,7 @@ def load_schedule(
             "wanted is a variance-preserving one that predicts epsilon, v or the sample"
         )
     abar = checked_abar(abar, path)
-    return abar, prediction, np.arange(len(abar))
+    return Schedule(abar, prediction)
 
 
 @contextmanager

@@ -1,13 +1,18 @@
-"""The guidance protocol: what pulls a rendering towards its text."""
+"""Protocols of guidance, what pulls a rendering towards its text: a guidance, and the two that one is composed of."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
+import numpy as np
+import torch
 from torch import Tensor
 
+from ..config.schema import GuidanceConfig
 from ..scene.views import Views
+from .schedule import Schedule
 
 
 @dataclass(frozen=True)
@@ -36,3 +41,60 @@ class Guidance(Protocol):
     def tensors(self) -> dict[str, Tensor]:
         """Named tensors that the guidance changes as it works, in place: they go into the checkpoint. {} if frozen."""
         ...
+
+
+@dataclass(frozen=True)
+class Predictions:
+    """What a network predicts of B noisy views, in the terms of its schedule's `prediction`.
+
+    uncond, cond: (B, C, h, w) float32.  negatives: N more of them, for texts to steer away from, with weights (N, B).
+    """
+
+    uncond: Tensor
+    cond: Tensor
+    negatives: tuple[Tensor, ...] = ()
+    weights: Tensor | None = None
+
+    @staticmethod
+    def joined(parts: Sequence[Predictions]) -> Predictions:
+        """Those of parts of the views as one."""
+        first = parts[0]
+        negatives = tuple(torch.cat(n) for n in zip(*(p.negatives for p in parts), strict=True))
+        weights = None if first.weights is None else torch.cat([p.weights for p in parts], 1)
+        return Predictions(torch.cat([p.uncond for p in parts]), torch.cat([p.cond for p in parts]), negatives, weights)
+
+
+class Denoiser(Protocol):
+    """A diffusion model on `device`, with its texts.
+
+    shape: (C, h, w) of what it sees of one view.  scale: guidance scale, uncond + scale (cond - uncond), where the
+    config names none.  views_together: whether the views of a step are one thing to it, and so must come in one call.
+    """
+
+    shape: tuple[int, int, int]
+    schedule: Schedule
+    scale: float
+    views_together: bool
+    device: torch.device
+
+    def encode(self, image: Tensor) -> Tensor:
+        """Images (b, H, H, 3) in [0, 1] -> x (b, C, h, w) in the model's range. Differentiable."""
+        ...
+
+    def predict(self, z: Tensor, t: np.ndarray, views: Views) -> Predictions:
+        """Of z (b, C, h, w) = alpha_t x + sigma_t eps at (b,) int64 timesteps, without autograd. views: the b views,
+        with their cameras."""
+        ...
+
+
+class Distill(Protocol):
+    """A distillation rule: a flat function, called without autograd.
+
+    x: (b, C, h, w), encoded images.  noise: of its shape.  t: (b,) int64 timesteps.  config: with its `scale` settled.
+    Returns the gradient (b, C, h, w) on x of one view, before the mean over views and numbers. A rule that learns is a
+    class with such a `__call__` and `tensors()`, as a guidance has it.
+    """
+
+    def __call__(
+        self, denoiser: Denoiser, x: Tensor, noise: Tensor, t: np.ndarray, views: Views, config: GuidanceConfig
+    ) -> Tensor: ...

@@ -1,16 +1,23 @@
-"""What a UNet is told about each view: its branches of texts, as rows of a table of embeddings."""
+"""What a network is told about each view: its branches of texts, as rows of a table of embeddings."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from functools import partial
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from ..base.slots import sent
 from ..config.prompts import MODE_WORDS, ViewText, view_prompt, view_text
-from ..config.schema import GuidanceConfig
+from ..config.schema import GuidanceConfig, RunConfig
 from ..scene.views import Views
+from .cut import note_syntax
+from .text_encoders import TextEncoder, embed, vocabulary
+
+Pick = Callable[[str], Tensor | None]  # a key of the embeddings -> its rows; None for a mask that hides nothing
 
 
 @dataclass(frozen=True)
@@ -25,8 +32,60 @@ class Branches:
     share: Tensor
     weights: Tensor
 
-    def part(self, views: slice) -> Branches:
-        return Branches(self.texts[:, views], self.share[:, views], self.weights[:, views])
+
+class Texts:
+    """All texts that a run can tell its network, embedded.
+
+    prompt: as far as it is read.  embeddings: of every key of the encoder's entries, (S, ...) on the CPU until `to`.
+    rows, negative_rows: a text's row in them; as an unconditional text it may have another.
+    """
+
+    def __init__(self, config: RunConfig, encoder: TextEncoder):
+        self.config = config.guidance
+        note_syntax(config.prompt, "prompt")
+        note_syntax(self.config.negative, "negative prompt")
+        views, modes = vocabulary(self.config)
+        self.prompt = encoder.fit(encoder.normal(config.prompt), views, modes)
+        conditional = [view_prompt(self.prompt, view, mode) for view in views for mode in modes]
+        kept = views if self.config.keep_view else [""]
+        if negative := encoder.normal(self.config.negative):
+            negative = encoder.fit(negative, kept, [""], "negative prompt")
+            self.config = replace(self.config, negative=negative)
+        texts = list(dict.fromkeys(conditional))
+        negatives = list(dict.fromkeys(view_prompt(negative, view) for view in kept))
+        self.embeddings = embed(encoder, texts, negatives)
+        self.negative_rows = {t: len(texts) + i for i, t in enumerate(negatives)}
+        self.rows = self.negative_rows | {t: i for i, t in enumerate(texts)}
+
+    def to(self, device: torch.device, masked: bool) -> None:
+        """To the device, with the padding hidden from the network or shown to it."""
+        self.embeddings = {key: value.to(device) for key, value in self.embeddings.items()}
+        if not masked:
+            self.embeddings["mask"] = torch.ones_like(self.embeddings["mask"])
+        self.masked = bool((self.embeddings["mask"] == 0).any())
+
+    def branches(self, views: Views) -> Branches:
+        return branches(self.config, self.prompt, views)
+
+    def picker(self, said: Branches, device: torch.device, dtype: torch.dtype) -> Callable[[slice], Pick]:
+        """Of a part of the K B rows, branch by branch: a function that gives the rows of a key of the embeddings."""
+        row_of = [self.negative_rows, *[self.rows] * (len(said.texts) - 1)]  # the first branch is unconditional
+        start_rows, end_rows = (
+            sent([rows[s] for rows, branch in zip(row_of, said.texts[..., i], strict=True) for s in branch], device)
+            for i in (0, 1)
+        )
+        share, blended = sent(said.share.reshape(-1), device), bool((said.share < 1).any())
+
+        def pick(part: slice, key: str) -> Tensor | None:
+            start = self.embeddings[key][start_rows[part]]
+            if key == "mask":
+                return torch.maximum(start, self.embeddings[key][end_rows[part]]) if self.masked else None
+            if blended:
+                of_start = share[part].reshape(-1, *[1] * (start.ndim - 1)).to(start)
+                start = of_start * start + (1 - of_start) * self.embeddings[key][end_rows[part]]
+            return start.to(dtype)
+
+        return lambda part: partial(pick, part)
 
 
 def branches(config: GuidanceConfig, prompt: str, views: Views) -> Branches:

@@ -153,7 +153,10 @@ def log_memory_plan(guidance, state: VolumeStage) -> None:
     learnt = [t for name, t in tensors.items() if name.startswith(("field", "background"))]  # these have gradients too
     field = sum(t.numel() * t.element_size() for t in (*tensors.values(), *learnt))
     try:
-        parts = {"field and optimiser": field, **plan(guidance, resolution_at(config.render, 1.0))}
+        parts = {
+            "field and optimiser": field,
+            **plan(guidance.denoiser, config.views, resolution_at(config.render, 1.0)),
+        }
     except (NotImplementedError, RuntimeError) as error:  # an op without a meta kernel: the run does not depend on it
         log.info("memory plan not known: %s", str(error).splitlines()[0])
         return

@@ -31,6 +31,10 @@ class Cameras:
     def __len__(self) -> int:
         return self.c2w.shape[0]
 
+    def __getitem__(self, part: slice | np.ndarray) -> Cameras:
+        """Some of them: a slice, or an array of indices or of bools."""
+        return Cameras(self.c2w[part], self.focal[part], self.azimuth[part], self.elevation[part])
+
     @property
     def position(self) -> torch.Tensor:
         """(B, 3) camera centres in world units."""

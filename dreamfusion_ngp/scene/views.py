@@ -24,6 +24,10 @@ class Views:
     def __len__(self) -> int:
         return len(self.cameras)
 
+    def __getitem__(self, part: slice | np.ndarray) -> Views:
+        """Some of them: a slice, or an array of indices or of bools."""
+        return Views(self.cameras[part], self.shading[part], self.modes[part])
+
 
 def sample_views(
     camera: CameraConfig, light: LightConfig, n: int, progress: float, random: np.random.Generator

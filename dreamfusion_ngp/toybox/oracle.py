@@ -14,8 +14,9 @@ import torch
 from ..base.rng import Stream, generator
 from ..config.prompts import VIEW_WORDS
 from ..config.schema import RunConfig
-from ..guidance.distill.sds import distill
-from ..guidance.protocol import GuidanceOutput
+from ..guidance.protocol import GuidanceOutput, Predictions
+from ..guidance.schedule import Schedule
+from ..guidance.score_distillation import ScoreDistillation
 from ..scene.cameras import spherical
 from ..scene.lights import sample_light_positions, shading_rows
 from ..scene.views import sample_views
@@ -40,7 +41,8 @@ class Oracle:
     """
 
     def __init__(self, config: RunConfig, toy: str, color: str, camera: bool = False, size: int = 300):
-        self.run, self.camera, self.abar = config, camera, cosine_schedule()
+        plain = replace(config.guidance, scale=None, rescale=0.0, clip_clean=False, clip_gradient=0.0)
+        self.run, self.camera, self.schedule = replace(config, guidance=plain), camera, Schedule(cosine_schedule())
         self.describe = VIEW_WORDS[config.guidance.view_words]
         random = generator(1, 0, Stream.TEST)
         views = sample_views(config.camera, config.light, size, 1.0, random)
@@ -70,25 +72,34 @@ class Oracle:
         return {}
 
     def __call__(self, image, views, part, progress) -> GuidanceOutput:
-        x = image.permute(0, 3, 1, 2) * 2 - 1
         background = image[:, [0, 0, -1, -1], [0, -1, 0, -1]].mean(1)
-        pictures = []
+        banks = []
         for color, mode, a, e in zip(
             background, views.modes, views.cameras.azimuth.tolist(), views.cameras.elevation.tolist(), strict=True
         ):
             k = self.choice(a, e)
-            pictures.append((self.bank[mode, k] + self.clear[k] * color[:, None, None]) * 2 - 1)
+            banks.append((self.bank[mode, k] + self.clear[k] * color[:, None, None]) * 2 - 1)
+        return ScoreDistillation(self.run, Posterior(banks, self.schedule))(image, views, part, progress)
 
-        def denoise(z, t, alpha, sigma):
-            return torch.stack(
-                [
-                    (zi - a * posterior_mean(zi, bank, a, s)) / s
-                    for zi, bank, a, s in zip(z, pictures, alpha, sigma, strict=True)
-                ]
-            )
 
-        found = distill(x, denoise, self.abar, self.run.guidance, seed=self.run.seed, step=part, progress=progress)
-        return replace(found, gradient=2 * found.gradient.permute(0, 2, 3, 1))
+class Posterior:
+    """The denoiser protocol over one bank (K, 3, H, H) for each view, in [-1, 1]; told of a text or not, it predicts
+    the same."""
+
+    scale, views_together = 1.0, True
+
+    def __init__(self, banks: list[torch.Tensor], schedule: Schedule):
+        self.banks, self.schedule = banks, schedule
+        self.shape, self.device = tuple(banks[0].shape[1:]), banks[0].device
+
+    def encode(self, image):
+        return image.permute(0, 3, 1, 2) * 2 - 1
+
+    def predict(self, z, t, views) -> Predictions:
+        alpha, sigma = self.schedule.coefficients(t, z)
+        rows = zip(z, self.banks, alpha, sigma, strict=True)
+        noise_hat = torch.stack([(zi - a * posterior_mean(zi, bank, a, s)) / s for zi, bank, a, s in rows])
+        return Predictions(noise_hat, noise_hat)
 
 
 def posterior_mean(z, bank, alpha, sigma):

@@ -59,7 +59,7 @@ def test_guidance_through_graphs_is_the_same(folders, tmp_path, kind):
     for tape in (None, Tape()):
         guidance = load_guidance(config(folder), "cpu")
         if tape:
-            guidance.forward = Replayed(guidance.unet, tape)
+            guidance.denoiser.forward = Replayed(guidance.denoiser.network, tape)
         gradients = []
         for step in range(6):
             rgb = numbers(3, 16, 16, 3, seed=step).requires_grad_()
@@ -76,10 +76,10 @@ def test_guidance_through_graphs_is_the_same(folders, tmp_path, kind):
 @pytest.mark.parametrize("kind", ["placed", "if"])
 def test_guidance_in_cuda_graphs(cuda, folders, kind):
     plain, graphed = (load_guidance(replace(config(folders[kind]), cuda_graphs=on), cuda) for on in (False, True))
-    assert isinstance(graphed.forward, Replayed) and isinstance(graphed.forward.capture, CudaCapture)
+    assert isinstance(graphed.denoiser.forward, Replayed) and isinstance(graphed.denoiser.forward.capture, CudaCapture)
     for step in range(7):
         rgb = [numbers(3, 16, 16, 3, seed=step).to(cuda).requires_grad_() for _ in range(2)]
         for guidance, x in zip((plain, graphed), rgb, strict=True):
             x.grad = judged(guidance, x, step, views((10.0 * step, 90.0, 180.0))).gradient
         torch.testing.assert_close(rgb[1].grad, rgb[0].grad, rtol=1e-2, atol=1e-3 * float(rgb[0].grad.abs().max()))
-    assert all(forward.run is not None for forward in graphed.forward.forwards.values())
+    assert all(forward.run is not None for forward in graphed.denoiser.forward.forwards.values())

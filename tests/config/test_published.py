@@ -15,7 +15,7 @@ from dreamfusion_ngp.config.io import to_dict
 from dreamfusion_ngp.config.presets import DETAILS, preset
 from dreamfusion_ngp.config.schema import FieldConfig, RunConfig
 from dreamfusion_ngp.evaluation import pictures
-from dreamfusion_ngp.guidance.distill import sds
+from dreamfusion_ngp.guidance import classifier_free, schedule
 from dreamfusion_ngp.hub.names import ALIASES, preset_name
 from dreamfusion_ngp.render.losses import opacity_loss, orientation_weight
 from dreamfusion_ngp.runs import display as runs
@@ -38,9 +38,7 @@ def test_a_summed_loss_and_a_mean_with_converted_weights_have_parallel_gradients
     target = (latents() - pull).detach()
     theirs = 0.5 * ((latents() - target) ** 2).sum() / 2 + 3.0 * opacity_loss(picture)
     (wanted,) = torch.autograd.grad(theirs, picture)
-    ours = (latents() * sds.mean_share(pull, len(pull))).sum() + published.mean_weight(3.0, 4 * 6 * 9) * opacity_loss(
-        picture
-    )
+    ours = (latents() * pull).mean() + published.mean_weight(3.0, 4 * 6 * 9) * opacity_loss(picture)
     (found,) = torch.autograd.grad(ours, picture)
     torch.testing.assert_close(found * 4 * 6 * 9, wanted)
 
@@ -48,7 +46,7 @@ def test_a_summed_loss_and_a_mean_with_converted_weights_have_parallel_gradients
 def test_scales_of_both_forms_give_one_guidance():
     uncond, cond = torch.randn(2, 3, 4, dtype=torch.float64)
     for scale in (0.0, 7.5, 20.0, 100.0):
-        ours = sds.classifier_free_guidance(uncond, cond, published.scale_of(scale, "omega"))
+        ours = classifier_free.classifier_free_guidance(uncond, cond, published.scale_of(scale, "omega"))
         torch.testing.assert_close(ours, cond + scale * (cond - uncond))
         assert published.scale_of(scale, "s") == scale
 
@@ -71,7 +69,7 @@ def test_a_focal_length_sees_the_field_of_view(angle):
 def test_timesteps_are_those_that_are_drawn_there(ends, descending, first, last):
     low, high = published.t_range_of(ends, descending)
     config = dataclasses.replace(RunConfig().guidance, t_range=(low, high), t_max_end=high)
-    t = sds.sample_timesteps(config, np.random.default_rng(0).random((2, 50_000)), 0.5, 1000)
+    t = schedule.sample_timesteps(config, np.random.default_rng(0).random((2, 50_000)), 0.5, 1000)
     counts = np.bincount(t, minlength=1000)
     assert (t.min(), t.max()) == (first, last)
     inside = counts[first : last + 1]

@@ -6,14 +6,14 @@ import numpy as np
 import pytest
 import torch
 from support.tiny_latent import latent_folders, tiny_flow_folder
-from support.tiny_models import cache, config, judged, views
+from support.tiny_models import cache, config, embedding, judged, views
 
 from dreamfusion_ngp.base.errors import PriorError, UsageError
 from dreamfusion_ngp.base.rng import Stream, generator
 from dreamfusion_ngp.config.presets import preset
-from dreamfusion_ngp.guidance import memory
-from dreamfusion_ngp.guidance.distill import sds
-from dreamfusion_ngp.guidance.load import FlowGuidance, load_guidance
+from dreamfusion_ngp.guidance import memory, schedule
+from dreamfusion_ngp.guidance.denoisers.flow import FLOW
+from dreamfusion_ngp.guidance.load import load_guidance
 
 
 def loaded(folder, **options):
@@ -51,8 +51,10 @@ def reference_gradient(guidance, folder, rgb: torch.Tensor, scale: float) -> tor
             z = (1 - s) * latent[b] + s * noise[b]
             velocity = []
             for prompt in ("", f"a red mug, {word} view"):
-                row = guidance.rows[prompt]
-                hidden, pooled = (guidance.embeddings[key][row][None].double() for key in ("hidden", "pooled"))
+                row = guidance.denoiser.texts.rows[prompt]
+                hidden, pooled = (
+                    guidance.denoiser.texts.embeddings[key][row][None].double() for key in ("hidden", "pooled")
+                )
                 velocity.append(net(z[None], hidden, pooled, torch.tensor([1000.0 * s]).double()).sample[0])
             guided = velocity[0] + scale * (velocity[1] - velocity[0])
             noise_hat = z + (1 - s) * guided
@@ -65,7 +67,7 @@ def reference_gradient(guidance, folder, rgb: torch.Tensor, scale: float) -> tor
 @pytest.mark.parametrize("options", [{}, {"slice": 2, "checkpoint": True}], ids=["whole", "frugal"])
 def test_the_gradient_on_rgb_is_that_of_the_flow(latent_folders, options):
     guidance, rgb = loaded(latent_folders["sd3"], scale=9.0, **options), image()
-    assert type(guidance) is FlowGuidance and guidance.prediction == "flow"
+    assert guidance.denoiser.family is FLOW and guidance.denoiser.schedule.prediction == "flow"
     rgb.grad = judged(guidance, rgb, 4).gradient
     expected = reference_gradient(guidance, latent_folders["sd3"], rgb, 9.0)
     error = (rgb.grad.double() - expected).norm() / expected.norm()
@@ -73,13 +75,13 @@ def test_the_gradient_on_rgb_is_that_of_the_flow(latent_folders, options):
 
 
 def test_flow_and_variance_preserving_terms_say_the_same():
-    abar, t = sds.flow_abar(1000), np.array([0, 250, 998])
+    abar, t = schedule.flow_abar(1000), np.array([0, 250, 998])
     x, noise = torch.randn(2, 3, 4, 8, 8, dtype=torch.float64)
-    alpha, sigma = sds.signal_and_noise(abar, t, x)
+    alpha, sigma = schedule.signal_and_noise(abar, t, x)
     s = torch.tensor((t + 1) / 1000).reshape(3, 1, 1, 1)
-    z = sds.add_noise(x, noise, alpha, sigma)
+    z = schedule.add_noise(x, noise, alpha, sigma)
     torch.testing.assert_close(z / (alpha + sigma), (1 - s) * x + s * noise)
-    torch.testing.assert_close(sds.predicted_noise(noise - x, z, alpha, sigma, "flow"), noise)
+    torch.testing.assert_close(schedule.predicted_noise(noise - x, z, alpha, sigma, "flow"), noise)
     torch.testing.assert_close(alpha**2 + sigma**2, torch.ones_like(alpha))
 
 
@@ -93,14 +95,13 @@ def test_embeddings_are_those_of_the_pipelines_own_method(with_t5, latent_folder
     prompt = "a red mug, front view"
     hidden, negative, pooled, _ = pipe.encode_prompt(prompt, None, None, device="cpu")
     guidance = loaded(folder)
-    embeddings, rows = guidance.embeddings, guidance.rows
-    torch.testing.assert_close(embeddings["hidden"][rows[prompt]], hidden[0])
-    torch.testing.assert_close(embeddings["hidden"][rows[""]], negative[0])
-    torch.testing.assert_close(embeddings["pooled"][rows[prompt]], pooled[0])
+    torch.testing.assert_close(embedding(guidance, prompt), hidden[0])
+    torch.testing.assert_close(embedding(guidance, ""), negative[0])
+    torch.testing.assert_close(embedding(guidance, prompt, "pooled"), pooled[0])
 
 
 def test_it_has_a_plan_and_refuses_what_does_not_fit(latent_folders, tmp_path):
-    plan = memory.plan(loaded(latent_folders["sd3"]), 16)
+    plan = memory.plan(loaded(latent_folders["sd3"]).denoiser, 4, 16)
     assert plan.keys() == {"UNet", "UNet at work", "encoder", "encoder at work"} and min(plan.values()) > 0
     folder = tiny_flow_folder(tmp_path, with_t5=False)
     path = folder / "model_index.json"
@@ -139,7 +140,10 @@ def test_preset_sd3_is_a_step_of_rfds(latent_folders):
             null, said = (
                 net(
                     z[None],
-                    *(guidance.embeddings[key][guidance.rows[prompt]][None].double() for key in ("hidden", "pooled")),
+                    *(
+                        guidance.denoiser.texts.embeddings[key][guidance.denoiser.texts.rows[prompt]][None].double()
+                        for key in ("hidden", "pooled")
+                    ),
                     time[None],
                 ).sample[0]
                 for prompt in ("", f"a red mug, {word} view")
@@ -155,9 +159,9 @@ def test_the_shifted_table_is_the_schedulers_from_its_clean_end(latent_folders):
     guidance = loaded(latent_folders["sd3"], t_shifted=True)
     low, high = preset("sd3").guidance.t_range
     t = np.array([round(low * 1000), round(high * 1000) - 1])
-    alpha, sigma = (np.sqrt(v) for v in (guidance.abar[t], 1 - guidance.abar[t]))
+    alpha, sigma = (np.sqrt(v) for v in (guidance.denoiser.schedule.abar[t], 1 - guidance.denoiser.schedule.abar[t]))
     np.testing.assert_allclose(sigma / (alpha + sigma), [0.057692, 0.875], atol=1e-6)  # 3 u / (1 + 2 u) of .02 and .7
-    np.testing.assert_allclose(guidance.times[t], [57.6923, 875.0], atol=1e-3)
+    np.testing.assert_allclose(guidance.denoiser.schedule.times[t], [57.6923, 875.0], atol=1e-3)
 
 
 def test_a_noise_schedule_has_nothing_to_shift(latent_folders):
@@ -167,10 +171,10 @@ def test_a_noise_schedule_has_nothing_to_shift(latent_folders):
 
 def test_every_noise_level_weighs_alike_with_velocity():
     """w (eps_hat - eps) is the difference of the velocities, whatever s is."""
-    abar, t = sds.flow_abar(1000), np.array([20, 500, 900])
+    abar, t = schedule.flow_abar(1000), np.array([20, 500, 900])
     x, noise, velocity = torch.randn(3, 3, 4, 8, 8, dtype=torch.float64)
-    alpha, sigma = sds.signal_and_noise(abar, t, x)
-    z = sds.add_noise(x, noise, alpha, sigma)
-    noise_hat = sds.predicted_noise(velocity, z, alpha, sigma, "flow")
-    found = sds.sds_gradient(noise_hat, noise, sds.weight(alpha, sigma, "velocity"))
+    alpha, sigma = schedule.signal_and_noise(abar, t, x)
+    z = schedule.add_noise(x, noise, alpha, sigma)
+    noise_hat = schedule.predicted_noise(velocity, z, alpha, sigma, "flow")
+    found = schedule.weight(alpha, sigma, "velocity") * (noise_hat - noise)
     torch.testing.assert_close(found, velocity - (noise - x))

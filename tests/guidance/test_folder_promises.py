@@ -151,17 +151,16 @@ def test_a_setting_that_an_op_refuses_is_one_line(tmp_path, monkeypatch, capsys)
 def test_a_sample_size_may_be_a_pair_or_null(kind, size, resolution, latent_folders, tmp_path):
     folder = copied(latent_folders[kind], tmp_path, edit(UNET, sample_size=size))
     guidance = load_guidance(config(folder, resolution=resolution), "cpu")
-    assert guidance.shape == (4, (resolution or 16) // 2, (resolution or 16) // 2)
+    assert guidance.denoiser.shape == (4, (resolution or 16) // 2, (resolution or 16) // 2)
     if kind == "sdxl":
-        sizes = guidance.conditions(lambda key: torch.zeros(1, 24))["added_cond_kwargs"]["time_ids"]
-        assert sizes.tolist() == [[16, 16, 0, 0, 16, 16]]
+        assert guidance.denoiser.encode.own == 16
 
 
 @pytest.mark.parametrize("size, resolution, pixels", [([8, 8], 0, 16), (None, 0, 64), (None, 32, 32), ([4, 8], 24, 24)])
 def test_a_model_of_pixels_may_say_its_size_so_too(size, resolution, pixels, folders, tmp_path):
     folder = copied(folders["packed"], tmp_path, edit(UNET, sample_size=size))
     guidance = load_guidance(config(folder, resolution=resolution), "cpu")
-    assert guidance.shape == (3, pixels, pixels)
+    assert guidance.denoiser.shape == (3, pixels, pixels)
     rgb = torch.rand(3, 16, 16, 3, requires_grad=True)
     rgb.grad = judged(guidance, rgb, 0).gradient
     assert rgb.grad.abs().max() > 0
@@ -169,7 +168,7 @@ def test_a_model_of_pixels_may_say_its_size_so_too(size, resolution, pixels, fol
 
 def test_an_oblong_size_gives_way_to_the_resolution_asked_for(latent_folders, tmp_path):
     folder = copied(latent_folders["sd"], tmp_path, edit(UNET, sample_size=[8, 16]))
-    assert load_guidance(config(folder, resolution=32), "cpu").shape == (4, 16, 16)
+    assert load_guidance(config(folder, resolution=32), "cpu").denoiser.shape == (4, 16, 16)
 
 
 @pytest.mark.parametrize("widths", [(16, 16), (99, 16)])
@@ -186,7 +185,9 @@ def test_trained_betas_are_the_schedule(latent_folders, tmp_path):
     folder = copied(
         latent_folders["sd"], tmp_path, edit(SCHEDULER, trained_betas=betas.tolist(), num_train_timesteps=10)
     )
-    np.testing.assert_allclose(load_guidance(config(folder), "cpu").abar, np.cumprod(1 - betas), rtol=1e-6)
+    np.testing.assert_allclose(
+        load_guidance(config(folder), "cpu").denoiser.schedule.abar, np.cumprod(1 - betas), rtol=1e-6
+    )
 
 
 def test_a_schedule_that_ends_in_pure_noise_gives_numbers(latent_folders, tmp_path):
@@ -271,7 +272,8 @@ def test_a_vae_may_be_given_as_its_pipeline(latent_folders, tmp_path):
     for model in (folder, folder / "vae"):
         guidance = load_guidance(config(latent_folders["sd"], vae=str(model)), "cpu")
         assert torch.equal(
-            guidance.vae.encoder.conv_in.weight, load_guidance(config(folder), "cpu").vae.encoder.conv_in.weight
+            guidance.denoiser.ends.vae.encoder.conv_in.weight,
+            load_guidance(config(folder), "cpu").denoiser.ends.vae.encoder.conv_in.weight,
         )
     (tmp_path / "empty").mkdir()
     (tmp_path / "empty" / "config.json").write_text("{}")

@@ -10,12 +10,16 @@ import numpy as np
 import pytest
 import torch
 from support.tiny_latent import latent_folders, tiny_unet, tiny_vae
-from support.tiny_models import cache, config, folders, judged, views
+from support.tiny_models import cache, config, embedding, folders, judged, views
 
 from dreamfusion_ngp.base.errors import PriorError
 from dreamfusion_ngp.base.rng import Stream, generator
 from dreamfusion_ngp.guidance import load as guidance_package
-from dreamfusion_ngp.guidance.load import LatentGuidance, XLGuidance, family, load_guidance
+from dreamfusion_ngp.guidance.denoisers.flow import FLOW
+from dreamfusion_ngp.guidance.denoisers.latent import LATENT
+from dreamfusion_ngp.guidance.denoisers.pixel import PIXEL
+from dreamfusion_ngp.guidance.denoisers.sdxl import SDXL
+from dreamfusion_ngp.guidance.load import family, load_guidance
 
 KINDS = ("sd", "sdv", "sdxl")
 
@@ -82,14 +86,16 @@ def reference_gradient(folder, kind: str, rgb: torch.Tensor, scale: float) -> to
 )
 def test_the_gradient_on_rgb_is_that_of_the_reference(latent_folders, kind, options):
     guidance, rgb = loaded(latent_folders[kind], scale=30.0, **options), image()
-    assert type(guidance) is (XLGuidance if kind == "sdxl" else LatentGuidance)
+    assert guidance.denoiser.family is (SDXL if kind == "sdxl" else LATENT)
     out = judged(guidance, rgb, 4)
     rgb.grad = out.gradient
     expected = reference_gradient(latent_folders[kind], kind, rgb, 30.0)
     error = (rgb.grad.double() - expected).norm() / expected.norm()
     assert error < 2e-5, float(error)
     assert float(out.value) > 0 and all(np.isfinite(float(v)) for v in out.log.values())
-    assert all(p.grad is None for p in (*guidance.unet.parameters(), *guidance.vae.parameters()))
+    assert all(
+        p.grad is None for p in (*guidance.denoiser.network.parameters(), *guidance.denoiser.ends.vae.parameters())
+    )
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -108,13 +114,15 @@ def test_embeddings_are_those_of_the_pipelines_own_method(latent_folders, kind):
         expected = pipe.encode_prompt("a red mug, front view", "cpu", 1, True)
     guidance = loaded(folder)
     for name, prompt, theirs in zip(names, ("a red mug, front view", "") * 2, expected, strict=False):
-        torch.testing.assert_close(guidance.embeddings[name][guidance.rows[prompt]], theirs[0])
+        torch.testing.assert_close(
+            guidance.denoiser.texts.embeddings[name][guidance.denoiser.texts.rows[prompt]], theirs[0]
+        )
 
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_nothing_decodes_and_the_noise_is_that_of_seed_and_step(latent_folders, kind):
     guidance, rgb = loaded(latent_folders[kind]), image().detach()
-    assert guidance.vae.decoder is None
+    assert guidance.denoiser.ends.vae.decoder is None
     losses = [float(judged(guidance, rgb, step).value) for step in (0, 1, 0)]
     assert losses[0] == losses[2] != losses[1]
     assert float(judged(loaded(latent_folders[kind], slice=1), rgb, 0).value) == pytest.approx(losses[0], rel=1e-4)
@@ -143,17 +151,16 @@ def test_half_precision_is_close(latent_folders):
         gradients.append(rgb.grad.clone())
         rgb.grad = None
     assert 0 < (gradients[1] - gradients[0]).norm() < 0.1 * gradients[0].norm()
-    assert loaded(latent_folders["sd"]).unet.dtype == torch.float32
+    assert loaded(latent_folders["sd"]).denoiser.network.dtype == torch.float32
 
 
 def test_another_resolution_is_encoded_and_sdxl_still_hears_of_its_own(latent_folders):
     guidance = loaded(latent_folders["sdxl"], resolution=32)
-    assert guidance.shape == (4, 16, 16)
-    sizes = guidance.conditions(lambda key: torch.zeros(2, 24))["added_cond_kwargs"]["time_ids"]
-    assert sizes.tolist() == 2 * [[16, 16, 0, 0, 16, 16]]
-    rgb = image()
-    rgb.grad = judged(guidance, rgb, 0).gradient
-    assert rgb.grad.abs().max() > 0
+    assert guidance.denoiser.shape == (4, 16, 16)
+    told, network = [], guidance.denoiser.forward
+    guidance.denoiser.forward = lambda *given, **named: told.append(named) or network(*given, **named)
+    assert judged(guidance, image()).gradient.abs().max() > 0
+    assert told[0]["added_cond_kwargs"]["time_ids"].tolist() == 6 * [[16, 16, 0, 0, 16, 16]]
     with pytest.raises(PriorError, match="multiple of 16"):
         loaded(latent_folders["sd"], resolution=40)
 
@@ -171,7 +178,7 @@ def test_a_tiny_autoencoder_may_stand_in_for_the_encoder(latent_folders, tmp_pat
     )
     tiny.save_pretrained(tmp_path / "taesd")
     guidance, rgb = loaded(latent_folders["sd"], vae=str(tmp_path / "taesd")), image(16)
-    x = guidance.encode(rgb.permute(0, 3, 1, 2))
+    x = guidance.denoiser.encode(rgb)
     torch.testing.assert_close(x, tiny.encode(rgb.permute(0, 3, 1, 2) * 2 - 1).latents)
     rgb.grad = judged(guidance, rgb, 0).gradient
     assert rgb.grad.abs().max() > 0
@@ -212,16 +219,8 @@ def test_models_of_other_kinds_are_one_clear_line(latent_folders, tmp_path):
 
 
 def test_every_family_knows_its_own(latent_folders, folders):
-    names = {kind: family(folder).__name__ for kind, folder in {**latent_folders, **folders}.items()}
-    assert names == {
-        "sd": "LatentGuidance",
-        "sdv": "LatentGuidance",
-        "sdxl": "XLGuidance",
-        "sd3": "FlowGuidance",
-        "packed": "PixelGuidance",
-        "placed": "PixelGuidance",
-        "if": "PixelGuidance",
-    }
+    kinds = {"sd": LATENT, "sdv": LATENT, "sdxl": SDXL, "sd3": FLOW, "packed": PIXEL, "placed": PIXEL, "if": PIXEL}
+    assert {kind: family(folder) for kind, folder in {**latent_folders, **folders}.items()} == kinds
 
 
 def test_a_compiled_unet_predicts_the_same(latent_folders, monkeypatch):
@@ -250,7 +249,7 @@ def test_the_family_in_the_docs_is_one(latent_folders, folders, tmp_path, monkey
     )
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
-    monkeypatch.setattr(guidance_package, "FAMILIES", (module.LabelledGuidance, *guidance_package.FAMILIES))
+    monkeypatch.setattr(guidance_package, "FAMILIES", (module.LABELLED, *guidance_package.FAMILIES))
 
     folder = replaced(latent_folders["sd"], tmp_path / "model", unet=tiny_unet("sd", num_class_embeds=2))
     for name in ("text_encoder", "tokenizer"):
@@ -262,15 +261,13 @@ def test_the_family_in_the_docs_is_one(latent_folders, folders, tmp_path, monkey
     (folder / "model_index.json").write_text(json.dumps(index))
 
     guidance, rgb = loaded(folder), image()
-    assert type(guidance) is module.LabelledGuidance and guidance.scale == 30.0 and guidance.masked
-    assert guidance.embeddings["hidden"].mean(1).abs().max() < 1e-5
+    assert (
+        guidance.denoiser.family is module.LABELLED and guidance.config.scale == 30.0 and guidance.denoiser.texts.masked
+    )
+    assert guidance.denoiser.texts.embeddings["hidden"].mean(1).abs().max() < 1e-5
     first = judged(guidance, rgb, 0)
     assert first.gradient.abs().max() > 0
-    monkeypatch.setattr(
-        module.LabelledGuidance,
-        "conditions",
-        lambda self, pick: {"class_labels": torch.zeros(len(pick("hidden")), dtype=torch.int64)},
-    )
+    monkeypatch.setattr(module, "LABEL", 0)
     assert float(judged(guidance, rgb, 0).value) != float(first.value), "the label reaches the UNet"
     with pytest.raises(PriorError, match="knows no labels"):
         loaded(replaced(folder, tmp_path / "other", unet=tiny_unet("sd")))

@@ -45,15 +45,15 @@ def test_a_backward_counts_what_is_kept_for_it():
 @pytest.mark.parametrize("kind", ["sd", "sdxl"])
 def test_the_plan_on_nothing_is_the_count_on_real_tensors(kind, latent_folders):
     guidance = load_guidance(config(latent_folders[kind], precision="float32"), "cpu")
-    plan = memory.plan(guidance, 64)
-    assert plan["UNet"] == sum(p.numel() * 4 for p in guidance.unet.parameters())
+    plan = memory.plan(guidance.denoiser, 4, 64)
+    assert plan["UNet"] == sum(p.numel() * 4 for p in guidance.denoiser.network.parameters())
     counter = memory.Peak()
     with torch.enable_grad(), memory.fused_attention(), counter:
-        image = torch.rand(4, 3, 64, 64, requires_grad=True)
-        x = guidance.encode(image)
+        image = torch.rand(4, 64, 64, 3, requires_grad=True)
+        x = guidance.denoiser.encode(image)
         torch.autograd.backward(x, torch.ones_like(x), inputs=[image])
     assert plan["encoder at work"] == pytest.approx(counter.most, rel=0.15)
-    assert guidance.vae.encoder.conv_in.weight.device.type == "cpu", "the guidance itself is as before"
+    assert guidance.denoiser.ends.vae.encoder.conv_in.weight.device.type == "cpu", "the guidance itself is as before"
     own = torch.nn.functional.scaled_dot_product_attention
     assert own.__module__ != memory.__name__
 
@@ -61,7 +61,7 @@ def test_the_plan_on_nothing_is_the_count_on_real_tensors(kind, latent_folders):
 def test_slices_checkpoints_and_branches_are_seen(latent_folders):
     def plan(**options):
         options = {"precision": "float32", **options}
-        return memory.plan(load_guidance(config(latent_folders["sd"], **options), "cpu"), 16)
+        return memory.plan(load_guidance(config(latent_folders["sd"], **options), "cpu").denoiser, 4, 16)
 
     whole, one, four = plan(), plan(slice=1), plan(view_blend="perp-neg")
     assert one["encoder at work"] * 3.5 < whole["encoder at work"] and one["UNet at work"] * 3.5 < whole["UNet at work"]
@@ -71,7 +71,7 @@ def test_slices_checkpoints_and_branches_are_seen(latent_folders):
 
 
 def test_a_pixel_model_has_no_encoder(folders):
-    plan = memory.plan(load_guidance(config(folders["if"]), "cpu"), 64)
+    plan = memory.plan(load_guidance(config(folders["if"]), "cpu").denoiser, 4, 64)
     assert plan.keys() == {"UNet", "UNet at work"} and min(plan.values()) > 0
 
 

@@ -149,10 +149,10 @@ def test_the_schedule_is_the_same_whatever_sampler_a_model_comes_with(name, tmp_
 
     options = {"beta_schedule": "scaled_linear", "beta_start": 0.00085, "beta_end": 0.012}
     getattr(diffusers, name)(**options, prediction_type="v_prediction").save_pretrained(tmp_path / "scheduler")
-    abar, prediction, times = parts.load_schedule(tmp_path, {"scheduler": ["diffusers", name]})
+    schedule = parts.load_schedule(tmp_path, {"scheduler": ["diffusers", name]})
     betas = np.linspace(0.00085**0.5, 0.012**0.5, 1000) ** 2
-    np.testing.assert_allclose(abar, np.cumprod(1 - betas), rtol=1e-4)
-    assert prediction == "v_prediction" and (times == np.arange(1000)).all()
+    np.testing.assert_allclose(schedule.abar, np.cumprod(1 - betas), rtol=1e-4)
+    assert schedule.prediction == "v_prediction" and (schedule.times == np.arange(1000)).all()
 
 
 def test_a_vocabulary_lies_as_in_published_models(tmp_path):

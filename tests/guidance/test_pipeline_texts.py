@@ -9,7 +9,7 @@ import pytest
 import torch
 from support.changed_folders import clip, copied, edit, edited, replace
 from support.tiny_latent import clip_tokenizer, latent_folders
-from support.tiny_models import cache, config, folders, judged, tiny_tokenizer, views
+from support.tiny_models import cache, config, embedding, folders, judged, tiny_tokenizer, views
 
 from dreamfusion_ngp.base.errors import PriorError
 from dreamfusion_ngp.guidance.load import load_guidance
@@ -25,10 +25,6 @@ def pipeline(name, folder, **absent):
     if name == "IFPipeline":
         absent |= dict.fromkeys(("safety_checker", "feature_extractor", "watermarker"))
     return getattr(diffusers, name).from_pretrained(folder, low_cpu_mem_usage=False, **absent)
-
-
-def embedding(guidance, text, key="hidden"):
-    return guidance.embeddings[key][guidance.rows[text]]
 
 
 def assert_the_pipelines(folder, prompt=VIEW, **more):
@@ -84,7 +80,7 @@ def test_padding_is_shown_to_a_foreign_encoder_in_a_stable_diffusion_pipeline(na
         tokenizer=["transformers", "PreTrainedTokenizerFast"],
     )
     guidance = assert_the_pipelines(folder)
-    assert guidance.embeddings["hidden"].shape[1] == 12
+    assert guidance.denoiser.texts.embeddings["hidden"].shape[1] == 12
 
 
 @pytest.mark.parametrize("kind", ["sd", "sdxl"])
@@ -106,7 +102,7 @@ def test_if_reads_77_tokens_whatever_its_tokenizer_says(length, folders, tmp_pat
     theirs, negative = pipe.encode_prompt(VIEW, device="cpu")
     torch.testing.assert_close(embedding(guidance, VIEW), theirs[0])
     torch.testing.assert_close(embedding(guidance, ""), negative[0])
-    assert guidance.embeddings["hidden"].shape[1] == 77 and not guidance.masked
+    assert guidance.denoiser.texts.embeddings["hidden"].shape[1] == 77 and not guidance.denoiser.texts.masked
 
 
 def long_tokenizer():
@@ -116,7 +112,7 @@ def long_tokenizer():
 def test_a_long_clip_is_read_to_its_end(latent_folders, tmp_path):
     longer = clip(max_position_embeddings=100)
     folder = copied(latent_folders["sd"], tmp_path, replace(tokenizer=long_tokenizer, text_encoder=longer))
-    assert assert_the_pipelines(folder).embeddings["hidden"].shape[1] == 100
+    assert assert_the_pipelines(folder).denoiser.texts.embeddings["hidden"].shape[1] == 100
 
 
 def without_length(folder, names=("tokenizer",)):
@@ -136,7 +132,9 @@ LENGTHS = {
 @pytest.mark.parametrize("name", LENGTHS)
 def test_a_tokenizer_without_a_length_has_its_encoders(name, latent_folders, tmp_path):
     folder = copied(latent_folders["sd"], tmp_path, LENGTHS[name])
-    ours, plain = (load_guidance(config(f), "cpu").embeddings["hidden"] for f in (folder, latent_folders["sd"]))
+    ours, plain = (
+        load_guidance(config(f), "cpu").denoiser.texts.embeddings["hidden"] for f in (folder, latent_folders["sd"])
+    )
     assert torch.equal(ours, plain)
 
 
@@ -147,10 +145,12 @@ def test_texts_are_cut_to_what_the_encoder_holds(kind, part, latent_folders, tmp
     short = clip(width, projection=kind != "sd", max_position_embeddings=8)
     folder = copied(latent_folders[kind], tmp_path, replace(**{part: short}))
     guidance = load_guidance(config(folder, "a red clay mug"), "cpu")
-    assert guidance.embeddings["hidden"].shape[1] == (8 + 256 if kind == "sd3" else 8)
+    assert guidance.denoiser.texts.embeddings["hidden"].shape[1] == (8 + 256 if kind == "sd3" else 8)
     assert "8 tokens" in caplog.text
     if kind == "sd":
-        assert guidance.prompt == "a red clay" and "a red clay, front view" in guidance.rows
+        assert (
+            guidance.denoiser.texts.prompt == "a red clay" and "a red clay, front view" in guidance.denoiser.texts.rows
+        )
 
 
 def with_vectors(folder, *names):
@@ -179,14 +179,14 @@ def test_a_token_of_several_vectors_is_read_whole(kind, latent_folders, tmp_path
     else:
         theirs = pipeline("StableDiffusionXLPipeline", folder).encode_prompt(text, device="cpu")[0]
     torch.testing.assert_close(embedding(guidance, text), theirs[0])
-    assert guidance.prompt == prompt
+    assert guidance.denoiser.texts.prompt == prompt
 
 
 @pytest.mark.parametrize("negative, zeros", [("", True), ("   ", True), ("a blue mug", False)])
 def test_blanks_as_a_negative_prompt_of_sdxl_are_none(negative, zeros, latent_folders):
     guidance = load_guidance(config(latent_folders["sdxl"], negative=negative), "cpu")
-    row = next(iter(guidance.negative_rows.values()))
-    assert all((guidance.embeddings[key][row] == 0).all() == zeros for key in ("hidden", "pooled"))
+    row = next(iter(guidance.denoiser.texts.negative_rows.values()))
+    assert all((guidance.denoiser.texts.embeddings[key][row] == 0).all() == zeros for key in ("hidden", "pooled"))
 
 
 def test_sd3s_t5_reads_on_where_the_clips_are_full(latent_folders, caplog):
@@ -195,7 +195,7 @@ def test_sd3s_t5_reads_on_where_the_clips_are_full(latent_folders, caplog):
     caplog.set_level(logging.WARNING)
     folder, prompt = latent_folders["sd3"], " ".join(["a red mug"] * 9)
     guidance = load_guidance(config(folder, prompt), "cpu")
-    assert guidance.prompt == prompt
+    assert guidance.denoiser.texts.prompt == prompt
     pipe = StableDiffusion3Pipeline.from_pretrained(folder, low_cpu_mem_usage=False)
     short = " ".join(prompt.split()[:11])  # 16 tokens with start, end and ", front view"
     expected = pipe.encode_prompt(f"{short}, front view", None, f"{prompt}, front view", device="cpu")
@@ -207,7 +207,7 @@ def test_sd3s_t5_reads_on_where_the_clips_are_full(latent_folders, caplog):
         "ignored: " + " ".join(prompt.split()[11:])
     ]
     again = load_guidance(config(folder, prompt), "cpu")
-    assert torch.equal(again.embeddings["hidden"], guidance.embeddings["hidden"])
+    assert torch.equal(again.denoiser.texts.embeddings["hidden"], guidance.denoiser.texts.embeddings["hidden"])
 
 
 def settings(folder, **values):
@@ -227,7 +227,9 @@ def test_clip_skip_is_that_of_the_pipeline(skip, latent_folders, tmp_path, monke
     pipe = pipeline("StableDiffusionPipeline", folder)
     theirs, negative = pipe.encode_prompt(VIEW, "cpu", 1, True, VIEW, clip_skip=skip)
     torch.testing.assert_close(embedding(guidance, VIEW), theirs[0])
-    torch.testing.assert_close(guidance.embeddings["hidden"][guidance.negative_rows[VIEW]], negative[0])
+    torch.testing.assert_close(
+        guidance.denoiser.texts.embeddings["hidden"][guidance.denoiser.texts.negative_rows[VIEW]], negative[0]
+    )
     assert (theirs - negative).abs().max() > 1e-3
 
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 from dreamfusion_ngp.guidance.sds import classifier_free_guidance, clip_clean
-from support.tiny_models import cache, config, copy, folders, judged, tiny_tokenizer, views
+from support.tiny_models import cache, config, copy, folders, judged, recorded, tiny_tokenizer, views
 
 from dreamfusion_ngp.base.errors import UsageError
 from dreamfusion_ngp.base.rng import Stream, generator
@@ -21,18 +21,6 @@ def image(size=16) -> torch.Tensor:
     return torch.rand(3, size, size, 3, generator=torch.Generator().manual_seed(0)).requires_grad_()
 
 
-def recorded(guidance, monkeypatch) -> list:
-    """Calls of the guidance's denoiser with their results."""
-    calls, denoise = [], guidance._denoise
-
-    def spy(*arguments):
-        calls.append((*arguments, denoise(*arguments)))
-        return calls[-1][-1]
-
-    monkeypatch.setattr(guidance, "_denoise", spy)
-    return calls
-
-
 def test_another_vae_is_refused(folders):
     with pytest.raises(UsageError, match="guidance.vae: .* works on pixels"):
         load_guidance(config(folders["packed"], vae="some/tiny-autoencoder"), "cpu")
@@ -45,7 +33,7 @@ def test_the_gradient_on_rgb_is_exact_and_reaches_nothing_else(folders, kind, si
     rgb = image(size)
     out = judged(guidance, rgb, 4)
     rgb.grad = out.gradient
-    ((z, _, alpha, sigma, _, noise_hat),) = calls
+    ((z, _, alpha, sigma, noise_hat),) = calls
     draws = generator(3, 4, Stream.GUIDANCE)
     draws.random((2, 3))
     noise = torch.from_numpy(draws.standard_normal((3, 3, size, size), dtype=np.float32))
@@ -53,7 +41,7 @@ def test_the_gradient_on_rgb_is_exact_and_reaches_nothing_else(folders, kind, si
     torch.testing.assert_close(alpha**2 + sigma**2, torch.ones(3, 1, 1, 1))
     expected = sigma.double() ** 2 * (noise_hat.double() - noise.double()) / (3 * size * size) / 3
     torch.testing.assert_close(rgb.grad.double(), 2 * expected.permute(0, 2, 3, 1), rtol=1e-5, atol=1e-12)
-    assert all(p.grad is None and not p.requires_grad for p in guidance.unet.parameters())
+    assert all(p.grad is None and not p.requires_grad for p in guidance.denoiser.network.parameters())
     assert not out.gradient.requires_grad and not out.value.requires_grad and guidance.tensors() == {}
 
 
@@ -73,7 +61,7 @@ def test_noise_is_what_the_models_own_parts_predict(folders, kind, monkeypatch):
         guidance = load_guidance(config(folder, scale=3.0), "cpu")
         calls = recorded(guidance, monkeypatch)
         judged(guidance, image(size), 0)
-        ((z, t, alpha, sigma, _, noise_hat),) = calls
+        ((z, t, alpha, sigma, noise_hat),) = calls
         noise_hats.append(noise_hat)
     rounded, exact = noise_hats
 
@@ -105,7 +93,7 @@ def test_clipping_is_that_of_the_free_function(folders, monkeypatch):
         guidance = load_guidance(config(folders["packed"], scale=40.0, clip_clean=clip), "cpu")
         calls = recorded(guidance, monkeypatch)
         judged(guidance, image(), 0)
-        ((z, _, alpha, sigma, _, noise_hat),) = calls
+        ((z, _, alpha, sigma, noise_hat),) = calls
         noise_hats.append(noise_hat)
     plain, clipped = noise_hats
     torch.testing.assert_close(clipped, clip_clean(plain, z, alpha, sigma))
@@ -114,7 +102,7 @@ def test_clipping_is_that_of_the_free_function(folders, monkeypatch):
 
 def words(guidance, seen=None) -> tuple[list[str], list[str]]:
     """The conditional and the unconditional text of every view, which are one text each."""
-    said = guidance.texts(seen or views())
+    said = guidance.denoiser.texts.branches(seen or views())
     assert (said.share == 1).all() and (said.texts[..., 0] == said.texts[..., 1]).all() and said.weights.numel() == 0
     return said.texts[1, :, 0].tolist(), said.texts[0, :, 0].tolist()
 
@@ -131,9 +119,9 @@ def test_each_view_gets_its_words(folders):
         "a red mug, back view, raised angle, clay",
     ]
     assert unconditional == ["front view, raised angle", "right side view, raised angle", "back view, raised angle"]
-    assert set(conditional + unconditional) <= full.rows.keys()
+    assert set(conditional + unconditional) <= full.denoiser.texts.rows.keys()
     none = load_guidance(config(folders["packed"], view_words="none"), "cpu")
-    assert words(none) == (["a red mug"] * 3, [""] * 3) and len(none.rows) == 2
+    assert words(none) == (["a red mug"] * 3, [""] * 3) and len(none.denoiser.texts.rows) == 2
 
 
 def test_words_change_the_numbers(folders):
@@ -175,17 +163,17 @@ def test_nothing_touches_the_network(folders, monkeypatch):
 
 
 def test_scale_comes_from_the_config_then_the_folder_then_the_default(copy):
-    assert load_guidance(config(copy), "cpu").scale == 21.0  # threestudio's omega of 20
+    assert load_guidance(config(copy), "cpu").config.scale == 21.0  # threestudio's omega of 20
     (copy / "dreamfusion_ngp.json").write_text('{"guidance_scale": 7}')
-    assert load_guidance(config(copy), "cpu").scale == 7.0
-    assert load_guidance(config(copy, scale=0.0), "cpu").scale == 0.0
+    assert load_guidance(config(copy), "cpu").config.scale == 7.0
+    assert load_guidance(config(copy, scale=0.0), "cpu").config.scale == 0.0
 
 
 def test_padding_is_hidden_from_the_unet_unless_it_is_an_if_or_the_folder_says_so(folders, copy):
-    assert (load_guidance(config(folders["packed"]), "cpu").embeddings["mask"] == 0).any()
-    assert (load_guidance(config(folders["if"]), "cpu").embeddings["mask"] == 1).all()
+    assert (load_guidance(config(folders["packed"]), "cpu").denoiser.texts.embeddings["mask"] == 0).any()
+    assert (load_guidance(config(folders["if"]), "cpu").denoiser.texts.embeddings["mask"] == 1).all()
     (copy / "dreamfusion_ngp.json").write_text('{"encoder_attention_mask": false}')
-    assert (load_guidance(config(copy), "cpu").embeddings["mask"] == 1).all()
+    assert (load_guidance(config(copy), "cpu").denoiser.texts.embeddings["mask"] == 1).all()
 
 
 def test_toybox_is_the_folder_in_the_package():

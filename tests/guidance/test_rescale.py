@@ -15,8 +15,11 @@ from dreamfusion_ngp.config.io import from_dict, to_dict
 from dreamfusion_ngp.config.presets import fast
 from dreamfusion_ngp.config.schema import RunConfig
 from dreamfusion_ngp.evaluation.pictures import judging_cameras, toy_pictures
+from dreamfusion_ngp.guidance.classifier_free import perp_neg_guidance, rescale_clean
 from dreamfusion_ngp.guidance.distill import sds
 from dreamfusion_ngp.guidance.load import load_guidance
+from dreamfusion_ngp.guidance.protocol import Predictions
+from dreamfusion_ngp.guidance.schedule import sample_timesteps
 from dreamfusion_ngp.scene.lights import ALBEDO
 from dreamfusion_ngp.scene.views import Views
 
@@ -46,9 +49,9 @@ def test_the_free_function_is_mvdreams_formula():
     alpha, sigma = 0.6, 0.8
     wanted = mvdream((z - sigma * guided) / alpha, (z - sigma * cond) / alpha, 0.5)
     like = [torch.tensor(v) for v in (guided, cond, z, alpha, sigma)]
-    found = sds.rescale_clean(*like, 0.5)
+    found = rescale_clean(*like, 0.5)
     np.testing.assert_allclose((z - sigma * found.numpy()) / alpha, wanted, rtol=1e-6)
-    assert sds.rescale_clean(*like, 0.0) is like[0]
+    assert rescale_clean(*like, 0.0) is like[0]
 
 
 @pytest.mark.parametrize("kind", ["sd", "sdv", "sd3"])
@@ -59,42 +62,39 @@ def test_the_free_function_is_mvdreams_formula():
 )
 def test_the_views_are_rescaled_together_however_they_are_cut(kind, options, latent_folders, monkeypatch):
     """The network's own answers put through the formula in numpy give what the guidance uses for all three views."""
-    guidance = loaded(latent_folders[kind], rescale=0.5, rescale_of="clean", **options)
-    seen, predict, finished = [], guidance._predict, []
+    guidance, seen = loaded(latent_folders[kind], rescale=0.5, rescale_of="clean", **options), []
+    predict, rule, found = guidance.denoiser.predict, guidance.rule, []
 
-    def spy(z, t, said):
-        answers = predict(z, t, said)
-        seen.append((z, t, [a.double() for a in answers], said.weights.double()))
-        return answers
+    def spy(z, t, views):
+        said = predict(z, t, views)
+        seen.append((z.double(), t, *(a.double() for a in (said.uncond, said.cond)), said))
+        return said
 
-    monkeypatch.setattr(guidance, "_predict", spy)
-    monkeypatch.setattr(sds, "score", lambda *a, score=sds.score: finished.append(score(*a)) or finished[-1])
+    monkeypatch.setattr(guidance.denoiser, "predict", spy)
+    monkeypatch.setattr(guidance, "rule", lambda *given: found.append(rule(*given)) or found[-1])
     judged(guidance, image(), 4)
     x, pictures = [], []
-    for part, (z, t, (uncond, cond, *negatives), against) in enumerate(seen):
-        guided = (
-            sds.perp_neg_guidance(uncond, cond, negatives, against, 30.0)
-            if negatives
-            else uncond + 30.0 * (cond - uncond)
-        )
-        a = torch.tensor(guidance.abar[t]).reshape(-1, 1, 1, 1)
+    for z, t, uncond, cond, said in seen:
+        guided = uncond + 30.0 * (cond - uncond)
+        if said.negatives:
+            negatives = [n.double() for n in said.negatives]
+            guided = perp_neg_guidance(uncond, cond, negatives, said.weights.double(), 30.0)
+        a = torch.tensor(guidance.denoiser.schedule.abar[t]).reshape(-1, 1, 1, 1)
         alpha, sigma = a.sqrt(), (1 - a).sqrt()
         clean = {
             "sd": lambda y: (z - sigma * y) / alpha,
             "sdv": lambda y: alpha * z - sigma * y,
-            "sd3": lambda y: z - sigma / (alpha + sigma) * y,
-        }[kind]  # a flow is shown z / (alpha + sigma)
+            "sd3": lambda y: (z - sigma * (z + alpha * y) / (alpha + sigma)) / alpha,
+        }[kind]
         pictures.append((clean(guided), clean(cond)))
-        gradient, residual = finished[part]
-        noisy = z.double() * (alpha + sigma if kind == "sd3" else 1)
-        x.append((noisy, alpha, sigma, gradient.double(), residual.double()))
+        x.append((z, alpha, sigma))
     target = torch.tensor(mvdream(*(torch.cat(p).numpy() for p in zip(*pictures, strict=True)), 0.5))
-    z, alpha, sigma, gradient, residual = (torch.cat(part) for part in zip(*x, strict=True))
+    z, alpha, sigma = (torch.cat(part) for part in zip(*x, strict=True))
+    gradient = torch.cat(found).double()
     draws = generator(3, 4, Stream.GUIDANCE)
     draws.random((2, 3))
-    noise = torch.from_numpy(draws.standard_normal((3, *guidance.shape), dtype=np.float32)).double()
+    noise = torch.from_numpy(draws.standard_normal((3, *guidance.denoiser.shape), dtype=np.float32)).double()
     expected = (z - alpha * target) / sigma - noise
-    assert (residual - expected).norm() < 1e-4 * expected.norm()
     assert (gradient - sigma**2 * expected).norm() < 1e-4 * (sigma**2 * expected).norm()
     assert len(seen) == {1: 3, 2: 2}.get(options.get("slice"), 1), "the network is asked once for each part"
 
@@ -131,7 +131,7 @@ def test_a_config_from_before_the_choice_means_what_it_meant():
 
 def test_views_may_share_their_noise_level():
     draws = np.random.default_rng(0).random((2, 4))
-    shared = sds.sample_timesteps(
+    shared = sample_timesteps(
         replace(fast().guidance, t_range=(0.1, 0.9), t_max_end=0.9, t_window=1.0, t_shared=True), draws, 0.0, 1000
     )
     assert shared.shape == (4,) and set(shared) == {int((0.1 + 0.8 * draws[1, 0]) * 1000)}
@@ -158,14 +158,15 @@ def mean_gradient(picture: torch.Tensor, seen: Views, **options) -> torch.Tensor
     """Of three draws of the noise, with the embedded prior as a model that predicts the noise."""
     guidance = replace(fast().guidance, scale=7.5, t_range=(0.3, 0.301), t_max_end=0.301, clip_clean=False, **options)
     judge = load_guidance(replace(fast(), prompt="a red mug", guidance=guidance), "cpu")
-    kind, predict = judge.prediction, judge._predict
+    predict, schedule = judge.denoiser.predict, judge.denoiser.schedule
 
-    def noise_hat(z, t, said):
-        alpha, sigma = sds.signal_and_noise(judge.abar, t, z)
-        return [sds.predicted_noise(y, z, alpha, sigma, kind) for y in predict(z, t, said)]
+    def noise_hat(z, t, views):
+        alpha, sigma = schedule.coefficients(t, z)
+        said = predict(z, t, views)
+        return Predictions(*(schedule.noise(y, z, alpha, sigma) for y in (said.uncond, said.cond)))
 
-    judge._predict, judge.prediction = noise_hat, "epsilon"
-    return sum(judge(picture, seen, step, step / judge.run.steps).gradient for step in range(3))
+    judge.denoiser.predict, judge.denoiser.schedule = noise_hat, replace(schedule, prediction="epsilon")
+    return sum(judge(picture, seen, step, step / 100).gradient for step in range(3))
 
 
 def cosine(a: torch.Tensor, b: torch.Tensor) -> float:

@@ -1,12 +1,30 @@
 """The maths of score distillation against hand-written float64 numbers."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
 
 from dreamfusion_ngp.base.rng import Stream, generator
-from dreamfusion_ngp.config.schema import GuidanceConfig
-from dreamfusion_ngp.guidance.distill import sds
+from dreamfusion_ngp.config.schema import GuidanceConfig, RunConfig
+from dreamfusion_ngp.guidance.classifier_free import (
+    classifier_free_guidance,
+    clip_clean,
+    perp_neg_guidance,
+    rescale_guidance,
+)
+from dreamfusion_ngp.guidance.protocol import Predictions
+from dreamfusion_ngp.guidance.schedule import (
+    Schedule,
+    draw,
+    predicted_noise,
+    sample_timesteps,
+    signal_and_noise,
+    t_max,
+    weight,
+)
+from dreamfusion_ngp.guidance.score_distillation import ScoreDistillation, clip_pixels, pull_back
 
 LENGTH = 1000
 ABAR = np.cos(np.linspace(0.01, 0.99, LENGTH) * np.pi / 2) ** 2
@@ -15,11 +33,29 @@ ABAR = np.cos(np.linspace(0.01, 0.99, LENGTH) * np.pi / 2) ** 2
 PLAIN = GuidanceConfig()
 
 
-def run(x, output=lambda z, t: 0.3 * z + 0.1, prediction="epsilon", config=PLAIN, step=7, seed=5, progress=0.0):
-    def denoise(z, t, alpha, sigma):
-        return sds.predicted_noise(output(z, t), z, alpha, sigma, prediction)
+class Denoiser:
+    """Of x as it is, with an output written down. told: z, alpha, sigma and t -> what the network predicts."""
 
-    return sds.distill(x, denoise, ABAR, config, seed=seed, step=step, progress=progress)
+    scale, views_together, device = 1.0, False, torch.device("cpu")
+
+    def __init__(self, output, shape, prediction="epsilon"):
+        self.output, self.shape, self.schedule = output, shape, Schedule(ABAR, prediction)
+
+    def encode(self, image):
+        return image.permute(0, 3, 1, 2)
+
+    def predict(self, z, t, views):
+        answer = self.output(z, t)
+        return Predictions(answer, answer)
+
+
+def run(x, output=lambda z, t: 0.3 * z + 0.1, prediction="epsilon", config=PLAIN, part=7, seed=5, progress=0.0):
+    """Guidance on x (B, 3, H, H); its gradient in that order of axes."""
+    guidance = ScoreDistillation(
+        RunConfig(seed=seed, guidance=config), Denoiser(output, tuple(x.shape[1:]), prediction)
+    )
+    out = guidance(x.permute(0, 2, 3, 1), range(len(x)), part, progress)
+    return replace(out, gradient=out.gradient.permute(0, 3, 1, 2))
 
 
 @pytest.mark.parametrize("weighting", ["sigma2", "uniform", "clean"])
@@ -64,18 +100,18 @@ def test_weighted_clean_the_gradient_is_the_distance_to_the_predicted_clean_imag
 def test_a_model_that_is_right_gives_no_gradient():
     x = torch.rand(2, 3, 4, 4, dtype=torch.float64)
 
-    def denoise(z, t, alpha, sigma):
-        return (z - alpha * x) / sigma
-
-    out = sds.distill(x, denoise, ABAR, GuidanceConfig(), seed=0, step=0, progress=0.0)
+    out = run(x, lambda z, t: x, "sample")
     assert out.gradient.abs().max() < 1e-12 and float(out.value) < 1e-12
 
 
 def test_the_gradient_is_a_mean_per_view():
-    gradient = torch.randn(4, 3, 8, 8) * 1e-6
-    torch.testing.assert_close(sds.mean_share(gradient, 4), gradient / (3 * 8 * 8) / 4, rtol=1e-6, atol=0)
-    torch.testing.assert_close(sds.mean_share(gradient[:1], 4), gradient[:1] / (3 * 8 * 8) / 4, rtol=1e-6, atol=0)
-    assert float(sds.value_of(gradient)) == pytest.approx(float(gradient.square().mean()) / 2, rel=1e-5, abs=0)
+    """However small it is beside the image."""
+    x, target = torch.full((4, 3, 8, 8), 1e4), torch.randn(4, 3, 8, 8)
+    out = run(x, lambda z, t: z * 0 + target, config=GuidanceConfig(weighting="uniform"))
+    noise = draw(PLAIN, tuple(x.shape), seed=5, part=7, progress=0.0, length=LENGTH)[1]
+    wanted = target - torch.from_numpy(noise)
+    torch.testing.assert_close(out.gradient, wanted / (3 * 8 * 8) / 4, rtol=1e-6, atol=0)
+    assert float(out.value) == pytest.approx(float(wanted.square().mean()) / 2, rel=1e-5, abs=0)
 
 
 def test_no_autograd_goes_through_the_denoiser():
@@ -86,30 +122,28 @@ def test_no_autograd_goes_through_the_denoiser():
 
 def test_guidance_scale_is_in_the_convention_of_diffusers():
     uncond, cond = torch.tensor([1.0, 2.0]), torch.tensor([3.0, -1.0])
-    torch.testing.assert_close(sds.classifier_free_guidance(uncond, cond, 1.0), cond)
-    torch.testing.assert_close(sds.classifier_free_guidance(uncond, cond, 0.0), uncond)
+    torch.testing.assert_close(classifier_free_guidance(uncond, cond, 1.0), cond)
+    torch.testing.assert_close(classifier_free_guidance(uncond, cond, 0.0), uncond)
     omega = 100.0  # the paper's, equation of section 2
-    torch.testing.assert_close(
-        sds.classifier_free_guidance(uncond, cond, omega + 1), (1 + omega) * cond - omega * uncond
-    )
+    torch.testing.assert_close(classifier_free_guidance(uncond, cond, omega + 1), (1 + omega) * cond - omega * uncond)
 
 
 @pytest.mark.parametrize("prediction", ["v_prediction", "sample"])
 def test_guiding_any_prediction_guides_the_noise(prediction):
     z, a, b = torch.randn(3, 2, 3, 4, 4, dtype=torch.float64)
-    alpha, sigma = sds.signal_and_noise(ABAR, np.array([300, 800]), z)
+    alpha, sigma = signal_and_noise(ABAR, np.array([300, 800]), z)
 
     def noise(output):
-        return sds.predicted_noise(output, z, alpha, sigma, prediction)
+        return predicted_noise(output, z, alpha, sigma, prediction)
 
-    guided = noise(sds.classifier_free_guidance(a, b, 15.0))
-    torch.testing.assert_close(guided, sds.classifier_free_guidance(noise(a), noise(b), 15.0))
+    guided = noise(classifier_free_guidance(a, b, 15.0))
+    torch.testing.assert_close(guided, classifier_free_guidance(noise(a), noise(b), 15.0))
 
 
 def test_clipping_bounds_the_clean_image_and_changes_nothing_within():
     z, noise_hat = torch.randn(2, 2, 3, 4, 4, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
-    alpha, sigma = sds.signal_and_noise(ABAR, np.array([300, 800]), z)
-    clipped = sds.clip_clean(noise_hat, z, alpha, sigma)
+    alpha, sigma = signal_and_noise(ABAR, np.array([300, 800]), z)
+    clipped = clip_clean(noise_hat, z, alpha, sigma)
     before, after = ((z - sigma * e) / alpha for e in (noise_hat, clipped))
     inside = before.abs() <= 1
     assert inside.any() and not inside.all()
@@ -120,7 +154,7 @@ def test_clipping_bounds_the_clean_image_and_changes_nothing_within():
 def test_timesteps_are_stratified_uniform_and_every_view_gets_every_part():
     config = GuidanceConfig(t_range=(0.02, 0.98))
     random = np.random.default_rng(1)
-    t = np.stack([sds.sample_timesteps(config, random.random((2, 4)), 0.0, LENGTH) for _ in range(4000)])
+    t = np.stack([sample_timesteps(config, random.random((2, 4)), 0.0, LENGTH) for _ in range(4000)])
     assert t.min() >= 20 and t.max() < 980
     parts = (t - 20) // 240
     assert (np.sort(parts, 1) == np.arange(4)).all(), "each quarter of the interval once per step"
@@ -133,29 +167,27 @@ def test_timesteps_are_stratified_uniform_and_every_view_gets_every_part():
 
 def test_the_upper_end_of_t_is_annealed_linearly():
     config = GuidanceConfig(t_range=(0.02, 0.98), t_max_end=0.5)
-    assert [sds.t_max(config, p) for p in (-1.0, 0.0, 0.5, 1.0, 2.0)] == pytest.approx([0.98, 0.98, 0.74, 0.5, 0.5])
+    assert [t_max(config, p) for p in (-1.0, 0.0, 0.5, 1.0, 2.0)] == pytest.approx([0.98, 0.98, 0.74, 0.5, 0.5])
     draws = np.stack([np.random.default_rng(2).random(64), np.full(64, 1 - 1e-9)])
-    assert sds.sample_timesteps(config, draws, 1.0, LENGTH).max() == 499
-    assert (
-        sds.sample_timesteps(GuidanceConfig(t_range=(0.0, 1.0), t_max_end=1.0), draws, 1.0, LENGTH).max() == LENGTH - 1
-    )
+    assert sample_timesteps(config, draws, 1.0, LENGTH).max() == 499
+    assert sample_timesteps(GuidanceConfig(t_range=(0.0, 1.0), t_max_end=1.0), draws, 1.0, LENGTH).max() == LENGTH - 1
 
 
 def test_a_window_follows_the_upper_end_down_and_stops_at_the_lower():
     config = GuidanceConfig(t_range=(0.02, 0.98), t_max_end=0.1, t_window=0.3)
     draws = np.random.default_rng(3).random((2, 4096))
     for progress, low, high in ((0.0, 680, 980), (0.5, 240, 540), (1.0, 20, 100)):
-        t = sds.sample_timesteps(config, draws, progress, LENGTH)
+        t = sample_timesteps(config, draws, progress, LENGTH)
         assert (t.min(), t.max()) == (low, high - 1), progress
 
 
 def test_numbers_depend_on_seed_and_step_and_on_nothing_else():
     x = torch.rand(4, 3, 6, 6)
-    losses = {(seed, step): float(run(x, seed=seed, step=step).value) for seed in (0, 1) for step in (0, 1, 2)}
+    losses = {(seed, step): float(run(x, seed=seed, part=step).value) for seed in (0, 1) for step in (0, 1, 2)}
     assert len(set(losses.values())) == 6
     np.random.seed(3)
     torch.manual_seed(4)
-    assert float(run(x, seed=1, step=2).value) == losses[1, 2]
+    assert float(run(x, seed=1, part=2).value) == losses[1, 2]
 
 
 def test_the_log_has_plain_numbers():
@@ -168,16 +200,16 @@ def test_the_log_has_plain_numbers():
 def test_unknown_names_are_refused():
     x = torch.zeros(1, 3, 2, 2)
     with pytest.raises(ValueError, match="prediction: must be"):
-        sds.predicted_noise(x, x, x, x, "score")
+        predicted_noise(x, x, x, x, "score")
     with pytest.raises(ValueError, match="weighting: must be"):
-        sds.weight(x, x, "sds")
+        weight(x, x, "sds")
 
 
 def test_perp_neg_takes_away_only_what_is_orthogonal():
     """Against the formula in float64, one sample at a time; a negative that is the text itself changes nothing."""
     uncond, cond, *negatives = torch.randn(4, 3, 3, 4, 4, dtype=torch.float64)
     weights = torch.tensor([[-2.0, -0.5, 0.0], [-1.0, 0.0, -3.0]], dtype=torch.float64)
-    got = sds.perp_neg_guidance(uncond, cond, negatives, weights, 7.0)
+    got = perp_neg_guidance(uncond, cond, negatives, weights, 7.0)
     for b in range(3):
         u, d = uncond[b].reshape(-1).numpy(), (cond - uncond)[b].reshape(-1).numpy()
         total = d.copy()
@@ -187,32 +219,32 @@ def test_perp_neg_takes_away_only_what_is_orthogonal():
             assert abs(perpendicular @ d) < 1e-10
             total += float(weights[i, b]) * perpendicular
         np.testing.assert_allclose(got[b].reshape(-1).numpy(), u + 7.0 * total, rtol=1e-10)
-    plain = sds.classifier_free_guidance(uncond, cond, 7.0)
-    torch.testing.assert_close(sds.perp_neg_guidance(uncond, cond, [cond], weights[:1], 7.0), plain)
-    same = sds.perp_neg_guidance(uncond, uncond, [uncond], weights[:1], 7.0)
+    plain = classifier_free_guidance(uncond, cond, 7.0)
+    torch.testing.assert_close(perp_neg_guidance(uncond, cond, [cond], weights[:1], 7.0), plain)
+    same = perp_neg_guidance(uncond, uncond, [uncond], weights[:1], 7.0)
     assert torch.equal(same, uncond), "no direction at all is no division by zero"
 
 
 def test_rescaled_guidance_has_the_spread_of_the_conditional():
     cond, guided = torch.randn(2, 3, 3, 8, 8, dtype=torch.float64)
     guided = 5 * guided
-    full = sds.rescale_guidance(guided, cond, 1.0)
+    full = rescale_guidance(guided, cond, 1.0)
     torch.testing.assert_close(full.std((1, 2, 3)), cond.std((1, 2, 3)))
-    torch.testing.assert_close(sds.rescale_guidance(guided, cond, 0.3), 0.3 * full + 0.7 * guided)
-    assert sds.rescale_guidance(guided, cond, 0.0) is guided
+    torch.testing.assert_close(rescale_guidance(guided, cond, 0.3), 0.3 * full + 0.7 * guided)
+    assert rescale_guidance(guided, cond, 0.0) is guided
 
 
 def test_clipped_pixels_keep_their_direction_and_others_their_value():
     gradient = torch.randn(2, 5, 5, 3, dtype=torch.float64, generator=torch.Generator().manual_seed(0)) / 150
     gradient[0, 0, 0] *= 100
-    clipped = sds.clip_pixels(gradient, 3.0)
+    clipped = clip_pixels(gradient, 3.0)
     norm, before = (g.norm(dim=-1) * g.numel() for g in (clipped, gradient))
     torch.testing.assert_close(norm, before.clamp_max(3.0))
     torch.testing.assert_close(
         torch.nn.functional.normalize(clipped, dim=-1), torch.nn.functional.normalize(gradient, dim=-1)
     )
     assert (before > 3).any() and torch.equal(clipped[before <= 3], gradient[before <= 3])
-    assert sds.clip_pixels(gradient, 0.0) is gradient and sds.clip_pixels(0 * gradient, 1.0).abs().max() == 0
+    assert clip_pixels(gradient, 0.0) is gradient and clip_pixels(0 * gradient, 1.0).abs().max() == 0
 
 
 def test_a_pulled_back_gradient_is_that_of_autograd_bit_for_bit():
@@ -221,7 +253,7 @@ def test_a_pulled_back_gradient_is_that_of_autograd_bit_for_bit():
     other.data.copy_(image.data)
     gradient = torch.randn(2, 3, 8, 8)
     (matrix @ image * 2 - 1).mul(gradient).mean().backward()
-    pulled = sds.pull_back(matrix @ other * 2 - 1, other, gradient, 2)
+    pulled = pull_back(matrix @ other * 2 - 1, other, gradient, 2)
     assert torch.equal(pulled, image.grad)
 
 
@@ -233,5 +265,5 @@ def test_an_encoder_in_half_precision_loses_no_small_gradient():
     for dtype in (torch.float32, torch.float16):
         image = torch.rand(2, 4, 64, 16, generator=torch.Generator().manual_seed(2)).requires_grad_()
         x = (image.to(dtype) @ matrix.to(dtype)).float()
-        pulled.append(sds.pull_back(x, image, gradient, 2))
+        pulled.append(pull_back(x, image, gradient, 2))
     assert (pulled[1] - pulled[0]).norm() < 5e-3 * pulled[0].norm() and pulled[0].abs().max() < 6e-8

@@ -8,9 +8,8 @@ from support.tiny_latent import latent_folders
 from support.tiny_models import cache, config, folders, judged, views
 
 from dreamfusion_ngp.guidance import text_encoders as text
-from dreamfusion_ngp.guidance.denoisers import diffusion as unet
-from dreamfusion_ngp.guidance.load import load_guidance
-from dreamfusion_ngp.guidance.pipeline_folder import load_model
+from dreamfusion_ngp.guidance.load import family, load_guidance
+from dreamfusion_ngp.guidance.pipeline_folder import load_model, read_index
 
 STORED = {"float16": torch.float16, "bfloat16": torch.bfloat16, "float32": torch.float32, "float64": torch.float64}
 FAMILIES = ("sd", "sdv", "sdxl", "sd3", "packed", "placed", "if")
@@ -36,9 +35,12 @@ def test_networks_have_the_type_asked_for(kind, saved, latent_folders, folders, 
     folder = stored({**latent_folders, **folders}[kind], tmp_path, STORED[saved], mixed=saved == "float16")
     for asked in ("float32", "bfloat16"):
         guidance = load_guidance(config(folder, precision=asked), "cpu")
-        networks = [guidance.unet, *([guidance.vae] if hasattr(guidance, "vae") else [])]
+        networks = [n for n in (guidance.denoiser.network, guidance.denoiser.ends.vae) if n is not None]
         assert [types(n) for n in networks] == [{STORED[asked]}] * len(networks)
-        assert guidance.unet.dtype == STORED[asked] and guidance.embeddings["hidden"].dtype == torch.float32
+        assert (
+            guidance.denoiser.network.dtype == STORED[asked]
+            and guidance.denoiser.texts.embeddings["hidden"].dtype == torch.float32
+        )
     rgb = torch.rand(3, 12, 12, 3, requires_grad=True)
     rgb.grad = judged(guidance, rgb, 0).gradient
     assert rgb.grad.isfinite().all() and rgb.grad.abs().max() > 0
@@ -48,12 +50,12 @@ def test_networks_have_the_type_asked_for(kind, saved, latent_folders, folders, 
 def test_parts_are_loaded_in_half_precision_and_automatically_in_single(kind, latent_folders, folders, tmp_path):
     """float16 is for GPUs, so the parts alone; "auto" where bfloat16 is not quick; texts are always float32."""
     folder = stored({**latent_folders, **folders}[kind], tmp_path, torch.float64)
-    cls = type(load_guidance(config(folder), "cpu"))
-    index = cls.check(folder)
-    for name in (cls.NETWORK, *(["vae"] if "vae" in cls.PARTS else [])):
+    found = family(folder)
+    index = found.check(folder)
+    for name in (found.network, *found.parts):
         assert types(load_model(folder, index, name, torch.float16)) == {torch.float16}
         assert types(load_model(folder, index, name)) == {torch.float32}
-    for name in cls.ENCODER.parts(index):
+    for name in found.encoder.parts(index):
         if name.startswith("text_encoder"):
             assert types(load_model(folder, index, name)) == {torch.float32}
 
@@ -63,7 +65,7 @@ def test_a_large_text_encoder_is_bfloat16_throughout(latent_folders, folders, tm
 
     monkeypatch.setattr(parts, "BIG", 0)
     folder = stored(latent_folders["sd3"], tmp_path, torch.float32)
-    index = unet.read_index(folder)
+    index = read_index(folder)
     for name in ("text_encoder", "text_encoder_3", "transformer"):
         assert types(text.load_model(folder, index, name)) == {torch.bfloat16}
 
@@ -72,4 +74,4 @@ def test_another_vae_has_the_type_asked_for(latent_folders, tmp_path):
     folder = stored(latent_folders["sd"], tmp_path, torch.float16)
     for asked in ("float32", "bfloat16"):
         guidance = load_guidance(config(latent_folders["sd"], precision=asked, vae=str(folder / "vae")), "cpu")
-        assert types(guidance.vae) == {STORED[asked]}
+        assert types(guidance.denoiser.ends.vae) == {STORED[asked]}

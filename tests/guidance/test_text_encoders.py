@@ -17,28 +17,30 @@ def test_the_encoder_runs_once_and_is_freed(folders, cache, monkeypatch):
     alive = []
     real = text.load_model
     monkeypatch.setattr(text, "load_model", lambda *a: alive.append(weakref.ref(m := real(*a))) or m)
-    first = load_guidance(config(folders["packed"]), "cpu")
+    first = load_guidance(config(folders["packed"]), "cpu").denoiser.texts
     gc.collect()
     assert len(alive) == 1 and alive[0]() is None
     assert len(list(cache.iterdir())) == len(first.rows) == 5
-    again = load_guidance(config(folders["packed"]), "cpu")
+    again = load_guidance(config(folders["packed"]), "cpu").denoiser.texts
     assert len(alive) == 1 and all(torch.equal(v, again.embeddings[k]) for k, v in first.embeddings.items())
     load_guidance(config(folders["packed"], prompt="a blue mug"), "cpu")
     assert len(alive) == 2 and len(list(cache.iterdir())) == 9, "the unconditional text is shared between prompts"
 
 
 def test_a_damaged_cache_entry_is_written_anew(folders, cache):
-    first = load_guidance(config(folders["packed"]), "cpu")
+    first = load_guidance(config(folders["packed"]), "cpu").denoiser.texts
     for path in cache.iterdir():
         path.write_bytes(path.read_bytes()[:100])
-    assert torch.equal(load_guidance(config(folders["packed"]), "cpu").embeddings["hidden"], first.embeddings["hidden"])
+    assert torch.equal(
+        load_guidance(config(folders["packed"]), "cpu").denoiser.texts.embeddings["hidden"], first.embeddings["hidden"]
+    )
     assert all(path.stat().st_size > 100 for path in cache.iterdir())
 
 
 def test_a_cache_that_cannot_be_written_costs_a_warning(folders, tmp_path, monkeypatch, caplog):
     (tmp_path / "file").write_text("")
     monkeypatch.setenv("DREAMFUSION_NGP_CACHE", str(tmp_path / "file" / "cache"))
-    load_guidance(config(folders["packed"]), "cpu")
+    load_guidance(config(folders["packed"]), "cpu").denoiser.texts
     assert sum("cache of text embeddings cannot be written" in line for line in caplog.messages) == 1
 
 
@@ -69,11 +71,11 @@ def test_the_cache_is_in_the_platforms_folder(platform, names, expected, monkeyp
 def test_a_long_prompt_loses_its_end_not_the_view_and_says_which_words(folders, caplog):
     caplog.set_level(logging.WARNING)
     guidance = load_guidance(config(folders["packed"], prompt="a red mug a blue mug a clay mug high low"), "cpu")
-    assert guidance.prompt == "a red mug a blue mug a clay mug"
+    assert guidance.denoiser.texts.prompt == "a red mug a blue mug a clay mug"
     assert [r.message for r in caplog.records] == [
         "the model reads 12 tokens of text; these words at the end of the prompt are ignored: high low"
     ]
-    assert guidance.texts(views()).texts[1, 2, 0] == "a red mug a blue mug a clay mug, back view"
+    assert guidance.denoiser.texts.branches(views()).texts[1, 2, 0] == "a red mug a blue mug a clay mug, back view"
     caplog.clear()
     load_guidance(config(folders["packed"], prompt="a red mug a blue mug a clay mug"), "cpu")
     assert not caplog.records

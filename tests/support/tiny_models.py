@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from dreamfusion_ngp.config.schema import GuidanceConfig, RunConfig
+from dreamfusion_ngp.guidance.distill import sds as sds_module
 from dreamfusion_ngp.scene.cameras import orbit
 from dreamfusion_ngp.scene.lights import ALBEDO, LAMBERTIAN, TEXTURELESS
 from dreamfusion_ngp.scene.views import Views
@@ -146,3 +147,26 @@ def views(azimuth=(0.0, 90.0, 180.0), elevation=20.0) -> Views:
 def judged(guidance, image, part=0, seen=None):
     """What a guidance says of an image of three views in a part of the run of `config`."""
     return guidance(image, seen or views(), part, part / 100)
+
+
+def recorded(guidance, monkeypatch) -> list:
+    """What the rule `sds` finds from here on: a list that grows by [z, t, alpha, sigma, guided eps_hat]."""
+    calls, guided, rule = [], sds_module.guided_noise, guidance.rule
+
+    def spy(said, z, alpha, sigma, *more):
+        calls.append([z, None, alpha, sigma, guided(said, z, alpha, sigma, *more)])
+        return calls[-1][-1]
+
+    def told(denoiser, x, noise, t, *more):
+        gradient = rule(denoiser, x, noise, t, *more)
+        calls[-1][1] = t
+        return gradient
+
+    monkeypatch.setattr(sds_module, "guided_noise", spy)
+    monkeypatch.setattr(guidance, "rule", told)
+    return calls
+
+
+def embedding(guidance, text, key="hidden"):
+    """What a guidance knows of a text."""
+    return guidance.denoiser.texts.embeddings[key][guidance.denoiser.texts.rows[text]]

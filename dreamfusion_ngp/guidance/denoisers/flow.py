@@ -1,118 +1,61 @@
-"""Guidance by Stable Diffusion 3: a transformer that predicts the velocity of a rectified flow in a latent space."""
+"""Stable Diffusion 3 and 3.5 (Esser et al. 2024): a transformer that predicts the velocity of a rectified flow on the
+latents of a VAE; see `schedule.flow_abar` for the flow instead of a noise schedule."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from itertools import product
-from pathlib import Path
-
-import torch
 from torch import Tensor
 
 from ...base.errors import PriorError
-from ...config.prompts import view_prompt
 from ..checks import present
-from ..cut import fit_prompt
-from ..pipeline_folder import read_config
-from ..reader import Reader
-from ..text_encoders import TextEncoder, penultimate, same_length
-from .latent import LatentGuidance
-
-T5_TOKENS = 256  # that diffusers' pipeline shows the model
+from ..three_text_encoders import ThreeTextEncoders
+from ..vae import LatentEncoder
+from .diffusion import Ends, Family, Parts, Rows
 
 
-class ThreeTextEncoders(TextEncoder):
-    """Stable Diffusion 3 (Esser et al. 2024, section 4): the penultimate states of two CLIPs side by side, filled up
-    with zeros to the width of the T5's states, which follow them; "pooled" is the CLIPs' projections side by side. A
-    folder without the T5, the larger part of the model, has zeros in its place, as in the pipeline."""
-
-    PARTS = ("text_encoder", "text_encoder_2")
-    TOKENIZERS = ("tokenizer", "tokenizer_2")
-    KEYS = ("hidden", "mask", "pooled")
-
-    @classmethod
-    def parts(cls, index: dict) -> tuple[str, ...]:
-        large = ("text_encoder_3", "tokenizer_3") if present(index, "text_encoder_3") else ()
-        return (*cls.PARTS, *cls.TOKENIZERS, *large)
-
-    def __init__(self, folder: Path, index: dict, clip_skip: int = 0):
-        super().__init__(folder, index, clip_skip)
-        self.width = read_config(folder, "transformer").get("joint_attention_dim", 4096)
-        self.short: dict[str, str] = {}
-
-    def readers(self) -> list[Reader]:
-        first = Reader(self.folder, self.index, "text_encoder")
-        second = Reader(self.folder, self.index, "text_encoder_2", first.model_max_length)
-        large = [Reader(self.folder, self.index, name, T5_TOKENS) for name in self.models[2:]]
-        return [*same_length([first, second]), *large]
-
-    def fit(self, prompt: str, views: Sequence[str], modes: Sequence[str], name: str = "prompt") -> str:
-        """The T5 reads on where the CLIPs are full; what they read ends with the view and mode words, too."""
-        clips, large = self.tokenizers[:2], self.tokenizers[2:]
-        if not large:
-            return fit_prompt(clips, prompt, views, modes, name)
-        prompt = fit_prompt(large, prompt, views, modes, name)
-        start = fit_prompt(clips, prompt, views, modes, name, "the model's T5 reads on, but its CLIPs read")
-        self.short |= {view_prompt(prompt, *said): view_prompt(start, *said) for said in product(views, modes)}
-        return prompt
-
-    def key(self, text: str) -> str:
-        return super().key(f"{self.short.get(text, text)}\n{text}")
-
-    @torch.no_grad()
-    def encode(self, models: list, text: str) -> dict[str, Tensor]:
-        short, pooled = penultimate(
-            models[:2], self.tokenizers[:2], self.short.get(text, text), self.clip_skip, self.folder
+def problem(parts: Parts) -> str:
+    """What does not fit the transformer, or ""."""
+    c, (width, pooled) = parts.network.config, (parts.embeddings[key].shape[-1] for key in ("hidden", "pooled"))
+    if c.out_channels not in (None, c.in_channels):
+        return f"it maps {c.in_channels} channels to {c.out_channels}"
+    if (c.joint_attention_dim, c.pooled_projection_dim) != (width, pooled):
+        return (
+            f"it wants text embeddings of widths {c.joint_attention_dim} and {c.pooled_projection_dim}, "
+            f"the text encoders give {width} and {pooled}"
         )
-        long = torch.zeros(T5_TOKENS, self.width)
-        if len(models) > 2:
-            long = models[2](self.tokenizers[2].padded(text).input_ids)[0][0].float()
-        if long.shape[-1] != self.width or short.shape[-1] > self.width or len(pooled) < 2:
-            raise PriorError(
-                f"{self.folder}: the transformer wants text embeddings of width {self.width}, the CLIPs "
-                f"give {short.shape[-1]} with {len(pooled)} projections, the T5 {long.shape[-1]}"
-            )
-        short = torch.nn.functional.pad(short, (0, self.width - short.shape[-1]))
-        hidden = torch.cat([short, long])
-        return {"hidden": hidden, "mask": torch.ones(len(hidden), dtype=torch.int64), "pooled": torch.cat(pooled)}
+    return ""
 
 
-class FlowGuidance(LatentGuidance):
-    """Stable Diffusion 3 and 3.5; see `sds.flow_abar` for the flow instead of a noise schedule. Scale 100 is that of
-    RFDS (Yang et al., ICLR 2025, arXiv 2406.03293) for Stable Diffusion 3, which preset `sd3` starts from."""
+def surround(parts: Parts) -> Ends:
+    if found := problem(parts):
+        raise PriorError(f"{parts.folder}: the transformer does not fit, {found}")
+    encoder, c = LatentEncoder(parts, "transformer"), parts.network.config
+    side = encoder.shape[-1]
+    if side % c.patch_size or side // c.patch_size > c.pos_embed_max_size:
+        raise PriorError(
+            f"{parts.folder}/transformer has {c.pos_embed_max_size} x {c.pos_embed_max_size} positions for "
+            f"patches of {c.patch_size} latents a side, which {side} latents a side do not fit; "
+            "choose another guidance.resolution"
+        )
+    return Ends(encoder.shape, encoder, call, vae=encoder.vae)
 
-    DEFAULT_SCALE = 100.0
-    ENCODER = ThreeTextEncoders
-    NETWORK, NETWORK_CLASS = "transformer", "SD3Transformer2DModel"
-    PARTS = ("transformer", "scheduler", "vae")
-    FLOW = True
 
-    @classmethod
-    def accepts(cls, index: dict) -> bool:
-        return index.get("transformer") == ["diffusers", cls.NETWORK_CLASS] and present(index, "text_encoder_2")
+def call(network, rows: Rows) -> Tensor:
+    hidden, pooled = rows.pick("hidden"), rows.pick("pooled")
+    return network(rows.z, encoder_hidden_states=hidden, pooled_projections=pooled, timestep=rows.steps).sample
 
-    def misfit(self, width: int) -> str:
-        c, pooled = self.unet.config, self.embeddings["pooled"].shape[-1]
-        if c.out_channels not in (None, c.in_channels):
-            return f"it maps {c.in_channels} channels to {c.out_channels}"
-        if (c.joint_attention_dim, c.pooled_projection_dim) != (width, pooled):
-            return (
-                f"it wants text embeddings of widths {c.joint_attention_dim} and {c.pooled_projection_dim}, "
-                f"the text encoders give {width} and {pooled}"
-            )
-        return ""
 
-    def prepare(self, folder: Path, index: dict) -> tuple[int, int, int]:
-        shape, c = super().prepare(folder, index), self.unet.config
-        if shape[-1] % c.patch_size or shape[-1] // c.patch_size > c.pos_embed_max_size:
-            raise PriorError(
-                f"{folder}/transformer has {c.pos_embed_max_size} x {c.pos_embed_max_size} positions for "
-                f"patches of {c.patch_size} latents a side, which {shape[-1]} latents a side do not fit; "
-                "choose another guidance.resolution"
-            )
-        return shape
+def accepts(index: dict) -> bool:
+    return index.get("transformer") == ["diffusers", FLOW.network_class] and present(index, "text_encoder_2")
 
-    def call(self, network, batch: Tensor, steps: Tensor, pick) -> Tensor:
-        return network(
-            batch, encoder_hidden_states=pick("hidden"), pooled_projections=pick("pooled"), timestep=steps
-        ).sample
+
+# Scale 100 is that of RFDS (Yang et al., ICLR 2025) for Stable Diffusion 3, which preset `sd3` starts from.
+FLOW = Family(
+    accepts,
+    surround,
+    scale=100.0,
+    encoder=ThreeTextEncoders,
+    network="transformer",
+    network_class="SD3Transformer2DModel",
+    parts=("vae",),
+    flow=True,
+)

@@ -1,9 +1,13 @@
-"""Guidance by a diffusion model that works on pixels: DeepFloyd IF, the embedded prior, or any UNet2DConditionModel
-with a text encoder."""
+"""Models that work on pixels: DeepFloyd IF, the embedded prior, or any UNet2DConditionModel with a text encoder.
+
+The render is resized to the model's resolution and mapped to [-1, 1]. A UNet with 3 f^2 input channels sees f x f
+pixels packed into one, with six more their positions besides (`packing`); with 6 f^2 output channels it also predicts
+variances, which are dropped.
+"""
 
 from __future__ import annotations
 
-from pathlib import Path
+from dataclasses import replace
 
 from torch import Tensor
 
@@ -13,55 +17,33 @@ from ..packing import POSITIONS, pack, packing_factor, unpack
 from ..reader import is_if
 from ..resize import resize
 from ..text_encoders import LowerCase
-from .diffusion import UnetGuidance
+from .diffusion import Ends, Family, Parts, Rows, call_unet
 
 USUAL_SIDE = 64  # pixels of what a UNet sees that does not say it: IF's and the embedded prior's
+OTHERS = ("vae", "transformer", "text_encoder_2", "movq", "vqvae", "image_noising_scheduler")
 
 
-class PixelGuidance(UnetGuidance):
-    """Score distillation from a frozen pixel-space model in a local diffusers folder; see `Guidance` for the call.
+def surround(parts: Parts) -> Ends:
+    if parts.config.guidance.vae:
+        model = parts.config.guidance.model
+        raise UsageError(f"guidance.vae: {model} works on pixels and has no VAE to replace")
+    (factor, side), channels = geometry(parts), parts.network.config.in_channels
 
-    The render is resized to the model's resolution and mapped to [-1, 1], so by the chain rule the gradient on the
-    image is twice that on what the model sees (and goes back through the resize). A UNet with 3 f^2 input channels sees
-    f x f pixels packed into one, with six more their positions besides (`packing`); with 6 f^2 output channels it also
-    predicts variances, which are dropped. Scale 21 is threestudio's omega of 20 for DeepFloyd IF.
-    """
+    def encode(image: Tensor) -> Tensor:
+        return resize(image.permute(0, 3, 1, 2), side) * 2 - 1
 
-    DEFAULT_SCALE = 21.0
-    ENCODER = LowerCase  # as IF's own pipeline does
+    def call(network, rows: Rows) -> Tensor:
+        packed = call_unet(network, replace(rows, z=pack(rows.z, channels)))
+        return unpack(packed[:, : 3 * factor**2])  # without learned variances
 
-    @classmethod
-    def accepts(cls, index: dict) -> bool:
-        others = ("vae", "transformer", "text_encoder_2", "movq", "vqvae", "image_noising_scheduler")
-        return (
-            present(index, "unet")
-            and present(index, "text_encoder")
-            and not any(present(index, name) for name in others)
-        )
-
-    def prepare(self, folder: Path, index: dict) -> tuple[int, int, int]:
-        if self.config.vae:
-            raise UsageError(f"guidance.vae: {self.run.guidance.model} works on pixels and has no VAE to replace")
-        self.factor, resolution = _geometry(
-            folder, self.unet, self.embeddings["hidden"].shape[-1], self.config.resolution
-        )
-        # IF's own pipeline shows the padding of a text to the UNet: that is how it was trained.
-        self.MASKED = not is_if(folder, index)
-        return 3, resolution, resolution
-
-    def encode(self, image: Tensor) -> Tensor:
-        return resize(image, self.shape[-1]) * 2 - 1
-
-    def inputs(self, z: Tensor) -> Tensor:
-        return pack(z, self.unet.config.in_channels)
-
-    def outputs(self, y: Tensor) -> Tensor:
-        return unpack(y[:, : 3 * self.factor**2])  # without learned variances
+    # IF's own pipeline shows the padding of a text to the UNet: that is how it was trained.
+    return Ends((3, side, side), encode, call, masked=not is_if(parts.folder, parts.index))
 
 
-def _geometry(folder: Path, unet, width: int, asked: int) -> tuple[int, int]:
-    """Pixels a side that the UNet packs into channels, and the side of its images in pixels, or `asked` if not 0."""
-    c, place = unet.config, f"{folder}/unet"
+def geometry(parts: Parts) -> tuple[int, int]:
+    """Pixels a side that the UNet packs into channels, and the side of its images in pixels, or what the config
+    asks for. Raises PriorError for a UNet that does not fit."""
+    c, place, asked = parts.network.config, f"{parts.folder}/unet", parts.config.guidance.resolution
     factor = packing_factor(c.in_channels)
     packed = 3 * factor * factor
     if c.in_channels not in (packed, packed + POSITIONS) or c.out_channels not in (packed, 2 * packed):
@@ -70,11 +52,23 @@ def _geometry(folder: Path, unet, width: int, asked: int) -> tuple[int, int]:
             "positions) to 3 f^2 or 6 f^2"
         )
     else:
-        problem = foreign_conditions(c, (None, "text")) or width_problem(text_widths(c), width)
+        problem = foreign_conditions(c, (None, "text")) or width_problem(
+            text_widths(c), parts.embeddings["hidden"].shape[-1]
+        )
     if problem:
-        raise PriorError(f"{folder}: the unet does not fit, {problem}")
+        raise PriorError(f"{parts.folder}: the unet does not fit, {problem}")
     if asked % factor:
         raise PriorError(f"guidance.resolution must be a multiple of {factor} for this model, got {asked}")
     side = asked or (square_side(c.sample_size, place) or USUAL_SIDE // factor) * factor
     check_side(side, place)
     return factor, side
+
+
+def accepts(index: dict) -> bool:
+    return all(present(index, name) for name in ("unet", "text_encoder")) and not any(
+        present(index, name) for name in OTHERS
+    )
+
+
+# Scale 21 is threestudio's omega of 20 for DeepFloyd IF; texts are in small letters, as in IF's own pipeline.
+PIXEL = Family(accepts, surround, scale=21.0, encoder=LowerCase)

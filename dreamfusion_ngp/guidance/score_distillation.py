@@ -1,0 +1,138 @@
+"""Guidance composed of three: images are encoded, a rule distils a denoiser, and the gradient goes back through the
+encoder."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import replace
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ..base.slots import sent
+from ..config.schema import RunConfig
+from ..scene.views import Views
+from .distill.sds import sds
+from .protocol import Denoiser, Distill, GuidanceOutput, Predictions
+from .schedule import draw, weight
+
+
+class ScoreDistillation:
+    """See `protocol.Guidance` for the call.
+
+    rule: what gives the gradient on the encoded images.  resident: a context in which the denoiser's network is on its
+    device.  The guidance scale is the config's, else the denoiser's.
+    """
+
+    def __init__(
+        self,
+        config: RunConfig,
+        denoiser: Denoiser,
+        rule: Distill = sds,
+        resident: Callable[[], AbstractContextManager] = nullcontext,
+    ):
+        scale = denoiser.scale if config.guidance.scale is None else config.guidance.scale
+        self.config, self.seed = replace(config.guidance, scale=float(scale)), config.seed
+        self.denoiser, self.rule, self.resident = denoiser, rule, resident
+
+    def tensors(self) -> dict[str, Tensor]:
+        return self.rule.tensors() if hasattr(self.rule, "tensors") else {}
+
+    def __call__(self, image: Tensor, views: Views, part: int, progress: float) -> GuidanceOutput:
+        if image.ndim != 4 or image.shape[3] != 3 or image.shape[1] != image.shape[2] or len(image) != len(views):
+            raise ValueError(f"image: must be ({len(views)}, H, H, 3), got {tuple(image.shape)}")
+        if image.device.type != self.denoiser.device.type:
+            raise ValueError(f"image: must be on {self.denoiser.device}, got {image.device}")
+        shape, length = (len(image), *self.denoiser.shape), len(self.denoiser.schedule)
+        t, noise = draw(self.config, shape, seed=self.seed, part=part, progress=progress, length=length)
+        with self.resident():
+            pulled, gradient = self._distill(image, t, noise, views)
+        pulled = clip_pixels(pulled, self.config.clip_gradient)
+        return GuidanceOutput(pulled, value_of(gradient), self._describe(t, gradient))
+
+    def _distill(self, image: Tensor, t: np.ndarray, noise: np.ndarray, views: Views) -> tuple[Tensor, Tensor]:
+        """Gradients on the image (B, H, H, 3), with the mean taken, and on what the model sees of it (B, C, h, w),
+        before. `guidance.slice` views at a time, whose encoder's activations live no longer than they must."""
+        n, size = len(image), self.config.slice or len(image)
+        cuts = [slice(i, i + size) for i in range(0, n, size)]
+        known = self._rule_on_all(image, t, noise, views, cuts) if self._needs_all() and len(cuts) > 1 else None
+        pulled, gradients = [], []
+        for p in cuts:
+            leaf = image[p].detach().requires_grad_()
+            with torch.enable_grad():
+                x = self.denoiser.encode(leaf)
+            gradient = self._rule(self.denoiser, x.detach(), t[p], noise[p], views[p]) if known is None else known[p]
+            pulled.append(pull_back(x, leaf, gradient, n))
+            gradients.append(gradient)
+        return torch.cat(pulled), torch.cat(gradients)
+
+    def _needs_all(self) -> bool:
+        """Whether the gradient on a view depends on the other ones."""
+        return self.denoiser.views_together or (self.config.rescale > 0 and self.config.rescale_of == "clean")
+
+    @torch.no_grad()
+    def _rule_on_all(self, image: Tensor, t: np.ndarray, noise: np.ndarray, views: Views, cuts: list[slice]) -> Tensor:
+        """The rule's gradient where it depends on all views. The encoder works twice: to keep what the gradient needs
+        would cost the memory that slices save."""
+        x = torch.cat([self.denoiser.encode(image[p]) for p in cuts])
+        denoiser = self.denoiser if self.denoiser.views_together else Sliced(self.denoiser, cuts)
+        return self._rule(denoiser, x, t, noise, views)
+
+    @torch.no_grad()
+    def _rule(self, denoiser: Denoiser, x: Tensor, t: np.ndarray, noise: np.ndarray, views: Views) -> Tensor:
+        return self.rule(denoiser, x, sent(noise, x.device, x.dtype), t, views, self.config)
+
+    def _describe(self, t: np.ndarray, gradient: Tensor) -> dict[str, float | Tensor]:
+        """t: mean, as a fraction of the schedule.  gradient_rms: of the gradient on what the model sees.  residual_rms:
+        of the same without the weight w(t), in units of the noise."""
+        schedule = self.denoiser.schedule
+        residual = gradient / weight(*schedule.coefficients(t, gradient), self.config.weighting)
+        return {"t": float(t.mean()) / len(schedule), "gradient_rms": _rms(gradient), "residual_rms": _rms(residual)}
+
+
+class Sliced:
+    """A denoiser that is asked about `cuts` of the views one after the other."""
+
+    def __init__(self, denoiser: Denoiser, cuts: list[slice]):
+        self.denoiser, self.cuts, self.encode = denoiser, cuts, denoiser.encode
+        self.shape, self.schedule, self.scale = denoiser.shape, denoiser.schedule, denoiser.scale
+        self.device, self.views_together = denoiser.device, False
+
+    def predict(self, z: Tensor, t: np.ndarray, views: Views) -> Predictions:
+        return Predictions.joined([self.denoiser.predict(z[p], t[p], views[p]) for p in self.cuts])
+
+
+def value_of(gradient: Tensor) -> Tensor:
+    """mean(gradient^2) / 2, that of the loss 1/2 (x - stopgrad(x - gradient))^2."""
+    return 0.5 * gradient.square().mean()
+
+
+def pull_back(x: Tensor, image: Tensor, gradient: Tensor, views: int) -> Tensor:
+    """The gradient on `image`, a leaf that x (b, C, H, W) was computed from, of the mean over `views` views and the C H
+    W numbers of each: J^T gradient / (C H W) / views. Weights of other losses are relative to that. At once, so that
+    an encoder's activations live no longer than its part.
+
+    On its way it is multiplied by the power of two next to C H W views, which an encoder in float16 needs (the mean's
+    gradients are below its smallest numbers) and which float32 does not notice.
+    """
+    count = x[0].numel() * views
+    each = torch.ones((), dtype=x.dtype, device=x.device) / count
+    boost = 2.0 ** round(math.log2(count))
+    return torch.autograd.grad(x, image, gradient * each * boost)[0] / boost
+
+
+def clip_pixels(gradient: Tensor, limit: float) -> Tensor:
+    """Gradient (B, H, W, C) on images, no pixel's norm over the channels above `limit` once the mean over the batch is
+    taken out (times B H W C): pixel-wise gradient clipping (Pan et al., ICLR 2024), which keeps an encoder's few huge
+    pixels from ruling the picture. limit 0: unchanged."""
+    if limit <= 0:
+        return gradient
+    norm = gradient.norm(dim=-1, keepdim=True) * gradient.numel()
+    return gradient * (limit / norm.clamp_min(1e-30)).clamp_max(1.0)
+
+
+def _rms(x: Tensor) -> Tensor:
+    return x.square().mean().sqrt()
