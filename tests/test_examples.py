@@ -7,6 +7,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from support.tiny_latent import latent_folders
+from support.tiny_models import cache, config, embedding, folders, judged
 
 from dreamfusion_ngp import preset
 from dreamfusion_ngp.runs import outputs
@@ -77,3 +79,70 @@ def test_a_batch_goes_on_after_a_run_that_fails(tmp_path, monkeypatch):
     assert Path(made["result"]).stat().st_size > 10_000 and made["steps"] == "2"
     assert "dragon" in refused["result"] and refused["steps"] == "-"
     assert example("batch").table(rows).count("\n") == 3
+
+
+@pytest.mark.parametrize("kind", ["if", "sdv"])
+def test_own_rule_is_classifier_score_distillation_in_float64(kind, folders, latent_folders):
+    """Its gradient on the image, of a model of pixels that predicts the noise and of one of latents that predicts v."""
+    from diffusers import AutoencoderKL, UNet2DConditionModel
+
+    from dreamfusion_ngp.base.rng import Stream, generator
+    from dreamfusion_ngp.guidance.load import load_guidance
+
+    folder, image = {**folders, **latent_folders}[kind], torch.rand(3, 16, 16, 3, generator=torch.manual_seed(0))
+    guidance = load_guidance(config(folder, precision="float32"), "cpu", example("own_rule").csd)
+    found = judged(guidance, image[:, :8, :8] if kind == "if" else image, 4).gradient
+    unet, leaf = UNet2DConditionModel.from_pretrained(folder / "unet").double(), image.double().requires_grad_()
+    x = leaf.permute(0, 3, 1, 2) * 2 - 1
+    if kind == "if":
+        x = x[:, :, :8, :8]
+    else:
+        x = AutoencoderKL.from_pretrained(folder / "vae").double().encode(x).latent_dist.mean * 0.18215
+    draws = generator(3, 4, Stream.GUIDANCE)
+    order, offset = draws.random((2, 3))
+    noise, loss = torch.from_numpy(draws.standard_normal(tuple(x.shape), dtype=np.float32)).double(), 0.0
+    for b, word in enumerate(("front", "side", "back")):
+        t = int((0.02 + 0.96 * (np.argsort(order)[b] + offset[b]) / 3) * 1000)
+        abar = guidance.denoiser.schedule.abar[t]
+        alpha, sigma = abar**0.5, (1 - abar) ** 0.5
+        with torch.no_grad():
+            z = (alpha * x[b] + sigma * noise[b])[None]
+            texts = (embedding(guidance, text)[None].double() for text in (f"a red mug, {word} view", ""))
+            cond, uncond = (unet(z, t, text).sample[0, : len(x[b])] for text in texts)
+            difference = cond - uncond if kind == "if" else alpha * (cond - uncond)
+        loss = loss + (x[b] * sigma**2 * difference).mean() / 3
+    (wanted,) = torch.autograd.grad(loss, leaf)
+    wanted = wanted[:, : found.shape[1], : found.shape[2]]
+    assert (found - wanted).norm() < 2e-5 * wanted.norm() and wanted.abs().max() > 0
+
+
+def test_own_rule_makes_a_mesh(tmp_path):
+    mesh = example("own_rule").main(["--steps", "2", "--resolution", "8", "-o", str(tmp_path)])
+    assert mesh.is_file() and mesh.stat().st_size > 10_000
+
+
+@pytest.mark.parametrize("options", [{}, {"slice": 1}], ids=str)
+def test_trained_guidance_learns_the_noise_and_resumes_bit_by_bit(folders, tmp_path, options):
+    from support.tiny_runs import TINY
+
+    from dreamfusion_ngp.guidance.load import load_guidance
+    from dreamfusion_ngp.optimise.loop import train
+    from dreamfusion_ngp.optimise.volume import VolumeStage
+    from dreamfusion_ngp.runs.checkpoint import load_checkpoint, save_checkpoint
+
+    own, run = example("trained_guidance"), replace(TINY, steps=8, guidance=config(folders["if"], **options).guidance)
+
+    def guidance():
+        return load_guidance(run, "cpu", own.Variational(3, run.seed))
+
+    whole, first, logs = guidance(), guidance(), []
+    start = {name: value.clone() for name, value in whole.tensors().items()}
+    stages = VolumeStage(run, "cpu"), VolumeStage(run, "cpu")
+    train(stages[0], whole, lambda record: logs.append(record.plain()))
+    assert not any(torch.equal(value, start[name]) for name, value in whole.tensors().items())
+    train(stages[1], first, lambda record: record.step == 2)
+    save_checkpoint(tmp_path / "c", stages[1])
+    again, second = load_checkpoint(tmp_path / "c", "cpu"), guidance()
+    train(again, second, lambda record: None)
+    assert again.step == 8 and {"guidance.student.first", "guidance.momentum.last"} < again.tensors().keys()
+    assert all(torch.equal(value, again.tensors()[name]) for name, value in stages[0].tensors().items())

@@ -5,12 +5,12 @@ import socket
 import numpy as np
 import pytest
 import torch
-from dreamfusion_ngp.guidance.sds import classifier_free_guidance, clip_clean
 from support.tiny_models import cache, config, copy, folders, judged, recorded, tiny_tokenizer, views
 
 from dreamfusion_ngp.base.errors import UsageError
 from dreamfusion_ngp.base.rng import Stream, generator
 from dreamfusion_ngp.config.schema import RunConfig
+from dreamfusion_ngp.guidance.classifier_free import classifier_free_guidance, clip_clean
 from dreamfusion_ngp.guidance.denoisers import diffusion as unet_module
 from dreamfusion_ngp.guidance.load import TOYBOX, load_guidance, model_folder
 from dreamfusion_ngp.guidance.packing import position_maps
