@@ -77,7 +77,7 @@ def main() -> None:
         config = replace(config, field=small)
     guidance = random_guidance(config, arguments.device, arguments.quick)
     parameters = {name: sum(p.numel() for p in getattr(guidance, name).parameters()) for name in ("unet", "vae")}
-    result = {"parameters": parameters, "dtype": str(guidance.unet.dtype), "rows": []}  # the VAE's: of its encoder
+    result = {"parameters": parameters, "dtype": str(guidance.denoiser.dtype), "rows": []}  # the VAE's: of its encoder
     modes = (False, True) if torch.device(arguments.device).type == "cuda" else (False,)
     for graphs, resolution in itertools.product(modes, (8,) if arguments.quick else (64, 512)):
         result["rows"].append(measure(guidance, config, arguments.device, resolution, arguments.steps, graphs))

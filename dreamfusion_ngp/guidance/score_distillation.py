@@ -58,13 +58,14 @@ class ScoreDistillation:
         before. `guidance.slice` views at a time, whose encoder's activations live no longer than they must."""
         n, size = len(image), self.config.slice or len(image)
         cuts = [slice(i, i + size) for i in range(0, n, size)]
-        known = self._rule_on_all(image, t, noise, views, cuts) if self._needs_all() and len(cuts) > 1 else None
+        together = self._needs_all() and len(cuts) > 1
+        whole = self._rule_on_all(image, t, noise, views, cuts) if together else None
         pulled, gradients = [], []
         for p in cuts:
             leaf = image[p].detach().requires_grad_()
             with torch.enable_grad():
                 x = self.denoiser.encode(leaf)
-            gradient = self._rule(self.denoiser, x.detach(), t[p], noise[p], views[p]) if known is None else known[p]
+            gradient = whole[p] if together else self._rule(self.denoiser, x.detach(), t[p], noise[p], views[p])
             pulled.append(pull_back(x, leaf, gradient, n))
             gradients.append(gradient)
         return torch.cat(pulled), torch.cat(gradients)

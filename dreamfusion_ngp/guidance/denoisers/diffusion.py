@@ -82,9 +82,9 @@ class Ends:
 @dataclass(frozen=True)
 class Family:
     """A kind of pipelines. accepts(index): whether a model_index.json is of it.  surround(parts): check that they fit,
-    load what there is besides the network.  scale: guidance scale where neither config nor folder names one.  encoder:
+    load what the network needs around it.  scale: guidance scale where neither config nor folder names one.  encoder:
     how texts are embedded.  network, network_class: the name of the part, and its class in diffusers.  parts: more that
-    a folder must have, besides those of the encoder.  flow: whether it is a rectified flow.  views_together: see
+    a folder must have, beyond those of the encoder.  flow: whether it is a rectified flow.  views_together: see
     `Denoiser`."""
 
     accepts: Callable[[dict], bool]

@@ -1,7 +1,7 @@
 """Models that work on pixels: DeepFloyd IF, the embedded prior, or any UNet2DConditionModel with a text encoder.
 
 The render is resized to the model's resolution and mapped to [-1, 1]. A UNet with 3 f^2 input channels sees f x f
-pixels packed into one, with six more their positions besides (`packing`); with 6 f^2 output channels it also predicts
+pixels packed into one, with six more their positions as well (`packing`); with 6 f^2 output channels it also predicts
 variances, which are dropped.
 """
 
