@@ -76,7 +76,8 @@ def main() -> None:
         small = replace(config.field, levels=4, log2_table=10, finest_resolution=64, hidden=16)
         config = replace(config, field=small)
     guidance = random_guidance(config, arguments.device, arguments.quick)
-    parameters = {name: sum(p.numel() for p in getattr(guidance, name).parameters()) for name in ("unet", "vae")}
+    networks = {"unet": guidance.denoiser.network, "vae": guidance.denoiser.ends.vae}
+    parameters = {name: sum(p.numel() for p in network.parameters()) for name, network in networks.items()}
     result = {"parameters": parameters, "dtype": str(guidance.denoiser.dtype), "rows": []}  # the VAE's: of its encoder
     modes = (False, True) if torch.device(arguments.device).type == "cuda" else (False,)
     for graphs, resolution in itertools.product(modes, (8,) if arguments.quick else (64, 512)):

@@ -5,8 +5,8 @@ import json
 import numpy as np
 import pytest
 import torch
-from support.tiny_latent import latent_folders, tiny_flow_folder
-from support.tiny_models import cache, config, embedding, judged, views
+from support.tiny_latent import tiny_flow_folder
+from support.tiny_models import config, embedding, judged, views
 
 from dreamfusion_ngp.base.errors import PriorError, UsageError
 from dreamfusion_ngp.base.rng import Stream, generator

@@ -9,8 +9,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from support.tiny_latent import latent_folders, tiny_unet, tiny_vae
-from support.tiny_models import cache, config, embedding, folders, judged, views
+from support.tiny_latent import tiny_unet, tiny_vae
+from support.tiny_models import config, embedding, judged, views
 
 from dreamfusion_ngp.base.errors import PriorError
 from dreamfusion_ngp.base.rng import Stream, generator

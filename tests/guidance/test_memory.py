@@ -8,8 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from support.tiny_latent import latent_folders
-from support.tiny_models import cache, config, folders, views
+from support.tiny_models import config, views
 
 from dreamfusion_ngp.guidance import memory
 from dreamfusion_ngp.guidance.load import load_guidance

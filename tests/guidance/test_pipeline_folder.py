@@ -4,7 +4,7 @@ import json
 import shutil
 
 import pytest
-from support.tiny_models import cache, config, copy, folders
+from support.tiny_models import config
 
 from dreamfusion_ngp.base.errors import PriorError
 from dreamfusion_ngp.guidance import pipeline_folder as parts

@@ -5,7 +5,7 @@ import socket
 import numpy as np
 import pytest
 import torch
-from support.tiny_models import cache, config, copy, folders, judged, recorded, tiny_tokenizer, views
+from support.tiny_models import config, judged, recorded, tiny_tokenizer, views
 
 from dreamfusion_ngp.base.errors import UsageError
 from dreamfusion_ngp.base.rng import Stream, generator

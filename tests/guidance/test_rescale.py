@@ -5,8 +5,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from support.tiny_latent import latent_folders
-from support.tiny_models import cache, config, judged, views
+from support.tiny_models import config, judged, views
 
 from dreamfusion_ngp.base.errors import UsageError
 from dreamfusion_ngp.base.rng import Stream, generator

@@ -4,8 +4,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 from support.changed_folders import copied
-from support.tiny_latent import latent_folders
-from support.tiny_models import cache, config, folders, judged, views
+from support.tiny_models import config, judged, views
 
 from dreamfusion_ngp.guidance import text_encoders as text
 from dreamfusion_ngp.guidance.load import family, load_guidance

@@ -6,7 +6,7 @@ import weakref
 
 import pytest
 import torch
-from support.tiny_models import cache, config, copy, folders, views
+from support.tiny_models import config, views
 
 from dreamfusion_ngp.base.errors import PromptError
 from dreamfusion_ngp.guidance import text_encoders as text

@@ -4,8 +4,7 @@ import logging
 
 import pytest
 import torch
-from support.tiny_latent import latent_folders
-from support.tiny_models import cache, config, embedding, folders, judged, recorded, views
+from support.tiny_models import config, embedding, judged, recorded, views
 
 from dreamfusion_ngp.guidance.classifier_free import classifier_free_guidance, perp_neg_guidance, rescale_guidance
 from dreamfusion_ngp.guidance.load import load_guidance
