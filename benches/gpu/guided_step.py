@@ -11,16 +11,13 @@ import argparse
 import itertools
 import json
 import os
-import sys
 import tempfile
 from dataclasses import replace
 from pathlib import Path
 
 import torch
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-from guidance import write_pipeline
-
+from dreamfusion_ngp.bench.random_pipeline import write_pipeline
 from dreamfusion_ngp.config.schema import GuidanceConfig, RunConfig
 from dreamfusion_ngp.guidance.load import load_guidance
 from dreamfusion_ngp.optimise.executors import executor

@@ -224,7 +224,7 @@ GROUPS = {
             Arm("twice the steps", "everything takes twice as long", steps=2),
             Arm(
                 "finer field",
-                "12 levels to 256 in the place of 8 to 40",
+                "12 levels to 256 instead of 8 to 40",
                 ("field.levels=12", "field.finest_resolution=256", "field.log2_table=17"),
             ),
         ),
