@@ -20,7 +20,7 @@ from support.tiny_runs import TINY, Target
 from dreamfusion_ngp import cli
 from dreamfusion_ngp.cli.progress import TerminalProgress, exit_code
 from dreamfusion_ngp.optimise.volume import VolumeStage
-from dreamfusion_ngp.runs import generate, outputs, recorder
+from dreamfusion_ngp.runs import generate, interrupt, outputs, recorder
 from dreamfusion_ngp.runs.checkpoint import load_checkpoint
 from dreamfusion_ngp.runs.folder import lock_run
 
@@ -140,6 +140,16 @@ def test_nohup_is_left_alone(tmp_path):
     wait_for_step(tmp_path, 3)
     os.kill(process, signal.SIGHUP)
     assert end(process) == 0 and saved_step(tmp_path) == 60
+
+
+def test_signals_are_left_alone_unless_asked_for():
+    numbers = [getattr(signal, name) for name in (*interrupt.STOPS, *interrupt.LOSSES)]
+    before = [signal.getsignal(number) for number in numbers]
+    with interrupt.Interrupt(lambda: True, catch=False) as asked:
+        assert [signal.getsignal(number) for number in numbers] == before and asked.signal == 0
+    with interrupt.Interrupt(lambda: True, catch=True):
+        assert signal.getsignal(signal.SIGINT) not in before
+    assert [signal.getsignal(number) for number in numbers] == before
 
 
 def test_ctrl_c_twice_without_streams_saves_and_stops(tmp_path):
