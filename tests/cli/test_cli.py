@@ -12,8 +12,10 @@ import trimesh
 
 from dreamfusion_ngp import cli
 from dreamfusion_ngp.base.errors import UsageError
-from dreamfusion_ngp.config import presets as config
+from dreamfusion_ngp.config.io import from_dict
 from dreamfusion_ngp.config.overrides import override
+from dreamfusion_ngp.config.presets import fast
+from dreamfusion_ngp.config.schema import RunConfig
 
 SMALL = ["--set", "render.resolution=16", "--set", "render.step=0.04", "--set", "views=2"]
 
@@ -262,7 +264,7 @@ def test_threads_are_the_cores_that_the_process_may_use(monkeypatch, restore_thr
 def test_a_prompt_becomes_a_caption_that_the_embedded_prior_was_trained_with(prompt):
     from dreamfusion_ngp.runs.generate import check_prompt
 
-    assert check_prompt(replace(config.fast(), prompt=prompt)).prompt == "a red mug"
+    assert check_prompt(replace(fast(), prompt=prompt)).prompt == "a red mug"
 
 
 def test_unwritable_output_folder(tmp_path):
@@ -272,8 +274,8 @@ def test_unwritable_output_folder(tmp_path):
 
 
 def test_override_reaches_nested_settings_and_checks_types():
-    c = override(config.fast(), "render.step=0.5")
-    assert c.render.step == 0.5 and c.field == config.fast().field
+    c = override(fast(), "render.step=0.5")
+    assert c.render.step == 0.5 and c.field == fast().field
     assert override(c, 'field.blob=["none", 0, 1]').field.blob == ("none", 0.0, 1.0)
     assert override(c, "guidance.scale=7").guidance.scale == 7
     with pytest.raises(UsageError, match="RenderConfig.step"):
@@ -321,7 +323,7 @@ def test_generate_leaves_what_it_promises(finished):
     assert "prior" in done.stdout and "field" in done.stdout and "elsewhere" in done.stdout
     records = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
     assert [r["step"] for r in records] == [0, 10, 11] and all(np.isfinite(r["sds"]) for r in records)
-    loaded = config.from_dict(config.RunConfig, json.loads((folder / "config.json").read_text()))
+    loaded = from_dict(RunConfig, json.loads((folder / "config.json").read_text()))
     assert loaded == replace(loaded, prompt="a red mug", steps=12, views=2)
     assert not list(folder.rglob("*.part"))
     sides = np.ptp(trimesh.load(folder / "mesh.stl").vertices, axis=0)
