@@ -1,16 +1,9 @@
 // The Python module dreamfusion_ngp._C. Torch stays on the other side: it sees pointers, sizes, a device and a stream.
 #include "base/bind.h"
+#include "base/device.h"
 #include "simd_kernels.h"
 
 namespace dfn {
-
-#ifdef DFN_CUDA
-namespace cuda {
-int runtime_version();  // of the CUDA runtime linked in, 13000 = 13.0
-int driver_version();   // of the installed driver, 0 = none
-int device_count();
-}  // namespace cuda
-#endif
 
 namespace {
 
@@ -50,7 +43,13 @@ PYBIND11_MODULE(_C, m) {
     m.def("build_info", &dfn::build_info, "Facts of this build, and of the CUDA driver and devices it sees.");
     m.def("set_simd", &dfn::set_simd, pybind11::arg("name"),
         "Use the level of this name, one of build_info()['simd_levels']; an empty name: choose as at the start.");
-    dfn::bind_field(m);
-    dfn::bind_render(m);
+    dfn::bind_adam(m);
+    dfn::bind_base(m);
     dfn::bind_ceilings(m);
+    dfn::bind_composite(m);
+    dfn::bind_field(m);
+    dfn::bind_hashgrid(m);
+    dfn::bind_march(m);
+    dfn::bind_occupancy(m);
+    dfn::bind_shade(m);
 }

@@ -3,6 +3,9 @@
 // linked into code for another.
 #include "simd_kernels.h"
 
+#include "adam/adam_block.h"
+#include "base/ceilings_block.h"
+#include "composite/composite_block.h"
 #include "field/field_block.h"
 #include "march/march_block.h"
 #include "shade/shade_block.h"
@@ -100,93 +103,6 @@ void shade(const Shade<float>& p, int64_t begin, int64_t end) {
 
 void shade_backward(const ShadeBackward<float>& p, int64_t begin, int64_t end) {
     for (int64_t i = begin; i < end; i += kLanes) shade_block_backward(p, i, rows_left(i, end));
-}
-
-// `transparency` of composite.h, a vector of rows ahead.
-class VectorTransparency {
-public:
-    DFN_HD explicit VectorTransparency(const Composite<float>& p) : p_(p) {}
-
-    DFN_HD float operator()(int64_t row) {
-        if (row < first_ || row >= first_ + kWidth) look_ahead(row);
-        return clear_[row - first_];
-    }
-
-private:
-    DFN_HD void look_ahead(int64_t row) {
-        Floats sigma{};
-        if (row + kWidth <= p_.n)
-            sigma = load(p_.sigma + row);
-        else
-            for (int i = 0; row + i < p_.n; ++i) sigma[i] = p_.sigma[row + i];
-        store(clear_, exponential(-(sigma * p_.step)));
-        first_ = row;
-    }
-
-    const Composite<float>& p_;
-    int64_t first_ = -kWidth;
-    alignas(64) float clear_[kWidth];
-};
-
-void composite(const Composite<float>& p, int64_t begin, int64_t end) {
-    VectorTransparency clear(p);
-    for (int64_t ray = begin; ray < end; ++ray) composite_ray(p, ray, clear);
-}
-
-void composite_backward(const CompositeBackward<float>& p, int64_t begin, int64_t end) {
-    VectorTransparency clear(p.forward);
-    for (int64_t ray = begin; ray < end; ++ray) composite_ray_backward(p, ray, clear);
-}
-
-// adam_element of adam.h.
-int64_t adam(const Adam<float>& shared, int64_t begin, int64_t end) {
-    const Adam<float> p = shared;
-    const AdamFactors<float> f = read_factors(p);
-    const Floats zero{};
-    int64_t count = 0, i = begin;
-    for (; i + kWidth <= end; i += kWidth) {
-        const Floats raw = load(p.grad + i), value = load(p.param + i);
-        const Floats m0 = load(p.exp_avg + i), v0 = load(p.exp_avg_sq + i);
-        const Floats g = raw + p.weight_decay * value;
-        Floats m = p.beta1 * m0 + (1 - p.beta1) * g, v = p.beta2 * v0 + (1 - p.beta2) * g * g;
-        Floats next = value - f.step_size * m / (square_root(v) * f.inverse_root + p.eps);
-        const Ints ok = v0 >= next * zero + v * zero;  // x * 0 is 0 or NaN
-        if (!all(ok)) {                                // rare, and so cheaper than to wait for every `next`
-            next = ok ? next : value, m = ok ? m : m0, v = ok ? v : v0;
-            for (int lane = 0; lane < kWidth; ++lane) count += ok[lane] + 1;
-        }
-        store(p.param + i, next), store(p.exp_avg + i, m), store(p.exp_avg_sq + i, v), store(p.grad + i, zero);
-    }
-    for (; i < end; ++i) count += adam_element(p, f, i);
-    return count;
-}
-
-float read_pairs(const float* table, const uint32_t* rows, int64_t n) {
-    Floats sums[2] = {}, a, b;
-    for (int64_t i = 0; i + kWidth <= n; i += kWidth) {
-        Words at;
-        std::memcpy(&at, rows + i, sizeof at);
-        gather_pairs(table, at, a, b);
-        sums[0] += a, sums[1] += b;
-    }
-    return sum(sums[0] + sums[1]);
-}
-
-float add_pairs(float* table, const uint32_t* rows, int64_t n) {
-    const Pair one = {1.0f, 0.5f};
-    for (int64_t i = 0; i < n; ++i) *reinterpret_cast<Pair*>(table + 2 * int64_t(rows[i])) += one;
-    return table[0];
-}
-
-float multiply_add(int64_t rounds) {
-    Floats s[12];
-    for (int k = 0; k < 12; ++k) s[k] = splat(1.0f + float(k));
-    const Floats factor = splat(0.999f), term = splat(0.001f);
-    for (int64_t i = 0; i < rounds; ++i)
-        for (int k = 0; k < 12; ++k) s[k] = s[k] * factor + term;
-    Floats total{};
-    for (int k = 0; k < 12; ++k) total += s[k];
-    return sum(total);
 }
 
 }  // namespace

@@ -1,49 +1,14 @@
-// The loops that are compiled once per instruction set (simd_kernels.cpp), as a table of functions, and the memory that
-// they and their launchers share. Float only: float64 runs the plain bodies, sample by sample.
+// The loops that are compiled once per instruction set (simd_kernels.cpp), as a table of functions. Float only: float64
+// runs the plain bodies, sample by sample.
 #pragma once
 #include "adam/adam.h"
+#include "base/blocks.h"
 #include "composite/composite.h"
-#include "field/field.h"
+#include "field/network.h"
 #include "march/march.h"
 #include "shade/shade.h"
 
 namespace dfn {
-
-constexpr int kLanes = 64;      // samples per block
-constexpr int kTile = 16;       // inputs are padded to multiples of it
-constexpr int kLookAhead = 16;  // samples of a ray that the march looks up together
-
-// The network, padded with zeros to whole tiles; padded units never fire. W1 (hidden, inputs), W2 (4, hidden).
-struct PackedNetwork {
-    int inputs, hidden;                           // padded
-    const float *W1, *W1_density, *b1, *W2, *b2;  // W1_density: rows of W1 times W2's first row
-};
-
-// The gradient of the network over some blocks. dz (hidden, inputs) is W1's value path; fired (hidden, inputs), the sum
-// of m u^T, gives W1's normal path and that of W2's first row; units (5, hidden): W2's four rows, b1; b2 (4).
-struct NetworkGradient {
-    float *dz, *fired, *units, *b2;
-};
-
-// Blocks of kLanes samples, structure of arrays, one after the other: unit coordinates u (3), cotangents v of grad_h
-// per unit coordinate (3), then for every input `planes` rows of kLanes floats: its value; or its value and its
-// derivative along v, whose place de and q take later; or its value and its derivatives by u.
-enum Planes { kValue = 1, kTangent = 2, kJacobian = 4 };
-
-struct Blocks {
-    float* memory;  // aligned to 64 bytes
-    int inputs, planes;
-
-    DFN_HD int64_t size() const { return int64_t(6 + planes * inputs) * kLanes; }  // of a block, in floats
-};
-
-// What the dense layers need of memory for one block; row k of an array is unit or output k.
-struct alignas(64) Scratch {
-    float fired[kMaxHidden][kLanes], mask[kMaxHidden][kLanes];  // max(z, 0); 1 where z > 0
-    float dz[kMaxHidden][kLanes], q[kMaxInputs][kLanes];
-    float o[kOutputs][kLanes], d[kOutputs][kLanes], grad[3][kLanes];
-    float transposed[kLanes][kMaxInputs];
-};
 
 // Rows [begin, end) are those of the tensors; the first of them is the first of the blocks.
 struct SimdKernels {

@@ -1,6 +1,7 @@
 // Adam (Kingma & Ba 2015, algorithm 1), fused: one pass reads a gradient, applies it, and leaves zero behind.
 #pragma once
 #include "base/hd.h"
+#include "base/launch.h"
 
 namespace dfn {
 
@@ -51,5 +52,7 @@ DFN_HD int adam_element(const Adam<T>& p, AdamFactors<T> f, int64_t i) {
     p.grad[i] = T(0);
     return ok ? 0 : 1;
 }
+
+DFN_DECLARE(adam, Adam)
 
 }  // namespace dfn

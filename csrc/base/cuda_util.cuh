@@ -6,7 +6,7 @@
 #include <stdexcept>
 #include <string>
 
-#include "ops.h"
+#include "base/launch.h"
 
 namespace dfn::cuda {
 
@@ -54,6 +54,12 @@ inline unsigned blocks_for(int64_t n, int block = kBlock) {
 
 #define DFN_GRID_STRIDE(i, n) \
     for (int64_t i = blockIdx.x * int64_t(blockDim.x) + threadIdx.x; i < (n); i += int64_t(gridDim.x) * blockDim.x)
+
+template <class T>
+__device__ T sum_over_warp(T value) {
+    for (unsigned reach = kWarp / 2; reach; reach /= 2) value += __shfl_xor_sync(kAllLanes, value, int(reach));
+    return value;
+}
 
 // kernel(arguments...) with the device guard and the error check around it. cudaLaunchKernelEx and no <<<>>>: C++
 // compilers take it too (tests/simt).

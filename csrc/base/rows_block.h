@@ -1,7 +1,7 @@
 // Rows of tensors, three numbers each, to and from blocks of samples: structure of arrays.
 #pragma once
+#include "base/blocks.h"
 #include "base/simd.h"
-#include "simd_kernels.h"
 
 namespace dfn::DFN_SIMD_LEVEL {
 

@@ -4,6 +4,7 @@
 // what the outputs hold less what was passed.
 #pragma once
 #include "base/hd.h"
+#include "base/launch.h"
 
 namespace dfn {
 
@@ -137,5 +138,8 @@ template <class T>
 DFN_HD void composite_ray_backward(const CompositeBackward<T>& p, int64_t ray) {
     composite_ray_backward(p, ray, Transparency<T>{p.forward});
 }
+
+DFN_DECLARE(composite_forward, Composite)
+DFN_DECLARE(composite_backward, CompositeBackward)
 
 }  // namespace dfn

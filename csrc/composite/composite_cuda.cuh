@@ -2,6 +2,7 @@
 // ray of many samples does not keep 31 others waiting. What composite.h does one after the other is a scan here.
 #pragma once
 #include "base/cuda_util.cuh"
+#include "composite/composite.h"
 
 namespace dfn::cuda {
 
@@ -30,11 +31,6 @@ __device__ inline Span next_span(const Composite<float>& p, int64_t first, int64
     return s;
 }
 
-template <class T>
-__device__ T sum_over_warp(T value) {
-    for (unsigned reach = kWarp / 2; reach; reach /= 2) value += __shfl_xor_sync(kAllLanes, value, int(reach));
-    return value;
-}
 __device__ inline Vec3<float> sum_over_warp(Vec3<float> v) {
     return {sum_over_warp(v.x), sum_over_warp(v.y), sum_over_warp(v.z)};
 }

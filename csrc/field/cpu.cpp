@@ -54,19 +54,19 @@ public:
     // out += this, in the layout of Field::grad_weights.
     void add_to(const FieldModel<float>& m, float* out) {
         const int K = m.grid.levels * m.grid.features, H = m.hidden;
+        float *const W1 = out, *const b1 = W1 + H * K, *const W2 = b1 + H, *const b2 = W2 + kOutputs * H;
         const NetworkGradient g = view();
         for (int j = 0; j < H; ++j) {
             const float *const dz = g.dz + j * w_->inputs, *const fired = g.fired + j * w_->inputs;
             float density = 0;
             for (int k = 0; k < K; ++k) {
-                out[j * K + k] += dz[k] + m.W2[j] * fired[k];
+                W1[j * K + k] += dz[k] + m.W2[j] * fired[k];
                 density += m.W1[j * K + k] * fired[k];
             }
-            out[H * K + j] += g.units[kOutputs * w_->hidden + j];
-            for (int c = 0; c < kOutputs; ++c)
-                out[H * K + H + c * H + j] += g.units[c * w_->hidden + j] + (c == 0 ? density : 0.0f);
+            b1[j] += g.units[kOutputs * w_->hidden + j];
+            for (int c = 0; c < kOutputs; ++c) W2[c * H + j] += g.units[c * w_->hidden + j] + (c == 0 ? density : 0.0f);
         }
-        for (int c = 0; c < kOutputs; ++c) out[H * K + 5 * H + c] += g.b2[c];
+        for (int c = 0; c < kOutputs; ++c) b2[c] += g.b2[c];
     }
 
 private:
@@ -187,12 +187,7 @@ void field_backward(const Field<T>& p, const Exec& e) {
     backward_rows(p, live_rows(p.n, p.count), e);
 }
 
-void trim() { Workspace::trim(); }
-
-#define DFN_INSTANTIATE(T)                                     \
-    template void field_forward(const Field<T>&, const Exec&); \
-    template void field_backward(const Field<T>&, const Exec&)
-DFN_INSTANTIATE(float);
-DFN_INSTANTIATE(double);
+DFN_INSTANTIATE_CPU(field_forward, Field);
+DFN_INSTANTIATE_CPU(field_backward, Field);
 
 }  // namespace dfn::cpu

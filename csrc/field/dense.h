@@ -2,7 +2,7 @@
 // gradient of the output layer.
 #pragma once
 #include "base/simd.h"
-#include "simd_kernels.h"
+#include "field/network.h"
 
 namespace dfn::DFN_SIMD_LEVEL {
 

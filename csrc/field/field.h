@@ -205,4 +205,7 @@ DFN_HD void load_output_gradient(const Field<T>& p, int64_t i, T* d, int stride)
     for (int c = 0; c < 3; ++c) d[(c + 1) * stride] = p.d_rgb_raw[3 * i + c];
 }
 
+DFN_DECLARE(field_forward, Field)
+DFN_DECLARE(field_backward, Field)
+
 }  // namespace dfn

@@ -7,6 +7,8 @@
 #pragma once
 #include "hashgrid/grid_cuda.cuh"
 
+#include "field/field.h"
+
 namespace dfn::cuda {
 
 __device__ __host__ inline int weight_count(int inputs, int hidden) {

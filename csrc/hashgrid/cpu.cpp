@@ -97,12 +97,9 @@ void hashgrid_grad_x_backward(const HashGrid<T>& p, const Exec& e) {
         1);
 }
 
-#define DFN_INSTANTIATE(T)                                              \
-    template void hashgrid_forward(const HashGrid<T>&, const Exec&);    \
-    template void hashgrid_grad_table(const HashGrid<T>&, const Exec&); \
-    template void hashgrid_grad_x(const HashGrid<T>&, const Exec&);     \
-    template void hashgrid_grad_x_backward(const HashGrid<T>&, const Exec&)
-DFN_INSTANTIATE(float);
-DFN_INSTANTIATE(double);
+DFN_INSTANTIATE_CPU(hashgrid_forward, HashGrid);
+DFN_INSTANTIATE_CPU(hashgrid_grad_table, HashGrid);
+DFN_INSTANTIATE_CPU(hashgrid_grad_x, HashGrid);
+DFN_INSTANTIATE_CPU(hashgrid_grad_x_backward, HashGrid);
 
 }  // namespace dfn::cpu

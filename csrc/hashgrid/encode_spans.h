@@ -5,9 +5,9 @@
 #include <cstdint>
 #include <vector>
 
+#include "base/launch.h"
 #include "base/parallel.h"
 #include "base/workspace.h"
-#include "ops.h"
 #include "simd_kernels.h"
 
 namespace dfn::cpu {

@@ -4,6 +4,7 @@
 #include <cuda_fp16.h>
 
 #include "base/cuda_util.cuh"
+#include "hashgrid/hashgrid.h"
 
 namespace dfn::cuda {
 

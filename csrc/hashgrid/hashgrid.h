@@ -6,6 +6,7 @@
 // that of the upper cell. Gradients of the table are accumulated (+=), everything else is overwritten.
 #pragma once
 #include "base/hd.h"
+#include "base/launch.h"
 
 namespace dfn {
 
@@ -207,5 +208,10 @@ DFN_HD void hashgrid_tangent_body(const HashGrid<T>& p, int64_t i, int level, bo
         if (live) scatter(p.grad_table, cell, f, T(0), p.grad_y[row + f] * sv, add);
     }
 }
+
+DFN_DECLARE(hashgrid_forward, HashGrid)
+DFN_DECLARE(hashgrid_grad_table, HashGrid)
+DFN_DECLARE(hashgrid_grad_x, HashGrid)
+DFN_DECLARE(hashgrid_grad_x_backward, HashGrid)
 
 }  // namespace dfn

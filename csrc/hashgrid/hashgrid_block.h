@@ -1,8 +1,9 @@
 // The hash grid on the CPU for a block of samples: the mathematics of hashgrid.h, a vector of samples at a time, level
 // by level. Lanes past the last sample compute on zeros and are dropped: every loop's bounds are constant.
 #pragma once
+#include "base/blocks.h"
 #include "base/simd.h"
-#include "simd_kernels.h"
+#include "hashgrid/hashgrid.h"
 
 namespace dfn::DFN_SIMD_LEVEL {
 

@@ -4,12 +4,14 @@
 // to write.
 #pragma once
 #include "base/hd.h"
+#include "base/launch.h"
 
 namespace dfn {
 
-constexpr int kBlockEdge = 4;  // cells along an edge of a block
-constexpr int kReach = 6;      // blocks: the longest distance that is recorded
-constexpr int kFull = 128;     // flag of a block without an empty cell
+constexpr int kBlockEdge = 4;   // cells along an edge of a block
+constexpr int kReach = 6;       // blocks: the longest distance that is recorded
+constexpr int kFull = 128;      // flag of a block without an empty cell
+constexpr int kLookAhead = 16;  // samples of a ray that the CPU looks up together
 
 template <class T>
 struct March {
@@ -258,5 +260,7 @@ DFN_HD void clear_row(const March<T>& p, int64_t row) {
 
 // The budget: every ray keeps at most `cap` samples, its nearest ones.
 DFN_HD int capped(int count, int64_t cap) { return count < cap ? count : int(cap); }
+
+DFN_DECLARE(march, March)
 
 }  // namespace dfn

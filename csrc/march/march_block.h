@@ -2,7 +2,7 @@
 // samples at a time.
 #pragma once
 #include "base/simd.h"
-#include "simd_kernels.h"
+#include "march/march.h"
 
 namespace dfn::DFN_SIMD_LEVEL {
 

@@ -4,6 +4,7 @@
 // cell through the sign of the value, until packed.
 #pragma once
 #include "base/hd.h"
+#include "base/launch.h"
 
 namespace dfn {
 
@@ -135,5 +136,8 @@ DFN_HD void cell_point(const CellPoints<T>& p, int64_t i) {
     const T size = (p.bound + p.bound) / T(r);
     store3(p.x, i, size * (corner + u) - Vec3<T>{p.bound, p.bound, p.bound});
 }
+
+DFN_DECLARE(occupancy_update, Occupancy)
+DFN_DECLARE(cell_points, CellPoints)
 
 }  // namespace dfn

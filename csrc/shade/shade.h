@@ -2,6 +2,7 @@
 // Backward recomputes and overwrites the gradients of h, rgb_raw and grad_h; positions, rays and lights get none.
 #pragma once
 #include "base/hd.h"
+#include "base/launch.h"
 
 namespace dfn {
 
@@ -124,5 +125,8 @@ DFN_HD void clear_sample_backward(const ShadeBackward<T>& p, int64_t i) {
     store3(p.d_rgb_raw, i, Vec3<T>{T(0), T(0), T(0)});
     store3(p.d_grad_h, i, Vec3<T>{T(0), T(0), T(0)});
 }
+
+DFN_DECLARE(shade_forward, Shade)
+DFN_DECLARE(shade_backward, ShadeBackward)
 
 }  // namespace dfn

@@ -2,6 +2,7 @@
 #pragma once
 #include "base/rows_block.h"
 #include "base/simd_math.h"
+#include "shade/shade.h"
 
 namespace dfn::DFN_SIMD_LEVEL {
 

@@ -11,7 +11,7 @@
 #include <string>
 #include <vector>
 
-#include "ops.h"
+#include "base/launch.h"
 #include "simt.h"
 
 namespace check {

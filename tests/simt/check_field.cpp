@@ -2,6 +2,7 @@
 #include <utility>
 
 #include "check.h"
+#include "field/field.h"
 
 namespace check {
 namespace {

@@ -1,5 +1,10 @@
 // March, occupancy, shade, composite and adam: CUDA kernels on the SIMT machine against the CPU launchers.
+#include "adam/adam.h"
 #include "check.h"
+#include "composite/composite.h"
+#include "march/march.h"
+#include "occupancy/occupancy.h"
+#include "shade/shade.h"
 
 namespace check {
 namespace {

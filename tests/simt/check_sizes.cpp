@@ -2,6 +2,8 @@
 #include <sys/mman.h>
 
 #include "check.h"
+#include "composite/composite.h"
+#include "hashgrid/hashgrid.h"
 
 namespace check {
 namespace {
