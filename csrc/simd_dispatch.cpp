@@ -39,7 +39,10 @@ struct Levels {
     int count = 0;
 
     void add(bool runs, const SimdKernels& k) {
-        if (runs) kernels[count] = &k, names[count++] = k.name;
+        if (runs) {
+            kernels[count] = &k;
+            names[count++] = k.name;
+        }
     }
     Levels() {
 #if defined(__x86_64__)

@@ -20,10 +20,15 @@ int64_t adam(const Adam<float>& shared, int64_t begin, int64_t end) {
         Floats next = value - f.step_size * m / (square_root(v) * f.inverse_root + p.eps);
         const Ints ok = v0 >= next * zero + v * zero;  // x * 0 is 0 or NaN
         if (!all(ok)) {                                // rare, and so cheaper than to wait for every `next`
-            next = ok ? next : value, m = ok ? m : m0, v = ok ? v : v0;
+            next = ok ? next : value;
+            m = ok ? m : m0;
+            v = ok ? v : v0;
             for (int lane = 0; lane < kWidth; ++lane) count += ok[lane] + 1;
         }
-        store(p.param + i, next), store(p.exp_avg + i, m), store(p.exp_avg_sq + i, v), store(p.grad + i, zero);
+        store(p.param + i, next);
+        store(p.exp_avg + i, m);
+        store(p.exp_avg_sq + i, v);
+        store(p.grad + i, zero);
     }
     for (; i < end; ++i) count += adam_element(p, f, i);
     return count;

@@ -11,7 +11,8 @@ float read_pairs(const float* table, const uint32_t* rows, int64_t n) {
         Words at;
         std::memcpy(&at, rows + i, sizeof at);
         gather_pairs(table, at, a, b);
-        sums[0] += a, sums[1] += b;
+        sums[0] += a;
+        sums[1] += b;
     }
     return sum(sums[0] + sums[1]);
 }

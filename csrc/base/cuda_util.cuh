@@ -68,7 +68,9 @@ void launch_shared(const char* op, const Exec& e, void (*kernel)(Formal...), dim
     size_t shared_bytes, Actual... arguments) {
     const DeviceGuard guard(e.device);
     cudaLaunchConfig_t config{};
-    config.gridDim = blocks, config.blockDim = dim3(block), config.dynamicSmemBytes = shared_bytes;
+    config.gridDim = blocks;
+    config.blockDim = dim3(block);
+    config.dynamicSmemBytes = shared_bytes;
     config.stream = stream_of(e);
     const cudaError_t status = cudaLaunchKernelEx(&config, kernel, arguments...);
     if (status != cudaSuccess) cudaGetLastError();  // reported here, and not once more by whoever asks next

@@ -50,7 +50,9 @@ DFN_HD Vec3<T> load3(const T* p, int64_t row) {
 }
 template <class T>
 DFN_HD void store3(T* p, int64_t row, Vec3<T> v) {
-    p[3 * row] = v.x, p[3 * row + 1] = v.y, p[3 * row + 2] = v.z;
+    p[3 * row] = v.x;
+    p[3 * row + 1] = v.y;
+    p[3 * row + 2] = v.z;
 }
 
 // Comparisons written so that a NaN becomes the lower bound and never an index.
@@ -93,7 +95,8 @@ DFN_HD Random4 philox(uint64_t key, uint64_t counter_low, uint64_t counter_high)
     for (int round = 0; round < 10; ++round) {
         const uint64_t p0 = uint64_t(0xD2511F53u) * c.v[0], p1 = uint64_t(0xCD9E8D57u) * c.v[2];
         c = {{uint32_t(p1 >> 32) ^ c.v[1] ^ k0, uint32_t(p1), uint32_t(p0 >> 32) ^ c.v[3] ^ k1, uint32_t(p0)}};
-        k0 += 0x9E3779B9u, k1 += 0xBB67AE85u;
+        k0 += 0x9E3779B9u;
+        k1 += 0xBB67AE85u;
     }
     return c;
 }

@@ -74,8 +74,10 @@ __device__ inline void multiply_add(float (&d)[4], const uint32_t (&a)[4], uint3
         const uint64_t row1 = __shfl_sync(kAllLanes, lower, 4 * g + part);
         const uint64_t column0 = __shfl_sync(kAllLanes, column, 8 * t + part);
         const uint64_t column1 = __shfl_sync(kAllLanes, column, 8 * t + 4 + part);
-        d[0] += pair_products(row0, column0), d[1] += pair_products(row0, column1);
-        d[2] += pair_products(row1, column0), d[3] += pair_products(row1, column1);
+        d[0] += pair_products(row0, column0);
+        d[1] += pair_products(row0, column1);
+        d[2] += pair_products(row1, column0);
+        d[3] += pair_products(row1, column1);
     }
 #endif
 }
@@ -83,12 +85,15 @@ __device__ inline void multiply_add(float (&d)[4], const uint32_t (&a)[4], uint3
 // Both factors split: without low times low, which is below what the split itself leaves out. b: {high b0, high b1, low
 // b0, low b1}.
 __device__ inline void multiply_add(float (&d)[4], const uint32_t (&high)[4], const uint32_t (&low)[4], uint4 b) {
-    multiply_add(d, low, b.x, b.y), multiply_add(d, high, b.z, b.w), multiply_add(d, high, b.x, b.y);
+    multiply_add(d, low, b.x, b.y);
+    multiply_add(d, high, b.z, b.w);
+    multiply_add(d, high, b.x, b.y);
 }
 
 // a exact, b split.
 __device__ inline void multiply_add(float (&d)[4], const uint32_t (&a)[4], uint4 b) {
-    multiply_add(d, a, b.z, b.w), multiply_add(d, a, b.x, b.y);
+    multiply_add(d, a, b.z, b.w);
+    multiply_add(d, a, b.x, b.y);
 }
 
 // An 8 x 8 matrix of bfloat16, lane 4 g + t with row g, columns 2t, 2t + 1, to the same of its transpose.

@@ -85,7 +85,10 @@ std::atomic<Pool*> the_pool{nullptr};
 Pool& pool() {
     static const bool registered = [] {
 #if defined(__unix__) || defined(__APPLE__)
-        pthread_atfork(nullptr, nullptr, [] { the_pool = nullptr, in_parallel = false; });
+        pthread_atfork(nullptr, nullptr, [] {
+            the_pool = nullptr;
+            in_parallel = false;
+        });
 #endif
         return true;
     }();

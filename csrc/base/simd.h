@@ -92,11 +92,16 @@ DFN_HD void gather_pairs(const float* p, Words index, Floats& a, Floats& b) {
             return _mm_loadh_pi(low, reinterpret_cast<const __m64*>(pair(k + 1)));
         };
         const __m128 first = two(0), second = two(2);
-        even[i / 4] = _mm_shuffle_ps(first, second, 0x88), odd[i / 4] = _mm_shuffle_ps(first, second, 0xDD);
+        even[i / 4] = _mm_shuffle_ps(first, second, 0x88);
+        odd[i / 4] = _mm_shuffle_ps(first, second, 0xDD);
     }
-    std::memcpy(&a, even, sizeof a), std::memcpy(&b, odd, sizeof b);
+    std::memcpy(&a, even, sizeof a);
+    std::memcpy(&b, odd, sizeof b);
 #else
-    for (int i = 0; i < kWidth; ++i) a[i] = p[2 * int64_t(index[i])], b[i] = p[2 * int64_t(index[i]) + 1];
+    for (int i = 0; i < kWidth; ++i) {
+        a[i] = p[2 * int64_t(index[i])];
+        b[i] = p[2 * int64_t(index[i]) + 1];
+    }
 #endif
 }
 
@@ -126,7 +131,10 @@ DFN_HD void store_pairs(float* p, Floats a, Floats b) {
     store(p, (Floats)_mm_unpacklo_ps((__m128)a, (__m128)b));
     store(p + kWidth, (Floats)_mm_unpackhi_ps((__m128)a, (__m128)b));
 #else
-    for (int i = 0; i < kWidth; ++i) p[2 * i] = a[i], p[2 * i + 1] = b[i];
+    for (int i = 0; i < kWidth; ++i) {
+        p[2 * i] = a[i];
+        p[2 * i + 1] = b[i];
+    }
 #endif
 }
 
@@ -135,8 +143,10 @@ DFN_HD void transpose4(const float* in, int64_t in_row, float* out, int64_t out_
     __m128 a = _mm_loadu_ps(in), b = _mm_loadu_ps(in + in_row);
     __m128 c = _mm_loadu_ps(in + 2 * in_row), d = _mm_loadu_ps(in + 3 * in_row);
     _MM_TRANSPOSE4_PS(a, b, c, d);
-    _mm_storeu_ps(out, a), _mm_storeu_ps(out + out_row, b);
-    _mm_storeu_ps(out + 2 * out_row, c), _mm_storeu_ps(out + 3 * out_row, d);
+    _mm_storeu_ps(out, a);
+    _mm_storeu_ps(out + out_row, b);
+    _mm_storeu_ps(out + 2 * out_row, c);
+    _mm_storeu_ps(out + 3 * out_row, d);
 #else
     for (int i = 0; i < 4; ++i)
         for (int k = 0; k < 4; ++k) out[i * out_row + k] = in[k * in_row + i];

@@ -89,13 +89,17 @@ DFN_HD void composite_ray(const Composite<T>& p, int64_t ray, Clear&& clear_of) 
         const T away = facing_away(n, d);
         color = color + w * load3(p.rgb, i);
         normals = normals + w * n;
-        opacity += w, depth += w * p.t[i], orient += w * away * away;
+        opacity += w;
+        depth += w * p.t[i];
+        orient += w * away * away;
         transmittance *= clear;
         if (transmittance < T(kStopTransmittance)) break;
     }
     store3(p.color, ray, color);
     store3(p.normals, ray, normals);
-    p.opacity[ray] = opacity, p.depth[ray] = depth, p.orient[ray] = orient;
+    p.opacity[ray] = opacity;
+    p.depth[ray] = depth;
+    p.orient[ray] = orient;
 }
 
 template <class T>

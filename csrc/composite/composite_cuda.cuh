@@ -24,7 +24,8 @@ __device__ inline Span next_span(const Composite<float>& p, int64_t first, int64
     }
     const float passed = __shfl_up_sync(kAllLanes, product, 1);
     Span s;
-    s.before = lane ? transmittance * passed : transmittance, s.after = transmittance * product;
+    s.before = lane ? transmittance * passed : transmittance;
+    s.after = transmittance * product;
     s.live = i < end && !(s.before < float(kStopTransmittance));
     s.weight = s.live ? s.before * (1.f - clear) : 0.f;
     transmittance *= __shfl_sync(kAllLanes, product, int(kWarp) - 1);
@@ -54,16 +55,23 @@ __global__ void composite_kernel(const Composite<float> p) {
                 const float away = facing_away(n, d);
                 color = color + s.weight * load3(p.rgb, i);
                 normals = normals + s.weight * n;
-                opacity += s.weight, depth += s.weight * p.t[i], orient += s.weight * away * away;
+                opacity += s.weight;
+                depth += s.weight * p.t[i];
+                orient += s.weight * away * away;
             }
             if (transmittance < float(kStopTransmittance)) break;  // for all lanes at once
         }
-        color = sum_over_warp(color), normals = sum_over_warp(normals);
-        opacity = sum_over_warp(opacity), depth = sum_over_warp(depth), orient = sum_over_warp(orient);
+        color = sum_over_warp(color);
+        normals = sum_over_warp(normals);
+        opacity = sum_over_warp(opacity);
+        depth = sum_over_warp(depth);
+        orient = sum_over_warp(orient);
         if (lane) continue;
         store3(p.color, ray, color);
         store3(p.normals, ray, normals);
-        p.opacity[ray] = opacity, p.depth[ray] = depth, p.orient[ray] = orient;
+        p.opacity[ray] = opacity;
+        p.depth[ray] = depth;
+        p.orient[ray] = orient;
     }
 }
 

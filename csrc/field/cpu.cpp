@@ -20,7 +20,8 @@ int round_up(int n, int multiple) { return (n + multiple - 1) / multiple * multi
 struct Packed : PackedNetwork {
     explicit Packed(const FieldModel<float>& m) {
         const int K = m.grid.levels * m.grid.features;
-        inputs = round_up(K, kTile), hidden = round_up(m.hidden, 4);
+        inputs = round_up(K, kTile);
+        hidden = round_up(m.hidden, 4);
         memory_.resize(hidden * (2 * inputs + 1 + kOutputs) + kOutputs);
         float *const w1 = memory_.data(), *const density = w1 + hidden * inputs;
         float *const bias = density + hidden * inputs, *const w2 = bias + hidden, *const bias2 = w2 + kOutputs * hidden;
@@ -33,7 +34,11 @@ struct Packed : PackedNetwork {
             }
         }
         std::copy_n(m.b2, kOutputs, bias2);
-        W1 = w1, W1_density = density, b1 = bias, W2 = w2, b2 = bias2;
+        W1 = w1;
+        W1_density = density;
+        b1 = bias;
+        W2 = w2;
+        b2 = bias2;
     }
 
 private:
@@ -116,18 +121,25 @@ Field<float> rows_with_gradient(const Field<float>& p, int64_t first, int64_t ro
     Field<float> few = p;
     few.n = place.back();
     if (few.n == rows) {
-        few.x += 3 * first, few.d_h += first, few.d_rgb_raw += 3 * first, few.d_grad_h += 3 * first;
+        few.x += 3 * first;
+        few.d_h += first;
+        few.d_rgb_raw += 3 * first;
+        few.d_grad_h += 3 * first;
         return few;
     }
     float *const x = memory, *const d_rgb_raw = x + 3 * rows, *const d_grad_h = x + 6 * rows, *const d_h = x + 9 * rows;
-    few.x = x, few.d_h = d_h, few.d_rgb_raw = d_rgb_raw, few.d_grad_h = d_grad_h;
+    few.x = x;
+    few.d_h = d_h;
+    few.d_rgb_raw = d_rgb_raw;
+    few.d_grad_h = d_grad_h;
     parallel_for(
         rows, e.threads,
         [&](int64_t i, int64_t end) {
             int64_t to = place[i / kChunk];
             for (int64_t from = first + i; from < first + end; ++from) {
                 if (!has_gradient(p, from)) continue;
-                store3(x, to, load3(p.x, from)), store3(d_rgb_raw, to, load3(p.d_rgb_raw, from));
+                store3(x, to, load3(p.x, from));
+                store3(d_rgb_raw, to, load3(p.d_rgb_raw, from));
                 store3(d_grad_h, to, load3(p.d_grad_h, from));
                 d_h[to++] = p.d_h[from];
             }

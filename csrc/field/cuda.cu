@@ -18,7 +18,10 @@ __global__ void field_forward_kernel(const Field<T> p) {
             continue;
         }
         p.h[i] = T(0);
-        if (p.grad_h) store3(p.rgb_raw, i, Vec3<T>{}), store3(p.grad_h, i, Vec3<T>{});
+        if (p.grad_h) {
+            store3(p.rgb_raw, i, Vec3<T>{});
+            store3(p.grad_h, i, Vec3<T>{});
+        }
     }
 }
 

@@ -58,7 +58,8 @@ DFN_HD void output_backward_block(const PackedNetwork& w, Scratch& b, const Netw
             Floats dz{};
             for (int c = 0; c < kOutputs; ++c) {
                 const Floats d = load(&b.d[c][i]);
-                dz += w.W2[c * H + j] * d, s[c] += fired * d;
+                dz += w.W2[c * H + j] * d;
+                s[c] += fired * d;
             }
             dz *= load(&b.mask[j][i]);
             store(&b.dz[j][i], dz);

@@ -69,10 +69,12 @@ DFN_HD T blob_density(const Blob<T>& b, Vec3<T> x, Vec3<T>& grad) {
     T value = T(0), slope = T(0);  // grad = slope x
     if (b.kind == kBlobGaussian) {
         const T inverse = T(1) / (b.radius * b.radius);
-        value = b.strength * std::exp(T(-0.5) * rr * inverse), slope = -value * inverse;
+        value = b.strength * std::exp(T(-0.5) * rr * inverse);
+        slope = -value * inverse;
     } else if (b.kind == kBlobCone) {
         const T r = std::sqrt(rr + T(1e-8));
-        value = b.strength * (T(1) - r / b.radius), slope = -b.strength / (b.radius * r);
+        value = b.strength * (T(1) - r / b.radius);
+        slope = -b.strength / (b.radius * r);
     }
     grad = slope * x;
     return value;

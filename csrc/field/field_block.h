@@ -20,7 +20,9 @@ DFN_HD void field_place_block(const Field<float>& p, int64_t begin, int live, in
     const float per_unit = 1 / (2 * m.bound);
     for (int i = 0; i < kLanes; ++i) {
         const Vec3<float> v = i < live ? load3(p.d_grad_h, begin + i) : Vec3<float>{};
-        b.v(0)[i] = v.x * per_unit, b.v(1)[i] = v.y * per_unit, b.v(2)[i] = v.z * per_unit;
+        b.v(0)[i] = v.x * per_unit;
+        b.v(1)[i] = v.y * per_unit;
+        b.v(2)[i] = v.z * per_unit;
     }
 }
 
@@ -30,9 +32,13 @@ DFN_HD void gradient_block(const Block& b, int inputs, Scratch& s) {
         Vec3<Floats> g{};
         for (int k = 0; k < inputs; ++k) {
             const Floats q = load(&s.q[k][i]);
-            g.x += q * load(b.input(k, 1) + i), g.y += q * load(b.input(k, 2) + i), g.z += q * load(b.input(k, 3) + i);
+            g.x += q * load(b.input(k, 1) + i);
+            g.y += q * load(b.input(k, 2) + i);
+            g.z += q * load(b.input(k, 3) + i);
         }
-        store(&s.grad[0][i], g.x), store(&s.grad[1][i], g.y), store(&s.grad[2][i], g.z);
+        store(&s.grad[0][i], g.x);
+        store(&s.grad[1][i], g.y);
+        store(&s.grad[2][i], g.z);
     }
 }
 
@@ -42,10 +48,12 @@ DFN_HD Floats blob_block(const Blob<float>& b, Vec3<Floats> x, Vec3<Floats>& gra
     Floats value{}, slope{};
     if (b.kind == kBlobGaussian) {
         const float inverse = 1 / (b.radius * b.radius);
-        value = b.strength * exponential(-0.5f * rr * inverse), slope = -value * inverse;
+        value = b.strength * exponential(-0.5f * rr * inverse);
+        slope = -value * inverse;
     } else if (b.kind == kBlobCone) {
         const Floats r = square_root(rr + 1e-8f);
-        value = b.strength * (1.0f - r / b.radius), slope = -b.strength / (b.radius * r);
+        value = b.strength * (1.0f - r / b.radius);
+        slope = -b.strength / (b.radius * r);
     }
     grad = {slope * x.x, slope * x.y, slope * x.z};
     return value;
@@ -78,7 +86,8 @@ DFN_HD void field_forward_block(
         store_rows(grad_h, i, Vec3<Floats>{per_unit * slope.x, per_unit * slope.y, per_unit * slope.z} + bump);
     }
     store_row(s.o[0], begin, live, p.h);
-    join3(rgb_raw, begin, live, p.rgb_raw), join3(grad_h, begin, live, p.grad_h);
+    join3(rgb_raw, begin, live, p.rgb_raw);
+    join3(grad_h, begin, live, p.grad_h);
 }
 
 // Adds to the network's gradient and leaves de and q in the place of e and t, for the scatter. The normal path of W2's
@@ -88,7 +97,10 @@ DFN_HD void field_backward_block(const Field<float>& p, const PackedNetwork& w, 
     Scratch& s, const NetworkGradient& g) {
     for (int i = 0; i < kLanes; ++i) {
         const Vec3<float> d = i < live ? load3(p.d_rgb_raw, begin + i) : Vec3<float>{};
-        s.d[0][i] = i < live ? p.d_h[begin + i] : 0, s.d[1][i] = d.x, s.d[2][i] = d.y, s.d[3][i] = d.z;
+        s.d[0][i] = i < live ? p.d_h[begin + i] : 0;
+        s.d[1][i] = d.x;
+        s.d[2][i] = d.y;
+        s.d[3][i] = d.z;
     }
     float *const e = b.input(0), *const t = b.input(0, 1);
     const int64_t row = b.planes * kLanes;

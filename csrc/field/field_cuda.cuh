@@ -44,7 +44,10 @@ __device__ void add_row(float factor, const float* row, float (&to)[kInputs]) {
     DFN_UNROLL
     for (int k = 0; k < kInputs; k += 4) {
         const float4 w = *reinterpret_cast<const float4*>(row + k);
-        to[k] += factor * w.x, to[k + 1] += factor * w.y, to[k + 2] += factor * w.z, to[k + 3] += factor * w.w;
+        to[k] += factor * w.x;
+        to[k + 1] += factor * w.y;
+        to[k + 2] += factor * w.z;
+        to[k + 3] += factor * w.w;
     }
 }
 
@@ -78,7 +81,10 @@ __global__ void __launch_bounds__(kForwardBlock, 4) field_forward_tile_kernel(co
     DFN_GRID_STRIDE(i, p.n) {
         if (i >= live) {
             p.h[i] = 0.f;
-            if (kGradient) store3(p.rgb_raw, i, Vec3<float>{}), store3(p.grad_h, i, Vec3<float>{});
+            if (kGradient) {
+                store3(p.rgb_raw, i, Vec3<float>{});
+                store3(p.grad_h, i, Vec3<float>{});
+            }
             continue;
         }
         const Vec3<float> x = load3(p.x, i), u = to_unit_cube(x, m.bound);
@@ -128,9 +134,14 @@ struct Tile {
     }
     __device__ explicit Tile(int hidden) {
         const int count = padded(weight_count(kInputs, hidden));
-        weights = dynamic_shared<float>(), sums = weights + count, normal_sums = sums + count;
-        dz = normal_sums + padded(hidden), fired = dz + kUnitRow * kTile;
-        e = fired + kUnitRow * kTile, t = e + kInputs * kRow, d = t + kInputs * kRow;
+        weights = dynamic_shared<float>();
+        sums = weights + count;
+        normal_sums = sums + count;
+        dz = normal_sums + padded(hidden);
+        fired = dz + kUnitRow * kTile;
+        e = fired + kUnitRow * kTile;
+        t = e + kInputs * kRow;
+        d = t + kInputs * kRow;
     }
 };
 
@@ -146,7 +157,8 @@ __device__ void encode_tile(const FieldModel<float>& m, Vec3<float> u, Vec3<floa
         gather_pairs(values_of<Value>(m) + 2 * m.grid.offset[level], at, values);
         for (int f = 0; f < 2; ++f) {
             const Trilinear<float> y = trilinear(values[f], at.weight);
-            e[2 * level + f] = weight * y.value, t[2 * level + f] = weight * dot(at.slope * y.grad, v);
+            e[2 * level + f] = weight * y.value;
+            t[2 * level + f] = weight * dot(at.slope * y.grad, v);
         }
     });
     DFN_UNROLL
@@ -166,9 +178,11 @@ __device__ void backward_units(const Tile<kInputs>& tile, int hidden, int first,
             z = dot_row(row, e) + b1[j];
             if (z > 0.f)
                 for (int c = 0; c < kOutputs; ++c) dz += W2[c * hidden + j] * d[c];
-            add_row(dz, row, de), add_row(z > 0.f ? W2[j] : 0.f, row, q);
+            add_row(dz, row, de);
+            add_row(z > 0.f ? W2[j] : 0.f, row, q);
         }
-        tile.dz[threadIdx.x * kUnitRow + u] = dz, tile.fired[threadIdx.x * kUnitRow + u] = max0(z);
+        tile.dz[threadIdx.x * kUnitRow + u] = dz;
+        tile.fired[threadIdx.x * kUnitRow + u] = max0(z);
     }
 }
 
@@ -186,9 +200,14 @@ __device__ void sum_W1(const Tile<kInputs>& tile, int hidden, int first) {
         DFN_UNROLL
         for (int u = 0; u < kMine; u += 4) {
             const float4 z = *reinterpret_cast<const float4*>(dz + u), on = *reinterpret_cast<const float4*>(fired + u);
-            value[u] += z.x * e, value[u + 1] += z.y * e, value[u + 2] += z.z * e, value[u + 3] += z.w * e;
-            normal[u] += on.x > 0.f ? t : 0.f, normal[u + 1] += on.y > 0.f ? t : 0.f;
-            normal[u + 2] += on.z > 0.f ? t : 0.f, normal[u + 3] += on.w > 0.f ? t : 0.f;
+            value[u] += z.x * e;
+            value[u + 1] += z.y * e;
+            value[u + 2] += z.z * e;
+            value[u + 3] += z.w * e;
+            normal[u] += on.x > 0.f ? t : 0.f;
+            normal[u + 1] += on.y > 0.f ? t : 0.f;
+            normal[u + 2] += on.z > 0.f ? t : 0.f;
+            normal[u + 3] += on.w > 0.f ? t : 0.f;
         }
     }
     const float *W1 = tile.weights, *w2 = W1 + hidden * (kInputs + 1);

@@ -46,9 +46,11 @@ struct MmaNetwork {
         return sizeof(float) * (units * (2 * kInputs + 5) + kMmaBlock * kInputs);
     }
     __device__ explicit MmaNetwork(int hidden) : units(padded_units(hidden)) {
-        W1 = dynamic_shared<uint4>(), W1_back = W1 + units * kInputs / 4;
+        W1 = dynamic_shared<uint4>();
+        W1_back = W1 + units * kInputs / 4;
         W2 = reinterpret_cast<float4*>(W1_back + units * kInputs / 4);
-        tiles = reinterpret_cast<uint4*>(W2 + units), b1 = reinterpret_cast<float*>(tiles + kMmaBlock * kInputs / 4);
+        tiles = reinterpret_cast<uint4*>(W2 + units);
+        b1 = reinterpret_cast<float*>(tiles + kMmaBlock * kInputs / 4);
     }
 };
 
@@ -126,8 +128,10 @@ __device__ void load_rows(const uint4* tile, int lane, Rows<kInputs / 16>& rows)
     for (int row = 0; row < 4; ++row) DFN_UNROLL
     for (int step = 0; step < kInputs / 16; ++step) {
         const uint4 w = tile[block_at<kInputs>(lane / 4 * 4 + row, 4 * step + lane % 4)];
-        rows.high[row / 2][step][row % 2] = w.x, rows.high[row / 2][step][2 + row % 2] = w.y;
-        rows.low[row / 2][step][row % 2] = w.z, rows.low[row / 2][step][2 + row % 2] = w.w;
+        rows.high[row / 2][step][row % 2] = w.x;
+        rows.high[row / 2][step][2 + row % 2] = w.y;
+        rows.low[row / 2][step][row % 2] = w.z;
+        rows.low[row / 2][step][2 + row % 2] = w.w;
     }
 }
 
@@ -192,7 +196,11 @@ __device__ void output_units(const float4* W2, const float (&z)[2][2][4], int ch
         for (int row = 0; row < 4; ++row) {
             const float fired = max0(z[row / 2][k / 2][row % 2 * 2 + k % 2]);
             o[row][0] += w.x * fired;
-            if constexpr (N == 4) o[row][1] += w.y * fired, o[row][2] += w.z * fired, o[row][3] += w.w * fired;
+            if constexpr (N == 4) {
+                o[row][1] += w.y * fired;
+                o[row][2] += w.z * fired;
+                o[row][3] += w.w * fired;
+            }
         }
     }
 }
@@ -257,7 +265,10 @@ __global__ void __launch_bounds__(kMmaBlock, 2) field_forward_mma_kernel(const F
         const bool live = i < live_count;
         if (i < p.n && !live) {
             p.h[i] = 0.f;
-            if (kGradient) store3(p.rgb_raw, i, Vec3<float>{}), store3(p.grad_h, i, Vec3<float>{});
+            if (kGradient) {
+                store3(p.rgb_raw, i, Vec3<float>{});
+                store3(p.grad_h, i, Vec3<float>{});
+            }
         }
         if (first >= live_count) continue;
         const Vec3<float> u = to_unit_cube(live ? load3(p.x, i) : Vec3<float>{}, m.bound);

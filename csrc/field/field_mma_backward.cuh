@@ -27,12 +27,19 @@ struct MmaBackward {
     }
     __device__ explicit MmaBackward(int hidden) : units(padded_units(hidden)) {
         const int network = units * kInputs / 4, warp = threadIdx.x / kWarp;
-        W1 = dynamic_shared<uint4>(), W1_back = W1 + network, W1_normal = W1_back + network;
-        W2 = reinterpret_cast<float4*>(W1_normal + network), sums = W2 + units, d = sums + network;
+        W1 = dynamic_shared<uint4>();
+        W1_back = W1 + network;
+        W1_normal = W1_back + network;
+        W2 = reinterpret_cast<float4*>(W1_normal + network);
+        sums = W2 + units;
+        d = sums + network;
         uint4* const tiles = reinterpret_cast<uint4*>(d + kMmaBackwardBlock);
-        e = tiles + 2 * warp * kTile, t = e + kTile, d += warp * kWarp;
+        e = tiles + 2 * warp * kTile;
+        t = e + kTile;
+        d += warp * kWarp;
         b1 = reinterpret_cast<float*>(tiles + kMmaBackwardBlock / kWarp * 2 * kTile);
-        normal = b1 + units, outputs = normal + units;
+        normal = b1 + units;
+        outputs = normal + units;
     }
 };
 
@@ -61,8 +68,10 @@ __device__ void transpose_tile(const Rows<kInputs / 16>& rows, int lane, uint4* 
 
 // The A of units as rows from that of samples as rows.
 __device__ inline void transpose_units(const uint32_t (&a)[4], uint32_t (&transposed)[4]) {
-    transposed[0] = transpose8(a[0]), transposed[1] = transpose8(a[2]);
-    transposed[2] = transpose8(a[1]), transposed[3] = transpose8(a[3]);
+    transposed[0] = transpose8(a[0]);
+    transposed[1] = transpose8(a[2]);
+    transposed[2] = transpose8(a[1]);
+    transposed[3] = transpose8(a[3]);
 }
 
 // dz of 16 units, and this chunk's share of the gradients of W2 and b1.
@@ -78,8 +87,12 @@ __device__ void output_gradient(
             const float4 w = s.W2[16 * chunk + k / 2 * 8 + lane % 4 * 2 + k % 2];
             const float here = z[row / 2][k / 2][row % 2 * 2 + k % 2], fired = max0(here);
             const float back = here > 0.f ? w.x * d.x + w.y * d.y + w.z * d.z + w.w * d.w : 0.f;
-            v[k][0] += fired * d.x, v[k][1] += fired * d.y, v[k][2] += fired * d.z, v[k][3] += fired * d.w;
-            v[k][4] += back, dz[row / 2][k / 2][row % 2 * 2 + k % 2] = back;
+            v[k][0] += fired * d.x;
+            v[k][1] += fired * d.y;
+            v[k][2] += fired * d.z;
+            v[k][3] += fired * d.w;
+            v[k][4] += back;
+            dz[row / 2][k / 2][row % 2 * 2 + k % 2] = back;
         }
     }
     // Over the eight groups; pairs of units, then units, are shared out between lanes on the way.
@@ -130,7 +143,10 @@ __device__ void sum_products(const MmaBackward<kInputs>& s, int chunk, int lane,
         first += __shfl_xor_sync(kAllLanes, first, with);
         second += __shfl_xor_sync(kAllLanes, second, with);
     }
-    if (lane % 4 == 0) s.normal[16 * chunk + lane / 4] += first, s.normal[16 * chunk + 8 + lane / 4] += second;
+    if (lane % 4 == 0) {
+        s.normal[16 * chunk + lane / 4] += first;
+        s.normal[16 * chunk + 8 + lane / 4] += second;
+    }
 }
 
 // 16 hidden units of the warp's samples: de and q grow, and the block's sums.
@@ -146,19 +162,23 @@ __device__ void backward_chunk(const MmaBackward<kInputs>& s, int chunk, int lan
         fired_units(z[mu], fired[mu]);
         for (int k = 0; k < 4; ++k) {
             const Split split = split_bf16(dz[mu][k / 2][k % 2 * 2], dz[mu][k / 2][k % 2 * 2 + 1]);
-            high[mu][k] = split.high, low[mu][k] = split.low;
+            high[mu][k] = split.high;
+            low[mu][k] = split.low;
         }
     }
     DFN_UNROLL
     for (int k = 0; k < kInputs / 8; ++k) {
         const int at = (chunk * (kInputs / 8) + k) * int(kWarp) + lane;
         const uint4 b = s.W1_back[at], normal = s.W1_normal[at];
-        for (int mu = 0; mu < 2; ++mu)
-            multiply_add(de[mu][k], high[mu], low[mu], b), multiply_add(q[mu][k], fired[mu], normal);
+        for (int mu = 0; mu < 2; ++mu) {
+            multiply_add(de[mu][k], high[mu], low[mu], b);
+            multiply_add(q[mu][k], fired[mu], normal);
+        }
     }
     uint32_t high_units[2][4], low_units[2][4], fired_rows[2][4];
     for (int mu = 0; mu < 2; ++mu) {
-        transpose_units(high[mu], high_units[mu]), transpose_units(low[mu], low_units[mu]);
+        transpose_units(high[mu], high_units[mu]);
+        transpose_units(low[mu], low_units[mu]);
         transpose_units(fired[mu], fired_rows[mu]);
     }
     sum_products(s, chunk, lane, high_units, low_units, fired_rows);
@@ -236,7 +256,8 @@ __global__ void __launch_bounds__(kMmaBackwardBlock, 2) field_backward_mma_kerne
             __syncthreads();
         }
         if (!any) continue;
-        store_rows<kInputs>(de, lane, s.e), store_rows<kInputs>(q, lane, s.t);
+        store_rows<kInputs>(de, lane, s.e);
+        store_rows<kInputs>(q, lane, s.t);
         __syncwarp();
         // Read again: in between there are no registers for them.
         scatter_warp_tile<kInputs>(m, p.grad_table, unit(), tangent(), live, lane, s.e, s.t);

@@ -93,7 +93,8 @@ __device__ void gather_pairs(const Value* table, const Corners& at, float (&v)[2
     DFN_UNROLL
     for (int c = 0; c < 8; ++c) {
         const float2 pair = load_pair(table + 2 * int64_t(at.row[c]));
-        v[0][c] = pair.x, v[1][c] = pair.y;
+        v[0][c] = pair.x;
+        v[1][c] = pair.y;
     }
 }
 

@@ -94,8 +94,14 @@ DFN_HD void trilinear_adjoint(T value, Vec3<T> grad, Vec3<T> w, T (&out)[8]) {
     const T y1 = w.z * grad.y, y0 = grad.y - y1, x1 = w.z * grad.x, x0 = grad.x - x1;
     const T a3 = w.y * b1 + y1, a2 = b1 - a3, a1 = w.y * b0 + y0, a0 = b0 - a1;
     const T d3 = w.y * x1, d2 = x1 - d3, d1 = w.y * x0, d0 = x0 - d1;
-    out[7] = w.x * a3 + d3, out[6] = a3 - out[7], out[5] = w.x * a2 + d2, out[4] = a2 - out[5];
-    out[3] = w.x * a1 + d1, out[2] = a1 - out[3], out[1] = w.x * a0 + d0, out[0] = a0 - out[1];
+    out[7] = w.x * a3 + d3;
+    out[6] = a3 - out[7];
+    out[5] = w.x * a2 + d2;
+    out[4] = a2 - out[5];
+    out[3] = w.x * a1 + d1;
+    out[2] = a1 - out[3];
+    out[1] = w.x * a0 + d0;
+    out[0] = a0 - out[1];
 }
 
 // A point in one level: the offsets of its 8 corners in the table, the weights and their derivatives.

@@ -50,10 +50,12 @@ DFN_HD VectorCell find_vector_cell(const Level& l, Vec3<Floats> u) {
         if (l.dense) {
             const Words a = x.cell + yy + zz, b = a + 1, wrapped = b - l.rows;
             const Words back = a - l.rows;
-            cell.row[c] = a < back ? a : back, cell.row[c + 1] = b < wrapped ? b : wrapped;
+            cell.row[c] = a < back ? a : back;
+            cell.row[c + 1] = b < wrapped ? b : wrapped;
         } else {
             const Words hash = yy ^ zz, mask = Words{} + (l.rows - 1);
-            cell.row[c] = (x.cell ^ hash) & mask, cell.row[c + 1] = (x1 ^ hash) & mask;
+            cell.row[c] = (x.cell ^ hash) & mask;
+            cell.row[c + 1] = (x1 ^ hash) & mask;
         }
     }
     return cell;
@@ -77,7 +79,9 @@ DFN_HD Block block_at(const Blocks& b, int64_t row) { return {b.memory + row / k
 DFN_HD void place_block(const float* x, int64_t begin, int live, float bound, const Block& b) {
     for (int i = 0; i < kLanes; ++i) {
         const Vec3<float> p = i < live ? load3(x, begin + i) : Vec3<float>{};
-        b.u(0)[i] = p.x, b.u(1)[i] = p.y, b.u(2)[i] = p.z;
+        b.u(0)[i] = p.x;
+        b.u(1)[i] = p.y;
+        b.u(2)[i] = p.z;
     }
     if (bound == 0) return;
     for (int axis = 0; axis < 3; ++axis)
@@ -103,7 +107,8 @@ DFN_HD void encode_features(const Level& l, const float* table, uint32_t stride,
             const Vec3<Floats> grad = cell.slope * y.grad;
             if constexpr (kPlanes == kTangent) store(b.input(k + f, 1) + i, weight * dot(grad, b.v_at(i)));
             if constexpr (kPlanes == kJacobian) {
-                store(b.input(k + f, 1) + i, weight * grad.x), store(b.input(k + f, 2) + i, weight * grad.y);
+                store(b.input(k + f, 1) + i, weight * grad.x);
+                store(b.input(k + f, 2) + i, weight * grad.y);
                 store(b.input(k + f, 3) + i, weight * grad.z);
             }
         }

@@ -28,9 +28,13 @@ void scan_counts(const March<T>& p) {
             (total_under(p, middle) <= p.budget ? fits : above) = middle;
         }
     int64_t row = 0;
-    for (int64_t r = 0; r < p.rays; ++r) p.offsets[r] = int32_t(row), row += capped(p.counts[r], fits);
+    for (int64_t r = 0; r < p.rays; ++r) {
+        p.offsets[r] = int32_t(row);
+        row += capped(p.counts[r], fits);
+    }
     p.offsets[p.rays] = int32_t(row);
-    p.info[0] = row, p.info[1] = total - row;
+    p.info[0] = row;
+    p.info[1] = total - row;
 }
 
 // The samples of a ray as stretches of its lattice, kept from counting to writing: the walk between them takes longer
@@ -44,7 +48,10 @@ struct Stretches {
             length[count - 1] += run;
             return;
         }
-        if (count < kRoom) first[count] = k, length[count] = run;
+        if (count < kRoom) {
+            first[count] = k;
+            length[count] = run;
+        }
         count = std::min(count + 1, kRoom + 1);
     }
 };
@@ -62,7 +69,10 @@ int count_ray(const March<float>& p, int64_t ray, Stretches& s) {
     int kept = 0;
     const auto keep = [&](int k, int end) {
         const int run = std::min(end, w.steps) - k;
-        if (run > 0) s.add(k, run), kept += run;
+        if (run > 0) {
+            s.add(k, run);
+            kept += run;
+        }
     };
     s.count = 0;
     for (int k = 0, next; k < w.steps; k = next) {

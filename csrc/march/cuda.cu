@@ -47,7 +47,10 @@ __device__ int64_t block_scan(int64_t value, int64_t* shared, int64_t& total) {
     if (lane == kWarp - 1) shared[warp] = sum;
     __syncthreads();
     total = 0;
-    for (unsigned w = 0; w < kScanThreads / kWarp; ++w) before += w < warp ? shared[w] : 0, total += shared[w];
+    for (unsigned w = 0; w < kScanThreads / kWarp; ++w) {
+        before += w < warp ? shared[w] : 0;
+        total += shared[w];
+    }
     __syncthreads();  // `shared` may be written again
     return before + sum - value;
 }
@@ -75,8 +78,15 @@ __global__ void __launch_bounds__(kScanThreads) scan_kernel(March<T> p) {
             above = middle;
     }
     int64_t row = sum_under(fits, kept);
-    for (int64_t r = begin; r < end; ++r) p.offsets[r] = int32_t(row), row += capped(p.counts[r], fits);
-    if (threadIdx.x == 0) p.offsets[p.rays] = int32_t(kept), p.info[0] = kept, p.info[1] = total - kept;
+    for (int64_t r = begin; r < end; ++r) {
+        p.offsets[r] = int32_t(row);
+        row += capped(p.counts[r], fits);
+    }
+    if (threadIdx.x == 0) {
+        p.offsets[p.rays] = int32_t(kept);
+        p.info[0] = kept;
+        p.info[1] = total - kept;
+    }
 }
 
 }  // namespace

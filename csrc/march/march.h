@@ -118,7 +118,8 @@ DFN_HD int count_steps(const March<T>& p, const RayWalk<T>& w, T far) {
 template <class T>
 DFN_HD RayWalk<T> start_walk(const March<T>& p, int64_t ray) {
     RayWalk<T> w;
-    w.o = load3(p.rays_o, ray), w.d = load3(p.rays_d, ray);
+    w.o = load3(p.rays_o, ray);
+    w.d = load3(p.rays_d, ray);
     const T epsilon = sizeof(T) == 4 ? T(1.2e-7) : T(2.3e-16);
     T near = p.near, far = T(1e30);
     clip(w.o.x, w.d.x, p.bound, near, far);
@@ -227,7 +228,8 @@ DFN_HD void classify_block(const March<T>& p, int64_t b) {
         for (int64_t iy = by * kBlockEdge; iy < (by + 1) * kBlockEdge; ++iy) {
             const int64_t i = (ix * r + iy) * r + bz * kBlockEdge;
             const unsigned four = (p.bitfield[i >> 3] >> (i & 7)) & 15u;
-            any |= four, all &= four;
+            any |= four;
+            all &= four;
         }
     p.blocks[row * row * row + b] = all == 15 ? kFull : (any ? 0 : kReach);
 }
@@ -254,7 +256,8 @@ DFN_HD void spread_distance(const March<T>& p, int64_t b, int axis) {
 // A row that holds no sample.
 template <class T>
 DFN_HD void clear_row(const March<T>& p, int64_t row) {
-    p.t[row] = T(0), p.ray_id[row] = 0;
+    p.t[row] = T(0);
+    p.ray_id[row] = 0;
     store3(p.x, row, Vec3<T>{T(0), T(0), T(0)});
 }
 

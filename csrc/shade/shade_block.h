@@ -12,7 +12,9 @@ struct alignas(64) ShadeBlock {
 
 DFN_HD void load_block(const Shade<float>& p, int64_t begin, int live, ShadeBlock& b) {
     load_row(p.h, begin, live, b.h);
-    split3(p.rgb_raw, begin, live, b.raw), split3(p.grad_h, begin, live, b.g), split3(p.x, begin, live, b.x);
+    split3(p.rgb_raw, begin, live, b.raw);
+    split3(p.grad_h, begin, live, b.g);
+    split3(p.x, begin, live, b.x);
     int64_t first = 1, last = 0;  // rays whose view is the one before; a division takes longer than all the rest
     const float* view = p.view;
     for (int i = 0; i < kLanes; ++i) {
@@ -71,9 +73,12 @@ DFN_HD void shade_block(const Shade<float>& p, int64_t begin, int live) {
     for (int i = 0; i < kLanes; i += kWidth) {
         const VectorLit s = light_block(b, p.eps, i);
         store(sigma + i, density_block(load(b.h + i), p.exp_density));
-        store_rows(rgb, i, s.shading * s.albedo), store_rows(normal, i, s.normal);
+        store_rows(rgb, i, s.shading * s.albedo);
+        store_rows(normal, i, s.normal);
     }
-    store_row(sigma, begin, live, p.sigma), join3(rgb, begin, live, p.rgb), join3(normal, begin, live, p.normal);
+    store_row(sigma, begin, live, p.sigma);
+    join3(rgb, begin, live, p.rgb);
+    join3(normal, begin, live, p.normal);
 }
 
 DFN_HD void shade_block_backward(const ShadeBackward<float>& p, int64_t begin, int live) {
@@ -81,7 +86,8 @@ DFN_HD void shade_block_backward(const ShadeBackward<float>& p, int64_t begin, i
     alignas(64) Row d_sigma, d_rgb[3], d_normal[3];  // their gradients take their places
     load_block(p.forward, begin, live, b);
     load_row(p.d_sigma, begin, live, d_sigma);
-    split3(p.d_rgb, begin, live, d_rgb), split3(p.d_normal, begin, live, d_normal);
+    split3(p.d_rgb, begin, live, d_rgb);
+    split3(p.d_normal, begin, live, d_normal);
     const Floats zero{}, one = splat(1);
     for (int i = 0; i < kLanes; i += kWidth) {
         const VectorLit s = light_block(b, p.forward.eps, i);
@@ -93,7 +99,8 @@ DFN_HD void shade_block_backward(const ShadeBackward<float>& p, int64_t begin, i
         store_rows(d_rgb, i, slope * (color * s.albedo * (ones - s.albedo)));
         store_rows(d_normal, i, -s.inverse_length * (turn - dot(s.normal, turn) * s.normal));
     }
-    store_row(d_sigma, begin, live, p.d_h), join3(d_rgb, begin, live, p.d_rgb_raw);
+    store_row(d_sigma, begin, live, p.d_h);
+    join3(d_rgb, begin, live, p.d_rgb_raw);
     join3(d_normal, begin, live, p.d_grad_h);
 }
 
