@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.autograd.graph import increment_version
 
-from ._common import (
+from .call import (
     NAMESPACE,
     address,
     backend,

@@ -7,7 +7,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from ._common import (
+from .call import (
     NAMESPACE,
     address,
     backend,

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.utils.weak import WeakTensorKeyDictionary
 
-from ._common import (
+from .call import (
     DEVICES,
     NAMESPACE,
     address,

@@ -10,7 +10,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from ._common import (
+from .call import (
     DEVICES,
     NAMESPACE,
     address,

@@ -8,7 +8,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from ._common import (
+from .call import (
     NAMESPACE,
     address,
     backend,

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 from torch.autograd.graph import increment_version
 
-from ._common import NAMESPACE, address, backend, check_positive, check_tensor, execution
+from .call import NAMESPACE, address, backend, check_positive, check_tensor, execution
 from .march import check_resolution
 
 

@@ -11,7 +11,7 @@ from itertools import pairwise
 import torch
 from torch import Tensor
 
-from ._common import zero_rows
+from .call import zero_rows
 from .composite import Composited
 from .hashgrid import GridLayout
 from .march import Samples

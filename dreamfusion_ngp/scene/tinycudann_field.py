@@ -15,7 +15,7 @@ from torch import Tensor
 
 from ..base.errors import NativeError
 from ..ops import reference
-from ..ops._common import zero_rows
+from ..ops.call import zero_rows
 from ..ops.exchange import tinycudann_config
 from ..ops.hashgrid import GridLayout, hashgrid_encode
 
