@@ -17,6 +17,8 @@ struct Adam {
     T eps;
     T weight_decay;    // added to the gradient, times the parameter (L2, as in torch.optim.Adam)
     const T* factors;  // in (2): lr / (1 - beta1^step) and 1 / sqrt(1 - beta2^step), read when the kernel runs
+
+    DFN_FIELDS(param, grad, exp_avg, exp_avg_sq, nonfinite, n, beta1, beta2, eps, weight_decay, factors)
 };
 
 // The factors, read once: what the loop writes might alias them. One that is NaN, infinite or negative makes the step

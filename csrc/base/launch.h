@@ -12,6 +12,13 @@ struct Exec {
     int threads;       // CPU threads
 };
 
+// Last in a params struct, with its fields: their names, for the binding (base/bind.h).
+#define DFN_FIELDS(...)                   \
+    template <class Visit>                \
+    void fields(Visit& visit) {           \
+        visit(#__VA_ARGS__, __VA_ARGS__); \
+    }
+
 #define DFN_DECLARE(op, Params)                 \
     namespace cpu {                             \
     template <class T>                          \

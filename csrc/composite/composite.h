@@ -27,6 +27,8 @@ struct Composite {
     int64_t rays;
     int64_t n;
     T step;
+
+    DFN_FIELDS(sigma, rgb, normal, t, offsets, rays_d, count, color, opacity, depth, normals, orient, rays, n, step)
 };
 
 template <class T>
@@ -40,6 +42,8 @@ struct CompositeBackward {
     T* d_sigma;            // out (n)
     T* d_rgb;              // out (n, 3)
     T* d_normal;           // out (n, 3)
+
+    DFN_FIELDS(forward, d_color, d_opacity, d_depth, d_normals, d_orient, d_sigma, d_rgb, d_normal)
 };
 
 struct Rows {

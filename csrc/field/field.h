@@ -37,6 +37,9 @@ struct FieldModel {
     const T* b2;             // (4)
     const uint16_t* shadow;  // (entries, features) float16, read in the place of the table; or null. CUDA, usual shapes
     bool tensor_cores;       // products with W1 on tensor cores, factors of 16 bits of mantissa. CUDA, usual shapes
+
+    DFN_FIELDS(grid, level_weight, hidden, bound, blob.kind, blob.strength, blob.radius, table, W1, b1, W2, b2, shadow,
+        tensor_cores)
 };
 
 template <class T>
@@ -53,6 +56,8 @@ struct Field {
     T* grad_weights;     // +=   W1, b1, W2, b2 one after the other
     int64_t n;
     const int64_t* count;  // in (1), valid leading rows, or null
+
+    DFN_FIELDS(model, x, h, rgb_raw, grad_h, d_h, d_rgb_raw, d_grad_h, grad_table, grad_weights, n, count)
 };
 
 template <class T>

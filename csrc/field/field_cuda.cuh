@@ -5,9 +5,9 @@
 // atomics, and scatters the value and the normal path at once. With m = [z > 0], G = sum over samples of m t^T gives
 // the normal path's share of both W1, w2_0 G, and of W2's first row, (W1 * G) summed over inputs: W1 t is not needed.
 #pragma once
-#include "hashgrid/grid_cuda.cuh"
-
+#include "base/cuda_util.cuh"
 #include "field/field.h"
+#include "hashgrid/grid_cuda.cuh"
 
 namespace dfn::cuda {
 

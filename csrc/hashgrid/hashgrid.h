@@ -35,6 +35,8 @@ struct HashGrid {
     T* grad_table;         // +=   (entries, features)
     int64_t n;
     const int64_t* count;  // in   (1), valid leading rows, or null
+
+    DFN_FIELDS(grid, x, table, grad_y, grad_grad_x, y, grad_x, grad_grad_y, grad_table, n, count)
 };
 
 template <class T>

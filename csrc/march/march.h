@@ -36,6 +36,9 @@ struct March {
     uint64_t seed;          // of the jitter, whose index is the ray
     const int64_t* stream;  // in (1): of the jitter, read when the kernel runs
     bool jittered;          // false: the lattice starts half a step inside
+
+    DFN_FIELDS(rays_o, rays_d, bitfield, blocks, counts, t, ray_id, x, offsets, info, rays, budget, resolution,
+        max_steps, bound, near, step, seed, stream, jittered)
 };
 
 // A product that is rounded before anything is added to it. Contraction to a fused multiply-add is up to each compiler,

@@ -24,6 +24,8 @@ struct Occupancy {
     int64_t listed;
     T decay;
     T threshold;
+
+    DFN_FIELDS(grid, bitfield, index, sigma, sums, occupied, cells, listed, decay, threshold)
 };
 
 template <class T>
@@ -126,6 +128,8 @@ struct CellPoints {
     T bound;
     uint64_t seed, stream;  // the index of a random number is the row
     bool jittered;
+
+    DFN_FIELDS(index, x, n, resolution, bound, seed, stream, jittered)
 };
 
 template <class T>

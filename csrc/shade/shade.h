@@ -25,6 +25,9 @@ struct Shade {
     int64_t rays_per_view;
     T eps;             // regularises the normal
     bool exp_density;  // exp instead of softplus
+
+    DFN_FIELDS(
+        h, rgb_raw, grad_h, x, ray_id, view, count, sigma, rgb, normal, n, views, rays_per_view, eps, exp_density)
 };
 
 template <class T>
@@ -36,6 +39,8 @@ struct ShadeBackward {
     T* d_h;             // out (n)
     T* d_rgb_raw;       // out (n, 3)
     T* d_grad_h;        // out (n, 3)
+
+    DFN_FIELDS(forward, d_sigma, d_rgb, d_normal, d_h, d_rgb_raw, d_grad_h)
 };
 
 template <class T>

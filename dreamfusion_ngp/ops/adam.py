@@ -3,22 +3,14 @@
 from __future__ import annotations
 
 from math import inf, sqrt
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
-from torch.autograd.graph import increment_version
 
-from .call import (
-    NAMESPACE,
-    address,
-    backend,
-    check_positive,
-    check_scalar_type,
-    check_tensor,
-    execution,
-    is_double,
-    stays,
-)
+from .call import launch
+from .checks import check_positive, check_scalar_type, check_tensor, stays
+from .register import Op
 
 
 def adam_step(
@@ -61,14 +53,14 @@ def adam_step(
             raise ValueError(f"adam_step: {name} is changed in place and must be contiguous")
     check_tensor("adam_step", "nonfinite", nonfinite, (1,), dtype=torch.int64, like=param)
     check_positive("adam_step", eps=eps)
-    check_below("beta1", beta1, 1.0), check_below("beta2", beta2, 1.0), check_below("weight_decay", weight_decay, inf)
+    for name, value, limit in (("beta1", beta1, 1.0), ("beta2", beta2, 1.0), ("weight_decay", weight_decay, inf)):
+        check_below(name, value, limit)
     if factors is None:
-        check_below("lr", lr, inf), check_positive("adam_step", step=step)
+        check_below("lr", lr, inf)
+        check_positive("adam_step", step=step)
         factors = adam_factors(lr, beta1, beta2, step)
     factors = stays("adam_step", "factors", factors, 2, dtype=dtype, like=param)
-    torch.ops.dreamfusion_ngp.adam_step(
-        *(value.detach() for value in tensors.values()), nonfinite, factors, beta1, beta2, eps, weight_decay
-    )
+    _adam_step(*(value.detach() for value in tensors.values()), nonfinite, factors, beta1, beta2, eps, weight_decay)
 
 
 def check_below(name: str, value: float, limit: float) -> None:
@@ -81,31 +73,27 @@ def adam_factors(lr: float, beta1: float, beta2: float, step: int) -> tuple[floa
     return lr / (1.0 - beta1**step), 1.0 / sqrt(1.0 - beta2**step)
 
 
-STEP = f"{NAMESPACE}::adam_step"
-torch.library.define(
-    STEP,
-    "(Tensor(a!) param, Tensor(b!) grad, Tensor(c!) exp_avg, Tensor(d!) exp_avg_sq, Tensor(e!) nonfinite,"
-    " Tensor factors, float beta1, float beta2, float eps, float weight_decay) -> ()",
-)
+class Arguments(NamedTuple):
+    param: Tensor
+    grad: Tensor
+    exp_avg: Tensor
+    exp_avg_sq: Tensor
+    nonfinite: Tensor
+    factors: Tensor
+    beta1: float
+    beta2: float
+    eps: float
+    weight_decay: float
 
 
-@torch.library.register_fake(STEP)
-def _no_outputs(*_):
+_adam_step = Op("adam_step", Arguments, returns="", changes="param grad exp_avg exp_avg_sq nonfinite")
+
+
+@_adam_step.shapes
+def _no_outputs(arguments):
     return None
 
 
-@torch.library.impl(STEP, ("cpu", "cuda"))
-def _step(param, grad, exp_avg, exp_avg_sq, nonfinite, factors, beta1, beta2, eps, weight_decay):
-    tensors = (param, grad, exp_avg, exp_avg_sq, nonfinite)
-    backend(param).adam(
-        is_double(param),
-        *map(address, tensors),
-        param.numel(),
-        beta1,
-        beta2,
-        eps,
-        weight_decay,
-        address(factors),
-        *execution(param),
-    )
-    increment_version(tensors)
+@_adam_step.kernel
+def _step(arguments):
+    launch("adam", arguments.param, **arguments._asdict(), n=arguments.param.numel())

@@ -2,22 +2,15 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from .call import (
-    NAMESPACE,
-    address,
-    backend,
-    check_count,
-    check_positive,
-    check_scalar_type,
-    check_tensor,
-    execution,
-    is_double,
-)
+from .call import launch
+from .checks import check_count, check_positive, check_scalar_type, check_tensor
+from .register import Op, tensors
 
 MOST_ROWS = (1 << 31) - 1  # offsets are int32
 
@@ -71,84 +64,62 @@ def composite(
     check_tensor(op, "offsets", offsets, (rays_d.shape[0] + 1,), dtype=torch.int32, like=sigma)
     check_positive(op, step=step)
     check_count(op, count, sigma)
-    return Composited(
-        *torch.ops.dreamfusion_ngp.composite(
-            sigma.contiguous(),
-            rgb.contiguous(),
-            normal.contiguous(),
-            t.detach().contiguous(),
-            offsets.contiguous(),
-            rays_d.detach().contiguous(),
-            count,
-            step,
-        )
-    )
+    return Composited(*_composite(sigma, rgb, normal, t.detach(), offsets, rays_d.detach(), count, step))
 
 
-FORWARD = f"{NAMESPACE}::composite"
-BACKWARD = f"{NAMESPACE}::composite_backward"
-INPUTS = "Tensor sigma, Tensor rgb, Tensor normal, Tensor t, Tensor offsets, Tensor rays_d, Tensor? count, float step"
-FIVE = "Tensor, Tensor, Tensor, Tensor, Tensor"
-torch.library.define(FORWARD, f"({INPUTS}) -> ({FIVE})")
-torch.library.define(
-    BACKWARD,
-    "(Tensor d_color, Tensor d_opacity, Tensor d_depth, Tensor d_normals, Tensor d_orient, Tensor color,"
-    f" Tensor opacity, Tensor depth, Tensor normals, {INPUTS}) -> (Tensor, Tensor, Tensor)",
-)
+class Inputs(NamedTuple):
+    sigma: Tensor
+    rgb: Tensor
+    normal: Tensor
+    t: Tensor
+    offsets: Tensor
+    rays_d: Tensor
+    count: Tensor | None
+    step: float
 
 
-def _native_arguments(outputs, sigma, rgb, normal, t, offsets, rays_d, count, step):
-    tensors = (sigma, rgb, normal, t, offsets, rays_d, count, *outputs)
-    return backend(sigma).CompositeArguments(*map(address, tensors), rays_d.shape[0], sigma.shape[0], step)
+Outputs = tensors("color opacity depth normals orient")
+Incoming = tensors("d_color d_opacity d_depth d_normals d_orient")
+Kept = tensors("color opacity depth normals")  # outputs that backward reads
+_composite = Op("composite", Inputs, returns="color opacity depth normals orient")
+_composite_backward = Op("composite_backward", Incoming, Kept, Inputs, returns="d_sigma d_rgb d_normal")
 
 
-@torch.library.register_fake(FORWARD)
-def _outputs(sigma, rgb, normal, t, offsets, rays_d, *_):
-    rays = rays_d.shape[0]
-    return tuple(sigma.new_empty(shape) for shape in ((rays, 3), (rays,), (rays,), (rays, 3), (rays,)))
+def _sizes(inputs: Inputs) -> dict[str, int]:
+    return {"rays": inputs.rays_d.shape[0], "n": inputs.sigma.shape[0]}
 
 
-@torch.library.impl(FORWARD, ("cpu", "cuda"))
-def _forward(*inputs):
-    sigma = inputs[0]
-    outputs = _outputs(*inputs)
-    backend(sigma).composite_forward(is_double(sigma), _native_arguments(outputs, *inputs), *execution(sigma))
-    return outputs
+@_composite.shapes
+def _outputs(inputs):
+    rays = inputs.rays_d.shape[0]
+    return tuple(inputs.sigma.new_empty(shape) for shape in ((rays, 3), (rays,), (rays,), (rays, 3), (rays,)))
 
 
-@torch.library.register_fake(BACKWARD)
-def _gradients(*arguments):
-    return tuple(torch.empty_like(v) for v in arguments[9:12])
+@_composite.kernel
+def _forward(inputs):
+    outputs = Outputs(*_outputs(inputs))
+    launch("composite_forward", inputs.sigma, **inputs._asdict(), **_sizes(inputs), **outputs._asdict())
+    return tuple(outputs)
 
 
-@torch.library.impl(BACKWARD, ("cpu", "cuda"))
-def _backward(*arguments):
-    incoming, outputs, inputs = [d.contiguous() for d in arguments[:5]], arguments[5:9], arguments[9:]
-    sigma = inputs[0]
-    gradients = _gradients(*arguments)
-    backend(sigma).composite_backward(
-        is_double(sigma),
-        _native_arguments((*outputs, None), *inputs),
-        *map(address, incoming),
-        *map(address, gradients),
-        *execution(sigma),
-    )
-    return gradients
+@_composite_backward.shapes
+def _gradients(incoming, outputs, inputs):
+    return torch.empty_like(inputs.sigma), torch.empty_like(inputs.rgb), torch.empty_like(inputs.normal)
 
 
-def _save(ctx, inputs, output):
-    ctx.save_for_backward(*output[:4], *inputs[:7])
-    ctx.step = inputs[7]
+@_composite_backward.kernel
+def _backward(incoming, outputs, inputs):
+    d_sigma, d_rgb, d_normal = _gradients(incoming, outputs, inputs)
+    arguments = {**inputs._asdict(), **_sizes(inputs), **outputs._asdict(), **incoming._asdict()}
+    launch("composite_backward", inputs.sigma, **arguments, d_sigma=d_sigma, d_rgb=d_rgb, d_normal=d_normal)
+    return d_sigma, d_rgb, d_normal
 
 
-def _differentiate(ctx, *incoming):
-    gradients = torch.ops.dreamfusion_ngp.composite_backward(*incoming, *ctx.saved_tensors, ctx.step)
-    return *gradients, None, None, None, None, None
+@partial(_composite.backward, keep_outputs=True)
+def _differentiate(saved, *incoming):
+    *kept, _ = saved.outputs
+    d_sigma, d_rgb, d_normal = _composite_backward(incoming, Kept(*kept), *saved.inputs)
+    return {"sigma": d_sigma, "rgb": d_rgb, "normal": d_normal}
 
 
-def _refuse(ctx, *_):
-    raise RuntimeError("composite: differentiable once only; its gradient was differentiated again")
-
-
-torch.library.register_autograd(FORWARD, _differentiate, setup_context=_save)
-torch.library.register_autograd(BACKWARD, _refuse)
+_composite_backward.final("composite: differentiable once only; its gradient was differentiated again")

@@ -1,32 +1,23 @@
 """The field: hash grid, a hidden ReLU layer, density and raw colour; the density's gradient is an output.
 
-Because grad_h is an output, shading by normals trains through an ordinary first backward. The formulas: csrc/field.h.
+Because grad_h is an output, shading by normals trains through an ordinary first backward. The formulas:
+csrc/field/field.h.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 from torch.utils.weak import WeakTensorKeyDictionary
 
-from .call import (
-    DEVICES,
-    NAMESPACE,
-    address,
-    backend,
-    check_count,
-    check_positive,
-    check_scalar_type,
-    check_tensor,
-    cleared,
-    execution,
-    is_double,
-    stays,
-)
-from .hashgrid import GRID, GridLayout, check_table
+from .call import cleared, launch
+from .checks import check_count, check_positive, check_scalar_type, check_tensor, stays
+from .hashgrid import Grid, GridLayout, check_table, native_layout
+from .register import Op, tensors
 
 MAX_HIDDEN = 128
 BLOBS = ("none", "gaussian", "cone")  # the index is the kernel's code
@@ -78,8 +69,8 @@ def field(
     names a bad argument.
     """
     named = (layout, bound, level_weight, blob, count, shadow, tensor_cores)
-    weights, settings = _check("field", x, table, W1, b1, W2, b2, *named)
-    return _field(x, table, W1, b1, W2, b2, weights, *settings, shadow, count)
+    weights, *settings = _check("field", x, table, W1, b1, W2, b2, *named)
+    return _field(x, table, W1, b1, W2, b2, weights, *settings)
 
 
 def field_density(
@@ -100,12 +91,12 @@ def field_density(
 ) -> Tensor:
     """h (N,) of `field`, alone and without gradient: for occupancy grids and meshes. Same arguments, same errors."""
     named = (layout, bound, level_weight, blob, count, shadow, tensor_cores)
-    weights, settings = _check("field_density", x, table, W1, b1, W2, b2, *named)
-    return _field_density(*[t.detach() for t in (x, table, W1, b1, W2, b2)], weights, *settings, shadow, count)
+    weights, *settings = _check("field_density", x, table, W1, b1, W2, b2, *named)
+    return _field_density(*[t.detach() for t in (x, table, W1, b1, W2, b2)], weights, *settings)
 
 
 def _check(op, x, table, W1, b1, W2, b2, layout, bound, level_weight, blob, count, shadow, tensor_cores):
-    """Check everything; return the levels' weights, and the settings in the order of the registered ops."""
+    """Check everything; return the levels' weights, the layout's fields and the settings, as the registered ops do."""
     dtype = check_scalar_type(op, "x", x)
     check_tensor(op, "x", x, (None, 3), dtype=dtype, text="(N, 3)")
     check_table(op, table, layout, x)
@@ -130,7 +121,8 @@ def _check(op, x, table, W1, b1, W2, b2, layout, bound, level_weight, blob, coun
         check_tensor(op, "shadow", shadow, tuple(table.shape), dtype=torch.float16, like=x)
         if not shadow.is_contiguous():
             raise ValueError(f"{op}: shadow must be contiguous")
-    return weights, (*layout.arguments, float(bound), *_check_blob(op, blob), bool(tensor_cores))
+    settings = Settings(float(bound), *_check_blob(op, blob), bool(tensor_cores), shadow, count)
+    return weights, layout.arguments, settings
 
 
 def _check_blob(op: str, blob: Blob) -> tuple[int, float, float]:
@@ -169,119 +161,109 @@ def _zero_gradient(table: Tensor) -> Tensor:
     return spare
 
 
-TENSORS = "Tensor x, Tensor table, Tensor W1, Tensor b1, Tensor W2, Tensor b2, Tensor level_weight"
-SETTINGS = (
-    f"{GRID}, float bound, int blob, float strength, float radius, bool tensor_cores, Tensor? shadow, Tensor? count"
-)
+class Settings(NamedTuple):
+    bound: float
+    blob: int
+    strength: float
+    radius: float
+    tensor_cores: bool
+    shadow: Tensor | None
+    count: Tensor | None
 
 
-def _has_kernels(table: Tensor, scale: Sequence[float]) -> bool:
+Points = tensors("x")
+Cotangents = tensors("d_h d_rgb_raw d_grad_h")
+Network = tensors("table W1 b1 W2 b2 level_weight")
+_field = Op("field", Points, Network, Grid, Settings, returns="h rgb_raw grad_h")
+_field_density = Op("field_density", Points, Network, Grid, Settings, returns="h")
+_field_backward = Op("field_backward", Cotangents, Points, Network, Grid, Settings, returns="grad_table grad_weights")
+
+
+def _has_kernels(table: Tensor, grid: Grid) -> bool:
     """Whether kernels read a float16 table of this layout."""
-    return table.is_cuda and table.shape[1] == 2 and len(scale) in (8, 16)
+    return table.is_cuda and grid.features == 2 and grid.levels in (8, 16)
 
 
-def _readable(network: Sequence[Tensor], settings: tuple) -> list[Tensor]:
-    """The network and the weights of its levels, contiguous; the table is the shadow's values where no kernel reads the
-    shadow."""
-    table, *others = (t.contiguous() for t in network)
-    shadow = settings[-2]
-    if shadow is not None and not _has_kernels(table, settings[0]):
-        table = shadow.to(table.dtype).contiguous()
-    return [table, *others]
+def _launch(kernel: str, x: Tensor, network: Network, grid: Grid, settings: Settings, **tensors: Tensor | None) -> None:
+    """Run a kernel of the field. Where none reads the shadow, the table is the shadow's values."""
+    shadow = settings.shadow
+    if shadow is not None and not _has_kernels(network.table, grid):
+        network, shadow = network._replace(table=shadow.to(network.table.dtype)), None
+    launch(
+        kernel,
+        x,
+        grid=native_layout(grid),
+        **network._asdict(),
+        hidden=network.W1.shape[0],
+        bound=settings.bound,
+        blob_kind=settings.blob,
+        blob_strength=settings.strength,
+        blob_radius=settings.radius,
+        tensor_cores=settings.tensor_cores,
+        shadow=shadow,
+        x=x,
+        n=x.shape[0],
+        count=settings.count,
+        **tensors,
+    )
 
 
-def _model(network: Sequence[Tensor], settings: tuple):
-    """The native description of `_readable` tensors, which must outlive it."""
-    *network, level_weight = network
-    table, W1 = network[:2]
-    scale, resolution, offset, smoothstep, bound, *bump, tensor_cores, shadow, _ = settings
-    layout = (scale, resolution, offset, table.shape[1], smoothstep)
-    pointers = [address(t) for t in (level_weight, *network, shadow if _has_kernels(table, scale) else None)]
-    return backend(table).FieldModel(*layout, W1.shape[0], bound, *bump, *pointers, tensor_cores)
+@_field.shapes
+def _outputs(points, *others):
+    return points.x.new_empty(points.x.shape[0]), torch.empty_like(points.x), torch.empty_like(points.x)
 
 
-@torch.library.custom_op(
-    f"{NAMESPACE}::field",
-    mutates_args=(),
-    device_types=DEVICES,
-    schema=f"({TENSORS}, {SETTINGS}) -> (Tensor, Tensor, Tensor)",
-)
-def _field(*arguments):
-    x, network = arguments[0].contiguous(), _readable(arguments[1:7], arguments[7:])
-    h, rgb_raw, grad_h = x.new_empty(x.shape[0]), torch.empty_like(x), torch.empty_like(x)
-    rows = (x.shape[0], address(arguments[-1]))
-    outputs = (address(h), address(rgb_raw), address(grad_h))
-    backend(x).field_forward(is_double(x), _model(network, arguments[7:]), address(x), *outputs, *rows, *execution(x))
+@_field.kernel
+def _run(points, network, grid, settings):
+    h, rgb_raw, grad_h = _outputs(points)
+    _launch("field_forward", points.x, network, grid, settings, h=h, rgb_raw=rgb_raw, grad_h=grad_h)
     return h, rgb_raw, grad_h
 
 
-@_field.register_fake
-def _(x, *others):
-    return x.new_empty(x.shape[0]), x.new_empty(x.shape), x.new_empty(x.shape)
+@_field_density.shapes
+def _density(points, *others):
+    return points.x.new_empty(points.x.shape[0])
 
 
-@torch.library.custom_op(
-    f"{NAMESPACE}::field_density", mutates_args=(), device_types=DEVICES, schema=f"({TENSORS}, {SETTINGS}) -> Tensor"
-)
-def _field_density(*arguments):
-    x, network = arguments[0].contiguous(), _readable(arguments[1:7], arguments[7:])
-    h = x.new_empty(x.shape[0])
-    rows, outputs = (x.shape[0], address(arguments[-1])), (address(h), 0, 0)
-    backend(x).field_forward(is_double(x), _model(network, arguments[7:]), address(x), *outputs, *rows, *execution(x))
+@_field_density.kernel
+def _run_density(points, network, grid, settings):
+    h = _density(points)
+    _launch("field_forward", points.x, network, grid, settings, h=h, rgb_raw=None, grad_h=None)
     return h
 
 
-@_field_density.register_fake
-def _(x, *others):
-    return x.new_empty(x.shape[0])
+def _parts(network: Network) -> list[Tensor]:
+    """The parameters whose gradients are one vector, one after the other."""
+    return [network.W1, network.b1, network.W2, network.b2]
 
 
-@torch.library.custom_op(
-    f"{NAMESPACE}::field_backward",
-    mutates_args=(),
-    device_types=DEVICES,
-    schema=f"(Tensor d_h, Tensor d_rgb_raw, Tensor d_grad_h, {TENSORS}, {SETTINGS}) -> (Tensor, Tensor)",
-)
-def _field_backward(*arguments):
-    """Gradients of the table, and of W1, b1, W2, b2 one after the other in one vector."""
-    d_h, d_rgb_raw, d_grad_h, x = (t.contiguous() for t in arguments[:4])
-    network = _readable(arguments[4:10], arguments[10:])
-    grad_table, grad_weights = _zero_gradient(arguments[4]), x.new_zeros(sum(t.numel() for t in network[1:5]))
-    pointers = [address(t) for t in (x, d_h, d_rgb_raw, d_grad_h, grad_table, grad_weights)]
-    rows = (x.shape[0], address(arguments[-1]))
-    backend(x).field_backward(is_double(x), _model(network, arguments[10:]), *pointers, *rows, *execution(x))
+@_field_backward.shapes
+def _gradients(cotangents, points, network, *others):
+    """Gradients of the table, and of W1, b1, W2, b2 in one vector."""
+    weights = sum(part.numel() for part in _parts(network))
+    return torch.empty_like(network.table), points.x.new_empty(weights)
+
+
+@_field_backward.kernel
+def _run_backward(cotangents, points, network, grid, settings):
+    weights = sum(part.numel() for part in _parts(network))
+    grad_table, grad_weights = _zero_gradient(network.table), points.x.new_zeros(weights)
+    gradients = dict(grad_table=grad_table, grad_weights=grad_weights)
+    _launch("field_backward", points.x, network, grid, settings, **cotangents._asdict(), **gradients)
     return grad_table, grad_weights
 
 
-@_field_backward.register_fake
-def _(d_h, d_rgb_raw, d_grad_h, x, table, W1, b1, W2, b2, *settings):
-    return table.new_empty(table.shape), x.new_empty(sum(t.numel() for t in (W1, b1, W2, b2)))
+@_field.backward
+def _differentiate(saved, d_h, d_rgb_raw, d_grad_h):
+    _, network, *_ = saved.inputs
+    grad_table, grad_weights = _field_backward(d_h, d_rgb_raw, d_grad_h, *saved.inputs)
+    parts = _parts(network)
+    pieces = grad_weights.split([part.numel() for part in parts])
+    W1, b1, W2, b2 = (piece.view(part.shape) for piece, part in zip(pieces, parts, strict=True))
+    return {"table": grad_table, "W1": W1, "b1": b1, "W2": W2, "b2": b2}
 
 
-def _save(ctx, inputs, output) -> None:
-    ctx.save_for_backward(*inputs[:7], *inputs[-2:])
-    ctx.settings = inputs[7:-2]
-
-
-def _backward(ctx, d_h, d_rgb_raw, d_grad_h):
-    *tensors, shadow, count = ctx.saved_tensors
-    grad_table, grad_weights = _field_backward(d_h, d_rgb_raw, d_grad_h, *tensors, *ctx.settings, shadow, count)
-    network = tensors[2:6]
-    pieces = grad_weights.split([t.numel() for t in network])
-    return (
-        None,
-        grad_table,
-        *[g.view(t.shape) for g, t in zip(pieces, network, strict=True)],
-        *[None] * (len(ctx.settings) + 3),
-    )
-
-
-def _no_second_derivative(ctx, *grads):
-    raise RuntimeError(
-        "field: differentiated twice; its backward is final "
-        "(grad_h is an output, so shading needs no second differentiation)"
-    )
-
-
-_field.register_autograd(_backward, setup_context=_save)
-_field_backward.register_autograd(_no_second_derivative)
+_field_backward.final(
+    "field: differentiated twice; its backward is final "
+    "(grad_h is an output, so shading needs no second differentiation)"
+)

@@ -7,23 +7,18 @@ package, in roundings: of a level's scale and of its number of rows. A `GridLayo
 
 from __future__ import annotations
 
+from functools import cache
+from typing import NamedTuple
+
 import torch
 from torch import Tensor
 
-from .call import (
-    DEVICES,
-    NAMESPACE,
-    address,
-    backend,
-    check_count,
-    check_scalar_type,
-    check_tensor,
-    cleared,
-    execution,
-    is_double,
-)
+from ..base.native import native
+from .call import cleared, launch
+from .checks import check_count, check_scalar_type, check_tensor
 from .exchange import from_drjit, from_tinycudann, to_drjit, to_tinycudann
 from .layout import CONVENTIONS, INTERPOLATIONS, GridLayout
+from .register import Op, tensors
 
 __all__ = [
     "CONVENTIONS",
@@ -53,7 +48,7 @@ def hashgrid_encode(x: Tensor, table: Tensor, layout: GridLayout, count: Tensor 
     check_tensor(op, "x", x, (None, 3), dtype=dtype, text="(N, 3)")
     check_table(op, table, layout, x)
     check_count(op, count, x)
-    return _encode(x, table, *layout.arguments, count)
+    return _encode(x, table, layout.arguments, count)
 
 
 def check_table(op: str, table: Tensor, layout: GridLayout, x: Tensor) -> None:
@@ -64,127 +59,134 @@ def check_table(op: str, table: Tensor, layout: GridLayout, x: Tensor) -> None:
     check_tensor(op, "table", table, shape, dtype=x.dtype, like=x, text=f"(entries, features) = {shape}")
 
 
-# The last arguments of every op here: what GridLayout.arguments holds, and count.
-GRID = "float[] scale, int[] resolution, int[] offset, bool smoothstep"
-TAIL = f"{GRID}, Tensor? count"
-POINTERS = ("x", "table", "grad_y", "grad_grad_x", "y", "grad_x", "grad_grad_y", "grad_table")
+class Grid(NamedTuple):
+    """The fields of a GridLayout, as the registered ops take them."""
+
+    levels: int
+    features: int
+    log2_table: int
+    base_resolution: int
+    finest_resolution: int
+    interpolation: str
+    convention: str
 
 
-def _launch(name: str, x: Tensor, tail: tuple, features: int, **tensors: Tensor) -> None:
-    """Call a native hash-grid function; the tensors that it does not use are null."""
-    scale, resolution, offset, smoothstep, count = tail
-    pointers = [address({"x": x, **tensors}.get(pointer)) for pointer in POINTERS]
-    layout = (scale, resolution, offset, features, smoothstep)
-    getattr(backend(x), name)(is_double(x), *layout, *pointers, x.shape[0], address(count), *execution(x))
+class Rows(NamedTuple):
+    count: Tensor | None
 
 
-@torch.library.custom_op(
-    f"{NAMESPACE}::hashgrid_encode",
-    mutates_args=(),
-    device_types=DEVICES,
-    schema=f"(Tensor x, Tensor table, {TAIL}) -> Tensor",
+@cache
+def layout_of(grid: Grid) -> GridLayout:
+    return GridLayout(*grid)
+
+
+@cache
+def native_layout(grid: Grid):
+    """The `_C.GridLayout`, made once: a kernel copies it."""
+    layout = layout_of(grid)
+    return native().GridLayout(
+        scale=layout.scale,
+        resolution=layout.resolution,
+        offset=layout.offset,
+        features=layout.features,
+        smooth=layout.smoothstep,
+    )
+
+
+_encode = Op("hashgrid_encode", tensors("x table"), Grid, Rows, returns="y")
+_grad_table = Op("hashgrid_grad_table", tensors("grad_y x"), Grid, Rows, returns="grad_table")
+_grad_x = Op("hashgrid_grad_x", tensors("grad_y x table"), Grid, Rows, returns="grad_x")
+_grad_x_backward = Op(
+    "hashgrid_grad_x_backward",
+    tensors("grad_grad_x grad_y x table"),
+    Grid,
+    Rows,
+    returns="grad_grad_y grad_x grad_table",
 )
-def _encode(x, table, *tail):
-    x, table = x.contiguous(), table.contiguous()
-    y = x.new_empty(x.shape[0], len(tail[0]) * table.shape[1])
-    _launch("hashgrid_forward", x, tail, table.shape[1], table=table, y=y)
+
+
+def _launch(kernel: str, inputs: tuple, grid: Grid, rows: Rows, **outputs: Tensor) -> None:
+    x = inputs.x
+    launch(kernel, x, grid=native_layout(grid), n=x.shape[0], count=rows.count, **inputs._asdict(), **outputs)
+
+
+@_encode.shapes
+def _encoding(inputs, grid, rows):
+    return inputs.x.new_empty(inputs.x.shape[0], grid.levels * grid.features)
+
+
+@_encode.kernel
+def _run_encode(inputs, grid, rows):
+    y = _encoding(inputs, grid, rows)
+    _launch("hashgrid_forward", inputs, grid, rows, y=y)
     return y
 
 
-@_encode.register_fake
-def _(x, table, scale, *others):
-    return x.new_empty(x.shape[0], len(scale) * table.shape[1])
+@_grad_table.shapes
+def _table_like(inputs, grid, rows):
+    return inputs.x.new_empty(layout_of(grid).entries, grid.features)
 
 
-@torch.library.custom_op(
-    f"{NAMESPACE}::hashgrid_grad_table",
-    mutates_args=(),
-    device_types=DEVICES,
-    schema=f"(Tensor grad_y, Tensor x, {TAIL}) -> Tensor",
-)
-def _grad_table(grad_y, x, *tail):
-    grad_y, x = grad_y.contiguous(), x.contiguous()
-    scale, _, offset, *_ = tail
-    grad_table = cleared((offset[-1], grad_y.shape[1] // len(scale)), x)
-    _launch("hashgrid_grad_table", x, tail, grad_table.shape[1], grad_y=grad_y, grad_table=grad_table)
+@_grad_table.kernel
+def _run_grad_table(inputs, grid, rows):
+    grad_table = cleared((layout_of(grid).entries, grid.features), inputs.x)
+    _launch("hashgrid_grad_table", inputs, grid, rows, grad_table=grad_table)
     return grad_table
 
 
-@_grad_table.register_fake
-def _(grad_y, x, scale, resolution, offset, *others):
-    return x.new_empty(offset[-1], grad_y.shape[1] // len(scale))
+@_grad_x.shapes
+def _x_like(inputs, grid, rows):
+    return torch.empty_like(inputs.x)
 
 
-@torch.library.custom_op(
-    f"{NAMESPACE}::hashgrid_grad_x",
-    mutates_args=(),
-    device_types=DEVICES,
-    schema=f"(Tensor grad_y, Tensor x, Tensor table, {TAIL}) -> Tensor",
-)
-def _grad_x(grad_y, x, table, *tail):
-    grad_y, x, table = grad_y.contiguous(), x.contiguous(), table.contiguous()
-    grad_x = torch.empty_like(x)
-    _launch("hashgrid_grad_x", x, tail, table.shape[1], table=table, grad_y=grad_y, grad_x=grad_x)
+@_grad_x.kernel
+def _run_grad_x(inputs, grid, rows):
+    grad_x = _x_like(inputs, grid, rows)
+    _launch("hashgrid_grad_x", inputs, grid, rows, grad_x=grad_x)
     return grad_x
 
 
-@_grad_x.register_fake
-def _(grad_y, x, *others):
-    return x.new_empty(x.shape)
+@_grad_x_backward.shapes
+def _second_gradients(inputs, grid, rows):
+    return torch.empty_like(inputs.grad_y), torch.empty_like(inputs.x), torch.empty_like(inputs.table)
 
 
-@torch.library.custom_op(
-    f"{NAMESPACE}::hashgrid_grad_x_backward",
-    mutates_args=(),
-    device_types=DEVICES,
-    schema=f"(Tensor grad_grad_x, Tensor grad_y, Tensor x, Tensor table, {TAIL}) -> (Tensor, Tensor, Tensor)",
-)
-def _grad_x_backward(grad_grad_x, grad_y, x, table, *tail):
-    """Gradients of grad_y, x and table."""
-    grad_grad_x, grad_y, x, table = (t.contiguous() for t in (grad_grad_x, grad_y, x, table))
-    inputs = dict(table=table, grad_y=grad_y, grad_grad_x=grad_grad_x)
-    outputs = dict(grad_grad_y=torch.empty_like(grad_y), grad_x=torch.empty_like(x), grad_table=cleared(table.shape, x))
-    _launch("hashgrid_grad_x_backward", x, tail, table.shape[1], **inputs, **outputs)
-    return tuple(outputs.values())
+@_grad_x_backward.kernel
+def _run_grad_x_backward(inputs, grid, rows):
+    grad_grad_y, grad_x = torch.empty_like(inputs.grad_y), torch.empty_like(inputs.x)
+    grad_table = cleared(inputs.table.shape, inputs.x)
+    outputs = dict(grad_grad_y=grad_grad_y, grad_x=grad_x, grad_table=grad_table)
+    _launch("hashgrid_grad_x_backward", inputs, grid, rows, **outputs)
+    return grad_grad_y, grad_x, grad_table
 
 
-@_grad_x_backward.register_fake
-def _(grad_grad_x, grad_y, x, table, *others):
-    return grad_y.new_empty(grad_y.shape), x.new_empty(x.shape), table.new_empty(table.shape)
+@_encode.backward
+def _differentiate_encode(saved, grad_y):
+    inputs, grid, rows = saved.inputs
+    found = {}
+    if saved.wanted["x"]:
+        found["x"] = _grad_x(grad_y, inputs, grid, rows)
+    if saved.wanted["table"]:
+        found["table"] = _grad_table(grad_y, inputs.x, grid, rows)
+    return found
 
 
-def _save(ctx, inputs, output) -> None:
-    """Save the leading tensors; the layout's four arguments and count are the last five inputs."""
-    *tensors, count = [*inputs[:-5], inputs[-1]]
-    ctx.save_for_backward(*tensors, count)
-    ctx.layout = inputs[-5:-1]
-
-
-def _encode_backward(ctx, grad_y):
-    x, table, count = ctx.saved_tensors
-    grad_x = _grad_x(grad_y, x, table, *ctx.layout, count) if ctx.needs_input_grad[0] else None
-    grad_table = _grad_table(grad_y, x, *ctx.layout, count) if ctx.needs_input_grad[1] else None
-    return grad_x, grad_table, *[None] * 5
-
-
-def _grad_table_backward(ctx, direction):
+@_grad_table.backward
+def _differentiate_grad_table(saved, direction):
     """grad_table is the adjoint of encoding, linear in grad_y: its own adjoint encodes `direction` as if the table."""
-    grad_y, x, count = ctx.saved_tensors
-    grad_grad_y = _encode(x, direction, *ctx.layout, count) if ctx.needs_input_grad[0] else None
-    grad_x = _grad_x(grad_y, x, direction, *ctx.layout, count) if ctx.needs_input_grad[1] else None
-    return grad_grad_y, grad_x, *[None] * 5
+    inputs, grid, rows = saved.inputs
+    found = {}
+    if saved.wanted["grad_y"]:
+        found["grad_y"] = _encode(inputs.x, direction, grid, rows)
+    if saved.wanted["x"]:
+        found["x"] = _grad_x(inputs, direction, grid, rows)
+    return found
 
 
-def _grad_x_backward_formula(ctx, grad_grad_x):
-    grad_y, x, table, count = ctx.saved_tensors
-    return *_grad_x_backward(grad_grad_x, grad_y, x, table, *ctx.layout, count), *[None] * 5
+@_grad_x.backward
+def _differentiate_grad_x(saved, grad_grad_x):
+    grad_grad_y, grad_x, grad_table = _grad_x_backward(grad_grad_x, *saved.inputs)
+    return {"grad_y": grad_grad_y, "x": grad_x, "table": grad_table}
 
 
-def _no_third_derivative(ctx, *grads):
-    raise RuntimeError("hashgrid_encode: differentiated three times through x; only the first two derivatives exist")
-
-
-_encode.register_autograd(_encode_backward, setup_context=_save)
-_grad_table.register_autograd(_grad_table_backward, setup_context=_save)
-_grad_x.register_autograd(_grad_x_backward_formula, setup_context=_save)
-_grad_x_backward.register_autograd(_no_third_derivative)
+_grad_x_backward.final("hashgrid_encode: differentiated three times through x; only the first two derivatives exist")

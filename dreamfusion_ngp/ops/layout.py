@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from array import array
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from functools import cached_property
 
 import numpy as np
@@ -107,6 +107,6 @@ class GridLayout:
         return self.interpolation == "smoothstep"
 
     @property
-    def arguments(self) -> tuple[list[float], list[int], list[int], bool]:
-        """What the registered ops take: scale, resolution, offset, smoothstep."""
-        return list(self.scale), list(self.resolution), list(self.offset), self.smoothstep
+    def arguments(self) -> tuple[int, int, int, int, int, str, str]:
+        """What the registered ops take for a layout: its fields."""
+        return tuple(getattr(self, field.name) for field in fields(self))

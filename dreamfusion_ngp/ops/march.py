@@ -8,17 +8,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from .call import (
-    NAMESPACE,
-    address,
-    backend,
-    check_positive,
-    check_scalar_type,
-    check_tensor,
-    execution,
-    is_double,
-    stays,
-)
+from .call import launch
+from .checks import check_positive, check_scalar_type, check_tensor, stays
+from .register import Op
 
 BLOCK_EDGE = 4  # cells; the march skips empty blocks of BLOCK_EDGE^3
 LARGEST_RESOLUTION = 1024
@@ -86,19 +78,9 @@ def march(
         raise ValueError(f"march: step is too small for bound {bound}, got {step}")
     if not 1 <= budget <= LARGEST_BUDGET:
         raise ValueError(f"march: budget must be in [1, {LARGEST_BUDGET}], got {budget}")
+    stream = stays("march", "stream", stream, 1, dtype=torch.int64, like=rays_o)
     return Samples(
-        *torch.ops.dreamfusion_ngp.march(
-            rays_o.detach().contiguous(),
-            rays_d.detach().contiguous(),
-            bitfield.contiguous(),
-            resolution,
-            bound,
-            near,
-            step,
-            budget,
-            seed,
-            stays("march", "stream", stream, 1, dtype=torch.int64, like=rays_o),
-        )
+        *_march(rays_o.detach(), rays_d.detach(), bitfield, resolution, bound, near, step, budget, seed, stream)
     )
 
 
@@ -114,51 +96,46 @@ def lattice_length(bound: float, step: float) -> int:
     return ceil(min(2.0 * sqrt(3.0) * bound / step, 2.0 * LONGEST_LATTICE)) + 1
 
 
-MARCH = f"{NAMESPACE}::march"
-torch.library.define(
-    MARCH,
-    "(Tensor rays_o, Tensor rays_d, Tensor bitfield, int resolution, float bound, float near, float step, int budget,"
-    " int seed, Tensor stream) -> (Tensor, Tensor, Tensor, Tensor, Tensor)",
-)
+class Inputs(NamedTuple):
+    rays_o: Tensor
+    rays_d: Tensor
+    bitfield: Tensor
+    resolution: int
+    bound: float
+    near: float
+    step: float
+    budget: int
+    seed: int
+    stream: Tensor
 
 
-@torch.library.register_fake(MARCH)
-def _outputs(rays_o, rays_d, bitfield, resolution, bound, near, step, budget, seed, stream):
+_march = Op("march", Inputs, returns="t ray_id x offsets info")
+
+
+@_march.shapes
+def _outputs(inputs):
+    empty, rays = inputs.rays_o.new_empty, inputs.rays_o.shape[0]
     return (
-        rays_o.new_empty(budget),
-        rays_o.new_empty(budget, dtype=torch.int32),
-        rays_o.new_empty(budget, 3),
-        rays_o.new_empty(rays_o.shape[0] + 1, dtype=torch.int32),
-        rays_o.new_empty(2, dtype=torch.int64),
+        empty(inputs.budget),
+        empty(inputs.budget, dtype=torch.int32),
+        empty(inputs.budget, 3),
+        empty(rays + 1, dtype=torch.int32),
+        empty(2, dtype=torch.int64),
     )
 
 
-@torch.library.impl(MARCH, ("cpu", "cuda"))
-def _march(rays_o, rays_d, bitfield, resolution, bound, near, step, budget, seed, stream):
-    outputs = _outputs(rays_o, rays_d, bitfield, resolution, bound, near, step, budget, seed, stream)
-    rays = rays_o.shape[0]
-    blocks = torch.empty(2, (resolution // BLOCK_EDGE) ** 3, dtype=torch.uint8, device=rays_o.device)
-    counts = torch.empty(rays, dtype=torch.int32, device=rays_o.device)
-    device, cuda_stream, threads = execution(rays_o)
-    backend(rays_o).march(
-        is_double(rays_o),
-        address(rays_o),
-        address(rays_d),
-        address(bitfield),
-        address(blocks),
-        address(counts),
-        *map(address, outputs),
-        rays,
-        budget,
-        resolution,
-        lattice_length(bound, step),
-        bound,
-        near,
-        step,
-        seed,
-        address(stream),
-        device,
-        cuda_stream,
-        threads,
+@_march.kernel
+def _forward(inputs):
+    outputs = Samples(*_outputs(inputs))
+    rays, empty = inputs.rays_o.shape[0], inputs.rays_o.new_empty
+    arguments = inputs._asdict() | outputs._asdict()
+    arguments |= dict(seed=max(0, inputs.seed), jittered=inputs.seed >= 0, rays=rays)
+    launch(
+        "march",
+        inputs.rays_o,
+        **arguments,
+        max_steps=lattice_length(inputs.bound, inputs.step),
+        blocks=empty(2, (inputs.resolution // BLOCK_EDGE) ** 3, dtype=torch.uint8),
+        counts=empty(rays, dtype=torch.int32),
     )
-    return outputs
+    return tuple(outputs)

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import torch
 from torch import Tensor
-from torch.autograd.graph import increment_version
 
-from .call import NAMESPACE, address, backend, check_positive, check_tensor, execution
+from .call import backend, launch
+from .checks import check_positive, check_tensor
 from .march import check_resolution
+from .register import Op
 
 
 def occupancy_update(
@@ -45,9 +48,7 @@ def occupancy_update(
         raise ValueError(f"{op}: decay must be in [0, 1], got {decay}")
     if not 0.0 <= threshold < float("inf"):
         raise ValueError(f"{op}: threshold must be a finite number, at least 0, got {threshold}")
-    torch.ops.dreamfusion_ngp.occupancy_update(
-        grid, bitfield, cells.contiguous(), sigma.detach().contiguous(), decay, threshold
-    )
+    _occupancy_update(grid, bitfield, cells, sigma.detach(), decay, threshold)
 
 
 def cell_points(cells: Tensor, resolution: int, bound: float, seed: int, stream: int) -> Tensor:
@@ -59,47 +60,62 @@ def cell_points(cells: Tensor, resolution: int, bound: float, seed: int, stream:
     check_tensor("cell_points", "cells", cells, (None,), dtype=torch.int64, text="(M,)")
     check_resolution("cell_points", resolution)
     check_positive("cell_points", bound=bound)
-    return torch.ops.dreamfusion_ngp.cell_points(cells.contiguous(), resolution, bound, seed, stream)
+    return _cell_points(cells, resolution, bound, seed, stream)
 
 
-UPDATE = f"{NAMESPACE}::occupancy_update"
-POINTS = f"{NAMESPACE}::cell_points"
-torch.library.define(
-    UPDATE, "(Tensor(a!) grid, Tensor(b!) bitfield, Tensor cells, Tensor sigma, float decay, float threshold) -> ()"
-)
-torch.library.define(POINTS, "(Tensor cells, int resolution, float bound, int seed, int stream) -> Tensor")
+class Update(NamedTuple):
+    grid: Tensor
+    bitfield: Tensor
+    cells: Tensor
+    sigma: Tensor
+    decay: float
+    threshold: float
 
 
-@torch.library.register_fake(UPDATE)
-def _no_outputs(grid, bitfield, cells, sigma, decay, threshold):
+class Points(NamedTuple):
+    cells: Tensor
+    resolution: int
+    bound: float
+    seed: int
+    stream: int
+
+
+_occupancy_update = Op("occupancy_update", Update, returns="", changes="grid bitfield")
+_cell_points = Op("cell_points", Points, returns="x")
+
+
+@_occupancy_update.shapes
+def _no_outputs(update):
     return None
 
 
-@torch.library.impl(UPDATE, ("cpu", "cuda"))
-def _update(grid, bitfield, cells, sigma, decay, threshold):
-    module = backend(grid)
-    sums = torch.empty(module.occupancy_scratch, dtype=torch.float64, device=grid.device)
-    occupied = torch.zeros(1, dtype=torch.int64, device=grid.device)
-    module.occupancy_update(
-        *map(address, (grid, bitfield, cells, sigma, sums, occupied)),
-        grid.shape[0],
-        cells.shape[0],
-        decay,
-        threshold,
-        *execution(grid),
+@_occupancy_update.kernel
+def _update(update):
+    grid, bitfield, cells, sigma, decay, threshold = update
+    launch(
+        "occupancy_update",
+        grid,
+        grid=grid,
+        bitfield=bitfield,
+        index=cells,
+        sigma=sigma,
+        sums=grid.new_empty(backend(grid).occupancy_scratch, dtype=torch.float64),
+        occupied=grid.new_zeros(1, dtype=torch.int64),
+        cells=grid.shape[0],
+        listed=cells.shape[0],
+        decay=decay,
+        threshold=threshold,
     )
-    increment_version((grid, bitfield))
 
 
-@torch.library.register_fake(POINTS)
-def _points_output(cells, resolution, bound, seed, stream):
-    return cells.new_empty(cells.shape[0], 3, dtype=torch.float32)
+@_cell_points.shapes
+def _positions(points):
+    return points.cells.new_empty(points.cells.shape[0], 3, dtype=torch.float32)
 
 
-@torch.library.impl(POINTS, ("cpu", "cuda"))
-def _points(cells, resolution, bound, seed, stream):
-    x = _points_output(cells, resolution, bound, seed, stream)
-    backend(cells).cell_points(
-        address(cells), address(x), cells.shape[0], resolution, bound, seed, stream, *execution(cells)
-    )
+@_cell_points.kernel
+def _points(points):
+    cells, resolution, bound, seed, stream = points
+    x, drawn = _positions(points), dict(seed=max(0, seed), stream=stream, jittered=seed >= 0)
+    launch("cell_points", cells, index=cells, x=x, n=cells.shape[0], resolution=resolution, bound=bound, **drawn)
     return x

@@ -11,10 +11,10 @@ from itertools import pairwise
 import torch
 from torch import Tensor
 
-from .call import zero_rows
 from .composite import Composited
 from .hashgrid import GridLayout
 from .march import Samples
+from .rows import zero_rows
 
 # hashgrid.py ----------------------------------------------------------------------------------------------------------
 

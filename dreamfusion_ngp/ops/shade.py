@@ -2,20 +2,14 @@
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import torch
 from torch import Tensor
 
-from .call import (
-    NAMESPACE,
-    address,
-    backend,
-    check_count,
-    check_positive,
-    check_scalar_type,
-    check_tensor,
-    execution,
-    is_double,
-)
+from .call import launch
+from .checks import check_count, check_positive, check_scalar_type, check_tensor
+from .register import Op, tensors
 
 DENSITIES = ("softplus", "exp")
 
@@ -63,77 +57,58 @@ def shade(
     check_count("shade", count, h)
     if density not in DENSITIES:
         raise ValueError(f"shade: density must be one of {', '.join(DENSITIES)}, got {density!r}")
-    return torch.ops.dreamfusion_ngp.shade(
-        h.contiguous(),
-        rgb_raw.contiguous(),
-        grad_h.contiguous(),
-        x.detach().contiguous(),
-        ray_id.contiguous(),
-        view.detach().contiguous(),
-        count,
-        rays_per_view,
-        density == "exp",
-        eps,
-    )
+    return _shade(h, rgb_raw, grad_h, x.detach(), ray_id, view.detach(), count, rays_per_view, density == "exp", eps)
 
 
-FORWARD = f"{NAMESPACE}::shade"
-BACKWARD = f"{NAMESPACE}::shade_backward"
-INPUTS = (
-    "Tensor h, Tensor rgb_raw, Tensor grad_h, Tensor x, Tensor ray_id, Tensor view, Tensor? count, int rays_per_view,"
-    " bool exp_density, float eps"
-)
-torch.library.define(FORWARD, f"({INPUTS}) -> (Tensor, Tensor, Tensor)")
-torch.library.define(BACKWARD, f"(Tensor d_sigma, Tensor d_rgb, Tensor d_normal, {INPUTS}) -> (Tensor, Tensor, Tensor)")
+class Inputs(NamedTuple):
+    h: Tensor
+    rgb_raw: Tensor
+    grad_h: Tensor
+    x: Tensor
+    ray_id: Tensor
+    view: Tensor
+    count: Tensor | None
+    rays_per_view: int
+    exp_density: bool
+    eps: float
 
 
-def _native_inputs(h, rgb_raw, grad_h, x, ray_id, view, count, rays_per_view, exp_density, eps):
-    tensors = (h, rgb_raw, grad_h, x, ray_id, view, count)
-    return backend(h).ShadeInputs(*map(address, tensors), h.shape[0], view.shape[0], rays_per_view, eps, exp_density)
+_shade = Op("shade", Inputs, returns="sigma rgb normal")
+_shade_backward = Op("shade_backward", tensors("d_sigma d_rgb d_normal"), Inputs, returns="d_h d_rgb_raw d_grad_h")
 
 
-@torch.library.register_fake(FORWARD)
-def _outputs(h, rgb_raw, *_):
-    return torch.empty_like(h), torch.empty_like(rgb_raw), torch.empty_like(rgb_raw)
+@_shade.shapes
+def _shaded(inputs):
+    return torch.empty_like(inputs.h), torch.empty_like(inputs.rgb_raw), torch.empty_like(inputs.rgb_raw)
 
 
-@torch.library.impl(FORWARD, ("cpu", "cuda"))
-def _forward(*inputs):
-    h = inputs[0]
-    outputs = _outputs(*inputs)
-    backend(h).shade_forward(is_double(h), _native_inputs(*inputs), *map(address, outputs), *execution(h))
-    return outputs
+@_shade.kernel
+def _forward(inputs):
+    sigma, rgb, normal = _shaded(inputs)
+    sizes = dict(n=inputs.h.shape[0], views=inputs.view.shape[0])
+    launch("shade_forward", inputs.h, **inputs._asdict(), **sizes, sigma=sigma, rgb=rgb, normal=normal)
+    return sigma, rgb, normal
 
 
-@torch.library.register_fake(BACKWARD)
-def _gradients(d_sigma, d_rgb, d_normal, h, rgb_raw, grad_h, *_):
-    return torch.empty_like(h), torch.empty_like(rgb_raw), torch.empty_like(grad_h)
+@_shade_backward.shapes
+def _gradients(incoming, inputs):
+    return torch.empty_like(inputs.h), torch.empty_like(inputs.rgb_raw), torch.empty_like(inputs.grad_h)
 
 
-@torch.library.impl(BACKWARD, ("cpu", "cuda"))
-def _backward(d_sigma, d_rgb, d_normal, *inputs):
-    h = inputs[0]
-    incoming = [d.contiguous() for d in (d_sigma, d_rgb, d_normal)]
-    outputs = _gradients(*incoming, *inputs)
-    backend(h).shade_backward(
-        is_double(h), _native_inputs(*inputs), *map(address, incoming), *map(address, outputs), *execution(h)
-    )
-    return outputs
+@_shade_backward.kernel
+def _backward(incoming, inputs):
+    d_h, d_rgb_raw, d_grad_h = _gradients(incoming, inputs)
+    sizes = dict(n=inputs.h.shape[0], views=inputs.view.shape[0])
+    outputs = dict(d_h=d_h, d_rgb_raw=d_rgb_raw, d_grad_h=d_grad_h)
+    launch("shade_backward", inputs.h, **inputs._asdict(), **sizes, **incoming._asdict(), **outputs)
+    return d_h, d_rgb_raw, d_grad_h
 
 
-def _save(ctx, inputs, output):
-    ctx.save_for_backward(*inputs[:7])
-    ctx.constants = inputs[7:]
+@_shade.backward
+def _differentiate(saved, d_sigma, d_rgb, d_normal):
+    (inputs,) = saved.inputs
+    d_h, d_rgb_raw, d_grad_h = _shade_backward(d_sigma, d_rgb, d_normal, inputs)
+    return {"h": d_h, "rgb_raw": d_rgb_raw, "grad_h": d_grad_h}
 
 
-def _differentiate(ctx, d_sigma, d_rgb, d_normal):
-    gradients = torch.ops.dreamfusion_ngp.shade_backward(d_sigma, d_rgb, d_normal, *ctx.saved_tensors, *ctx.constants)
-    return *gradients, None, None, None, None, None, None, None
-
-
-def _refuse(ctx, *_):
-    raise RuntimeError("shade: differentiable once only; its gradient was differentiated again")
-
-
-torch.library.register_autograd(FORWARD, _differentiate, setup_context=_save)
-torch.library.register_autograd(BACKWARD, _refuse)
+_shade_backward.final("shade: differentiable once only; its gradient was differentiated again")

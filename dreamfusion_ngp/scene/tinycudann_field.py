@@ -15,9 +15,9 @@ from torch import Tensor
 
 from ..base.errors import NativeError
 from ..ops import reference
-from ..ops.call import zero_rows
 from ..ops.exchange import tinycudann_config
 from ..ops.hashgrid import GridLayout, hashgrid_encode
+from ..ops.rows import zero_rows
 
 
 class TinycudannEncoding:

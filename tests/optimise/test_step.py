@@ -66,7 +66,7 @@ class OnTheHost(TorchDispatchMode):
 def test_no_function_of_a_step_goes_through_the_host(network, monkeypatch):
     """On a device without memory, which stands for any but the CPU, no operator sees a tensor of the host: nothing is
     copied there or back, and no value can be read."""
-    monkeypatch.setattr("dreamfusion_ngp.ops.call.DEVICES", ("cpu", "cuda", "meta"))
+    monkeypatch.setattr("dreamfusion_ngp.ops.checks.DEVICES", ("cpu", "cuda", "meta"))
     config = replace(TINY, field=replace(TINY.field, half_table=True), loss=replace(TINY.loss, smoothness=0.1))
     state = VolumeStage(config, "meta")
     with OnTheHost() as host:
