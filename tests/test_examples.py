@@ -29,6 +29,11 @@ def test_an_example_is_short(path):
     assert len(path.read_text(encoding="utf-8").splitlines()) < 80
 
 
+def test_the_ops_alone_learn_a_signed_distance():
+    error, slope = example("ops_alone").fit(steps=60, device="cpu", points=1024)
+    assert error < 0.02 and 0.8 < slope < 1.2
+
+
 def test_own_field_is_the_density_of_a_signed_distance_and_makes_a_mesh(tmp_path):
     own = example("own_field")
     field = own.SignedDistance(0.75, seed=0)
