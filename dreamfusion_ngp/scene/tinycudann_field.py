@@ -89,6 +89,6 @@ def tinycudann_field(
         e = e * level_weight.repeat_interleave(encoding.layout.features)
         o = torch.relu(e @ W1.T + b1) @ W2.T + b2
         (grad_o,) = torch.autograd.grad(o[:, 0].sum(), x, create_graph=learning)
-    bump, bump_grad = reference._blob(x.detach(), blob)
+    bump, bump_grad = reference.blob_density(x.detach(), blob)
     found = (o[:, 0] + bump, o[:, 1:], grad_o + bump_grad)
     return tuple(zero_rows(value if learning else value.detach(), count) for value in found)

@@ -154,7 +154,7 @@ def test_hashgrid_reads_a_table_of_more_than_2_to_the_31_elements():
     layout = GridLayout(levels=5, features=8, log2_table=26, base_resolution=512, finest_resolution=1 << 14)
     table = sparse(layout.entries, layout.features)
     x = torch.rand(64, 3, generator=torch.Generator().manual_seed(0))
-    for row, _, _ in reference._corners(x, layout, 4):
+    for row, _, _ in reference.corners_of(x, layout, 4):
         table[row] = torch.rand(64, 8, generator=torch.Generator().manual_seed(1))
     assert row.min() * layout.features > LIMIT
     y = hashgrid_encode(x, table, layout)

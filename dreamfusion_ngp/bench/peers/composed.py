@@ -100,7 +100,7 @@ class ComposedStep:
         """Pre-activation density, blob included, and raw colour, (N, 4)."""
         bound = self.p.config.bound
         o = self.out(torch.relu(self.hidden(self.encode((x + bound) / (2 * bound)).to(x.dtype))))
-        return torch.cat([o[:, :1] + reference._blob(x, self.p.named()["blob"])[0][:, None], o[:, 1:]], 1)
+        return torch.cat([o[:, :1] + reference.blob_density(x, self.p.named()["blob"])[0][:, None], o[:, 1:]], 1)
 
     def field(self, rows: slice) -> tuple[Tensor, Tensor, Tensor]:
         """h, rgb_raw, grad_h, as `ops.field` has them."""

@@ -83,7 +83,7 @@ def nerfacc_march(s: Scene) -> Peer:
     edge, bound = s.occupancy.resolution, s.occupancy.bound
     grid = nerfacc.OccGridEstimator([-bound] * 3 + [bound] * 3, edge).to(s.x.device)
     grid.binaries = reference.unpack_bits(s.occupancy.bits).view(1, edge, edge, edge)
-    enter, _ = reference._clip(s.origins, s.directions, bound, s.config.near)
+    enter, _ = reference.clip_rays(s.origins, s.directions, bound, s.config.near)
     jitter = reference.kernel_uniform(len(enter), 0, 0, torch.float32)[:, 0].to(enter)
     start = torch.where(enter.isfinite(), enter + (jitter - 0.5) * s.config.step, 0.0)
 

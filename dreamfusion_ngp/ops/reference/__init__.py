@@ -1,0 +1,32 @@
+"""The slow, obvious torch twin of every op: the specification, and the oracle of the tests.
+
+Same arguments and results as the public functions, any float dtype, any device; gradients by autograd. No checks.
+"""
+
+from .adam import adam_step
+from .composite import composite
+from .field import blob_density, field, field_density
+from .hashgrid import corners_of, hashgrid_encode
+from .march import clip_rays, march, unpack_bits
+from .occupancy import cell_points, occupancy_update, pack_bits
+from .random import kernel_uniform, philox
+from .shade import shade
+
+__all__ = [
+    "adam_step",
+    "blob_density",
+    "cell_points",
+    "clip_rays",
+    "composite",
+    "corners_of",
+    "field",
+    "field_density",
+    "hashgrid_encode",
+    "kernel_uniform",
+    "march",
+    "occupancy_update",
+    "pack_bits",
+    "philox",
+    "shade",
+    "unpack_bits",
+]
