@@ -19,7 +19,7 @@ from dreamfusion_ngp.toybox.world.captions import WORDS, subject
 from dreamfusion_ngp.toybox.world.shapes import CLASSES, COLORS, DIRECTIONAL
 
 CAPTIONS = [*toy_captions()[0], *(caption for name in CLASSES for caption in azimuth_captions(name))]
-TINY = TrainPriorConfig(images=16, batch=8, chunk=1, views_per_class=2, warmup_images=8, sheet_steps=1)
+TINY = TrainPriorConfig(images=16, batch=8, chunk=1, views_per_class=2, warmup_images=8, sheet_steps=0)
 
 
 class Knows:

@@ -44,7 +44,7 @@ TINY_PRIOR = TrainPriorConfig(
     warmup_images=48,
     ema_half_life=32,
     report_every=3,
-    sheet_steps=1,
+    sheet_steps=0,
 )
 
 

@@ -28,17 +28,19 @@ from dreamfusion_ngp.toybox.prior.model import build_prior, load_prior, with_all
 from dreamfusion_ngp.toybox.prior.sampling import SHEET_VIEWS, sample, sheet
 from dreamfusion_ngp.toybox.world.shapes import CLASSES
 
+QUICK = replace(TINY, chunk=1, views_per_class=1)  # for runs whose pictures do not matter
+
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory):
     """The folder that a run of two processes left."""
     out = tmp_path_factory.mktemp("run") / "new" / "prior"
-    train_prior(TINY, out, processes=2)
+    train_prior(replace(TINY, sheet_steps=1), out, processes=2)
     return out
 
 
 class Knowing:
-    """In the place of the UNet: knows the clean pictures and gives them (plus `error`)."""
+    """Instead of the UNet: knows the clean pictures and gives them (plus `error`)."""
 
     config = SimpleNamespace(in_channels=18)
 
@@ -91,7 +93,7 @@ def test_a_run_begins_with_the_text(tmp_path, monkeypatch):
     shares = []
     original = trainer.training_batch
     monkeypatch.setattr(trainer, "training_batch", lambda *args: shares.append(args[3]) or original(*args))
-    train_prior(replace(TINY, images=48, text_phase=0.5), tmp_path / "prior")
+    train_prior(replace(QUICK, images=48, text_phase=0.5), tmp_path / "prior")
     first, later = training.BLIND_SHARE
     assert shares == [first] * 3 + [later] * 3 and first > 0.5 > later
 
@@ -102,7 +104,9 @@ def test_a_step_can_be_captured_in_a_graph(tmp_path):
     for tape in (None, Tape()):
         prior = build_prior(3)
         trainer.prepare_for_training(prior, "cpu")
-        run = trainer.Run(prior, replace(TINY, batch=2), tmp_path, 0, 1, "cpu", trainer.EMPTY_LOG, None, trainer.silent)
+        run = trainer.Run(
+            prior, replace(QUICK, batch=2), tmp_path, 0, 1, "cpu", trainer.EMPTY_LOG, None, trainer.silent
+        )
         if tape:
             run.learn = Repeated(run.gradients, tape)
         run.reservoir.fill()
@@ -122,7 +126,7 @@ def test_resuming_needs_only_the_folder_and_continues_the_count(trained, tmp_pat
     before = read_log(trained)
     start = weights_of(load_prior(trained))
     train_prior(
-        replace(TINY, images=40, learning_rate=1e-5), tmp_path / "more", resume=trained, show=(lines := []).append
+        replace(QUICK, images=40, learning_rate=1e-5), tmp_path / "more", resume=trained, show=(lines := []).append
     )
     log = read_log(tmp_path / "more")
     assert log["images"] == 280 and log["loss"][: len(before["loss"])] == before["loss"] and log["loss"][-1][0] == 280
@@ -150,7 +154,7 @@ def test_a_prior_with_fewer_words_can_be_resumed(trained, tmp_path):
     rows = whole.text_encoder.shared.weight
     assert torch.equal(rows[:-1], table[:-1]) and rows[-1].eq(0).all()
     assert whole.tokenizer.get_vocab() == prior.tokenizer.get_vocab()
-    train_prior(replace(TINY, images=8), tmp_path / "new", resume=old)
+    train_prior(replace(QUICK, images=8), tmp_path / "new", resume=old)
     assert len(load_prior(tmp_path / "new").text_encoder.shared.weight) == len(words)
     data["model"]["vocab"]["dragon"] = len(words) - 1
     (old / "tokenizer" / "tokenizer.json").write_text(json.dumps(data))
@@ -186,10 +190,10 @@ def test_a_limit_in_minutes_ends_the_run_and_replaces_an_older_prior(trained, tm
     out = tmp_path / "prior"
     out.mkdir()
     began = time.monotonic()
-    train_prior(replace(TINY, images=10**9, minutes=1 / 60), out)
+    train_prior(replace(QUICK, images=10**9, minutes=1 / 60), out)
     assert time.monotonic() - began < 300, "one second of training, its sheet and a busy machine"
     assert 8 <= read_log(out)["images"] < 10**6
-    train_prior(replace(TINY, images=8), out, resume=trained)
+    train_prior(replace(QUICK, images=8), out, resume=trained)
     assert read_log(out)["images"] == 248 and [p.name for p in tmp_path.iterdir()] == ["prior"]
 
 
@@ -278,7 +282,18 @@ def test_samples_are_pictures_and_depend_on_seed_and_words(trained):
     )
 
 
-def test_a_sheet_can_have_several_colours(trained, tmp_path):
-    sheet(load_prior(trained), tmp_path / "sheet.png", steps=1, seed=3)
+def test_a_sheet_can_have_several_colours(tmp_path, monkeypatch):
+    """A row for every class in each of them, an untextured picture at its end."""
+    asked = []
+
+    def painted(prior, texts, **settings):
+        asked.extend(texts)
+        return torch.rand(len(texts), 64, 64, 3)
+
+    monkeypatch.setattr("dreamfusion_ngp.toybox.prior.sampling.sample", painted)
+    sheet(None, tmp_path / "sheet.png", colors_per_class=2)
+    rows, columns = 2 * len(CLASSES), len(SHEET_VIEWS) + 1
+    assert len(asked) == rows * columns and sum("clay" in text for text in asked) == rows
+    assert len({text.split(",")[0] for text in asked if "clay" not in text}) == rows
     with Image.open(tmp_path / "sheet.png") as picture:
-        assert np.asarray(picture).std() > 1
+        assert picture.size == (2 * 64 * columns, 64 * rows // 2)

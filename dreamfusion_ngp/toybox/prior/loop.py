@@ -59,8 +59,9 @@ def train_prior(
 def check_request(config: TrainPriorConfig, out: Path, resume: Path | None, device: str) -> None:
     """Whatever would fail hours later, or in another process, fails here."""
     for name in ("images", "batch", "views_per_class", "chunk", "trace_every", "report_every", "sheet_steps"):
-        if getattr(config, name) < 1:
-            raise UsageError(f"train-prior: {name} must be at least 1, got {getattr(config, name)}")
+        least = 0 if name == "sheet_steps" else 1
+        if getattr(config, name) < least:
+            raise UsageError(f"train-prior: {name} must be at least {least}, got {getattr(config, name)}")
     if not 0 <= config.text_phase <= 1:
         raise UsageError(f"train-prior: text_phase must be from 0 to 1, got {config.text_phase}")
     if config.seed < 0 or not 0 <= config.minutes < math.inf:
@@ -238,7 +239,7 @@ class Run:
             g.copy_(part.view_as(g))
 
     def save(self, total: int, score: bool = False, with_sheet: bool = False) -> None:
-        """Write the averaged weights into a new folder, then put it in the place of `out`."""
+        """Write the averaged weights into a new folder, then replace `out` by it."""
         averaged = copy.deepcopy(self.prior)
         with torch.no_grad():
             for p, a in zip(
@@ -260,7 +261,7 @@ class Run:
             "seed": self.config.seed,
         }
         (part / "training.json").write_text(json.dumps(log) + "\n")
-        if with_sheet:
+        if with_sheet and self.config.sheet_steps:
             sheet(averaged, part / "samples.jpg", steps=self.config.sheet_steps)
         old = self.out.with_name(self.out.name + ".old")
         shutil.rmtree(old, ignore_errors=True)

@@ -64,7 +64,7 @@ class TrainPriorConfig:
     save_every: float = 300.0  # seconds
     score_every: float = 1500.0  # seconds between scores of samples
     report_every: int = 100  # steps
-    sheet_steps: int = 30  # steps of the sampler for the sheet at the end
+    sheet_steps: int = 30  # steps of the sampler for the sheet at the end; 0: no sheet
 
 
 # On a GPU, batches that keep it busy: 7,200 pictures a second with 256 and with 512 (H200).
