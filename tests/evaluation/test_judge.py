@@ -15,7 +15,6 @@ from dreamfusion_ngp.evaluation.judge_training import (
     TrainJudgeConfig,
     Views,
     backgrounds,
-    held_out,
     train_judge,
     training_batch,
     training_cameras,
@@ -25,7 +24,12 @@ from dreamfusion_ngp.evaluation.pictures import ELEVATION
 from dreamfusion_ngp.evaluation.retrieval import retrieved, toy_captions
 from dreamfusion_ngp.toybox.world.shapes import CLASSES, COLORS
 
-SHORT = TrainJudgeConfig(images=32 * 160, batch=32, views_per_class=24, warmup=10)
+SHORT = TrainJudgeConfig(images=24 * 100, batch=24, views_per_class=8, chunk=2, trace_every=4, warmup=10)
+
+
+@pytest.fixture(scope="module")
+def views():
+    return Views(SHORT, np.random.default_rng(9))
 
 
 @pytest.fixture(scope="module")
@@ -34,13 +38,13 @@ def trained(tmp_path_factory):
     return train_judge(SHORT, path, show=lambda line: None), path
 
 
-def test_a_short_training_improves_on_held_out_pictures(trained):
+def test_a_short_training_improves_on_held_out_pictures(trained, views):
     """Chance is 1 of 220. White clay before light grey takes longer than this to be seen."""
     judge, _ = trained
     log = judge.log["held_out"]
     assert log["color"] > 0.05 and 0 <= log["geo"] <= 1 and 0 < log["view"] <= 1 and judge.log["images"] == SHORT.images
     before = Judge().eval()
-    batch = training_batch(Views(SHORT, np.random.default_rng(9)), 64, np.random.default_rng(9))
+    batch = training_batch(views, 64, np.random.default_rng(9))
     with torch.no_grad():
         assert RetrievalLoss(judge)(*batch) < RetrievalLoss(before)(*batch) - 1.0
 
@@ -52,7 +56,6 @@ def test_saved_and_loaded_it_judges_the_same(trained):
     pictures = torch.rand(4, SIZE, SIZE, 3, generator=torch.Generator().manual_seed(0))
     assert torch.allclose(again.images(pictures), judge.images(pictures), atol=0.01)
     assert torch.allclose(again.texts(["a red mug"]), judge.texts(["a red mug"]), atol=0.01)
-    assert abs(held_out(again)["color"] - judge.log["held_out"]["color"]) < 0.02
 
 
 def test_embeddings_have_length_one_and_larger_pictures_are_reduced(trained):
@@ -86,18 +89,17 @@ def test_its_backgrounds_and_colours():
     assert (colors[:, 0] > colors[:, 1] + 0.3).all() and colors[:, 0].std() > 0.03
 
 
-def test_batches_say_what_they_show():
-    random = np.random.default_rng(2)
-    pictures, classes, color, clay, azimuth = training_batch(Views(SHORT, random), 64, random)
+def test_batches_say_what_they_show(views):
+    pictures, classes, color, clay, azimuth = training_batch(views, 64, np.random.default_rng(2))
     assert pictures.shape == (64, SIZE, SIZE, 3) and pictures.min() >= 0 and pictures.max() <= 1
     assert azimuth.shape == (64,) and azimuth.min() >= 0 and azimuth.max() <= 360 and azimuth.std() > 60
     assert classes.max() < len(CLASSES) and color.max() < len(COLORS) and 0.2 < clay.float().mean() < 0.6
 
 
-def test_a_step_can_be_captured_in_a_graph():
+def test_a_step_can_be_captured_in_a_graph(views):
     """What the tape refuses would stop a CUDA graph's capture; it gives the bits of the loss as it is."""
     random, losses = np.random.default_rng(5), []
-    batches = [training_batch(Views(SHORT, random), 16, random) for _ in range(2)]
+    batches = [training_batch(views, 16, random) for _ in range(2)]
     for tape in (None, Tape()):
         torch.manual_seed(0)
         loss = RetrievalLoss(Judge())
