@@ -111,7 +111,7 @@ def width_problem(wanted: list, given: int) -> str:
 
 
 def foreign_conditions(unet, addition: tuple) -> str:
-    """What a UNet2DConditionModel wants to be told besides a text, or "". addition: the values of addition_embed_type
+    """What a UNet2DConditionModel wants to be told beside a text, or "". addition: the values of addition_embed_type
     that can be served."""
     if unet.time_cond_proj_dim:
         return "it is distilled with a guidance scale built in; such a model is no teacher here"

@@ -68,7 +68,7 @@ class Attention(torch.autograd.Function):
 
 @contextmanager
 def fused_attention():
-    """`Attention` in the place of torch's, which on meta tensors would make the whole matrix. A mode of torch would do
+    """`Attention` instead of torch's, which on meta tensors would make the whole matrix. A mode of torch would do
     it more neatly, but it is off where checkpointing computes anew."""
     functional = torch.nn.functional
     own = functional.scaled_dot_product_attention
@@ -80,7 +80,7 @@ def fused_attention():
 
 
 def peak(run: Callable[[], object]) -> int:
-    """Bytes of tensors that `run`, which works on meta tensors, has alive at most, besides what was there before."""
+    """Bytes of tensors that `run`, which works on meta tensors, has alive at most, on top of what was there before."""
     counter = Peak()
     with fused_attention(), counter:
         run()

@@ -1,6 +1,6 @@
 """Pictures as a UNet sees them: f x f pixels packed into one, and where each of them is.
 
-A UNet with 3 f^2 input channels takes packed pictures; one with 3 f^2 + 6 takes six fixed maps of the position besides.
+A UNet with 3 f^2 input channels takes packed pictures; one with 3 f^2 + 6 takes six fixed maps of the position as well.
 A convolution knows only from the zeros around a picture where it is; with the maps it knows from the start (Liu et al.
 2018, "An intriguing failing of convolutional neural networks and the CoordConv solution"), which is what a text alone
 needs to place a thing in pure noise.

@@ -75,7 +75,7 @@ class TextEncoder:
         return fit_prompt(self.tokenizers, prompt, views, modes, name)
 
     def key(self, text: str) -> str:
-        """What decides a text's entry, besides the files of the encoder."""
+        """What decides a text's entry, apart from the files of the encoder."""
         return f"{type(self).__name__} {self.clip_skip} {[t.model_max_length for t in self.tokenizers]} {text}"
 
     def unskipped(self) -> TextEncoder:

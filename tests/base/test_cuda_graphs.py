@@ -7,7 +7,7 @@ import pytest
 import torch
 from support.tape import Tape
 from support.tiny_latent import tiny_latent_folder
-from support.tiny_models import cache, config, folders, judged, views
+from support.tiny_models import config, judged, views
 
 from dreamfusion_ngp.base.cuda_graphs import CudaCapture, Repeated, Replayed
 from dreamfusion_ngp.guidance.load import load_guidance

@@ -3,7 +3,6 @@ verdicts on the targets; and counting of waits."""
 
 import sys
 import warnings
-from pathlib import Path
 from types import ModuleType, SimpleNamespace
 
 import pytest

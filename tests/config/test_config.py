@@ -11,7 +11,7 @@ from dreamfusion_ngp.base.errors import UsageError
 from dreamfusion_ngp.config.checks import check_config, setting
 from dreamfusion_ngp.config.io import from_dict, to_dict
 from dreamfusion_ngp.config.presets import PRESETS, dreamfusion, fast, preset
-from dreamfusion_ngp.config.schema import CameraConfig, RunConfig, resolution_at
+from dreamfusion_ngp.config.schema import CameraConfig, RunConfig
 
 
 @pytest.mark.parametrize("name", PRESETS)

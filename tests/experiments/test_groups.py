@@ -1,7 +1,6 @@
 """The groups: arms differ in what they claim, and each is a setting that the command line takes."""
 
 import json
-from dataclasses import replace
 from random import Random
 
 import numpy as np
@@ -10,7 +9,6 @@ import pytest
 from dreamfusion_ngp import cli
 from dreamfusion_ngp.cli.settings import run_config
 from dreamfusion_ngp.config.checks import check_config
-from dreamfusion_ngp.config.presets import fast
 from dreamfusion_ngp.experiments import task
 from dreamfusion_ngp.experiments.groups import DEFAULT, GROUPS, SIX, TWENTY_FOUR, arguments, config_of
 from dreamfusion_ngp.scene.lights import ALBEDO, LAMBERTIAN, TEXTURELESS

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 from support.tiny_latent import tiny_flow_folder
-from support.tiny_models import config, embedding, judged, views
+from support.tiny_models import config, embedding, judged
 
 from dreamfusion_ngp.base.errors import PriorError, UsageError
 from dreamfusion_ngp.base.rng import Stream, generator

@@ -8,7 +8,7 @@ import pytest
 import torch
 from support.changed_folders import added_token, clip, copied, edit, edited, replace, t5, unet, vae
 from support.tiny_latent import tiny_vae
-from support.tiny_models import config, judged, views
+from support.tiny_models import config, judged
 
 from dreamfusion_ngp import cli
 from dreamfusion_ngp.base.errors import PriorError

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 from support.tiny_latent import tiny_unet, tiny_vae
-from support.tiny_models import config, embedding, judged, views
+from support.tiny_models import config, judged
 
 from dreamfusion_ngp.base.errors import PriorError
 from dreamfusion_ngp.base.rng import Stream, generator

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from support.tiny_models import config, views
+from support.tiny_models import config
 
 from dreamfusion_ngp.guidance import memory
 from dreamfusion_ngp.guidance.load import load_guidance

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from support.tiny_models import config, judged, views
+from support.tiny_models import config, judged
 
 from dreamfusion_ngp.guidance.load import load_guidance
 from dreamfusion_ngp.guidance.micro_batches import in_parts

@@ -9,7 +9,7 @@ import pytest
 import torch
 from support.changed_folders import clip, copied, edit, edited, replace
 from support.tiny_latent import clip_tokenizer
-from support.tiny_models import config, embedding, judged, tiny_tokenizer, views
+from support.tiny_models import config, embedding, judged, tiny_tokenizer
 
 from dreamfusion_ngp.base.errors import PriorError
 from dreamfusion_ngp.guidance.load import load_guidance

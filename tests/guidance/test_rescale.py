@@ -5,7 +5,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from support.tiny_models import config, judged, views
+from support.tiny_models import config, judged
 
 from dreamfusion_ngp.base.errors import UsageError
 from dreamfusion_ngp.base.rng import Stream, generator
@@ -15,7 +15,6 @@ from dreamfusion_ngp.config.presets import fast
 from dreamfusion_ngp.config.schema import RunConfig
 from dreamfusion_ngp.evaluation.pictures import judging_cameras, toy_pictures
 from dreamfusion_ngp.guidance.classifier_free import perp_neg_guidance, rescale_clean
-from dreamfusion_ngp.guidance.distill import sds
 from dreamfusion_ngp.guidance.load import load_guidance
 from dreamfusion_ngp.guidance.protocol import Predictions
 from dreamfusion_ngp.guidance.schedule import sample_timesteps

@@ -4,7 +4,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 from support.changed_folders import copied
-from support.tiny_models import config, judged, views
+from support.tiny_models import config, judged
 
 from dreamfusion_ngp.guidance import text_encoders as text
 from dreamfusion_ngp.guidance.load import family, load_guidance

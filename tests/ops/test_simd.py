@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from dreamfusion_ngp.base.native import native
-from dreamfusion_ngp.ops import field, reference
+from dreamfusion_ngp.ops import field, reference  # noqa: F401 (registers the ops)
 from dreamfusion_ngp.ops.hashgrid import GridLayout
 
 OPS = torch.ops.dreamfusion_ngp

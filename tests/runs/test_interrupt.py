@@ -9,12 +9,12 @@ import time
 from dataclasses import replace
 from pathlib import Path
 
-import imageio_ffmpeg
+import imageio_ffmpeg  # noqa: F401
 import numpy as np
 import pytest
-import rich.progress
-import safetensors.torch
-from PIL import Image
+import rich.progress  # noqa: F401
+import safetensors.torch  # noqa: F401
+from PIL import Image  # noqa: F401
 from support.tiny_runs import TINY, Target
 
 from dreamfusion_ngp import cli

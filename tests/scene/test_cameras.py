@@ -14,7 +14,7 @@ import pytest
 import torch
 from scipy import stats
 
-from dreamfusion_ngp.config.presets import dreamfusion, fast
+from dreamfusion_ngp.config.presets import dreamfusion
 from dreamfusion_ngp.config.schema import CameraConfig
 from dreamfusion_ngp.scene.cameras import (
     camera_rays,
