@@ -27,7 +27,7 @@ py::dict build_info() {
 #else
     info["cuda"] = false;
 #endif
-    info["compiler"] = DFN_COMPILER;  // from CMakeLists.txt; what setup.py knows besides is in _build.json
+    info["compiler"] = DFN_COMPILER;  // from CMakeLists.txt; what else setup.py knows is in _build.json
     info["simd"] = simd_kernels().name;
     info["simd_levels"] = simd_level_names();
     info["max_levels"] = kMaxLevels;

@@ -1,5 +1,5 @@
 // Vectors of floats in the instruction set that this translation unit is compiled for. Everything is in a namespace of
-// its own for each set, and forced inline: a function compiled for one processor never serves in the place of
+// its own for each set, and forced inline: a function compiled for one processor never serves instead of
 // another's. GCC's vector extension does the arithmetic, intrinsics only what it cannot say; without x86 (arm64),
 // loops stand in for them.
 #pragma once

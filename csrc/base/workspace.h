@@ -10,7 +10,7 @@
 
 namespace dfn {
 
-// Asks for huge pages in the place of untouched ones; a hint, nothing depends on it.
+// Asks for huge pages instead of untouched ones; a hint, nothing depends on it.
 inline void advise_huge(void* memory, size_t bytes) {
 #if defined(__linux__) && defined(MADV_HUGEPAGE)
     const uintptr_t page = uintptr_t(2) << 20;

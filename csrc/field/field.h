@@ -35,7 +35,7 @@ struct FieldModel {
     const T* b1;             // (hidden)
     const T* W2;             // (4, hidden)
     const T* b2;             // (4)
-    const uint16_t* shadow;  // (entries, features) float16, read in the place of the table; or null. CUDA, usual shapes
+    const uint16_t* shadow;  // (entries, features) float16, read instead of the table; or null. CUDA, usual shapes
     bool tensor_cores;       // products with W1 on tensor cores, factors of 16 bits of mantissa. CUDA, usual shapes
 
     DFN_FIELDS(grid, level_weight, hidden, bound, blob.kind, blob.strength, blob.radius, table, W1, b1, W2, b2, shadow,

@@ -90,7 +90,7 @@ DFN_HD void field_forward_block(
     join3(grad_h, begin, live, p.grad_h);
 }
 
-// Adds to the network's gradient and leaves de and q in the place of e and t, for the scatter. The normal path of W2's
+// Adds to the network's gradient and leaves de and q instead of e and t, for the scatter. The normal path of W2's
 // first row is sum m (W1 u) = W1 . sum m u, unit by unit, so that no product of its own is needed: g.fired holds
 // sum m u^T.
 DFN_HD void field_backward_block(const Field<float>& p, const PackedNetwork& w, int64_t begin, int live, const Block& b,

@@ -40,7 +40,7 @@ def adam_step(
         param, grad, exp_avg, exp_avg_sq: one shape, contiguous, float32, or float64 on the CPU; all are changed.
         nonfinite: (1,) int64, raised by the number of elements left out.
         lr: at least 0.   beta1, beta2: in [0, 1).   eps: above 0.   step: from 1.   weight_decay: L2, at least 0.
-        factors: (2,) in the place of lr and step, param's type and device: `adam_factors`, read when the kernel runs.
+        factors: (2,) instead of lr and step, param's type and device: `adam_factors`, read when the kernel runs.
             A CUDA graph that is run again takes what is in it then.
 
     Source: Kingma & Ba 2015 (Adam), algorithm 1.
