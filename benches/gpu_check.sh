@@ -114,8 +114,10 @@ else
     # not skipped.
     many=$("$python" -c 'import xdist; print("-n 8")' 2> /dev/null)
     stage tests 180 pass "$python" -m pytest -q $many --need-cuda -k cuda \
-        tests/test_{hashgrid,field,march,occupancy,shade,composite,adam,sizes,no_sync,render,train,fields,inputs}.py \
-        tests/test_{graphs,capture,latent_guidance,prior_training}.py
+        tests/ops/test_{hashgrid,field,march,occupancy,shade,composite,adam,sizes}.py \
+        tests/render/test_render.py tests/scene/test_fields.py tests/base/test_{slots,cuda_graphs}.py \
+        tests/optimise/test_{executors,loop,no_sync}.py tests/guidance/test_latent_guidance.py \
+        tests/toybox/test_prior_training.py
 fi
 
 stage small 60 pass "$python" benches/gpu/small.py --device "$device"

@@ -27,6 +27,16 @@ def test_the_script_is_valid_bash():
 
 
 @pytest.mark.slow
+def test_the_tests_it_names_are_there():
+    script = SCRIPT.read_text(encoding="utf-8")
+    named = [word for word in script.split() if word.startswith("tests/")]
+    spread = subprocess.run(
+        ["bash", "-c", f"printf '%s\\n' {' '.join(named)}"], capture_output=True, text=True, check=True
+    )
+    paths = spread.stdout.split()
+    assert len(paths) > 10 and not [path for path in paths if not (ROOT / path).is_file()]
+
+
 def test_dry_run_with_one_stage_killed_keeps_the_others(tmp_path):
     done = subprocess.run(
         ["bash", str(SCRIPT), "--dry-run", "-o", str(tmp_path)],
