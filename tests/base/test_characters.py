@@ -182,8 +182,8 @@ def test_twins_share_their_embeddings(folders, cache):
     first = load_guidance(config(folders["packed"], negative="clay"), "cpu")
     kept = sorted(cache.iterdir())
     again = load_guidance(config(folders["packed"], "\ufeffa red\u200b mug", negative="clay\u00ad"), "cpu")
-    assert sorted(cache.iterdir()) == kept and again.prompt == "a red mug"
-    assert torch.equal(first.embeddings["hidden"], again.embeddings["hidden"])
+    assert sorted(cache.iterdir()) == kept and again.denoiser.texts.prompt == "a red mug"
+    assert torch.equal(first.denoiser.texts.embeddings["hidden"], again.denoiser.texts.embeddings["hidden"])
     text.embed(
         text.LowerCase(folders["packed"], json.loads((folders["packed"] / "model_index.json").read_text())),
         ["a red mug, front view", "a red\u200b mug, front\u00a0view"],
@@ -192,14 +192,15 @@ def test_twins_share_their_embeddings(folders, cache):
 
 
 def test_a_negative_that_cannot_be_seen_is_none(folders):
-    assert load_guidance(config(folders["packed"], negative="\u200b\ufeff"), "cpu").config.negative == ""
+    guidance = load_guidance(config(folders["packed"], negative="\u200b\ufeff"), "cpu")
+    assert guidance.denoiser.texts.config.negative == "" and "" in guidance.denoiser.texts.negative_rows
 
 
 def test_json_files_with_a_byte_order_mark(copy):
     (copy / "dreamfusion_ngp.json").write_text('\ufeff{"guidance_scale": 7}', encoding="utf-8")
     index = copy / "model_index.json"
     index.write_text("\ufeff" + index.read_text(), encoding="utf-8")
-    assert load_guidance(config(copy), "cpu").scale == 7.0
+    assert load_guidance(config(copy), "cpu").config.scale == 7.0
     (copy / "dreamfusion_ngp.json").write_bytes(b"\xff\xfe{}")
     with pytest.raises(PriorError, match="dreamfusion_ngp.json cannot be read"):
         read_settings(copy)
