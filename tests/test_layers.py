@@ -160,3 +160,12 @@ def test_the_rules_catch_what_they_are_for(tmp_path, monkeypatch):
 def test_every_folder_of_modules_is_a_package():
     for path in MODULES.values():
         assert (path.parent / "__init__.py").exists(), f"{path.parent} would be left out of the wheel"
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_modules_and_functions_stay_small(module):
+    assert len(MODULES[module].read_text(encoding="utf-8").splitlines()) <= 300
+    for node in ast.walk(tree(module)):
+        if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)):
+            length = node.end_lineno - node.lineno + 1
+            assert length <= 50, f"{module}.{node.name} has {length} lines"
