@@ -151,3 +151,11 @@ def test_trained_guidance_learns_the_noise_and_resumes_bit_by_bit(folders, tmp_p
     train(again, second, lambda record: None)
     assert again.step == 8 and {"guidance.student.first", "guidance.momentum.last"} < again.tensors().keys()
     assert all(torch.equal(value, again.tensors()[name]) for name, value in stages[0].tensors().items())
+
+
+def test_the_walkthrough_shows_a_step(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    text = (EXAMPLES / "walkthrough.py").read_text(encoding="utf-8")
+    assert text.count("STEPS, SIZE = 20, 32") == 1
+    exec(compile(text.replace("STEPS, SIZE = 20, 32", "STEPS, SIZE = 1, 8"), "walkthrough.py", "exec"), {})
+    assert "gradient (4, 8, 8, 3)" in capsys.readouterr().out and (tmp_path / "walkthrough.png").stat().st_size > 500
