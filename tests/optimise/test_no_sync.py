@@ -8,6 +8,7 @@ from dataclasses import replace
 
 import pytest
 import torch
+from support.tape import READS
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
@@ -26,17 +27,6 @@ SMALL = replace(
     render=replace(CONFIG.render, resolution=16),
     field=replace(CONFIG.field, levels=4, log2_table=10, finest_resolution=64, hidden=16),
 )
-READS = {
-    "_local_scalar_dense",
-    "item",
-    "equal",
-    "nonzero",
-    "masked_select",
-    "unique",
-    "_unique2",
-    "is_nonzero",
-    "bincount",
-}
 
 
 def guidance(image, views, part, progress):

@@ -5,8 +5,8 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-# What no graph can hold: reading values, results whose size depends on values, tensors made from numbers of the host.
-FORBIDDEN = {
+# Operators that read values, or whose result has a size that depends on them.
+READS = {
     "_local_scalar_dense",
     "item",
     "equal",
@@ -16,9 +16,11 @@ FORBIDDEN = {
     "_unique2",
     "is_nonzero",
     "bincount",
+}
+FORBIDDEN = READS | {
     "lift_fresh",
     "lift_fresh_copy",
-}
+}  # what no graph can hold: tensors made from numbers of the host too
 
 
 class NotForGraphs(AssertionError):
