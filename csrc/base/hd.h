@@ -65,6 +65,20 @@ DFN_HD T max0(T v) {
     return v > T(0) ? v : T(0);
 }
 
+// A product that is rounded before anything is added to it. Contraction to a fused multiply-add is up to each compiler,
+// and would put a sample at a cell's face, or a pixel on an edge, on different sides on different devices.
+template <class T>
+DFN_HD T rounded_product(T a, T b) {
+#ifdef __CUDA_ARCH__
+    if constexpr (sizeof(T) == 4)
+        return __fmul_rn(a, b);
+    else
+        return __dmul_rn(a, b);
+#else
+    return a * b;
+#endif
+}
+
 // How a body adds to memory that several samples share: plain where one thread owns the target, atomic where not.
 struct PlainAdd {
     template <class T>

@@ -41,20 +41,6 @@ struct March {
         max_steps, bound, near, step, seed, stream, jittered)
 };
 
-// A product that is rounded before anything is added to it. Contraction to a fused multiply-add is up to each compiler,
-// and would put a sample at a cell's face into different cells on different devices.
-template <class T>
-DFN_HD T rounded_product(T a, T b) {
-#ifdef __CUDA_ARCH__
-    if constexpr (sizeof(T) == 4)
-        return __fmul_rn(a, b);
-    else
-        return __dmul_rn(a, b);
-#else
-    return a * b;
-#endif
-}
-
 // What is constant along a ray.
 template <class T>
 struct RayWalk {
