@@ -51,5 +51,6 @@ PYBIND11_MODULE(_C, m) {
     dfn::bind_hashgrid(m);
     dfn::bind_march(m);
     dfn::bind_occupancy(m);
+    dfn::bind_raster(m);
     dfn::bind_shade(m);
 }

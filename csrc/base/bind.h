@@ -182,6 +182,7 @@ void bind_field(py::module_& m);
 void bind_hashgrid(py::module_& m);
 void bind_march(py::module_& m);
 void bind_occupancy(py::module_& m);
+void bind_raster(py::module_& m);
 void bind_shade(py::module_& m);
 
 }  // namespace dfn

@@ -10,10 +10,12 @@ from .hashgrid import corners_of, hashgrid_encode
 from .march import clip_rays, march, unpack_bits
 from .occupancy import cell_points, occupancy_update, pack_bits
 from .random import kernel_uniform, philox
+from .raster import antialias, interpolate, rasterise
 from .shade import shade
 
 __all__ = [
     "adam_step",
+    "antialias",
     "blob_density",
     "cell_points",
     "clip_rays",
@@ -22,11 +24,13 @@ __all__ = [
     "field",
     "field_density",
     "hashgrid_encode",
+    "interpolate",
     "kernel_uniform",
     "march",
     "occupancy_update",
     "pack_bits",
     "philox",
+    "rasterise",
     "shade",
     "unpack_bits",
 ]

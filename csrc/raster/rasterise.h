@@ -1,0 +1,122 @@
+// Rasterise: the nearest triangle of every pixel, its depth and barycentrics. Passes: `project_vertex`, then the pixels
+// of every triangle (`set_up`, `depth_at_pixel`), the nearest one kept, of two at the same depth the one with the
+// smaller number; then `finish_pixel`. No pass depends on the order of triangles.
+#pragma once
+#include "raster/near.h"
+
+namespace dfn {
+
+template <class T>
+struct Rasterise {
+    Mesh<T> mesh;
+    uint64_t* keys;  // scratch (views, height, width), on CUDA only: depth and triangle in one number
+    int32_t* face;   // out (views, height, width): -1 where nothing is
+    T* depth;        // out (views, height, width): z / w, 1 where nothing is
+    T* barycentric;  // out (views, height, width, 3), perspective; 0 where nothing is
+    bool cull;       // back faces are not there
+
+    DFN_FIELDS(mesh, keys, face, depth, barycentric, cull)
+};
+
+template <class T>
+struct RasteriseBackward {
+    Mesh<T> mesh;
+    const int32_t* face;     // in
+    const T* d_depth;        // in (views, height, width)
+    const T* d_barycentric;  // in (views, height, width, 3)
+    T* d_position;           // out (views, vertices, 4)
+
+    DFN_FIELDS(mesh, face, d_depth, d_barycentric, d_position)
+};
+
+template <class T>
+struct Coverage {
+    Edge<T> edge[3];
+    T x, y, z, zx, zy, nearest, farthest;  // depth z at (x, y), its slopes, its bounds
+    int left, right, top, bottom;          // pixels that may be inside
+};
+
+template <class T>
+DFN_HD T least(T a, T b, T c) {
+    const T m = a < b ? a : b;
+    return m < c ? m : c;
+}
+
+template <class T>
+DFN_HD T most(T a, T b, T c) {
+    return -least(-a, -b, -c);
+}
+
+// Whole numbers of [0, size) between two bounds: an empty range if there are none.
+template <class T>
+DFN_HD void whole_between(T low, T high, int size, int& first, int& last) {
+    low = clamp(low, T(0), T(size));
+    high = clamp(high, T(-1), T(size - 1));
+    first = int(low) + (T(int(low)) < low);
+    last = high < T(0) ? -1 : int(high);
+}
+
+// False: no pixel is inside.
+template <class T>
+DFN_HD bool set_up(
+    ScreenPoint<T> a, ScreenPoint<T> b, ScreenPoint<T> c, int height, int width, bool cull, Coverage<T>& s) {
+    whole_between(least(a.x, b.x, c.x), most(a.x, b.x, c.x), width, s.left, s.right);
+    whole_between(least(a.y, b.y, c.y), most(a.y, b.y, c.y), height, s.top, s.bottom);
+    if (s.left > s.right || s.top > s.bottom) return false;
+    const double area = signed_area(a, b, c);
+    if (area == 0 || (cull && area > 0)) return false;
+    s.edge[0] = edge_between(a, b, area > 0);
+    s.edge[1] = edge_between(b, c, area > 0);
+    s.edge[2] = edge_between(c, a, area > 0);
+    const double bx = double(b.x) - a.x, by = double(b.y) - a.y, bz = double(b.z) - a.z;
+    const double cx = double(c.x) - a.x, cy = double(c.y) - a.y, cz = double(c.z) - a.z;
+    s.x = a.x;
+    s.y = a.y;
+    s.z = a.z;
+    s.zx = T((bz * cy - cz * by) / area);
+    s.zy = T((cz * bx - bz * cx) / area);
+    s.nearest = least(a.z, b.z, c.z);
+    s.farthest = most(a.z, b.z, c.z);
+    return true;
+}
+
+// Whether a pixel's centre is inside and before the far plane, and its depth.
+template <class T>
+DFN_HD bool depth_at_pixel(const Coverage<T>& s, int x, int y, T& depth) {
+    const T px = T(x), py = T(y);
+    if (!is_inside(s.edge[0], edge_value(s.edge[0], px, py))) return false;
+    if (!is_inside(s.edge[1], edge_value(s.edge[1], px, py))) return false;
+    if (!is_inside(s.edge[2], edge_value(s.edge[2], px, py))) return false;
+    const T z = s.z + rounded_product(px - s.x, s.zx) + rounded_product(py - s.y, s.zy);
+    depth = clamp(z, s.nearest, s.farthest);
+    return depth <= T(1);
+}
+
+template <class T>
+DFN_HD void finish_pixel(const Rasterise<T>& p, int64_t pixel, int64_t view, int y, int x) {
+    Seen<T> s;
+    T b[3] = {T(0), T(0), T(0)}, depth = T(1), w;
+    if (p.face[pixel] >= 0 && look_at(p.mesh, view, p.face[pixel], T(x), T(y), s) && !plane_at(s, b, depth, w)) {
+        b[0] = b[1] = b[2] = T(1) / T(3);  // edge-on to the last bit
+        depth = T(1);
+    }
+    p.depth[pixel] = depth;
+    store3(p.barycentric, pixel, Vec3<T>{b[0], b[1], b[2]});
+}
+
+template <class Add, class T>
+DFN_HD void rasterise_pixel_backward(const RasteriseBackward<T>& p, int64_t pixel, int64_t view, int y, int x, T* out) {
+    if (p.face[pixel] < 0) return;
+    Seen<T> s;
+    T b[3], depth, w;
+    const Vec3<T> d = load3(p.d_barycentric, pixel);
+    const T d_b[3] = {d.x, d.y, d.z}, d_depth = p.d_depth[pixel];
+    if (d.x == T(0) && d.y == T(0) && d.z == T(0) && d_depth == T(0)) return;
+    if (!look_at(p.mesh, view, p.face[pixel], T(x), T(y), s) || !plane_at(s, b, depth, w)) return;
+    plane_backward<Add>(s, b, depth, w, d_b, d_depth, out);
+}
+
+DFN_DECLARE(rasterise, Rasterise)
+DFN_DECLARE(rasterise_backward, RasteriseBackward)
+
+}  // namespace dfn
