@@ -73,8 +73,8 @@ DFN_HD bool set_up(
     s.x = a.x;
     s.y = a.y;
     s.z = a.z;
-    s.zx = T((bz * cy - cz * by) / area);
-    s.zy = T((cz * bx - bz * cx) / area);
+    s.zx = T((rounded_product(bz, cy) - rounded_product(cz, by)) / area);
+    s.zy = T((rounded_product(cz, bx) - rounded_product(bz, cx)) / area);
     s.nearest = least(a.z, b.z, c.z);
     s.farthest = most(a.z, b.z, c.z);
     return true;

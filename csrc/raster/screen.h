@@ -111,7 +111,7 @@ template <class T>
 DFN_HD double signed_area(ScreenPoint<T> a, ScreenPoint<T> b, ScreenPoint<T> c) {
     const double abx = double(b.x) - double(a.x), aby = double(b.y) - double(a.y);
     const double acx = double(c.x) - double(a.x), acy = double(c.y) - double(a.y);
-    return abx * acy - aby * acx;
+    return rounded_product(abx, acy) - rounded_product(aby, acx);
 }
 
 // A triangle as seen from one point of the screen, without division by w, so that vertices behind the eye are nothing

@@ -44,7 +44,8 @@ def rasterise(position: Tensor, faces: Tensor, size: tuple[int, int], *, cull: b
     """
     check_mesh("rasterise", position, faces)
     height, width = check_size("rasterise", size)
-    return Fragments(*_rasterise(position, faces, height, width, cull))
+    depth, barycentric, face = _rasterise(position, faces, height, width, cull)
+    return Fragments(face, depth, barycentric)
 
 
 def check_mesh(op: str, position: Tensor, faces: Tensor) -> torch.dtype:
@@ -85,7 +86,7 @@ class Given(NamedTuple):
     face: Tensor
 
 
-_rasterise = Op("rasterise", Inputs, returns="face depth barycentric")
+_rasterise = Op("rasterise", Inputs, returns="depth barycentric face")
 _rasterise_backward = Op("rasterise_backward", tensors("d_depth d_barycentric"), Given, returns="d_position")
 
 
@@ -100,24 +101,25 @@ def mesh_arguments(position: Tensor, faces: Tensor, height: int, width: int) -> 
 def _outputs(inputs):
     shape = (inputs.position.shape[0], inputs.height, inputs.width)
     empty = inputs.position.new_empty
-    return empty(shape, dtype=torch.int32), empty(shape), empty((*shape, 3))
+    return empty(shape), empty((*shape, 3)), empty(shape, dtype=torch.int32)
 
 
 @_rasterise.kernel
 def _forward(inputs):
-    fragments = Fragments(*_outputs(inputs))
+    depth, barycentric, face = _outputs(inputs)
     position = inputs.position
-    keys = torch.empty_like(fragments.face, dtype=torch.int64) if position.is_cuda else None
     launch(
         "rasterise",
         position,
         **mesh_arguments(*inputs[:4]),
         screen=torch.empty_like(position),
-        keys=keys,
-        **fragments._asdict(),
+        keys=torch.empty_like(face, dtype=torch.int64) if position.is_cuda else None,
+        face=face,
+        depth=depth,
+        barycentric=barycentric,
         cull=inputs.cull,
     )
-    return tuple(fragments)
+    return depth, barycentric, face
 
 
 @_rasterise_backward.shapes
@@ -141,8 +143,8 @@ def _backward(incoming, given):
 
 
 @partial(_rasterise.backward, keep_outputs=True)
-def _differentiate(saved, d_face, d_depth, d_barycentric):
-    (inputs,), face = saved.inputs, saved.outputs[0]
+def _differentiate(saved, d_depth, d_barycentric, _):
+    (inputs,), face = saved.inputs, saved.outputs[2]
     return {"position": _rasterise_backward(d_depth, d_barycentric, inputs.position, inputs.faces, face)}
 
 

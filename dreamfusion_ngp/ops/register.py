@@ -109,6 +109,7 @@ class Op:
 
         def save(ctx, inputs, output):
             outputs = output if isinstance(output, tuple) else (output,)
+            ctx.mark_non_differentiable(*(v for v in outputs if not v.is_floating_point()))
             kept = (*inputs, *outputs) if keep_outputs else inputs
             ctx.save_for_backward(*(v if isinstance(v, Tensor) else None for v in kept))
             ctx.others = [None if isinstance(v, Tensor) else v for v in kept]

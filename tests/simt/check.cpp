@@ -15,6 +15,7 @@ int main(int argc, char** argv) {
         const bool all = thorough && pass.order == simt::Order::forward;
         check::check_mma(random);
         check::check_field(random, all);
+        check::check_raster(random, all);
         check::check_render(random, all);
         if (all) check::check_sizes(random);
     }

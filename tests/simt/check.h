@@ -118,6 +118,7 @@ inline Count count_of(bool given, int64_t value) {
 }
 
 void check_field(Random& random, bool thorough);
+void check_raster(Random& random, bool thorough);
 void check_render(Random& random, bool thorough);
 void check_sizes(Random& random);
 void check_mma(Random& random);
