@@ -30,13 +30,17 @@ if TYPE_CHECKING:
     from .evaluation.evaluate import evaluate as evaluate
     from .guidance.load import load_guidance as load_guidance
     from .ops.adam import adam_step as adam_step
+    from .ops.antialias import antialias as antialias
     from .ops.composite import composite as composite
     from .ops.field import field as field
     from .ops.field import field_density as field_density
     from .ops.hashgrid import GridLayout as GridLayout
     from .ops.hashgrid import hashgrid_encode as hashgrid_encode
+    from .ops.interpolate import interpolate as interpolate
     from .ops.march import march as march
     from .ops.occupancy import occupancy_update as occupancy_update
+    from .ops.rasterise import Fragments as Fragments
+    from .ops.rasterise import rasterise as rasterise
     from .ops.shade import shade as shade
     from .runs.generate import RunResult as RunResult
     from .runs.generate import generate as generate
@@ -67,6 +71,10 @@ _HOME = {
     "shade": "ops.shade",
     "composite": "ops.composite",
     "adam_step": "ops.adam",
+    "Fragments": "ops.rasterise",
+    "rasterise": "ops.rasterise",
+    "interpolate": "ops.interpolate",
+    "antialias": "ops.antialias",
 }
 __all__ = ["DreamfusionError", "__version__", *_HOME]
 

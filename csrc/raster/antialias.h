@@ -3,9 +3,9 @@
 // Between two neighbouring pixels L, R that show different triangles lies an edge of what is seen. If it moves by dx
 // from L to R, the loss changes by sum_c (I_L - I_R) (G_L + G_R) / 2 dx, where G is the gradient on the image: -g dx.
 // Horizontal pairs see the movement along x, vertical ones along y, and together they sum to the integral of the normal
-// movement along the edge (Pidhorskyi et al. 2024, "Rasterized edge gradients", who write g to the pixel's barycentrics;
-// here it goes to the point of the edge between the two centres, and an intersection of two triangles is weighted by
-// its direction, so that its two kinds of pairs sum to the integral too).
+// movement along the edge (Pidhorskyi et al. 2024, "Rasterized edge gradients", who write g to the pixel's
+// barycentrics; here it goes to the point of the edge between the two centres, and an intersection of two triangles is
+// weighted by its direction, so that its two kinds of pairs sum to the integral too).
 #pragma once
 #include "raster/screen.h"
 
@@ -135,8 +135,7 @@ DFN_HD bool depth_at(const Mesh<T>& m, int64_t view, int64_t triangle, T x, T y,
 }
 
 template <class Add, class T>
-DFN_HD void move_depth(
-    const Mesh<T>& m, int64_t view, int64_t triangle, T x, T y, T d_depth, T* d_position) {
+DFN_HD void move_depth(const Mesh<T>& m, int64_t view, int64_t triangle, T x, T y, T d_depth, T* d_position) {
     Seen<T> s;
     T b[3], depth, w;
     const T none[3] = {T(0), T(0), T(0)};
@@ -163,9 +162,9 @@ DFN_HD void move_intersection(const Mesh<T>& m, int64_t view, const Pair& pair, 
     move_depth<Add>(m, view, pair.right, x + t * right, y + t * down, -d_difference, d_position);
 }
 
-// Whose edge lies between two pixels neither of whose centres is in the other's triangle: nobody's between neighbours on
-// a surface. Where background triangles are as small as pixels, an edge of what is before them looks the same; there the
-// depth jumps by more than the slopes of the two explain.
+// Whose edge lies between two pixels neither of whose centres is in the other's triangle: nobody's between neighbours
+// on a surface. Where background triangles are as small as pixels, an edge of what is before them looks the same; there
+// the depth jumps by more than the slopes of the two explain.
 template <class T>
 DFN_HD int jump_between(const Mesh<T>& m, int64_t view, const Pair& pair) {
     if (share_vertex(m.faces, pair.left, pair.right)) return 0;
@@ -209,8 +208,7 @@ DFN_HD void antialias_pixel_backward(const AntialiasBackward<T>& p, int64_t view
     const int64_t pixel = (view * m.height + y) * m.width + x;
     if (p.d_image) {
         const T* g = d_mean_at(p, view, y, x);
-        for (int c = 0; c < p.channels; ++c)
-            p.d_image[pixel * p.channels + c] = sample_weight<T>(p.samples) * g[c];
+        for (int c = 0; c < p.channels; ++c) p.d_image[pixel * p.channels + c] = sample_weight<T>(p.samples) * g[c];
     }
     if (!d_position) return;
     const auto known = [&](int64_t f) { return f >= 0 && f < m.triangles ? f : int64_t(-1); };

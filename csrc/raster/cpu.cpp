@@ -1,5 +1,5 @@
-// Rasterise, interpolate and antialias on the CPU: threads around the bodies of the headers. A band of rows of a view is
-// one thread's, so the nearest triangle needs no atomics.
+// Rasterise, interpolate and antialias on the CPU: threads around the bodies of the headers. A band of rows of a view
+// is one thread's, so the nearest triangle needs no atomics.
 #include <algorithm>
 #include <vector>
 
@@ -68,8 +68,7 @@ public:
         starts_[all_] = total;
         triangles_.resize(total);
         const auto fill = [&](int64_t task) {
-            for_each_entry(task,
-                [&](int64_t f, int band) { triangles_[next[task * bands_ + band]++] = int32_t(f); });
+            for_each_entry(task, [&](int64_t f, int band) { triangles_[next[task * bands_ + band]++] = int32_t(f); });
         };
         for_each(tasks, e, fill, 1);
     }

@@ -15,8 +15,7 @@ struct Interpolate {
     int height, width, channels;
     bool shared;  // one set of attributes for all views
 
-    DFN_FIELDS(
-        attribute, faces, face, barycentric, out, views, vertices, triangles, height, width, channels, shared)
+    DFN_FIELDS(attribute, faces, face, barycentric, out, views, vertices, triangles, height, width, channels, shared)
 };
 
 template <class T>

@@ -66,8 +66,7 @@ DFN_HD void project_vertex(const Mesh<T>& m, int64_t row) {
 }
 
 // The vertices of a triangle. False: it is not there.
-DFN_HD bool corners_of(
-    const int32_t* faces, int64_t triangles, int64_t vertices, int64_t triangle, int64_t corner[3]) {
+DFN_HD bool corners_of(const int32_t* faces, int64_t triangles, int64_t vertices, int64_t triangle, int64_t corner[3]) {
     if (triangle < 0 || triangle >= triangles) return false;
     for (int k = 0; k < 3; ++k) {
         corner[k] = faces[3 * triangle + k];

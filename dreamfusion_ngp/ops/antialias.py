@@ -1,4 +1,4 @@
-"""Antialias: the mean over the samples of a pixel, and the gradient of what is seen where by the position of vertices."""
+"""Antialias: the mean over the samples of a pixel, and the gradient by vertices of what is seen where."""
 
 from __future__ import annotations
 

@@ -4,8 +4,8 @@ from fractions import Fraction
 
 import pytest
 import torch
-from torch.autograd import gradcheck
 from support.triangles import around_the_eye, on_screen, sheet, soup
+from torch.autograd import gradcheck
 
 from dreamfusion_ngp.ops import reference
 from dreamfusion_ngp.ops.rasterise import rasterise

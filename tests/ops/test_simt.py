@@ -96,7 +96,9 @@ def programs(request, tmp_path_factory):
     if sanitizer == "thread" and not thorough:
         pytest.skip("ThreadSanitizer watches with --all-simd")
     gcc, folder = compiler(sanitizer), tmp_path_factory.mktemp(sanitizer)
-    host = [(SIMT / f"{name}.cpp", []) for name in ("check", "check_field", "check_raster", "check_render", "check_sizes")]
+    host = [
+        (SIMT / f"{name}.cpp", []) for name in ("check", "check_field", "check_raster", "check_render", "check_sizes")
+    ]
     device = [
         (source, [f"-D__CUDA_ARCH__={ARCHITECTURES[sanitizer]}"])
         for source in (*CUDA, SIMT / "check_mma.cu", SIMT / "canaries.cu")

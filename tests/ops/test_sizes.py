@@ -10,11 +10,14 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 
 from dreamfusion_ngp.ops import reference
 from dreamfusion_ngp.ops.adam import adam_step
+from dreamfusion_ngp.ops.antialias import antialias
 from dreamfusion_ngp.ops.composite import composite
 from dreamfusion_ngp.ops.field import field, field_density
 from dreamfusion_ngp.ops.hashgrid import GridLayout, hashgrid_encode
+from dreamfusion_ngp.ops.interpolate import interpolate
 from dreamfusion_ngp.ops.march import march
 from dreamfusion_ngp.ops.occupancy import cell_points, occupancy_update
+from dreamfusion_ngp.ops.rasterise import rasterise
 from dreamfusion_ngp.ops.shade import shade
 
 LIMIT = 1 << 31
@@ -159,3 +162,21 @@ def test_hashgrid_reads_a_table_of_more_than_2_to_the_31_elements():
     assert row.min() * layout.features > LIMIT
     y = hashgrid_encode(x, table, layout)
     assert y[:, -8:].all() and torch.allclose(y, reference.hashgrid_encode(x, table, layout), atol=1e-5)
+
+
+@pytest.mark.parametrize("side", [1 << 15, (1 << 15) - 1])
+def test_raster(fake, side):
+    """Two views of 2^30 pixels: numbers of pixels, and of their channels, pass 2^31."""
+    position, faces = fake(2, 100, 4, grad=True), fake(50, 3, dtype=torch.int32)
+    fragments = rasterise(position, faces, (side, side))
+    assert [v.shape for v in fragments] == [(2, side, side), (2, side, side), (2, side, side, 3)]
+    out = interpolate(fake(1, 100, 5, grad=True), faces, fragments)
+    assert antialias(out, position, faces, fragments).shape == (2, side, side, 5)
+
+
+@pytest.mark.parametrize("count", [LIMIT, LIMIT + 1024])
+def test_rasterise_refuses_what_32_bits_cannot_name(fake, count):
+    with pytest.raises(ValueError, match=f"rasterise: at most {LIMIT - 1} vertices, got {count}"):
+        rasterise(fake(1, count, 4), fake(1, 3, dtype=torch.int32), (8, 8))
+    with pytest.raises(ValueError, match=f"rasterise: at most {LIMIT - 1} triangles, got {count}"):
+        rasterise(fake(1, 3, 4), fake(count, 3, dtype=torch.int32), (8, 8))

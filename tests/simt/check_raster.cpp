@@ -20,11 +20,11 @@ struct Soup {
     }
 };
 
-// Seen by a camera among them: some behind it, some across the near plane, a few that cover everything, some that are no
-// triangles. Every second one is about as large as a pixel.
+// Seen by a camera among them: some behind it, some across the near plane, a few that cover everything, some that are
+// no triangles. Every second one is about as large as a pixel.
 Soup random_soup(Random& random, int64_t views, int64_t triangles, int height, int width) {
-    Soup s{Buffer<float>(views * triangles * 12), Buffer<int32_t>(3 * triangles), views, 3 * triangles, triangles, height,
-        width};
+    Soup s{Buffer<float>(views * triangles * 12), Buffer<int32_t>(3 * triangles), views, 3 * triangles, triangles,
+        height, width};
     for (int64_t t = 0; t < views * triangles; ++t) {
         const float size = t % 2 ? 0.1f : random.uniform(0.3f, t % 7 ? 1 : 20);
         const float x = random.uniform(-2, 2), y = random.uniform(-2, 2), z = random.uniform(-4, 0.5f);
@@ -52,10 +52,9 @@ struct Drawn {
 template <class Run>
 Drawn draw(const Soup& s, bool cull, Run run) {
     const int64_t pixels = s.views * s.height * s.width;
-    Drawn d{Buffer<uint64_t>(pixels), unset(s.position.size()), unset(pixels), unset(3 * pixels),
-        Buffer<int32_t>(pixels)};
-    run(Rasterise<float>{
-        s.mesh(d.screen), d.keys.get(), d.face.get(), d.depth.get(), d.barycentric.get(), cull});
+    Drawn d{
+        Buffer<uint64_t>(pixels), unset(s.position.size()), unset(pixels), unset(3 * pixels), Buffer<int32_t>(pixels)};
+    run(Rasterise<float>{s.mesh(d.screen), d.keys.get(), d.face.get(), d.depth.get(), d.barycentric.get(), cull});
     return d;
 }
 
@@ -79,8 +78,7 @@ void check_interpolate(Random& random, const Soup& s, const Drawn& d, bool share
         const Interpolate<float> p{attribute.get(), s.faces.get(), d.face.get(), d.barycentric.get(), out[0].get(),
             s.views, s.vertices, s.triangles, s.height, s.width, int(channels), shared};
         forward(p);
-        backward(
-            InterpolateBackward<float>{p, d_out.get(), wanted ? out[1].get() : nullptr, out[2].get()});
+        backward(InterpolateBackward<float>{p, d_out.get(), wanted ? out[1].get() : nullptr, out[2].get()});
         if (!wanted) out[1] = Buffer<float>(0);
         return out;
     };
@@ -98,16 +96,15 @@ void check_antialias(Random& random, const Soup& s, const Drawn& d, int samples)
     const Buffer<float> d_out = random.floats(pixels * channels / (samples * samples), -1, 1);
     const auto run = [&](auto forward, auto backward) {
         std::vector<Buffer<float>> out{unset(d_out.size()), unset(image.size()), unset(s.position.size())};
-        forward(Antialias<float>{
-            image.get(), out[0].get(), s.views, s.height, s.width, int(channels), samples});
+        forward(Antialias<float>{image.get(), out[0].get(), s.views, s.height, s.width, int(channels), samples});
         const Buffer<float> screen = unset(s.position.size());
-        AntialiasBackward<float> p{s.mesh(screen), d.face.get(), image.get(), d_out.get(), out[1].get(), out[2].get(),
-            int(channels), samples};
+        AntialiasBackward<float> p{
+            s.mesh(screen), d.face.get(), image.get(), d_out.get(), out[1].get(), out[2].get(), int(channels), samples};
         backward(p);
         return out;
     };
-    const auto want = run([](const auto& p) { cpu::antialias(p, on_cpu); },
-        [](const auto& p) { cpu::antialias_backward(p, on_cpu); });
+    const auto want = run(
+        [](const auto& p) { cpu::antialias(p, on_cpu); }, [](const auto& p) { cpu::antialias_backward(p, on_cpu); });
     const auto got = run([](const auto& p) { on_simt([&](const Exec& e) { cuda::antialias(p, e); }); },
         [](const auto& p) { on_simt([&](const Exec& e) { cuda::antialias_backward(p, e); }); });
     const char* const names[] = {"averaged", "d_image", "d_position"};

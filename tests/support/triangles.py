@@ -55,7 +55,7 @@ def sheet(columns: int, rows: int, low: float, high: float, seed: int | None = N
 
 
 def polygon(n: int, cx, cy, r):
-    """xy (n + 1, 2) pixel coordinates of a regular polygon and its centre, with gradients to cx, cy, r; faces (n, 3)."""
+    """xy (n + 1, 2) pixel coordinates of the centre and corners of a regular polygon, differentiable; faces (n, 3)."""
     angle = torch.arange(n, dtype=torch.float64) / n * 2 * math.pi
     x, y = (torch.cat([c[None], c + r * f(angle)]) for c, f in ((cx, torch.cos), (cy, torch.sin)))
     faces = [[0, 1 + i, 1 + (i + 1) % n] for i in range(n)]

@@ -16,8 +16,8 @@ def pixel_centres(height: int, width: int, like: Tensor) -> Tensor:
 
 
 def plane_at(corners: Tensor, point: Tensor) -> tuple[Tensor, Tensor]:
-    """Perspective barycentrics (..., 3) and depth (...) of the planes of triangles (..., 3, 4) at points (..., 2) of the
-    screen: the b with sum 1 for which sum_k b_k (x, y)_k = point sum_k b_k w_k."""
+    """Perspective barycentrics (..., 3) and depth (...) of the planes of triangles (..., 3, 4) at points (..., 2) of
+    the screen: the b with sum 1 for which sum_k b_k (x, y)_k = point sum_k b_k w_k."""
     x, y = (corners[..., axis] - point[..., None, axis] * corners[..., 3] for axis in (0, 1))
     e = x.roll(-1, -1) * y.roll(-2, -1) - x.roll(-2, -1) * y.roll(-1, -1)
     b = e / e.sum(-1, keepdim=True)
@@ -56,7 +56,8 @@ def corners_of(values: Tensor, faces: Tensor, face: Tensor) -> Tensor:
 
 def interpolate(attribute: Tensor, faces: Tensor, fragments: Fragments) -> Tensor:
     values = attribute.expand(len(fragments.face), -1, -1)
-    return (corners_of(values, faces, fragments.face) * fragments.barycentric[..., None]).sum(-2)
+    mean = (corners_of(values, faces, fragments.face) * fragments.barycentric[..., None]).sum(-2)
+    return torch.where((fragments.face >= 0)[..., None], mean, 0.0)
 
 
 def antialias(image: Tensor, position: Tensor, faces: Tensor, fragments: Fragments, *, samples: int = 1) -> Tensor:
@@ -75,27 +76,27 @@ def antialias(image: Tensor, position: Tensor, faces: Tensor, fragments: Fragmen
 
 
 def edge_shift(position: Tensor, faces: Tensor, fragments: Fragments, axis: int) -> Tensor:
-    """For all pairs of neighbours along image axis 1 or 2: zero, whose gradient is that of the place of the edge between
-    them, in pixels along the axis."""
+    """For all pairs of neighbours along image axis 1 or 2: zero, whose gradient is that of the place of the edge
+    between them, in pixels along the axis."""
     height, width = fragments.face.shape[1:]
     point, length = pixel_centres(height, width, position), fragments.face.shape[axis] - 1
     pixel = (2 / width, 0.0) if axis == 2 else (0.0, -2 / height)
     step = point.new_tensor(pixel)
-    l, r = (fragments.face.narrow(axis, start, length) for start in (0, 1))
+    left, right = (fragments.face.narrow(axis, start, length) for start in (0, 1))
     here = point.narrow(axis - 1, 0, length)[None]
-    corners_l, corners_r = (corners_of(position, faces, face) for face in (l, r))
+    corners_l, corners_r = (corners_of(position, faces, face) for face in (left, right))
     inside_l, inside_r = (inside(c.detach(), p) for c, p in ((corners_l, here + step), (corners_r, here)))
-    both, two = (inside_l & inside_r), (l >= 0) & (r >= 0)
-    jump = jumps(corners_l.detach(), corners_r.detach(), faces, l, r, here, step) * (~inside_l & ~inside_r)
-    moves_l = (l >= 0) & ((r < 0) | (two & ~both & (inside_r | (jump < 0))))
-    moves_r = (r >= 0) & ((l < 0) | (two & ~both & (inside_l | (jump > 0))))
+    both, two = (inside_l & inside_r), (left >= 0) & (right >= 0)
+    jump = jumps(corners_l.detach(), corners_r.detach(), faces, left, right, here, step) * (~inside_l & ~inside_r)
+    moves_l = (left >= 0) & ((right < 0) | (two & ~both & (inside_r | (jump < 0))))
+    moves_r = (right >= 0) & ((left < 0) | (two & ~both & (inside_l | (jump > 0))))
     scale = step[0 if axis == 2 else 1]
-    shift = torch.zeros_like(here[..., 0]).expand(l.shape)
+    shift = torch.zeros_like(here[..., 0]).expand(left.shape)
     for moves, corners, own, there in ((moves_l, corners_l, here, step), (moves_r, corners_r, here + step, -step)):
-        shift = shift + torch.where(moves & (l != r), crossing(corners, own, there, axis) / scale, 0.0)
+        shift = shift + torch.where(moves & (left != right), crossing(corners, own, there, axis) / scale, 0.0)
     across = point.new_tensor((0.0, -2 / height) if axis == 2 else (2 / width, 0.0))
     meeting = intersection(corners_l, corners_r, here, step, across)
-    return shift + torch.where(both & two & (l != r), meeting, 0.0)
+    return shift + torch.where(both & two & (left != right), meeting, 0.0)
 
 
 def inside(corners: Tensor, point: Tensor) -> Tensor:
@@ -103,7 +104,7 @@ def inside(corners: Tensor, point: Tensor) -> Tensor:
 
 
 def crossing(corners: Tensor, own: Tensor, step: Tensor, axis: int) -> Tensor:
-    """Zero, with the gradient of the clip-space coordinate where a triangle ends on the way from `own` to own + step."""
+    """Zero, with the gradient of the clip-space coordinate where a triangle ends between `own` and own + step."""
     screen = corners[..., :2] / corners[..., 3:]
     start, end = screen, screen.roll(-1, -2)
     along, across = (0, 1) if axis == 2 else (1, 0)
@@ -117,12 +118,12 @@ def crossing(corners: Tensor, own: Tensor, step: Tensor, axis: int) -> Tensor:
     return where - where.detach()
 
 
-def intersection(l: Tensor, r: Tensor, here: Tensor, step: Tensor, aside: Tensor) -> Tensor:
-    """Zero, with the gradient of where the depths of two triangles are equal between `here` and here + step, weighted by
-    the square of its direction, of which `aside`, a pixel in the other direction, has the other part."""
+def intersection(left: Tensor, right: Tensor, here: Tensor, step: Tensor, aside: Tensor) -> Tensor:
+    """Zero, with the gradient of where the depths of two triangles are equal between `here` and here + step, weighted
+    by the square of its direction, of which `aside`, a pixel in the other direction, has the other part."""
 
     def difference(point: Tensor) -> Tensor:
-        return plane_at(l, point)[1] - plane_at(r, point)[1]
+        return plane_at(left, point)[1] - plane_at(right, point)[1]
 
     start = difference(here).detach()
     along, across = (difference(here + way).detach() - start for way in (step, aside))
@@ -132,11 +133,13 @@ def intersection(l: Tensor, r: Tensor, here: Tensor, step: Tensor, aside: Tensor
     return -(gap - gap.detach()) * torch.where(meets, along / (along**2 + across**2), 0.0)
 
 
-def jumps(l: Tensor, r: Tensor, faces: Tensor, face_l: Tensor, face_r: Tensor, here: Tensor, step: Tensor) -> Tensor:
+def jumps(
+    left: Tensor, right: Tensor, faces: Tensor, face_l: Tensor, face_r: Tensor, here: Tensor, step: Tensor
+) -> Tensor:
     """-1 where L hides R, 1 where R hides L, by a jump of depth beyond their slopes between triangles apart; else 0."""
     vertices = [faces.long()[face.long().clamp(min=0)] for face in (face_l, face_r)]
     apart = ~(vertices[0][..., :, None] == vertices[1][..., None, :]).flatten(-2).any(-1)
-    depths = [[plane_at(corners, p)[1] for p in (here, here + step)] for corners in (l, r)]
+    depths = [[plane_at(corners, p)[1] for p in (here, here + step)] for corners in (left, right)]
     slope = torch.stack([(a - b).abs() for a, b in depths]).amax(0)
     gap = depths[1][1] - depths[0][0]
     return torch.where(apart & (gap.abs() > 2 * slope + 1e-6), -gap.sign(), 0.0)
