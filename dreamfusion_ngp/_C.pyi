@@ -443,4 +443,6 @@ def antialias_backward(
     d_position: Address,
     channels: int,
     samples: int,
+    rows: int,
+    columns: int,
 ) -> None: ...

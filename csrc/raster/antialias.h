@@ -24,14 +24,14 @@ struct Antialias {
 template <class T>
 struct AntialiasBackward {
     Mesh<T> mesh;
-    const int32_t* face;  // in (views, height, width)
-    const T* image;       // in (views, height, width, channels)
-    const T* d_out;       // in (views, height / samples, width / samples, channels)
-    T* d_image;           // out (views, height, width, channels); null: not wanted
-    T* d_position;        // out (views, vertices, 4); null: not wanted
-    int channels, samples;
+    const int32_t* face;                   // in (views, height, width)
+    const T* image;                        // in (views, height, width, channels)
+    const T* d_out;                        // in (views, height / samples, width / samples, channels)
+    T* d_image;                            // out (views, height, width, channels); null: not wanted
+    T* d_position;                         // out (views, vertices, 4); null: not wanted
+    int channels, samples, rows, columns;  // rows, columns: height / samples, width / samples
 
-    DFN_FIELDS(mesh, face, image, d_out, d_image, d_position, channels, samples)
+    DFN_FIELDS(mesh, face, image, d_out, d_image, d_position, channels, samples, rows, columns)
 };
 
 template <class T>
@@ -54,8 +54,19 @@ DFN_HD void antialias_pixel(const Antialias<T>& p, int64_t view, int y, int x, T
 // The gradient on the mean at a pixel of the image.
 template <class T>
 DFN_HD const T* d_mean_at(const AntialiasBackward<T>& p, int64_t view, int y, int x) {
-    const int64_t rows = p.mesh.height / p.samples, columns = p.mesh.width / p.samples;
-    return p.d_out + ((view * rows + y / p.samples) * columns + x / p.samples) * p.channels;
+    const int row = p.samples == 1 ? y : int(unsigned(y) / unsigned(p.samples));  // a division takes long
+    const int column = p.samples == 1 ? x : int(unsigned(x) / unsigned(p.samples));
+    return p.d_out + ((view * p.rows + row) * p.columns + column) * p.channels;
+}
+
+// Whether a point is clearly outside: on different sides of two edges, by more than any rounding.
+template <class T>
+DFN_HD bool clearly_outside(ScreenPoint<T> a, ScreenPoint<T> b, ScreenPoint<T> c, T x, T y) {
+    const T ax = a.x - x, ay = a.y - y, bx = b.x - x, by = b.y - y, cx = c.x - x, cy = c.y - y;
+    const T ab = ax * by - bx * ay, bc = bx * cy - cx * by, ca = cx * ay - ax * cy;
+    const T reach = size_of(ax) + size_of(ay) + size_of(bx) + size_of(by) + size_of(cx) + size_of(cy);
+    const T margin = (sizeof(T) == 4 ? T(1e-6) : T(1e-14)) * reach * reach;
+    return least(ab, bc, ca) < -margin && most(ab, bc, ca) > margin;
 }
 
 // Whether the centre (x, y) is inside a triangle on the screen, with the arithmetic of rasterise: whoever is drawn
@@ -68,6 +79,7 @@ DFN_HD bool covers(const Mesh<T>& m, int64_t view, int64_t triangle, T x, T y) {
     const ScreenPoint<T> a = load_screen(m, base + v[0]), b = load_screen(m, base + v[1]);
     const ScreenPoint<T> c = load_screen(m, base + v[2]);
     if (a.place != T(kBefore) || b.place != T(kBefore) || c.place != T(kBefore)) return false;
+    if (clearly_outside(a, b, c, x, y)) return false;
     const double area = signed_area(a, b, c);
     if (area == 0) return false;
     const Edge<T> ab = edge_between(a, b, area > 0), bc = edge_between(b, c, area > 0);

@@ -12,6 +12,7 @@ namespace dfn::cpu {
 namespace {
 
 constexpr int kBand = 16;                // rows
+constexpr int64_t kRowsTogether = 8;     // where a row needs no other
 constexpr int64_t kTriangles = 1 << 12;  // that are sorted into bands together
 
 struct Rows {
@@ -23,7 +24,8 @@ Rows rows_of(const Rasterise<T>& p, int64_t view, int64_t triangle) {
     Rows rows{p.mesh.height, -1};
     for_each_piece(p.mesh, view, triangle, [&](auto a, auto b, auto c) {
         Coverage<T> s;
-        if (!set_up(a, b, c, p.mesh.height, p.mesh.width, p.cull, s)) return;
+        if (!bound(a, b, c, p.mesh.height, p.mesh.width, s)) return;
+        if (p.cull && signed_area(a, b, c) > 0) return;
         rows.top = std::min(rows.top, s.top);
         rows.bottom = std::max(rows.bottom, s.bottom);
     });
@@ -117,8 +119,11 @@ void project(const Mesh<T>& m, const Exec& e) {
 // fn(pixel, view, y, x) for the pixels of rows [begin, end) of all views.
 template <class Fn>
 void for_rows(int64_t begin, int64_t end, int height, int width, Fn fn) {
-    for (int64_t row = begin; row < end; ++row)
-        for (int x = 0; x < width; ++x) fn(row * width + x, row / height, int(row % height), x);
+    for (int64_t row = begin; row < end; ++row) {
+        const int64_t view = row / height;
+        const int y = int(row % height);
+        for (int x = 0; x < width; ++x) fn(row * width + x, view, y, x);
+    }
 }
 
 }  // namespace
@@ -142,25 +147,28 @@ void rasterise_backward(const RasteriseBackward<T>& p, const Exec& e) {
 
 template <class T>
 void interpolate(const Interpolate<T>& p, const Exec& e) {
-    const int64_t pixels = int64_t(p.height) * p.width;
-    for_each(p.views * pixels, e, [&](int64_t pixel) { interpolate_pixel(p, pixel, pixel / pixels); });
+    const auto rows = [&](int64_t begin, int64_t end) {
+        for_rows(begin, end, p.height, p.width,
+            [&](int64_t pixel, int64_t view, int, int) { interpolate_pixel(p, pixel, view); });
+    };
+    parallel_for(p.views * p.height, e.threads, rows, kRowsTogether);
 }
 
 template <class T>
 void interpolate_backward(const InterpolateBackward<T>& p, const Exec& e) {
     const Interpolate<T>& f = p.forward;
-    const int64_t pixels = int64_t(f.height) * f.width, groups = f.shared ? 1 : f.views;
-    if (!p.d_attribute) {
-        for_each(f.views * pixels, e,
-            [&](int64_t pixel) { interpolate_pixel_backward<PlainAdd, T>(p, pixel, pixel / pixels, nullptr); });
-        return;
-    }
-    const int64_t rows = f.shared ? f.views * f.height : f.height;
-    sum_rows(groups, rows, f.vertices * f.channels, p.d_attribute, e, [&](int64_t begin, int64_t end, T* target) {
+    const auto rows = [&](int64_t begin, int64_t end, T* target) {
         for_rows(begin, end, f.height, f.width, [&](int64_t pixel, int64_t view, int, int) {
             interpolate_pixel_backward<PlainAdd>(p, pixel, view, target);
         });
-    });
+    };
+    if (p.d_attribute)
+        sum_rows(f.shared ? 1 : f.views, f.shared ? f.views * f.height : f.height, f.vertices * f.channels,
+            p.d_attribute, e, rows);
+    else
+        parallel_for(
+            f.views * f.height, e.threads, [&](int64_t begin, int64_t end) { rows(begin, end, nullptr); },
+            kRowsTogether);
 }
 
 template <class T>
@@ -172,7 +180,7 @@ void antialias(const Antialias<T>& p, const Exec& e) {
             for (int64_t x = 0; x < width; ++x)
                 antialias_pixel(p, row / height, int(row % height), int(x), p.out + (row * width + x) * p.channels);
         },
-        8);
+        kRowsTogether);
 }
 
 template <class T>
@@ -183,7 +191,9 @@ void antialias_backward(const AntialiasBackward<T>& p, const Exec& e) {
             [&](int64_t, int64_t view, int y, int x) { antialias_pixel_backward<PlainAdd>(p, view, y, x, target); });
     };
     if (!p.d_position) {
-        parallel_for(m.views * m.height, e.threads, [&](int64_t begin, int64_t end) { rows(begin, end, nullptr); }, 8);
+        parallel_for(
+            m.views * m.height, e.threads, [&](int64_t begin, int64_t end) { rows(begin, end, nullptr); },
+            kRowsTogether);
         return;
     }
     project(m, e);

@@ -36,17 +36,6 @@ struct Coverage {
     int left, right, top, bottom;          // pixels that may be inside
 };
 
-template <class T>
-DFN_HD T least(T a, T b, T c) {
-    const T m = a < b ? a : b;
-    return m < c ? m : c;
-}
-
-template <class T>
-DFN_HD T most(T a, T b, T c) {
-    return -least(-a, -b, -c);
-}
-
 // Whole numbers of [0, size) between two bounds: an empty range if there are none.
 template <class T>
 DFN_HD void whole_between(T low, T high, int size, int& first, int& last) {
@@ -56,13 +45,19 @@ DFN_HD void whole_between(T low, T high, int size, int& first, int& last) {
     last = high < T(0) ? -1 : int(high);
 }
 
+// The pixels within a triangle's bounds. False: there are none.
+template <class T>
+DFN_HD bool bound(ScreenPoint<T> a, ScreenPoint<T> b, ScreenPoint<T> c, int height, int width, Coverage<T>& s) {
+    whole_between(least(a.x, b.x, c.x), most(a.x, b.x, c.x), width, s.left, s.right);
+    whole_between(least(a.y, b.y, c.y), most(a.y, b.y, c.y), height, s.top, s.bottom);
+    return s.left <= s.right && s.top <= s.bottom;
+}
+
 // False: no pixel is inside.
 template <class T>
 DFN_HD bool set_up(
     ScreenPoint<T> a, ScreenPoint<T> b, ScreenPoint<T> c, int height, int width, bool cull, Coverage<T>& s) {
-    whole_between(least(a.x, b.x, c.x), most(a.x, b.x, c.x), width, s.left, s.right);
-    whole_between(least(a.y, b.y, c.y), most(a.y, b.y, c.y), height, s.top, s.bottom);
-    if (s.left > s.right || s.top > s.bottom) return false;
+    if (!bound(a, b, c, height, width, s)) return false;
     const double area = signed_area(a, b, c);
     if (area == 0 || (cull && area > 0)) return false;
     s.edge[0] = edge_between(a, b, area > 0);

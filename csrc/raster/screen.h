@@ -31,6 +31,22 @@ struct ScreenPoint {
 };
 
 template <class T>
+DFN_HD T least(T a, T b, T c) {
+    const T m = a < b ? a : b;
+    return m < c ? m : c;
+}
+
+template <class T>
+DFN_HD T most(T a, T b, T c) {
+    return -least(-a, -b, -c);
+}
+
+template <class T>
+DFN_HD T size_of(T v) {
+    return v < T(0) ? -v : v;
+}
+
+template <class T>
 DFN_HD ScreenPoint<T> to_screen(Clip<T> c, int height, int width) {
     const T sum = c.x + c.y + c.z + c.w;
     if (!(sum - sum == T(0))) return {T(0), T(0), T(0), T(kBroken)};

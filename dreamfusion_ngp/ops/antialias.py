@@ -97,6 +97,8 @@ def _backward(incoming, inputs, wanted):
         d_position=d_position if wanted.want_position else None,
         channels=channels,
         samples=inputs.samples,
+        rows=height // inputs.samples,
+        columns=width // inputs.samples,
     )
     return d_image, d_position
 

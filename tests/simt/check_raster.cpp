@@ -98,8 +98,8 @@ void check_antialias(Random& random, const Soup& s, const Drawn& d, int samples)
         std::vector<Buffer<float>> out{unset(d_out.size()), unset(image.size()), unset(s.position.size())};
         forward(Antialias<float>{image.get(), out[0].get(), s.views, s.height, s.width, int(channels), samples});
         const Buffer<float> screen = unset(s.position.size());
-        AntialiasBackward<float> p{
-            s.mesh(screen), d.face.get(), image.get(), d_out.get(), out[1].get(), out[2].get(), int(channels), samples};
+        AntialiasBackward<float> p{s.mesh(screen), d.face.get(), image.get(), d_out.get(), out[1].get(), out[2].get(),
+            int(channels), samples, s.height / samples, s.width / samples};
         backward(p);
         return out;
     };
