@@ -148,3 +148,15 @@ def camera_rays(cameras: Cameras, resolution: int) -> tuple[torch.Tensor, torch.
     direction = torch.nn.functional.normalize(direction, dim=-1)
     origin = cameras.position[:, None, None, :].expand_as(direction)
     return origin.reshape(-1, 3).contiguous(), direction.reshape(-1, 3).contiguous()
+
+
+def clip_matrices(cameras: Cameras, near: float, far: float) -> torch.Tensor:
+    """(B, 4, 4) float32 from the world to the clip space of square images, as `ops.rasterise` takes it: x to the right,
+    y up, -w at the distance `near` along the axis of sight and w at `far` (world units)."""
+    rotation = cameras.c2w[:, :, :3].transpose(1, 2)
+    shift = -(rotation * cameras.position[:, None]).sum(-1)
+    x, y, z = torch.cat([rotation, shift[..., None]], -1).unbind(1)  # rows of world to camera, which looks down -z
+    focal = 2 * cameras.focal[:, None]
+    along = (far + near) / (near - far) * z
+    one = torch.tensor([0.0, 0.0, 0.0, 2 * far * near / (near - far)], device=z.device)
+    return torch.stack([focal * x, focal * y, along + one, -z], 1)

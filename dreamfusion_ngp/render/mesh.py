@@ -1,0 +1,79 @@
+"""Surfaces to pictures: rasterising, shading, antialiasing."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from ..ops.antialias import antialias
+from ..ops.interpolate import interpolate
+from ..ops.rasterise import rasterise
+from ..scene.cameras import Cameras, clip_matrices
+from ..scene.surface import Surface, vertex_normals
+
+NEAREST = 0.02  # world units from the camera; nothing is seen before
+
+
+@dataclass(frozen=True)
+class MeshRendering:
+    """B square views of H x W pixels.
+
+    rgb: (B, H, W, 3) over the background.  opacity, depth: (B, H, W), depth along the axis of sight in world units, 0
+    where nothing is.  normal: (B, H, W, 3), unit normals times opacity.  vertices, faces: of the
+    surface.
+    """
+
+    rgb: Tensor
+    opacity: Tensor
+    depth: Tensor
+    normal: Tensor
+    vertices: Tensor
+    faces: Tensor
+
+
+def lambert(albedo: Tensor, normal: Tensor, x: Tensor, rows: Tensor) -> Tensor:
+    """(N, 3) colours of surface points x (N, 3) under their rows (N, 6) of shading: light x, y, z in world units,
+    ambient, diffuse, textureless (0 or 1: white instead of albedo). As ops.shade, for samples of a volume."""
+    light = torch.nn.functional.normalize(rows[:, :3] - x, dim=-1)
+    color = torch.where(rows[:, 5:] > 0.5, 1.0, albedo)
+    return color * (rows[:, 3:4] + rows[:, 4:5] * (normal * light).sum(-1, keepdim=True).clamp(min=0))
+
+
+def render_mesh(
+    surface: Surface,
+    cameras: Cameras,
+    shading: Tensor,
+    background: Tensor,
+    *,
+    resolution: int,
+    samples: int = 1,
+    far: float = 100.0,
+) -> MeshRendering:
+    """Render `surface` from `cameras`, on its device, with one row of `shading` (B, 6) and one colour of `background`
+    (B, 3) for each.
+
+    resolution: pixels a side. samples: along each side of a pixel, which are drawn and shaded each. far: world units;
+    nothing is seen beyond. Differentiable by the surface: colours, shading, silhouettes and occlusions.
+    """
+    vertices, faces = surface()
+    cameras, shading, background = (v.to(vertices.device) for v in (cameras, shading, background))
+    size = resolution * samples
+    homogeneous = torch.cat([vertices, torch.ones_like(vertices[:, :1])], 1)
+    matrices = clip_matrices(cameras, NEAREST, far)
+    position = (matrices[:, None] * homogeneous[None, :, None]).sum(-1)  # no matrix product: that may be in TF32
+    fragments = rasterise(position, faces, (size, size))
+    attributes = torch.cat([vertices, vertex_normals(vertices, faces)], 1)[None]
+    seen = fragments.face >= 0
+    view = seen.nonzero()[:, 0]
+    at = interpolate(attributes, faces, fragments)[seen]
+    x, normal = at[:, :3], torch.nn.functional.normalize(at[:, 3:], dim=-1)
+    albedo = surface.paint(x, fragments.face[seen], fragments.barycentric[seen])
+    color = lambert(albedo, normal, x, shading[view])
+    depth = -((x - cameras.position[view]) * cameras.c2w[view, :, 2]).sum(-1, keepdim=True)
+    image = torch.cat([background, background.new_zeros(len(background), 5)], 1)[:, None, None].expand(*seen.shape, 8)
+    pixels = torch.cat([color, torch.ones_like(depth), depth, normal], 1)
+    image = image.masked_scatter(seen[..., None], pixels)
+    out = antialias(image, position, faces, fragments, samples=samples)
+    return MeshRendering(out[..., :3], out[..., 3], out[..., 4], out[..., 5:], vertices, faces)

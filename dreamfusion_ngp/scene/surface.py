@@ -1,0 +1,42 @@
+"""What a surface is to the rest of the package: an nn.Module that gives triangles and their colours."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+
+import torch
+from torch import Tensor
+
+
+class Surface(torch.nn.Module):
+    """Triangles inside the cube [-bound, bound]^3, in world units."""
+
+    bound: float
+
+    @abstractmethod
+    def forward(self) -> tuple[Tensor, Tensor]:
+        """vertices (V, 3) float32 with autograd, faces (F, 3) int32, counter-clockwise as seen from outside."""
+
+    @abstractmethod
+    def paint(self, x: Tensor, face: Tensor, barycentric: Tensor) -> Tensor:
+        """(N, 3) display-referred colours in [0, 1] with autograd, at points x (N, 3) of the surface, which are on
+        triangles `face` (N,) int32 of the last `forward`, at `barycentric` (N, 3)."""
+
+    @abstractmethod
+    def parameter_groups(self) -> dict[str, list[torch.nn.Parameter]]:
+        """Every parameter in the group whose learning rate it takes, as of `scene.field.Field`."""
+
+    def refresh(self) -> None:
+        """Make anew what is computed from the parameters ahead of time; called after every change of them."""
+
+
+def vertex_normals(vertices: Tensor, faces: Tensor) -> Tensor:
+    """(V, 3) unit normals: means of those of the triangles around a vertex, weighted by area. Zero where there is no
+    triangle, or where they cancel. Differentiable."""
+    index = faces.long()
+    a, b, c = (vertices[index[:, k]] for k in range(3))
+    normal = torch.linalg.cross(b - a, c - a)
+    total = torch.zeros_like(vertices)
+    for k in range(3):
+        total = total.index_add(0, index[:, k], normal)
+    return torch.nn.functional.normalize(total, dim=-1, eps=1e-20)
