@@ -119,19 +119,27 @@ def extract_mesh(
     level = iso_level(grid, voxel)
     stats = {"level": level, "resolution": resolution, "touches_bound": touches_bound(grid, level)}
     mesh = marching_cubes(grid, level, bound)
-    mesh, stats["pieces"] = outer_shells(mesh, keep_all, smallest=voxel**3)
-    stats["faces_extracted"] = len(mesh.faces)
+    finished, figures = finish(mesh, faces=faces, keep_all=keep_all, smooth=smooth, smallest=voxel**3)
+    return finished, stats | figures
+
+
+def finish(mesh: Mesh, *, faces: int, keep_all: bool, smooth: int, smallest: float) -> tuple[Mesh, dict]:
+    """The outer shells of a closed mesh, smoothed and simplified as `extract_mesh` says, and figures about it.
+    smallest: volume of the pieces that keep_all keeps."""
+    mesh, pieces = outer_shells(mesh, keep_all, smallest)
+    extracted = len(mesh.faces)
     if smooth:
         mesh = taubin(mesh, smooth)
     if faces:
         mesh = decimate(mesh, faces)
-    stats |= {
+    return mesh, {
+        "pieces": pieces,
+        "faces_extracted": extracted,
         "faces": len(mesh.faces),
         "vertices": len(mesh.vertices),
         "volume": signed_volume(mesh),
         "watertight": is_closed(mesh),
     }
-    return mesh, stats
 
 
 def touches_bound(grid: np.ndarray, level: float) -> float:

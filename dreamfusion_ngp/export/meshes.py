@@ -11,8 +11,8 @@ import numpy as np
 from ..base.errors import ExportError, UsageError
 from ..base.files import write_atomically
 from .formats import CONVENTIONS, STL_SIZE, check_formats, check_origin, check_size
-from .isosurface import Mesh, extract_mesh, vertex_normals
-from .texture import MAX_TEXTURE, TexturedMesh, bake_texture, surface_color
+from .isosurface import Mesh, extract_mesh, finish, query, vertex_normals
+from .texture import MAX_TEXTURE, Color, TexturedMesh, bake_texture, surface_color
 
 Z_UP = np.array([[1.0, 0.0, 0.0], [0.0, 0.0, 1.0], [0.0, -1.0, 0.0]])  # (x, y, z) @ Z_UP = (x, -z, y): a rotation
 
@@ -45,14 +45,44 @@ def export_mesh(
     height in millimetres), and the figures of `isosurface.extract_mesh`.
     Raises UsageError for a bad argument, ExportError for a field that is empty or not finite, or a bad folder.
     """
-    formats, size, origin = check_formats(formats), check_size(size), check_origin(origin)
     check_limits(texture, faces)
-    folder = Path(folder).resolve()
     grid = dict(resolution=resolution, faces=faces, keep_all=keep_all, smooth=smooth, device=device)
+    place = (Path(folder).resolve(), check_formats(formats), texture, check_size(size), check_origin(origin))
     mesh, stats = extract_mesh(density, bound, **grid)
-    files, shift = {}, -origin_of(mesh.vertices, origin)
+
+    def color(points: np.ndarray, normals: np.ndarray) -> np.ndarray:
+        return surface_color(density, albedo, points, normals, bound, device)
+
+    return write_mesh(mesh, color, *place) | stats
+
+
+def export_surface(
+    mesh: Mesh,
+    albedo,
+    folder,
+    formats=("glb",),
+    texture: int = 1024,
+    faces: int = 20000,
+    keep_all: bool = False,
+    smooth: int = 0,
+    size: float = STL_SIZE,
+    origin: str = "scene",
+    device="cpu",
+) -> dict:
+    """As `export_mesh`, of a closed surface that is there: albedo gives the colours of points on it."""
+    check_limits(texture, faces)
+    place = (Path(folder).resolve(), check_formats(formats), texture, check_size(size), check_origin(origin))
+    if not len(mesh.faces):
+        raise ExportError("the scene is empty: its surface has no triangle")
+    mesh, stats = finish(mesh, faces=faces, keep_all=keep_all, smooth=smooth, smallest=0.0)
+    return write_mesh(mesh, lambda points, _: query(albedo, points, device), *place) | stats
+
+
+def write_mesh(mesh: Mesh, color: Color, folder: Path, formats, texture: int, size: float, origin: str) -> dict:
+    """The files of `export_mesh` for a mesh and its colours, and the part of what it returns that is about them."""
+    stats, files, shift = {}, {}, -origin_of(mesh.vertices, origin)
     if {"glb", "obj"} & set(formats):
-        textured = bake_texture(mesh, density, albedo, size=texture, bound=bound, device=device)
+        textured = bake_texture(mesh, color, size=texture)
         textured = replace(textured, vertices=(textured.vertices + shift).astype(textured.vertices.dtype))
         check_finite(textured.vertices, textured.normals, textured.uv)
         if "glb" in formats:
@@ -60,8 +90,7 @@ def export_mesh(
         if "obj" in formats:
             files |= obj_files(textured)
     if "ply" in formats:
-        color = surface_color(density, albedo, mesh.vertices, vertex_normals(mesh), bound, device)
-        files["mesh.ply"] = ply_bytes(turned(mesh, shift), color)
+        files["mesh.ply"] = ply_bytes(turned(mesh, shift), color(mesh.vertices, vertex_normals(mesh)))
     if "stl" in formats:
         solid = of_size(turned(mesh, shift), size)
         files["mesh.stl"] = stl_bytes(solid)

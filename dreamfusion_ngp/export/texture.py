@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
+import torch
 
 from ..base.errors import ExportError, UsageError
+from ..ops.rasterise import rasterise as raster
 from .atlas import AtlasError, make_atlas
 from .isosurface import Mesh, query, vertex_normals
 
 MAX_TEXTURE = 4096
 MAX_FACES = 200_000  # xatlas takes minutes for as many, and hours for the million of a run that diverged
-PAIRS_PER_CALL = 1 << 22  # texel-triangle pairs tested at once
+
+# Points of the surface and its normals there, each (N, 3), -> colours (N, 3) in [0, 1].
+Color = Callable[[np.ndarray, np.ndarray], np.ndarray]
 
 # A texel's colour is what a ray along the inward normal sees: DEPTHS samples STEP apart, the first of them half a
 # step outside. The albedo right on the iso-level has little weight in any rendering, so it is the least trained.
@@ -58,35 +63,10 @@ def unwrap(mesh: Mesh, texture: int) -> tuple[np.ndarray, np.ndarray, np.ndarray
 def rasterise(uv: np.ndarray, faces: np.ndarray, size: int) -> tuple[np.ndarray, np.ndarray]:
     """Which texels' centres lie in which triangle: (size, size) face index or -1, row 0 at the top; (size, size, 3)
     barycentric weights."""
-    corner = np.stack([uv[:, 0], 1 - uv[:, 1]], -1)[faces].astype(np.float64) * size - 0.5  # texel centres: integers
-    low = np.ceil(corner.min(1) - 1e-6).astype(int).clip(0, size)
-    high = np.floor(corner.max(1) + 1e-6).astype(int).clip(-1, size - 1)
-    span = (high - low + 1).clip(min=0)
-    ends = np.concatenate([[0], np.cumsum(span[:, 0] * span[:, 1])])
-    found = np.full(size * size, -1)
-    weights = np.zeros((size * size, 3))
-    start = 0
-    while start < len(faces):
-        stop = max(start + 1, int(np.searchsorted(ends, ends[start] + PAIRS_PER_CALL, side="right")) - 1)
-        face = np.repeat(np.arange(start, stop), np.diff(ends[start : stop + 1]))
-        within = np.arange(ends[start], ends[stop]) - ends[face]
-        texel = low[face] + np.stack([within % span[face, 0], within // span[face, 0]], -1)
-        bary = barycentric(corner[face], texel)
-        inside = (bary >= -1e-6).all(1)
-        index = texel[inside, 1] * size + texel[inside, 0]
-        found[index], weights[index] = face[inside], bary[inside]
-        start = stop
-    return found.reshape(size, size), weights.reshape(size, size, 3)
-
-
-def barycentric(corner: np.ndarray, point: np.ndarray) -> np.ndarray:
-    """(N, 3) weights of the corners (N, 3, 2) at points (N, 2); -1 for a triangle without area."""
-    ab, ac, ap = corner[:, 1] - corner[:, 0], corner[:, 2] - corner[:, 0], point - corner[:, 0]
-    area = ab[:, 0] * ac[:, 1] - ab[:, 1] * ac[:, 0]
-    safe = np.where(np.abs(area) > 1e-12, area, np.inf)
-    v = (ap[:, 0] * ac[:, 1] - ap[:, 1] * ac[:, 0]) / safe
-    w = (ab[:, 0] * ap[:, 1] - ab[:, 1] * ap[:, 0]) / safe
-    return np.where(np.isinf(safe)[:, None], -1.0, np.stack([1 - v - w, v, w], -1))
+    flat = torch.from_numpy(np.ascontiguousarray(uv, dtype=np.float64)) * 2 - 1
+    position = torch.cat([flat, torch.zeros(len(flat), 1), torch.ones(len(flat), 1)], 1)[None]
+    fragments = raster(position, torch.from_numpy(faces.astype(np.int32)), (size, size))
+    return fragments.face[0].numpy(), fragments.barycentric[0].numpy()
 
 
 def surface_color(density, albedo, points: np.ndarray, normals: np.ndarray, bound: float, device="cpu") -> np.ndarray:
@@ -103,11 +83,11 @@ def surface_color(density, albedo, points: np.ndarray, normals: np.ndarray, boun
     return np.clip(total / weight, 0, 1)
 
 
-def bake_texture(mesh: Mesh, density, albedo, *, size: int, bound: float, device="cpu") -> TexturedMesh:
-    """`mesh` with an atlas and a size x size texture of the field's colours; texels outside of all charts repeat the
-    nearest one.
+def bake_texture(mesh: Mesh, color: Color, *, size: int) -> TexturedMesh:
+    """`mesh` with an atlas and a size x size texture of its colours; texels outside of all charts repeat the nearest
+    one.
 
-    Raises UsageError for a size outside 16..4096, ExportError where the field is not finite, the mesh has more than
+    Raises UsageError for a size outside 16..4096, ExportError where a colour is not finite, the mesh has more than
     MAX_FACES faces, xatlas fails, or the atlas does not fit.
     """
     from scipy.ndimage import distance_transform_edt
@@ -125,6 +105,6 @@ def bake_texture(mesh: Mesh, density, albedo, *, size: int, bound: float, device
     normal = (normals[corners] * weight).sum(1)
     normal /= np.maximum(np.linalg.norm(normal, axis=1, keepdims=True), 1e-12)
     image = np.zeros((size, size, 3), dtype=np.uint8)
-    image[covered] = (surface_color(density, albedo, points, normal, bound, device) * 255).round().astype(np.uint8)
+    image[covered] = (color(points, normal) * 255).round().astype(np.uint8)
     row, column = distance_transform_edt(~covered, return_distances=False, return_indices=True)
     return TexturedMesh(vertices.astype(np.float32), normals.astype(np.float32), uv, faces, image[row, column])

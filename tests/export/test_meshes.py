@@ -14,8 +14,9 @@ from support.analytic import position_albedo, toy, toy_albedo
 
 from dreamfusion_ngp.base.errors import ExportError, UsageError
 from dreamfusion_ngp.export.formats import FORMATS
-from dreamfusion_ngp.export.meshes import export_mesh
-from dreamfusion_ngp.export.texture import barycentric, rasterise, surface_color
+from dreamfusion_ngp.export.isosurface import Mesh
+from dreamfusion_ngp.export.meshes import export_mesh, export_surface
+from dreamfusion_ngp.export.texture import rasterise, surface_color
 
 BOUND = 0.75
 IDENTITY = np.eye(4).ravel().tolist()
@@ -172,6 +173,16 @@ def test_colour_comes_from_below_the_surface_where_rays_end():
     assert np.allclose(color, [[0.8, 0.1, 0.1]] * 2, atol=0.01)
 
 
+def barycentric(corner, point):
+    """(N, 3) weights of the corners (N, 3, 2) at points (N, 2); -1 for a triangle without area."""
+    ab, ac, ap = corner[:, 1] - corner[:, 0], corner[:, 2] - corner[:, 0], point - corner[:, 0]
+    area = ab[:, 0] * ac[:, 1] - ab[:, 1] * ac[:, 0]
+    safe = np.where(np.abs(area) > 1e-12, area, np.inf)
+    v = (ap[:, 0] * ac[:, 1] - ap[:, 1] * ac[:, 0]) / safe
+    w = (ab[:, 0] * ap[:, 1] - ab[:, 1] * ap[:, 0]) / safe
+    return np.where(np.isinf(safe)[:, None], -1.0, np.stack([1 - v - w, v, w], -1))
+
+
 def test_rasterise_agrees_with_a_test_of_every_texel_against_every_triangle():
     random = np.random.default_rng(1)
     corners = random.random((40, 1, 2)) + random.normal(0, 0.15, (40, 3, 2))
@@ -186,6 +197,24 @@ def test_rasterise_agrees_with_a_test_of_every_texel_against_every_triangle():
     assert inside[hit, found.ravel()[hit]].all()
     places = (corners[found.ravel()[hit]] * weights.reshape(-1, 3)[hit][..., None]).sum(1)
     assert np.allclose(places, centre[hit])
+
+
+def test_a_surface_that_is_there_is_written_as_it_is(tmp_path):
+    """A ball and a smaller one beside it, whose colours tell the place: the larger is kept, simplified, painted."""
+    large, small = (trimesh.creation.icosphere(subdivisions=4, radius=r) for r in (0.5, 0.1))
+    small.apply_translation([0.65, 0, 0])
+    vertices = np.concatenate([large.vertices, small.vertices])
+    both = Mesh(vertices, np.concatenate([large.faces, small.faces + len(large.vertices)]))
+    done = export_surface(both, position_albedo, tmp_path, FORMATS, texture=256, faces=2000)
+    assert done["pieces"] == 2 and done["watertight"] and 1500 < done["faces"] <= 2000
+    assert done["volume"] == pytest.approx(4 / 3 * np.pi * 0.125, rel=0.02)
+    mesh = load(done["paths"]["ply"])
+    assert np.ptp(mesh.vertices, axis=0) == pytest.approx([1, 1, 1], abs=0.01)
+    turned_back = mesh.vertices[:, [0, 2, 1]] * [1, 1, -1]
+    want = position_albedo(torch.tensor(turned_back, dtype=torch.float32)).numpy() * 255
+    assert np.abs(mesh.visual.vertex_colors[:, :3] - want).max() <= 1
+    with pytest.raises(ExportError, match="no triangle"):
+        export_surface(Mesh(np.zeros((0, 3)), np.zeros((0, 3), int)), position_albedo, tmp_path)
 
 
 def test_a_failure_writes_nothing_and_keeps_what_was_there(tmp_path):
