@@ -10,8 +10,9 @@ import numpy as np
 
 from ..base.errors import ExportError, UsageError
 from ..base.files import write_atomically
+from ..scene.isolevel import query
 from .formats import CONVENTIONS, STL_SIZE, check_formats, check_origin, check_size
-from .isosurface import Mesh, extract_mesh, finish, query, vertex_normals
+from .isosurface import Mesh, extract_mesh, finish, vertex_normals
 from .texture import MAX_TEXTURE, Color, TexturedMesh, bake_texture, surface_color
 
 Z_UP = np.array([[1.0, 0.0, 0.0], [0.0, 0.0, 1.0], [0.0, -1.0, 0.0]])  # (x, y, z) @ Z_UP = (x, -z, y): a rotation

@@ -10,8 +10,9 @@ import torch
 
 from ..base.errors import ExportError, UsageError
 from ..ops.rasterise import rasterise as raster
+from ..scene.isolevel import query
 from .atlas import AtlasError, make_atlas
-from .isosurface import Mesh, query, vertex_normals
+from .isosurface import Mesh, vertex_normals
 
 MAX_TEXTURE = 4096
 MAX_FACES = 200_000  # xatlas takes minutes for as many, and hours for the million of a run that diverged

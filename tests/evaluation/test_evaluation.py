@@ -14,8 +14,8 @@ from dreamfusion_ngp.evaluation.metrics.silhouettes import evaluation_cameras, s
 from dreamfusion_ngp.evaluation.metrics.volume import SCALES, fill_cavities, iou, pieces, volumetric_iou
 from dreamfusion_ngp.evaluation.pictures import toy_pictures
 from dreamfusion_ngp.evaluation.report import FIGURES, report
-from dreamfusion_ngp.export.isosurface import LEVEL
 from dreamfusion_ngp.scene.cameras import Cameras, camera_rays
+from dreamfusion_ngp.scene.isolevel import LEVEL
 from dreamfusion_ngp.toybox.world.shapes import COLORS, PARAMETERS
 from dreamfusion_ngp.toybox.world.tracer import silhouette, trace
 

@@ -10,7 +10,7 @@ from support.analytic import ball, columns, solid, toy, toy_distance
 
 from dreamfusion_ngp.evaluation.metrics import volume
 from dreamfusion_ngp.evaluation.metrics.volume import fill_cavities, volumetric_iou
-from dreamfusion_ngp.export.isosurface import cell_centres
+from dreamfusion_ngp.scene.isolevel import cell_centres
 from dreamfusion_ngp.toybox.world.shapes import CLASSES, PARAMETERS, distance
 
 BOUND, BOX = 0.75, 0.72  # BOX: half the side of the cube that holds both solids

@@ -9,21 +9,17 @@ from support.analytic import ball, solid, toy, union
 
 from dreamfusion_ngp.base.errors import ExportError, UsageError
 from dreamfusion_ngp.export.isosurface import (
-    CREST,
-    LEVEL,
     Mesh,
     decimate,
     extract_mesh,
     is_closed,
-    iso_level,
     marching_cubes,
     outer_shells,
-    query,
-    sample_grid,
     signed_volume,
     taubin,
     vertex_normals,
 )
+from dreamfusion_ngp.scene.isolevel import CREST, LEVEL, iso_level, query, sample_grid
 from dreamfusion_ngp.toybox.world.shapes import CLASSES
 
 BOUND = 0.75

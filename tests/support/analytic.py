@@ -2,7 +2,7 @@
 
 import torch
 
-from dreamfusion_ngp.export.isosurface import LEVEL
+from dreamfusion_ngp.scene.isolevel import LEVEL
 from dreamfusion_ngp.toybox.world.shapes import COLORS, PARAMETERS, distance, distance_and_slot
 from dreamfusion_ngp.toybox.world.tracer import part_colors
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from ...export.isosurface import cell_centres, query, sample_grid
+from ...scene.isolevel import cell_centres, query, sample_grid
 from ...toybox.world.shapes import COLORS
 from .volume import fill_cavities
 

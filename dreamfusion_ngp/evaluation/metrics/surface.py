@@ -10,7 +10,8 @@ import numpy as np
 import torch
 
 from ...base.errors import ExportError
-from ...export.isosurface import CLIP, LEVEL, Mesh, compact, iso_level, marching_cubes, outer_shells, sample_grid
+from ...export.isosurface import CLIP, Mesh, compact, marching_cubes, outer_shells
+from ...scene.isolevel import LEVEL, iso_level, sample_grid
 from ...toybox.world.shapes import PARAMETERS, distance
 from .volume import COARSE_SCALES, COARSE_YAWS, SCALES, fill_cavities, pieces, refine
 

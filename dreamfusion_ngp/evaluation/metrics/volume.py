@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from ...export.isosurface import CHUNK, cell_centres, iso_level, query, sample_grid
+from ...scene.isolevel import CHUNK, cell_centres, iso_level, query, sample_grid
 from ...toybox.world.shapes import PARAMETERS, distance
 from ...toybox.world.tracer import EXTENT
 
