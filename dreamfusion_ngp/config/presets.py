@@ -16,6 +16,7 @@ from .schema import (
     GuidanceConfig,
     LightConfig,
     LossConfig,
+    MeshConfig,
     OptimConfig,
     RenderConfig,
     RunConfig,
@@ -99,6 +100,22 @@ def fast() -> RunConfig:
         # Every step brings new noise, which surfaces keep as roughness unless the steps become small.
         optim=OptimConfig(final=0.03),
     )
+
+
+def magic3d() -> RunConfig:
+    """Magic3D's two stages (Lin et al. 2023): the default's volume, then a mesh in finer pictures."""
+    volume = fast()
+    mesh = replace(
+        volume,
+        preset="magic3d",
+        kind="mesh",
+        steps=400,
+        views=2,
+        render=replace(volume.render, resolution=128),
+        optim=replace(volume.optim, warmup=0.05),
+        mesh=MeshConfig(resolution=96, consistency=0.1),
+    )
+    return replace(volume, preset="magic3d", then=mesh)
 
 
 @dataclass(frozen=True)
@@ -208,7 +225,12 @@ def build(name: str) -> RunConfig:
     return found
 
 
-PRESETS = {"fast": fast, "dreamfusion": dreamfusion, **{name: lambda name=name: build(name) for name in DETAILS}}
+PRESETS = {
+    "fast": fast,
+    "dreamfusion": dreamfusion,
+    "magic3d": magic3d,
+    **{name: lambda name=name: build(name) for name in DETAILS},
+}
 
 
 def preset(name: str) -> RunConfig:

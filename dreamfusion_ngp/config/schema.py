@@ -120,6 +120,22 @@ class LossConfig:
 
 
 @dataclass(frozen=True)
+class MeshConfig:
+    """A stage of kind "mesh": a surface on a tetrahedral lattice, which starts from a volume."""
+
+    resolution: int = number(128, 8, 512)  # steps of the lattice a side, even
+    samples: int = number(1, 1, 4)  # along each side of a pixel
+    refresh: int = number(10, 1, 1 << 40)  # steps between refreshes of the band around the surface
+    detail_levels: int = number(8, 1, 32)  # of the hash grid whose colours are added to those of the volume
+    detail_finest: int = number(512, 2, 1 << 20)  # grid lines of its finest level; its coarsest has an eighth
+    detail_log2_table: int = number(16, 3, 26)
+    lr_offset: float = number(1e-2, 0, 1e3)  # of the lattice points' offsets
+    consistency: float = number(0.0, 0, 1e9)  # weight: normals of neighbouring triangles are alike
+    laplacian: float = number(0.0, 0, 1e9)  # weight: vertices lie amid their neighbours
+    sign_change: float = number(0.0, 0, 1e9)  # weight: values at the ends of an edge have one sign
+
+
+@dataclass(frozen=True)
 class OptimConfig:
     lr_grid: float = number(1e-2, 0, 1e3)
     lr_mlp: float = number(1e-3, 0, 1e3)
@@ -134,6 +150,7 @@ class OptimConfig:
 class RunConfig:
     prompt: str = ""
     preset: str = "fast"
+    kind: str = choice("volume", "mesh")  # of this stage
     seed: int = number(0, 0, (1 << 63) - 1)
     steps: int = number(15000, 1, 1 << 40)
     views: int = number(4, 1, 256)  # at a time: the paper's four chips, one view each
@@ -146,6 +163,8 @@ class RunConfig:
     guidance: GuidanceConfig = GuidanceConfig()
     loss: LossConfig = LossConfig()
     optim: OptimConfig = OptimConfig()
+    mesh: MeshConfig = MeshConfig()
+    then: RunConfig | None = None  # the stage after this one; prompt, seed and field are those of this one
 
 
 def resolution_at(config: RenderConfig, progress: float) -> int:

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 from ..config.schema import FieldConfig
-from ..runs.display import DISPLAY_BACKGROUND, DISPLAY_DISTANCE, DISPLAY_FOCAL, display_shading, render_whole
+from ..runs.display import DISPLAY_BACKGROUND, DISPLAY_DISTANCE, DISPLAY_FOCAL, display_shading
 from ..scene.cameras import Cameras, orbit
 from ..toybox.world.shapes import PARAMETERS
 from ..toybox.world.tracer import GBuffer, part_colors, shade, trace
@@ -56,7 +56,7 @@ def field_pictures(state, resolution: int = RESOLUTION) -> Pictures:
     cameras = judging_cameras(scale=FieldConfig.bound / state.config.field.bound)
     colors, found = torch.tensor(DISPLAY_BACKGROUND).expand(len(cameras), 3), {}
     for kind, rows in shading_rows(cameras).items():
-        seen = list(render_whole(state, cameras, rows, colors, resolution))
+        seen = list(state.show(cameras, rows, colors, resolution))
         found[kind] = torch.cat([r.rgb for r in seen]).float().cpu().clamp(0, 1)
         found["opacity"] = torch.cat([r.opacity for r in seen]).float().cpu().clamp(0, 1)
     return Pictures(**found)

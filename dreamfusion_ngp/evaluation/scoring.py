@@ -78,7 +78,12 @@ def score(
         from ..runs.display import render_opacity
 
         figures = report(prompt, density, render_opacity(state), albedo, bound, pictures, mesh=mesh)
-    head = {"run": str(folder), "seed": state.config.seed, "steps": state.step, "definitions": DEFINITIONS}
+    head = {
+        "run": str(folder),
+        "seed": state.config.seed,
+        "steps": state.before + state.step,
+        "definitions": DEFINITIONS,
+    }
     return {**head, **figures, **retrieval_figures(retrieval, pictures, pool)}, pictures
 
 
@@ -99,7 +104,7 @@ def attempt(
         return {
             "run": str(folder),
             "seed": state.config.seed,
-            "steps": state.step,
+            "steps": state.before + state.step,
             "definitions": DEFINITIONS,
             "prompt": state.config.prompt,
             "failed": str(error),

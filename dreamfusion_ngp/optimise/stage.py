@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Protocol, Self
 
@@ -14,6 +14,7 @@ from torch import Tensor
 from ..base.errors import CheckpointError, DivergenceError
 from ..config.schema import RunConfig
 from ..guidance.protocol import Guidance
+from ..scene.cameras import Cameras
 
 CHECK_INTERVAL_CUDA = 16  # steps between looks at the loss terms on CUDA: a look waits for the device
 
@@ -47,17 +48,27 @@ class StepRecord:
         }
 
 
+class Picture(Protocol):
+    """One view, as people and metrics see it. rgb, normal: (1, H, W, 3).  opacity: (1, H, W)."""
+
+    rgb: Tensor
+    normal: Tensor
+    opacity: Tensor
+
+
 class Stage(Protocol):
     """A scene, its renderer and its optimiser, from a first step to `config.steps`.
 
-    step: number of the next step, from 0.  whole: False while parameters are those of no step, in the middle of an
-    update: what is saved then could not be resumed.  weights: digests of the guidance's weights, by which a resumed run
-    knows them.  guided: the tensors that the guidance changes, kept with those of the stage.
+    step: number of the next step, from 0.  before: steps of the stages before it in the run.  whole: False while
+    parameters are those of no step, in the middle of an update: what is saved then could not be resumed.  weights:
+    digests of the guidance's weights, by which a resumed run knows them.  guided: the tensors that the guidance
+    changes, kept with those of the stage.
     """
 
     config: RunConfig
     device: torch.device
     step: int
+    before: int
     whole: bool
     weights: dict[str, str]
     guided: dict[str, Tensor]
@@ -82,6 +93,15 @@ class Stage(Protocol):
 
     def restore(self, step: int, counters: Mapping[str, int]) -> None:
         """Be at `step`, after `tensors` were overwritten with those of that step."""
+        ...
+
+    def show(self, cameras: Cameras, shading: Tensor, colors: Tensor, resolution: int) -> Iterator[Picture]:
+        """Yield a picture from each of the cameras, under its row of shading (B, 6) (ops.shade), over its colour (B, 3)
+        of the background, without gradient; resolution: pixels a side."""
+        ...
+
+    def occupied(self) -> float:
+        """Share of the scene's cube in which there may be something."""
         ...
 
 

@@ -41,7 +41,7 @@ class State:
 
     def __init__(self, config: RunConfig, device: str | torch.device, field: Field | None = None):
         """field: instead of the hash field of `config.field`."""
-        self.config, self.step, self.refreshed, self.whole = config, 0, -1, True
+        self.config, self.step, self.before, self.refreshed, self.whole = config, 0, 0, -1, True
         self.weights: dict[str, str] = {}
         self.guided: dict[str, Tensor] = {}
         self.field = (HashField(config.field, config.seed) if field is None else field).to(device)

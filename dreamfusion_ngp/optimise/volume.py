@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
 from typing import Self
 
 import torch
+from torch import Tensor
 
 from ..base.errors import DivergenceError, UsageError
 from ..config.schema import RunConfig
 from ..guidance.protocol import Guidance
+from ..render.volume import Rendering, flat_background, render
+from ..scene.cameras import Cameras
 from .adam import unsound
 from .executors import Eager, Graphed, executor
 from .stage import CHECK_INTERVAL_CUDA, Stage, StepRecord, check_finite, merge
@@ -45,12 +49,29 @@ class VolumeStage(State):
         return train_step(self, guidance, self.config, clock, self.run)
 
     def counters(self) -> dict[str, int]:
-        return {"refreshed": self.refreshed}
+        return {"refreshed": self.refreshed, "before": self.before}
 
     def restore(self, step: int, counters: Mapping[str, int]) -> None:
         self.field.refresh()
         self.step, self.refreshed = step, counters.get("refreshed", -1)
+        self.before = counters.get("before", self.before)
         self.show_progress(min(1.0, step / self.config.steps))
+
+    @torch.no_grad()
+    def show(self, cameras: Cameras, shading: Tensor, colors: Tensor, resolution: int) -> Iterator[Rendering]:
+        config = self.config.render
+        for i in range(len(cameras)):
+            one = slice(i, i + 1)
+            while True:  # the training budget would cut rays off where many pixels are asked for
+                args = (self.field, self.occupancy, cameras[one], shading[one], flat_background(colors[one]), config)
+                result = render(*args, resolution=resolution)
+                if not int(result.info[1]):
+                    break
+                config = replace(config, budget=2 * config.budget)
+            yield result
+
+    def occupied(self) -> float:
+        return self.occupancy.fraction()
 
 
 def train_step(

@@ -17,7 +17,7 @@ from ..config.io import from_dict, to_dict
 from ..config.schema import RunConfig
 from ..optimise.adam import unsound
 from ..optimise.stage import Stage
-from ..optimise.volume import VolumeStage
+from ..optimise.stages import start as start_stage
 
 __all__ = ["load_checkpoint", "save_checkpoint"]
 
@@ -51,7 +51,7 @@ def load_checkpoint(
     device: str | torch.device,
     *,
     steps: int | None = None,
-    start: Callable[[RunConfig, str | torch.device], Stage] = VolumeStage.start,
+    start: Callable[[RunConfig, str | torch.device], Stage] = start_stage,
 ) -> Stage:
     """The stage saved in `path`, on `device`. steps: replaces the configured number of steps (to run on). start: what
     makes the stage of a config, where it is one of your own. Settings that the file's config lacks, since it is older

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -12,8 +11,7 @@ import torch
 from ..base.errors import writing
 from ..base.files import write_atomically
 from ..config.schema import FieldConfig
-from ..optimise.volume import VolumeStage
-from ..render.volume import flat_background, render
+from ..optimise.stage import Stage
 from ..scene.cameras import orbit
 
 DISPLAY_DISTANCE, DISPLAY_FOCAL = 1.55, 1.25  # world units, image widths: the whole object with a margin, in the
@@ -28,36 +26,13 @@ def display_shading(position: torch.Tensor, plain: bool) -> torch.Tensor:
     return torch.cat([light, row.expand(len(position), 3)], -1)
 
 
-@torch.no_grad()
-def render_whole(state: VolumeStage, cameras, shading: torch.Tensor, colors: torch.Tensor, resolution: int):
-    """Yield the rendering of every camera, over a background of its row of colors (B, 3), with as many samples as it
-    takes: the training budget would cut rays off where many pixels are asked for."""
-    config = state.config.render
-    for i in range(len(cameras)):
-        one = type(cameras)(*(getattr(cameras, name)[i : i + 1] for name in ("c2w", "focal", "azimuth", "elevation")))
-        while True:
-            result = render(
-                state.field,
-                state.occupancy,
-                one,
-                shading[i : i + 1],
-                flat_background(colors[i : i + 1]),
-                config,
-                resolution=resolution,
-            )
-            if not int(result.info[1]):
-                break
-            config = replace(config, budget=2 * config.budget)
-        yield result
-
-
-def display(state: VolumeStage, azimuths, elevation, resolution: int, plain: bool = False):
+def display(state: Stage, azimuths, elevation, resolution: int, plain: bool = False):
     """Pictures around the object: a list of (rgb, normal, opacity) arrays per azimuth (degrees), float32 in [0, 1]."""
     wide = state.config.field.bound / FieldConfig.bound
     cameras = orbit(azimuths, elevation, DISPLAY_DISTANCE * wide, DISPLAY_FOCAL)
     colors = torch.tensor(DISPLAY_BACKGROUND).expand(len(cameras), 3)
     frames = []
-    for r in render_whole(state, cameras, display_shading(cameras.position, plain), colors, resolution):
+    for r in state.show(cameras, display_shading(cameras.position, plain), colors, resolution):
         normal = 0.5 + 0.5 * r.normal + 0.5 * (1 - r.opacity)[..., None]  # white where there is nothing
         frames += [
             tuple(v.clamp(0, 1).cpu().numpy() for v in triple) for triple in zip(r.rgb, normal, r.opacity, strict=True)
@@ -65,22 +40,22 @@ def display(state: VolumeStage, azimuths, elevation, resolution: int, plain: boo
     return frames
 
 
-def render_opacity(state: VolumeStage):
-    """Callable (cameras, resolution) -> (B, H, W) opacity of the state's field, for silhouettes."""
+def render_opacity(state: Stage):
+    """Callable (cameras, resolution) -> (B, H, W) opacity of the state's scene, for silhouettes."""
 
     def opacity(cameras, resolution):
         rows = torch.tensor([[0.0, 0.0, 0.0, 1.0, 0.0, 0.0]]).expand(len(cameras), 6)
         black = torch.zeros(len(cameras), 3)
-        return torch.cat([r.opacity for r in render_whole(state, cameras, rows, black, resolution)])
+        return torch.cat([r.opacity for r in state.show(cameras, rows, black, resolution)])
 
     return opacity
 
 
-def write_preview(folder: Path, state: VolumeStage) -> str:
+def write_preview(folder: Path, state: Stage) -> str:
     """Write a picture of `state` into `folder`/previews. Returns its path in `folder`. Raises OutputError."""
     from PIL import Image
 
-    name, buffer = f"previews/{state.step:06d}.png", io.BytesIO()
+    name, buffer = f"previews/{state.before + state.step:06d}.png", io.BytesIO()
     Image.fromarray(preview_picture(state)).save(buffer, "PNG")
     with writing(folder / name):
         (folder / name).parent.mkdir(exist_ok=True)
@@ -88,7 +63,7 @@ def write_preview(folder: Path, state: VolumeStage) -> str:
     return name
 
 
-def preview_picture(state: VolumeStage, resolution: int = 128) -> np.ndarray:
+def preview_picture(state: Stage, resolution: int = 128) -> np.ndarray:
     """(2 H, 4 W, 3) uint8: front, right, back, left; colours above, untextured below."""
     azimuths = (0, 90, 180, 270)
     rows = [
@@ -98,7 +73,7 @@ def preview_picture(state: VolumeStage, resolution: int = 128) -> np.ndarray:
     return (np.concatenate(rows) * 255).round().astype(np.uint8)
 
 
-def turntable_frames(state: VolumeStage, count: int = 48, resolution: int = 192, elevation: float = 20.0):
+def turntable_frames(state: Stage, count: int = 48, resolution: int = 192, elevation: float = 20.0):
     """Yield (H, 3 W, 3) uint8 frames of one turn: colours, normals, untextured, side by side."""
     for i in range(0, count, 4):
         azimuths = [360.0 * k / count for k in range(i, min(i + 4, count))]

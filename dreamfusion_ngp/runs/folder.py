@@ -17,7 +17,7 @@ from ..base.errors import CheckpointError, UsageError, writing
 from ..base.files import flush_folder, sweep, write_atomically
 from ..config.io import to_dict
 from ..config.schema import RunConfig
-from ..optimise.volume import VolumeStage
+from ..optimise.stage import Stage
 
 CHECKPOINT, CONFIG, METRICS, LOCK = "checkpoint.safetensors", "config.json", "metrics.jsonl", ".lock"
 DEPTH = 2  # folders below a given one that are searched for runs: outputs/<prompt>/<time>
@@ -115,16 +115,17 @@ def config_bytes(config: RunConfig) -> bytes:
     return (json.dumps(to_dict(config), indent=1) + "\n").encode()
 
 
-def reopen_run(folder: Path, state: VolumeStage) -> None:
+def reopen_run(folder: Path, state: Stage) -> None:
     """Bring a run's folder to where `state` stands: config.json as it goes on, later metrics dropped, what a killed
     process left half-written removed. Raises OutputError where it cannot be written."""
     with writing(folder / "previews"):
         (folder / "previews").mkdir(exist_ok=True)
     for place in (folder, folder / "previews"):
         sweep(place)
-    with writing(folder / CONFIG):
-        write_atomically(folder / CONFIG, config_bytes(state.config))
-    truncate_metrics(folder, state.step)
+    if not state.before:  # else it is that of the first stage
+        with writing(folder / CONFIG):
+            write_atomically(folder / CONFIG, config_bytes(state.config))
+    truncate_metrics(folder, state.before + state.step)
 
 
 def checkpoint_of(run: Path) -> Path:

@@ -18,7 +18,8 @@ from ..export.formats import STL_SIZE, check_formats, check_origin, check_size
 from ..hub.fetch import pinned
 from ..hub.names import TOYBOX_NAME
 from ..optimise.loop import train
-from ..optimise.volume import VolumeStage
+from ..optimise.stage import Stage
+from ..optimise.stages import follow, next_config, start, steps_in_all
 from .checkpoint import load_checkpoint
 from .folder import CHECKPOINT, checkpoint_of, create_run, lock_run, reopen_run
 from .interrupt import Interrupt
@@ -56,6 +57,8 @@ def check_prompt(config: RunConfig) -> RunConfig:
     words that it knows, and becomes the caption that it was trained with: "Mug, red!" is "a red mug"."""
     config = clean_texts(replace(config, prompt=clean_prompt(config.prompt)))
     check_config(config)
+    if following := next_config(config):
+        config = replace(config, then=check_prompt(following))
     if config.guidance.model == TOYBOX_NAME:
         from ..toybox.world.captions import known_words, parse_prompt, subject
 
@@ -70,11 +73,12 @@ def check_prompt(config: RunConfig) -> RunConfig:
 def pin_model(config: RunConfig) -> RunConfig:
     """The config with models that mean the same from anywhere and later on; fetches what is on the hub only."""
     guidance = config.guidance
-    return replace(config, guidance=replace(guidance, model=pinned(guidance.model), vae=pinned(guidance.vae)))
+    guidance = replace(guidance, model=pinned(guidance.model), vae=pinned(guidance.vae))
+    return replace(config, guidance=guidance, then=config.then and pin_model(config.then))
 
 
 def optimise(
-    state: VolumeStage,
+    state: Stage,
     guidance,
     folder: Path,
     formats: tuple[str, ...],
@@ -91,7 +95,7 @@ def optimise(
     with Interrupt(saver.rescue, catch_signals) as interrupt:
         with saver.kept():
             recorder = Recorder(state, folder, saver, interrupt, observer)
-            train(state, guidance, recorder)
+            state = train_all(state, guidance, recorder, saver)
         seconds = time.monotonic() - recorder.began
         try:
             saver.save()
@@ -107,8 +111,29 @@ def optimise(
             pictures = Conveniences()(render_run, state, folder) or {}
             log.info("checkpoint  %s\npreviews    %s", folder / CHECKPOINT, folder / "previews")
     raise_failures(failures)
-    made = state.step - recorder.first
-    return RunResult(folder, state.step, made, seconds, recorder.times, meshes, pictures, interrupt.signal or None)
+    step = state.before + state.step
+    made = step - recorder.first
+    return RunResult(folder, step, made, seconds, recorder.times, meshes, pictures, interrupt.signal or None)
+
+
+def train_all(stage: Stage, guidance, recorder: Recorder, saver: Saver) -> Stage:
+    """Run `stage` to its end and then those that follow, each with a guidance of its own. Returns the last that was
+    begun."""
+    from ..guidance import origin as weights
+    from ..guidance.load import load_guidance
+
+    while True:
+        train(stage, guidance, recorder)
+        if stage.step < stage.config.steps or (following := follow(stage)) is None:
+            return stage
+        stage, guidance = following, None  # before the next model is loaded, the one before goes
+        stage.weights = weights.weights_of(stage.config)
+        guidance = load_guidance(stage.config, stage.device)
+        log.info(
+            "stage       %s: %d steps, prior %s", stage.config.kind, stage.config.steps, stage.config.guidance.model
+        )
+        saver.follow(stage)
+        recorder.follow(stage)
 
 
 def raise_failures(failures: list[Exception]) -> None:
@@ -119,8 +144,9 @@ def raise_failures(failures: list[Exception]) -> None:
         raise failures[-1]
 
 
-def log_summary(state: VolumeStage, recorder: Recorder, seconds: float) -> None:
-    log.info("optimised %d steps in %.0f s: %s", state.step - recorder.first, seconds, shares(recorder.times))
+def log_summary(state: Stage, recorder: Recorder, seconds: float) -> None:
+    made = state.before + state.step - recorder.first
+    log.info("optimised %d steps in %.0f s: %s", made, seconds, shares(recorder.times))
     if state.device.type == "cuda":
         log.info(
             "GPU memory  %.2f GB of tensors at most, %.2f GB reserved",
@@ -142,7 +168,7 @@ def shares(times: dict[str, float]) -> str:
     return ", ".join(f"{name} {100 * times[key] / whole:.0f} %" for name, key in names.items())
 
 
-def log_memory_plan(guidance, state: VolumeStage) -> None:
+def log_memory_plan(guidance, state: Stage) -> None:
     """What a run with a model of one's own will take, before it starts. Nothing for the embedded prior."""
     config, device = state.config, state.device
     if config.guidance.model == TOYBOX_NAME:
@@ -197,13 +223,13 @@ def generate(
     from ..guidance.load import load_guidance
 
     guidance = load_guidance(config, where)
-    state = VolumeStage(config, where)
+    state = start(config, where)
     state.weights = weights.weights_of(config)
     folder = create_run(Path(root), config)
     with lock_run(folder):
         log.info(
             "%r: %d steps, preset %s, seed %d, prior %s, on %s\nwriting to %s",
-            *(config.prompt, config.steps, config.preset, config.seed, config.guidance.model, where, folder),
+            *(config.prompt, steps_in_all(config), config.preset, config.seed, config.guidance.model, where, folder),
         )
         log_memory_plan(guidance, state)
         return optimise(state, guidance, folder, formats, observer=observer, catch_signals=catch_signals, **placing)
@@ -222,10 +248,10 @@ def resume(
     observer: Observer | None = None,
     catch_signals: bool = False,
 ) -> RunResult:
-    """Go on with a run from its checkpoint. steps: new total number of steps. guidance, vae: where its models lie now,
-    as `GuidanceConfig.model` and `.vae`, if no longer where they were. The other arguments and the errors are those of
-    `generate`; CheckpointError for a folder without a sound checkpoint, PriorError for models with other weights than
-    those that the run was started with."""
+    """Go on with a run from its checkpoint. steps: new total number of steps of the stage that it is in. guidance, vae:
+    where its models lie now, as `GuidanceConfig.model` and `.vae`, if no longer where they were. The other arguments
+    and the errors are those of `generate`; CheckpointError for a folder without a sound checkpoint, PriorError for
+    models with other weights than those that the run was started with."""
     placing = dict(size=check_size(size), origin=check_origin(origin))
     formats = check_formats(formats)
     if steps is not None and steps < 1:
@@ -243,5 +269,6 @@ def resume(
         state.weights = weights.check_weights(state.config, state.weights)
         loaded = load_guidance(state.config, state.device)
         reopen_run(folder, state)
-        log.info("%r: resuming at step %d of %d", state.config.prompt, state.step, state.config.steps)
+        made, whole = state.before + state.step, state.before + steps_in_all(state.config)
+        log.info("%r: resuming at step %d of %d", state.config.prompt, made, whole)
         return optimise(state, loaded, folder, formats, observer=observer, catch_signals=catch_signals, **placing)

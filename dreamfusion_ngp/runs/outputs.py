@@ -9,7 +9,8 @@ import torch
 
 from ..base.devices import choose_device
 from ..base.errors import ExportError, UsageError
-from ..optimise.volume import VolumeStage
+from ..optimise.mesh import MeshStage
+from ..optimise.stage import Stage
 from .checkpoint import load_checkpoint
 from .display import turntable_frames
 from .folder import checkpoint_of
@@ -19,7 +20,7 @@ log = logging.getLogger(__name__)
 MAX_FRAMES, MAX_PIXELS = 3600, 2048
 
 
-def load_state(run: str | Path, device: str | torch.device = "auto") -> tuple[VolumeStage, Path]:
+def load_state(run: str | Path, device: str | torch.device = "auto") -> tuple[Stage, Path]:
     """The state of a run's checkpoint and the run's folder. Raises CheckpointError."""
     path = checkpoint_of(Path(run))
     return load_checkpoint(path, choose_device(device)), path.parent.resolve()
@@ -36,19 +37,29 @@ def export(
     return export_run(state, folder, formats, **options)
 
 
-def export_run(state: VolumeStage, folder: Path, formats: tuple[str, ...] = ("glb",), **options) -> dict[str, Path]:
+def export_run(state: Stage, folder: Path, formats: tuple[str, ...] = ("glb",), **options) -> dict[str, Path]:
     """`export` for a state in memory."""
-    from ..export.meshes import export_mesh
+    from ..export.isosurface import Mesh
+    from ..export.meshes import export_mesh, export_surface
 
     device = state.device
-    result = export_mesh(
-        lambda x: state.field.density(x.to(device)).cpu(),
-        lambda x: state.field.albedo(x.to(device)).cpu(),
-        state.config.field.bound,
-        folder,
-        formats=formats,
-        **options,
-    )
+    if isinstance(state, MeshStage):
+        options.pop("resolution", None)  # its own lattice has one
+        with torch.no_grad():
+            vertices, triangles = state.surface()
+        mesh = Mesh(vertices.double().cpu().numpy(), triangles.long().cpu().numpy())
+        result = export_surface(
+            mesh, lambda x: state.surface.color(x.to(device)).cpu(), folder, formats=formats, **options
+        )
+    else:
+        result = export_mesh(
+            lambda x: state.field.density(x.to(device)).cpu(),
+            lambda x: state.field.albedo(x.to(device)).cpu(),
+            state.config.field.bound,
+            folder,
+            formats=formats,
+            **options,
+        )
     for name, path in result["paths"].items():
         log.info("%-11s %s", name, path)
     if "stl" in result["paths"]:
@@ -68,7 +79,7 @@ def render(
     return render_run(state, folder, frames=frames, resolution=resolution)
 
 
-def render_run(state: VolumeStage, folder: Path, *, frames: int = 48, resolution: int = 192) -> dict[str, Path]:
+def render_run(state: Stage, folder: Path, *, frames: int = 48, resolution: int = 192) -> dict[str, Path]:
     """`render` for a state in memory."""
     from ..export.video import contact_sheet, write_turntable
 

@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ..base.errors import DivergenceError
-from ..optimise.stage import StepRecord
-from ..optimise.volume import VolumeStage
+from ..optimise.stage import Stage, StepRecord
+from ..optimise.stages import steps_in_all
 from .display import write_preview
 from .folder import append_metrics
 from .interrupt import Interrupt
@@ -70,16 +70,16 @@ class Recorder:
     saved."""
 
     def __init__(
-        self, state: VolumeStage, folder: Path, saver: Saver, interrupt: Interrupt, observer: Observer | None = None
+        self, state: Stage, folder: Path, saver: Saver, interrupt: Interrupt, observer: Observer | None = None
     ):
         self.state, self.folder, self.saver, self.interrupt, self.observer = state, folder, saver, interrupt, observer
         self.spare = Conveniences()
         self.began = time.monotonic()
-        self.first = state.step
+        self.first = state.before + state.step
         self.next_preview = self.began + FIRST_PREVIEW
         self.preview = ""
         self.times = {"guidance": 0.0, "field": 0.0, "other": 0.0}  # seconds
-        self.spare(self.tell, {}, state.step >= state.config.steps)
+        self.spare(self.tell, {}, self.made_all)
 
     def __call__(self, record: StepRecord) -> bool:
         now = time.monotonic()
@@ -89,15 +89,28 @@ class Recorder:
         last = self.state.step == self.state.config.steps
         due = record.step % LOG_INTERVAL == 0 or last
         if due:
-            self.spare(append_metrics, self.folder, record.plain())
+            self.spare(append_metrics, self.folder, self.figures(record))
         if now > self.next_preview or last:
             self.preview = self.spare(write_preview, self.folder, self.state) or self.preview
             self.next_preview = time.monotonic() + PREVIEW_INTERVAL
         stopped = bool(self.interrupt.signal)
         if due or stopped:
-            self.spare(self.tell, record.plain(), last or stopped)
+            self.spare(self.tell, self.figures(record), self.made_all or stopped)
         self.times["other"] += time.monotonic() - now
         return stopped
+
+    def follow(self, state: Stage) -> None:
+        """Go on with the next stage of the run."""
+        self.state = state
+
+    @property
+    def made_all(self) -> bool:
+        """Whether no step follows, in this stage or a later one."""
+        return self.state.step >= self.state.config.steps and self.state.config.then is None
+
+    def figures(self, record: StepRecord) -> dict[str, float]:
+        """Of a step, which is counted from the start of the run."""
+        return {**record.plain(), "step": self.state.before + record.step}
 
     def tell(self, figures: dict[str, float], ending: bool) -> None:
         if self.observer is None:
@@ -105,12 +118,12 @@ class Recorder:
         state, seconds = self.state, time.monotonic() - self.began
         self.observer(
             Progress(
-                state.step,
-                state.config.steps,
+                state.before + state.step,
+                state.before + steps_in_all(state.config),
                 self.first,
                 seconds,
                 figures,
-                state.occupancy.fraction(),
+                state.occupied(),
                 self.preview,
                 ending,
             )

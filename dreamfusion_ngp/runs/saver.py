@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from ..base.errors import DivergenceError, writing
-from ..optimise.volume import VolumeStage
+from ..optimise.stage import Stage
 from .checkpoint import save_checkpoint
 from .folder import CHECKPOINT
 
@@ -20,14 +20,14 @@ SHORTEST, LONGEST = 5.0, 60.0  # seconds between saves: as many as the run is ol
 class Saver:
     """Saves `state` into `folder`. step: of the checkpoint that it left there, None before the first."""
 
-    def __init__(self, state: VolumeStage, folder: Path):
+    def __init__(self, state: Stage, folder: Path):
         self.state, self.path, self.step = state, folder / CHECKPOINT, None
         self.began = self.due = time.monotonic()
 
     def save(self) -> None:
         """Raises OutputError, or DivergenceError, which says what the checkpoint holds, for a state that is not to be
         saved."""
-        if self.step == self.state.step:
+        if self.step == self.made:
             return
         try:
             with writing(self.path):
@@ -35,7 +35,17 @@ class Saver:
             save_checkpoint(self.path, self.state)
         except DivergenceError as error:
             raise DivergenceError(f"{error}; {self.told()}") from None
-        self.step = self.state.step
+        self.step = self.made
+
+    def follow(self, state: Stage) -> None:
+        """Save the next stage of the run from now on."""
+        self.state, self.step = state, None
+        self.save()
+
+    @property
+    def made(self) -> int:
+        """Steps of the run."""
+        return self.state.before + self.state.step
 
     def save_if_due(self) -> None:
         """Save after the first step and then by the time."""
@@ -66,7 +76,7 @@ class Saver:
             except Exception as other:  # the error that ended the block is the one to see
                 hindered = f" (the last steps could not be saved: {' '.join(str(other).split())})"
             if not isinstance(error, DivergenceError):
-                log.info("stopped at step %d; %s%s", self.state.step, self.told(), hindered)
+                log.info("stopped at step %d; %s%s", self.made, self.told(), hindered)
             elif self.told() not in str(error):
                 raise DivergenceError(f"{error}; {self.told()}") from None
             raise

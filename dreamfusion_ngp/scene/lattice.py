@@ -8,7 +8,6 @@ tetrahedra with the edges of the square between them: all of one shape, and the 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -29,9 +28,10 @@ PAIRS = torch.tensor([[0, 1], [0, 2], [0, 3], [1, 2], [1, 3], [2, 3]])  # the ed
 class Band:
     """Some points of a lattice, and the tetrahedra between them.
 
-    points: (P,) int64 numbers of lattice points, rising. tetrahedra: (T, 4) int64 rows of `points`, each with a positive
-    volume. edges: (E, 2) int64 rows of `points`, each edge once, the smaller row first. tetrahedron_edges: (T, 6) rows
-    of `edges`, in the order of PAIRS. border: (P,) bool, points some of whose neighbours are not in the band.
+    points: (P,) int64 numbers of lattice points, rising. tetrahedra: (T, 4) int64 rows of `points`, each with a
+    positive volume. edges: (E, 2) int64 rows of `points`, each edge once, the smaller row first. tetrahedron_edges:
+    (T, 6) rows of `edges`, in the order of PAIRS. border: (P,) bool, points some of whose neighbours are not in the
+    band.
     """
 
     points: Tensor
@@ -126,10 +126,6 @@ class Lattice:
         near = torch.zeros(self.size, dtype=torch.bool, device=self.device)
         near[self.grown(outside)] = True
         return ~near[points]
-
-    @cached_property
-    def all_points(self) -> Tensor:
-        return torch.arange(self.size, device=self.device)
 
 
 def _spread(mask: Tensor) -> Tensor:

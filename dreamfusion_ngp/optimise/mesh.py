@@ -1,0 +1,168 @@
+"""The stage of a mesh: a surface under score distillation (Magic3D, Lin et al. 2023, section 3.2)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Self
+
+import torch
+from torch import Tensor
+
+from ..base.errors import DivergenceError, UsageError
+from ..config.schema import RunConfig
+from ..guidance.protocol import Guidance
+from ..render.mesh import MeshRendering, render_mesh
+from ..render.mesh_losses import consistency_loss, laplacian_loss, sign_change_loss
+from ..scene.cameras import Cameras
+from ..scene.fields import HashField
+from ..scene.tetra_surface import TetraSurface
+from .adam import Adam, unsound
+from .stage import CHECK_INTERVAL_CUDA, Stage, StepRecord, check_finite, merge
+from .step import Draw, draw
+
+
+class MeshStage:
+    """A `Stage` (stage.py) of a surface that starts from a volume: its shape, and its colours."""
+
+    def __init__(self, config: RunConfig, device: str | torch.device):
+        self.config, self.step, self.whole, self.before = config, 0, True, 0
+        self.weights: dict[str, str] = {}
+        self.guided: dict[str, Tensor] = {}
+        field = HashField(config.field, config.seed)
+        self.surface = TetraSurface(field, config.mesh, config.field, config.seed).to(device)
+        self.surface.refresh()
+        self.device = self.surface.offset.device
+        optim = config.optim
+        rates = {"grid": optim.lr_grid, "mlp": optim.lr_mlp, "offset": config.mesh.lr_offset}
+        pairs = [(p, rates[name]) for name, group in self.surface.parameter_groups().items() for p in group]
+        self.adam = Adam(pairs, optim)
+
+    @classmethod
+    def start(cls, config: RunConfig, device: str | torch.device, previous: Stage | None = None) -> Self:
+        stage = cls(config, device)
+        if previous is not None:
+            stage.take_over(previous)
+        return stage
+
+    @torch.no_grad()
+    def take_over(self, previous: Stage) -> None:
+        """Begin with the surface and the colours of a finished volume. Raises UsageError for another kind of scene,
+        ExportError for an empty one."""
+        made = previous.tensors()
+        for name, value in self.surface.field.named_parameters():
+            if (found := made.get(f"field.{name}")) is None or found.shape != value.shape:
+                raise UsageError("a mesh starts from a volume with the same field")
+            value.copy_(found)
+        self.surface.refresh()
+        self.surface.begin()
+        self.restore(0, {})
+
+    def advance(self, guidance: Guidance, clock: Callable[[], float]) -> StepRecord:
+        """Make one step: `accumulate` times draw views and differentiate, and update with the last."""
+        config = self.config
+        records = [self.differentiate(guidance, part, clock) for part in range(config.accumulate)]
+        self.step += 1
+        self.whole = True
+        if self.step % config.mesh.refresh == 0:
+            self.surface.refresh_band()
+        return records[0] if len(records) == 1 else merge(records)
+
+    def differentiate(self, guidance: Guidance, part: int, clock: Callable[[], float]) -> StepRecord:
+        """Draw the views of a part of a step, render, distil, add the gradient; the last part updates."""
+        config, step, began = self.config, self.step, clock()
+        drawn = draw(config, step * config.accumulate + part)
+        ready = clock()
+        seen = self.look(drawn)
+        losses = self.losses(seen)
+        rendered = clock()
+        output = guidance(seen.rgb.detach(), drawn.views, drawn.number, drawn.progress)
+        terms = {"sds": output.value.detach(), **{name: value.detach() for name, (_, value) in losses.items()}}
+        check_finite(terms, step)
+        guided = clock()
+        self.whole = part < config.accumulate - 1
+        self.learn(seen, output.gradient, losses, last=part == config.accumulate - 1)
+        done = clock()
+        seconds = {"guidance": guided - rendered, "field": (rendered - ready) + (done - guided), "other": ready - began}
+        counts = torch.tensor([len(seen.faces), 0], device=self.device)
+        opacity = seen.opacity.detach().mean()
+        return StepRecord(step, terms, output.log, opacity, counts, self.adam.nonfinite, seconds)
+
+    def look(self, drawn: Draw) -> MeshRendering:
+        views = drawn.views
+        return render_mesh(
+            self.surface,
+            views.cameras,
+            views.shading,
+            drawn.colors,
+            resolution=drawn.size,
+            samples=self.config.mesh.samples,
+        )
+
+    def losses(self, seen: MeshRendering) -> dict[str, tuple[float, Tensor]]:
+        """(weight, value) of those that the config asks for."""
+        config, surface = self.config.mesh, self.surface
+        found = {}
+        if config.consistency:
+            found["consistency"] = (config.consistency, consistency_loss(seen.vertices, seen.faces))
+        if config.laplacian:
+            found["laplacian"] = (config.laplacian, laplacian_loss(seen.vertices, seen.faces))
+        if config.sign_change:
+            found["sign_change"] = (config.sign_change, sign_change_loss(surface.value, surface.band.edges))
+        return found
+
+    def learn(self, seen: MeshRendering, d_rgb: Tensor, losses: dict[str, tuple[float, Tensor]], last: bool) -> None:
+        """Add the gradient of a part of a step, and after the last part update everything."""
+        parameters, parts = [p for p, _ in self.adam.pairs], self.config.accumulate
+        outputs = [seen.rgb, *(weight * value for weight, value in losses.values())]
+        incoming = [d_rgb.contiguous() / parts, *(torch.full_like(value, 1 / parts) for _, value in losses.values())]
+        gradients = torch.autograd.grad(outputs, parameters, incoming, allow_unused=True)
+        for parameter, gradient in zip(parameters, gradients, strict=True):
+            if gradient is not None:
+                parameter.grad = gradient if parameter.grad is None else parameter.grad.add_(gradient)
+        if not last:
+            return
+        factors = torch.tensor(self.adam.factors(self.step, self.config.steps), dtype=torch.float32)
+        self.adam.step(factors.to(self.device).unbind())
+        self.surface.refresh()
+        self.check_update()
+
+    def check_update(self) -> None:
+        """Raise DivergenceError if the reason why Adam left something out is in the state itself."""
+        adam = self.adam
+        if (adam.nonfinite.is_cuda and self.step % CHECK_INTERVAL_CUDA) or int(adam.nonfinite) == adam.examined:
+            return
+        adam.examined = int(adam.nonfinite)
+        if fault := unsound(self.tensors()):
+            raise DivergenceError(
+                f"{fault} at step {self.step}: stopped (a lower learning rate or another seed may help)"
+            )
+
+    def tensors(self) -> dict[str, Tensor]:
+        found = {f"surface.{k}": v.data for k, v in self.surface.named_parameters()}
+        found |= {f"surface.{k}": getattr(self.surface, k) for k in ("log_level", "near")}
+        for i, (first, second) in enumerate(self.adam.moments):
+            found |= {f"adam.{i}.first": first, f"adam.{i}.second": second}
+        found |= {"adam.nonfinite": self.adam.nonfinite}
+        return found | {f"guidance.{k}": v.data for k, v in self.guided.items()}
+
+    def counters(self) -> dict[str, int]:
+        return {"before": self.before}
+
+    def restore(self, step: int, counters: Mapping[str, int]) -> None:
+        self.step, self.before = step, counters.get("before", self.before)
+        self.surface.reopen()
+
+    @torch.no_grad()
+    def show(self, cameras: Cameras, shading: Tensor, colors: Tensor, resolution: int):
+        """Yield the rendering of every camera over its row of colors (B, 3), four samples to a pixel."""
+        for i in range(len(cameras)):
+            one = slice(i, i + 1)
+            yield render_mesh(self.surface, cameras[one], shading[one], colors[one], resolution=resolution, samples=2)
+
+    @torch.no_grad()
+    def occupied(self) -> float:
+        """Share of the scene's cube that is inside the surface."""
+        vertices, faces = self.surface()
+        a, b, c = vertices[faces.long()].unbind(1)
+        volume = float((a * torch.linalg.cross(b, c)).sum()) / 6
+        return volume / (2 * self.surface.bound) ** 3

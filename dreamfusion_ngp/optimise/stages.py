@@ -1,0 +1,43 @@
+"""The stages of a run one after the other: which class is which, and what the next one begins with."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import torch
+
+from ..config.schema import RunConfig
+from .mesh import MeshStage
+from .stage import Stage
+from .volume import VolumeStage
+
+KINDS = {"volume": VolumeStage, "mesh": MeshStage}
+
+
+def start(config: RunConfig, device: str | torch.device, previous: Stage | None = None) -> Stage:
+    """The stage of `config.kind` before its first step, as `Stage.start`."""
+    return KINDS[config.kind].start(config, device, previous)
+
+
+def next_config(config: RunConfig) -> RunConfig | None:
+    """The config of the stage after that of `config`, with the prompt, the seed and the field of this one; None after
+    the last."""
+    if config.then is None:
+        return None
+    return replace(config.then, prompt=config.prompt, seed=config.seed, preset=config.preset, field=config.field)
+
+
+def follow(stage: Stage) -> Stage | None:
+    """The stage after a finished one, with what that one has made; None after the last. Raises UsageError where the one
+    cannot take over from the other, ExportError for an empty scene."""
+    config = next_config(stage.config)
+    if config is None:
+        return None
+    following = start(config, stage.device, stage)
+    following.before = stage.before + stage.step
+    return following
+
+
+def steps_in_all(config: RunConfig) -> int:
+    """Of this stage and those after it."""
+    return config.steps + (steps_in_all(config.then) if config.then else 0)

@@ -1,0 +1,43 @@
+"""Regularisers of surfaces, as free functions of closed meshes or of values on a lattice."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from ..scene.surface import vertex_normals
+
+
+def directed_edges(faces: Tensor) -> tuple[Tensor, Tensor]:
+    """(3 F,) int64 starts and ends of the edges of faces (F, 3); in a closed mesh every edge is there both ways."""
+    index = faces.long()
+    return index.flatten(), index.roll(-1, 1).flatten()
+
+
+def consistency_loss(vertices: Tensor, faces: Tensor) -> Tensor:
+    """Mean over edges of 1 - cos of the normals at their ends: threestudio's normal consistency, as its Magic3D has it.
+    vertices (V, 3), faces (F, 3)."""
+    start, end = directed_edges(faces)
+    normal = vertex_normals(vertices, faces)
+    return (1 - (normal[start] * normal[end]).sum(-1)).sum() / max(1, len(start))
+
+
+def laplacian_loss(vertices: Tensor, faces: Tensor) -> Tensor:
+    """Mean over vertices of the squared distance to the mean of their neighbours (uniform Laplacian), world units
+    squared. vertices (V, 3), faces (F, 3) of a closed mesh."""
+    start, end = directed_edges(faces)
+    total = torch.zeros_like(vertices).index_add(0, start, vertices[end])
+    degree = torch.zeros_like(vertices[:, :1]).index_add(0, start, vertices.new_ones(len(start), 1))
+    return ((total / degree.clamp(min=1) - vertices) * (degree > 0)).square().sum() / max(1, len(vertices))
+
+
+def sign_change_loss(value: Tensor, edges: Tensor) -> Tensor:
+    """Mean over edges (E, 2) whose ends differ in sign of the binary cross-entropy of each end's value (P,), as a
+    logit, with the sign of the other: fewer edges are crossed, and loose parts shrink (Munkberg et al. 2022, nvdiffrec,
+    equation 2)."""
+    a, b = value[edges].unbind(1)
+    crossed = (a > 0) != (b > 0)
+    a, b = a[crossed], b[crossed]
+    entropy = torch.nn.functional.binary_cross_entropy_with_logits
+    total = entropy(a, (b > 0).to(a), reduction="sum") + entropy(b, (a > 0).to(b), reduction="sum")
+    return total / max(1, len(a))

@@ -1,0 +1,159 @@
+"""The surface of a density field on a tetrahedral lattice, as a mesh that can be optimised (Shen et al. 2021, DMTet;
+Lin et al. 2023, Magic3D, section 3.2)."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+
+import torch
+from torch import Tensor
+
+from ..config.schema import FieldConfig, MeshConfig
+from .field import Field
+from .fields import HashField
+from .isolevel import iso_level, sample_grid
+from .lattice import Band, Lattice
+from .marching_tetrahedra import marching_tetrahedra
+from .surface import Surface
+
+CHUNK = 1 << 17  # points per call where nothing is differentiated
+FURTHEST = 0.4  # of an offset along an axis, in steps of the lattice. A corner and the face opposite are 1.41 steps
+# apart, and come nearer by at most 2 * .4 * sqrt(3) = 1.39: no tetrahedron turns over
+LEVEL_RESOLUTION = 64  # samples per axis from which the level of a volume is found
+NO_BLOB = ("none", 0.0, 1.0)
+
+
+class TetraSurface(Surface):
+    """Where a field's density is `level`: marching tetrahedra of log(density / level) at the points of a lattice, which
+    may move by less than a step.
+
+    field: the volume's own, which goes on learning, its density as shape and its colours. detail: a finer hash grid,
+    whose colours are added before the sigmoid. offset: (points of the lattice, 3), before tanh.
+    Only a band around the surface is looked at: its tetrahedra are those of points within two edges of the surface at
+    the last `refresh_band`, and if the surface reaches their end, the band is made anew at once. A surface that is
+    nowhere near the one before is not seen.
+    """
+
+    def __init__(self, field: Field, config: MeshConfig, colors: FieldConfig, seed: int):
+        """colors: settings of the volume's field, which `detail` shares but for its levels."""
+        super().__init__()
+        self.field, self.bound, self.config = field, field.bound, config
+        self.detail = HashField(detail_config(colors, config), seed + 1)
+        with torch.no_grad():
+            self.detail.w2.zero_()  # at first the colours are the volume's alone
+        lattice = Lattice(config.resolution, field.bound)
+        self.offset = torch.nn.Parameter(torch.zeros(lattice.size, 3))
+        self.register_buffer("log_level", torch.zeros(()))
+        self.register_buffer("near", torch.zeros(lattice.size, dtype=torch.bool))  # points of the band
+        self.lattice, self._band, self._base = lattice, None, None
+
+    @torch.no_grad()
+    def begin(self) -> None:
+        """Take the surface of the field as it is. Raises ExportError for a field that is empty or not finite."""
+        device = self.offset.device
+        grid = sample_grid(self.field.density, self.bound, LEVEL_RESOLUTION, device)
+        self.log_level.fill_(math.log(iso_level(grid, 2 * self.bound / LEVEL_RESOLUTION)))
+        self.near.fill_(True)
+        self.refresh_band()
+
+    def parameter_groups(self) -> dict[str, list[torch.nn.Parameter]]:
+        both = self.field.parameter_groups(), self.detail.parameter_groups()
+        joined = {name: [p for groups in both for p in groups.get(name, [])] for name in {**both[0], **both[1]}}
+        return {**joined, "offset": [self.offset]}
+
+    def refresh(self) -> None:
+        self.field.refresh()
+        self.detail.refresh()
+
+    @property
+    def band(self) -> Band:
+        """The band of the points `near`."""
+        if self._band is None:
+            if self.lattice.device != self.offset.device:
+                self.lattice = Lattice(self.config.resolution, self.bound, self.offset.device)
+            self._band = self.lattice.band(self.near.nonzero()[:, 0])
+            self._base = self.lattice.positions(self._band.points)
+            self._rim = self.lattice.on_the_rim(self._band.points)
+        return self._band
+
+    def values(self, x: Tensor) -> Tensor:
+        """(N,) log(density / level) at world points x (N, 3): positive inside; differentiable by the field."""
+        h = self.field(x)[0]
+        logarithm = h if self.field.activation == "exp" else self.field.activate(h).clamp(min=1e-30).log()
+        return logarithm - self.log_level
+
+    @torch.no_grad()
+    def refresh_band(self) -> None:
+        """Make the band anew: from the values at the points within two edges of the present one."""
+        near = self.lattice.grown(self.near.nonzero()[:, 0].to(self.lattice.device), 2)
+        x = self.lattice.positions(near)
+        inside = torch.cat([self.values(part) > 0 for part in x.split(CHUNK)]) & ~self.lattice.on_the_rim(near)
+        solid = torch.zeros_like(self.near)
+        solid[near] = inside
+        outside = torch.zeros_like(self.near)
+        outside[near] = ~inside
+        known = solid | outside
+        touched = self._mask(self.lattice.grown(solid.nonzero()[:, 0])) & self._mask(
+            self.lattice.grown(outside.nonzero()[:, 0])
+        )
+        self.near.copy_(self._mask(self.lattice.grown((touched & known).nonzero()[:, 0])) & known)
+        self._band = None
+
+    def _mask(self, points: Tensor) -> Tensor:
+        mask = torch.zeros_like(self.near)
+        mask[points] = True
+        return mask
+
+    def reopen(self) -> None:
+        """Look at `near` and the parameters again, which have been overwritten."""
+        self._band = None
+        self.refresh()
+
+    def forward(self) -> tuple[Tensor, Tensor]:
+        value, position = self.evaluate()
+        if self.reaches_the_end(value):
+            self.refresh_band()
+            value, position = self.evaluate()
+        self.value = value  # for the losses of this step
+        return marching_tetrahedra(position, value, self.band)
+
+    def evaluate(self) -> tuple[Tensor, Tensor]:
+        """Values (P,) and moved positions (P, 3) of the band's points. What is on the rim is outside: the surface is
+        closed."""
+        band = self.band
+        value = self.values(self._base)
+        value = torch.where(self._rim, value.clamp(max=0.0) - 1.0, value)
+        reach = FURTHEST * self.lattice.spacing
+        return value, self._base + reach * torch.tanh(self.offset[band.points])
+
+    @torch.no_grad()
+    def reaches_the_end(self, value: Tensor) -> bool:
+        """Whether the surface crosses an edge at the border of the band."""
+        ends = (value > 0)[self.band.edges]
+        crossed = ends[:, 0] != ends[:, 1]
+        return bool((self.band.border & ~self._rim)[self.band.edges[crossed]].any())
+
+    def paint(self, x: Tensor, face: Tensor, barycentric: Tensor) -> Tensor:
+        return self.color(x.detach())
+
+    def color(self, x: Tensor) -> Tensor:
+        """(N, 3) display-referred colours in [0, 1] at world points x (N, 3)."""
+        return torch.sigmoid(self.field(x)[1] + self.detail(x)[1])
+
+
+def detail_config(colors: FieldConfig, config: MeshConfig) -> FieldConfig:
+    """Settings of the hash grid of `TetraSurface.detail`."""
+
+    return replace(
+        colors,
+        levels=config.detail_levels,
+        features=2,
+        log2_table=config.detail_log2_table,
+        base_resolution=max(2, config.detail_finest // 8),
+        finest_resolution=config.detail_finest,
+        hidden=32,
+        blob=NO_BLOB,
+        density_bias=0.0,
+        coarse_to_fine=(0, 0.0),
+    )
