@@ -64,6 +64,7 @@ def check_config(config: RunConfig) -> None:
         or radius <= 0,
         'field.half_table and field.tensor_cores need field.backend "native"': field.backend != "native"
         and (field.half_table or field.tensor_cores),
+        "mesh.resolution must be even": config.mesh.resolution % 2 != 0,
         "render.occupancy_resolution must be a multiple of 4": config.render.occupancy_resolution % 4 != 0,
         "guidance.compile and guidance.offload exclude each other": config.guidance.compile != "none"
         and config.guidance.offload,
@@ -83,3 +84,5 @@ def check_config(config: RunConfig) -> None:
     }
     for problem in (text for text, wrong in problems.items() if wrong):
         raise UsageError(problem)
+    if config.then is not None:
+        check_config(config.then)

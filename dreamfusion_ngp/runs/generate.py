@@ -218,6 +218,8 @@ def generate(
     placing = dict(size=check_size(size), origin=check_origin(origin))
     formats = check_formats(formats)
     config = pin_model(check_prompt(config))
+    if config.kind != "volume":
+        raise UsageError(f"the first stage must be a volume, kind is {config.kind!r}")
     where = choose_device(device)
     from ..guidance import origin as weights
     from ..guidance.load import load_guidance

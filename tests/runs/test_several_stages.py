@@ -1,0 +1,123 @@
+"""Runs of several stages: a volume, then a mesh, as one run with one folder, one count of steps and one checkpoint."""
+
+import json
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import trimesh
+
+from dreamfusion_ngp.base.errors import UsageError
+from dreamfusion_ngp.config.overrides import override
+from dreamfusion_ngp.config.presets import preset
+from dreamfusion_ngp.config.schema import MeshConfig
+from dreamfusion_ngp.optimise.mesh import MeshStage
+from dreamfusion_ngp.runs.checkpoint import load_checkpoint
+from dreamfusion_ngp.runs.generate import check_prompt, generate, resume
+from dreamfusion_ngp.runs.outputs import export, render
+
+
+def tiny():
+    config = preset("magic3d")
+    small = replace(config.render, resolution=16, budget=1 << 15, occupancy_resolution=16)
+    mesh = MeshConfig(resolution=24, detail_levels=2, detail_finest=32, detail_log2_table=10, consistency=0.1)
+    then = replace(config.then, steps=5, views=1, render=replace(small, resolution=24), mesh=mesh)
+    return replace(config, prompt="a red sphere", steps=6, views=1, render=small, then=then)
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory):
+    seen = []
+    return generate(tiny(), tmp_path_factory.mktemp("run"), device="cpu", observer=seen.append), seen
+
+
+def steps_of(folder):
+    return [json.loads(line)["step"] for line in (folder / "metrics.jsonl").read_text().splitlines()]
+
+
+def test_a_run_of_two_stages(made):
+    result, seen = made
+    assert result.step == result.made == 11 and result.signal is None
+    assert [p.steps for p in seen] == [11] * len(seen) and seen[-1].step == 11
+    assert [p.ending for p in seen] == [False] * (len(seen) - 1) + [True]
+    assert steps_of(result.folder) == [0, 5, 6, 10]
+    assert {"turntable", "sheet"} <= set(result.pictures) and result.meshes["glb"].is_file()
+    config = json.loads((result.folder / "config.json").read_text())
+    assert (config["kind"], config["then"]["kind"], config["then"]["then"]) == ("volume", "mesh", None)
+    stage = load_checkpoint(result.folder / "checkpoint.safetensors", "cpu")
+    assert isinstance(stage, MeshStage) and (stage.before, stage.step) == (6, 5)
+
+
+def test_the_mesh_that_is_written_is_the_stage_s(made):
+    result, _ = made
+    stage = load_checkpoint(result.folder / "checkpoint.safetensors", "cpu")
+    vertices, _ = stage.surface()
+    mesh = trimesh.load(result.meshes["glb"], force="mesh")
+    assert np.allclose(mesh.bounds[0], vertices.detach().amin(0), atol=0.02)
+    assert np.allclose(mesh.bounds[1], vertices.detach().amax(0), atol=0.02)
+
+
+def test_outputs_are_made_again(made):
+    folder = made[0].folder
+    old = trimesh.load(made[0].meshes["glb"], force="mesh")
+    paths = export(folder, ("glb", "ply"), texture=128, device="cpu")
+    assert np.allclose(trimesh.load(paths["glb"], force="mesh").bounds, old.bounds, atol=1e-4)
+    assert render(folder, frames=8, resolution=16, device="cpu")["sheet"].is_file()
+
+
+class Stop(Exception):
+    pass
+
+
+@pytest.mark.parametrize("at", [2, 6, 8])
+def test_stopped_in_either_stage_and_resumed(made, tmp_path, at, monkeypatch):
+    """Stopped in the volume, between the two, in the mesh: the run goes on to the very same tensors."""
+    from dreamfusion_ngp.runs import recorder
+
+    tell = recorder.Recorder.__call__
+
+    def stopping(self, record):
+        answer = tell(self, record)
+        return True if self.state.before + self.state.step == at else answer
+
+    with monkeypatch.context() as patch:
+        patch.setattr(recorder.Recorder, "__call__", stopping)
+        part = generate(tiny(), tmp_path, device="cpu")
+    assert part.step == (11 if at == 6 else at), "a stage that has made its steps is not stopped"
+    if at == 6:
+        return
+    again = resume(part.folder, device="cpu")
+    assert (again.step, again.made) == (11, 11 - at)
+    ours, theirs = (load_checkpoint(f / "checkpoint.safetensors", "cpu") for f in (part.folder, made[0].folder))
+    other = theirs.tensors()
+    assert all((v == other[k]).all() for k, v in ours.tensors().items())
+    assert steps_of(part.folder)[-1] == 10
+    config = json.loads((part.folder / "config.json").read_text())
+    assert config["kind"] == "volume" and config["then"]["kind"] == "mesh"
+
+
+def test_settings_of_the_second_stage_are_set_by_their_path():
+    config = override(preset("magic3d"), "then.mesh.resolution=64")
+    assert config.then.mesh.resolution == 64
+    with pytest.raises(UsageError, match="no such setting"):
+        override(preset("fast"), "then.steps=4")
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("then.mesh.resolution=63", "mesh.resolution must be even"),
+        ("then.kind=sculpture", "then.kind must be one of volume, mesh"),
+        ("then.mesh.samples=9", "then.mesh.samples must be from 1 to 4"),
+        ("kind=mesh", "the first stage must be a volume"),
+    ],
+)
+def test_settings_that_cannot_be(tmp_path, text, message):
+    with pytest.raises(UsageError, match=message):
+        generate(override(tiny(), text), tmp_path, device="cpu")
+    assert not list(tmp_path.iterdir())
+
+
+def test_texts_of_the_second_stage_are_cleaned_too():
+    config = check_prompt(override(tiny(), "then.guidance.negative=a zeppelin, gray"))
+    assert config.then.guidance.negative == "a gray" and config.then.prompt == config.prompt == "a red sphere"
