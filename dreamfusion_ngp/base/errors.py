@@ -40,6 +40,10 @@ class ExportError(DreamfusionError):
     """A mesh, texture or video could not be made or written."""
 
 
+class MeshError(DreamfusionError):
+    """A mesh file is missing, damaged, or holds what is not understood; the message names the file and the reason."""
+
+
 class PriorError(DreamfusionError):
     """The diffusion prior is missing, incomplete, or of a kind that is not understood."""
 

@@ -1,0 +1,116 @@
+"""The colours that a mesh has, as images in its UVs: what a refinement of its textures starts from."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from ..base.errors import UsageError
+from ..export.texture import MAX_TEXTURE, rasterise
+from ..scene.imported import ImportedMesh, Texture
+from .document import display, linear
+
+POINTS_PER_CALL = 1 << 20
+
+
+def start_image(before: ImportedMesh, mesh: ImportedMesh, texture: int, size: int) -> np.ndarray:
+    """(size, size, 3) uint8 sRGB: the colours of `before`, as its file shows them without light, in the UVs of `mesh`,
+    which `choose_uvs` made of it. Texels that no triangle covers repeat the nearest that one does.
+
+    An image that is kept whole is only brought to the size, the same to the bit where it has it. Raises UsageError for
+    a size outside of 16 to 4096.
+    """
+    if not 16 <= size <= MAX_TEXTURE:
+        raise UsageError(f"texture size must be between 16 and {MAX_TEXTURE} texels, got {size}")
+    rows = np.flatnonzero((mesh.face_texture() == texture) & mesh.originals())
+    kept = mesh.textures[texture]
+    colors = {tuple(mesh.materials[m].color[:3].tolist()) for m in np.unique(mesh.face_material[rows])}
+    if not kept.unwrapped and kept.image is not None and len(colors) == 1 and white(before, rows):
+        return resized(kept.image, size, np.array(next(iter(colors)), np.float32))
+    return baked(before, mesh, rows, size)
+
+
+def white(mesh: ImportedMesh, rows: np.ndarray) -> bool:
+    """Whether no vertex colour changes these triangles."""
+    return mesh.colors is None or bool((mesh.colors[mesh.faces[rows], :3] == 1).all())
+
+
+def resized(image: np.ndarray, size: int, color: np.ndarray) -> np.ndarray:
+    """(size, size, 3) uint8 of an image (H, W, 3 or 4) multiplied by a linear colour (3,)."""
+    from PIL import Image
+
+    rgb = np.ascontiguousarray(image[..., :3])
+    if not (color == 1).all():
+        rgb = encoded(linear(rgb / np.float32(255)) * color)
+    if rgb.shape[:2] != (size, size):
+        rgb = np.asarray(Image.fromarray(rgb).resize((size, size), Image.Resampling.LANCZOS))
+    return rgb.copy()
+
+
+def encoded(light: np.ndarray) -> np.ndarray:
+    """uint8 sRGB of linear light."""
+    return (display(light) * 255).round().astype(np.uint8)
+
+
+def baked(before: ImportedMesh, mesh: ImportedMesh, rows: np.ndarray, size: int) -> np.ndarray:
+    """(size, size, 3) uint8 of the colours of the triangles `rows`."""
+    from scipy.ndimage import distance_transform_edt
+
+    index = mesh.uv_faces[rows]
+    has = (index >= 0).all(1)
+    rows, index = rows[has], index[has]
+    corner = mesh.uv[index]
+    corner = corner - np.floor(corner.min(1, keepdims=True, initial=np.inf))  # into the image, where it is repeated
+    inner = np.arange(3 * len(rows)).reshape(-1, 3)
+    found, weights = rasterise(corner.reshape(-1, 2), inner, size)
+    covered = found >= 0
+    image = np.zeros((size, size, 3), np.uint8)
+    if not covered.any():
+        return image + np.uint8(128)
+    image[covered] = colors_at(before, rows[found[covered]], weights[covered].astype(np.float32))
+    row, column = distance_transform_edt(~covered, return_distances=False, return_indices=True)
+    return image[row, column]
+
+
+def colors_at(mesh: ImportedMesh, face: np.ndarray, weights: np.ndarray) -> np.ndarray:
+    """(N, 3) uint8 sRGB of a mesh at points of its triangles: (N,) which, (N, 3) barycentric weights."""
+    out = np.empty((len(face), 3), np.uint8)
+    which = mesh.face_texture()
+    factors = np.stack([m.color[:3] for m in mesh.materials])
+    for start in range(0, len(face), POINTS_PER_CALL):
+        part = slice(start, start + POINTS_PER_CALL)
+        f, w = face[part], weights[part, :, None]
+        light = factors[mesh.face_material[f]].astype(np.float32)
+        if mesh.colors is not None:
+            light = light * (mesh.colors[mesh.faces[f], :3] * w).sum(1)
+        index = mesh.uv_faces[f]
+        for number, texture in enumerate(mesh.textures):
+            at = (which[f] == number) & (index >= 0).all(1)
+            if texture.image is not None and at.any():
+                light[at] *= sampled(texture, (mesh.uv[index[at]] * w[at]).sum(1))
+        out[part] = encoded(light)
+    return out
+
+
+def sampled(texture: Texture, uv: np.ndarray) -> np.ndarray:
+    """(N, 3) linear light of an image at UVs (N, 2), bilinear between texel centres."""
+    assert texture.image is not None
+    height, width = texture.image.shape[:2]
+    x, y = uv[:, 0] * width - 0.5, (1 - uv[:, 1]) * height - 0.5
+    x0, y0 = np.floor(x), np.floor(y)
+    light = np.zeros((len(uv), 3), np.float32)
+    for dx in (0, 1):
+        for dy in (0, 1):
+            weight = np.abs(1 - dx - (x - x0)) * np.abs(1 - dy - (y - y0))
+            column, row = wrapped(x0 + dx, width, texture.wrap), wrapped(y0 + dy, height, texture.wrap)
+            light += weight[:, None] * linear(texture.image[row, column, :3] / np.float32(255))
+    return light
+
+
+def wrapped(index: np.ndarray, size: int, wrap: str) -> np.ndarray:
+    """Texel numbers in [0, size) of any whole numbers."""
+    if wrap == "clamp":
+        return index.clip(0, size - 1).astype(np.int64)
+    if wrap == "mirror":
+        index = index % (2 * size)
+        return np.where(index < size, index, 2 * size - 1 - index).astype(np.int64)
+    return (index % size).astype(np.int64)

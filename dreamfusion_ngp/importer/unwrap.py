@@ -1,0 +1,105 @@
+"""UVs that can hold a texture: the file's own where they can, a new atlas where they cannot."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+
+from ..base.errors import MeshError, UsageError
+from ..export.atlas import AtlasError, make_atlas
+from ..export.isosurface import Mesh, vertex_normals
+from ..export.texture import MAX_FACES
+from ..scene.imported import ImportedMesh, Texture
+from ..scene.uvs import UvReport, examine_uvs
+
+MODES = ("auto", "keep", "unwrap")
+TEXTURES = ("each", "one")
+OVERLAP = 0.005  # of the covered texels: what rounding at the borders of charts makes stays far below
+
+
+def choose_uvs(mesh: ImportedMesh, uv: str = "auto", textures: str = "each", size: int = 1024) -> ImportedMesh:
+    """The mesh with UVs for textures of size x size texels that each part of its surface has to itself. Vertices and
+    triangles stay as they are.
+
+    uv: "keep", the file's own; "unwrap", a new atlas for every texture; "auto", a new one only for textures whose UVs
+    are missing or overlap. textures: "each", one for each image (or each material without one) of the file; "one" for
+    all of them together.
+    Raises UsageError for other values, MeshError where UVs that are to be kept are missing, or no atlas can be made.
+    """
+    if uv not in MODES:
+        raise UsageError(f"uv must be one of {', '.join(MODES)}, got {str(uv)[:40]!r}")
+    if textures not in TEXTURES:
+        raise UsageError(f"textures must be one of {', '.join(TEXTURES)}, got {str(textures)[:40]!r}")
+    mesh = together(mesh) if textures == "one" and len(mesh.textures) > 1 else mesh
+    for number, texture in enumerate(mesh.textures):
+        report = examine_uvs(mesh, number)
+        if uv == "keep" and report.missing:
+            raise MeshError(
+                f"{mesh.name}: {report.missing:,} of {report.faces:,} triangles of {texture.name[:40]!r} have no UVs "
+                "to keep"
+            )
+        if uv == "unwrap" or (uv == "auto" and unfit(report, texture)):
+            mesh = unwrapped(mesh, number, size)
+    return mesh
+
+
+def unfit(report: UvReport, texture: Texture) -> bool:
+    """Whether these UVs cannot hold a texture of their own."""
+    shared = report.overlap > OVERLAP or report.tiled > OVERLAP * report.faces
+    beyond = texture.wrap != "repeat" and report.outside > OVERLAP * report.faces
+    return report.missing > 0 or shared or beyond
+
+
+def together(mesh: ImportedMesh) -> ImportedMesh:
+    """With one texture for all materials."""
+    wrap = next((texture.wrap for texture in mesh.textures if texture.wrap != "repeat"), "repeat")
+    return replace(
+        mesh, textures=(Texture("all", None, wrap),), materials=tuple(replace(m, texture=0) for m in mesh.materials)
+    )
+
+
+def unwrapped(mesh: ImportedMesh, texture: int, size: int) -> ImportedMesh:
+    """With a new atlas for one of its textures, whose UVs come after those of the mesh. Raises MeshError."""
+    rows = np.flatnonzero((mesh.face_texture() == texture) & mesh.originals())
+    if len(rows) > MAX_FACES:
+        raise MeshError(
+            f"{mesh.name}: {len(rows):,} triangles of {mesh.textures[texture].name[:40]!r} are too many to be "
+            f"unwrapped (at most {MAX_FACES:,}); give it UVs or fewer triangles where it was made"
+        )
+    used, index = np.unique(mesh.faces[rows], return_inverse=True)
+    part = Mesh(mesh.vertices[used], index.reshape(-1, 3))
+    normals = vertex_normals(part).astype(np.float32)
+    try:
+        source, faces, uv, count = make_atlas(part.vertices, part.faces.astype(np.uint32), normals, size)
+    except AtlasError as error:
+        raise MeshError(f"{mesh.name}: no UV atlas for {len(rows):,} triangles: {error}") from None
+    whole = faces.shape == part.faces.shape and np.array_equal(source[faces], part.faces)
+    if count != 1 or not whole or not np.isfinite(uv).all():
+        raise MeshError(
+            f"{mesh.name}: the UV atlas of {len(rows):,} triangles does not fit one texture of {size} texels"
+        )
+    uv_faces = mesh.uv_faces.copy()
+    uv_faces[rows] = faces.astype(np.int32) + len(mesh.uv)
+    for number, one in enumerate(mesh.parts):
+        if one.copy_of is not None:
+            copy_uvs(mesh, uv_faces, number, texture)
+    textures = list(mesh.textures)
+    textures[texture] = replace(textures[texture], unwrapped=True, wrap="clamp")
+    return replace(
+        mesh,
+        uv=np.concatenate([mesh.uv, uv.clip(0, 1).astype(np.float32)]),
+        uv_faces=uv_faces,
+        textures=tuple(textures),
+    )
+
+
+def copy_uvs(mesh: ImportedMesh, uv_faces: np.ndarray, number: int, texture: int) -> None:
+    """Give a part that is a copy the UVs of its original, in place; a mirrored one runs the other way round."""
+    part = mesh.parts[number]
+    rows = np.flatnonzero(mesh.face_part == number)
+    if not len(rows) or mesh.materials[mesh.face_material[rows[0]]].texture != texture:
+        return
+    first = uv_faces[mesh.face_part == part.copy_of]
+    mirrored = np.linalg.det(part.node[:3, :3]) * np.linalg.det(mesh.parts[part.copy_of].node[:3, :3]) < 0
+    uv_faces[rows] = first[:, [0, 2, 1]] if mirrored else first

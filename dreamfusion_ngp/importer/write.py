@@ -1,0 +1,57 @@
+"""Writing a mesh back with new images: what was in its file stays where and as it was."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+
+from ..base.errors import ExportError, UsageError
+from ..base.files import write_atomically
+from ..scene.imported import ImportedMesh
+from .gltf_write import glb_bytes
+from .images import checked_image
+from .obj_read import ObjSource
+from .obj_write import obj_files
+
+
+def suffix_of(mesh: ImportedMesh) -> str:
+    """The suffix that a mesh is written back with: ".obj" for an OBJ, ".glb" for all others, as PLY and STL hold no
+    texture, and a .gltf is put into one file."""
+    return ".obj" if isinstance(mesh.source, ObjSource) else ".glb"
+
+
+def mesh_files(mesh: ImportedMesh, images: dict[int, np.ndarray], stem: str) -> dict[str, bytes]:
+    """The files of a mesh by their names, the mesh last. images: (H, W, 3 or 4) uint8 sRGB for textures by their
+    numbers; textures that are not named keep their images. Raises ValueError for other images."""
+    if bad := [number for number in images if number not in range(len(mesh.textures))]:
+        raise ValueError(f"the mesh has {len(mesh.textures)} textures, no number {bad[0]}")
+    images = {number: checked_image(image) for number, image in sorted(images.items())}
+    if isinstance(mesh.source, ObjSource):
+        files = obj_files(mesh, images, stem)
+        return {name: files[name] for name in sorted(files, key=lambda name: name == f"{stem}.obj")}
+    return {f"{stem}.glb": glb_bytes(mesh, images)}
+
+
+def write_mesh(mesh: ImportedMesh, path, images: dict[int, np.ndarray]) -> list[str]:
+    """Write a mesh back, with new images for the textures of their numbers, in the format it came in (`suffix_of`): the
+    absolute paths, the mesh last. Vertices, triangles, their order, names, nodes, place and size are those of the file
+    that was read; UVs too, unless they were unwrapped.
+
+    Every file is written in one step. Raises UsageError for another suffix, ExportError where a file cannot be written,
+    ValueError for images of another kind.
+    """
+    path = Path(path)
+    if path.suffix.lower() != suffix_of(mesh):
+        raise UsageError(
+            f"{mesh.name} is written back as {suffix_of(mesh)}, not as {path.suffix or 'a file without suffix'}"
+        )
+    files = mesh_files(mesh, images, path.stem)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        written = [path.parent.resolve() / name for name in files]
+        for place, data in zip(written, files.values(), strict=True):
+            write_atomically(place, data)
+    except OSError as error:
+        raise ExportError(f"cannot write to {path.parent}: {error.strerror or error}") from None
+    return [str(place) for place in written]

@@ -1,0 +1,273 @@
+"""Which UVs a mesh is refined by, and the colours that its texture starts from."""
+
+import io
+
+import numpy as np
+import pytest
+import trimesh
+from support.mesh_files import (
+    BODY,
+    BOX,
+    Glb,
+    atlas_uv,
+    box,
+    encoded,
+    parts_of,
+    picture,
+    textured_glb,
+    values_of,
+    write_obj,
+)
+
+from dreamfusion_ngp.base.errors import MeshError, UsageError
+from dreamfusion_ngp.importer.bake import start_image
+from dreamfusion_ngp.importer.read import read_mesh
+from dreamfusion_ngp.importer.unwrap import choose_uvs
+from dreamfusion_ngp.importer.write import write_mesh
+from dreamfusion_ngp.scene.uvs import examine_uvs
+
+
+def read(folder, glb: Glb):
+    (folder / "mug.glb").write_bytes(glb.bytes())
+    return read_mesh(folder / "mug.glb")
+
+
+def plain_box(uv=None, **material) -> Glb:
+    glb = Glb()
+    options = {} if uv is None else {"uv": uv}
+    normals = np.tile(np.float32([0, 1, 0]), (8, 1))
+    glb.node([glb.primitive(box(*BODY), BOX, normals=normals, material=glb.material(**material), **options)])
+    return glb
+
+
+def test_good_uvs_are_kept(tmp_path):
+    mesh = read(tmp_path, textured_glb())
+    for uv in ("auto", "keep"):
+        assert choose_uvs(mesh, uv) is mesh
+    chosen = choose_uvs(mesh, "unwrap", size=128)
+    assert chosen.textures[0].unwrapped and not np.array_equal(chosen.uv[chosen.uv_faces], mesh.uv[mesh.uv_faces])
+
+
+@pytest.mark.parametrize("fault", ["missing", "overlapping", "tiled", "clamped outside"])
+def test_bad_uvs_are_replaced(tmp_path, fault):
+    glb = textured_glb()
+    uv = atlas_uv(12)
+    if fault == "overlapping":
+        uv[:3] = uv[3:6]
+    if fault == "tiled":
+        uv *= 9
+    if fault == "clamped outside":
+        uv += 0.5
+        glb.json["samplers"] = [{"wrapS": 33071, "wrapT": 33071}]
+        glb.json["textures"][0]["sampler"] = 0
+    attributes = glb.json["meshes"][0]["primitives"][0]["attributes"]
+    if fault == "missing":
+        del attributes["TEXCOORD_0"]
+    else:
+        attributes["TEXCOORD_0"] = glb.accessor(uv)
+    mesh = read(tmp_path, glb)
+    chosen = choose_uvs(mesh, size=128)
+    report = examine_uvs(chosen, 0)
+    assert (
+        chosen.textures[0].unwrapped and report.missing == report.outside == report.tiled == 0 and report.overlap == 0
+    )
+    assert np.array_equal(chosen.vertices, mesh.vertices) and np.array_equal(chosen.faces, mesh.faces)
+    if fault == "missing":
+        with pytest.raises(MeshError, match="mug: 12 of 12 triangles of 'material 0' have no UVs to keep"):
+            choose_uvs(mesh, "keep")
+    else:
+        assert choose_uvs(mesh, "keep") is mesh
+
+
+def test_new_uvs_are_one_more_set_and_nothing_else(tmp_path):
+    """The old set stays for the normal map; what each corner had, it has."""
+    old = textured_glb().bytes()
+    mesh = read(tmp_path, textured_glb())
+    chosen = choose_uvs(mesh, "unwrap", size=128)
+    write_mesh(chosen, tmp_path / "new.glb", {0: picture(7)})
+    new = (tmp_path / "new.glb").read_bytes()
+    document, _ = parts_of(new)
+    material, primitive = document["materials"][0], document["meshes"][0]["primitives"][0]
+    assert material["pbrMetallicRoughness"]["baseColorTexture"] == {"index": 0, "texCoord": 1}
+    assert material["normalTexture"] == {"index": 1}
+    before = parts_of(old)[0]["meshes"][0]["primitives"][0]
+
+    def corners(data, one, name, width):
+        index = np.frombuffer(values_of(data, one["indices"]), np.uint16)
+        return np.frombuffer(values_of(data, one["attributes"][name]), np.float32).reshape(-1, width)[index]
+
+    for name, width in (("POSITION", 3), ("NORMAL", 3), ("TEXCOORD_0", 2)):
+        assert np.array_equal(corners(new, primitive, name, width), corners(old, before, name, width)), name
+    again = read_mesh(tmp_path / "new.glb")
+    assert np.allclose(again.uv[again.uv_faces], chosen.uv[chosen.uv_faces], atol=1e-7)
+    assert np.array_equal(again.vertices[again.faces], mesh.vertices[mesh.faces]) and len(again.faces) == len(
+        mesh.faces
+    )
+    seen = trimesh.load(io.BytesIO(new), file_type="glb", force="mesh", process=False)
+    assert np.array_equal(seen.triangles.astype(np.float32), box(*BODY)[BOX])
+
+
+def test_a_mesh_without_uvs_comes_back_with_them(tmp_path):
+    mesh = read(tmp_path, plain_box())
+    chosen = choose_uvs(mesh, size=128)
+    write_mesh(chosen, tmp_path / "new.glb", {0: picture(7, 128)})
+    again = read_mesh(tmp_path / "new.glb")
+    assert examine_uvs(again, 0).overlap == 0 and np.array_equal(again.textures[0].image, picture(7, 128))
+    document, _ = parts_of((tmp_path / "new.glb").read_bytes())
+    assert (
+        "texCoord" not in str(document)
+        or document["materials"][0]["pbrMetallicRoughness"]["baseColorTexture"]["texCoord"] == 0
+    )
+    assert len((tmp_path / "new.glb").read_bytes()) < 70_000, "the old vertices have left the file"
+
+
+def test_a_primitive_without_a_material_gets_one(tmp_path):
+    glb = Glb()
+    glb.node([glb.primitive(box(*BODY), BOX)])
+    chosen = choose_uvs(read(tmp_path, glb), size=128)
+    write_mesh(chosen, tmp_path / "new.glb", {0: picture(7)})
+    again = read_mesh(tmp_path / "new.glb")
+    assert again.materials[0].name == "surface" and np.array_equal(again.textures[0].image, picture(7))
+
+
+@pytest.mark.parametrize("mirrored", [False, True])
+def test_copies_of_a_part_follow_its_new_uvs(tmp_path, mirrored):
+    glb = plain_box()
+    glb.node(0, translation=[9, 0, 0], scale=[-1 if mirrored else 1, 1, 1])
+    mesh = read(tmp_path, glb)
+    chosen = choose_uvs(mesh, size=128)
+    write_mesh(chosen, tmp_path / "new.glb", {0: picture(7)})
+    again = read_mesh(tmp_path / "new.glb")
+    assert len(parts_of((tmp_path / "new.glb").read_bytes())[0]["meshes"]) == 1
+    for one in (chosen, again):
+        uv = one.uv[one.uv_faces]
+        first, second = uv[:12], uv[12:]
+        assert np.allclose(second[:, [0, 2, 1]] if mirrored else second, first)
+    assert np.allclose(again.uv[again.uv_faces], chosen.uv[chosen.uv_faces], atol=1e-7)
+    assert np.array_equal(again.vertices[again.faces], mesh.vertices[mesh.faces])
+
+
+def test_one_texture_out_of_several(tmp_path):
+    glb = textured_glb()
+    second = glb.material(glb.image(encoded(picture(2))), baseColorFactor=[0.5, 0.5, 0.5, 1])
+    vertices = box(*BODY)[BOX.ravel()] + 6
+    glb.node([glb.primitive(vertices, np.arange(36, dtype=np.uint16), uv=atlas_uv(12), material=second)])
+    mesh = read(tmp_path, glb)
+    assert [t.unwrapped for t in choose_uvs(mesh).textures] == [False, False]
+    chosen = choose_uvs(mesh, textures="one", size=128)
+    assert len(chosen.textures) == 1 and chosen.textures[0].unwrapped and len(chosen.materials) == 2
+    write_mesh(chosen, tmp_path / "new.glb", {0: picture(7, 128)})
+    new = (tmp_path / "new.glb").read_bytes()
+    again = read_mesh(tmp_path / "new.glb")
+    assert len(again.textures) == 1 and len(again.materials) == len(again.parts) == 2
+    assert np.array_equal(again.textures[0].image, picture(7, 128)) and examine_uvs(again, 0).overlap == 0
+    assert encoded(picture(2)) in new and new.count(encoded(picture(7, 128))) <= 1, (
+        "the normal map stays, no image twice"
+    )
+
+
+def test_overlap_between_materials_counts_for_one_texture(tmp_path):
+    """Kept UVs that only overlap once materials share a texture: the report says so, and auto unwraps."""
+    path = write_obj(tmp_path)
+    mesh = read_mesh(path)
+    assert choose_uvs(mesh, textures="one", size=64).textures[0].unwrapped
+
+
+@pytest.mark.parametrize("options", [{"uv": "new"}, {"textures": "two"}, {"uv": None}])
+def test_other_words_are_refused(tmp_path, options):
+    with pytest.raises(UsageError, match="must be one of"):
+        choose_uvs(read(tmp_path, textured_glb()), **options)
+
+
+def test_too_many_triangles_to_unwrap(tmp_path, monkeypatch):
+    monkeypatch.setattr("dreamfusion_ngp.importer.unwrap.MAX_FACES", 11)
+    with pytest.raises(
+        MeshError, match=r"mug: 12 triangles of 'material 0' are too many to be unwrapped \(at most 11\)"
+    ):
+        choose_uvs(read(tmp_path, plain_box()))
+
+
+def test_the_start_of_a_kept_texture_is_the_image(tmp_path):
+    mesh = read(tmp_path, textured_glb())
+    assert np.array_equal(start_image(mesh, mesh, 0, 16), np.asarray(trimesh_resize(picture(1), 16)))
+    glb = textured_glb()
+    glb.json["textures"][0]["source"] = glb.add("images", {"bufferView": glb.view(encoded(picture(1, 64)))})
+    mesh = read(tmp_path, glb)
+    assert np.array_equal(start_image(mesh, mesh, 0, 64), picture(1, 64))
+
+
+def trimesh_resize(image, size):
+    from PIL import Image
+
+    return Image.fromarray(image).resize((size, size), Image.Resampling.LANCZOS)
+
+
+def test_the_start_of_a_new_atlas_has_the_old_colours(tmp_path):
+    """Every face in a colour of its own in the old image: it has that in the new one, times the material's."""
+    glb = Glb()
+    colors = np.random.default_rng(0).integers(20, 256, (16, 3), np.uint8)
+    image = np.repeat(np.repeat(colors.reshape(4, 4, 3), 16, 0), 16, 1)
+    material = glb.material(glb.image(encoded(image)), baseColorFactor=[1.0, 0.5, 1.0, 1.0])
+    vertices = box(*BODY)[BOX.ravel()]
+    uv = np.repeat((np.stack([np.arange(12) % 4, np.arange(12) // 4], -1) + 0.5) / 4, 3, 0)
+    uv = (uv + np.tile([[0, 0], [0, 0.05], [0.05, 0]], (12, 1))).astype(np.float32)
+    glb.node([glb.primitive(vertices, np.arange(36, dtype=np.uint16), uv=uv, material=material)])
+    mesh = read(tmp_path, glb)
+    chosen = choose_uvs(mesh, "unwrap", size=256)
+    start = start_image(mesh, chosen, 0, 256)
+    middle = chosen.uv[chosen.uv_faces].mean(1)
+    found = start[((1 - middle[:, 1]) * 256).astype(int), (middle[:, 0] * 256).astype(int)]
+    light = lambda c: np.where(c <= 0.04045, c / 12.92, ((c + 0.055) / 1.055) ** 2.4)  # noqa: E731
+    wanted = light(colors[:12] / 255) * [1, 0.5, 1]
+    assert np.abs(light(found / 255) - wanted).max() < 0.005
+    corners = {tuple(one) for one in start.reshape(-1, 3).tolist()}
+    assert len(corners) <= 12, "the padding repeats them"
+
+
+def test_the_start_has_colours_of_vertices(tmp_path):
+    glb = Glb()
+    colors = np.zeros((8, 4), np.float32)
+    colors[:, 3] = 1
+    colors[:4, 0] = 1  # the side at -X is red
+    colors[4:, 2] = 1
+    glb.node([glb.primitive(box(*BODY), BOX, colors=colors)])
+    mesh = read(tmp_path, glb)
+    chosen = choose_uvs(mesh, size=256)
+    start = start_image(mesh, chosen, 0, 256)
+    middle = chosen.uv[chosen.uv_faces].mean(1)
+    found = start[((1 - middle[:, 1]) * 256).astype(int), (middle[:, 0] * 256).astype(int)]
+    assert (found[:2] == [255, 0, 0]).all() and (found[2:4] == [0, 0, 255]).all()
+
+
+def test_sizes_of_a_start(tmp_path):
+    mesh = read(tmp_path, textured_glb())
+    for size in (15, 4097, 0):
+        with pytest.raises(UsageError, match="texture size must be between 16 and 4096"):
+            start_image(mesh, mesh, 0, size)
+
+
+@pytest.mark.parametrize("bad", [np.zeros((4, 4), np.uint8), np.zeros((4, 4, 3)), np.zeros((0, 4, 3), np.uint8), None])
+def test_images_of_another_kind_are_refused(tmp_path, bad):
+    mesh = read(tmp_path, textured_glb())
+    with pytest.raises(ValueError, match="an image must be"):
+        write_mesh(mesh, tmp_path / "new.glb", {0: bad})
+    with pytest.raises(ValueError, match="the mesh has 1 textures, no number 3"):
+        write_mesh(mesh, tmp_path / "new.glb", {3: picture(1)})
+    assert not (tmp_path / "new.glb").exists()
+
+
+def test_a_mesh_is_written_back_in_its_own_format(tmp_path):
+    mesh = read(tmp_path, textured_glb())
+    for name in ("new.obj", "new.gltf", "new"):
+        with pytest.raises(UsageError, match="mug is written back as .glb, not as"):
+            write_mesh(mesh, tmp_path / name, {})
+    with pytest.raises(UsageError, match="written back as .obj, not as .glb"):
+        write_mesh(read_mesh(write_obj(tmp_path)), tmp_path / "new.glb", {})
+
+
+def test_a_folder_that_cannot_be_written(tmp_path):
+    (tmp_path / "file").write_text("")
+    from dreamfusion_ngp.base.errors import ExportError
+
+    with pytest.raises(ExportError, match="cannot write to"):
+        write_mesh(read(tmp_path, textured_glb()), tmp_path / "file" / "new.glb", {})

@@ -1,0 +1,407 @@
+"""GLB and glTF: what is read stands in the file, and what is written back differs from it in the images alone."""
+
+import base64
+import io
+import json
+
+import numpy as np
+import pytest
+import trimesh
+from PIL import Image
+from support.mesh_files import (
+    BODY,
+    BOX,
+    Glb,
+    atlas_uv,
+    box,
+    encoded,
+    glb_file,
+    image_of,
+    mug,
+    parts_of,
+    picture,
+    textured_glb,
+    values_of,
+)
+
+from dreamfusion_ngp.base.errors import MeshError
+from dreamfusion_ngp.importer.read import read_mesh
+from dreamfusion_ngp.importer.write import write_mesh
+
+
+def read(folder, data: bytes, name: str = "mug.glb", **options):
+    (folder / name).write_bytes(data)
+    return read_mesh(folder / name, **options)
+
+
+def rewritten(folder, data: bytes, images: dict) -> bytes:
+    write_mesh(read(folder, data), folder / "out" / "new.glb", images)
+    return (folder / "out" / "new.glb").read_bytes()
+
+
+def test_the_arrays_are_those_of_the_file(tmp_path):
+    vertices, faces = mug()
+    glb = Glb()
+    uv = np.random.default_rng(0).random((16, 2), np.float32)
+    glb.node([glb.primitive(vertices, faces, uv=uv)])
+    mesh = read(tmp_path, glb.bytes())
+    assert np.array_equal(mesh.faces, faces) and mesh.faces.dtype == np.int32
+    assert np.array_equal(mesh.uv_faces, faces) and np.array_equal(mesh.uv, np.stack([uv[:, 0], 1 - uv[:, 1]], -1))
+    assert np.allclose(mesh.to_file(mesh.vertices), vertices, atol=1e-6)
+    assert np.ptp(mesh.vertices, axis=0).max() == 1 and np.allclose(mesh.vertices.min(0) + mesh.vertices.max(0), 0)
+    assert mesh.textures[0].image is None and mesh.materials[0].color.tolist() == [1, 1, 1, 1]
+
+
+@pytest.mark.parametrize("kind", ["PNG", "JPEG", "WEBP"])
+def test_an_image_is_read_and_replaced(tmp_path, kind):
+    glb = textured_glb()
+    data = encoded(picture(5), kind)
+    if kind == "WEBP":  # as TRELLIS.2 writes it: no other source
+        image = glb.add("images", {"bufferView": glb.view(data), "mimeType": "image/webp"})
+        glb.json["textures"][0] = {"extensions": {"EXT_texture_webp": {"source": image}}}
+        glb.json["extensionsUsed"] = glb.json["extensionsRequired"] = ["EXT_texture_webp"]
+    else:
+        image = glb.add("images", {"bufferView": glb.view(data)})
+        glb.json["textures"][0]["source"] = image
+    mesh = read(tmp_path, glb.bytes())
+    expected = np.asarray(Image.open(io.BytesIO(data)).convert("RGB"))
+    assert np.array_equal(mesh.textures[0].image, expected)
+    new = rewritten(tmp_path, glb.bytes(), {0: picture(6, 16)})
+    document, _ = parts_of(new)
+    assert np.array_equal(image_of(new, image), picture(6, 16)) and document["images"][image]["mimeType"] == "image/png"
+    assert document["textures"][0] == {"source": image} and "extensionsRequired" not in document
+    assert np.array_equal(image_of(new, 1), picture(2)), "the normal map stays"
+
+
+def test_only_the_image_differs(tmp_path):
+    """Every accessor to the byte, and the document but for the place of the new image."""
+    glb = textured_glb()
+    glb.json["extras"] = {"maker": [1, 2.5, {"x": None}]}
+    glb.json["nodes"][0] |= {"translation": [0.1, 1e-7, -3.3], "rotation": [0.1, 0.2, 0.3, 0.927361849], "name": "body"}
+    old = glb.bytes()
+    new = rewritten(tmp_path, old, {0: picture(6, 64)})
+    before, after = parts_of(old)[0], parts_of(new)[0]
+    for number in range(len(before["accessors"])):
+        assert values_of(new, number) == values_of(old, number)
+    assert np.array_equal(image_of(new, 0), picture(6, 64)) and np.array_equal(image_of(new, 1), picture(2))
+    for document in (before, after):
+        for key in ("bufferViews", "buffers"):
+            del document[key]
+    assert before == after
+    assert len(new) - len(old) < len(encoded(picture(6, 64))), "the old image has left the file"
+
+
+def test_the_file_is_one_that_others_read(tmp_path):
+    new = rewritten(tmp_path, textured_glb().bytes(), {0: picture(6, 16)})
+    scene = trimesh.load(io.BytesIO(new), file_type="glb", process=False)
+    (mesh,) = scene.geometry.values()
+    assert np.array_equal(mesh.vertices.astype(np.float32), box(*BODY)[BOX.ravel()])
+    assert np.array_equal(np.asarray(mesh.visual.material.baseColorTexture), picture(6, 16))
+
+
+def test_written_twice_it_is_the_same(tmp_path):
+    once = rewritten(tmp_path, textured_glb().bytes(), {0: picture(6, 16)})
+    assert parts_of(rewritten(tmp_path, once, {0: picture(6, 16)}))[0]["accessors"] == parts_of(once)[0]["accessors"]
+    assert len(rewritten(tmp_path, once, {0: picture(6, 16)})) <= len(once) + 16
+
+
+def test_nothing_new_changes_nothing(tmp_path):
+    old = textured_glb().bytes()
+    new = rewritten(tmp_path, old, {})
+    assert parts_of(new)[0] == parts_of(old)[0] and parts_of(new)[1].startswith(parts_of(old)[1].rstrip(b"\0"))
+
+
+def two_materials(shared: bool) -> Glb:
+    """Two boxes under one node, each with a material; with one image for both, or with an image each."""
+    glb = Glb()
+    first = glb.image(encoded(picture(1)))
+    second = glb.add("textures", {"source": 0}) if shared else glb.image(encoded(picture(2)))
+    primitives = []
+    for k, texture in enumerate((first, second)):
+        vertices, faces = box(*BODY)[BOX.ravel()] + 6 * k, np.arange(36, dtype=np.uint16)
+        primitives.append(glb.primitive(vertices, faces, uv=atlas_uv(12), material=glb.material(texture)))
+    glb.node(primitives)
+    return glb
+
+
+def test_materials_keep_images_of_their_own(tmp_path):
+    old = two_materials(False).bytes()
+    mesh = read(tmp_path, old)
+    assert len(mesh.textures) == 2 and mesh.face_texture().tolist() == [0] * 12 + [1] * 12
+    assert [part.name for part in mesh.parts] == ["node 0.0", "node 0.1"] and mesh.face_part[12] == 1
+    new = rewritten(tmp_path, old, {1: picture(7)})
+    assert np.array_equal(image_of(new, 0), picture(1)) and np.array_equal(image_of(new, 1), picture(7))
+    again = read(tmp_path, new)
+    assert len(again.parts) == len(again.materials) == 2 and np.array_equal(again.vertices, mesh.vertices)
+
+
+def test_materials_that_share_an_image_still_do(tmp_path):
+    mesh = read(tmp_path, two_materials(True).bytes())
+    assert len(mesh.textures) == 1 and len(mesh.materials) == 2
+    new = rewritten(tmp_path, two_materials(True).bytes(), {0: picture(7)})
+    assert len(parts_of(new)[0]["images"]) == 1 and np.array_equal(image_of(new, 0), picture(7))
+
+
+def test_an_image_that_something_else_shows_stays_for_that(tmp_path):
+    glb = textured_glb()
+    glb.json["materials"][0]["occlusionTexture"] = {"index": 0}
+    new = rewritten(tmp_path, glb.bytes(), {0: picture(7)})
+    document, _ = parts_of(new)
+    material = document["materials"][0]
+    base = document["textures"][material["pbrMetallicRoughness"]["baseColorTexture"]["index"]]
+    assert np.array_equal(image_of(new, base["source"]), picture(7))
+    assert material["occlusionTexture"] == {"index": 0} and np.array_equal(image_of(new, 0), picture(1))
+
+
+def test_a_glow_that_shows_the_image_follows_it(tmp_path):
+    glb = textured_glb()
+    glb.json["materials"][0]["emissiveTexture"] = {"index": 0}
+    new = rewritten(tmp_path, glb.bytes(), {0: picture(7)})
+    assert np.array_equal(image_of(new, 0), picture(7)) and len(parts_of(new)[0]["images"]) == 2
+
+
+def test_colours_are_read_and_give_way_to_an_image(tmp_path):
+    glb = Glb()
+    colors = np.random.default_rng(0).integers(0, 256, (16, 4), np.uint8)
+    vertices, faces = mug()
+    primitive = glb.primitive(vertices, faces, uv=np.zeros((16, 2), np.float32), material=glb.material())
+    primitive["attributes"]["COLOR_0"] = glb.accessor(colors, normalized=True)
+    glb.json["materials"][0]["pbrMetallicRoughness"]["baseColorFactor"] = [0.5, 0.25, 1.0, 0.75]
+    glb.node([primitive])
+    mesh = read(tmp_path, glb.bytes())
+    assert np.allclose(mesh.colors, colors / 255) and mesh.materials[0].color.tolist() == [0.5, 0.25, 1.0, 0.75]
+    new = rewritten(tmp_path, glb.bytes(), {0: picture(7)})
+    document, _ = parts_of(new)
+    pbr = document["materials"][0]["pbrMetallicRoughness"]
+    assert pbr["baseColorFactor"] == [1, 1, 1, 0.75] and np.array_equal(image_of(new, 0), picture(7))
+    assert "COLOR_0" not in document["meshes"][0]["primitives"][0]["attributes"]
+
+
+def test_alpha_of_the_old_image_stays(tmp_path):
+    glb = textured_glb()
+    glb.json["textures"][0]["source"] = glb.add("images", {"bufferView": glb.view(encoded(picture(8, 8, 4)))})
+    new = rewritten(tmp_path, glb.bytes(), {0: picture(7)})
+    assert np.array_equal(image_of(new, 2), np.concatenate([picture(7), picture(8, 8, 4)[..., 3:]], -1))
+
+
+def test_nodes_place_their_meshes(tmp_path):
+    """Matrices, scales, rotations and translations down the tree; instances; a mirrored one stays right side out."""
+    glb = Glb()
+    vertices, faces = box([0, 0, 0], [1, 2, 3]), BOX
+    child = glb.node([glb.primitive(vertices, faces)], root=False, translation=[1, 0, 0], scale=[2, 2, 2])
+    half = np.sqrt(0.5)
+    glb.node(0, rotation=[0, half, 0, half], children=[child])  # 90 degrees about +Y: +X to -Z
+    mirror = np.diag([-1.0, 1, 1, 1])
+    mirror[:3, 3] = 10, 0, 0
+    glb.node(0, matrix=mirror.T.ravel().tolist())
+    mesh = read(tmp_path, glb.bytes())
+    turned = vertices[:, [2, 1, 0]] * [1, 1, -1]
+    inner = (vertices * 2 + [1, 0, 0])[:, [2, 1, 0]] * [1, 1, -1]
+    wanted = np.concatenate([turned, inner, vertices * [-1, 1, 1] + [10, 0, 0]])
+    assert np.allclose(mesh.to_file(mesh.vertices), wanted, atol=1e-5)
+    assert [part.copy_of for part in mesh.parts] == [None, 0, 0] and mesh.originals().tolist() == [True] * 12 + [
+        False
+    ] * 24
+    for part in range(3):
+        corners = mesh.vertices[mesh.faces[mesh.face_part == part]].astype(np.float64)
+        volume = np.einsum("ij,ij->i", corners[:, 0], np.cross(corners[:, 1], corners[:, 2])).sum()
+        assert volume > 0, f"part {part} is inside out"
+    new = rewritten(tmp_path, glb.bytes(), {})
+    assert parts_of(new)[0]["nodes"] == glb.json["nodes"]
+
+
+def test_vertices_that_primitives_share_stay_shared(tmp_path):
+    glb = Glb()
+    vertices, faces = mug()
+    first = glb.primitive(vertices, faces[:12])
+    second = {"attributes": dict(first["attributes"]), "indices": glb.accessor(faces[12:].ravel())}
+    glb.node([first, second])
+    mesh = read(tmp_path, glb.bytes())
+    assert len(mesh.vertices) == 16 and np.array_equal(mesh.faces, faces) and len(mesh.parts) == 2
+
+
+def test_strips_fans_and_meshes_without_indices(tmp_path):
+    glb = Glb()
+    square = np.array([[0, 0, 0], [1, 0, 0], [0, 1, 0], [1, 1, 0]], np.float32)
+    glb.node(
+        [glb.primitive(square, mode=5), glb.primitive(square[[0, 1, 3, 2]], mode=6), glb.primitive(square, mode=0)]
+    )
+    glb.node([glb.primitive(square[[0, 1, 3]])])
+    mesh = read(tmp_path, glb.bytes())
+    assert mesh.faces.tolist() == [[0, 1, 2], [1, 3, 2], [5, 6, 4], [6, 7, 4], [8, 9, 10]]
+    corners = mesh.vertices[mesh.faces].astype(np.float64)
+    assert (np.cross(corners[:, 1] - corners[:, 0], corners[:, 2] - corners[:, 0])[:, 2] > 0).all()
+
+
+def test_other_scenes_points_and_what_is_unknown_is_kept(tmp_path):
+    glb = textured_glb()
+    glb.json["scenes"].append({"nodes": [1]})
+    glb.node([glb.primitive(box(*BODY) * 9, BOX)], root=False)
+    glb.json["cameras"] = [{"type": "perspective", "perspective": {"yfov": 1, "znear": 0.1}}]
+    glb.json["extensionsUsed"] = ["ACME_thing"]
+    mesh = read(tmp_path, glb.bytes())
+    assert len(mesh.faces) == 12
+    after = parts_of(rewritten(tmp_path, glb.bytes(), {0: picture(7)}))[0]
+    assert after["cameras"] == glb.json["cameras"] and after["scenes"] == glb.json["scenes"]
+    assert after["extensionsUsed"] == ["ACME_thing"]
+
+
+def test_quantised_and_interleaved_values(tmp_path):
+    """KHR_mesh_quantization: shorts and bytes, of which those that are normalized stand for [-1, 1]; with a stride."""
+    glb = Glb()
+    rows = np.zeros(8, [("p", "<i2", 3), ("pad", "<i2"), ("uv", "<u2", 2)])
+    rows["p"] = (CORNERS_OF_CUBE := np.array([[x, y, z] for x in (0, 1) for y in (0, 1) for z in (0, 1)])) * 32767
+    rows["uv"] = 65535 * CORNERS_OF_CUBE[:, :2]
+    view = glb.view(rows.tobytes(), byteStride=12)
+    common = {"bufferView": view, "count": 8, "normalized": True}
+    position = glb.add("accessors", common | {"componentType": 5122, "type": "VEC3"})
+    uv = glb.add("accessors", common | {"componentType": 5123, "type": "VEC2", "byteOffset": 8})
+    glb.json["extensionsRequired"] = ["KHR_mesh_quantization"]
+    indices = glb.accessor(BOX.ravel())
+    glb.node([{"attributes": {"POSITION": position, "TEXCOORD_0": uv}, "indices": indices}], scale=[3, 4, 5])
+    mesh = read(tmp_path, glb.bytes())
+    assert np.allclose(mesh.to_file(mesh.vertices), CORNERS_OF_CUBE * [3, 4, 5], atol=1e-6)
+    assert np.allclose(mesh.uv, CORNERS_OF_CUBE[:, :2] * [1, -1] + [0, 1])
+
+
+def test_texture_transforms_act_on_the_uvs(tmp_path):
+    """KHR_texture_transform: offset + rotation (counter-clockwise in the image) of scaled UVs."""
+    glb = textured_glb()
+    info = glb.json["materials"][0]["pbrMetallicRoughness"]["baseColorTexture"]
+    info["extensions"] = {"KHR_texture_transform": {"offset": [0.25, 0.5], "scale": [0.5, 0.25], "rotation": np.pi / 2}}
+    mesh = read(tmp_path, glb.bytes())
+    u, v = atlas_uv(12).T * [[0.5], [0.25]]
+    assert np.allclose(mesh.uv, np.stack([0.25 + v, 1 - (0.5 - u)], -1), atol=1e-6)
+    after = parts_of(rewritten(tmp_path, glb.bytes(), {0: picture(7)}))[0]
+    assert after["materials"] == glb.json["materials"]
+
+
+def test_a_gltf_with_files_beside_it_becomes_one_glb(tmp_path):
+    glb = textured_glb()
+    glb.json["images"][1] = {"uri": "nor%20mal.png"}
+    glb.json["buffers"] = [{"byteLength": len(glb.bin), "uri": "mug.bin"}]
+    (tmp_path / "mug.bin").write_bytes(glb.bin + b"more")
+    (tmp_path / "nor mal.png").write_bytes(encoded(picture(2)))
+    mesh = read(tmp_path, json.dumps(glb.json).encode(), "mug.gltf")
+    assert np.array_equal(mesh.textures[0].image, picture(1))
+    write_mesh(mesh, tmp_path / "out" / "new.glb", {0: picture(7)})
+    new = (tmp_path / "out" / "new.glb").read_bytes()
+    assert np.array_equal(image_of(new, 0), picture(7)) and np.array_equal(image_of(new, 1), picture(2))
+    assert [values_of(new, k) for k in range(4)] == [values_of(textured_glb().bytes(), k) for k in range(4)]
+    assert "uri" not in json.dumps(parts_of(new)[0])
+
+
+def test_data_uris_and_several_buffers(tmp_path):
+    glb = textured_glb()
+    half = glb.json["bufferViews"][3]["byteOffset"]
+    for view in glb.json["bufferViews"][3:]:
+        view["buffer"], view["byteOffset"] = 1, view["byteOffset"] - half
+    chunks = glb.bin[:half], glb.bin[half:]
+    uris = ["data:application/octet-stream;base64," + base64.b64encode(chunk).decode() for chunk in chunks]
+    glb.json["buffers"] = [{"byteLength": len(c), "uri": u} for c, u in zip(chunks, uris, strict=True)]
+    mesh = read(tmp_path, json.dumps(glb.json).encode(), "mug.gltf")
+    assert np.array_equal(mesh.vertices, read(tmp_path, textured_glb().bytes()).vertices)
+    write_mesh(mesh, tmp_path / "new.glb", {0: picture(7)})
+    new = (tmp_path / "new.glb").read_bytes()
+    assert [values_of(new, k) for k in range(4)] == [values_of(textured_glb().bytes(), k) for k in range(4)]
+
+
+def test_views_that_overlap_lose_nothing(tmp_path):
+    """Two views on the same bytes, of which one is an image's that is replaced: what the other has stays."""
+    glb = textured_glb()
+    image = glb.json["bufferViews"][glb.json["images"][0]["bufferView"]]
+    glb.json["images"].append({"bufferView": glb.add("bufferViews", dict(image)), "mimeType": "image/png"})
+    glb.json["textures"].append({"source": 2})
+    glb.json["materials"][0]["occlusionTexture"] = {"index": 2}
+    new = rewritten(tmp_path, glb.bytes(), {0: picture(7)})
+    assert np.array_equal(image_of(new, 0), picture(7)) and np.array_equal(image_of(new, 2), picture(1))
+    assert [values_of(new, k) for k in range(4)] == [values_of(glb.bytes(), k) for k in range(4)]
+
+
+def test_specular_glossiness(tmp_path):
+    glb = textured_glb()
+    glb.json["materials"][0] = {
+        "extensions": {
+            "KHR_materials_pbrSpecularGlossiness": {"diffuseTexture": {"index": 0}, "diffuseFactor": [0.5, 1, 1, 1]}
+        }
+    }
+    mesh = read(tmp_path, glb.bytes())
+    assert np.array_equal(mesh.textures[0].image, picture(1)) and mesh.materials[0].color[0] == 0.5
+    new = rewritten(tmp_path, glb.bytes(), {0: picture(7)})
+    specular = parts_of(new)[0]["materials"][0]["extensions"]["KHR_materials_pbrSpecularGlossiness"]
+    assert specular == {"diffuseTexture": {"index": 0}, "diffuseFactor": [1, 1, 1, 1]}
+    assert np.array_equal(image_of(new, 0), picture(7))
+
+
+@pytest.mark.parametrize(
+    "change, said",
+    [
+        (lambda j: j.update(skins=[{"joints": [0]}]), "has a skin; apply or remove it"),
+        (lambda j: j.update(animations=[{}]), "has an animation; apply or remove it"),
+        (lambda j: j["meshes"][0]["primitives"][0].update(targets=[{"POSITION": 0}]), "has morph targets"),
+        (lambda j: j["meshes"][0]["primitives"][0].update(mode=1), "has no triangles"),
+        (lambda j: j["scenes"][0].update(nodes=[]), "has no triangles"),
+        (lambda j: j.update(extensionsRequired=["KHR_draco_mesh_compression"]), "export it without compression"),
+        (lambda j: j.update(extensionsRequired=["ACME_thing"]), "needs the extension 'ACME_thing'"),
+        (lambda j: j["asset"].update(version="1.0"), "has no glTF 2"),
+        (lambda j: j["nodes"][0].update(extensions={"EXT_mesh_gpu_instancing": {}}), "has instances"),
+        (lambda j: j["nodes"][0].update(children=[0]), "node 0 stands in its scene twice"),
+        (lambda j: j["nodes"][0].update(scale=[1, 1, "x"]), "scale is"),
+        (lambda j: j["nodes"][0].update(translation=[1e308, 0, 0]), "translation is [1e+308, 0, 0]"),
+        (lambda j: j["nodes"][0].update(rotation=[0, 0, 0, 0]), "no unit quaternion"),
+        (lambda j: j["nodes"][0].update(scale=[0, 0, 0]), "all triangles lie in one point"),
+        (lambda j: j["textures"][0].update(source=9), "images[9], of which there are 2"),
+        (lambda j: j["textures"][0].pop("source"), "a texture of a kind that is not read"),
+        (lambda j: j["images"][0].update(bufferView=3), "image 0 (material 0) is damaged"),
+    ],
+)
+def test_what_is_refused_is_said(tmp_path, change, said):
+    glb = textured_glb()
+    change(glb.json)
+    with pytest.raises(MeshError) as caught:
+        read(tmp_path, glb.bytes())
+    assert said in str(caught.value) and str(caught.value).startswith("mug.glb: ") and "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
+def test_numbers_that_are_not_finite_are_refused(tmp_path, bad):
+    for attribute in ("POSITION", "TEXCOORD_0"):
+        glb = textured_glb()
+        accessor = glb.json["accessors"][glb.json["meshes"][0]["primitives"][0]["attributes"][attribute]]
+        at = glb.json["bufferViews"][accessor["bufferView"]]["byteOffset"]
+        glb.bin = glb.bin[:at] + np.float32(bad).tobytes() + glb.bin[at + 4 :]
+        with pytest.raises(MeshError, match="mug.glb: has numbers that are not finite"):
+            read(tmp_path, glb.bytes())
+
+
+def test_an_index_beyond_the_vertices_is_refused(tmp_path):
+    glb = Glb()
+    vertices, faces = mug()
+    faces[7, 1] = 16
+    glb.node([glb.primitive(vertices, faces)], name="handle")
+    with pytest.raises(MeshError, match=r"mug.glb: is damaged: 'handle' names vertex 16 of 16"):
+        read(tmp_path, glb.bytes())
+
+
+def test_instances_cannot_make_more_of_a_file_than_is_read(tmp_path, monkeypatch):
+    """Counted before anything is allocated: 3,000 nodes that show 12 triangles each."""
+    monkeypatch.setattr("dreamfusion_ngp.importer.gltf_read.MAX_FACES", 30_000)
+    glb = Glb()
+    glb.node([glb.primitive(box(*BODY), BOX)])
+    for _ in range(3000):
+        glb.node(0)
+    with pytest.raises(MeshError, match="has more than 30,000 triangles"):
+        read(tmp_path, glb.bytes())
+
+
+def test_a_file_of_the_wrong_kind(tmp_path):
+    with pytest.raises(MeshError, match="is not a GLB file: it begins with b'PK"):
+        read(tmp_path, b"PK\3\4" + bytes(100))
+    with pytest.raises(MeshError, match="is glTF 1; only glTF 2 is read"):
+        read(tmp_path, b"glTF\1\0\0\0" + bytes(100))
+    with pytest.raises(MeshError, match="is not a glTF file"):
+        read(tmp_path, b"<html>", "mug.gltf")
+    with pytest.raises(MeshError, match="JSON that cannot be read"):
+        read(tmp_path, glb_file(b"[" * 100_000, b""))
+    with pytest.raises(MeshError, match="has the number"):
+        read(tmp_path, glb_file(b'{"asset":{"version":"2.0"},"x":1e999}', b""))

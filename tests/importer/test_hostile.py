@@ -1,0 +1,295 @@
+"""Damaged and hostile files: one line, no other exception, nothing outside of the folder, no large allocation."""
+
+import json
+import os
+import random
+import subprocess
+import sys
+import tracemalloc
+import zlib
+
+import numpy as np
+import pytest
+from support.mesh_files import (
+    BODY,
+    BOX,
+    Glb,
+    box,
+    encoded,
+    glb_file,
+    picture,
+    ply_bytes,
+    stl_bytes,
+    stl_text,
+    textured_glb,
+    write_obj,
+)
+
+from dreamfusion_ngp.base.errors import DreamfusionError, MeshError, UsageError
+from dreamfusion_ngp.importer.read import read_mesh
+
+
+def outcome(path) -> str:
+    """ "read", or the one line that it was refused with."""
+    try:
+        read_mesh(path)
+    except MeshError as error:
+        line = str(error)
+        assert line.startswith(f"{path.name}: ") and "\n" not in line and len(line) < 300
+        return line
+    return "read"
+
+
+FILES = {
+    "glb": lambda: textured_glb().bytes(),
+    "binary.ply": lambda: ply_bytes(box(*BODY), BOX.tolist()),
+    "ragged.ply": lambda: ply_bytes(box(*BODY), [[0, 1, 3, 2], *BOX.tolist()]),
+    "text.ply": lambda: ply_bytes(box(*BODY), BOX.tolist(), "ascii"),
+    "binary.stl": lambda: stl_bytes(box(*BODY), BOX),
+    "text.stl": lambda: stl_text(box(*BODY), BOX).encode(),
+}
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_every_prefix_is_refused(tmp_path, name):
+    data = FILES[name]()
+    path = tmp_path / f"mug.{name.rsplit('.', 1)[-1]}"
+    path.write_bytes(data)
+    assert outcome(path) == "read"
+    # The name of the solid may be cut short unseen.
+    whole_from = data.index(b"endsolid") + len(b"endsolid") if name == "text.stl" else len(data)
+    for length in range(len(data.rstrip(b"\0 \n"))):
+        path.write_bytes(data[:length])
+        assert outcome(path) != "read" or length >= whole_from, f"{length} of {len(data)} bytes"
+
+
+def test_prefixes_of_an_obj_are_read_or_refused(tmp_path):
+    """A text without an end: a prefix with whole faces is a smaller mesh."""
+    path = write_obj(tmp_path)
+    data = path.read_bytes()
+    for length in range(0, len(data), 3):
+        path.write_bytes(data[:length])
+        outcome(path)
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_damaged_bytes(tmp_path, name):
+    """300 files with some bytes changed, cut out or doubled: read, or refused with one line."""
+    rng = random.Random(name)
+    whole = FILES[name]()
+    path = tmp_path / f"mug.{name.rsplit('.', 1)[-1]}"
+    found = set()
+    for _ in range(300):
+        data = bytearray(whole)
+        for _ in range(rng.choice((1, 1, 2, 8))):
+            at = rng.randrange(len(data))
+            change = rng.randrange(4)
+            if change == 0:
+                data[at] ^= 1 << rng.randrange(8)
+            elif change == 1:
+                data[at : at + 4] = rng.choice(
+                    (b"\xff\xff\xff\xff", b"\0\0\0\0", b"\xff\xff\xff\x7f", b"9999", b"-1e9")
+                )
+            elif change == 2:
+                del data[at : at + rng.randrange(1, 20)]
+            else:
+                data[at:at] = data[at : at + rng.randrange(1, 20)]
+        path.write_bytes(bytes(data))
+        found.add(outcome(path) == "read")
+    assert False in found
+
+
+def every_value(holder, path=()):
+    """The places of all values in a document."""
+    for key, one in holder.items() if isinstance(holder, dict) else enumerate(holder):
+        yield (*path, key)
+        if isinstance(one, (dict, list)):
+            yield from every_value(one, (*path, key))
+
+
+HOSTILE = [None, True, -1, 0, 3, 1 << 31, 1 << 62, 10**400, 0.5, -1e308, "", "x", "../x", [], {}, [1], [None], {"a": 1}]
+
+
+def test_every_value_of_the_document_replaced_by_every_hostile_one(tmp_path):
+    glb = textured_glb()
+    glb.json["nodes"][0] |= {"translation": [1, 2, 3], "rotation": [0, 0, 0, 1], "scale": [1, 1, 1], "children": []}
+    glb.json["samplers"] = [{"wrapS": 33071}]
+    glb.json["textures"][0]["sampler"] = 0
+    glb.bytes()
+    text = json.dumps(glb.json)
+    path = tmp_path / "mug.glb"
+    refused = 0
+    for place in list(every_value(glb.json)):
+        for value in HOSTILE:
+            document = json.loads(text)
+            holder = document
+            for key in place[:-1]:
+                holder = holder[key]
+            holder[place[-1]] = value
+            if value == 10**400:
+                continue
+            path.write_bytes(glb_file(document, glb.bin))
+            refused += outcome(path) != "read"
+    path.write_bytes(glb_file(text.replace('"count": 36', '"count": 1' + "0" * 5000).encode(), glb.bin))
+    assert "JSON that cannot be read" in outcome(path) and refused > 500
+
+
+def test_counts_are_checked_before_memory_is_taken(tmp_path):
+    """A small file that speaks of 10^12 elements."""
+    for key, value in (("count", 10**12), ("byteOffset", 10**12), ("bufferView", 10**6), ("count", 1 << 63)):
+        glb = textured_glb()
+        glb.json["accessors"][0][key] = value
+        (tmp_path / "mug.glb").write_bytes(glb.bytes())
+        tracemalloc.start()
+        assert "is damaged" in outcome(tmp_path / "mug.glb")
+        assert tracemalloc.get_traced_memory()[1] < 1 << 22
+        tracemalloc.stop()
+
+
+def test_an_image_that_would_fill_the_memory(tmp_path):
+    """20 kB of PNG for 400 million pixels; 8,000 x 8,000 several times."""
+    glb = Glb()
+    bomb = encoded(np.zeros((1, 20000, 3), np.uint8))
+    bomb = bomb[:16] + (20000).to_bytes(4, "big") * 2 + bomb[24:]  # says 20,000 rows
+    head = bomb[12:29]
+    bomb = bomb[:29] + zlib.crc32(head).to_bytes(4, "big") + bomb[33:]
+    uv = np.zeros((8, 2), np.float32)
+    glb.node([glb.primitive(box(*BODY), BOX, uv=uv, material=glb.material(glb.image(bomb)))])
+    (tmp_path / "mug.glb").write_bytes(glb.bytes())
+    tracemalloc.start()
+    assert "far more than 8192 x 8192 pixels" in outcome(tmp_path / "mug.glb")
+    assert tracemalloc.get_traced_memory()[1] < 1 << 24
+    tracemalloc.stop()
+
+
+def test_images_that_are_too_many_together(tmp_path, monkeypatch):
+    monkeypatch.setattr("dreamfusion_ngp.importer.images.MAX_PIXELS", 100)
+    glb = Glb()
+    uv = np.zeros((8, 2), np.float32)
+    for k in range(2):
+        material = glb.material(glb.image(encoded(picture(k))))
+        glb.node([glb.primitive(box(*BODY), BOX, uv=uv, material=material)])
+    (tmp_path / "mug.glb").write_bytes(glb.bytes())
+    assert "its images have more than 100 pixels together" in outcome(tmp_path / "mug.glb")
+
+
+@pytest.mark.parametrize(
+    "uri, said",
+    [
+        ("../secret.bin", "outside of its folder"),
+        ("a/../../secret.bin", "outside of its folder"),
+        ("%2e%2e/secret.bin", "outside of its folder"),
+        ("..%5csecret.bin", "outside of its folder"),
+        ("/etc/passwd", "outside of its folder"),
+        ("//host/share", "outside of its folder"),
+        ("file:///etc/passwd", "only files beside it"),
+        ("http://127.0.0.1/x.bin", "only files beside it"),
+        ("C:/x.bin", "only files beside it"),
+        ("link.bin", "leads out of its folder"),
+        ("gone.bin", "which is not there"),
+        ("folder", "which is not there"),
+        ("pipe", "which is not there"),
+        ("x\0.bin", "only files beside it"),
+        ("", "only files beside it"),
+        ("a" * 5000, "only files beside it"),
+        ("short.bin", "has 3 of"),
+        ("data:;base64,!!!", "damaged data URI"),
+        ("data:", "damaged data URI"),
+        (7, "has the URI 7"),
+    ],
+)
+@pytest.mark.parametrize("place", ["buffers", "images"])
+def test_files_that_are_not_beside_it(tmp_path, place, uri, said):
+    folder = tmp_path / "home"
+    (folder / "folder").mkdir(parents=True)
+    (tmp_path / "secret.bin").write_bytes(bytes(100_000))
+    (folder / "link.bin").symlink_to(tmp_path / "secret.bin")
+    (folder / "short.bin").write_bytes(b"abc")
+    os.mkfifo(folder / "pipe")
+    glb = textured_glb()
+    glb.bytes()
+    glb.json["buffers"][0]["uri"] = "good.bin"
+    (folder / "good.bin").write_bytes(glb.bin)
+    if place == "buffers":
+        glb.json["buffers"][0]["uri"] = uri
+    else:
+        glb.json["images"][0] = {"uri": uri}
+    path = folder / "mug.gltf"
+    path.write_text(json.dumps(glb.json))
+    if place == "images" and uri == "short.bin":
+        said = "is damaged or is no image"
+    assert said in outcome(path)
+
+
+def test_paths_that_are_no_mesh(tmp_path):
+    os.mkfifo(tmp_path / "pipe.glb")
+    (tmp_path / "folder.obj").mkdir()
+    assert "is not a file" in outcome(tmp_path / "pipe.glb")
+    assert "pipe.glb" not in outcome(tmp_path / "folder.obj") and outcome(tmp_path / "folder.obj") != "read"
+    assert "No such file" in outcome(tmp_path / "gone.glb")
+    for name in ("mug.fbx", "mug", "mug.glb.zip"):
+        with pytest.raises(UsageError, match="unknown kind of mesh; .glb, .gltf, .obj, .ply, .stl are read"):
+            read_mesh(tmp_path / name)
+
+
+def test_a_file_that_is_too_large(tmp_path):
+    with open(tmp_path / "mug.stl", "wb") as file:
+        file.truncate((1 << 30) + 1)
+    assert "more than 1,073,741,824 are not read" in outcome(tmp_path / "mug.stl")
+
+
+def test_wrong_axes(tmp_path):
+    (tmp_path / "mug.stl").write_bytes(stl_bytes(box(*BODY), BOX))
+    for axes, said in (
+        (("w", "x"), "up must be an axis"),
+        (("+y", "-y"), "must be different axes"),
+        (("y", "Y"), "different"),
+    ):
+        with pytest.raises(UsageError, match=said):
+            read_mesh(tmp_path / "mug.stl", *axes)
+    with pytest.raises(UsageError, match="side must be a length above 0"):
+        read_mesh(tmp_path / "mug.stl", side=0)
+
+
+def test_all_errors_are_the_package_s(tmp_path):
+    assert issubclass(MeshError, DreamfusionError)
+
+
+@pytest.mark.slow
+def test_a_million_triangles_within_two_gigabytes(tmp_path):
+    """In a process of its own, whose address space is limited; seconds of a core."""
+    n = 708
+    u, v = np.meshgrid(np.linspace(0, 1, n, dtype=np.float32), np.linspace(0, 1, n, dtype=np.float32))
+    vertices = np.stack([u, v, np.sin(9 * u) * np.sin(7 * v) / 9], -1).reshape(-1, 3)
+    i = np.arange(n * n, dtype=np.uint32).reshape(n, n)
+    quads = np.stack([i[:-1, :-1], i[:-1, 1:], i[1:, 1:], i[1:, :-1]], -1).reshape(-1, 4)
+    faces = np.concatenate([quads[:, [0, 1, 2]], quads[:, [0, 2, 3]]])
+    glb = Glb()
+    uv = np.stack([u, v], -1).reshape(-1, 2)
+    glb.node([glb.primitive(vertices, faces, uv=uv, material=glb.material(glb.image(encoded(picture(1, 1024)))))])
+    (tmp_path / "big.glb").write_bytes(glb.bytes())
+    with open(tmp_path / "big.obj", "w") as file:
+        np.savetxt(file, vertices, "v %.6f %.6f %.6f")
+        np.savetxt(file, uv, "vt %.6f %.6f")
+        np.savetxt(file, np.repeat(faces + 1, 2, axis=1), "f %d/%d %d/%d %d/%d")
+    code = (
+        "import resource, sys, time\n"
+        "from dreamfusion_ngp.importer.read import read_mesh\n"
+        "from dreamfusion_ngp.importer.unwrap import choose_uvs\n"
+        "from dreamfusion_ngp.importer.write import write_mesh\n"
+        "from dreamfusion_ngp.importer.bake import start_image\n"
+        "from dreamfusion_ngp.scene.topology import examine_topology\n"
+        "mesh = read_mesh(sys.argv[1])\n"
+        "chosen = choose_uvs(mesh)\n"
+        "assert not chosen.textures[0].unwrapped and len(mesh.faces) == 999_698\n"
+        "report = examine_topology(mesh)\n"
+        "assert report.holes == 1 and report.boundary_edges == 4 * 707, report\n"
+        "write_mesh(chosen, sys.argv[2], {0: start_image(mesh, chosen, 0, 1024)})\n"
+        "print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6, time.process_time())\n"
+    )
+    for name in ("big.glb", "big.obj"):
+        command = [sys.executable, "-P", "-c", code, str(tmp_path / name), str(tmp_path / "out" / name)]
+        done = subprocess.run(command, capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
+        gigabytes, seconds = map(float, done.stdout.split())
+        assert gigabytes < 2 and seconds < 120, f"{name}: {gigabytes:.2f} GB, {seconds:.0f} s"
