@@ -22,6 +22,7 @@ ROOMS = {
     "doctor": (4, "checks an installation"),
     "toybox": (3, "the embedded world, its prior"),
     "runs": (1.25, "the verbs, folder, checkpoint"),
+    "importer": (0, "meshes of other programs"),
     "export": (0, "isosurface, atlas, files, video"),
     "optimise": (1.25, "step, executors, loop"),
     "guidance": (3, "diffusion models: rules, families"),

@@ -19,6 +19,7 @@ render
 guidance
 optimise
 export
+importer
 toybox
 runs
 evaluation doctor

@@ -10,7 +10,7 @@ from typing import NamedTuple
 import numpy as np
 
 from ..base.errors import MeshError
-from ..scene.imported import ImportedMesh, Material, Part, Texture, normalisation, placed
+from ..scene.imported import ImportedMesh, Material, Part, Texture, named, normalisation, placed
 from .document import flipped
 from .files import shown
 from .gltf import WIDTHS, Document, accessor, as_float, child, entry, integer, listing, name_of, view_bytes
@@ -206,7 +206,7 @@ def mesh_of(document: Document, name: str, up: str, front: str, side: float, sou
     layout = lay_out(document)
     points, uv, colors, faces, uv_faces = gather(document, layout)
     materials, textures, place = colouring(document, layout)
-    matrix = normalisation(points[np.unique(faces)], up, front, side)
+    matrix = normalisation(points[named(len(points), faces)], up, front, side)
     counts = [piece.count for piece in layout.pieces]
     kinds = np.array([place[piece.material] for piece in layout.pieces], np.int32)
     return ImportedMesh(

@@ -132,6 +132,13 @@ def normalisation(points: np.ndarray, up: str, front: str, side: float = SIDE) -
     return matrix
 
 
+def named(vertices: int, faces: np.ndarray) -> np.ndarray:
+    """(V,) bool: vertices that triangles name."""
+    found = np.zeros(vertices, bool)
+    found[faces] = True
+    return found
+
+
 def placed(points: np.ndarray, matrix: np.ndarray) -> np.ndarray:
     """(N, 3) float64 points after a (4, 4) matrix."""
     return points.astype(np.float64) @ matrix[:3, :3].T + matrix[:3, 3]
@@ -153,10 +160,10 @@ def view_check(mesh: ImportedMesh, distance: float = 2.0, focal: float = 1.25) -
     azimuth 90, the camera on +X (as in TEXTure, Richardson et al. 2023).
     """
     back = np.linalg.inv(mesh.matrix[:3, :3])
-    named = []
+    views = []
     for name, azimuth in NAMED_VIEWS.items():
         toward = back @ [np.sin(np.deg2rad(azimuth)), 0.0, np.cos(np.deg2rad(azimuth))]
         toward /= np.linalg.norm(toward)
         file_axis = next((key for key, row in AXES.items() if row @ toward > 1 - 1e-6), "")
-        named.append(NamedView(name, azimuth, file_axis))
-    return tuple(named), orbit(list(NAMED_VIEWS.values()), 0.0, distance, focal)
+        views.append(NamedView(name, azimuth, file_axis))
+    return tuple(views), orbit(list(NAMED_VIEWS.values()), 0.0, distance, focal)
