@@ -51,6 +51,14 @@ def shading_rows(cameras: Cameras) -> dict[str, torch.Tensor]:
     }
 
 
+def lit_pictures(state, resolution: int) -> torch.Tensor:
+    """(B, H, H, 3) lit pictures of a run's scene, from the cameras of `field_pictures`."""
+    cameras = judging_cameras(scale=FieldConfig.bound / state.config.field.bound)
+    colors = torch.tensor(DISPLAY_BACKGROUND).expand(len(cameras), 3)
+    seen = state.show(cameras, shading_rows(cameras)["lit"], colors, resolution)
+    return torch.cat([r.rgb for r in seen]).float().cpu().clamp(0, 1)
+
+
 def field_pictures(state, resolution: int = RESOLUTION) -> Pictures:
     """Pictures of a run's field from the `judging_cameras`, further off where its cube is wider than the default."""
     cameras = judging_cameras(scale=FieldConfig.bound / state.config.field.bound)

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import numpy as np
+import torch
 
 from ..export.isosurface import Mesh, extract_mesh, is_closed
 from ..toybox.world.captions import parse_prompt
 from ..toybox.world.shapes import COLORS, DIRECTIONAL
+from .metrics.closed_mesh import surface_error
 from .metrics.colors import color_scores, surface_colors
 from .metrics.faces import count_faces, templates
 from .metrics.silhouettes import AZIMUTHS, ELEVATIONS, silhouette_iou
 from .metrics.surface import Surface, best_chamfer, outer_surface, toy_surface
 from .metrics.volume import volumetric_iou
-from .pictures import Pictures
+from .pictures import Pictures, toy_pictures
 
 # Of what the figures below mean: figures of different versions are not comparable.
 DEFINITIONS = 2
@@ -41,6 +43,19 @@ FIGURES = {
     ),
     "chamfer_yaw": ("degrees", "turn of the toy at the least Chamfer distance"),
     "chamfer_scale": ("", "size of the toy at the least Chamfer distance"),
+    "mesh_chamfer": (
+        "world units",
+        "the same for the surface as it is exported, against the exact surface of the toy, at the best IoU",
+    ),
+    "normal_angle": (
+        "degrees",
+        "mean angle between that surface's normals and those of the toy at the same places, at the best IoU",
+    ),
+    "psnr_256": (
+        "dB",
+        "mean over 8 lit views of 256 x 256 pixels, nothing aligned, of the peak signal-to-noise ratio to the true "
+        "toy's; null without a named colour",
+    ),
     "pieces": ("", "separate pieces of the solid; every toy is one"),
     "floaters": ("0 to 1", "share of the volume outside the largest piece"),
     "watertight": ("", "whether every edge of the exported mesh has two faces, oppositely oriented"),
@@ -74,21 +89,25 @@ FIGURES = {
 }
 
 
-def piece_figures(surface: Surface, density, bound: float, mesh: Mesh | None, device) -> dict:
+def piece_figures(surface: Surface, mesh: Mesh) -> dict:
     """Loose pieces and watertightness: what can be said without a true shape."""
-    closed = is_closed(mesh) if mesh else extract_mesh(density, bound, device=device)[1]["watertight"]
-    return {"pieces": surface.pieces, "floaters": surface.share, "watertight": closed}
+    return {"pieces": surface.pieces, "floaters": surface.share, "watertight": is_closed(mesh)}
 
 
-def geometry(name: str, density, bound: float, *, mesh: Mesh | None = None, device="cpu") -> dict:
+def geometry(
+    name: str, density, bound: float, *, mesh: Mesh | None = None, surface: Mesh | None = None, device="cpu"
+) -> dict:
     """Volume, Chamfer distance, loose pieces and watertightness of a density field against the toy `name`.
 
-    density: callable, points (N, 3) -> (N,) per world unit, on [-bound, bound]^3. mesh: the exported one; None: as an
-    export with its default settings would make it. Raises ExportError for an empty or not finite field.
+    density: callable, points (N, 3) -> (N,) per world unit, on [-bound, bound]^3. mesh: the exported one. surface: of a
+    scene that is one. None: as an export with its default settings would make them. Raises ExportError for an empty or
+    not finite field.
     """
     volume = volumetric_iou(density, name, bound, device=device)
-    surface = outer_surface(density, bound, volume.level, device)
-    distance, yaw, scale = best_chamfer(surface.points, toy_surface(name).points)
+    outer = outer_surface(density, bound, volume.level, device)
+    distance, yaw, scale = best_chamfer(outer.points, toy_surface(name).points)
+    surface = surface or extract_mesh(density, bound, device=device)[0]
+    error, angle = surface_error(surface, name, volume.yaw, volume.scale)
     return {
         "volumetric_iou": volume.iou,
         "yaw": volume.yaw,
@@ -98,14 +117,24 @@ def geometry(name: str, density, bound: float, *, mesh: Mesh | None = None, devi
         "chamfer": distance,
         "chamfer_yaw": yaw,
         "chamfer_scale": scale,
-        **piece_figures(surface, density, bound, mesh, device),
+        "mesh_chamfer": error,
+        "normal_angle": angle,
+        **piece_figures(outer, mesh or surface),
     }
 
 
 def open_report(prompt: str, density, bound: float, *, mesh: Mesh | None = None, device="cpu") -> dict:
     """What can be said of a field whose prompt names no toy; arguments and errors as for `geometry`."""
     surface = outer_surface(density, bound, device=device)
-    return {"prompt": prompt, **piece_figures(surface, density, bound, mesh, device)}
+    mesh = mesh or extract_mesh(density, bound, device=device)[0]
+    return {"prompt": prompt, **piece_figures(surface, mesh)}
+
+
+def psnr(lit: torch.Tensor, name: str, color: str) -> float:
+    """Mean over views of the PSNR in dB of pictures (B, H, H, 3) from the `judging_cameras` to the toy's."""
+    truth = toy_pictures(name, COLORS[color], resolution=lit.shape[1]).lit
+    error = (lit - truth).square().flatten(1).mean(1).clamp(min=1e-10)
+    return float((-10 * error.log10()).mean())
 
 
 def multi_face(name: str, pictures: Pictures, color, scale: float) -> dict:
@@ -131,16 +160,18 @@ def report(
     pictures: Pictures,
     *,
     mesh: Mesh | None = None,
+    surface: Mesh | None = None,
+    lit: torch.Tensor | None = None,
     device="cpu",
 ) -> dict:
     """The scores of a field for the toy that `prompt` names, as a flat JSON-ready dictionary; FIGURES says what each
-    is. density, mesh: as for `geometry`; render_opacity: as for `silhouette_iou`; albedo: points (N, 3) -> (N, 3);
-    pictures: of the field, as `pictures.field_pictures` makes them.
+    is. density, mesh, surface: as for `geometry`; render_opacity: as for `silhouette_iou`; albedo: points (N, 3) ->
+    (N, 3); pictures: of the field, as `pictures.field_pictures` makes them; lit: such lit ones in 256 x 256 pixels.
 
     Raises PromptError for a prompt that names no toy, ExportError for an empty or not finite field.
     """
     name, color = parse_prompt(prompt)
-    solid = geometry(name, density, bound, mesh=mesh, device=device)
+    solid = geometry(name, density, bound, mesh=mesh, surface=surface, device=device)
     views = silhouette_iou(render_opacity, name)
     colors = surface_colors(density, albedo, bound, solid["iso_level"], device=device)
     error, share = color_scores(colors, color) if color else (None, None)
@@ -154,6 +185,7 @@ def report(
         **faces,
         "silhouette_iou": float(np.mean(views)),
         "silhouette_iou_worst": min(views),
+        "psnr_256": psnr(lit, name, color) if color and lit is not None else None,
         "color_error": error,
         "color_share": share,
         "mean_color": colors.mean(0).tolist(),

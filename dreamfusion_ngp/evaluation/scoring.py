@@ -3,20 +3,25 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
+import torch
 
 from ..base import markdown
 from ..base.errors import ExportError, PromptError
+from ..export.isosurface import Mesh
+from ..optimise.mesh import MeshStage
 from ..toybox.world.captions import parse_prompt
 from ..toybox.world.shapes import COLORS
+from .metrics.closed_mesh import MeshDensity
 from .metrics.surface import read_mesh
-from .pictures import Pictures, field_pictures, toy_pictures
+from .pictures import Pictures, field_pictures, lit_pictures, toy_pictures
 from .report import DEFINITIONS, open_report, report
 from .retrieval import Pool, Retrieval, pool_of, r_precision
 
+LARGE = 256  # pixels a side of the pictures that are compared one by one
 KINDS = ("color", "geo", "albedo")  # of pictures by which captions are retrieved
 NO_RETRIEVAL = dict.fromkeys(("judge", *(f"{key}_{kind}" for kind in KINDS for key in ("r_precision", "retrieved"))))
 # Columns of the table: figure, heading, digits.
@@ -24,6 +29,8 @@ COLUMNS = (
     ("volumetric_iou", "IoU", 2),
     ("silhouette_iou", "silhouette IoU", 2),
     ("chamfer", "Chamfer", 3),
+    ("normal_angle", "normals", 1),
+    ("psnr_256", "PSNR", 1),
     ("color_error", "colour error", 2),
     ("extra_faces", "extra faces", 0),
     ("views_astray", "views astray", 0),
@@ -51,6 +58,24 @@ def retrieval_figures(retrieval: Retrieval | None, pictures: Pictures, pool: Poo
     return {"judge": retrieval.name, **r_precision(retrieval, pictures, pool)}
 
 
+def solid_of(state) -> tuple[Callable, Callable, Mesh | None]:
+    """The density and the albedo of a run's scene as functions of points on the CPU, and its surface if it has one."""
+    where = state.device
+    if not isinstance(state, MeshStage):
+        return lambda x: state.field.density(x.to(where)).cpu(), lambda x: state.field.albedo(x.to(where)).cpu(), None
+    with torch.no_grad():
+        vertices, faces = state.surface()
+    if not len(faces):
+        raise ExportError("the scene is empty: its surface has no triangle")
+    solid = Mesh(vertices.double().cpu().numpy(), faces.long().cpu().numpy())
+
+    @torch.no_grad()
+    def albedo(x):
+        return state.surface.color(x.to(where)).cpu()
+
+    return MeshDensity(solid, state.config.field.bound), albedo, solid
+
+
 def score(
     state, folder: Path, retrieval: Retrieval | None = None, captions: Sequence[str] = ()
 ) -> tuple[dict, Pictures]:
@@ -60,24 +85,21 @@ def score(
     Raises PromptError for a prompt that names no toy, unless there are captions and a retrieval model; ExportError for
     an empty or not finite field.
     """
-    prompt, where, bound = state.config.prompt, state.device, state.config.field.bound
+    prompt, bound = state.config.prompt, state.config.field.bound
     pool = pool_of(prompt, captions) if retrieval else None
     exported = Path(folder) / "mesh.glb"
     mesh = read_mesh(exported) if exported.is_file() else None
-
-    def density(x):
-        return state.field.density(x.to(where)).cpu()
-
-    def albedo(x):
-        return state.field.albedo(x.to(where)).cpu()
-
+    density, albedo, surface = solid_of(state)
     pictures = field_pictures(state)
     if pool and not is_toy(prompt):
         figures = open_report(prompt, density, bound, mesh=mesh)
     else:
         from ..runs.display import render_opacity
 
-        figures = report(prompt, density, render_opacity(state), albedo, bound, pictures, mesh=mesh)
+        lit = lit_pictures(state, LARGE)
+        figures = report(
+            prompt, density, render_opacity(state), albedo, bound, pictures, mesh=mesh, surface=surface, lit=lit
+        )
     head = {
         "run": str(folder),
         "seed": state.config.seed,

@@ -11,6 +11,7 @@ from dreamfusion_ngp.base.errors import UsageError
 from dreamfusion_ngp.config.overrides import override
 from dreamfusion_ngp.config.presets import preset
 from dreamfusion_ngp.config.schema import MeshConfig
+from dreamfusion_ngp.evaluation.evaluate import evaluate
 from dreamfusion_ngp.optimise.mesh import MeshStage
 from dreamfusion_ngp.runs.checkpoint import load_checkpoint
 from dreamfusion_ngp.runs.generate import check_prompt, generate, resume
@@ -94,6 +95,13 @@ def test_stopped_in_either_stage_and_resumed(made, tmp_path, at, monkeypatch):
     assert steps_of(part.folder)[-1] == 10
     config = json.loads((part.folder / "config.json").read_text())
     assert config["kind"] == "volume" and config["then"]["kind"] == "mesh"
+
+
+@pytest.mark.slow
+def test_is_evaluated_as_the_surface_that_it_is(made):
+    record = evaluate([made[0].folder], device="cpu")["runs"][0]
+    assert record["steps"] == 11 and record["watertight"] and record["psnr_256"] > 5
+    assert 0 < record["volumetric_iou"] < 1 and 0 < record["mesh_chamfer"] < 0.3 and 0 < record["normal_angle"] < 90
 
 
 def test_settings_of_the_second_stage_are_set_by_their_path():

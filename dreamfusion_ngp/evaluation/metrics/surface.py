@@ -33,14 +33,16 @@ class Surface:
     share: float
 
 
-def sample_surface(mesh: Mesh, n: int, seed: int = 0) -> np.ndarray:
-    """(n, 3) points on a mesh, uniform by area and stratified: one in every n-th part of the faces' total area."""
+def sample_surface(mesh: Mesh, n: int, seed: int = 0, with_faces: bool = False):
+    """(n, 3) points on a mesh, uniform by area and stratified: one in every n-th part of the faces' total area; with
+    the number of each one's face, if asked."""
     random = np.random.default_rng(seed)
     a, b, c = (mesh.vertices[mesh.faces[:, i]] for i in range(3))
     area = np.cumsum(np.linalg.norm(np.cross(b - a, c - a), axis=1))
     face = np.searchsorted(area, (np.arange(n) + random.random(n)) / n * area[-1]).clip(max=len(area) - 1)
     u, v = np.sqrt(random.random((n, 1))), random.random((n, 1))
-    return (1 - u) * a[face] + u * (1 - v) * b[face] + u * v * c[face]
+    points = (1 - u) * a[face] + u * (1 - v) * b[face] + u * v * c[face]
+    return (points, face) if with_faces else points
 
 
 def outer_surface(density, bound: float, level: float | None = None, device="cpu") -> Surface:
