@@ -151,8 +151,10 @@ DFN_HD void move_depth(const Mesh<T>& m, int64_t view, int64_t triangle, T x, T 
     Seen<T> s;
     T b[3], depth, w;
     const T none[3] = {T(0), T(0), T(0)};
-    if (look_at(m, view, triangle, x, y, s) && plane_at(s, b, depth, w))
-        plane_backward<Add>(s, b, depth, w, none, d_depth, d_position);
+    CornerGradient<T> gradient;
+    if (!look_at(m, view, triangle, x, y, s) || !plane_at(s, b, depth, w)) return;
+    plane_backward(s, b, depth, w, none, d_depth, gradient);
+    gradient.template add_to<Add>(d_position);
 }
 
 // The edge is where two triangles meet in depth: D = depth of L's - depth of R's is 0 there.
@@ -191,16 +193,8 @@ DFN_HD int jump_between(const Mesh<T>& m, int64_t view, const Pair& pair) {
 }
 
 template <class Add, class T>
-DFN_HD void antialias_pair_backward(const AntialiasBackward<T>& p, int64_t view, const Pair& pair, T* d_position) {
-    const Mesh<T>& m = p.mesh;
+DFN_HD void pair_backward(const Mesh<T>& m, int64_t view, const Pair& pair, T g, T* d_position) {
     const int right = pair.x + (pair.axis == 0), down = pair.y + (pair.axis == 1);
-    const T* i_l = p.image + ((view * m.height + pair.y) * m.width + pair.x) * p.channels;
-    const T* i_r = p.image + ((view * m.height + down) * m.width + right) * p.channels;
-    const T *g_l = d_mean_at(p, view, pair.y, pair.x), *g_r = d_mean_at(p, view, down, right);
-    T g = T(0);
-    for (int c = 0; c < p.channels; ++c) g += (i_r[c] - i_l[c]) * (g_l[c] + g_r[c]);
-    g *= T(0.5) * sample_weight<T>(p.samples);
-    if (g == T(0)) return;
     const bool only_left = pair.right < 0, only_right = pair.left < 0, two = !only_left && !only_right;
     const bool under_r = two && covers(m, view, pair.right, T(pair.x), T(pair.y));
     const bool under_l = two && covers(m, view, pair.left, T(right), T(down));
@@ -213,22 +207,37 @@ DFN_HD void antialias_pair_backward(const AntialiasBackward<T>& p, int64_t view,
     if (only_right || under_l || jump > 0) move_edge<Add>(m, view, pair, false, -g, d_position);
 }
 
-// d_position: (vertices, 4), that of the view; null: not wanted.
-template <class Add, class T>
+// g of two neighbouring pixels, (I_R - I_L) (G_L + G_R) / 2 over the channels.
+template <int kChannels, class T>
+DFN_HD T pair_gradient(const AntialiasBackward<T>& p, int64_t pixel, int64_t next, const T* g_l, const T* g_r) {
+    const int channels = kChannels ? kChannels : p.channels;
+    const T *i_l = p.image + pixel * channels, *i_r = p.image + next * channels;
+    T g = T(0);
+    for (int c = 0; c < channels; ++c) g += (i_r[c] - i_l[c]) * (g_l[c] + g_r[c]);
+    return g;
+}
+
+// d_position: (vertices, 4), that of the view; null: not wanted. kChannels: their number, 0 where it is not known
+// ahead.
+template <int kChannels, class Add, class T>
 DFN_HD void antialias_pixel_backward(const AntialiasBackward<T>& p, int64_t view, int y, int x, T* d_position) {
     const Mesh<T>& m = p.mesh;
+    const int channels = kChannels ? kChannels : p.channels;
     const int64_t pixel = (view * m.height + y) * m.width + x;
-    if (p.d_image) {
-        const T* g = d_mean_at(p, view, y, x);
-        for (int c = 0; c < p.channels; ++c) p.d_image[pixel * p.channels + c] = sample_weight<T>(p.samples) * g[c];
-    }
+    const T *const g = d_mean_at(p, view, y, x), weight = sample_weight<T>(p.samples);
+    if (p.d_image)
+        for (int c = 0; c < channels; ++c) p.d_image[pixel * channels + c] = weight * g[c];
     if (!d_position) return;
     const auto known = [&](int64_t f) { return f >= 0 && f < m.triangles ? f : int64_t(-1); };
     const int64_t here = known(p.face[pixel]);
     for (int axis = 0; axis < 2; ++axis) {
         if (axis == 0 ? x + 1 >= m.width : y + 1 >= m.height) continue;
-        const int64_t there = known(p.face[pixel + (axis == 0 ? 1 : m.width)]);
-        if (here != there) antialias_pair_backward<Add>(p, view, Pair{here, there, x, y, axis}, d_position);
+        const int64_t next = pixel + (axis == 0 ? 1 : m.width), there = known(p.face[next]);
+        if (here == there) continue;
+        const T* const other = d_mean_at(p, view, y + (axis == 1), x + (axis == 0));
+        const T total = pair_gradient<kChannels>(p, pixel, next, g, other);
+        if (total != T(0))
+            pair_backward<Add>(m, view, Pair{here, there, x, y, axis}, T(0.5) * weight * total, d_position);
     }
 }
 

@@ -1,6 +1,7 @@
 // Rasterise, interpolate and antialias on the CPU: threads around the bodies of the headers. A band of rows of a view
 // is one thread's, so the nearest triangle needs no atomics.
 #include <algorithm>
+#include <type_traits>
 #include <vector>
 
 #include "raster/antialias.h"
@@ -86,6 +87,35 @@ private:
     std::vector<int32_t> triangles_;
 };
 
+constexpr int kTogether = 4;  // pixels of a row that are tested at once
+
+// Bit i: whether the centre (x + i, y) is inside; `is_covered` for kTogether of them, which rounds alike.
+unsigned covered(const Coverage<double>& s, int x, int y) {
+    unsigned bits = 0;
+    for (int i = 0; i < kTogether; ++i) bits |= unsigned(is_covered(s, x + i, y)) << i;
+    return bits;
+}
+
+#if defined(__GNUC__)
+unsigned covered(const Coverage<float>& s, int x, int y) {
+    typedef float Floats __attribute__((vector_size(4 * kTogether)));
+    typedef int Ints __attribute__((vector_size(4 * kTogether)));
+    const Floats px = Floats{0, 1, 2, 3} + float(x);
+    Ints inside = {-1, -1, -1, -1};
+    for (const Edge<float>& e : s.edge) {
+        const Floats value = (px - e.x) * e.dy - rounded_product(float(y) - e.y, e.dx);
+        inside &= (value * e.side > 0.0f) | ((value == 0.0f) & -int(e.ties));
+    }
+    return unsigned(inside[0] & 1) | unsigned(inside[1] & 2) | unsigned(inside[2] & 4) | unsigned(inside[3] & 8);
+}
+#else
+unsigned covered(const Coverage<float>& s, int x, int y) {
+    unsigned bits = 0;
+    for (int i = 0; i < kTogether; ++i) bits |= unsigned(is_covered(s, x + i, y)) << i;
+    return bits;
+}
+#endif
+
 template <class T>
 void draw_band(const Rasterise<T>& p, const Bands& bands, int64_t band) {
     const Mesh<T>& m = p.mesh;
@@ -97,14 +127,22 @@ void draw_band(const Rasterise<T>& p, const Bands& bands, int64_t band) {
         for_each_piece(m, view, *f, [&](auto a, auto b, auto c) {
             Coverage<T> s;
             if (!set_up(a, b, c, m.height, m.width, p.cull, s)) return;
+            DepthPlane<T> plane;
+            bool seen = false;  // many triangles hold no centre: for them the plane is not asked for
             for (int y = std::max(top, s.top); y <= std::min(bottom, s.bottom); ++y)
-                for (int x = s.left; x <= s.right; ++x) {
-                    T depth;
-                    if (!depth_at_pixel(s, x, y, depth)) continue;
-                    const int64_t pixel = (view * m.height + y) * m.width + x;
-                    if (p.face[pixel] >= 0 && !(depth < p.depth[pixel])) continue;  // triangles come in their order
-                    p.face[pixel] = *f;
-                    p.depth[pixel] = depth;
+                for (int first = s.left; first <= s.right; first += kTogether) {
+                    unsigned bits = covered(s, first, y);
+                    if (!bits) continue;
+                    if (!seen) plane = depth_plane(a, b, c, s.area);
+                    seen = true;
+                    for (int x = first; bits && x <= s.right; ++x, bits >>= 1) {
+                        const T depth = plane(T(x), T(y));
+                        const int64_t pixel = (view * m.height + y) * m.width + x;
+                        if (!(bits & 1) || !(depth <= T(1))) continue;
+                        if (p.face[pixel] >= 0 && !(depth < p.depth[pixel])) continue;  // triangles come in order
+                        p.face[pixel] = *f;
+                        p.depth[pixel] = depth;
+                    }
                 }
         });
     for (int y = top; y <= bottom; ++y)
@@ -139,9 +177,24 @@ template <class T>
 void rasterise_backward(const RasteriseBackward<T>& p, const Exec& e) {
     const Mesh<T>& m = p.mesh;
     sum_rows(m.views, m.height, 4 * m.vertices, p.d_position, e, [&](int64_t begin, int64_t end, T* target) {
+        CornerGradient<T> sum;  // of neighbouring pixels of one triangle
+        int64_t triangle = -1;
+        const auto flush = [&] {
+            if (triangle >= 0) sum.template add_to<PlainAdd>(target);
+        };
         for_rows(begin, end, m.height, m.width, [&](int64_t pixel, int64_t view, int y, int x) {
-            rasterise_pixel_backward<PlainAdd>(p, pixel, view, y, x, target);
+            CornerGradient<T> one;
+            if (!rasterise_pixel_backward(p, pixel, view, y, x, one)) return;
+            if (p.face[pixel] == triangle) {
+                for (int k = 0; k < 3; ++k)
+                    for (int i = 0; i < 4; ++i) sum.d[k][i] += one.d[k][i];
+                return;
+            }
+            flush();
+            triangle = p.face[pixel];
+            sum = one;
         });
+        flush();
     });
 }
 
@@ -186,9 +239,20 @@ void antialias(const Antialias<T>& p, const Exec& e) {
 template <class T>
 void antialias_backward(const AntialiasBackward<T>& p, const Exec& e) {
     const Mesh<T>& m = p.mesh;
+    const auto rows_of = [&](auto channels, int64_t begin, int64_t end, T* target) {
+        for_rows(begin, end, m.height, m.width, [&](int64_t, int64_t view, int y, int x) {
+            antialias_pixel_backward<decltype(channels)::value, PlainAdd>(p, view, y, x, target);
+        });
+    };
     const auto rows = [&](int64_t begin, int64_t end, T* target) {
-        for_rows(begin, end, m.height, m.width,
-            [&](int64_t, int64_t view, int y, int x) { antialias_pixel_backward<PlainAdd>(p, view, y, x, target); });
+        if (p.channels == 1)
+            rows_of(std::integral_constant<int, 1>(), begin, end, target);
+        else if (p.channels == 3)
+            rows_of(std::integral_constant<int, 3>(), begin, end, target);
+        else if (p.channels == 8)  // those of render_mesh
+            rows_of(std::integral_constant<int, 8>(), begin, end, target);
+        else
+            rows_of(std::integral_constant<int, 0>(), begin, end, target);
     };
     if (!p.d_position) {
         parallel_for(

@@ -41,10 +41,12 @@ __device__ int64_t draw(const Rasterise<T>& p, int64_t item, int lane, int lanes
         const int64_t pixels = int64_t(s.bottom - s.top + 1) * width;
         most_pixels = pixels > most_pixels ? pixels : most_pixels;
         if (pixels > limit) return;
+        const DepthPlane<T> plane = depth_plane(a, b, c, s.area);
         for (int64_t i = lane; i < pixels; i += lanes) {
             const int x = s.left + int(i % width), y = s.top + int(i / width);
-            T depth;
-            if (!depth_at_pixel(s, x, y, depth)) continue;
+            if (!is_covered(s, x, y)) continue;
+            const T depth = plane(T(x), T(y));
+            if (!(depth <= T(1))) continue;
             const uint64_t key = uint64_t(ordered_bits(depth)) << 32 | uint64_t(triangle);
             unsigned long long* const keys = reinterpret_cast<unsigned long long*>(p.keys);
             atomicMin(keys + (view * m.height + y) * m.width + x, static_cast<unsigned long long>(key));
@@ -99,8 +101,9 @@ __global__ void rasterise_backward_kernel(RasteriseBackward<T> p) {
     const Mesh<T>& m = p.mesh;
     DFN_GRID_STRIDE(i, m.views * m.height * m.width) {
         const Pixel at = pixel_at(i, m.height, m.width);
-        T* const target = p.d_position + 4 * at.view * m.vertices;
-        rasterise_pixel_backward<AtomicAdd>(p, i, at.view, at.y, at.x, target);
+        CornerGradient<T> gradient;
+        if (rasterise_pixel_backward(p, i, at.view, at.y, at.x, gradient))
+            gradient.template add_to<AtomicAdd>(p.d_position + 4 * at.view * m.vertices);
     }
 }
 
@@ -136,7 +139,7 @@ __global__ void antialias_backward_kernel(AntialiasBackward<T> p) {
     DFN_GRID_STRIDE(i, m.views * m.height * m.width) {
         const Pixel at = pixel_at(i, m.height, m.width);
         T* const target = p.d_position ? p.d_position + 4 * at.view * m.vertices : nullptr;
-        antialias_pixel_backward<AtomicAdd>(p, at.view, at.y, at.x, target);
+        antialias_pixel_backward<0, AtomicAdd>(p, at.view, at.y, at.x, target);
     }
 }
 

@@ -1,6 +1,6 @@
 // Rasterise: the nearest triangle of every pixel, its depth and barycentrics. Passes: `project_vertex`, then the pixels
-// of every triangle (`set_up`, `depth_at_pixel`), the nearest one kept, of two at the same depth the one with the
-// smaller number; then `finish_pixel`. No pass depends on the order of triangles.
+// of every triangle (`set_up`, `is_covered`, `depth_plane`), the nearest one kept, of two at the same depth the one
+// with the smaller number; then `finish_pixel`. No pass depends on the order of triangles.
 #pragma once
 #include "raster/near.h"
 
@@ -32,8 +32,8 @@ struct RasteriseBackward {
 template <class T>
 struct Coverage {
     Edge<T> edge[3];
-    T x, y, z, zx, zy, nearest, farthest;  // depth z at (x, y), its slopes, its bounds
-    int left, right, top, bottom;          // pixels that may be inside
+    double area;
+    int left, right, top, bottom;  // pixels that may be inside
 };
 
 // Whole numbers of [0, size) between two bounds: an empty range if there are none.
@@ -58,33 +58,46 @@ template <class T>
 DFN_HD bool set_up(
     ScreenPoint<T> a, ScreenPoint<T> b, ScreenPoint<T> c, int height, int width, bool cull, Coverage<T>& s) {
     if (!bound(a, b, c, height, width, s)) return false;
-    const double area = signed_area(a, b, c);
-    if (area == 0 || (cull && area > 0)) return false;
-    s.edge[0] = edge_between(a, b, area > 0);
-    s.edge[1] = edge_between(b, c, area > 0);
-    s.edge[2] = edge_between(c, a, area > 0);
+    s.area = signed_area(a, b, c);
+    if (s.area == 0 || (cull && s.area > 0)) return false;
+    s.edge[0] = edge_between(a, b, s.area > 0);
+    s.edge[1] = edge_between(b, c, s.area > 0);
+    s.edge[2] = edge_between(c, a, s.area > 0);
+    return true;
+}
+
+// Depth as a function of the place on the screen, within its bounds.
+template <class T>
+struct DepthPlane {
+    T x, y, z, zx, zy, nearest, farthest;
+
+    DFN_HD T operator()(T px, T py) const {
+        return clamp(z + rounded_product(px - x, zx) + rounded_product(py - y, zy), nearest, farthest);
+    }
+};
+
+template <class T>
+DFN_HD DepthPlane<T> depth_plane(ScreenPoint<T> a, ScreenPoint<T> b, ScreenPoint<T> c, double area) {
+    DepthPlane<T> s;
     const double bx = double(b.x) - a.x, by = double(b.y) - a.y, bz = double(b.z) - a.z;
     const double cx = double(c.x) - a.x, cy = double(c.y) - a.y, cz = double(c.z) - a.z;
     s.x = a.x;
     s.y = a.y;
     s.z = a.z;
-    s.zx = T((rounded_product(bz, cy) - rounded_product(cz, by)) / area);
-    s.zy = T((rounded_product(cz, bx) - rounded_product(bz, cx)) / area);
+    const double inverse = 1 / area;
+    s.zx = T(rounded_product(rounded_product(bz, cy) - rounded_product(cz, by), inverse));
+    s.zy = T(rounded_product(rounded_product(cz, bx) - rounded_product(bz, cx), inverse));
     s.nearest = least(a.z, b.z, c.z);
     s.farthest = most(a.z, b.z, c.z);
-    return true;
+    return s;
 }
 
-// Whether a pixel's centre is inside and before the far plane, and its depth.
+// Whether a pixel's centre is inside.
 template <class T>
-DFN_HD bool depth_at_pixel(const Coverage<T>& s, int x, int y, T& depth) {
+DFN_HD bool is_covered(const Coverage<T>& s, int x, int y) {
     const T px = T(x), py = T(y);
-    if (!is_inside(s.edge[0], edge_value(s.edge[0], px, py))) return false;
-    if (!is_inside(s.edge[1], edge_value(s.edge[1], px, py))) return false;
-    if (!is_inside(s.edge[2], edge_value(s.edge[2], px, py))) return false;
-    const T z = s.z + rounded_product(px - s.x, s.zx) + rounded_product(py - s.y, s.zy);
-    depth = clamp(z, s.nearest, s.farthest);
-    return depth <= T(1);
+    return is_inside(s.edge[0], edge_value(s.edge[0], px, py)) && is_inside(s.edge[1], edge_value(s.edge[1], px, py)) &&
+           is_inside(s.edge[2], edge_value(s.edge[2], px, py));
 }
 
 template <class T>
@@ -99,16 +112,19 @@ DFN_HD void finish_pixel(const Rasterise<T>& p, int64_t pixel, int64_t view, int
     store3(p.barycentric, pixel, Vec3<T>{b[0], b[1], b[2]});
 }
 
-template <class Add, class T>
-DFN_HD void rasterise_pixel_backward(const RasteriseBackward<T>& p, int64_t pixel, int64_t view, int y, int x, T* out) {
-    if (p.face[pixel] < 0) return;
+// False: nothing is there, or nothing comes in.
+template <class T>
+DFN_HD bool rasterise_pixel_backward(
+    const RasteriseBackward<T>& p, int64_t pixel, int64_t view, int y, int x, CornerGradient<T>& out) {
+    if (p.face[pixel] < 0) return false;
     Seen<T> s;
     T b[3], depth, w;
     const Vec3<T> d = load3(p.d_barycentric, pixel);
     const T d_b[3] = {d.x, d.y, d.z}, d_depth = p.d_depth[pixel];
-    if (d.x == T(0) && d.y == T(0) && d.z == T(0) && d_depth == T(0)) return;
-    if (!look_at(p.mesh, view, p.face[pixel], T(x), T(y), s) || !plane_at(s, b, depth, w)) return;
-    plane_backward<Add>(s, b, depth, w, d_b, d_depth, out);
+    if (d.x == T(0) && d.y == T(0) && d.z == T(0) && d_depth == T(0)) return false;
+    if (!look_at(p.mesh, view, p.face[pixel], T(x), T(y), s) || !plane_at(s, b, depth, w)) return false;
+    plane_backward(s, b, depth, w, d_b, d_depth, out);
+    return true;
 }
 
 DFN_DECLARE(rasterise, Rasterise)

@@ -178,27 +178,40 @@ DFN_HD bool plane_at(const Seen<T>& s, T b[3], T& depth, T& w) {
     return depth - depth == T(0);
 }
 
-// Adds the gradient on the barycentrics of `plane_at` and on its depth to d_position (vertices, 4), that of the view.
-template <class Add, class T>
-DFN_HD void plane_backward(const Seen<T>& s, const T b[3], T depth, T w, const T d_b[3], T d_depth, T* d_position) {
-    T d_e[3], mean = T(0), dx[3], dy[3];
-    const T per_w = d_depth / w;
+// The gradient of a triangle's corners.
+template <class T>
+struct CornerGradient {
+    int64_t corner[3];
+    T d[3][4];  // of clip x, y, z, w
+
+    // To d_position (vertices, 4), that of the view.
+    template <class Add>
+    DFN_HD void add_to(T* d_position) const {
+        for (int k = 0; k < 3; ++k)
+            for (int i = 0; i < 4; ++i) Add::add(d_position + 4 * corner[k] + i, d[k][i]);
+    }
+};
+
+// The gradient on the barycentrics of `plane_at` and on its depth as one of the corners.
+template <class T>
+DFN_HD void plane_backward(
+    const Seen<T>& s, const T b[3], T depth, T w, const T d_b[3], T d_depth, CornerGradient<T>& out) {
+    T d_e[3], mean = T(0);
+    const T per_w = d_depth / w, inverse = T(1) / s.sum;
     for (int k = 0; k < 3; ++k) {
         d_e[k] = d_b[k] + per_w * (s.c[k].z - depth * s.c[k].w);
         mean += d_e[k] * b[k];
     }
-    for (int k = 0; k < 3; ++k) d_e[k] = (d_e[k] - mean) / s.sum;
+    for (int k = 0; k < 3; ++k) d_e[k] = (d_e[k] - mean) * inverse;
     for (int k = 0; k < 3; ++k) {
         const int next = (k + 1) % 3, last = (k + 2) % 3;
-        dx[k] = d_e[last] * s.y[next] - d_e[next] * s.y[last];
-        dy[k] = d_e[next] * s.x[last] - d_e[last] * s.x[next];
-    }
-    for (int k = 0; k < 3; ++k) {
-        T* target = d_position + 4 * s.corner[k];
-        Add::add(target, dx[k] * s.half_width);
-        Add::add(target + 1, -dy[k] * s.half_height);
-        if (d_depth != T(0)) Add::add(target + 2, per_w * b[k]);
-        Add::add(target + 3, dx[k] * s.right + dy[k] * s.down - per_w * depth * b[k]);
+        const T dx = d_e[last] * s.y[next] - d_e[next] * s.y[last];
+        const T dy = d_e[next] * s.x[last] - d_e[last] * s.x[next];
+        out.corner[k] = s.corner[k];
+        out.d[k][0] = dx * s.half_width;
+        out.d[k][1] = -dy * s.half_height;
+        out.d[k][2] = per_w * b[k];
+        out.d[k][3] = dx * s.right + dy * s.down - per_w * depth * b[k];
     }
 }
 
