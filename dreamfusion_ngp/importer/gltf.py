@@ -22,6 +22,18 @@ COMPONENTS = {5120: "<i1", 5121: "<u1", 5122: "<i2", 5123: "<u2", 5125: "<u4", 5
 WIDTHS = {"SCALAR": 1, "VEC2": 2, "VEC3": 3, "VEC4": 4}
 # What may be required of a reader. All else would change the triangles or the colours that are read.
 KNOWN_EXTENSIONS = {"KHR_mesh_quantization", "KHR_texture_transform", "EXT_texture_webp", "KHR_lights_punctual"}
+LISTS = (
+    "accessors",
+    "bufferViews",
+    "buffers",
+    "images",
+    "materials",
+    "meshes",
+    "nodes",
+    "samplers",
+    "scenes",
+    "textures",
+)
 KNOWN_PREFIX = "KHR_materials_"
 ADVICE = {
     "KHR_draco_mesh_compression": "; export it without compression",
@@ -90,6 +102,8 @@ def read_gltf(data: bytes, folder: Path) -> Document:
 def complete(document: dict, binary: bytes | None, folder: Path) -> Document:
     """With the buffers and images that `document` names. Raises MeshError."""
     check_version(document)
+    for kind in LISTS:
+        listing(document, kind)
     buffers = []
     for number, buffer in enumerate(listing(document, "buffers")):
         length = integer(buffer, "byteLength", low=1, what="a buffer")
@@ -149,8 +163,8 @@ def integer(holder: dict, key: str, default: int | None = None, *, low: int = 0,
 
 
 def entry(document: dict, kind: str, number, what: str) -> dict:
-    """documents[kind][number]. Raises MeshError."""
-    found = listing(document, kind)
+    """document[kind][number], of a list that `complete` has checked. Raises MeshError."""
+    found = document.get(kind, [])
     if type(number) is not int or not 0 <= number < len(found):
         raise MeshError(f"is damaged: {what} names {kind}[{shown(number)}], of which there are {len(found)}")
     return found[number]

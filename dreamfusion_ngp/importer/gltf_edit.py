@@ -20,7 +20,7 @@ class Edit:
 
     def __init__(self, document: Document) -> None:
         self.document, self.json = document, copy.deepcopy(document.json)
-        self.pending: list[tuple[dict, bytes, dict]] = []
+        self.pending: dict[int, tuple[dict, bytes, dict]] = {}
         self.aliases: list[tuple[dict, dict]] = []
         self.before = used_views(self.json)
 
@@ -34,7 +34,7 @@ class Edit:
         """Give an accessor or an image these bytes, in a view of its own with these fields."""
         for key in ("bufferView", "byteOffset", "uri"):
             holder.pop(key, None)
-        self.pending = [one for one in self.pending if one[0] is not holder] + [(holder, data, fields)]
+        self.pending[id(holder)] = holder, data, fields
 
     def alias(self, holder: dict, other: dict) -> None:
         """Let an image that nothing shows any more, but which keeps its number, lie on the bytes of another."""
@@ -55,7 +55,7 @@ class Edit:
         free = sorted(self.before - used_views(self.json))
         reused = free[: len(self.pending)]
         body = joined(buffers, views, reused)
-        for k, (holder, data, fields) in enumerate(self.pending):
+        for k, (holder, data, fields) in enumerate(self.pending.values()):
             body += b"\0" * (-len(body) % ALIGNMENT)
             view = {"buffer": 0, "byteOffset": len(body), "byteLength": len(data)} | fields
             if k < len(reused):
@@ -101,7 +101,8 @@ def joined(buffers: list[bytes], views: list[dict], dropped: list[int]) -> bytea
         if offset:
             view["byteOffset"] = offset
     ranges = [(v.get("byteOffset", 0), v.get("byteOffset", 0) + int(v["byteLength"])) for v in views]
-    kept = merged([one for k, one in enumerate(ranges) if k not in set(dropped)])
+    gone = set(dropped)
+    kept = merged([one for k, one in enumerate(ranges) if k not in gone])
     cuts = []
     for low, high in merged([ranges[k] for k in dropped]):
         at = bisect.bisect_right(kept, (low, low))
@@ -110,12 +111,12 @@ def joined(buffers: list[bytes], views: list[dict], dropped: list[int]) -> bytea
     for low, high in reversed(cuts):
         del body[low:high]
     lows = [low for low, _ in cuts]
-    gone = [0]
+    removed = [0]
     for low, high in cuts:
-        gone.append(gone[-1] + high - low)
+        removed.append(removed[-1] + high - low)
     for view, (low, _) in zip(views, ranges, strict=True):
         if low:
-            view["byteOffset"] = low - gone[bisect.bisect_right(lows, low)]
+            view["byteOffset"] = low - removed[bisect.bisect_right(lows, low)]
     return body
 
 

@@ -19,6 +19,7 @@ from .images import Decoder
 
 MAX_FACES = 4_000_000
 MAX_VERTICES = 3 * MAX_FACES
+MAX_MATERIALS = 1000
 TRIANGLES, STRIP, FAN = 4, 5, 6
 
 
@@ -76,6 +77,8 @@ def lay_out(document: Document) -> Layout:
                 continue
             material = material_of(document.json, primitive)
             if material not in bases:
+                if len(bases) == MAX_MATERIALS:
+                    raise MeshError(f"has more than {MAX_MATERIALS:,} materials")
                 bases[material] = base_color(document, {} if material is None else document.json["materials"][material])
             block, length = block_of(document, primitive, bases[material], place.node)
             corners = len(accessor(document, primitive["indices"], ("SCALAR",))) if "indices" in primitive else length

@@ -151,10 +151,12 @@ def add_uvs(edit: Edit, mesh: ImportedMesh, texture: int) -> int:
     texcoord = 1 + max((int(name[9:]) for name in names if name[:9] == "TEXCOORD_" and name[9:].isdigit()), default=-1)
     layout, owners = mesh.source.layout, accessor_owners(edit.json)
     base = np.cumsum([0] + [len(accessor(edit.document, block.position)) for block in layout.blocks])
-    for part, piece in enumerate(layout.pieces):
-        if piece.first is not None or not any(piece is one for one in pieces):
+    wanted = {id(piece) for piece in pieces}
+    ends = np.cumsum([piece.count for piece in layout.pieces])
+    for piece, end in zip(layout.pieces, ends, strict=True):
+        if id(piece) not in wanted:
             continue
-        rows = np.flatnonzero(mesh.face_part == part)
+        rows = slice(end - piece.count, end)
         faces, uv_faces = mesh.faces[rows].astype(np.int64) - base[piece.block], mesh.uv_faces[rows].astype(np.int64)
         if np.linalg.det(piece.matrix[:3, :3]) < 0:
             faces, uv_faces = faces[:, [0, 2, 1]], uv_faces[:, [0, 2, 1]]

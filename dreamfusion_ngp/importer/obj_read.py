@@ -15,7 +15,7 @@ from ..base.errors import MeshError
 from ..scene.imported import ImportedMesh, Material, Part, Texture, named, normalisation
 from .document import linear
 from .files import beside, read_beside, shown
-from .gltf_read import MAX_FACES, MAX_VERTICES
+from .gltf_read import MAX_FACES, MAX_MATERIALS, MAX_VERTICES
 from .images import Decoder
 from .mtl import MAX_MTL, MtlMaterial, materials_of, mtl_lines
 from .text import Lines, fans, parse_numbers, words_per_line
@@ -199,6 +199,8 @@ def colouring(
 ) -> tuple[tuple[Material, ...], tuple[Texture, ...]]:
     """The materials `names` and their textures. Those that name one image share a texture. A material with an image is
     coloured by that alone, as most programs show it. Raises MeshError."""
+    if len(names) > MAX_MATERIALS:
+        raise MeshError(f"has more than {MAX_MATERIALS:,} materials")
     decode, slots, materials, textures = Decoder(), {}, [], []
     for name in names:
         one = known.get(name, MtlMaterial(name, -1, GREY))

@@ -81,9 +81,7 @@ def unwrapped(mesh: ImportedMesh, texture: int, size: int) -> ImportedMesh:
         )
     uv_faces = mesh.uv_faces.copy()
     uv_faces[rows] = faces.astype(np.int32) + len(mesh.uv)
-    for number, one in enumerate(mesh.parts):
-        if one.copy_of is not None:
-            copy_uvs(mesh, uv_faces, number, texture)
+    copy_uvs(mesh, uv_faces, texture)
     textures = list(mesh.textures)
     textures[texture] = replace(textures[texture], unwrapped=True, wrap="clamp")
     return replace(
@@ -94,12 +92,15 @@ def unwrapped(mesh: ImportedMesh, texture: int, size: int) -> ImportedMesh:
     )
 
 
-def copy_uvs(mesh: ImportedMesh, uv_faces: np.ndarray, number: int, texture: int) -> None:
-    """Give a part that is a copy the UVs of its original, in place; a mirrored one runs the other way round."""
-    part = mesh.parts[number]
-    rows = np.flatnonzero(mesh.face_part == number)
-    if not len(rows) or mesh.materials[mesh.face_material[rows[0]]].texture != texture:
-        return
-    first = uv_faces[mesh.face_part == part.copy_of]
-    mirrored = np.linalg.det(part.node[:3, :3]) * np.linalg.det(mesh.parts[part.copy_of].node[:3, :3]) < 0
-    uv_faces[rows] = first[:, [0, 2, 1]] if mirrored else first
+def copy_uvs(mesh: ImportedMesh, uv_faces: np.ndarray, texture: int) -> None:
+    """Give parts that are copies the UVs of their originals, in place; a mirrored one runs the other way round. Files
+    with copies have the triangles of each part together."""
+    starts = np.searchsorted(mesh.face_part, np.arange(len(mesh.parts) + 1))
+    for number, part in enumerate(mesh.parts):
+        rows = slice(starts[number], starts[number + 1])
+        if part.copy_of is None or rows.start == rows.stop:
+            continue
+        if mesh.materials[mesh.face_material[rows.start]].texture == texture:
+            first = uv_faces[starts[part.copy_of] : starts[part.copy_of + 1]]
+            mirrored = np.linalg.det(part.node[:3, :3]) * np.linalg.det(mesh.parts[part.copy_of].node[:3, :3]) < 0
+            uv_faces[rows] = first[:, [0, 2, 1]] if mirrored else first

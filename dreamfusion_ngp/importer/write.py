@@ -23,9 +23,12 @@ def suffix_of(mesh: ImportedMesh) -> str:
 
 def mesh_files(mesh: ImportedMesh, images: dict[int, np.ndarray], stem: str) -> dict[str, bytes]:
     """The files of a mesh by their names, the mesh last. images: (H, W, 3 or 4) uint8 sRGB for textures by their
-    numbers; textures that are not named keep their images. Raises ValueError for other images."""
+    numbers; textures that are not named keep their images, unless they were unwrapped. Raises ValueError for other
+    images."""
     if bad := [number for number in images if number not in range(len(mesh.textures))]:
         raise ValueError(f"the mesh has {len(mesh.textures)} textures, no number {bad[0]}")
+    if bare := [number for number, one in enumerate(mesh.textures) if one.unwrapped and number not in images]:
+        raise ValueError(f"texture {bare[0]} has new UVs, which its old image does not fit: give it an image")
     images = {number: checked_image(image) for number, image in sorted(images.items())}
     if isinstance(mesh.source, ObjSource):
         files = obj_files(mesh, images, stem)

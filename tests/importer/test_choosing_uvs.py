@@ -253,7 +253,31 @@ def test_images_of_another_kind_are_refused(tmp_path, bad):
         write_mesh(mesh, tmp_path / "new.glb", {0: bad})
     with pytest.raises(ValueError, match="the mesh has 1 textures, no number 3"):
         write_mesh(mesh, tmp_path / "new.glb", {3: picture(1)})
+    with pytest.raises(ValueError, match="texture 0 has new UVs, which its old image does not fit"):
+        write_mesh(choose_uvs(mesh, "unwrap", size=64), tmp_path / "new.glb", {})
     assert not (tmp_path / "new.glb").exists()
+
+
+def test_uvs_that_materials_share_without_overlap_are_kept_for_one_texture(tmp_path):
+    glb, uv = Glb(), atlas_uv(24)
+    for k in range(2):
+        material = glb.material(glb.image(encoded(picture(k, 64))))
+        vertices = box(*BODY)[BOX.ravel()] + 6 * k
+        part = uv[36 * k : 36 * k + 36]
+        glb.node([glb.primitive(vertices, np.arange(36, dtype=np.uint16), uv=part, material=material)])
+    mesh = read(tmp_path, glb)
+    chosen = choose_uvs(mesh, textures="one")
+    assert not chosen.textures[0].unwrapped and choose_uvs(mesh, "keep", "one").textures == chosen.textures
+    start = start_image(mesh, chosen, 0, 64)
+    at = np.floor(uv.reshape(-1, 3, 2).mean(1) * 64).astype(int)
+    for k in range(2):
+        x, y = at[12 * k : 12 * k + 12].T
+        assert np.abs(start[y, x].astype(int) - picture(k, 64)[y, x]).max() <= 1
+    write_mesh(chosen, tmp_path / "new.glb", {0: start})
+    again = read_mesh(tmp_path / "new.glb")
+    assert len(again.textures) == 1 and np.array_equal(again.uv, mesh.uv) and np.array_equal(again.faces, mesh.faces)
+    old, new = glb.bytes(), (tmp_path / "new.glb").read_bytes()
+    assert [values_of(new, k) for k in range(6)] == [values_of(old, k) for k in range(6)]
 
 
 def test_a_mesh_is_written_back_in_its_own_format(tmp_path):
