@@ -17,7 +17,7 @@ from ..config.io import from_dict, to_dict
 from ..config.schema import RunConfig
 from ..optimise.adam import unsound
 from ..optimise.stage import Stage
-from ..optimise.stages import start as start_stage
+from .stages import start as start_stage
 
 __all__ = ["load_checkpoint", "save_checkpoint"]
 

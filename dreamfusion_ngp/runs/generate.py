@@ -19,13 +19,13 @@ from ..hub.fetch import pinned
 from ..hub.names import TOYBOX_NAME
 from ..optimise.loop import train
 from ..optimise.stage import Stage
-from ..optimise.stages import follow, next_config, start, steps_in_all
 from .checkpoint import load_checkpoint
 from .folder import CHECKPOINT, checkpoint_of, create_run, lock_run, reopen_run
 from .interrupt import Interrupt
 from .outputs import export_run, render_run
 from .recorder import Conveniences, Observer, Recorder
 from .saver import Saver
+from .stages import follow, next_config, start, steps_in_all
 
 log = logging.getLogger(__name__)
 

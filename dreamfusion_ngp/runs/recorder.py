@@ -10,11 +10,11 @@ from pathlib import Path
 
 from ..base.errors import DivergenceError
 from ..optimise.stage import Stage, StepRecord
-from ..optimise.stages import steps_in_all
 from .display import write_preview
 from .folder import append_metrics
 from .interrupt import Interrupt
 from .saver import Saver
+from .stages import steps_in_all
 
 log = logging.getLogger(__name__)
 

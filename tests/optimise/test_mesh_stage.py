@@ -11,8 +11,8 @@ from dreamfusion_ngp.config.schema import LightConfig, MeshConfig
 from dreamfusion_ngp.guidance.protocol import GuidanceOutput
 from dreamfusion_ngp.optimise.loop import train
 from dreamfusion_ngp.optimise.mesh import MeshStage
-from dreamfusion_ngp.optimise.stages import follow, next_config, start, steps_in_all
 from dreamfusion_ngp.runs.checkpoint import load_checkpoint, save_checkpoint
+from dreamfusion_ngp.runs.stages import follow, next_config, start, steps_in_all
 
 PLAIN = LightConfig(albedo_only_until=2.0)
 MESH = replace(

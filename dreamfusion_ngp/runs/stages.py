@@ -7,9 +7,9 @@ from dataclasses import replace
 import torch
 
 from ..config.schema import RunConfig
-from .mesh import MeshStage
-from .stage import Stage
-from .volume import VolumeStage
+from ..optimise.mesh import MeshStage
+from ..optimise.stage import Stage
+from ..optimise.volume import VolumeStage
 
 KINDS = {"volume": VolumeStage, "mesh": MeshStage}
 
