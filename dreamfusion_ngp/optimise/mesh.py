@@ -1,4 +1,4 @@
-"""The stage of a mesh: a surface under score distillation (Magic3D, Lin et al. 2023, section 3.2)."""
+"""Stages of surfaces under score distillation: that of a mesh (Magic3D, Lin et al. 2023, section 3.2)."""
 
 from __future__ import annotations
 
@@ -15,47 +15,27 @@ from ..render.mesh import MeshRendering, render_mesh
 from ..render.mesh_losses import consistency_loss, laplacian_loss, sign_change_loss
 from ..scene.cameras import Cameras
 from ..scene.fields import HashField
+from ..scene.surface import Surface
 from ..scene.tetra_surface import TetraSurface
 from .adam import Adam, unsound
 from .stage import CHECK_INTERVAL_CUDA, Stage, StepRecord, check_finite, merge
 from .step import Draw, draw
 
 
-class MeshStage:
-    """A `Stage` (stage.py) of a surface that starts from a volume: its shape, and its colours."""
+class SurfaceStage:
+    """A `Stage` (stage.py) of a surface. A subclass says how one starts."""
 
-    def __init__(self, config: RunConfig, device: str | torch.device):
+    def __init__(self, config: RunConfig, device: str | torch.device, surface: Surface):
         self.config, self.step, self.whole, self.before = config, 0, True, 0
         self.weights: dict[str, str] = {}
         self.guided: dict[str, Tensor] = {}
-        field = HashField(config.field, config.seed)
-        self.surface = TetraSurface(field, config.mesh, config.field, config.seed).to(device)
+        self.surface = surface.to(device)
         self.surface.refresh()
-        self.device = self.surface.offset.device
+        self.device = next(self.surface.parameters()).device
         optim = config.optim
         rates = {"grid": optim.lr_grid, "mlp": optim.lr_mlp, "offset": config.mesh.lr_offset}
         pairs = [(p, rates[name]) for name, group in self.surface.parameter_groups().items() for p in group]
         self.adam = Adam(pairs, optim)
-
-    @classmethod
-    def start(cls, config: RunConfig, device: str | torch.device, previous: Stage | None = None) -> Self:
-        stage = cls(config, device)
-        if previous is not None:
-            stage.take_over(previous)
-        return stage
-
-    @torch.no_grad()
-    def take_over(self, previous: Stage) -> None:
-        """Begin with the surface and the colours of a finished volume. Raises UsageError for another kind of scene,
-        ExportError for an empty one."""
-        made = previous.tensors()
-        for name, value in self.surface.field.named_parameters():
-            if (found := made.get(f"field.{name}")) is None or found.shape != value.shape:
-                raise UsageError("a mesh starts from a volume with the same field")
-            value.copy_(found)
-        self.surface.refresh()
-        self.surface.begin()
-        self.restore(0, {})
 
     def advance(self, guidance: Guidance, clock: Callable[[], float]) -> StepRecord:
         """Make one step: `accumulate` times draw views and differentiate, and update with the last."""
@@ -63,8 +43,7 @@ class MeshStage:
         records = [self.differentiate(guidance, part, clock) for part in range(config.accumulate)]
         self.step += 1
         self.whole = True
-        if self.step % config.mesh.refresh == 0:
-            self.surface.refresh_band()
+        self.stepped()
         return records[0] if len(records) == 1 else merge(records)
 
     def differentiate(self, guidance: Guidance, part: int, clock: Callable[[], float]) -> StepRecord:
@@ -99,16 +78,11 @@ class MeshStage:
         )
 
     def losses(self, seen: MeshRendering) -> dict[str, tuple[float, Tensor]]:
-        """(weight, value) of those that the config asks for."""
-        config, surface = self.config.mesh, self.surface
-        found = {}
-        if config.consistency:
-            found["consistency"] = (config.consistency, consistency_loss(seen.vertices, seen.faces))
-        if config.laplacian:
-            found["laplacian"] = (config.laplacian, laplacian_loss(seen.vertices, seen.faces))
-        if config.sign_change:
-            found["sign_change"] = (config.sign_change, sign_change_loss(surface.value, surface.band.edges))
-        return found
+        """(weight, value) of the regularisers."""
+        return {}
+
+    def stepped(self) -> None:
+        """Called after every step."""
 
     def learn(self, seen: MeshRendering, d_rgb: Tensor, losses: dict[str, tuple[float, Tensor]], last: bool) -> None:
         """Add the gradient of a part of a step, and after the last part update everything."""
@@ -139,7 +113,7 @@ class MeshStage:
 
     def tensors(self) -> dict[str, Tensor]:
         found = {f"surface.{k}": v.data for k, v in self.surface.named_parameters()}
-        found |= {f"surface.{k}": getattr(self.surface, k) for k in ("log_level", "near")}
+        found |= {f"surface.{k}": v for k, v in self.surface.state().items()}
         for i, (first, second) in enumerate(self.adam.moments):
             found |= {f"adam.{i}.first": first, f"adam.{i}.second": second}
         found |= {"adam.nonfinite": self.adam.nonfinite}
@@ -166,3 +140,47 @@ class MeshStage:
         a, b, c = vertices[faces.long()].unbind(1)
         volume = float((a * torch.linalg.cross(b, c)).sum()) / 6
         return volume / (2 * self.surface.bound) ** 3
+
+
+class MeshStage(SurfaceStage):
+    """The surface of a volume, on a lattice: its shape, and its colours."""
+
+    def __init__(self, config: RunConfig, device: str | torch.device):
+        field = HashField(config.field, config.seed)
+        super().__init__(config, device, TetraSurface(field, config.mesh, config.field, config.seed))
+
+    @classmethod
+    def start(cls, config: RunConfig, device: str | torch.device, previous: Stage | None = None) -> Self:
+        stage = cls(config, device)
+        if previous is not None:
+            stage.take_over(previous)
+        return stage
+
+    @torch.no_grad()
+    def take_over(self, previous: Stage) -> None:
+        """Begin with the surface and the colours of a finished volume. Raises UsageError for another kind of scene,
+        ExportError for an empty one."""
+        made = previous.tensors()
+        for name, value in self.surface.field.named_parameters():
+            if (found := made.get(f"field.{name}")) is None or found.shape != value.shape:
+                raise UsageError("a mesh starts from a volume with the same field")
+            value.copy_(found)
+        self.surface.refresh()
+        self.surface.begin()
+        self.restore(0, {})
+
+    def stepped(self) -> None:
+        if self.step % self.config.mesh.refresh == 0:
+            self.surface.refresh_band()
+
+    def losses(self, seen: MeshRendering) -> dict[str, tuple[float, Tensor]]:
+        """(weight, value) of those that the config asks for."""
+        config, surface = self.config.mesh, self.surface
+        found = {}
+        if config.consistency:
+            found["consistency"] = (config.consistency, consistency_loss(seen.vertices, seen.faces))
+        if config.laplacian:
+            found["laplacian"] = (config.laplacian, laplacian_loss(seen.vertices, seen.faces))
+        if config.sign_change:
+            found["sign_change"] = (config.sign_change, sign_change_loss(surface.value, surface.band.edges))
+        return found

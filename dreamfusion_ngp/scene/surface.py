@@ -29,6 +29,14 @@ class Surface(torch.nn.Module):
     def refresh(self) -> None:
         """Make anew what is computed from the parameters ahead of time; called after every change of them."""
 
+    def state(self) -> dict[str, Tensor]:
+        """Tensors besides the parameters that steps change, in place: a checkpoint holds them, too."""
+        return {}
+
+    def reopen(self) -> None:
+        """Called after parameters and `state` were overwritten."""
+        self.refresh()
+
 
 def vertex_normals(vertices: Tensor, faces: Tensor) -> Tensor:
     """(V, 3) unit normals: means of those of the triangles around a vertex, weighted by area. Zero where there is no

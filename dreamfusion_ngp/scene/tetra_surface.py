@@ -105,8 +105,10 @@ class TetraSurface(Surface):
         mask[points] = True
         return mask
 
+    def state(self) -> dict[str, Tensor]:
+        return {"log_level": self.log_level, "near": self.near}
+
     def reopen(self) -> None:
-        """Look at `near` and the parameters again, which have been overwritten."""
         self._band = None
         self.refresh()
 

@@ -1,0 +1,117 @@
+"""A surface that stays as it is, with textures that are repainted: an imported mesh under guidance."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from ..config.schema import FieldConfig, MeshConfig
+from .fields import HashField
+from .surface import Surface
+from .tetra_surface import NO_BLOB
+
+CHUNK = 1 << 17  # points per call where nothing is differentiated
+EDGE = 1e-2  # colours are differentiated as if they were at least this far from black and white
+
+
+@dataclass(frozen=True)
+class Maps:
+    """Textures of T x T texels, row 0 at the top, and where triangles lie on them.
+
+    image: (N, T, T, 3) float32 display-referred colours in [0, 1]. kept: (N, T, T) in [0, 1], the share of a texel that
+    is not repainted. uv: (U, 2), origin at the bottom left; what is outside of [0, 1] repeats the image. uv_faces:
+    (F, 3) int64 rows of uv, -1 where there are none. texture: (F,) int64, the texture of a triangle.
+    """
+
+    image: Tensor
+    kept: Tensor
+    uv: Tensor
+    uv_faces: Tensor
+    texture: Tensor
+
+
+class PaintedSurface(Surface):
+    """The colour at a point is that of its texture, moved by a hash grid in space: c = t + (1 - kept) (sigmoid(logit(t)
+    + d(x)) - t), with d = 0 at first. In space and not in the map, so that seams of the map are none of the colours."""
+
+    def __init__(self, vertices: Tensor, faces: Tensor, maps: Maps, config: MeshConfig, bound: float, seed: int):
+        """vertices: (V, 3) float32 world units inside the cube of `bound`. faces: (F, 3) int32."""
+        super().__init__()
+        self.bound = bound
+        self.detail = HashField(paint_config(config, bound), seed)
+        with torch.no_grad():
+            self.detail.w2.zero_()
+        for name, value in (("vertices", vertices), ("faces", faces), *vars(maps).items()):
+            self.register_buffer(name, value, persistent=False)
+
+    def forward(self) -> tuple[Tensor, Tensor]:
+        return self.vertices, self.faces
+
+    def parameter_groups(self) -> dict[str, list[torch.nn.Parameter]]:
+        return self.detail.parameter_groups()
+
+    def refresh(self) -> None:
+        self.detail.refresh()
+
+    def paint(self, x: Tensor, face: Tensor, barycentric: Tensor) -> Tensor:
+        index = self.uv_faces[face.long()]
+        uv = (self.uv[index.clamp(min=0)] * barycentric[..., None]).sum(1)
+        number = torch.where((index >= 0).all(1), self.texture[face.long()], -1)
+        color, kept = self.texels(number, uv.detach())
+        return self.moved(x, color, kept)
+
+    def moved(self, x: Tensor, color: Tensor, kept: Tensor) -> Tensor:
+        """Colours (N, 3) of the textures as they are now at points (N, 3); kept: (N,)."""
+        logit = torch.logit(color.clamp(EDGE, 1 - EDGE))
+        change = torch.sigmoid(logit + self.detail(x.detach())[1]) - torch.sigmoid(logit)
+        return (color + (1 - kept)[:, None] * change).clamp(0, 1)
+
+    def texels(self, number: Tensor, uv: Tensor) -> tuple[Tensor, Tensor]:
+        """Colours (N, 3) and kept (N,) of texture `number` (N,) at uv (N, 2), bilinear between texel centres; gray and 0
+        where the number is -1."""
+        size = self.image.shape[1]
+        place = torch.stack([uv[:, 0], 1 - uv[:, 1]], -1) * size - 0.5
+        low = place.floor()
+        part = place - low
+        color, kept = torch.zeros_like(self.image[0, 0, 0]).expand(len(uv), 3), torch.zeros_like(uv[:, 0])
+        for row in (0, 1):
+            for column in (0, 1):
+                weight = (part[:, 0] if column else 1 - part[:, 0]) * (part[:, 1] if row else 1 - part[:, 1])
+                x, y = (low[:, 0].long() + column) % size, (low[:, 1].long() + row) % size
+                color = color + weight[:, None] * self.image[number.clamp(min=0), y, x]
+                kept = kept + weight * self.kept[number.clamp(min=0), y, x]
+        painted = number >= 0
+        return torch.where(painted[:, None], color, 0.5), torch.where(painted, kept, 0.0)
+
+    @torch.no_grad()
+    def repainted(self, number: int, face: Tensor, barycentric: Tensor) -> Tensor:
+        """(T, T, 3) the texture as it is now. face: (T, T) int32, the triangle of every texel, -1 for none, and
+        barycentric: (T, T, 3), its place on it. Texels of no triangle stay."""
+        image = self.image[number].clone()
+        seen = face >= 0
+        corners = self.vertices[self.faces[face[seen].long()].long()]
+        x = (corners * barycentric[seen][..., None].to(corners)).sum(1)
+        old, kept = image[seen], self.kept[number][seen]
+        parts = zip(x.split(CHUNK), old.split(CHUNK), kept.split(CHUNK), strict=True)
+        image[seen] = torch.cat([self.moved(*part) for part in parts]) if len(x) else old
+        return image
+
+
+def paint_config(config: MeshConfig, bound: float) -> FieldConfig:
+    """Settings of the hash grid of `PaintedSurface.detail`."""
+    return replace(
+        FieldConfig(),
+        levels=config.detail_levels,
+        features=2,
+        log2_table=config.detail_log2_table,
+        base_resolution=max(2, config.detail_finest // 16),
+        finest_resolution=config.detail_finest,
+        interpolation="smoothstep",
+        hidden=32,
+        bound=bound,
+        blob=NO_BLOB,
+        density_bias=0.0,
+        background_hidden=0,
+    )
