@@ -47,6 +47,7 @@ if TYPE_CHECKING:
     from .runs.generate import resume as resume
     from .runs.outputs import export as export
     from .runs.outputs import render as render
+    from .runs.refine import refine as refine
 
 __version__ = "0.1.0"
 
@@ -56,6 +57,7 @@ _HOME = {
     "generate": "runs.generate",
     "resume": "runs.generate",
     "RunResult": "runs.generate",
+    "refine": "runs.refine",
     "render": "runs.outputs",
     "export": "runs.outputs",
     "evaluate": "evaluation.evaluate",

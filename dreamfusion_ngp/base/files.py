@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import re
 import threading
@@ -66,3 +67,9 @@ def runs(process: int) -> bool:
     except (OSError, OverflowError):
         return False
     return True
+
+
+def file_digest(path: Path) -> str:
+    """SHA-256 of a file's content, 64 hex digits. Raises OSError."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -51,6 +51,23 @@ def run_config(args):
     return config
 
 
+def refine_config(args):
+    """The preset "refine" with the flags of `refine` applied, before a mesh and a prompt are set."""
+    config = replace(preset("refine"), seed=args.seed)
+    if args.guidance is not None and args.guidance != TOYBOX_NAME:
+        pipeline_class(args.guidance)
+        guidance = replace(config.guidance, model=args.guidance, view_words="paper", mode_words=False, keep_view=False)
+        config = replace(config, guidance=guidance)
+    for text in args.overrides:
+        config = override(config, text)
+    if args.steps is not None:
+        if args.steps < 1:
+            raise UsageError(f"--steps must be at least 1, got {args.steps}")
+        config = replace(config, steps=args.steps)
+    check_config(config)
+    return config
+
+
 def pipeline_class(model: str) -> str:
     """The class of a model's pipeline; "" for short names, whose preset is known, and for a folder that is none:
     whoever loads it says why. Fetches a hub id's model. Raises PriorError where it is not there."""

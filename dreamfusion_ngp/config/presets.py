@@ -118,6 +118,21 @@ def magic3d() -> RunConfig:
     return replace(volume, preset="magic3d", then=mesh)
 
 
+def refine() -> RunConfig:
+    """Texture of an imported mesh: the default's cameras and guidance around a shape that stays."""
+    base = fast()
+    return replace(
+        base,
+        preset="refine",
+        kind="texture",
+        steps=400,
+        views=2,
+        light=replace(base.light, albedo_only_until=1.0),
+        render=replace(base.render, resolution=128),
+        mesh=MeshConfig(detail_levels=8, detail_finest=256, detail_log2_table=17),
+    )
+
+
 @dataclass(frozen=True)
 class Preset:
     """base: what it starts from.  changes: path of a setting -> (value, why it is not the base's)."""
@@ -229,6 +244,7 @@ PRESETS = {
     "fast": fast,
     "dreamfusion": dreamfusion,
     "magic3d": magic3d,
+    "refine": refine,
     **{name: lambda name=name: build(name) for name in DETAILS},
 }
 

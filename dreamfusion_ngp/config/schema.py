@@ -136,6 +136,22 @@ class MeshConfig:
 
 
 @dataclass(frozen=True)
+class TextureConfig:
+    """A stage of kind "texture": the colours of an imported mesh (docs/imported-meshes.md)."""
+
+    source: str = ""  # path of its file
+    digest: str = ""  # SHA-256 of that file, by which a resumed run knows it
+    up: str | None = None  # axes of the file, as "+z" or "-y"; None: those of its format
+    front: str | None = None
+    uv: str = choice("auto", "keep", "unwrap")  # the file's own UVs, a new atlas, or one where it must be
+    textures: str = choice("each", "one")  # one for each image of the file, or for all of them
+    size: int = number(1024, 16, 4096)  # texels a side
+    keep: str = ""  # named views whose well seen texels stay: of front, left, back, right, with commas
+    keep_cosine: float = number(0.5, 0, 1)  # between the normal and the sight: texels above it stay whole
+    keep_feather: float = number(0.2, 0, 1)  # cosines below `keep_cosine` over which they fade into new ones
+
+
+@dataclass(frozen=True)
 class OptimConfig:
     lr_grid: float = number(1e-2, 0, 1e3)
     lr_mlp: float = number(1e-3, 0, 1e3)
@@ -150,7 +166,7 @@ class OptimConfig:
 class RunConfig:
     prompt: str = ""
     preset: str = "fast"
-    kind: str = choice("volume", "mesh")  # of this stage
+    kind: str = choice("volume", "mesh", "texture")  # of this stage
     seed: int = number(0, 0, (1 << 63) - 1)
     steps: int = number(15000, 1, 1 << 40)
     views: int = number(4, 1, 256)  # at a time: the paper's four chips, one view each
@@ -164,6 +180,7 @@ class RunConfig:
     loss: LossConfig = LossConfig()
     optim: OptimConfig = OptimConfig()
     mesh: MeshConfig = MeshConfig()
+    texture: TextureConfig = TextureConfig()
     then: RunConfig | None = None  # the stage after this one; prompt, seed and field are those of this one
 
 

@@ -10,9 +10,10 @@ import numpy as np
 import torch
 
 from ..base import markdown
-from ..base.errors import ExportError, PromptError
+from ..base.errors import ExportError, PromptError, UsageError
 from ..export.isosurface import Mesh
 from ..optimise.mesh import MeshStage
+from ..runs.texture import TextureStage
 from ..toybox.world.captions import parse_prompt
 from ..toybox.world.shapes import COLORS
 from .metrics.closed_mesh import MeshDensity
@@ -61,6 +62,8 @@ def retrieval_figures(retrieval: Retrieval | None, pictures: Pictures, pool: Poo
 def solid_of(state) -> tuple[Callable, Callable, Mesh | None]:
     """The density and the albedo of a run's scene as functions of points on the CPU, and its surface if it has one."""
     where = state.device
+    if isinstance(state, TextureStage):
+        raise UsageError("a refined mesh has no figures: its shape is the one that was imported")
     if not isinstance(state, MeshStage):
         return lambda x: state.field.density(x.to(where)).cpu(), lambda x: state.field.albedo(x.to(where)).cpu(), None
     with torch.no_grad():

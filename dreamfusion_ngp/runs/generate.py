@@ -218,8 +218,10 @@ def generate(
     placing = dict(size=check_size(size), origin=check_origin(origin))
     formats = check_formats(formats)
     config = pin_model(check_prompt(config))
-    if config.kind != "volume":
-        raise UsageError(f"the first stage must be a volume, kind is {config.kind!r}")
+    if config.kind == "mesh":
+        raise UsageError("a mesh goes on from a volume; it cannot be the first stage")
+    if config.kind == "texture" and not config.texture.source:
+        raise UsageError("a texture needs a mesh: dreamfusion-ngp refine MESH PROMPT")
     where = choose_device(device)
     from ..guidance import origin as weights
     from ..guidance.load import load_guidance

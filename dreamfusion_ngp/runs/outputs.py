@@ -14,6 +14,7 @@ from ..optimise.stage import Stage
 from .checkpoint import load_checkpoint
 from .display import turntable_frames
 from .folder import checkpoint_of
+from .texture import TextureStage
 
 log = logging.getLogger(__name__)
 
@@ -43,7 +44,9 @@ def export_run(state: Stage, folder: Path, formats: tuple[str, ...] = ("glb",), 
     from ..export.meshes import export_mesh, export_surface
 
     device = state.device
-    if isinstance(state, MeshStage):
+    if isinstance(state, TextureStage):
+        result = {"paths": state.write(folder)}
+    elif isinstance(state, MeshStage):
         options.pop("resolution", None)  # its own lattice has one
         with torch.no_grad():
             vertices, triangles = state.surface()

@@ -10,8 +10,9 @@ from ..config.schema import RunConfig
 from ..optimise.mesh import MeshStage
 from ..optimise.stage import Stage
 from ..optimise.volume import VolumeStage
+from .texture import TextureStage
 
-KINDS = {"volume": VolumeStage, "mesh": MeshStage}
+KINDS = {"volume": VolumeStage, "mesh": MeshStage, "texture": TextureStage}
 
 
 def start(config: RunConfig, device: str | torch.device, previous: Stage | None = None) -> Stage:

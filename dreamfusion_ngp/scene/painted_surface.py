@@ -69,8 +69,8 @@ class PaintedSurface(Surface):
         return (color + (1 - kept)[:, None] * change).clamp(0, 1)
 
     def texels(self, number: Tensor, uv: Tensor) -> tuple[Tensor, Tensor]:
-        """Colours (N, 3) and kept (N,) of texture `number` (N,) at uv (N, 2), bilinear between texel centres; gray and 0
-        where the number is -1."""
+        """Colours (N, 3) and kept (N,) of texture `number` (N,) at uv (N, 2), bilinear between texel centres; gray and
+        0 where the number is -1."""
         size = self.image.shape[1]
         place = torch.stack([uv[:, 0], 1 - uv[:, 1]], -1) * size - 0.5
         low = place.floor()

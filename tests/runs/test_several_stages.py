@@ -117,7 +117,8 @@ def test_settings_of_the_second_stage_are_set_by_their_path():
         ("then.mesh.resolution=63", "mesh.resolution must be even"),
         ("then.kind=sculpture", "then.kind must be one of volume, mesh"),
         ("then.mesh.samples=9", "then.mesh.samples must be from 1 to 4"),
-        ("kind=mesh", "the first stage must be a volume"),
+        ("kind=mesh", "a mesh goes on from a volume"),
+        ("kind=texture", "a texture needs a mesh"),
     ],
 )
 def test_settings_that_cannot_be(tmp_path, text, message):

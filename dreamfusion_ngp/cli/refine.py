@@ -1,0 +1,69 @@
+"""`dreamfusion-ngp refine`."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from ..hub.names import ALIASES
+from .arguments import add_machine, place
+from .progress import TerminalProgress, exit_code
+from .settings import refine_config
+
+
+def add_arguments(verbs) -> None:
+    parser = verbs.add_parser("refine", help="repaint a mesh that another program made")
+    parser.add_argument("mesh", type=place, help="a GLB, glTF, OBJ, PLY or STL file")
+    parser.add_argument("prompt", help='what it is, e.g. "a red mug"')
+    parser.add_argument(
+        "--keep-views", default="", metavar="NAMES", help="views whose texels stay: of front, left, back, right"
+    )
+    parser.add_argument(
+        "--uv",
+        default="auto",
+        choices=("auto", "keep", "unwrap"),
+        help="the file's UVs, a new atlas, or one only where UVs are missing or overlap (default: auto)",
+    )
+    parser.add_argument(
+        "--textures", default="each", choices=("each", "one"), help="each image of the file its own, or one for all"
+    )
+    parser.add_argument("--texture-size", type=int, default=1024, metavar="N", help="texels a side (default: 1024)")
+    parser.add_argument("--up", metavar="AXIS", help="of the file, e.g. +z (default: that of its format)")
+    parser.add_argument("--front", metavar="AXIS", help="of the file, e.g. -y (default: that of its format)")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--steps", type=int, help="optimisation steps")
+    parser.add_argument(
+        "--guidance", metavar="MODEL", help=f"text-to-image model: {', '.join(ALIASES)}, a hub id, or a folder"
+    )
+    parser.add_argument(
+        "--set", action="append", default=[], metavar="KEY=VALUE", dest="overrides", help="change one setting"
+    )
+    parser.add_argument(
+        "-o", "--out", type=place, default=Path("outputs"), help="folder for the results (default: outputs)"
+    )
+    add_machine(parser)
+
+
+def run(args: argparse.Namespace) -> int:
+    config = refine_config(args)
+    from ..base.devices import set_threads
+    from ..runs.refine import refine
+
+    set_threads(args.threads)
+    with TerminalProgress() as progress:
+        result = refine(
+            args.mesh,
+            args.prompt,
+            args.out,
+            uv=args.uv,
+            textures=args.textures,
+            size=args.texture_size,
+            keep_views=args.keep_views.split(","),
+            up=args.up,
+            front=args.front,
+            config=config,
+            device=args.device,
+            observer=progress,
+            catch_signals=True,
+        )
+    return exit_code(result)

@@ -1,0 +1,64 @@
+"""The refinement of a mesh that another program made."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+
+from ..base.errors import MeshError
+from ..base.files import file_digest
+from ..config.presets import preset
+from ..config.schema import RunConfig
+from .generate import RunResult, generate
+from .recorder import Observer
+from .texture import kept_views
+
+
+def refine(
+    mesh: str | Path,
+    prompt: str,
+    root: str | Path = "outputs",
+    *,
+    uv: str = "auto",
+    textures: str = "each",
+    size: int = 1024,
+    keep_views: Sequence[str] = (),
+    up: str | None = None,
+    front: str | None = None,
+    config: RunConfig | None = None,
+    device: str | torch.device = "auto",
+    observer: Observer | None = None,
+    catch_signals: bool = False,
+) -> RunResult:
+    """Repaint an imported mesh for `prompt`: its textures alone change; vertices, triangles, their order, UVs, place
+    and size stay. Writes it, with its new images, into a new run under `root`, under its own name.
+
+    mesh: a GLB, glTF, OBJ, PLY or STL file (docs/imported-meshes.md). uv: "keep" its UVs, "unwrap" it anew, or "auto",
+    anew only where UVs are missing or overlap. textures: "each" image its own, or "one" for all. size: texels a side.
+    keep_views: of "front", "left", "back" and "right", views whose well seen texels stay as they are. up, front: axes
+    of the file where its format does not say. config: settings; default: the preset "refine". The other arguments, the
+    result and the errors are those of `generate`; MeshError for a file that cannot be used.
+    """
+    path = Path(mesh)
+    names = ",".join(kept_views(",".join(keep_views)))
+    base = preset("refine") if config is None else config
+    try:
+        digest = file_digest(path)
+    except OSError as error:
+        raise MeshError(f"{path}: {error.strerror or error}") from None
+    source = replace(
+        base.texture,
+        source=str(path.resolve()),
+        digest=digest,
+        up=up,
+        front=front,
+        uv=uv,
+        textures=textures,
+        size=size,
+        keep=names,
+    )
+    config = replace(base, kind="texture", prompt=prompt, texture=source)
+    return generate(config, root, device=device, observer=observer, catch_signals=catch_signals)

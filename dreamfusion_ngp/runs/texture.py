@@ -1,0 +1,191 @@
+"""The stage of a texture: an imported mesh whose colours are optimised while all else stays."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Self
+
+import numpy as np
+import torch
+
+from ..base.errors import UsageError
+from ..base.files import file_digest
+from ..config.schema import RunConfig, TextureConfig
+from ..export.texture import rasterise
+from ..importer.bake import start_image
+from ..importer.read import read_mesh
+from ..importer.unwrap import choose_uvs
+from ..importer.write import suffix_of, write_mesh
+from ..ops.rasterise import rasterise as raster
+from ..optimise.mesh import SurfaceStage
+from ..optimise.stage import Stage
+from ..render.mesh import NEAREST
+from ..scene.cameras import clip_matrices
+from ..scene.imported import NAMED_VIEWS, ImportedMesh, view_check
+from ..scene.painted_surface import Maps, PaintedSurface
+from ..scene.surface import vertex_normals
+
+LOOK = 768  # pixels a side of the views that say what is kept
+DIAGONAL = 1.05  # world units, of an imported mesh's bounding box: the median of the toys'
+RIM = 3  # pixels beside a jump of depth, where nothing counts as well seen
+CLOSE = 0.01  # world units: a point this near to what a view shows is what it shows
+Texels = tuple[np.ndarray, np.ndarray]  # (T, T) triangles, -1 for none, and (T, T, 3) places on them
+
+
+class TextureStage(SurfaceStage):
+    """mesh: as it was read, with the UVs that are painted in. texels: of each of its textures."""
+
+    def __init__(self, config: RunConfig, device: str | torch.device):
+        texture = config.texture
+        path = Path(texture.source)
+        before = framed_mesh(path, texture)
+        if texture.digest and file_digest(path) != texture.digest:
+            raise UsageError(f"{path} is not the file that this run was started with")
+        self.mesh = choose_uvs(before, texture.uv, texture.textures, texture.size)
+        self.texels = [texels_of(self.mesh, number, texture.size) for number in range(len(self.mesh.textures))]
+        vertices = torch.from_numpy(np.ascontiguousarray(self.mesh.vertices, dtype=np.float32))
+        faces = torch.from_numpy(np.ascontiguousarray(self.mesh.faces, dtype=np.int32))
+        maps = maps_of(before, self.mesh, self.texels, texture, vertices, faces)
+        surface = PaintedSurface(vertices, faces, maps, config.mesh, config.field.bound, config.seed)
+        super().__init__(config, device, surface)
+
+    @classmethod
+    def start(cls, config: RunConfig, device: str | torch.device, previous: Stage | None = None) -> Self:
+        if previous is not None:
+            raise UsageError("a texture starts from a mesh of its own, not from another stage")
+        return cls(config, device)
+
+    def images(self) -> dict[int, np.ndarray]:
+        """(T, T, 3) uint8 sRGB of every texture as it is now; texels of no triangle near those of one repeat it."""
+        found = {}
+        for number, (face, place) in enumerate(self.texels):
+            where = (torch.from_numpy(v).to(self.device) for v in (face, place))
+            image = (self.surface.repainted(number, *where) * 255).round().byte().cpu().numpy()
+            found[number] = padded(image, face >= 0)
+        return found
+
+    def write(self, folder: Path) -> dict[str, Path]:
+        """Write the mesh into `folder` under its own name. Returns the path of its format."""
+        suffix = suffix_of(self.mesh)
+        paths = write_mesh(self.mesh, folder / (Path(self.config.texture.source).stem + suffix), self.images())
+        return {suffix[1:]: Path(paths[-1])}
+
+
+def framed_mesh(path: Path, config: TextureConfig) -> ImportedMesh:
+    """The mesh at the size at which the embedded world's toys are seen."""
+    mesh = read_mesh(path, config.up, config.front)
+    extent = np.ptp(mesh.vertices[np.unique(mesh.faces)].astype(np.float64), axis=0)
+    return read_mesh(path, config.up, config.front, side=float(extent.max() * DIAGONAL / np.linalg.norm(extent)))
+
+
+def texels_of(mesh: ImportedMesh, number: int, size: int) -> Texels:
+    """Which triangle of the mesh has which texel of a texture, and its place there."""
+    rows = np.flatnonzero((mesh.face_texture() == number) & mesh.originals() & (mesh.uv_faces >= 0).all(1))
+    if not len(rows):
+        return np.full((size, size), -1, np.int32), np.zeros((size, size, 3))
+    corner = mesh.uv[mesh.uv_faces[rows]]
+    corner = corner - np.floor(corner.min(1, keepdims=True))  # into the image, where it is repeated
+    found, place = rasterise(corner.reshape(-1, 2), np.arange(3 * len(rows)).reshape(-1, 3), size)
+    return np.where(found >= 0, rows[found], -1).astype(np.int32), place
+
+
+def maps_of(
+    before: ImportedMesh,
+    mesh: ImportedMesh,
+    texels: list[Texels],
+    config: TextureConfig,
+    vertices: torch.Tensor,
+    faces: torch.Tensor,
+) -> Maps:
+    """The textures as the file has them, and what of them is kept."""
+    images = [start_image(before, mesh, number, config.size) for number in range(len(mesh.textures))]
+    views = kept_views(config.keep)
+    kept = [kept_texels(mesh, one, views, config, vertices, faces) for one in texels]
+    return Maps(
+        torch.from_numpy(np.stack(images)).float() / 255,
+        torch.stack(kept),
+        torch.from_numpy(np.ascontiguousarray(mesh.uv, dtype=np.float32)),
+        torch.from_numpy(mesh.uv_faces.astype(np.int64)),
+        torch.from_numpy(mesh.face_texture().astype(np.int64)),
+    )
+
+
+def kept_views(text: str) -> tuple[str, ...]:
+    """The names in "front,left". Raises UsageError for others."""
+    names = tuple(name for name in (part.strip().lower() for part in text.split(",")) if name)
+    for name in names:
+        if name not in NAMED_VIEWS:
+            raise UsageError(f"views to keep are of {', '.join(NAMED_VIEWS)}, got {name[:40]!r}")
+    return names
+
+
+@torch.no_grad()
+def kept_texels(
+    mesh: ImportedMesh,
+    texels: Texels,
+    views: tuple[str, ...],
+    config: TextureConfig,
+    vertices: torch.Tensor,
+    faces: torch.Tensor,
+) -> torch.Tensor:
+    """(T, T) in [0, 1]: 1 where one of the views sees a texel at a cosine of at least `keep_cosine`, away from the rims
+    of what it sees, falling to 0 over `keep_feather`."""
+    face, place = (torch.from_numpy(v) for v in texels)
+    kept, seen = torch.zeros(face.shape), face >= 0
+    if not views or not seen.any():
+        return kept
+    corners = faces[face[seen].long()].long()
+    weight = place[seen][..., None].float()
+    x = (vertices[corners] * weight).sum(1)
+    normal = torch.nn.functional.normalize((vertex_normals(vertices, faces)[corners] * weight).sum(1), dim=-1)
+    named, cameras = view_check(mesh)
+    best = torch.zeros(len(x))
+    for i, view in enumerate(named):
+        if view.name in views:
+            best = torch.maximum(best, seen_well(vertices, faces, x, normal, cameras[i : i + 1], config))
+    kept[seen] = best
+    return kept
+
+
+def seen_well(vertices, faces, x, normal, camera, config: TextureConfig) -> torch.Tensor:
+    """(N,) in [0, 1]: how well a camera sees points x (N, 3) of the mesh, as `kept_texels` has it."""
+    matrix = clip_matrices(camera, NEAREST, 10.0)[0]
+
+    def clip(points: torch.Tensor) -> torch.Tensor:
+        return torch.cat([points, torch.ones_like(points[:, :1])], 1) @ matrix.T
+
+    fragments = raster(clip(vertices)[None], faces, (LOOK, LOOK))
+    corners = vertices[faces[fragments.face[0].long().clamp(min=0)].long()]
+    shown = (corners * fragments.barycentric[0][..., None]).sum(2)
+    toward = camera.position[0] - x
+    depth = (camera.position[0] - shown).norm(dim=-1)
+    depth = torch.where(fragments.face[0] >= 0, depth, 1e3)[None, None]
+    nearest = -torch.nn.functional.max_pool2d(-depth, 2 * RIM + 1, 1, RIM)
+    furthest = torch.nn.functional.max_pool2d(depth, 2 * RIM + 1, 1, RIM)
+    at = clip(x)
+    grid = (at[:, :2] / at[:, 3:])[None, None] * torch.tensor([1.0, -1.0])
+
+    def look_up(values: torch.Tensor) -> torch.Tensor:
+        return torch.nn.functional.grid_sample(values, grid, mode="nearest", align_corners=False)[0, 0, 0]
+
+    # What is near the rim of something before it, or before something else, is not seen well.
+    slope = 2 * RIM / LOOK / float(camera.focal) * 2.0  # of a surface at a slant, world units over the window
+    distance = toward.norm(dim=-1)
+    clear = (look_up(nearest) > distance - CLOSE - 4 * slope) & (look_up(furthest) < distance + CLOSE + 4 * slope)
+    visible = (look_up(depth) > distance - CLOSE) & clear
+    cosine = (normal * toward).sum(-1) / distance
+    low = config.keep_cosine - config.keep_feather
+    return ((cosine - low) / max(config.keep_feather, 1e-6)).clamp(0, 1) * visible
+
+
+def padded(image: np.ndarray, covered: np.ndarray, reach: int = 8) -> np.ndarray:
+    """An image whose texels within `reach` of a covered one, but not covered, repeat the nearest."""
+    from scipy.ndimage import distance_transform_edt
+
+    if covered.all() or not covered.any():
+        return image
+    away, (row, column) = distance_transform_edt(~covered, return_indices=True)
+    near = away <= reach
+    out = image.copy()
+    out[near] = image[row[near], column[near]]
+    return out
