@@ -212,6 +212,22 @@ GROUPS = {
         ),
         SIX,
     ),
+    "mesh": Group(
+        "A volume alone, and a mesh stage after it",
+        "Magic3D's second stage: the surface of the volume on a lattice, under the same guidance in finer pictures.",
+        (
+            DEFAULT,
+            Arm("longer volume", "the time of both stages for the volume alone", steps=1.5),
+            Arm("magic3d", "400 steps of the mesh after those of the preset", preset="magic3d"),
+            Arm(
+                "magic3d, no smoothing",
+                "without the consistency of normals",
+                ("then.mesh.consistency=0",),
+                preset="magic3d",
+            ),
+        ),
+        SIX,
+    ),
     "limits": Group(
         "What limits the result",
         "The prior, the words, the field or the time? An oracle is the exact answer of a diffusion model that knows "

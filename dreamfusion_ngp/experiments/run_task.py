@@ -31,10 +31,10 @@ from ..evaluation.report import DEFINITIONS
 from ..evaluation.sheet import thumbnails
 from ..guidance.load import load_guidance
 from ..optimise.loop import train
-from ..optimise.volume import VolumeStage
 from ..runs.checkpoint import load_checkpoint, save_checkpoint
 from ..runs.folder import CHECKPOINT
 from ..runs.generate import generate
+from ..runs.stages import follow, start
 from ..toybox.world.captions import parse_prompt
 
 SHOWN = (1, 5)  # of the eight views: from the front right, and from the opposite side
@@ -60,9 +60,13 @@ def oracle(config: RunConfig, kind: str):
 
 
 def optimise(config: RunConfig, folder: Path, device: torch.device, by: str = "") -> None:
-    """The optimisation alone: no previews, no mesh, no turntable. by: a kind of oracle."""
-    state = VolumeStage(config, device)
-    train(state, oracle(config, by) if by else load_guidance(config, device), lambda record: None)
+    """The optimisation alone, of all stages: no previews, no mesh, no turntable. by: a kind of oracle, for them all."""
+    state = start(config, device)
+    while True:
+        train(state, oracle(state.config, by) if by else load_guidance(state.config, device), lambda record: None)
+        if (following := follow(state)) is None:
+            break
+        state = following
     save_checkpoint(folder / CHECKPOINT, state)
 
 

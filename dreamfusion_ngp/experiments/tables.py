@@ -12,6 +12,8 @@ RETRIEVAL = (
     ("r_precision_albedo", "R-Precision unlit"),
 )
 SHAPE = (("volumetric_iou", "volumetric IoU"), ("silhouette_iou", "silhouette IoU"))
+# Figure, heading, digits; shown where runs have them.
+SURFACE = (("mesh_chamfer", "Chamfer", 4), ("normal_angle", "normals, degrees", 1), ("psnr_256", "PSNR, dB", 1))
 BARS = (  # heading, figure, how it is summed up, bound, whether it is an upper one
     ("mean volumetric IoU", "volumetric_iou", statistics.fmean, 0.65, False),
     ("lowest volumetric IoU", "volumetric_iou", min, 0.35, False),
@@ -74,6 +76,7 @@ def arms_table(name: str, group: dict) -> list[str]:
     """One row an arm. The paper's arms are compared with the one before, all others with the preset."""
     pairs, rows = paired(group), []
     preset = next((runs for arm, runs in pairs if arm["name"] == "preset"), None)
+    surface = [column for column in SURFACE if any(column[0] in run for _, runs in pairs for run in runs)]
     for number, (arm, runs) in enumerate(pairs):
         other = (pairs[number - 1][1] if number else None) if name == "paper" else preset
         other = None if other is runs else other
@@ -82,6 +85,7 @@ def arms_table(name: str, group: dict) -> list[str]:
                 arm["name"],
                 arm["why"],
                 *(with_spread(values(runs, key)) for key, _ in RETRIEVAL + SHAPE),
+                *(with_spread(values(runs, key), digits) for key, _, digits in surface),
                 change(runs, other),
                 shown(sum(values(runs, "extra_faces")), 0),
                 shown(len(runs), 0),
@@ -89,7 +93,8 @@ def arms_table(name: str, group: dict) -> list[str]:
             ]
         )
     before = "IoU, change to the row above" if name == "paper" else "IoU, change to the preset"
-    head = ["arm", "what it is", *(title for _, title in RETRIEVAL + SHAPE), before, "extra faces", "runs", "s a run"]
+    titles = [title for _, title, *_ in (*RETRIEVAL, *SHAPE, *surface)]
+    head = ["arm", "what it is", *titles, before, "extra faces", "runs", "s a run"]
     if group["truth"]:
         rows.append(
             [
@@ -98,13 +103,14 @@ def arms_table(name: str, group: dict) -> list[str]:
                 *(shown(group["truth"][key]) for key, _ in RETRIEVAL),
                 "1",
                 "1",
+                *("" for _ in surface),
                 "",
                 "0",
                 "",
                 "",
             ]
         )
-    return markdown.table(head, rows, "ll" + "r" * 9)
+    return markdown.table(head, rows, "ll" + "r" * (len(head) - 2))
 
 
 def bars_table(group: dict) -> list[str]:
