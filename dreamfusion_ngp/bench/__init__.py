@@ -148,6 +148,18 @@ class Bench:
             self.measure(case, {"field": name, "resolution": resolution})
             del case  # with what it holds, before the next is made
 
+    def meshes(self, resolution: int, quick: bool) -> None:
+        """The cases of meshes of one size."""
+        from .mesh_cases import TRIANGLES, Ball, mesh_cases
+        from .peers import peers_of
+
+        balls = [Ball(resolution, self.device, 200 if quick else TRIANGLES)]
+        if self.device.type == "cuda":
+            balls.append(Ball(resolution, self.device, 200 if quick else 2 * TRIANGLES, views=8))
+        for ball, case in ((b, c) for b in balls for c in mesh_cases(b)):
+            case.peers = peers_of(case.op, ball, self.device, case.precision)
+            self.measure(case, {"field": "mesh", "resolution": resolution})
+
 
 def cases_of(resolution: int, config: FieldConfig, device: torch.device, half: bool) -> Iterator:
     """half: also with a float16 copy of the table. What is done is let go before the next is made."""
@@ -202,6 +214,7 @@ def run(
     for resolution in resolutions or ((8,) if quick else RESOLUTIONS):
         for name, config in fields.items():
             bench.size(resolution, name, config, half=quick or where.type == "cuda")
+        bench.meshes(resolution, quick)
         result |= {"load_average": round(os.getloadavg()[0], 1), "seconds": round(time.perf_counter() - began)}
         if json_path is not None:  # after every resolution: what is measured stays
             with writing(json_path):

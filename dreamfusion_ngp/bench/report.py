@@ -21,6 +21,7 @@ FIELDS = {
     "paper": "16 levels x 2, 2^19 rows, hidden 64, linear",
     "fast": "8 levels x 2, 2^15 rows, hidden 32, smoothstep",
     "small": "4 levels x 2, 2^10 rows, hidden 16",
+    "mesh": "A ball with bumps, about 50,000 triangles",
 }
 
 
@@ -152,7 +153,8 @@ def machine_section(name: str, result: dict, plots: Path) -> list[str]:
             shown = [r for r in rows if (r["resolution"], is_half(r)) == (resolution, half)]
             lines += [
                 "",
-                f"### {FIELDS[field]}; {resolution} x {resolution} rays{'; float16 table' if half else ''}",
+                f"### {FIELDS[field]}; {resolution} x {resolution} {'pixels' if field == 'mesh' else 'rays'}"
+                f"{'; float16 table' if half else ''}",
                 "",
                 *op_table(shown, result["device"]),
             ]

@@ -48,6 +48,7 @@ def test_every_op_is_measured(result):
         "march",
         "composite forward + backward",
         "step without guidance",
+        "raster forward + backward",
     }
     for row in result["rows"]:
         assert 0 < row["min_ms"] <= row["median_ms"] <= row["max_ms"] and row["calls"] >= 1 and row["size"] > 0

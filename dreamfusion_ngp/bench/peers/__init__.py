@@ -69,6 +69,7 @@ ENTRIES = (
         torch.float16,
         (("dtype", torch.float16),),
     ),
+    Entry("raster forward + backward", "deodr", "deodr", "rasterisers", "deodr_raster", (CPU,)),
     Entry("march", "nerfacc", "nerfacc", "cuda", "nerfacc_march", (CUDA,)),
     Entry("composite forward + backward", "nerfacc", "nerfacc", "cuda", "nerfacc_composite", (CUDA,)),
 )
@@ -79,7 +80,7 @@ def installed(package: str) -> bool:
 
 
 def peers_of(op: str, subject, device: torch.device, precision: torch.dtype) -> dict[str, Callable[[], Peer]]:
-    """name -> how to prepare it, which may raise LeftOut. subject: the Problem or the Scene of the op."""
+    """name -> how to prepare it, which may raise LeftOut. subject: the Problem, the Scene or the Ball of the op."""
 
     def prepare(entry: Entry) -> Peer:
         module = importlib.import_module(f".{entry.module}", __name__)
