@@ -115,23 +115,41 @@ def complete(document: dict, binary: bytes | None, folder: Path) -> Document:
             raise MeshError(f"is damaged: buffer {number} has no bytes")
         if len(data) < length:
             raise MeshError(f"is cut short: buffer {number} has {len(data):,} of {length:,} bytes")
-        buffers.append(data)
+        buffers.append(data[:length])
     images = {}
     for number, image in enumerate(listing(document, "images")):
         if "bufferView" not in image:
             images[number] = read_uri(folder, image.get("uri"))
     found = Document(document, buffers, images)
-    for view in range(len(listing(document, "bufferViews"))):
-        view_bytes(found, view)
+    check_references(found)
     return found
+
+
+def check_references(document: Document) -> None:
+    """Raise MeshError where something that may never be shown could not be written back."""
+    for view in range(len(listing(document.json, "bufferViews"))):
+        view_bytes(document, view)
+    for holder in listing(document.json, "accessors") + listing(document.json, "images"):
+        if "bufferView" in holder:
+            view_bytes(document, holder["bufferView"])
+    for texture in listing(document.json, "textures"):
+        for holder in (texture, find_extension(texture, "EXT_texture_webp")):
+            if "source" in holder:
+                entry(document.json, "images", holder["source"], "a texture")
+    for mesh in listing(document.json, "meshes"):
+        for primitive in listing(mesh, "primitives"):
+            for number in [*child(primitive, "attributes").values(), primitive.get("indices", 0)]:
+                entry(document.json, "accessors", number, "a primitive")
 
 
 def check_version(document: dict) -> None:
     version = document.get("asset", {}).get("version") if isinstance(document.get("asset"), dict) else None
     if not isinstance(version, str) or not version.startswith("2."):
         raise MeshError(f"has no glTF 2 in it: asset.version is {shown(version)}")
-    required = document.get("extensionsRequired", [])
-    for name in required if isinstance(required, list) else [required]:
+    for key in ("extensionsUsed", "extensionsRequired"):
+        if not isinstance(document.get(key, []), list):
+            raise MeshError(f"is damaged: {key} is no list")
+    for name in document.get("extensionsRequired", []):
         if not isinstance(name, str) or (name not in KNOWN_EXTENSIONS and not name.startswith(KNOWN_PREFIX)):
             raise MeshError(f"needs the extension {shown(name)}, which is not read{ADVICE.get(str(name), '')}")
 

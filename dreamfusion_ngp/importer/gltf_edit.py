@@ -50,11 +50,9 @@ class Edit:
                 self.attach(self.json["images"][number], data)
         self.drop_unused_webp()
         views = self.json.setdefault("bufferViews", [])
-        sizes = [int(buffer["byteLength"]) for buffer in self.json["buffers"]]
-        buffers = [data[:size] for data, size in zip(self.document.buffers, sizes, strict=True)]
         free = sorted(self.before - used_views(self.json))
         reused = free[: len(self.pending)]
-        body = joined(buffers, views, reused)
+        body = joined(self.document.buffers, views, reused)
         for k, (holder, data, fields) in enumerate(self.pending.values()):
             body += b"\0" * (-len(body) % ALIGNMENT)
             view = {"buffer": 0, "byteOffset": len(body), "byteLength": len(data)} | fields

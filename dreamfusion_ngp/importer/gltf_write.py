@@ -154,7 +154,7 @@ def add_uvs(edit: Edit, mesh: ImportedMesh, texture: int) -> int:
     wanted = {id(piece) for piece in pieces}
     ends = np.cumsum([piece.count for piece in layout.pieces])
     for piece, end in zip(layout.pieces, ends, strict=True):
-        if id(piece) not in wanted:
+        if id(piece) not in wanted or not piece.count:
             continue
         rows = slice(end - piece.count, end)
         faces, uv_faces = mesh.faces[rows].astype(np.int64) - base[piece.block], mesh.uv_faces[rows].astype(np.int64)

@@ -29,7 +29,7 @@ from support.mesh_files import (
 
 from dreamfusion_ngp.base.errors import DreamfusionError, MeshError, UsageError
 from dreamfusion_ngp.importer.read import read_mesh
-from dreamfusion_ngp.importer.write import write_mesh
+from dreamfusion_ngp.importer.write import mesh_files, write_mesh
 
 
 def outcome(path) -> str:
@@ -112,6 +112,20 @@ def every_value(holder, path=()):
             yield from every_value(one, (*path, key))
 
 
+def written_back(path) -> None:
+    """What is read can be written, with its UVs and with others, and has its triangles then."""
+    mesh = read_mesh(path)
+    uv = np.random.default_rng(0).random((mesh.faces.size, 2), np.float32)
+    index = np.arange(mesh.faces.size, dtype=np.int32).reshape(-1, 3)
+    textures = tuple(replace(texture, unwrapped=True) for texture in mesh.textures)
+    for one in (mesh, replace(mesh, uv=uv, uv_faces=index, textures=textures)):
+        images = {number: picture(number) for number in range(len(mesh.textures))}
+        (path.parent / "new.glb").write_bytes(mesh_files(one, images, "new")["new.glb"])
+        again = read_mesh(path.parent / "new.glb")
+        assert np.array_equal(again.vertices[again.faces], mesh.vertices[mesh.faces])
+        assert np.array_equal(again.textures[0].image[..., :3], picture(0))
+
+
 HOSTILE = [None, True, -1, 0, 3, 1 << 31, 1 << 62, 10**400, 0.5, -1e308, "", "x", "../x", [], {}, [1], [None], {"a": 1}]
 
 
@@ -134,7 +148,10 @@ def test_every_value_of_the_document_replaced_by_every_hostile_one(tmp_path):
             if value == 10**400:
                 continue
             path.write_bytes(glb_file(document, glb.bin))
-            refused += outcome(path) != "read"
+            if outcome(path) != "read":
+                refused += 1
+            else:
+                written_back(path)
     path.write_bytes(glb_file(text.replace('"count": 36', '"count": 1' + "0" * 5000).encode(), glb.bin))
     assert "JSON that cannot be read" in outcome(path) and refused > 500
 
