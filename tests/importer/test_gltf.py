@@ -84,6 +84,10 @@ def test_only_the_image_differs(tmp_path):
     for number in range(len(before["accessors"])):
         assert values_of(new, number) == values_of(old, number)
     assert np.array_equal(image_of(new, 0), picture(6, 64)) and np.array_equal(image_of(new, 1), picture(2))
+    views = [after["bufferViews"][accessor["bufferView"]] for accessor in after["accessors"]]
+    assert before["bufferViews"][0]["byteLength"] % 4 and not any(view["byteOffset"] % 4 for view in views), (
+        "as the standard asks"
+    )
     for document in (before, after):
         for key in ("bufferViews", "buffers"):
             del document[key]

@@ -58,7 +58,7 @@ def test_holes():
     assert report(BOX[1:]).complaints() == ["1 holes (3 edges of one triangle)"]
 
 
-@pytest.mark.parametrize("turned", [[0], [3, 4], list(range(6)), list(range(1, 12))])
+@pytest.mark.parametrize("turned", [[0], [3, 4], [2, 3, 6, 7, 10], list(range(6)), list(range(1, 12))])
 def test_flipped_faces_are_those_that_are_fewer(turned):
     faces = BOX.copy()
     faces[turned] = faces[turned][:, [0, 2, 1]]

@@ -140,10 +140,10 @@ def image_of(data: bytes, image: int) -> np.ndarray:
 
 
 def textured_glb() -> Glb:
-    """The mug's body with UVs and an image, its vertices split, and a normal map that is to stay."""
+    """The mug's body with UVs and an image of an odd length, its vertices split, and a normal map that is to stay."""
     vertices, faces = box(*BODY)[BOX.ravel()], np.arange(36, dtype=np.uint16)
     glb = Glb()
-    base, normal = glb.image(encoded(picture(1))), glb.image(encoded(picture(2)))
+    base, normal = glb.image(encoded(picture(1)) + b"\0"), glb.image(encoded(picture(2)))
     material = glb.material(base, baseColorFactor=[1, 1, 1, 1])
     glb.json["materials"][material]["normalTexture"] = {"index": normal}
     glb.node([glb.primitive(vertices, faces, uv=atlas_uv(12), material=material, normals=vertices)])
