@@ -2,31 +2,10 @@
 
 import numpy as np
 import pytest
+from support.imported_meshes import mesh
 from support.mesh_files import BODY, BOX, box
 
-from dreamfusion_ngp.scene.imported import ImportedMesh, Material, Part, Texture
 from dreamfusion_ngp.scene.topology import Edges, examine_topology, weld
-
-
-def mesh(vertices, faces) -> ImportedMesh:
-    vertices, faces = np.asarray(vertices, np.float32), np.asarray(faces, np.int32).reshape(-1, 3)
-    zeros = np.zeros(len(faces), np.int32)
-    return ImportedMesh(
-        "test",
-        vertices,
-        faces,
-        np.zeros((0, 2), np.float32),
-        np.full_like(faces, -1),
-        None,
-        (Material("one", 0, np.ones(4, np.float32)),),
-        zeros,
-        (Texture("one"),),
-        (Part("one"),),
-        zeros,
-        np.eye(4),
-        None,
-    )
-
 
 BODY_VERTICES = box(*BODY) / 5
 

@@ -4,12 +4,11 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from support.imported_meshes import mesh
 from support.mesh_files import atlas_uv
 
 from dreamfusion_ngp.scene.imported import Part
 from dreamfusion_ngp.scene.uvs import SUBTEXELS, examine_uvs, texel_counts
-
-from .test_topology import mesh
 
 
 def with_uv(corners, **options):
