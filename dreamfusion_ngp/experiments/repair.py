@@ -1,0 +1,137 @@
+"""How well `refine` repairs the back of a mesh: toys whose true colours are known, with a blurred and darkened back.
+
+    python benches/repair.py -o benches/results/repair.json
+
+A toy's exact surface is exported with its true colours; the back half of its texture (z < 0) is blurred and darkened,
+as feed-forward systems leave what they did not see; then it is refined for its prompt with the front kept.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import time
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from ..base.devices import set_threads
+from ..base.files import write_atomically
+from ..bench.machine import facts
+from ..config.presets import preset
+from ..export.meshes import export_mesh
+from ..importer.read import read_mesh
+from ..importer.write import write_mesh
+from ..runs.refine import refine
+from ..runs.texture import texels_of
+from ..scene.isolevel import LEVEL
+from ..toybox.world.captions import parse_prompt
+from ..toybox.world.shapes import COLORS, PARAMETERS, distance_and_slot
+from ..toybox.world.tracer import part_colors
+from .groups import SIX
+
+BOUND, SHARPNESS = 0.75, 150.0  # of the toy's cube; its density falls by e within 1 / SHARPNESS world units
+BLUR, SHADE, BLACK = 12.0, 0.35, 30.0  # texels; factor and what is added, of 255
+
+
+@dataclass(frozen=True)
+class Damage:
+    """Paths of the true and the damaged mesh, and which texels are at the back and at the front, (T, T) bool."""
+
+    true: Path
+    damaged: Path
+    back: np.ndarray
+    front: np.ndarray
+
+
+def true_toy(prompt: str, path: Path, size: int) -> Path:
+    """The toy of a prompt as a GLB with its true colours."""
+    name, color = parse_prompt(prompt)
+    palette = part_colors(torch.tensor([COLORS[color]]))[0]
+
+    def parts(x: torch.Tensor):
+        return distance_and_slot(name, tuple(x[None, :, i] for i in range(3)), torch.zeros(1, PARAMETERS))
+
+    def density(x: torch.Tensor) -> torch.Tensor:
+        return LEVEL * torch.exp((-SHARPNESS * parts(x)[0][0]).clamp(-30, 30))
+
+    def albedo(x: torch.Tensor) -> torch.Tensor:
+        return palette[parts(x)[1][0].long()]
+
+    export_mesh(density, albedo, BOUND, path.parent, ("glb",), texture=size)
+    (path.parent / "mesh.glb").rename(path)
+    return path
+
+
+def damage(true: Path, damaged: Path) -> Damage:
+    """Blur and darken the back half of a texture."""
+    from scipy.ndimage import gaussian_filter
+
+    mesh = read_mesh(true)
+    image = mesh.textures[0].image[..., :3].astype(np.float64)
+    face, place = texels_of(mesh, 0, len(image))
+    z = (mesh.vertices[mesh.faces[face.clip(min=0)]] * place[..., None]).sum(2)[..., 2]
+    back, front = (face >= 0) & (z < 0), (face >= 0) & (z >= 0)
+    poor = np.stack([gaussian_filter(image[..., c], BLUR) for c in range(3)], -1) * SHADE + BLACK
+    image[back] = poor[back]
+    write_mesh(mesh, damaged, {0: image.round().clip(0, 255).astype(np.uint8)})
+    return Damage(true, damaged, back, front)
+
+
+def error(path: Path, truth: Path, where: np.ndarray) -> float:
+    """Root mean square difference of two meshes' textures at some texels, over the channels, in [0, 1]."""
+    a, b = (read_mesh(p).textures[0].image[..., :3].astype(np.float64) / 255 for p in (path, truth))
+    return float(np.sqrt(((a - b)[where] ** 2).mean()))
+
+
+def repair(prompt: str, root: Path, seed: int, steps: int | None, size: int, device: str) -> dict:
+    """One toy: errors of its back before and after, and of what was kept."""
+
+    folder = root / prompt.replace(" ", "-")
+    folder.mkdir(parents=True, exist_ok=True)
+    poor = damage(true_toy(prompt, folder / "true.glb", size), folder / "damaged.glb")
+    config = replace(preset("refine"), seed=seed)
+    if steps is not None:
+        config = replace(config, steps=steps)
+    began = time.monotonic()
+    result = refine(
+        poor.damaged, prompt, folder / "runs", size=size, keep_views=("front",), config=config, device=device
+    )
+    after = result.meshes["glb"]
+    kept = poor.front & (read_mesh(after).textures[0].image[..., :3] == read_mesh(poor.true).textures[0].image).all(-1)
+    return {
+        "prompt": prompt,
+        "seed": seed,
+        "steps": config.steps,
+        "seconds": round(time.monotonic() - began, 1),
+        "back_before": round(error(poor.damaged, poor.true, poor.back), 4),
+        "back_after": round(error(after, poor.true, poor.back), 4),
+        "front_after": round(error(after, poor.true, poor.front), 4),
+        "front_unchanged": round(float(kept.sum() / max(1, poor.front.sum())), 3),
+        "run": result.folder.relative_to(root).as_posix() if result.folder.is_relative_to(root) else "",
+    }
+
+
+def main(argv: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("prompts", nargs="*", default=list(SIX))
+    parser.add_argument("-o", "--out", type=Path, required=True, help="JSON file, written after every toy")
+    parser.add_argument("--runs", type=Path, default=Path("repair_runs"))
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0])
+    parser.add_argument("--steps", type=int)
+    parser.add_argument("--texture-size", type=int, default=512)
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--threads", type=int)
+    args = parser.parse_args(argv)
+    set_threads(args.threads)
+    found: list[dict] = []
+    for seed in args.seeds:
+        for prompt in args.prompts:
+            root = args.runs.resolve() / str(seed)
+            found.append(repair(prompt, root, seed, args.steps, args.texture_size, args.device))
+            record = {"machine": facts(torch.device("cpu")), "runs": found}
+            write_atomically(args.out, (json.dumps(record, indent=1) + "\n").encode())
+            print(", ".join(f"{key} {value}" for key, value in found[-1].items()), flush=True)
+    return 0
