@@ -45,7 +45,8 @@ class Ball:
     def step(self, dtype: torch.dtype, device: torch.device) -> Callable[[], tuple[Tensor, ...]]:
         """A call that draws the picture and pulls the weights back to positions and colours."""
         position, colors = (v.to(device, dtype).requires_grad_() for v in (self.position, self.colors))
-        faces, weights, size = self.faces.to(device), self.weights.to(device, dtype), (self.resolution,) * 2
+        faces, weights = self.faces.to(device), self.weights.to(device, dtype)
+        size = (self.resolution, self.resolution)
 
         def call() -> tuple[Tensor, ...]:
             fragments = rasterise(position, faces, size, cull=True)

@@ -34,7 +34,8 @@ class SurfaceStage:
         self.device = next(self.surface.parameters()).device
         optim = config.optim
         rates = {"grid": optim.lr_grid, "mlp": optim.lr_mlp, "offset": config.mesh.lr_offset}
-        pairs = [(p, rates[name]) for name, group in self.surface.parameter_groups().items() for p in group]
+        groups = self.surface.parameter_groups().items()
+        pairs: list[tuple[Tensor, float]] = [(p, rates[name]) for name, group in groups for p in group]
         self.adam = Adam(pairs, optim)
 
     def advance(self, guidance: Guidance, clock: Callable[[], float]) -> StepRecord:
@@ -144,6 +145,8 @@ class SurfaceStage:
 
 class MeshStage(SurfaceStage):
     """The surface of a volume, on a lattice: its shape, and its colours."""
+
+    surface: TetraSurface
 
     def __init__(self, config: RunConfig, device: str | torch.device):
         field = HashField(config.field, config.seed)

@@ -58,7 +58,8 @@ def render_mesh(
     nothing is seen beyond. Differentiable by the surface: colours, shading, silhouettes and occlusions.
     """
     vertices, faces = surface()
-    cameras, shading, background = (v.to(vertices.device) for v in (cameras, shading, background))
+    device = vertices.device
+    cameras, shading, background = cameras.to(device), shading.to(device), background.to(device)
     size = resolution * samples
     homogeneous = torch.cat([vertices, torch.ones_like(vertices[:, :1])], 1)
     matrices = clip_matrices(cameras, NEAREST, far)

@@ -35,6 +35,8 @@ Texels = tuple[np.ndarray, np.ndarray]  # (T, T) triangles, -1 for none, and (T,
 class TextureStage(SurfaceStage):
     """mesh: as it was read, with the UVs that are painted in. texels: of each of its textures."""
 
+    surface: PaintedSurface
+
     def __init__(self, config: RunConfig, device: str | torch.device):
         texture = config.texture
         path = Path(texture.source)

@@ -36,6 +36,14 @@ class PaintedSurface(Surface):
     """The colour at a point is that of its texture, moved by a hash grid in space: c = t + (1 - kept) (sigmoid(logit(t)
     + d(x)) - t), with d = 0 at first. In space and not in the map, so that seams of the map are none of the colours."""
 
+    vertices: Tensor
+    faces: Tensor
+    image: Tensor
+    kept: Tensor
+    uv: Tensor
+    uv_faces: Tensor
+    texture: Tensor
+
     def __init__(self, vertices: Tensor, faces: Tensor, maps: Maps, config: MeshConfig, bound: float, seed: int):
         """vertices: (V, 3) float32 world units inside the cube of `bound`. faces: (F, 3) int32."""
         super().__init__()

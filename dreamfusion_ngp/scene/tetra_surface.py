@@ -35,6 +35,10 @@ class TetraSurface(Surface):
     nowhere near the one before is not seen.
     """
 
+    log_level: Tensor
+    near: Tensor
+    value: Tensor  # of the band's points at the last `forward`
+
     def __init__(self, field: Field, config: MeshConfig, colors: FieldConfig, seed: int):
         """colors: settings of the volume's field, which `detail` shares but for its levels."""
         super().__init__()
@@ -46,13 +50,15 @@ class TetraSurface(Surface):
         self.offset = torch.nn.Parameter(torch.zeros(lattice.size, 3))
         self.register_buffer("log_level", torch.zeros(()))
         self.register_buffer("near", torch.zeros(lattice.size, dtype=torch.bool))  # points of the band
-        self.lattice, self._band, self._base = lattice, None, None
+        self.lattice = lattice
+        self._band: Band | None = None
+        self._base, self._rim = self.near.new_zeros(0), self.near.new_zeros(0)  # of the band's points
 
     @torch.no_grad()
     def begin(self) -> None:
         """Take the surface of the field as it is. Raises ExportError for a field that is empty or not finite."""
         device = self.offset.device
-        grid = sample_grid(self.field.density, self.bound, LEVEL_RESOLUTION, device)
+        grid = sample_grid(self.field.density, self.bound, LEVEL_RESOLUTION, str(device))
         self.log_level.fill_(math.log(iso_level(grid, 2 * self.bound / LEVEL_RESOLUTION)))
         self.near.fill_(True)
         self.refresh_band()
