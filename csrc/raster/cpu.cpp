@@ -227,6 +227,14 @@ void interpolate_backward(const InterpolateBackward<T>& p, const Exec& e) {
 template <class T>
 void antialias(const Antialias<T>& p, const Exec& e) {
     const int64_t height = p.height / p.samples, width = p.width / p.samples;
+    if (p.samples == 1) {
+        const int64_t row = int64_t(p.width) * p.channels;
+        const auto copy = [&](int64_t begin, int64_t end) {
+            std::copy(p.image + begin * row, p.image + end * row, p.out + begin * row);
+        };
+        parallel_for(p.views * height, e.threads, copy, kRowsTogether);
+        return;
+    }
     for_each(
         p.views * height, e,
         [&](int64_t row) {
