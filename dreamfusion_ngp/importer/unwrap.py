@@ -11,6 +11,7 @@ from ..export.atlas import AtlasError, make_atlas
 from ..export.isosurface import Mesh, vertex_normals
 from ..export.texture import MAX_FACES
 from ..scene.imported import ImportedMesh, Texture
+from ..scene.topology import weld
 from ..scene.uvs import UvReport, examine_uvs
 
 MODES = ("auto", "keep", "unwrap")
@@ -67,13 +68,15 @@ def unwrapped(mesh: ImportedMesh, texture: int, size: int) -> ImportedMesh:
             f"{mesh.name}: {len(rows):,} triangles of {mesh.textures[texture].name[:40]!r} are too many to be "
             f"unwrapped (at most {MAX_FACES:,}); give it UVs or fewer triangles where it was made"
         )
-    used, index = np.unique(mesh.faces[rows], return_inverse=True)
-    part = Mesh(mesh.vertices[used], index.reshape(-1, 3))
+    part = welded(mesh, rows)
     normals = vertex_normals(part).astype(np.float32)
     try:
         source, faces, uv, count = make_atlas(part.vertices, part.faces.astype(np.uint32), normals, size)
     except AtlasError as error:
-        raise MeshError(f"{mesh.name}: no UV atlas for {len(rows):,} triangles: {error}") from None
+        raise MeshError(
+            f"{mesh.name}: no UV atlas for {len(rows):,} triangles: {error}; give it UVs or fewer "
+            "triangles where it was made"
+        ) from None
     whole = faces.shape == part.faces.shape and np.array_equal(source[faces], part.faces)
     if count != 1 or not whole or not np.isfinite(uv).all():
         raise MeshError(
@@ -90,6 +93,16 @@ def unwrapped(mesh: ImportedMesh, texture: int, size: int) -> ImportedMesh:
         uv_faces=uv_faces,
         textures=tuple(textures),
     )
+
+
+def welded(mesh: ImportedMesh, rows: np.ndarray) -> Mesh:
+    """Some triangles of a mesh, with one vertex for all at one place: xatlas finds the same charts either way, but gives
+    every vertex a UV, three a triangle for an STL."""
+    corners = mesh.vertices[mesh.faces[rows].ravel()]
+    place = weld(corners, float(np.abs(corners).max()))
+    first = np.full(place.max() + 1, len(corners))
+    np.minimum.at(first, place, np.arange(len(corners)))
+    return Mesh(corners[first], place.reshape(-1, 3))
 
 
 def copy_uvs(mesh: ImportedMesh, uv_faces: np.ndarray, texture: int) -> None:

@@ -10,7 +10,7 @@ from .imported import ImportedMesh
 
 SIZE = 1024  # texels a side of the map that overlaps are counted on
 SUBTEXELS = 256  # corners are rounded to this part of a texel, so that edges are exact
-MAX_ROWS = 1 << 27  # rows of triangles that are counted: the map is made smaller until they are fewer
+MAX_ROWS = 1 << 25  # rows of triangles that are counted: the map is made smaller until they are fewer
 ROWS_PER_CALL = 1 << 20
 TILES = 3  # the widest that a triangle reaches, in images, when its first corner lies in the first
 

@@ -20,6 +20,7 @@ from support.mesh_files import (
 )
 
 from dreamfusion_ngp.base.errors import MeshError, UsageError
+from dreamfusion_ngp.export.atlas import AtlasError
 from dreamfusion_ngp.importer.bake import start_image
 from dreamfusion_ngp.importer.read import read_mesh
 from dreamfusion_ngp.importer.unwrap import choose_uvs
@@ -185,6 +186,24 @@ def test_too_many_triangles_to_unwrap(tmp_path, monkeypatch):
         MeshError, match=r"mug: 12 triangles of 'material 0' are too many to be unwrapped \(at most 11\)"
     ):
         choose_uvs(read(tmp_path, plain_box()))
+
+
+def test_an_atlas_that_fails_is_one_line(tmp_path, monkeypatch):
+    mesh = read(tmp_path, plain_box())
+
+    def crash(*_):
+        raise AtlasError("it stopped with exit status -11")
+
+    monkeypatch.setattr("dreamfusion_ngp.importer.unwrap.make_atlas", crash)
+    with pytest.raises(
+        MeshError, match=r"mug: no UV atlas for 12 triangles: it stopped with .* -11; give it UVs or fewer"
+    ):
+        choose_uvs(mesh)
+    monkeypatch.setattr(
+        "dreamfusion_ngp.importer.unwrap.make_atlas", lambda v, f, n, size: (np.arange(8), f, np.zeros((8, 2)), 2)
+    )
+    with pytest.raises(MeshError, match="mug: the UV atlas of 12 triangles does not fit one texture of 1024 texels"):
+        choose_uvs(mesh)
 
 
 def test_the_start_of_a_kept_texture_is_the_image(tmp_path):
