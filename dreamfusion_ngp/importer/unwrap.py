@@ -96,8 +96,8 @@ def unwrapped(mesh: ImportedMesh, texture: int, size: int) -> ImportedMesh:
 
 
 def welded(mesh: ImportedMesh, rows: np.ndarray) -> Mesh:
-    """Some triangles of a mesh, with one vertex for all at one place: xatlas finds the same charts either way, but gives
-    every vertex a UV, three a triangle for an STL."""
+    """Some triangles of a mesh, with one vertex for all at one place: xatlas finds the same charts either way, but
+    gives every vertex a UV, three a triangle for an STL."""
     corners = mesh.vertices[mesh.faces[rows].ravel()]
     place = weld(corners, float(np.abs(corners).max()))
     first = np.full(place.max() + 1, len(corners))
