@@ -229,6 +229,9 @@ def generate(
     guidance = load_guidance(config, where)
     state = start(config, where)
     state.weights = weights.weights_of(config)
+    following = config
+    while (following := next_config(following)) is not None:
+        weights.weights_of(following)  # a model of a later stage that is not there is known now
     folder = create_run(Path(root), config)
     with lock_run(folder):
         log.info(

@@ -6,16 +6,20 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import trimesh
+from support.tiny_latent import tiny_latent_folder
 
-from dreamfusion_ngp.base.errors import UsageError
+from dreamfusion_ngp.base.errors import PriorError, UsageError
 from dreamfusion_ngp.config.overrides import override
 from dreamfusion_ngp.config.presets import preset
 from dreamfusion_ngp.config.schema import MeshConfig
 from dreamfusion_ngp.evaluation.evaluate import evaluate
+from dreamfusion_ngp.guidance.load import load_guidance
+from dreamfusion_ngp.optimise.loop import train
 from dreamfusion_ngp.optimise.mesh import MeshStage
-from dreamfusion_ngp.runs.checkpoint import load_checkpoint
-from dreamfusion_ngp.runs.generate import check_prompt, generate, resume
+from dreamfusion_ngp.runs.checkpoint import load_checkpoint, save_checkpoint
+from dreamfusion_ngp.runs.generate import check_prompt, generate, pin_model, resume
 from dreamfusion_ngp.runs.outputs import export, render
+from dreamfusion_ngp.runs.stages import start
 
 
 def tiny():
@@ -104,6 +108,18 @@ def test_is_evaluated_as_the_surface_that_it_is(made):
     assert 0 < record["volumetric_iou"] < 1 and 0 < record["mesh_chamfer"] < 0.3 and 0 < record["normal_angle"] < 90
 
 
+def test_killed_between_the_stages(made, tmp_path):
+    """The checkpoint is that of the finished volume: the run goes on with its mesh, to the same end."""
+    config = pin_model(check_prompt(tiny()))
+    volume = start(config, "cpu")
+    train(volume, load_guidance(config, "cpu"), lambda record: None)
+    save_checkpoint(tmp_path / "checkpoint.safetensors", volume)
+    again = resume(tmp_path, device="cpu")
+    assert (again.step, again.made) == (11, 5)
+    ours, theirs = (load_checkpoint(f / "checkpoint.safetensors", "cpu") for f in (tmp_path, made[0].folder))
+    assert all((v == theirs.tensors()[k]).all() for k, v in ours.tensors().items())
+
+
 def test_settings_of_the_second_stage_are_set_by_their_path():
     config = override(preset("magic3d"), "then.mesh.resolution=64")
     assert config.then.mesh.resolution == 64
@@ -125,6 +141,23 @@ def test_settings_that_cannot_be(tmp_path, text, message):
     with pytest.raises(UsageError, match=message):
         generate(override(tiny(), text), tmp_path, device="cpu")
     assert not list(tmp_path.iterdir())
+
+
+def test_the_second_stage_has_a_model_of_its_own(tmp_path):
+    """Magic3D's: pixels for the volume, a latent model for the mesh, loaded when its stage begins."""
+    folder = tiny_latent_folder(tmp_path / "latent", "sd")
+    config = tiny()
+    guidance = replace(config.guidance, model=str(folder), view_words="paper", mode_words=False, scale=7.5)
+    config = replace(config, steps=2, then=replace(config.then, steps=2, guidance=guidance))
+    part = generate(config, tmp_path / "runs", device="cpu")
+    assert part.step == 4 and np.isfinite([p.stat().st_size for p in part.meshes.values()]).all()
+    stage = load_checkpoint(part.folder / "checkpoint.safetensors", "cpu")
+    assert stage.config.guidance.model == str(folder) and set(stage.weights) != set()
+    last = [json.loads(line) for line in (part.folder / "metrics.jsonl").read_text().splitlines()][-1]
+    assert last["step"] == 3 and np.isfinite(last["sds"])
+    with pytest.raises(PriorError, match="nowhere"):
+        generate(override(config, 'then.guidance.model="/nowhere/at/all"'), tmp_path / "other", device="cpu")
+    assert not (tmp_path / "other").exists(), "models of all stages are looked for before the first"
 
 
 def test_texts_of_the_second_stage_are_cleaned_too():
