@@ -16,7 +16,10 @@ def add_arguments(verbs) -> None:
     parser.add_argument("mesh", type=place, help="a GLB, glTF, OBJ, PLY or STL file")
     parser.add_argument("prompt", help='what it is, e.g. "a red mug"')
     parser.add_argument(
-        "--keep-views", default="", metavar="NAMES", help="views whose texels stay: of front, left, back, right"
+        "--keep-views",
+        default="",
+        metavar="NAMES",
+        help="views whose texels stay: of front, left (the object's own), back, right",
     )
     parser.add_argument(
         "--uv",

@@ -106,6 +106,7 @@ def maps_of(
     return Maps(
         torch.from_numpy(np.stack(images)).float() / 255,
         torch.stack(kept),
+        torch.tensor([texture.wrap != "clamp" for texture in mesh.textures]),
         torch.from_numpy(np.ascontiguousarray(mesh.uv, dtype=np.float32)),
         torch.from_numpy(mesh.uv_faces.astype(np.int64)),
         torch.from_numpy(mesh.face_texture().astype(np.int64)),

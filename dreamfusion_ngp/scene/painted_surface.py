@@ -21,12 +21,14 @@ class Maps:
     """Textures of T x T texels, row 0 at the top, and where triangles lie on them.
 
     image: (N, T, T, 3) float32 display-referred colours in [0, 1]. kept: (N, T, T) in [0, 1], the share of a texel that
-    is not repainted. uv: (U, 2), origin at the bottom left; what is outside of [0, 1] repeats the image. uv_faces:
-    (F, 3) int64 rows of uv, -1 where there are none. texture: (F,) int64, the texture of a triangle.
+    is not repainted. repeat: (N,) bool, what lies outside of [0, 1]^2: the image again, or its border. uv: (U, 2),
+    origin at the bottom left. uv_faces: (F, 3) int64 rows of uv, -1 where there are none. texture: (F,) int64, the
+    texture of a triangle.
     """
 
     image: Tensor
     kept: Tensor
+    repeat: Tensor
     uv: Tensor
     uv_faces: Tensor
     texture: Tensor
@@ -40,6 +42,7 @@ class PaintedSurface(Surface):
     faces: Tensor
     image: Tensor
     kept: Tensor
+    repeat: Tensor
     uv: Tensor
     uv_faces: Tensor
     texture: Tensor
@@ -79,7 +82,8 @@ class PaintedSurface(Surface):
     def texels(self, number: Tensor, uv: Tensor) -> tuple[Tensor, Tensor]:
         """Colours (N, 3) and kept (N,) of texture `number` (N,) at uv (N, 2), bilinear between texel centres; gray and
         0 where the number is -1."""
-        size = self.image.shape[1]
+        size, which = self.image.shape[1], number.clamp(min=0)
+        repeat = self.repeat[which]
         place = torch.stack([uv[:, 0], 1 - uv[:, 1]], -1) * size - 0.5
         low = place.floor()
         part = place - low
@@ -87,9 +91,10 @@ class PaintedSurface(Surface):
         for row in (0, 1):
             for column in (0, 1):
                 weight = (part[:, 0] if column else 1 - part[:, 0]) * (part[:, 1] if row else 1 - part[:, 1])
-                x, y = (low[:, 0].long() + column) % size, (low[:, 1].long() + row) % size
-                color = color + weight[:, None] * self.image[number.clamp(min=0), y, x]
-                kept = kept + weight * self.kept[number.clamp(min=0), y, x]
+                at = low.long() + torch.tensor([column, row], device=low.device)
+                x, y = torch.where(repeat[:, None], at % size, at.clamp(0, size - 1)).unbind(1)
+                color = color + weight[:, None] * self.image[which, y, x]
+                kept = kept + weight * self.kept[which, y, x]
         painted = number >= 0
         return torch.where(painted[:, None], color, 0.5), torch.where(painted, kept, 0.0)
 

@@ -21,6 +21,7 @@ from dreamfusion_ngp.runs.generate import resume
 from dreamfusion_ngp.runs.outputs import export
 from dreamfusion_ngp.runs.refine import refine
 from dreamfusion_ngp.runs.texture import TextureStage, kept_views
+from dreamfusion_ngp.scene.painted_surface import Maps, PaintedSurface
 
 SIZE = 64
 
@@ -143,6 +144,21 @@ def test_what_is_hidden_is_not_kept(tmp_path):
     hidden, beside = behind & (np.abs(x[..., 0]) < 0.4 * half), behind & (np.abs(x[..., 0]) > 0.75 * half)
     assert hidden.sum() > 20 and beside.sum() > 20
     assert not kept[hidden].any() and (kept[beside] > 0).mean() > 0.6
+
+
+def test_texels_repeat_or_end_at_the_border():
+    """A map of 2 x 2 texels, black and white columns: beyond the right border is the left one again, or the right."""
+    image = torch.tensor([0.0, 1.0]).view(1, 1, 2, 1).expand(2, 2, 2, 3).contiguous()
+    uv = torch.tensor([[0.25, 0.5], [0.75, 0.5], [1.0, 0.5], [1.25, 0.5], [-0.25, 0.5], [0.5, 0.5]])
+    faces = torch.zeros(1, 3, dtype=torch.int32)
+    maps = Maps(image, torch.zeros(2, 2, 2), torch.tensor([True, False]), uv, faces.long(), torch.zeros(1).long())
+    surface = PaintedSurface(torch.zeros(3, 3), faces, maps, tiny().mesh, 0.75, 0)
+    repeated, _ = surface.texels(torch.zeros(6).long(), uv)
+    ended, _ = surface.texels(torch.ones(6).long(), uv)
+    assert repeated[:, 0].tolist() == pytest.approx([0, 1, 0.5, 0, 1, 0.5])
+    assert ended[:, 0].tolist() == pytest.approx([0, 1, 1, 1, 0, 0.5])
+    gray, kept = surface.texels(torch.full((6,), -1), uv)
+    assert (gray == 0.5).all() and not kept.any()
 
 
 def test_resumes_bit_exactly(box, tmp_path):
