@@ -10,7 +10,7 @@ from ..config.checks import check_config, clean_texts
 from ..config.overrides import override
 from ..config.presets import preset
 from ..config.prompts import clean_prompt
-from ..hub.names import ALIASES, TOYBOX_NAME, on_the_hub, preset_name
+from ..hub.names import ALIASES, TOYBOX_NAME, TOYBOXES, on_the_hub, preset_name
 
 
 def run_config(args):
@@ -23,8 +23,8 @@ def run_config(args):
     model = args.guidance if args.guidance is not None else TOYBOX_NAME
     name = args.preset if args.preset is not None else preset_name(model, pipeline_class(model))
     config = replace(preset(name), prompt=prompt, seed=args.seed)
-    if model != TOYBOX_NAME:
-        # View and mode words beyond the paper's four are known to the embedded prior only.
+    if model not in TOYBOXES:
+        # View and mode words beyond the paper's four are known to the embedded priors only.
         config = replace(
             config,
             guidance=replace(config.guidance, model=model, view_words="paper", mode_words=False, keep_view=False),
@@ -73,6 +73,6 @@ def pipeline_class(model: str) -> str:
     whoever loads it says why. Fetches a hub id's model. Raises PriorError where it is not there."""
     from ..hub.fetch import model_path, read_json
 
-    if model in ALIASES or model == TOYBOX_NAME:
+    if model in ALIASES or model in TOYBOXES:
         return ""  # its preset is known
     return str(read_json(model_path(model) / "model_index.json").get("_class_name", ""))

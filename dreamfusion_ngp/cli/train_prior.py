@@ -12,22 +12,39 @@ from ..base.errors import UsageError
 from ..base.native import cores
 from .arguments import place
 
+EMBEDDED = Path("embedded")
+SETTINGS = ("images", "learning_rate", "text_phase", "views_per_class")
+
 
 def add_arguments(verbs) -> None:
-    parser = verbs.add_parser("train-prior", help="train the embedded prior, from nothing or from saved weights")
+    parser = verbs.add_parser("train-prior", help="train an embedded prior, from nothing or from saved weights")
     parser.add_argument("-o", "--out", type=place, default=Path("prior"), help="folder to write (default: prior)")
+    parser.add_argument(
+        "--kind",
+        choices=("pixel", "latent"),
+        default="pixel",
+        help="pixel: toybox-64; latent: toybox-256, an autoencoder and a UNet on its latents",
+    )
+    parser.add_argument(
+        "--part",
+        choices=("autoencoder", "unet"),
+        help="of a latent prior, the only part to train (default: both, one after the other)",
+    )
     parser.add_argument(
         "--resume", type=place, metavar="FOLDER", help='start from these weights; "embedded" for the shipped ones'
     )
-    parser.add_argument("--images", type=int, help="training images of this run (default: 1.5 million; 8 on a GPU)")
-    parser.add_argument("--minutes", type=float, default=0.0, help="end by time instead")
+    parser.add_argument(
+        "--images", type=int, help="training images of this run, of a latent prior of each part (default: by kind)"
+    )
+    parser.add_argument("--minutes", type=float, default=0.0, help="end by time instead, each part of a latent prior")
     parser.add_argument("--processes", type=int, default=0, help="CPU processes (default: one per core)")
     parser.add_argument("--learning-rate", type=float)
+    parser.add_argument("--views-per-class", type=int, help="traced views of each class that a process keeps")
     parser.add_argument(
         "--text-phase",
         type=float,
         metavar="PART",
-        help="part of the run, at its start, that mostly learns what the text alone says; 0 to go on "
+        help="pixel: part of the run, at its start, that mostly learns what the text alone says; 0 to go on "
         "with weights that know it",
     )
     parser.add_argument("--seed", type=int, default=0)
@@ -35,33 +52,62 @@ def add_arguments(verbs) -> None:
 
 
 def run(args: argparse.Namespace) -> None:
-    from ..evaluation.judge import EMBEDDED
-    from ..evaluation.prior import judge_prior
-    from ..toybox.prior.loop import train_prior
-    from ..toybox.prior.loss import GPU, TrainPriorConfig
-    from ..toybox.prior.model import PRIOR
-
-    for name in ("images", "minutes", "processes"):
+    for name in ("images", "minutes", "processes", "views_per_class"):
         value = getattr(args, name)
-        if value is not None and value < (1 if name == "images" else 0):
-            raise UsageError(f"--{name} must not be {value}")
-    given = {
-        name: getattr(args, name)
-        for name in ("images", "learning_rate", "text_phase")
-        if getattr(args, name) is not None
-    }
-    config = replace(TrainPriorConfig() if args.device == "cpu" else GPU, minutes=args.minutes, seed=args.seed, **given)
+        if value is not None and value < (1 if name in ("images", "views_per_class") else 0):
+            raise UsageError(f"--{name.replace('_', '-')} must not be {value}")
+    if args.part and args.kind != "latent":
+        raise UsageError("--part is for --kind latent")
     processes = 1 if args.device != "cpu" else args.processes or cores()
     with sigterm_raises() if processes == 1 else nullcontext():  # of several the members notice that this one has gone
-        train_prior(
-            config,
-            args.out,
-            resume=PRIOR if args.resume == Path("embedded") else args.resume,
-            processes=processes,
-            device=args.device,
-            score=judge_prior if EMBEDDED.is_file() else None,
-            show=say,
-        )
+        (latent if args.kind == "latent" else pixel)(args, processes)
+
+
+def pixel(args: argparse.Namespace, processes: int) -> None:
+    from ..evaluation.judge import EMBEDDED as JUDGE
+    from ..evaluation.prior import judge_prior
+    from ..toybox.prior.loss import GPU, TrainPriorConfig
+    from ..toybox.prior.model import PRIOR
+    from ..toybox.prior.pixels import train_prior
+
+    train_prior(
+        asked(args, TrainPriorConfig(), GPU),
+        args.out,
+        resume=PRIOR if args.resume == EMBEDDED else args.resume,
+        processes=processes,
+        device=args.device,
+        score=judge_prior if JUDGE.is_file() else None,
+        show=say,
+    )
+
+
+def latent(args: argparse.Namespace, processes: int) -> None:
+    from ..evaluation.autoencoder import judge_autoencoder
+    from ..evaluation.judge import EMBEDDED as JUDGE
+    from ..evaluation.prior import judge_latent_prior
+    from ..toybox.prior.latent_model import LATENT_PRIOR
+    from ..toybox.prior.latent_training import Part, train_latent_prior
+    from ..toybox.prior.latents import UNET, UNET_GPU
+    from ..toybox.prior.reconstruction import AUTOENCODER, AUTOENCODER_GPU
+
+    parts = {
+        "autoencoder": Part(asked(args, AUTOENCODER, AUTOENCODER_GPU), judge_autoencoder),
+        "unet": Part(asked(args, UNET, UNET_GPU), judge_latent_prior if JUDGE.is_file() else None),
+    }
+    train_latent_prior(
+        {name: part for name, part in parts.items() if args.part in (None, name)},
+        args.out,
+        resume=LATENT_PRIOR if args.resume == EMBEDDED else args.resume,
+        processes=processes,
+        device=args.device,
+        show=say,
+    )
+
+
+def asked(args: argparse.Namespace, on_cpu, on_gpu):
+    """The settings of a training: those of the device, with what was given."""
+    given = {name: getattr(args, name) for name in SETTINGS if getattr(args, name) is not None}
+    return replace(on_cpu if args.device == "cpu" else on_gpu, minutes=args.minutes, seed=args.seed, **given)
 
 
 def say(line: str) -> None:

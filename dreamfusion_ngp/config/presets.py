@@ -136,6 +136,14 @@ def refine() -> RunConfig:
     )
 
 
+def toybox_256() -> RunConfig:
+    """`fast` for the embedded latent prior. Its noise levels are those of `fast` in the schedule of Stable Diffusion,
+    where alpha is .25 at three quarters. Latents go beyond -1 and 1, so nothing is clipped."""
+    found = fast()
+    guidance = replace(found.guidance, t_range=(0.02, 0.98), t_max_end=0.98, t_window=0.24, clip_clean=False)
+    return replace(found, preset="toybox-256", guidance=guidance)
+
+
 @dataclass(frozen=True)
 class Preset:
     """base: what it starts from.  changes: path of a setting -> (value, why it is not the base's)."""
@@ -245,6 +253,7 @@ def build(name: str) -> RunConfig:
 
 PRESETS = {
     "fast": fast,
+    "toybox-256": toybox_256,
     "dreamfusion": dreamfusion,
     "magic3d": magic3d,
     "refine": refine,

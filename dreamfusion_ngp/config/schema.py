@@ -81,7 +81,7 @@ class RenderConfig:
 
 @dataclass(frozen=True)
 class GuidanceConfig:
-    model: str = "toybox"  # "toybox", or a short name, hub id or folder (hub/names.py)
+    model: str = "toybox"  # "toybox", "toybox-256", or a short name, hub id or folder (hub/names.py)
     scale: float | None = None  # uncond + scale (cond - uncond); None: the model's own default
     t_range: tuple[float, float] = interval(0.02, 0.98, 0, 1)  # of the schedule
     t_max_end: float = number(0.98, 0, 1)  # upper end at the end of the run (annealed linearly)

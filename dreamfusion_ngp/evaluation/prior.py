@@ -10,6 +10,7 @@ import torch
 from ..config.presets import FRAMED_CAMERAS
 from ..config.prompts import MODE_WORDS, view_prompt
 from ..scene.cameras import orbit
+from ..toybox.prior.latent_sampling import sample as latent_sample
 from ..toybox.prior.loss import backgrounds, random_colors
 from ..toybox.prior.sampling import sample
 from ..toybox.world.captions import subject
@@ -128,21 +129,36 @@ class Judged:
 
 
 def judged_samples(
-    prior, judge: Judge, *, samples: int = ALL, scale: float = 4.0, steps: int = 30, seed: int = 0
+    prior, judge: Judge, *, samples: int = ALL, scale: float = 4.0, steps: int = 30, seed: int = 0, draw=sample
 ) -> Judged:
-    """`samples` pictures drawn by DDIM in `steps` steps with guidance `scale`, judged."""
+    """`samples` pictures drawn by DDIM in `steps` steps with guidance `scale`, judged. draw: the sampler of the prior's
+    kind."""
     asked = asked_samples(samples)
-    pictures = sample(prior, [request.text for request in asked], scale=scale, steps=steps, seed=seed)
+    pictures = draw(prior, [request.text for request in asked], scale=scale, steps=steps, seed=seed)
     return Judged(pictures, asked, judged(judge, pictures, asked))
 
 
 def judge_prior(
-    prior, judge: Judge | None = None, *, samples: int = ALL, scale: float = 4.0, steps: int = 30, seed: int = 0
+    prior,
+    judge: Judge | None = None,
+    *,
+    samples: int = ALL,
+    scale: float = 4.0,
+    steps: int = 30,
+    seed: int = 0,
+    draw=sample,
 ) -> dict:
     """The `summary` of `judged_samples`. judge: the embedded one by default. Raises CheckpointError where there is
     none."""
-    found = judged_samples(prior, judge or load_judge(), samples=samples, scale=scale, steps=steps, seed=seed)
+    found = judged_samples(
+        prior, judge or load_judge(), samples=samples, scale=scale, steps=steps, seed=seed, draw=draw
+    )
     return summary(found.records, found.asked) | {"scale": scale, "steps": steps, "seed": seed}
+
+
+def judge_latent_prior(prior, judge: Judge | None = None, **settings) -> dict:
+    """`judge_prior` of a latent prior, whose pictures the judge sees at its own size."""
+    return judge_prior(prior, judge, draw=latent_sample, **settings)
 
 
 def judge_truth(judge: Judge, *, samples: int = ALL, seed: int = 0) -> dict:

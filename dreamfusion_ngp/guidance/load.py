@@ -9,7 +9,7 @@ import torch
 from ..base.errors import PriorError
 from ..config.schema import RunConfig
 from ..hub.fetch import model_path
-from ..hub.names import TOYBOX_NAME
+from ..hub.names import TOYBOXES
 from .checks import what_it_is
 from .denoisers.diffusion import DiffusionDenoiser, Family
 from .denoisers.flow import FLOW
@@ -21,14 +21,14 @@ from .pipeline_folder import read_index
 from .protocol import Distill
 from .score_distillation import ScoreDistillation
 
-TOYBOX = Path(__file__).parents[1] / "toybox" / "priors" / "toybox-64"
+PRIORS = Path(__file__).parents[1] / "toybox" / "priors"
 FAMILIES = (FLOW, SDXL, LATENT, PIXEL)  # the first that accepts a folder is its family
 
 
 def load_guidance(config: RunConfig, device: torch.device | str, rule: Distill = sds) -> ScoreDistillation:
-    """The guidance of a run, on `device`. `config.guidance.model` is "toybox", a local folder in diffusers format, or a
-    short name or hub id (hub/names.py), which alone may lead to a download. rule: the distillation rule. Raises
-    PriorError where the model is missing, damaged, or of a kind that is not understood."""
+    """The guidance of a run, on `device`. `config.guidance.model` is an embedded prior, a local folder in diffusers
+    format, or a short name or hub id (hub/names.py), which alone may lead to a download. rule: the distillation rule.
+    Raises PriorError where the model is missing, damaged, or of a kind that is not understood."""
     folder = model_folder(config)
     denoiser = DiffusionDenoiser(family(folder), config, folder, torch.device(device))
     return ScoreDistillation(config, denoiser, rule, denoiser.resident)
@@ -56,4 +56,12 @@ def family(folder: Path) -> Family:
 def model_folder(config: RunConfig) -> Path:
     """The local folder of the config's model; fetched where it is on the hub only."""
     model = config.guidance.model
-    return TOYBOX if model == TOYBOX_NAME else model_path(model)
+    if model not in TOYBOXES:
+        return model_path(model)
+    folder = PRIORS / TOYBOXES[model]
+    if not folder.is_dir():
+        raise PriorError(
+            f"{model} is not part of this installation; "
+            "to train one: dreamfusion-ngp train-prior --kind latent -o FOLDER"
+        )
+    return folder

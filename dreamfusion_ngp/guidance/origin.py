@@ -9,7 +9,7 @@ from pathlib import Path
 from ..base.errors import PriorError
 from ..config.schema import RunConfig
 from ..hub.fetch import model_path, pinned
-from ..hub.names import TOYBOX_NAME, folder_of, on_the_hub
+from ..hub.names import TOYBOXES, folder_of, on_the_hub
 from ..hub.weights import FULL_FIRST, choose_weights
 from .pipeline_folder import WEIGHTED
 
@@ -24,11 +24,11 @@ def moved(config: RunConfig, model: str | None, vae: str | None) -> RunConfig:
     for field, value in {"model": model, "vae": vae}.items():
         old = getattr(config.guidance, field)
         if value is not None:
-            if value != old and (not old or TOYBOX_NAME in (old, value)):
+            if value != old and (not old or old in TOYBOXES or value in TOYBOXES):
                 was = f"with {old}" if old else "without a VAE of its own"
                 raise PriorError(f"the run was started {was}; it cannot go on with {value!r}")
             found[field] = pinned(value)
-        elif old not in ("", TOYBOX_NAME) and not on_the_hub(old) and not folder_of(old).is_dir():
+        elif old and old not in TOYBOXES and not on_the_hub(old) and not folder_of(old).is_dir():
             raise PriorError(
                 f"{old}, with which the run was started, is not there; if the model has moved, add "
                 f"{FLAGS[field]} and the folder where it is"
@@ -54,7 +54,7 @@ def weights_of(config: RunConfig) -> dict[str, str]:
     """The digests of the weights of a run's models, by field of GuidanceConfig. None for the embedded prior, which
     comes with the package."""
     names = {field: getattr(config.guidance, field) for field in FLAGS}
-    return {field: weights_digest(model_path(name)) for field, name in names.items() if name not in ("", TOYBOX_NAME)}
+    return {field: weights_digest(model_path(name)) for field, name in names.items() if name and name not in TOYBOXES}
 
 
 def weights_digest(folder: Path) -> str:

@@ -17,7 +17,7 @@ from pathlib import Path
 from ..base.cache import cache_folder
 from ..base.errors import PriorError
 from .client import Refusal, TokenRefusal, check_settings, client, hub_errors, timeout
-from .names import TOYBOX_NAME, check_folder, folder_of, on_the_hub
+from .names import TOYBOXES, check_folder, folder_of, on_the_hub
 from .snapshots import Snapshot, examine, needed_files, on_this_machine, read_json, record, weighted_parts
 from .weights import HALF_FIRST, best_weights, choose_weights, unread_weights
 
@@ -50,14 +50,15 @@ def locate(model: str) -> Snapshot:
 
 def pinned(model: str) -> str:
     """A name that means the same from anywhere and later on: a folder absolute, a short name or hub id with its
-    revision (fetched if need be), "" and "toybox" as they are."""
-    if model in ("", TOYBOX_NAME):
+    revision (fetched if need be), "" and embedded priors as they are."""
+    if not model or model in TOYBOXES:
         return model
     return locate(model).name if on_the_hub(model) else str(folder_of(model))
 
 
 def model_path(model: str) -> Path:
-    """The local folder of a model by any name but "toybox"; fetched where it is on the hub only. Raises PriorError."""
+    """The local folder of a model by any name but an embedded prior's; fetched where it is on the hub only. Raises
+    PriorError."""
     if on_the_hub(model):
         return locate(model).folder
     check_folder(folder_of(model), model)

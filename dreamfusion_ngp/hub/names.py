@@ -11,6 +11,8 @@ from urllib.parse import unquote, urlsplit
 from ..base.errors import PriorError
 
 TOYBOX_NAME = "toybox"
+# Names of the embedded priors, and their folders in toybox/priors.
+TOYBOXES = {TOYBOX_NAME: "toybox-64", "toybox-64": "toybox-64", "toybox-256": "toybox-256"}
 
 
 @dataclass(frozen=True)
@@ -52,7 +54,8 @@ FILES = (".safetensors", ".ckpt", ".bin", ".pt", ".pth", ".gguf", ".json", ".git
 
 
 def on_the_hub(model: str) -> tuple[tuple[str, ...], str | None] | None:
-    """The repositories to try for a model's name and the revision that it asks for; None for "toybox" and for a folder.
+    """The repositories to try for a model's name and the revision that it asks for; None for an embedded prior and for
+    a folder.
 
     A short name wins over a folder of that name (write ./sd21 for the folder). "owner/name" or "owner/name@revision" is
     a hub id unless a folder "owner" is here, which makes it a path; with the hash of a whole commit, as `hub.pinned`
@@ -62,7 +65,7 @@ def on_the_hub(model: str) -> tuple[tuple[str, ...], str | None] | None:
         return ALIASES[model].repos, None
     if page := hub_page(model):
         return (page[0],), page[1]
-    if model == TOYBOX_NAME or not (match := hub_id(model)):
+    if model in TOYBOXES or not (match := hub_id(model)):
         return None
     if not COMMIT.fullmatch(match[2] or "") and os.path.exists(folder_of(model).parent):
         return None
@@ -147,5 +150,7 @@ def preset_name(model: str, pipeline: str) -> str:
     """The preset of a run with a model, by its short name, else by the class of its pipeline; "fast" without one."""
     if model in ALIASES:
         return ALIASES[model].preset
+    if model in TOYBOXES:
+        return "toybox-256" if TOYBOXES[model] == "toybox-256" else "fast"
     known = (preset for start, preset in CLASS_PRESETS.items() if pipeline.startswith(start))
-    return "fast" if model == TOYBOX_NAME else next(known, "sd21")
+    return next(known, "sd21")

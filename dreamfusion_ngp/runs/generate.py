@@ -16,7 +16,7 @@ from ..config.prompts import clean_prompt
 from ..config.schema import RunConfig, resolution_at
 from ..export.formats import STL_SIZE, check_formats, check_origin, check_size
 from ..hub.fetch import pinned
-from ..hub.names import TOYBOX_NAME
+from ..hub.names import TOYBOXES
 from ..optimise.loop import train
 from ..optimise.stage import Stage
 from .checkpoint import load_checkpoint
@@ -57,9 +57,13 @@ def check_prompt(config: RunConfig) -> RunConfig:
     words that it knows, and becomes the caption that it was trained with: "Mug, red!" is "a red mug"."""
     config = clean_texts(replace(config, prompt=clean_prompt(config.prompt)))
     check_config(config)
+<<<<<<< HEAD
     if following := next_config(config):
         config = replace(config, then=check_prompt(following))
     if config.guidance.model == TOYBOX_NAME:
+=======
+    if config.guidance.model in TOYBOXES:
+>>>>>>> f39e36b (Latent prior: an autoencoder and a UNet that predicts noise, trained by train-prior --kind latent)
         from ..toybox.world.captions import known_words, parse_prompt, subject
 
         config = replace(
@@ -171,7 +175,7 @@ def shares(times: dict[str, float]) -> str:
 def log_memory_plan(guidance, state: Stage) -> None:
     """What a run with a model of one's own will take, before it starts. Nothing for the embedded prior."""
     config, device = state.config, state.device
-    if config.guidance.model == TOYBOX_NAME:
+    if config.guidance.model in TOYBOXES:
         return
     from ..guidance.memory import plan, plan_text
 

@@ -13,8 +13,9 @@ from dreamfusion_ngp.evaluation.azimuths import alike
 from dreamfusion_ngp.evaluation.prior import ALL, asked_samples, judge_prior, judged, summary
 from dreamfusion_ngp.evaluation.retrieval import azimuth_captions, toy_captions
 from dreamfusion_ngp.experiments import prior_report
-from dreamfusion_ngp.toybox.prior.loop import read_log, train_prior
+from dreamfusion_ngp.toybox.prior.loop import read_log
 from dreamfusion_ngp.toybox.prior.loss import TrainPriorConfig
+from dreamfusion_ngp.toybox.prior.pixels import train_prior
 from dreamfusion_ngp.toybox.world.captions import WORDS, subject
 from dreamfusion_ngp.toybox.world.shapes import CLASSES, COLORS, DIRECTIONAL
 

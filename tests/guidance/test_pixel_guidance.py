@@ -12,7 +12,7 @@ from dreamfusion_ngp.base.rng import Stream, generator
 from dreamfusion_ngp.config.schema import RunConfig
 from dreamfusion_ngp.guidance.classifier_free import classifier_free_guidance, clip_clean
 from dreamfusion_ngp.guidance.denoisers import diffusion as unet_module
-from dreamfusion_ngp.guidance.load import TOYBOX, load_guidance, model_folder
+from dreamfusion_ngp.guidance.load import PRIORS, load_guidance, model_folder
 from dreamfusion_ngp.guidance.packing import position_maps
 from dreamfusion_ngp.guidance.resize import resize, resize_matrix
 
@@ -177,7 +177,7 @@ def test_padding_is_hidden_from_the_unet_unless_it_is_an_if_or_the_folder_says_s
 
 
 def test_toybox_is_the_folder_in_the_package():
-    assert model_folder(RunConfig()) == TOYBOX and TOYBOX.parts[-3:] == ("toybox", "priors", "toybox-64")
+    assert model_folder(RunConfig()) == PRIORS / "toybox-64" and PRIORS.parts[-2:] == ("toybox", "priors")
 
 
 def test_renders_that_cannot_be_judged_are_refused(folders):

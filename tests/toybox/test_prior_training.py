@@ -22,9 +22,11 @@ from dreamfusion_ngp.cli.train_prior import say
 from dreamfusion_ngp.guidance.packing import position_maps
 from dreamfusion_ngp.toybox.prior import loop as trainer
 from dreamfusion_ngp.toybox.prior import loss as training
-from dreamfusion_ngp.toybox.prior.loop import read_log, train_prior
+from dreamfusion_ngp.toybox.prior import pixels
+from dreamfusion_ngp.toybox.prior.loop import read_log
 from dreamfusion_ngp.toybox.prior.loss import caption_ids, denoising_loss
 from dreamfusion_ngp.toybox.prior.model import build_prior, load_prior, with_all_words
+from dreamfusion_ngp.toybox.prior.pixels import PixelTask, train_prior
 from dreamfusion_ngp.toybox.prior.sampling import SHEET_VIEWS, sample, sheet
 from dreamfusion_ngp.toybox.world.shapes import CLASSES
 
@@ -91,8 +93,8 @@ def test_two_processes_train_with_falling_loss(trained):
 
 def test_a_run_begins_with_the_text(tmp_path, monkeypatch):
     shares = []
-    original = trainer.training_batch
-    monkeypatch.setattr(trainer, "training_batch", lambda *args: shares.append(args[3]) or original(*args))
+    original = pixels.training_batch
+    monkeypatch.setattr(pixels, "training_batch", lambda *args: shares.append(args[3]) or original(*args))
     train_prior(replace(QUICK, images=48, text_phase=0.5), tmp_path / "prior")
     first, later = training.BLIND_SHARE
     assert shares == [first] * 3 + [later] * 3 and first > 0.5 > later
@@ -103,13 +105,13 @@ def test_a_step_can_be_captured_in_a_graph(tmp_path):
     found = []
     for tape in (None, Tape()):
         prior = build_prior(3)
-        trainer.prepare_for_training(prior, "cpu")
-        run = trainer.Run(
-            prior, replace(QUICK, batch=2), tmp_path, 0, 1, "cpu", trainer.EMPTY_LOG, None, trainer.silent
-        )
+        pixels.prepare_for_training(prior, "cpu")
+        config = replace(QUICK, batch=2)
+        task = PixelTask(prior, config)
+        run = trainer.Run(task, config, tmp_path, 0, 1, "cpu", trainer.EMPTY_LOG, None, trainer.silent)
         if tape:
             run.learn = Repeated(run.gradients, tape)
-        run.reservoir.fill()
+        task.fill()
         torch.manual_seed(0)
         losses = [float(run.step(2 * k, 0.5)) for k in range(Repeated.WARM + 3)]
         found.append((losses, torch.cat([p.detach().flatten() for p in run.parameters])))

@@ -83,12 +83,19 @@ GPU = TrainPriorConfig(
 
 
 class Reservoir:
-    """Views of toys that turn over. What was ever traced stays in `means`."""
+    """Views of toys that turn over. What was ever traced stays in `means`, at 64 pixels, the pixel prior's; at another
+    resolution there are none."""
 
-    def __init__(self, config: TrainPriorConfig, random: np.random.Generator, device: str | torch.device = "cpu"):
-        self.config, self.random, self.device = config, random, device
-        self.shelves = Shelves(config.views_per_class, device)
-        self.means = MeanPictures(LIGHTS, device)
+    def __init__(
+        self,
+        config: TrainPriorConfig,
+        random: np.random.Generator,
+        device: str | torch.device = "cpu",
+        resolution: int = 64,
+    ):
+        self.config, self.random, self.device, self.resolution = config, random, device, resolution
+        self.shelves = Shelves(config.views_per_class, device, resolution)
+        self.means = MeanPictures(LIGHTS, device) if resolution == 64 else None
         self.next = 0
 
     def fill(self) -> None:
@@ -100,12 +107,13 @@ class Reservoir:
         """Trace one chunk of the next class."""
         index, n = self.next % len(CLASSES), self.config.chunk
         self.next += 1
-        framed = not self.means.angles[index] or bool(self.random.random() >= PAPER_CAMERA_SHARE)
+        first = self.means is not None and not self.means.angles[index]
+        framed = first or bool(self.random.random() >= PAPER_CAMERA_SHARE)
         camera = FRAMED_CAMERAS if framed else CameraConfig()
         cameras = sample_cameras(replace(camera, stratified_azimuth=False), n, self.random)
         u = sent(self.random.uniform(-1, 1, (n, PARAMETERS)), self.device, torch.float32)
-        buffer = trace(CLASSES[index], u, cameras.to(self.device))
-        if framed:
+        buffer = trace(CLASSES[index], u, cameras.to(self.device), self.resolution)
+        if framed and self.means is not None:
             self.means.add(index, buffer, cameras, self.random)
         self.shelves.add(index, buffer, cameras, framed)
 

@@ -25,7 +25,27 @@ from ..world.captions import WORDS
 
 PRIOR = Path(__file__).parents[1] / "priors" / "toybox-64"
 MAX_TOKENS = 16
+PARTS = ("unet", "text_encoder", "tokenizer", "scheduler")
+IF_OMITS = ("safety_checker", "feature_extractor", "watermarker")  # of the parts of IF's pipeline
 GUIDANCE_SCALE = 2.5  # uncond + scale (cond - uncond): at 4 purple turns blue and outlines grow, at 7 more so
+
+
+# Of the UNets of both priors: 32 x 32 positions, whatever stands at one.
+SHAPE = dict(
+    sample_size=32,
+    block_out_channels=(48, 96, 144),
+    layers_per_block=1,
+    down_block_types=("DownBlock2D",) * 3,
+    mid_block_type="UNetMidBlock2DCrossAttn",
+    up_block_types=("UpBlock2D",) * 3,
+    cross_attention_dim=128,
+    attention_head_dim=4,
+    norm_num_groups=16,
+    time_embedding_dim=256,
+    resnet_time_scale_shift="scale_shift",
+    addition_embed_type="text",
+    addition_embed_type_num_heads=4,
+)
 
 
 @contextlib.contextmanager
@@ -60,34 +80,42 @@ class Prior:
 
     def save(self, folder: Path) -> None:
         """Write a diffusers folder: model_index.json and one subfolder per part, float16 safetensors."""
-        import diffusers
-        import torch
+        save_parts(folder, "IFPipeline", {name: getattr(self, name) for name in PARTS}, IF_OMITS)
+        settings = {"guidance_scale": GUIDANCE_SCALE}
+        (Path(folder) / "dreamfusion_ngp.json").write_text(json.dumps(settings) + "\n")
 
-        folder = Path(folder)
-        with quiet():
-            for name in ("unet", "text_encoder"):
-                half = copy.deepcopy(getattr(self, name)).to(torch.float16)
+
+def save_parts(folder: Path, pipeline: str, parts: dict, omitted: tuple[str, ...]) -> None:
+    """Write a folder of the diffusers class `pipeline`: model_index.json, which names the parts and says that others
+    are left out, and a subfolder for each; models as float16 safetensors."""
+    import diffusers
+    import torch
+
+    folder, index = Path(folder), {"_class_name": pipeline, "_diffusers_version": diffusers.__version__}
+    with quiet():
+        for name, part in parts.items():
+            index[name] = ["diffusers", type(part).__name__]
+            if name == "tokenizer":  # what was loaded would write where it came from into its config
+                wrap_tokenizer(part.backend_tokenizer).save_pretrained(folder / name)
+                index[name] = ["transformers", "PreTrainedTokenizerFast"]
+            elif isinstance(part, torch.nn.Module):
+                half = copy.deepcopy(part).to(torch.float16)
                 half.save_pretrained(folder / name, safe_serialization=True)
-            # What was loaded would write where it came from into its config: the tokenizer is wrapped anew, the UNet's
-            # entry removed.
-            wrap_tokenizer(self.tokenizer.backend_tokenizer).save_pretrained(folder / "tokenizer")
-            self.scheduler.save_pretrained(folder / "scheduler")
-        config = json.loads((folder / "unet" / "config.json").read_text(encoding="utf-8"))
-        config.pop("_name_or_path", None)
-        (folder / "unet" / "config.json").write_text(json.dumps(config, indent=2, sort_keys=True) + "\n")
-        index = {
-            "_class_name": "IFPipeline",
-            "_diffusers_version": diffusers.__version__,
-            "unet": ["diffusers", "UNet2DConditionModel"],
-            "text_encoder": ["transformers", type(self.text_encoder).__name__],
-            "tokenizer": ["transformers", "PreTrainedTokenizerFast"],
-            "scheduler": ["diffusers", type(self.scheduler).__name__],
-            "safety_checker": [None, None],
-            "feature_extractor": [None, None],
-            "watermarker": [None, None],
-        }
-        (folder / "model_index.json").write_text(json.dumps(index, indent=2) + "\n")
-        (folder / "dreamfusion_ngp.json").write_text(json.dumps({"guidance_scale": GUIDANCE_SCALE}) + "\n")
+                if name == "text_encoder":
+                    index[name][0] = "transformers"
+                else:
+                    forget_origin(folder / name / "config.json")
+            else:
+                part.save_pretrained(folder / name)
+    index |= {name: [None, None] for name in omitted}
+    (folder / "model_index.json").write_text(json.dumps(index, indent=2) + "\n")
+
+
+def forget_origin(path: Path) -> None:
+    """Remove from a saved config where its model was loaded from."""
+    config = json.loads(path.read_text(encoding="utf-8"))
+    config.pop("_name_or_path", None)
+    path.write_text(json.dumps(config, indent=2, sort_keys=True) + "\n")
 
 
 def build_tokenizer():
@@ -113,17 +141,14 @@ def wrap_tokenizer(tokenizer):
     )
 
 
-def build_prior(seed: int = 0) -> Prior:
-    """The untrained prior: about 5 million parameters."""
+def build_text_encoder(words: int):
+    """An untrained table of words of width 128."""
     import torch
-    from diffusers import DDPMScheduler, UNet2DConditionModel
     from transformers import T5Config, T5EncoderModel
 
-    torch.manual_seed(seed)
-    tokenizer = build_tokenizer()
     text_encoder = T5EncoderModel(
         T5Config(
-            vocab_size=len(tokenizer),
+            vocab_size=words,
             d_model=128,
             d_kv=32,
             d_ff=256,
@@ -138,23 +163,18 @@ def build_prior(seed: int = 0) -> Prior:
     )
     with torch.no_grad():
         text_encoder.shared.weight[:2] = 0  # </s> and padding say nothing
-    unet = UNet2DConditionModel(
-        sample_size=32,
-        in_channels=12 + POSITIONS,
-        out_channels=12,
-        block_out_channels=(48, 96, 144),
-        layers_per_block=1,
-        down_block_types=("DownBlock2D",) * 3,
-        mid_block_type="UNetMidBlock2DCrossAttn",
-        up_block_types=("UpBlock2D",) * 3,
-        cross_attention_dim=128,
-        attention_head_dim=4,
-        norm_num_groups=16,
-        time_embedding_dim=256,
-        resnet_time_scale_shift="scale_shift",
-        addition_embed_type="text",
-        addition_embed_type_num_heads=4,
-    )
+    return text_encoder
+
+
+def build_prior(seed: int = 0) -> Prior:
+    """The untrained prior: about 5 million parameters."""
+    import torch
+    from diffusers import DDPMScheduler, UNet2DConditionModel
+
+    torch.manual_seed(seed)
+    tokenizer = build_tokenizer()
+    text_encoder = build_text_encoder(len(tokenizer))
+    unet = UNet2DConditionModel(in_channels=12 + POSITIONS, out_channels=12, **SHAPE)
     scheduler = DDPMScheduler(
         num_train_timesteps=1000, beta_schedule="squaredcos_cap_v2", prediction_type="sample", clip_sample=True
     )
@@ -173,26 +193,32 @@ def embed_words(text_encoder, ids):
 
 def load_prior(folder: Path = PRIOR) -> Prior:
     """The prior saved in `folder`, weights in float32. Raises OSError where a part or a weight is missing."""
+    return Prior(**load_parts(folder, PARTS))
+
+
+def load_parts(folder: Path, names: tuple[str, ...]) -> dict:
+    """Parts of a prior by name, weights in float32. Raises OSError where a part or a weight is missing."""
     import torch
-    from diffusers import DDPMScheduler, UNet2DConditionModel
+    from diffusers import AutoencoderKL, DDPMScheduler, UNet2DConditionModel
     from transformers import PreTrainedTokenizerFast, T5EncoderModel
 
-    folder, models = Path(folder), []
+    folder, found = Path(folder), {}
+    classes = {"unet": UNet2DConditionModel, "vae": AutoencoderKL, "text_encoder": T5EncoderModel}
+    others = {"tokenizer": PreTrainedTokenizerFast, "scheduler": DDPMScheduler}
     if not (folder / "tokenizer" / "tokenizer.json").is_file():
         raise OSError(f"{folder} has no tokenizer/tokenizer.json")
     with quiet():
-        for cls, name in ((UNet2DConditionModel, "unet"), (T5EncoderModel, "text_encoder")):
-            model, info = cls.from_pretrained(
+        for name in names:
+            if name in others:
+                found[name] = others[name].from_pretrained(folder / name, local_files_only=True)
+                continue
+            model, info = classes[name].from_pretrained(
                 folder / name, local_files_only=True, use_safetensors=True, output_loading_info=True
             )
             if info["missing_keys"]:  # the libraries would put random numbers in their place
                 raise OSError(f"{folder / name}: {len(info['missing_keys'])} weights are missing")
-            models.append(model.to(torch.float32))
-        return Prior(
-            *models,
-            PreTrainedTokenizerFast.from_pretrained(folder / "tokenizer", local_files_only=True),
-            DDPMScheduler.from_pretrained(folder / "scheduler", local_files_only=True),
-        )
+            found[name] = model.to(torch.float32)
+    return found
 
 
 def with_all_words(prior: Prior) -> Prior:

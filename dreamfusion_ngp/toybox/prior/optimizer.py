@@ -24,8 +24,8 @@ def check_device(verb: str, device: str) -> None:
 
 
 class MuonAdamW:
-    """Muon and AdamW behind one step; `parameters` lists what they train, in the order of the modules. outer: names of
-    layers that are not hidden.
+    """Muon and AdamW behind one step; `parameters` lists what they train, in the order of the modules, without those
+    that want no gradient. outer: names of layers that are not hidden.
 
     A step is `aim`, which finds from the gradients where Muon would take the matrices at a rate of 1 and is the same
     work every time (a CUDA graph can hold it), and `move`, by AdamW's rate of the step.
@@ -36,7 +36,7 @@ class MuonAdamW:
 
     def __init__(self, modules: list[nn.Module], rank: int = 0, world: int = 1, outer: tuple[str, ...] = OUTER):
         self.rank = rank
-        self.parameters = [p for module in modules for p in module.parameters()]
+        self.parameters = trainable(modules)
         hidden = {id(p) for module in modules for p in hidden_matrices(module, outer)}
         self.matrices = [p for p in self.parameters if id(p) in hidden]
         self.flat = [as_matrix(p.detach(), p) for p in self.matrices]  # share the storage: a step moves the kernels
@@ -49,8 +49,10 @@ class MuonAdamW:
         self.adam = torch.optim.AdamW(rest, lr=0.0, betas=(0.9, 0.99), weight_decay=0.01, fused=True)
 
     def zero_grad(self) -> None:
-        for p in self.parameters:
-            p.grad = None
+        """In place: several CUDA graphs can then add to the same gradients."""
+        grads = [p.grad for p in self.parameters if p.grad is not None]
+        if grads:
+            torch._foreach_zero_(grads)
 
     @torch.no_grad()
     def aim(self) -> None:
@@ -81,6 +83,11 @@ class MuonAdamW:
                     matrix.copy_(part.view_as(matrix))
 
 
+def trainable(modules: list[nn.Module]) -> list[nn.Parameter]:
+    """The parameters of modules that want gradients, in order."""
+    return [p for module in modules for p in module.parameters() if p.requires_grad]
+
+
 def hidden_matrices(module: nn.Module, outer: tuple[str, ...] = OUTER) -> list[nn.Parameter]:
     """Weights with two or more axes of every layer that is neither an embedding nor one of `outer`."""
     return [
@@ -88,7 +95,7 @@ def hidden_matrices(module: nn.Module, outer: tuple[str, ...] = OUTER) -> list[n
         for name, layer in module.named_modules()
         if not isinstance(layer, nn.Embedding) and name not in outer
         for p in layer.parameters(recurse=False)
-        if p.ndim >= 2
+        if p.ndim >= 2 and p.requires_grad
     ]
 
 
