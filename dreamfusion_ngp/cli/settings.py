@@ -8,9 +8,10 @@ from ..base.characters import clean_text
 from ..base.errors import UsageError
 from ..config.checks import check_config, clean_texts
 from ..config.overrides import override
-from ..config.presets import preset
+from ..config.presets import latent_toys, preset
 from ..config.prompts import clean_prompt
-from ..hub.names import ALIASES, TOYBOX_NAME, TOYBOXES, on_the_hub, preset_name
+from ..config.schema import GuidanceConfig
+from ..hub.names import ALIASES, LATENT_TOYBOX, TOYBOX_NAME, TOYBOXES, on_the_hub, preset_name
 
 
 def run_config(args):
@@ -23,12 +24,7 @@ def run_config(args):
     model = args.guidance if args.guidance is not None else TOYBOX_NAME
     name = args.preset if args.preset is not None else preset_name(model, pipeline_class(model))
     config = replace(preset(name), prompt=prompt, seed=args.seed)
-    if model not in TOYBOXES:
-        # View and mode words beyond the paper's four are known to the embedded priors only.
-        config = replace(
-            config,
-            guidance=replace(config.guidance, model=model, view_words="paper", mode_words=False, keep_view=False),
-        )
+    config = replace(config, guidance=with_model(config.guidance, model))
     for text in args.overrides:
         config = override(config, text)
     if args.steps is not None:
@@ -54,10 +50,10 @@ def run_config(args):
 def refine_config(args):
     """The preset "refine" with the flags of `refine` applied, before a mesh and a prompt are set."""
     config = replace(preset("refine"), seed=args.seed)
-    if args.guidance is not None and args.guidance != TOYBOX_NAME:
+    if args.guidance is not None:
         pipeline_class(args.guidance)
-        guidance = replace(config.guidance, model=args.guidance, view_words="paper", mode_words=False, keep_view=False)
-        config = replace(config, guidance=guidance)
+        guidance = with_model(config.guidance, args.guidance)
+        config = replace(config, guidance=latent_toys(guidance) if args.guidance == LATENT_TOYBOX else guidance)
     for text in args.overrides:
         config = override(config, text)
     if args.steps is not None:
@@ -66,6 +62,13 @@ def refine_config(args):
         config = replace(config, steps=args.steps)
     check_config(config)
     return config
+
+
+def with_model(guidance: GuidanceConfig, model: str) -> GuidanceConfig:
+    """View and mode words beyond the paper's four are known to the embedded priors only."""
+    if model in TOYBOXES:
+        return replace(guidance, model=model)
+    return replace(guidance, model=model, view_words="paper", mode_words=False, keep_view=False)
 
 
 def pipeline_class(model: str) -> str:

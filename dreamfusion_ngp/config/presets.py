@@ -137,11 +137,15 @@ def refine() -> RunConfig:
 
 
 def toybox_256() -> RunConfig:
-    """`fast` for the embedded latent prior. Its noise levels are those of `fast` in the schedule of Stable Diffusion,
-    where alpha is .25 at three quarters. Latents go beyond -1 and 1, so nothing is clipped."""
+    """`fast` for the embedded latent prior."""
     found = fast()
-    guidance = replace(found.guidance, t_range=(0.02, 0.98), t_max_end=0.98, t_window=0.24, clip_clean=False)
-    return replace(found, preset="toybox-256", guidance=guidance)
+    return replace(found, preset="toybox-256", guidance=latent_toys(replace(found.guidance, model="toybox-256")))
+
+
+def latent_toys(guidance: GuidanceConfig) -> GuidanceConfig:
+    """The guidance of `fast` for the embedded latent prior: the same noise levels in Stable Diffusion's schedule, where
+    alpha is .25 at three quarters and stays above .068. Latents go beyond -1 and 1, so nothing is clipped."""
+    return replace(guidance, t_range=(0.02, 0.98), t_max_end=0.98, t_window=0.24, clip_clean=False)
 
 
 @dataclass(frozen=True)

@@ -10,9 +10,9 @@ from urllib.parse import unquote, urlsplit
 
 from ..base.errors import PriorError
 
-TOYBOX_NAME = "toybox"
+TOYBOX_NAME, LATENT_TOYBOX = "toybox", "toybox-256"
 # Names of the embedded priors, and their folders in toybox/priors.
-TOYBOXES = {TOYBOX_NAME: "toybox-64", "toybox-64": "toybox-64", "toybox-256": "toybox-256"}
+TOYBOXES = {TOYBOX_NAME: "toybox-64", "toybox-64": "toybox-64", LATENT_TOYBOX: "toybox-256"}
 
 
 @dataclass(frozen=True)
@@ -151,6 +151,6 @@ def preset_name(model: str, pipeline: str) -> str:
     if model in ALIASES:
         return ALIASES[model].preset
     if model in TOYBOXES:
-        return "toybox-256" if TOYBOXES[model] == "toybox-256" else "fast"
+        return "toybox-256" if model == LATENT_TOYBOX else "fast"
     known = (preset for start, preset in CLASS_PRESETS.items() if pipeline.startswith(start))
     return next(known, "sd21")

@@ -57,13 +57,9 @@ def check_prompt(config: RunConfig) -> RunConfig:
     words that it knows, and becomes the caption that it was trained with: "Mug, red!" is "a red mug"."""
     config = clean_texts(replace(config, prompt=clean_prompt(config.prompt)))
     check_config(config)
-<<<<<<< HEAD
     if following := next_config(config):
         config = replace(config, then=check_prompt(following))
-    if config.guidance.model == TOYBOX_NAME:
-=======
     if config.guidance.model in TOYBOXES:
->>>>>>> f39e36b (Latent prior: an autoencoder and a UNet that predicts noise, trained by train-prior --kind latent)
         from ..toybox.world.captions import known_words, parse_prompt, subject
 
         config = replace(
