@@ -55,12 +55,25 @@ def test_matrices_are_views_in_either_memory_order(small):
     assert torch.equal(as_matrix(weight.detach().clone(memory_format=torch.contiguous_format), weight), matrix)
 
 
-def test_zero_grad_drops_the_gradients(small):
+def test_zero_grad_leaves_no_gradient(small):
+    """It clears them where they are: a CUDA graph that adds to them finds them there."""
     optimizer = MuonAdamW([small])
     small(torch.randn(2, 3, 9, 9)).backward()
-    assert small.hidden.weight.grad is not None
+    grad = small.hidden.weight.grad
+    assert grad is not None and grad.any()
     optimizer.zero_grad()
-    assert all(p.grad is None for p in small.parameters())
+    assert small.hidden.weight.grad is grad
+    assert all(p.grad is None or not p.grad.any() for p in small.parameters())
+
+
+def test_what_wants_no_gradient_stays(small):
+    small.hidden.weight.requires_grad_(False)
+    before = small.hidden.weight.clone()
+    optimizer = MuonAdamW([small])
+    small(torch.randn(2, 3, 9, 9)).backward()
+    optimizer.aim()
+    optimizer.move(0.1)
+    assert torch.equal(small.hidden.weight, before) and not any(p is small.hidden.weight for p in optimizer.parameters)
 
 
 def test_processes_that_share_the_matrices_end_where_one_alone_ends(tmp_path):
