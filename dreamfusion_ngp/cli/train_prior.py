@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import argparse
 import signal
-from contextlib import contextmanager, nullcontext
+import sys
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
@@ -59,7 +60,7 @@ def run(args: argparse.Namespace) -> None:
     if args.part and args.kind != "latent":
         raise UsageError("--part is for --kind latent")
     processes = 1 if args.device != "cpu" else args.processes or cores()
-    with sigterm_raises() if processes == 1 else nullcontext():  # of several the members notice that this one has gone
+    with sigterm_raises():
         (latent if args.kind == "latent" else pixel)(args, processes)
 
 
@@ -117,7 +118,7 @@ def say(line: str) -> None:
 
 @contextmanager
 def sigterm_raises():
-    """Let SIGTERM raise SystemExit for the length of the block, so that what is trained is saved."""
+    """Let SIGTERM raise SystemExit for the length of the block, so that what is trained is saved, and say so."""
 
     def leave(number, _frame):
         raise SystemExit(128 + number)
@@ -125,5 +126,8 @@ def sigterm_raises():
     before = signal.signal(signal.SIGTERM, leave)
     try:
         yield
+    except SystemExit:
+        print("stopped", file=sys.stderr)
+        raise
     finally:
         signal.signal(signal.SIGTERM, before)

@@ -152,15 +152,15 @@ class Run:
                     self.save(self.start + images, score=due)
                     saved = time.monotonic()
                     scored = saved if due else scored
-        except (KeyboardInterrupt, SystemExit):
+            if recent:
+                self.report(images, progress, recent)
             if self.rank == 0:
+                long = time.monotonic() - self.began > config.score_every
+                self.save(self.start + images, score=long, with_sheet=True)
+        except (KeyboardInterrupt, SystemExit):
+            if self.rank == 0 and images:
                 self.save(self.start + images)
             raise
-        if recent:
-            self.report(images, progress, recent)
-        if self.rank == 0:
-            long = time.monotonic() - self.began > config.score_every
-            self.save(self.start + images, score=long, with_sheet=True)
 
     def progress(self, images: int) -> float:
         """Fraction of the run that is done, by time or by images; rank 0 decides for all."""

@@ -7,7 +7,9 @@ import os
 import signal
 import sys
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from multiprocessing import resource_tracker
+from multiprocessing.process import BaseProcess
 
 import torch
 import torch.distributed as dist
@@ -17,23 +19,31 @@ from torch.multiprocessing.spawn import ProcessException
 from ...base.errors import PriorError
 
 
+STOPS = (signal.SIGINT, signal.SIGTERM)
+
+
 def run_group(function: Callable[..., None], world: int, *args) -> None:
     """Call `function(rank, world, *args)` in `world` processes of one thread each, the members of the default process
     group (gloo, over the loopback interface), and wait for all of them.
 
     function, args: picklable. A member that has returned may be gone: the last exchange of tensors must be over for it.
+    KeyboardInterrupt and SystemExit in the caller, SIGINT and SIGTERM in any member become one KeyboardInterrupt in the
+    first member. The others go on for as long as it takes to save what it wants, and none outlives the call.
     Raises torch.multiprocessing.ProcessRaisedException, which holds the traceback, where the function raised, and
     PriorError where a process was killed.
     """
+    processes = []
     with tempfile.TemporaryDirectory() as folder:
-        members = torch.multiprocessing.spawn(
-            _member, (world, f"file://{folder}/rendezvous", function, args), nprocs=world, join=False
-        )
         try:
+            with postponed():  # in the members, too, until they listen: an import that is stopped prints a traceback
+                members = torch.multiprocessing.spawn(
+                    _member, (world, f"file://{folder}/rendezvous", function, args), nprocs=world, join=False
+                )
+                processes = members.processes
             while not members.join():
                 pass
         except ProcessException as error:
-            ends = [process.exitcode for process in members.processes]
+            ends = [process.exitcode for process in processes]
             if -signal.SIGKILL not in ends and isinstance(error, ProcessRaisedException):
                 raise
             number = ends.index(-signal.SIGKILL) if -signal.SIGKILL in ends else error.error_index
@@ -41,17 +51,58 @@ def run_group(function: Callable[..., None], world: int, *args) -> None:
                 f"process {number + 1} of {world} ended with status {ends[number]} before its work was "
                 "done (-9: killed, often for want of memory; try fewer processes)"
             ) from error
+        except (KeyboardInterrupt, SystemExit):
+            stop(processes)
+            raise
+
+
+@contextlib.contextmanager
+def postponed():
+    """STOPS are heard after the block. A process that starts in it hears them when it unblocks them."""
+    resource_tracker.ensure_running()  # whose start, with the first process, would unblock them
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, STOPS)
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def stop(processes: Sequence[BaseProcess]) -> None:
+    """Ask the first process to end and wait for it; then kill the others, which would wait for it in an exchange."""
+    try:
+        for process in processes[:1]:
+            if process.is_alive() and process.pid:
+                os.kill(process.pid, signal.SIGINT)
+            process.join()
+    finally:
+        for process in processes:
+            process.kill()
+        for process in processes:
+            process.join()
 
 
 def _member(rank: int, world: int, rendezvous: str, function: Callable[..., None], args: tuple) -> None:
+    for number in STOPS:
+        signal.signal(number, signal.SIG_DFL)  # there is nothing to save before the group stands
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, STOPS)
     torch.set_num_threads(1)
     os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")
     dist.init_process_group("gloo", init_method=rendezvous, rank=rank, world_size=world)
+    for number in STOPS:
+        signal.signal(number, signal.SIG_IGN if rank else _interrupt)
     try:
         function(rank, world, *args)
     except KeyboardInterrupt:
         leave(130)
     leave(0)
+
+
+def _interrupt(number, frame) -> None:
+    """A terminal's Ctrl-C reaches a member twice, from the terminal and from `stop`; the second must not cost the save
+    that the first began."""
+    for each in STOPS:
+        signal.signal(each, signal.SIG_IGN)
+    raise KeyboardInterrupt
 
 
 def leave(status: int) -> None:
