@@ -66,11 +66,12 @@ def test_peers_run_and_agree_with_float64(result):
         if importlib.util.find_spec(package):
             expected |= {("encode forward", package), ("encode backward", package)}
     assert set(peers) >= expected
+    no_figure = ("step without guidance", "deodr")  # random; edges of another kind
     for row in result["rows"]:
-        assert (row["error"] is None) == (row["op"] == "step without guidance"), row["op"]
+        assert (row["error"] is None) == (row["op"] in no_figure or row["who"] in no_figure), row["op"]
         most = 2e-3 if row["precision"] == "float16" else 1e-4  # of the truth with the float32 table
         assert row["error"] is None or row["error"] < most, (row["op"], row["who"], row["error"])
-    assert all(row["error"] is not None and row["ratio"] > 0 for row in peers.values())
+    assert all(row["ratio"] > 0 for row in peers.values())
 
 
 def test_tensor_cores_are_a_peer_of_every_field_op():

@@ -8,16 +8,15 @@ import signal
 import sys
 import tempfile
 from collections.abc import Callable, Sequence
-from multiprocessing import resource_tracker
+from multiprocessing import parent_process, resource_tracker
 from multiprocessing.process import BaseProcess
+from typing import Any
 
 import torch
 import torch.distributed as dist
-from torch.multiprocessing import ProcessRaisedException
-from torch.multiprocessing.spawn import ProcessException
+from torch.multiprocessing.spawn import ProcessException, ProcessRaisedException, start_processes
 
 from ...base.errors import PriorError
-
 
 STOPS = (signal.SIGINT, signal.SIGTERM)
 
@@ -32,11 +31,11 @@ def run_group(function: Callable[..., None], world: int, *args) -> None:
     Raises torch.multiprocessing.ProcessRaisedException, which holds the traceback, where the function raised, and
     PriorError where a process was killed.
     """
-    processes = []
+    processes: list[Any] = []
     with tempfile.TemporaryDirectory() as folder:
         try:
             with postponed():  # in the members, too, until they listen: an import that is stopped prints a traceback
-                members = torch.multiprocessing.spawn(
+                members: Any = start_processes(
                     _member, (world, f"file://{folder}/rendezvous", function, args), nprocs=world, join=False
                 )
                 processes = members.processes
@@ -85,6 +84,9 @@ def _member(rank: int, world: int, rendezvous: str, function: Callable[..., None
     for number in STOPS:
         signal.signal(number, signal.SIG_DFL)  # there is nothing to save before the group stands
     signal.pthread_sigmask(signal.SIG_UNBLOCK, STOPS)
+    parent = parent_process()
+    if parent is not None and not parent.is_alive():  # it died before its death was a signal, torch's, to this process
+        leave(1)
     torch.set_num_threads(1)
     os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")
     dist.init_process_group("gloo", init_method=rendezvous, rank=rank, world_size=world)
