@@ -36,6 +36,14 @@ def pytest_addoption(parser):
     )
 
 
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config, log):
+    """pytest -n: the tests of a module run in one process, so that what they share is made once."""
+    from xdist.scheduler import LoadFileScheduling
+
+    return LoadFileScheduling(config, log)
+
+
 @pytest.fixture(params=["cpu", "cuda"])
 def device(request) -> str:
     """A test that takes `device` runs on the CPU and, where there is one, on a CUDA device."""
