@@ -5,7 +5,8 @@ distillation", arXiv 2310.19415), which keeps of a guided prediction what the te
 
     python examples/own_rule.py --prompt "a red mug" --steps 100
 
-A rule is a flat function with the arguments of `guidance.protocol.Distill`; any model that can be loaded takes it.
+A rule is a flat function with the arguments of `guidance.protocol.Distill`; any model that can be loaded takes it. The
+package has this one, too, with a negative text: `--rule csd`.
 """
 
 import argparse
@@ -20,13 +21,11 @@ from dreamfusion_ngp.optimise.loop import train
 from dreamfusion_ngp.optimise.volume import VolumeStage
 
 
-def csd(denoiser, x, noise, t, views, config):
-    """x, noise: (B, C, h, w).  t: (B,) timesteps.  Returns the gradient on x."""
-    schedule = denoiser.schedule
-    alpha, sigma = schedule.coefficients(t, x)
+def csd(denoiser, x, noise, t, views, config, moment):
+    """x, noise: (B, C, h, w).  t: (B,) timesteps.  moment: the run's progress, random numbers.  Returns the gradient on x."""
+    alpha, sigma = denoiser.schedule.coefficients(t, x)
     z = add_noise(x, noise, alpha, sigma)
-    said = denoiser.predict(z, t, views)  # in the model's own terms: noise, velocity or clean image
-    conditional, unconditional = (schedule.noise(y, z, alpha, sigma) for y in (said.cond, said.uncond))
+    conditional, unconditional = denoiser.answers(z, t, views, ("text", "empty"))
     return weight(alpha, sigma, config.weighting) * (conditional - unconditional)
 
 

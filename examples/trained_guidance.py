@@ -46,7 +46,7 @@ class Variational:
         hidden = conv2d(torch.cat([z, sigma.expand_as(z[:, :1])], 1), self.weights["first"], padding=1)
         return sigma * z + conv2d(silu(hidden), self.weights["last"], padding=1)
 
-    def __call__(self, denoiser, x, noise, t, views, config):
+    def __call__(self, denoiser, x, noise, t, views, config, moment):
         alpha, sigma = denoiser.schedule.coefficients(t, x)
         z = add_noise(x, noise, alpha, sigma)
         noise_hat = guided_noise(denoiser.predict(z, t, views), z, alpha, sigma, denoiser.schedule, config)

@@ -29,6 +29,8 @@ class Stream(IntEnum):
     INIT = 5  # initial parameters
     PRIOR = 6  # training of an embedded prior
     EVALUATION = 7
+    RULE = 8  # what a distillation rule draws beyond times and noise
+    RULE_NOISE = 9
     TEST = 15
 
 

@@ -6,6 +6,7 @@ import argparse
 from pathlib import Path
 
 from ..config.presets import PRESETS
+from ..config.rules import RULES
 from ..hub.names import ALIASES
 from .arguments import add_files, add_machine, file_options, place
 from .progress import TerminalProgress, exit_code
@@ -24,6 +25,10 @@ def add_arguments(verbs) -> None:
         metavar="MODEL",
         help=f"text-to-image model: {', '.join(ALIASES)}, a hub id, or a folder in diffusers format "
         "(default: the embedded prior, which knows toys only)",
+    )
+    parser.add_argument(
+        "--rule",
+        help=f"distillation rule with the settings of its paper: {', '.join(RULES)} (default: sds; docs/guidance.md)",
     )
     parser.add_argument("--negative", metavar="TEXT", help="negative prompt")
     parser.add_argument("--guidance-scale", type=float, help="uncond + scale (cond - uncond); default: the model's own")

@@ -10,6 +10,7 @@ from ..config.checks import check_config, clean_texts
 from ..config.overrides import override
 from ..config.presets import latent_toys, preset
 from ..config.prompts import clean_prompt
+from ..config.rules import with_rule
 from ..config.schema import GuidanceConfig
 from ..hub.names import ALIASES, LATENT_TOYBOX, TOYBOX_NAME, TOYBOXES, on_the_hub, preset_name
 
@@ -25,6 +26,8 @@ def run_config(args):
     name = args.preset if args.preset is not None else preset_name(model, pipeline_class(model))
     config = replace(preset(name), prompt=prompt, seed=args.seed)
     config = replace(config, guidance=with_model(config.guidance, model))
+    if args.rule is not None:
+        config = with_rule(config, args.rule, model in TOYBOXES)
     for text in args.overrides:
         config = override(config, text)
     if args.steps is not None:

@@ -8,7 +8,7 @@ import math
 from ..base.characters import clean_text
 from ..base.errors import UsageError
 from .io import from_dict, to_dict
-from .schema import RunConfig, resolution_at
+from .schema import GuidanceConfig, RunConfig, resolution_at
 
 
 def limited(config, group: str = ""):
@@ -31,7 +31,9 @@ def setting(config: RunConfig, path: str):
 def clean_texts(config: RunConfig) -> RunConfig:
     """The config with its texts in normal form (`clean_text`). Raises PromptError that says which cannot be used."""
     guidance = dataclasses.replace(
-        config.guidance, negative=clean_text(config.guidance.negative, "the negative prompt")
+        config.guidance,
+        negative=clean_text(config.guidance.negative, "the negative prompt"),
+        flaws=clean_text(config.guidance.flaws, "guidance.flaws"),
     )
     return dataclasses.replace(
         config,
@@ -66,23 +68,34 @@ def check_config(config: RunConfig) -> None:
         and (field.half_table or field.tensor_cores),
         "mesh.resolution must be even": config.mesh.resolution % 2 != 0,
         "render.occupancy_resolution must be a multiple of 4": config.render.occupancy_resolution % 4 != 0,
-        "guidance.compile and guidance.offload exclude each other": config.guidance.compile != "none"
-        and config.guidance.offload,
-        'guidance.view_blend other than "nearest" needs guidance.view_words "paper"': config.guidance.view_blend
-        != "nearest"
-        and config.guidance.view_words != "paper",
         "render.resolution, doubled as often as render.resolution_doubles says, must be at most 4096": resolution_at(
             config.render, 1.0
         )
         > 4096,
-        'guidance.rescale_of "clean" looks at all views of a step together: accumulate must be 1 (guidance.slice saves '
-        "as much memory of the model)": config.guidance.rescale > 0
-        and config.guidance.rescale_of == "clean"
-        and config.accumulate > 1,
-        "guidance.t_max_end must be at least the lower end of guidance.t_range": config.guidance.t_max_end
-        < config.guidance.t_range[0],
     }
+    problems |= guidance_problems(config.guidance, config.accumulate)
     for problem in (text for text, wrong in problems.items() if wrong):
         raise UsageError(problem)
     if config.then is not None:
         check_config(config.then)
+
+
+def guidance_problems(config: GuidanceConfig, accumulate: int) -> dict[str, bool]:
+    """What settings of guidance cannot be together -> whether they are."""
+    rescales = config.rescale > 0 and config.rescale_of == "clean"
+    weighs = config.rule in ("linear", "csd", "nfsd", "bridge")
+    return {
+        "guidance.compile and guidance.offload exclude each other": config.compile != "none" and config.offload,
+        'guidance.view_blend other than "nearest" needs guidance.view_words "paper"': config.view_blend != "nearest"
+        and config.view_words != "paper",
+        'guidance.rescale_of "clean" looks at all views of a step together: accumulate must be 1 (guidance.slice saves '
+        "as much memory of the model)": rescales and accumulate > 1,
+        'guidance.rule "bridge" needs guidance.flaws, words for what a rendering should not look like (the embedded '
+        "priors know none)": config.rule == "bridge" and not config.flaws.strip(),
+        'guidance.view_blend "perp-neg" is for rules that ask for the guided prediction; linear, csd, nfsd and bridge '
+        "weigh texts themselves": config.view_blend == "perp-neg" and weighs,
+        "guidance.rule rfds and rfds_rev weigh velocities, not clean images: guidance.clip_clean and "
+        'guidance.rescale_of "clean" are not for them': config.rule.startswith("rfds")
+        and (config.clip_clean or rescales),
+        "guidance.t_max_end must be at least the lower end of guidance.t_range": config.t_max_end < config.t_range[0],
+    }

@@ -15,16 +15,20 @@ def guided_noise(
     said: Predictions, z: Tensor, alpha: Tensor, sigma: Tensor, schedule: Schedule, config: GuidanceConfig
 ) -> Tensor:
     """Guided eps_hat (B, C, h, w) of z: by the config's scale, rescaled and clipped as it says."""
+    guided = schedule.noise(guided_prediction(said, config), z, alpha, sigma)
+    if config.rescale_of == "clean" and config.rescale > 0:
+        guided = rescale_clean(guided, schedule.noise(said.cond, z, alpha, sigma), z, alpha, sigma, config.rescale)
+    return clip_clean(guided, z, alpha, sigma) if config.clip_clean else guided
+
+
+def guided_prediction(said: Predictions, config: GuidanceConfig) -> Tensor:
+    """What the network predicts (B, C, h, w), in its own terms, guided by the config's scale and rescaled, where it is
+    the prediction that is."""
     if said.negatives:
         guided = perp_neg_guidance(said.uncond, said.cond, said.negatives, said.weights, config.scale)
     else:
         guided = classifier_free_guidance(said.uncond, said.cond, config.scale)
-    if config.rescale_of == "prediction":
-        guided = rescale_guidance(guided, said.cond, config.rescale)
-    guided = schedule.noise(guided, z, alpha, sigma)
-    if config.rescale_of == "clean" and config.rescale > 0:
-        guided = rescale_clean(guided, schedule.noise(said.cond, z, alpha, sigma), z, alpha, sigma, config.rescale)
-    return clip_clean(guided, z, alpha, sigma) if config.clip_clean else guided
+    return rescale_guidance(guided, said.cond, config.rescale) if config.rescale_of == "prediction" else guided
 
 
 def classifier_free_guidance(unconditional: Tensor, conditional: Tensor, scale: float) -> Tensor:

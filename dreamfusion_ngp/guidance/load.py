@@ -16,22 +16,26 @@ from .denoisers.flow import FLOW
 from .denoisers.latent import LATENT
 from .denoisers.pixel import PIXEL
 from .denoisers.sdxl import SDXL
-from .distill.sds import sds
 from .pipeline_folder import read_index
 from .protocol import Distill
+from .rules import RULES, check_rule
 from .score_distillation import ScoreDistillation
 
 PRIORS = Path(__file__).parents[1] / "toybox" / "priors"
 FAMILIES = (FLOW, SDXL, LATENT, PIXEL)  # the first that accepts a folder is its family
 
 
-def load_guidance(config: RunConfig, device: torch.device | str, rule: Distill = sds) -> ScoreDistillation:
+def load_guidance(config: RunConfig, device: torch.device | str, rule: Distill | None = None) -> ScoreDistillation:
     """The guidance of a run, on `device`. `config.guidance.model` is an embedded prior, a local folder in diffusers
-    format, or a short name or hub id (hub/names.py), which alone may lead to a download. rule: the distillation rule.
-    Raises PriorError where the model is missing, damaged, or of a kind that is not understood."""
+    format, or a short name or hub id (hub/names.py), which alone may lead to a download. rule: a distillation rule of
+    one's own instead of `config.guidance.rule`. Raises PriorError where the model is missing, damaged, or of a kind
+    that is not understood, and UsageError for a rule that is not for it."""
     folder = model_folder(config)
-    denoiser = DiffusionDenoiser(family(folder), config, folder, torch.device(device))
-    return ScoreDistillation(config, denoiser, rule, denoiser.resident)
+    found = family(folder)
+    if rule is None:
+        check_rule(config.guidance, found.flow)
+    denoiser = DiffusionDenoiser(found, config, folder, torch.device(device))
+    return ScoreDistillation(config, denoiser, rule or RULES[config.guidance.rule], denoiser.resident)
 
 
 def check_guidance(config: RunConfig) -> None:

@@ -12,7 +12,12 @@ from torch import Tensor
 
 from ..config.schema import GuidanceConfig
 from ..scene.views import Views
+from .moment import Moment
 from .schedule import Schedule
+
+# What `Denoiser.answers` can be asked for: the prompt with the words of its view; the prompt alone; nothing (the words
+# of the view, with `guidance.keep_view`); the negative prompt; the prompt with the words of `guidance.flaws`.
+TEXTS = ("text", "plain", "empty", "negative", "flawed")
 
 
 @dataclass(frozen=True)
@@ -86,15 +91,27 @@ class Denoiser(Protocol):
         with their cameras."""
         ...
 
+    def answers(self, z: Tensor, t: np.ndarray, views: Views, texts: Sequence[str]) -> tuple[Tensor, ...]:
+        """eps_hat (b, C, h, w) of z as in `predict`, for each of `texts`, of TEXTS: one evaluation each."""
+        ...
+
 
 class Distill(Protocol):
     """A distillation rule: a flat function, called without autograd.
 
     x: (b, C, h, w), encoded images.  noise: of its shape.  t: (b,) int64 timesteps.  config: with its `scale` settled.
-    Returns the gradient (b, C, h, w) on x of one view, before the mean over views and numbers. A rule that learns is a
-    class with such a `__call__` and `tensors()`, as a guidance has it.
+    moment: when in the run, and more random numbers. Returns the gradient (b, C, h, w) on x of one view, before the
+    mean over views and numbers. A rule that learns is a class with such a `__call__` and `tensors()`, as a guidance has
+    it; with `views_together` it is asked about all views of a part at once, however they are sliced.
     """
 
     def __call__(
-        self, denoiser: Denoiser, x: Tensor, noise: Tensor, t: np.ndarray, views: Views, config: GuidanceConfig
+        self,
+        denoiser: Denoiser,
+        x: Tensor,
+        noise: Tensor,
+        t: np.ndarray,
+        views: Views,
+        config: GuidanceConfig,
+        moment: Moment,
     ) -> Tensor: ...

@@ -4,7 +4,7 @@ encoder."""
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 
@@ -16,6 +16,7 @@ from ..base.slots import sent
 from ..config.schema import RunConfig
 from ..scene.views import Views
 from .distill.sds import sds
+from .moment import Moment
 from .protocol import Denoiser, Distill, GuidanceOutput, Predictions
 from .schedule import draw, weight
 
@@ -48,43 +49,54 @@ class ScoreDistillation:
             raise ValueError(f"image: must be on {self.denoiser.device}, got {image.device}")
         shape, length = (len(image), *self.denoiser.shape), len(self.denoiser.schedule)
         t, noise = draw(self.config, shape, seed=self.seed, part=part, progress=progress, length=length)
+        moment = Moment(self.seed, part, progress, len(image))
         with self.resident():
-            pulled, gradient = self._distill(image, t, noise, views)
+            pulled, gradient = self._distill(image, t, noise, views, moment)
         pulled = clip_pixels(pulled, self.config.clip_gradient)
         return GuidanceOutput(pulled, value_of(gradient), self._describe(t, gradient))
 
-    def _distill(self, image: Tensor, t: np.ndarray, noise: np.ndarray, views: Views) -> tuple[Tensor, Tensor]:
+    def _distill(
+        self, image: Tensor, t: np.ndarray, noise: np.ndarray, views: Views, moment: Moment
+    ) -> tuple[Tensor, Tensor]:
         """Gradients on the image (B, H, H, 3), with the mean taken, and on what the model sees of it (B, C, h, w),
         before. `guidance.slice` views at a time, whose encoder's activations live no longer than they must."""
         n, size = len(image), self.config.slice or len(image)
         cuts = [slice(i, i + size) for i in range(0, n, size)]
         together = self._needs_all() and len(cuts) > 1
-        whole = self._rule_on_all(image, t, noise, views, cuts) if together else None
+        whole = self._rule_on_all(image, t, noise, views, moment, cuts) if together else None
         pulled, gradients = [], []
         for p in cuts:
             leaf = image[p].detach().requires_grad_()
             with torch.enable_grad():
                 x = self.denoiser.encode(leaf)
-            gradient = whole[p] if together else self._rule(self.denoiser, x.detach(), t[p], noise[p], views[p])
+            if whole is not None:
+                gradient = whole[p]
+            else:
+                gradient = self._rule(self.denoiser, x.detach(), t[p], noise[p], views[p], moment.of(p))
             pulled.append(pull_back(x, leaf, gradient, n))
             gradients.append(gradient)
         return torch.cat(pulled), torch.cat(gradients)
 
     def _needs_all(self) -> bool:
         """Whether the gradient on a view depends on the other ones."""
-        return self.denoiser.views_together or (self.config.rescale > 0 and self.config.rescale_of == "clean")
+        rescaled = self.config.rescale > 0 and self.config.rescale_of == "clean"
+        return self.denoiser.views_together or rescaled or getattr(self.rule, "views_together", False)
 
     @torch.no_grad()
-    def _rule_on_all(self, image: Tensor, t: np.ndarray, noise: np.ndarray, views: Views, cuts: list[slice]) -> Tensor:
+    def _rule_on_all(
+        self, image: Tensor, t: np.ndarray, noise: np.ndarray, views: Views, moment: Moment, cuts: list[slice]
+    ) -> Tensor:
         """The rule's gradient where it depends on all views. The encoder works twice: to keep what the gradient needs
         would cost the memory that slices save."""
         x = torch.cat([self.denoiser.encode(image[p]) for p in cuts])
         denoiser = self.denoiser if self.denoiser.views_together else Sliced(self.denoiser, cuts)
-        return self._rule(denoiser, x, t, noise, views)
+        return self._rule(denoiser, x, t, noise, views, moment)
 
     @torch.no_grad()
-    def _rule(self, denoiser: Denoiser, x: Tensor, t: np.ndarray, noise: np.ndarray, views: Views) -> Tensor:
-        return self.rule(denoiser, x, sent(noise, x.device, x.dtype), t, views, self.config)
+    def _rule(
+        self, denoiser: Denoiser, x: Tensor, t: np.ndarray, noise: np.ndarray, views: Views, moment: Moment
+    ) -> Tensor:
+        return self.rule(denoiser, x, sent(noise, x.device, x.dtype), t, views, self.config, moment)
 
     def _describe(self, t: np.ndarray, gradient: Tensor) -> dict[str, float | Tensor]:
         """t: mean, as a fraction of the schedule.  gradient_rms: of the gradient on what the model sees.  residual_rms:
@@ -104,6 +116,10 @@ class Sliced:
 
     def predict(self, z: Tensor, t: np.ndarray, views: Views) -> Predictions:
         return Predictions.joined([self.denoiser.predict(z[p], t[p], views[p]) for p in self.cuts])
+
+    def answers(self, z: Tensor, t: np.ndarray, views: Views, texts: Sequence[str]) -> tuple[Tensor, ...]:
+        parts = [self.denoiser.answers(z[p], t[p], views[p], texts) for p in self.cuts]
+        return tuple(torch.cat(part) for part in zip(*parts, strict=True))
 
 
 def value_of(gradient: Tensor) -> Tensor:

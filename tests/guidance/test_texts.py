@@ -59,7 +59,7 @@ def test_a_negative_prompt_is_the_unconditional_text(kind, latent_folders, monke
     call = told(guidance, monkeypatch, views())
     clay = embedding(guidance, "clay")
     torch.testing.assert_close(call["hidden"][:3], clay.expand(3, -1, -1))
-    assert "" not in guidance.denoiser.texts.rows and clay.abs().max() > 0
+    assert clay.abs().max() > 0
     if kind == "sdxl":
         torch.testing.assert_close(call["added_cond_kwargs"]["text_embeds"][0], embedding(guidance, "clay", "pooled"))
         plain = loaded(latent_folders[kind])

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -179,16 +179,21 @@ class DiffusionDenoiser:
     @torch.no_grad()
     def predict(self, z: Tensor, t: np.ndarray, views: Views) -> Predictions:
         said = self.texts.branches(views)
-        if self.schedule.prediction == "flow":
-            alpha, sigma = self.schedule.coefficients(t, z)
-            uncond, cond, *negatives = self._predict(z / (alpha + sigma), t, views, said)
-        else:
-            uncond, cond, *negatives = self._predict(z, t, views, said)
+        uncond, cond, *negatives = self._predict(z, t, views, said)
         weights = sent(said.weights, z.device, z.dtype) if negatives else None
         return Predictions(uncond, cond, tuple(negatives), weights)
 
+    @torch.no_grad()
+    def answers(self, z: Tensor, t: np.ndarray, views: Views, texts: Sequence[str]) -> tuple[Tensor, ...]:
+        alpha, sigma = self.schedule.coefficients(t, z)
+        said = self._predict(z, t, views, self.texts.told(views, texts))
+        return tuple(self.schedule.noise(answer, z, alpha, sigma) for answer in said)
+
     def _predict(self, z: Tensor, t: np.ndarray, views: Views, said: Branches) -> tuple[Tensor, ...]:
         """What the network predicts in every branch, each (b, C, h, w) float32."""
+        if self.schedule.prediction == "flow":
+            alpha, sigma = self.schedule.coefficients(t, z)
+            z = z / (alpha + sigma)
         k = len(said.texts)
         batch, steps = z.repeat(k, 1, 1, 1), sent(np.tile(self.schedule.times[t], k), self.device)
         pick, view = self.texts.picker(said, self.device, self.dtype), np.tile(np.arange(len(z)), k)

@@ -1,0 +1,127 @@
+"""What comes with a distillation rule: settings of its paper, each with its reason, where a model of one's own guides,
+and those that the embedded priors want instead. `with_rule` sets them over a preset, whose own are for `sds`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+
+from ..base.errors import UsageError
+from .schema import RunConfig
+
+
+@dataclass(frozen=True)
+class Rule:
+    """source: where it was published.  cost: UNet evaluations for a view.  models: setting of GuidanceConfig ->
+    (value, why), for models of one's own.  toys: the same for the embedded priors, whose noise levels, scale and
+    weighting are otherwise those of the preset."""
+
+    source: str
+    cost: str
+    models: dict[str, tuple[object, str]] = field(default_factory=dict)
+    toys: dict[str, tuple[object, str]] = field(default_factory=dict)
+
+
+_LOW = (
+    "the paper's scale, a thirteenth of that of SDS: what the rule subtracts is no raw noise, which a high scale hides"
+)
+_FALL = "the paper's: t falls from (.02, .98) to (.02, .50), fine detail last"
+_SIGMA2 = "the paper's w(t)"
+_UNLIKE = "the words of NFSD (Katzir et al., ICLR 2024), for what is out of the distribution of pictures"
+_UNREAL = "unrealistic, blurry, low quality, out of focus, ugly, low contrast, dull, dark, low-resolution, gloomy"
+_FLAWED = "oversaturated, smooth, pixelated, cartoon, foggy, hazy, blurry, bad structure, noisy, malformed"
+_LOW_SCALE = {"scale": (7.5, _LOW), "rescale": (0.0, "a low scale does not over-saturate")}
+_FALLING = {"t_range": ((0.02, 0.98), _FALL), "t_max_end": (0.5, _FALL)}
+
+RULES = {
+    "sds": Rule("Poole et al., DreamFusion, ICLR 2023", "2"),
+    "linear": Rule("this package: the family of csd, nfsd and sds", "1 for each text whose weight is not 0"),
+    "csd": Rule(
+        "Yu et al., Classifier Score Distillation, arXiv 2310.19415",
+        "2, with a negative prompt 3",
+        {
+            "scale": (1.0, "a factor of the whole gradient here, 1 in the paper"),
+            "rescale": (0.0, "nothing is guided that could be rescaled"),
+            "weighting": ("uniform", "the paper's first stage"),
+            "negative": (_UNREAL, _UNLIKE),
+            **_FALLING,
+        },
+    ),
+    "nfsd": Rule(
+        "Katzir et al., Noise-Free Score Distillation, ICLR 2024",
+        "2, with a negative prompt 3",
+        {**_LOW_SCALE, "negative": (_UNREAL, _UNLIKE)},
+    ),
+    "bridge": Rule(
+        "McAllister et al., Rethinking Score Distillation as a Bridge Between Image Distributions, arXiv 2406.09417",
+        "2",
+        {"scale": (100.0, "the paper's in 3D, in both of its stages"), "flaws": (_FLAWED, "the paper's words")},
+    ),
+    "x0": Rule(
+        "Shi et al., MVDream, ICLR 2024",
+        "2",
+        {
+            "scale": (50.0, "MVDream's"),
+            "weighting": ("clean", "the form's own: the distance to the clean image, whatever t is"),
+            "rescale": (0.5, "MVDream's share"),
+            "rescale_of": ("clean", "MVDream's: clean images, all views together"),
+            "t_shared": (True, "one factor for all views fits them only at one noise level"),
+            **_FALLING,
+        },
+        {
+            "rescale": (0.5, "MVDream's share"),
+            "rescale_of": ("clean", "MVDream's: clean images, all views together"),
+            "t_shared": (True, "one factor for all views fits them only at one noise level"),
+        },
+    ),
+    "asd": Rule(
+        "Ma et al., ScaleDreamer, ECCV 2024", "3", {**_LOW_SCALE, "weighting": ("sigma2", _SIGMA2), **_FALLING}
+    ),
+    "ism": Rule(
+        "Liang et al., LucidDreamer, CVPR 2024",
+        "3 to 8",
+        {
+            **_LOW_SCALE,
+            "weighting": ("clean", "the paper's w(t) = sigma / alpha"),
+            "t_shared": (True, "as many steps of inversion for every view"),
+            **_FALLING,
+        },
+    ),
+    "sdi": Rule(
+        "Lukoianov et al., Score Distillation via Reparametrized DDIM, NeurIPS 2024",
+        "2 (1 + 10 t), 16 at t = .7",
+        {
+            **_LOW_SCALE,
+            "weighting": ("clean", "the distance to the clean image, whatever t is"),
+            "t_range": ((0.25, 0.98), "the paper's: below, an inverted picture is its own target"),
+            "t_max_end": (0.25, "annealed: one t at a time, falling"),
+            "t_window": (0.1, "the paper's t falls in steps, not at random"),
+            "t_shared": (True, "as many steps of inversion for every view"),
+        },
+    ),
+    "rfds": Rule(
+        "Yang et al., Text-to-Image Rectified Flow as Plug-and-Play Priors, ICLR 2025",
+        "2",
+        {"scale": (100.0, "the paper's"), "t_shifted": (True, "the noise levels of the model's own scheduler")},
+    ),
+    "rfds_rev": Rule(
+        "Yang et al., Text-to-Image Rectified Flow as Plug-and-Play Priors, ICLR 2025",
+        "3",
+        {
+            "scale": (100.0, "the paper's"),
+            "t_shifted": (True, "the noise levels of the model's own scheduler"),
+            "t_range": ((0.3, 0.98), "the paper's"),
+            "t_max_end": (0.98, "the paper's"),
+        },
+    ),
+}
+
+
+def with_rule(config: RunConfig, name: str, toys: bool) -> RunConfig:
+    """The config, and those of the stages after it, with the rule called `name` and what comes with it. toys: an
+    embedded prior guides. Raises UsageError that lists the known ones."""
+    if name not in RULES:
+        raise UsageError(f"unknown rule {name!r}; known rules: {', '.join(RULES)}")
+    found = RULES[name].toys if toys else RULES[name].models
+    guidance = replace(config.guidance, rule=name, **{key: value for key, (value, _) in found.items()})
+    return replace(config, guidance=guidance, then=config.then and with_rule(config.then, name, toys))

@@ -1,0 +1,37 @@
+"""Asynchronous score distillation (Ma et al., "ScaleDreamer", ECCV 2024): what a model that follows the
+renderings would predict at t, as vsd trains one, the frozen model predicts at a later timestep,
+
+    gradient on x = w(t) (eps_hat(z_t; y, t) - eps_hat_y(z_(t+D); y, t + D)),    D ~ U(0, .1 (t - t_min)),
+
+with the guided prediction at t, the text's alone at t + D, and the same noise in both.
+
+Cost: 3 UNet evaluations.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from torch import Tensor
+
+from ...config.schema import GuidanceConfig
+from ...scene.views import Views
+from ..classifier_free import guided_noise
+from ..moment import Moment
+from ..protocol import Denoiser
+from ..schedule import add_noise, weight
+
+SHARE = 0.1  # of t above t_min, by which the second timestep is later at most
+
+
+def asd(
+    denoiser: Denoiser, x: Tensor, noise: Tensor, t: np.ndarray, views: Views, config: GuidanceConfig, moment: Moment
+) -> Tensor:
+    """The rule as `protocol.Distill` has it."""
+    schedule = denoiser.schedule
+    above = np.maximum(t - config.t_range[0] * len(schedule), 0.0)
+    later = np.minimum(t + np.floor(moment.uniform(1)[0] * SHARE * above).astype(np.int64), len(schedule) - 1)
+    alpha, sigma = schedule.coefficients(t, x)
+    z = add_noise(x, noise, alpha, sigma)
+    noise_hat = guided_noise(denoiser.predict(z, t, views), z, alpha, sigma, schedule, config)
+    (followed,) = denoiser.answers(add_noise(x, noise, *schedule.coefficients(later, x)), later, views, ["text"])
+    return weight(alpha, sigma, config.weighting) * (noise_hat - followed)

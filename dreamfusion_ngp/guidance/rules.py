@@ -1,0 +1,32 @@
+"""The distillation rules by name, and which models they are for."""
+
+from __future__ import annotations
+
+from ..base.errors import UsageError
+from ..config.schema import GuidanceConfig
+from .distill.asd import asd
+from .distill.bridge import bridge
+from .distill.csd import csd
+from .distill.ism import ism
+from .distill.linear import linear
+from .distill.nfsd import nfsd
+from .distill.rfds import rfds
+from .distill.rfds_rev import rfds_rev
+from .distill.sdi import sdi
+from .distill.sds import sds
+from .distill.x0 import x0
+from .protocol import Distill
+
+RULES: dict[str, Distill] = {
+    rule.__name__: rule for rule in (sds, linear, csd, nfsd, bridge, x0, asd, ism, sdi, rfds, rfds_rev)
+}
+OF_FLOWS = ("rfds", "rfds_rev")
+
+
+def check_rule(config: GuidanceConfig, flow: bool) -> None:
+    """Raise UsageError where the rule of a config is not for its model. flow: whether that is a rectified flow."""
+    if config.rule in OF_FLOWS and not flow:
+        raise UsageError(
+            f"rule {config.rule} is for models that predict the velocity of a flow (Stable Diffusion 3), which "
+            f"{config.model} does not; of the others x0 comes nearest"
+        )
