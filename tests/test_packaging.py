@@ -14,6 +14,8 @@ from pathlib import Path
 import pytest
 from setuptools import Distribution
 
+from dreamfusion_ngp.base import native
+
 ROOT = Path(__file__).resolve().parents[1]
 # By its path: with the root on sys.path the tests would find the source tree, not the package that is installed.
 spec = importlib.util.spec_from_file_location("build_support", ROOT / "build_support.py")
@@ -205,11 +207,14 @@ def files(folder: Path) -> set[str]:
     return {p.relative_to(folder).as_posix() for p in folder.rglob("*") if p.is_file()}
 
 
-def call_backend(hook: str, tree: Path, **variables) -> Path:
-    """Run a PEP 517 hook in `tree`. -> what it built."""
+def call_backend(hook: str, tree: Path, module: Path | None = None, **variables) -> Path:
+    """Run a PEP 517 hook in `tree`. module: a native module instead of one that is compiled. -> what it built."""
     env = {**build.os.environ, "DREAMFUSION_NGP_CUDA": "off", **variables}
     (tree / "dist").mkdir(exist_ok=True)
     code = f"from setuptools import build_meta; print('BUILT', build_meta.{hook}('dist'))"
+    if module:
+        given = f"build_support.compile_module = lambda plan, env: build_support.Path({str(module)!r})"
+        code = f"import sys; sys.path.insert(0, {str(tree)!r}); import build_support; {given}; {code}"
     run = subprocess.run([sys.executable, "-c", code], cwd=tree, env=env, capture_output=True, text=True)
     assert run.returncode == 0, run.stdout[-3000:] + run.stderr[-3000:]
     return tree / "dist" / run.stdout.rsplit("BUILT ", 1)[1].strip()
@@ -227,13 +232,19 @@ def test_sdist_holds_all_that_a_build_needs(tree):
 
 
 @pytest.mark.slow
-def test_cpu_wheel_is_complete_and_works_without_torch(tree, tmp_path):
+@pytest.mark.parametrize("compiled", [False, True], ids=["installed", "compiled"])
+def test_cpu_wheel_is_complete_and_works_without_torch(compiled, tree, tmp_path, request):
+    """With the native module that is installed here, since installing it compiled it. With --all-simd also with one that
+    is compiled from the files of the tree."""
+    if compiled and not request.config.getoption("--all-simd"):
+        pytest.skip("compiled with --all-simd")
     command = build.build(Distribution())
     command.ensure_finalized()
     left_over = tree / command.build_platlib / "dreamfusion_ngp"
     left_over.mkdir(parents=True)
     (left_over / "removed_long_ago.py").touch()
-    wheel = call_backend("build_wheel", tree, CMAKE_BUILD_TYPE="None")  # not optimised: half of the time
+    module = None if compiled else Path(native.native().__file__)
+    wheel = call_backend("build_wheel", tree, module, CMAKE_BUILD_TYPE="None")  # not optimised: half of the time
     with zipfile.ZipFile(wheel) as archive:
         archive.extractall(tmp_path)
         held = set(archive.namelist())
@@ -250,5 +261,5 @@ from dreamfusion_ngp.base import native
 print(native.build_info()["cuda"], native.is_stale(), "torch" in sys.modules)
 """
     said = subprocess.run([sys.executable, "-I", "-c", code], capture_output=True, text=True).stdout
-    assert said == "False False False\n"
+    assert said == f"{not compiled and native.build_info()['cuda']} False False\n"
     assert wheel.stat().st_size < 20e6
