@@ -234,8 +234,8 @@ def test_sdist_holds_all_that_a_build_needs(tree):
 @pytest.mark.slow
 @pytest.mark.parametrize("compiled", [False, True], ids=["installed", "compiled"])
 def test_cpu_wheel_is_complete_and_works_without_torch(compiled, tree, tmp_path, request):
-    """With the native module that is installed here, since installing it compiled it. With --all-simd also with one that
-    is compiled from the files of the tree."""
+    """With the native module that is installed here, since installing it compiled it. With --all-simd also with one
+    that is compiled from the files of the tree."""
     if compiled and not request.config.getoption("--all-simd"):
         pytest.skip("compiled with --all-simd")
     command = build.build(Distribution())
