@@ -107,3 +107,7 @@ def settle() -> OSError | None:
             found = error if isinstance(error, OSError) and stream is sys.stdout else None
             silence(stream)
     return found
+
+
+def silent(line: str) -> None:
+    """Shows nothing, where a function takes another that is called with lines for people."""

@@ -18,6 +18,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from ..base.console import silent
 from ..base.errors import UsageError, writing
 from ..config.presets import preset
 from ..config.schema import FieldConfig
@@ -40,10 +41,13 @@ class Bench:
     """Measures cases one after the other; knows what was measured before, so that nothing is tried that does not fit.
 
     rows: what was measured. left_out: why something is missing; a peer that was left out once is at larger sizes, too.
+    show: takes a line for each.
     """
 
-    def __init__(self, device: torch.device, rates: dict[str, float], seconds: float):
-        self.device, self.rates, self.seconds = device, rates, seconds
+    def __init__(
+        self, device: torch.device, rates: dict[str, float], seconds: float, show: Callable[[str], object] = silent
+    ):
+        self.device, self.rates, self.seconds, self.show = device, rates, seconds, show
         self.rows: list[dict] = []
         self.left_out: list[str] = []
         self.gone: set[tuple] = set()  # (op, who, field, precision)
@@ -91,7 +95,7 @@ class Bench:
 
     def note(self, text: str) -> None:
         self.left_out.append(text)
-        print(f"left out: {text}", flush=True)
+        self.show(f"left out: {text}")
 
     def measure(self, case, fields: dict) -> None:
         """One row for us and one for each peer."""
@@ -133,7 +137,7 @@ class Bench:
                     "share": 1e3 * least / row["median_ms"],
                 }
             self.rows.append(row)
-            print(table_line(row), flush=True)
+            self.show(table_line(row))
 
     def size(self, resolution: int, name: str, config: FieldConfig, half: bool) -> None:
         """All cases of one size and field; none if the machine is too small for them."""
@@ -188,9 +192,10 @@ def run(
     device: str = "auto",
     threads: int | None = None,
     resolutions: tuple[int, ...] = (),
-) -> int:
-    """Print a table; write it as JSON if asked. quick: tiny sizes. Returns the exit code. Raises UsageError before the
-    work if there is no folder for the JSON."""
+    show: Callable[[str], object] = silent,
+) -> dict:
+    """Measure everything; -> what the JSON holds, which is written if asked. quick: tiny sizes. show: takes the lines
+    of a table, as they come. Raises UsageError before the work if there is no folder for the JSON."""
     from ..base.devices import choose_device, set_threads
     from .machine import facts
     from .timing import ceilings
@@ -200,13 +205,10 @@ def run(
     set_threads(threads)
     where = choose_device(device)
     rates = ceilings(where, quick)
-    bench = Bench(where, rates, 0.02 if quick else 0.5)
+    bench = Bench(where, rates, 0.02 if quick else 0.5, show)
     result = {**facts(where), "quick": quick, "ceilings": rates, "rows": bench.rows, "left_out": bench.left_out}
-    print(
-        f"{result['machine']}, {result['threads']} threads, {result['simd']}; "
-        + ", ".join(f"{name} {rate / 1e9:.2f} G/s" for name, rate in rates.items()),
-        flush=True,
-    )
+    measured = ", ".join(f"{name} {rate / 1e9:.2f} G/s" for name, rate in rates.items())
+    show(f"{result['machine']}, {result['threads']} threads, {result['simd']}; {measured}")
     fields = {"small": SMALL_FIELD} if quick else {"paper": FieldConfig(), "fast": preset("fast").field}
     if not quick:
         result["fields"] = {name: dataclasses.asdict(config) for name, config in fields.items()}
@@ -219,7 +221,7 @@ def run(
         if json_path is not None:  # after every resolution: what is measured stays
             with writing(json_path):
                 json_path.write_text(json.dumps(result, indent=1) + "\n")
-    return 0
+    return result
 
 
 def table_line(row: dict) -> str:

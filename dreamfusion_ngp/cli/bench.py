@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from functools import partial
 
 from ..base.errors import UsageError
 from .arguments import add_machine, place
@@ -23,15 +24,16 @@ def add_arguments(verbs) -> None:
     add_machine(parser)
 
 
-def run(args: argparse.Namespace) -> int:
+def run(args: argparse.Namespace) -> None:
     if min(args.resolutions, default=1) < 1:
         raise UsageError(f"--resolutions must be at least 1, got {min(args.resolutions)}")
     from ..bench import run as run_bench
 
-    return run_bench(
+    run_bench(
         json_path=args.json,
         quick=args.quick,
         resolutions=tuple(args.resolutions),
         device=args.device,
         threads=args.threads,
+        show=partial(print, flush=True),
     )

@@ -111,8 +111,8 @@ def magic3d() -> RunConfig:
         kind="mesh",
         steps=400,
         views=2,
-        # A mesh has hard outlines, which guidance does not draw too large: with the volume's nearer cameras a mug shrank
-        # (silhouette IoU .93 at the start, .90 after 150 steps, .95 with these; decision 0174).
+        # A mesh has hard outlines, which guidance does not draw too large: with the volume's nearer cameras a mug
+        # shrank (silhouette IoU .93 at the start, .90 after 150 steps, .95 with these; decision 0174).
         camera=replace(volume.camera, distance=FRAMED_CAMERAS.distance),
         render=replace(volume.render, resolution=128),
         optim=replace(volume.optim, warmup=0.05),

@@ -13,10 +13,13 @@ from __future__ import annotations
 import argparse
 import json
 import time
+from collections.abc import Callable
 from datetime import date
+from functools import partial
 from pathlib import Path
 
 from ..base import markdown
+from ..base.console import silent
 from ..bench.plots import new_plot, svg
 
 SCALES = (1.0, 2.5, 4.0)
@@ -47,8 +50,8 @@ def best(found: list[dict]) -> dict:
     return max(found, key=lambda scale: scale["right"])
 
 
-def measure(args) -> dict:
-    """Samples of the prior in args.prior at every guidance scale, judged."""
+def measure(args, show: Callable[[str], object] = silent) -> dict:
+    """Samples of the prior in args.prior at every guidance scale, judged. show: takes a line for each scale."""
     import torch
 
     from ..bench.machine import machine_class
@@ -62,12 +65,12 @@ def measure(args) -> dict:
     prior, judge, found, began = load_prior(folder), load_judge(args.judge or EMBEDDED), [], time.monotonic()
     prior.unet.eval()
     truth = judge_truth(judge, samples=args.samples, seed=args.seed)
-    print(f"true pictures: {percent(truth['right'])} right", flush=True)
+    show(f"true pictures: {percent(truth['right'])} right")
     for scale in args.scales:
         drawn = dict(scale=scale, steps=args.steps, seed=args.seed)
         judged = judged_samples(prior, judge, samples=args.samples, **drawn)
         found.append(summary(judged.records, judged.asked) | drawn)
-        print(f"scale {scale:g}: {percent(found[-1]['right'])} right", flush=True)
+        show(f"scale {scale:g}: {percent(found[-1]['right'])} right")
         if found[-1] is best(found):
             wrong_sheet(judged.wrong(), args.out / "wrong.jpg")
     return {
@@ -172,7 +175,7 @@ def main(argv: list[str] | None = None, repository: Path = Path()) -> None:
     file = args.out / "prior.json"
     if not args.report:
         args.out.mkdir(parents=True, exist_ok=True)
-        file.write_text(json.dumps(measure(args), indent=1) + "\n", encoding="utf-8")
+        file.write_text(json.dumps(measure(args, partial(print, flush=True)), indent=1) + "\n", encoding="utf-8")
     report(json.loads(file.read_text(encoding="utf-8")), read_log(args.prior or PRIOR), args.out)
 
 

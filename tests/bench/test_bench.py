@@ -30,8 +30,11 @@ CPU = torch.device("cpu")
 @pytest.fixture(scope="module")
 def result(tmp_path_factory) -> dict:
     path = tmp_path_factory.mktemp("bench") / "tiny.json"
-    assert run(json_path=path, quick=True, device="cpu", threads=1) == 0
-    return json.loads(path.read_text())
+    lines: list[str] = []
+    found = run(json_path=path, quick=True, device="cpu", threads=1, show=lines.append)
+    assert json.loads(path.read_text()) == json.loads(json.dumps(found))
+    assert len(lines) == 1 + len(found["rows"]) + len(found["left_out"])
+    return found
 
 
 def test_every_op_is_measured(result):

@@ -16,6 +16,7 @@ from PIL import Image
 from support.tape import Tape
 from support.tiny_runs import TINY_PRIOR as TINY
 
+from dreamfusion_ngp.base.console import silent
 from dreamfusion_ngp.base.cuda_graphs import Repeated
 from dreamfusion_ngp.base.errors import PriorError, UsageError
 from dreamfusion_ngp.cli.train_prior import say
@@ -108,7 +109,7 @@ def test_a_step_can_be_captured_in_a_graph(tmp_path):
         pixels.prepare_for_training(prior, "cpu")
         config = replace(QUICK, batch=2)
         task = PixelTask(prior, config)
-        run = trainer.Run(task, config, tmp_path, 0, 1, "cpu", trainer.EMPTY_LOG, None, trainer.silent)
+        run = trainer.Run(task, config, tmp_path, 0, 1, "cpu", trainer.EMPTY_LOG, None, silent)
         if tape:
             run.learn = Repeated(run.gradients, tape)
         task.fill()

@@ -6,10 +6,11 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+from ...base.console import silent
 from ...base.errors import PriorError, UsageError
 from . import latents, reconstruction
 from .latent_model import LatentPrior, load_latent_prior
-from .loop import EMPTY_LOG, read_log, read_logs, run_task, silent
+from .loop import EMPTY_LOG, read_log, read_logs, run_task
 from .loss import TrainPriorConfig
 from .pixels import check_request
 

@@ -55,10 +55,6 @@ class Task(Protocol):
         """A scalar; for inputs of the same shapes the same work every time."""
 
 
-def silent(line: str) -> None:
-    """Shows nothing."""
-
-
 def run_task(
     build: Callable[..., Task],
     arguments: tuple,

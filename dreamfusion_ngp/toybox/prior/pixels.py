@@ -11,9 +11,10 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from ...base.console import silent
 from ...base.errors import PriorError, UsageError
 from ...base.slots import sent
-from .loop import EMPTY_LOG, read_log, run_task, silent
+from .loop import EMPTY_LOG, read_log, run_task
 from .loss import BLIND_SHARE, Reservoir, TrainPriorConfig, caption_ids, denoising_loss, training_batch
 from .model import Prior, build_prior, load_prior, with_all_words
 from .optimizer import OUTER, check_device
