@@ -22,9 +22,10 @@ def add_arguments(verbs) -> None:
     parser.add_argument("-o", "--out", type=place, default=Path("prior"), help="folder to write (default: prior)")
     parser.add_argument(
         "--kind",
-        choices=("pixel", "latent"),
+        choices=("pixel", "latent", "multiview"),
         default="pixel",
-        help="pixel: toybox-64; latent: toybox-256, an autoencoder and a UNet on its latents",
+        help="pixel: toybox-64; latent: toybox-256, an autoencoder and a UNet on its latents; multiview: toybox-mv, "
+        "four sides of a toy at once, which starts from the shipped toybox-64",
     )
     parser.add_argument(
         "--part",
@@ -61,7 +62,7 @@ def run(args: argparse.Namespace) -> None:
         raise UsageError("--part is for --kind latent")
     processes = 1 if args.device != "cpu" else args.processes or cores()
     with sigterm_raises():
-        (latent if args.kind == "latent" else pixel)(args, processes)
+        {"pixel": pixel, "latent": latent, "multiview": multiview}[args.kind](args, processes)
 
 
 def pixel(args: argparse.Namespace, processes: int) -> None:
@@ -99,6 +100,20 @@ def latent(args: argparse.Namespace, processes: int) -> None:
         {name: part for name, part in parts.items() if args.part in (None, name)},
         args.out,
         resume=LATENT_PRIOR if args.resume == EMBEDDED else args.resume,
+        processes=processes,
+        device=args.device,
+        show=say,
+    )
+
+
+def multiview(args: argparse.Namespace, processes: int) -> None:
+    from ..toybox.prior.multiview_model import MULTIVIEW_PRIOR
+    from ..toybox.prior.multiview_training import MULTIVIEW, MULTIVIEW_GPU, train_multiview_prior
+
+    train_multiview_prior(
+        asked(args, MULTIVIEW, MULTIVIEW_GPU),
+        args.out,
+        resume=MULTIVIEW_PRIOR if args.resume == EMBEDDED else args.resume,
         processes=processes,
         device=args.device,
         show=say,

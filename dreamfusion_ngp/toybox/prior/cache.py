@@ -58,7 +58,17 @@ class Shelves:
 
     def draw(self, classes: np.ndarray, random: np.random.Generator) -> Seen:
         """A random view of each of `classes` (n,), which must all have some."""
-        rows = random.integers(self.filled()[classes])
+        return self.at(classes, random.integers(self.filled()[classes]))
+
+    def draw_rings(self, classes: np.ndarray, views: int, random: np.random.Generator) -> Seen:
+        """`views` views that were added side by side for each of `classes` (n,): all views of a class must have come in
+        groups of so many, for which there is room."""
+        first = random.integers(self.filled()[classes] // views) * views
+        rows = (first[:, None] + np.arange(views)).ravel()
+        return self.at(np.repeat(classes, views), rows)
+
+    def at(self, classes: np.ndarray, rows: np.ndarray) -> Seen:
+        """The views of `classes` (n,) in `rows` (n,)."""
         buffer = self.buffer[sent(classes, self.device), sent(rows, self.device)]
         azimuth, elevation = self.angles[classes, rows].T
         return Seen(

@@ -169,10 +169,11 @@ def training_batch(
     them.
 
     Where the noise hides everything (from BLIND on) the right answer is the mean of all that the caption may mean.
-    There the picture is that mean before mid-grey (`means`): the same expectation without noise in the gradient.
+    There the picture is that mean before mid-grey (`means`): the same expectation without noise in the gradient. A
+    reservoir without means shows its views at all timesteps.
     """
     steps = sample_noise_levels(n, random, blind)
-    hidden = steps >= BLIND
+    hidden = (steps >= BLIND) & (reservoir.means is not None)
     classes, names = reservoir.draw_classes(n), list(COLORS)
     color, modes = random.integers(len(names), size=n), sample_modes(LIGHTS, n, 1.0, random)
     azimuth, elevation, framed, parts = np.zeros(n), np.zeros(n), np.ones(n, bool), []
@@ -230,15 +231,25 @@ def denoising_loss(prior: Prior, image: torch.Tensor, ids: torch.Tensor, steps: 
     """E w(t) || x_hat - x ||^2 with w = min(1 / sigma_t^2, MAX_WEIGHT): the squared error of v (Salimans & Ho 2022),
     bounded where there is little noise as in Hang et al. (2023). ids: (n, MAX_TOKENS) int64, see `caption_ids`; steps:
     (n,) int64 timesteps; all on the device of the prior and of its scheduler's table."""
+    noisy, weight = with_noise(prior, image, steps)
+    return (weight * (answer(prior, noisy, ids, steps) - image).square()).mean()
+
+
+def with_noise(prior: Prior, image: torch.Tensor, steps: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Images (n, 3, 64, 64) with noise of their timesteps, and what a squared error counts there, (n, 1, 1, 1)."""
     abar = prior.scheduler.alphas_cumprod[steps].view(-1, 1, 1, 1)
     noisy = abar.sqrt() * image + (1 - abar).sqrt() * torch.randn_like(image)
+    return noisy, (1 / (1 - abar)).clamp(max=MAX_WEIGHT)
+
+
+def answer(prior: Prior, noisy: torch.Tensor, ids: torch.Tensor, steps: torch.Tensor, **told) -> torch.Tensor:
+    """(n, 3, 64, 64) float32: the pictures that the prior sees behind noisy ones. told: what else the UNet is told."""
     hidden = embed_words(prior.text_encoder, ids)
-    with autocast(image.device):
+    with autocast(noisy.device):
         x = prior.unet(
-            pack(noisy, prior.unet.config.in_channels), steps, hidden, encoder_attention_mask=(ids > 0).long()
+            pack(noisy, prior.unet.config.in_channels), steps, hidden, encoder_attention_mask=(ids > 0).long(), **told
         ).sample
-    weight = (1 / (1 - abar)).clamp(max=MAX_WEIGHT)
-    return (weight * (unpack(x.float()) - image).square()).mean()
+    return unpack(x.float())
 
 
 def caption_ids(tokenizer, texts: list[str]) -> np.ndarray:

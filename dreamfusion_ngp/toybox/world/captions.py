@@ -52,9 +52,11 @@ def caption(
     random: np.random.Generator,
     framed: bool = True,
     whole: bool = False,
+    views: bool = True,
 ) -> str:
     """A training caption for a picture of a toy; which parts it names is drawn from `random` (always seven draws).
-    framed: the camera is one of config.FRAMED_CAMERAS.  whole: it names all parts, the view in degrees."""
+    framed: the camera is one of config.FRAMED_CAMERAS.  whole: it names all parts, the view in degrees.
+    views: whether it may name the view."""
     draw = random.random(7)
     if not framed:
         draw[4] *= 1 - P_DEGREES
@@ -70,7 +72,7 @@ def caption(
     view = words(azimuth, elevation)
     return view_prompt(
         "" if draw[1] < P_NO_SUBJECT else text,
-        "" if draw[3] < P_NO_VIEW else view,
+        view if views and draw[3] >= P_NO_VIEW else "",
         "" if draw[5] < P_NO_MODE else MODE_WORDS[mode],
     )
 

@@ -1,0 +1,110 @@
+"""The multi-view prior, toybox-mv: the pixel prior whose UNet sees four views of one toy at once.
+
+Beside the pixel prior's weights it has a projection of the camera, and attention in the two other blocks of 8 x 8
+positions. It is a UNet of its own, not an addition to the other's: whatever loads MVDream loads it.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from ...config.prompts import MODE_WORDS, degree_view, view_prompt
+from ...guidance.multiview import CAMERA, VIEWS, attend_jointly, camera_numbers
+from ...guidance.packing import POSITIONS
+from ...scene.cameras import orbit
+from ..world.captions import subject
+from ..world.shapes import CLASSES, COLORS
+from .model import GUIDANCE_SCALE as GUIDANCE_SCALE
+from .model import IF_OMITS, PARTS, SHAPE, Prior, load_prior, save_parts
+
+MULTIVIEW_PRIOR = Path(__file__).parents[1] / "priors" / "toybox-mv"
+# Attention on 8 x 8 positions, 64 a view: on both sides of the middle block, which has it already.
+ATTENTION = dict(
+    down_block_types=("DownBlock2D", "DownBlock2D", "CrossAttnDownBlock2D"),
+    up_block_types=("CrossAttnUpBlock2D", "UpBlock2D", "UpBlock2D"),
+)
+SHARPNESS = 3.0  # of the camera's random features
+RIDGE = 1e-4  # of the mean square of the features
+
+
+@dataclass
+class MultiviewPrior(Prior):
+    """The four parts of a text-to-image diffusion folder, the UNet one of VIEWS views."""
+
+    def save(self, folder: Path) -> None:
+        """Write a diffusers folder as `Prior.save` does; its settings name the views."""
+        save_parts(folder, "MVDreamPipeline", {name: getattr(self, name) for name in PARTS}, IF_OMITS)
+        settings = {"guidance_scale": GUIDANCE_SCALE, "views": VIEWS}
+        (Path(folder) / "dreamfusion_ngp.json").write_text(json.dumps(settings) + "\n")
+
+
+def load_multiview_prior(folder: Path = MULTIVIEW_PRIOR) -> MultiviewPrior:
+    """The prior saved in `folder`, weights in float32. Raises OSError where a part or a weight is missing."""
+    return together(load_prior(folder))
+
+
+def together(prior: Prior) -> MultiviewPrior:
+    """A prior whose UNet knows cameras, its views seen at once."""
+    from diffusers.models.attention_processor import AttnProcessor2_0
+
+    attend_jointly(prior.unet, AttnProcessor2_0())
+    return MultiviewPrior(**vars(prior))
+
+
+@torch.no_grad()
+def start_multiview_prior(pixel: Prior, seed: int = 0) -> MultiviewPrior:
+    """The pixel prior as one of several views: its weights, new attention that says nothing yet (the last layer of each
+    is zero), and a camera that says what the pixel prior's view words say."""
+    from diffusers import UNet2DConditionModel
+
+    torch.manual_seed(seed)
+    unet = UNet2DConditionModel(
+        in_channels=12 + POSITIONS,
+        out_channels=12,
+        class_embed_type="projection",
+        projection_class_embeddings_input_dim=CAMERA,
+        **SHAPE | ATTENTION,
+    )
+    unet.load_state_dict(pixel.unet.state_dict(), strict=False)
+    for name, module in unet.named_modules():
+        if name.endswith("proj_out") and not name.startswith("mid_block"):
+            nn.init.zeros_(module.weight)
+            nn.init.zeros_(module.bias)
+    tell_camera(unet, pixel)
+    return together(Prior(unet, pixel.text_encoder, pixel.tokenizer, pixel.scheduler))
+
+
+def tell_camera(unet: nn.Module, pixel: Prior) -> None:
+    """Fit the camera's projection to what the view words in degrees add to the embedding of the time, in the mean over
+    toys: random features of the camera, and a second layer by least squares with a little ridge."""
+    from .latent_start import set_linear, solve, with_ones
+
+    angles = [(azimuth, elevation) for azimuth in range(0, 360, 15) for elevation in range(0, 91, 15)]
+    cameras = camera_numbers(orbit(*zip(*angles, strict=True), 1.3, 1.0))
+    added = torch.stack([said_of_view(pixel, *angle) for angle in angles])
+    layer = unet.class_embedding
+    layer.linear_1.weight.mul_(SHARPNESS)
+    hidden = with_ones(layer.act(layer.linear_1(cameras))).double()
+    set_linear(layer.linear_2, slice(None), solve(hidden.T @ hidden, hidden.T @ added.double(), RIDGE))
+
+
+def said_of_view(pixel: Prior, azimuth: float, elevation: float) -> torch.Tensor:
+    """What view words add to the pixel prior's embedding of texts, degrees."""
+    view = degree_view(*torch.deg2rad(torch.tensor([azimuth, elevation])).tolist())
+    texts = [(subject(c, list(COLORS)[i % len(COLORS)]), MODE_WORDS[i % 3]) for i, c in enumerate(CLASSES)]
+    with_view, without = (embedded(pixel, [view_prompt(toy, v, mode) for toy, mode in texts]) for v in (view, ""))
+    return (with_view - without).mean(0)
+
+
+def embedded(pixel: Prior, texts: list[str]) -> torch.Tensor:
+    """(n, d): what the UNet's added embedding makes of texts."""
+    from .loss import caption_ids
+    from .model import embed_words
+
+    ids = torch.tensor(caption_ids(pixel.tokenizer, texts))
+    return pixel.unet.add_embedding(embed_words(pixel.text_encoder, ids))

@@ -1,0 +1,260 @@
+"""The training of the multi-view prior, toybox-mv: four sides of one toy at once, and single pictures between them.
+
+Where noise hides everything the right answer is the mean of all pictures that text and camera may mean. The pixel prior
+knows it by view words: there it is the teacher, whose answers have no noise of their own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ...base.errors import PriorError
+from ...base.slots import sent
+from ...config.presets import FRAMED_CAMERAS
+from ...config.prompts import MODE_WORDS, degree_view, view_prompt
+from ...guidance.multiview import CAMERA, VIEWS, attend_jointly, camera_numbers, each_alone
+from ...scene.cameras import orbit, sample_cameras
+from ...scene.lights import around, sample_light_positions, sample_modes, shading_rows
+from ..world.captions import caption
+from ..world.shapes import CLASSES, COLORS, PARAMETERS
+from ..world.tracer import shade, trace
+from .cache import Seen, Shelves
+from .loop import EMPTY_LOG, read_log, run_task, silent
+from .loss import (
+    BLIND,
+    CLASS_WEIGHTS,
+    LIGHTS,
+    TrainPriorConfig,
+    answer,
+    backgrounds,
+    caption_ids,
+    denoising_loss,
+    random_colors,
+    sample_noise_levels,
+    training_batch,
+    with_noise,
+)
+from .model import Prior, load_prior
+from .multiview_model import MultiviewPrior, load_multiview_prior, start_multiview_prior
+from .multiview_sampling import sheet
+from .optimizer import OUTER
+from .pixels import check_request, prepare_for_training
+
+SINGLE_SHARE = 0.3  # of the batches: pictures of no camera, with view words, each seen alone (MVDream's share)
+HIDDEN_SHARE = (0.6, 0.3)  # of the rings, from BLIND on: in the first part of a run and after
+FILL = 120  # views of a class before the training begins; the others come while it runs
+
+MULTIVIEW = TrainPriorConfig(
+    images=400_000, learning_rate=6e-4, ema_half_life=15_000, views_per_class=960, chunk=8, trace_every=2
+)
+MULTIVIEW_GPU = TrainPriorConfig(
+    images=4_000_000,
+    batch=256,
+    learning_rate=8e-4,
+    warmup_images=50_000,
+    ema_half_life=200_000,
+    views_per_class=4096,
+    chunk=256,
+    trace_every=64,
+    save_every=90.0,
+    score_every=90.0,
+)
+
+
+class Rings:
+    """Views of toys that turn over, in groups of VIEWS: one toy, one lens, distance and elevation, a quarter apart, no
+    jitter. Otherwise as `loss.Reservoir`, without means."""
+
+    means = None
+
+    def __init__(self, config: TrainPriorConfig, random: np.random.Generator, device: str | torch.device = "cpu"):
+        self.config, self.random, self.device = config, random, device
+        self.shelves, self.next = Shelves(config.views_per_class, device), 0
+
+    def fill(self) -> None:
+        for _ in range(len(CLASSES) * max(1, min(FILL, self.config.views_per_class) // self.config.chunk)):
+            self.grow()
+
+    def grow(self) -> None:
+        """Trace one chunk of the next class."""
+        index, n = self.next % len(CLASSES), self.config.chunk // VIEWS
+        self.next += 1
+        cameras = ring_cameras(n, self.random)
+        u = sent(self.random.uniform(-1, 1, (n, PARAMETERS)).repeat(VIEWS, 0), self.device, torch.float32)
+        self.shelves.add(index, trace(CLASSES[index], u, cameras.to(self.device)), cameras)
+
+    def draw_classes(self, n: int) -> np.ndarray:
+        """(n,) class indices among those that have views."""
+        weights = CLASS_WEIGHTS * (self.shelves.added > 0)
+        return self.random.choice(len(CLASSES), size=n, p=weights / weights.sum())
+
+
+def ring_cameras(n: int, random: np.random.Generator):
+    """n VIEWS cameras of constant framing, those of a ring side by side."""
+    lens = replace(FRAMED_CAMERAS, stratified_azimuth=False, position_jitter=0.0, up_std=0.0)
+    first = sample_cameras(lens, n, random)
+    azimuth = np.rad2deg(first.azimuth.double().numpy())[:, None] + np.arange(VIEWS) * 360 / VIEWS
+    elevation, distance, focal = (
+        values.double().numpy().repeat(VIEWS)
+        for values in (first.elevation.rad2deg(), first.position.norm(dim=1), first.focal)
+    )
+    return orbit(azimuth.ravel() % 360, elevation, distance, focal)
+
+
+@dataclass(frozen=True)
+class Batch:
+    """n rings. images: (n VIEWS, 3, 64, 64) in [-1, 1], those of a toy side by side.  cameras: (n VIEWS, 16).  texts:
+    n captions without view words.  steps: (n,) timesteps, of the first k rings from BLIND on.  views: their k VIEWS
+    captions with view words."""
+
+    images: Tensor
+    cameras: Tensor
+    texts: list[str]
+    steps: np.ndarray
+    views: list[str]
+
+
+def ring_batch(rings: Rings, n: int, random: np.random.Generator, hidden: float) -> Batch:
+    """hidden: share of the rings that noise hides."""
+    k, names = round(hidden * n), list(COLORS)
+    hide = BLIND + (1000 - BLIND) * (np.arange(k) + random.random(k)) / max(k, 1)
+    steps = np.concatenate([hide.astype(np.int64), sample_noise_levels(n - k, random, 0.0)])
+    classes = rings.draw_classes(n)
+    seen = rings.shelves.draw_rings(classes, VIEWS, random)
+    color, modes = random.integers(len(names), size=n), sample_modes(LIGHTS, n, 1.0, random)
+    images = shown_rings(seen, color, modes, random).permute(0, 3, 1, 2) * 2 - 1
+    cameras = camera_numbers(orbit(*np.rad2deg([seen.azimuth, seen.elevation]), 1.0, 1.0))
+    texts = [
+        caption(CLASSES[c], names[k], 0.0, 0.0, mode, random, views=False)
+        for c, k, mode in zip(classes.tolist(), color.tolist(), modes.tolist(), strict=True)
+    ]
+    angles = zip(seen.azimuth[: k * VIEWS], seen.elevation[: k * VIEWS], strict=True)
+    return Batch(images, cameras, texts, steps, [with_view(texts[i // VIEWS], *at) for i, at in enumerate(angles)])
+
+
+def with_view(text: str, azimuth: float, elevation: float) -> str:
+    """A caption with the words of a view in degrees, which stand before those of the shading mode."""
+    toy, _, mode = text.rpartition(", ") if text.endswith(MODE_WORDS) else (text, "", "")
+    return view_prompt(toy, degree_view(azimuth, elevation), mode)
+
+
+def shown_rings(seen: Seen, color: np.ndarray, modes: np.ndarray, random: np.random.Generator) -> Tensor:
+    """(n VIEWS, H, W, 3) pictures in [0, 1]: a ring of views has one background, the same colours of parts, and a lamp
+    that turns with the camera. color, modes: (n,)."""
+    n, device = len(color), seen.buffer.slot.device
+    colors = sent(random_colors(color, random).repeat_interleave(VIEWS, 0), device)
+    light = around(sample_light_positions(LIGHTS, seen.position[::VIEWS], random), VIEWS)
+    rows = sent(shading_rows(LIGHTS, light, modes.repeat(VIEWS)), device)
+    behind = backgrounds(n, seen.buffer.slot.shape[-1], random, device).repeat_interleave(VIEWS, 0)
+    return shade(seen.buffer, colors, rows, behind)
+
+
+class MultiviewTask:
+    """See `loop.Task`. teacher: the pixel prior."""
+
+    name, outer = "", OUTER
+
+    def __init__(self, prior: MultiviewPrior, teacher: Prior, config: TrainPriorConfig):
+        self.model, self.teacher, self.config = prior, teacher, config
+        self.sheet = partial(sheet, steps=config.sheet_steps)
+
+    def parts(self, model: MultiviewPrior) -> list:
+        return [model.unet, model.text_encoder]
+
+    def open(self, random: np.random.Generator, device: str) -> None:
+        self.random, self.rings = random, Rings(self.config, random, device)
+
+    def fill(self) -> None:
+        self.rings.fill()
+
+    def grow(self) -> None:
+        self.rings.grow()
+
+    def batch(self, progress: float) -> tuple[Tensor, ...]:
+        """images (n, 3, 64, 64), ids (n, MAX_TOKENS), steps (n,), cameras (n, 16) and ids of the captions with view
+        words of the first of them; the last two empty for single pictures."""
+        n, tokenizer = self.config.batch, self.model.tokenizer
+        if self.random.random() < SINGLE_SHARE:
+            image, texts, steps = training_batch(self.rings, n, self.random, 0.0)
+            ids, cameras, views = caption_ids(tokenizer, texts), torch.empty(0, CAMERA), []
+        else:
+            hidden = HIDDEN_SHARE[progress >= self.config.text_phase]
+            found = ring_batch(self.rings, n // VIEWS, self.random, hidden)
+            image, cameras, views = found.images, found.cameras, found.views
+            ids, steps = caption_ids(tokenizer, found.texts).repeat(VIEWS, 0), found.steps.repeat(VIEWS)
+        rest = (ids, steps, cameras, caption_ids(tokenizer, views))
+        return image, *(sent(values, image.device) for values in rest)
+
+    def loss(self, image: Tensor, ids: Tensor, steps: Tensor, cameras: Tensor, views: Tensor) -> Tensor:
+        if not len(cameras):
+            with each_alone(self.model.unet):
+                return denoising_loss(self.model, image, ids, steps)
+        return ring_loss(self.model, self.teacher, image, ids, steps, cameras, views)
+
+
+def ring_loss(
+    prior: MultiviewPrior, teacher: Prior, image: Tensor, ids: Tensor, steps: Tensor, cameras: Tensor, views: Tensor
+) -> Tensor:
+    """`loss.denoising_loss` of rings of views, those of the first ones against what the teacher answers to their view
+    words. See `MultiviewTask.batch`."""
+    noisy, weight = with_noise(prior, image, steps)
+    k = len(views)
+    with torch.no_grad():
+        told = answer(teacher, noisy[:k], views, steps[:k])
+    error = answer(prior, noisy, ids, steps, class_labels=cameras) - torch.cat([told, image[k:]])
+    return (weight * error.square()).mean()
+
+
+def train_multiview_prior(
+    config: TrainPriorConfig,
+    out: Path,
+    *,
+    resume: Path | None = None,
+    processes: int = 1,
+    device: str = "cpu",
+    score: Callable[[MultiviewPrior], dict] | None = None,
+    show: Callable[[str], None] = silent,
+) -> None:
+    """Train and leave a diffusers folder in `out`, with `training.json` and `samples.jpg` beside it.
+
+    resume: a folder to start from (weights only); without one the shipped pixel prior is where it starts. The rest is
+    as in `pixels.train_prior`. Raises UsageError or PriorError before anything is written where that cannot be done.
+    """
+    check_request(config, Path(out), device)
+    if config.batch % VIEWS or config.chunk % VIEWS or config.views_per_class % VIEWS:
+        raise PriorError(f"train-prior: batch, chunk and views_per_class must be multiples of {VIEWS} views of a toy")
+    if resume is not None:
+        check_resume(resume)
+    log = read_log(resume) if resume else EMPTY_LOG
+    run_task(build_task, (config, resume, device), config, out, log, processes, device, score, show)
+
+
+def check_resume(resume: Path) -> None:
+    """Raise PriorError for a folder that is no multi-view prior."""
+    read_log(resume)
+    try:
+        kind = load_prior(resume).unet.config.class_embed_type
+        if kind != "projection":
+            raise ValueError("its UNet knows no cameras")
+    except (OSError, ValueError, RuntimeError) as error:
+        raise PriorError(f"{resume} cannot be resumed from: {str(error).strip().splitlines()[0]}") from error
+
+
+def build_task(config: TrainPriorConfig, resume: Path | None, device: str) -> MultiviewTask:
+    from diffusers.models.attention_processor import AttnProcessor
+
+    prior = load_multiview_prior(resume) if resume else start_multiview_prior(load_prior(), config.seed)
+    prepare_for_training(prior, device)
+    attend_jointly(prior.unet, AttnProcessor())
+    teacher = load_prior()
+    prepare_for_training(teacher, device)
+    for part in (teacher.unet, teacher.text_encoder):
+        part.eval().requires_grad_(False)
+    return MultiviewTask(prior, teacher, config)
