@@ -71,7 +71,8 @@ def with_model(guidance: GuidanceConfig, model: str) -> GuidanceConfig:
     """View and mode words beyond the paper's four are known to the embedded priors only."""
     if model in TOYBOXES:
         return replace(guidance, model=model)
-    return replace(guidance, model=model, view_words="paper", mode_words=False, keep_view=False)
+    words = "none" if guidance.view_words == "none" else "paper"
+    return replace(guidance, model=model, view_words=words, mode_words=False, keep_view=False)
 
 
 def pipeline_class(model: str) -> str:

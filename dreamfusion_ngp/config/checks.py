@@ -72,6 +72,9 @@ def check_config(config: RunConfig) -> None:
             config.render, 1.0
         )
         > 4096,
+        f"views must be a multiple of camera.ring, of {config.camera.ring} sides of one object": config.views
+        % max(config.camera.ring, 1)
+        != 0,
     }
     problems |= guidance_problems(config.guidance, config.accumulate)
     for problem in (text for text, wrong in problems.items() if wrong):

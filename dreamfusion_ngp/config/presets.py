@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 from ..base.errors import UsageError
-from .published import DREAMFUSION_IF, DREAMFUSION_SD, RFDS_SD3, Published, convert
+from .published import DREAMFUSION_IF, DREAMFUSION_SD, MVDREAM_SD21, RFDS_SD3, Published, convert
 from .schema import (
     CameraConfig,
     FieldConfig,
@@ -142,6 +142,18 @@ def toybox_256() -> RunConfig:
     return replace(found, preset="toybox-256", guidance=latent_toys(replace(found.guidance, model="toybox-256")))
 
 
+def toybox_mv() -> RunConfig:
+    """`fast` for the embedded prior of four views: a step is one toy from four sides, as the prior was trained with,
+    and no text names a view."""
+    found = fast()
+    return replace(
+        found,
+        preset="toybox-mv",
+        camera=replace(found.camera, stratified_azimuth=False, position_jitter=0.0, up_std=0.0, ring=4),
+        guidance=replace(found.guidance, model="toybox-mv", view_words="none", t_shared=True),
+    )
+
+
 def latent_toys(guidance: GuidanceConfig) -> GuidanceConfig:
     """The guidance of `fast` for the embedded latent prior: the same noise levels in Stable Diffusion's schedule, where
     alpha is .25 at three quarters and stays above .068. Latents go beyond -1 and 1, so nothing is clipped."""
@@ -231,6 +243,14 @@ DETAILS = {
             ),
         },
     ),
+    "mvdream": Preset(
+        MVDREAM_SD21,
+        {
+            "views": (4, "One object. MVDream has two while it renders 64 pixels, which a run here cannot change."),
+            "optim.final": (0.1, _SMALL_STEPS),
+            "render.budget": (1 << 22, "Samples for four views of 256 x 256 pixels, once empty space is known."),
+        },
+    ),
     "if": Preset(
         DREAMFUSION_IF,
         {
@@ -258,6 +278,7 @@ def build(name: str) -> RunConfig:
 PRESETS = {
     "fast": fast,
     "toybox-256": toybox_256,
+    "toybox-mv": toybox_mv,
     "dreamfusion": dreamfusion,
     "magic3d": magic3d,
     "refine": refine,

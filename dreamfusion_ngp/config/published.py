@@ -34,9 +34,12 @@ TIMESTEPS = 1000  # of the schedules of all models here
 class Published:
     """A configuration of another program. source: repository, file and commit. Angles are in degrees, lengths in that
     program's world units, `*_steps` in steps. resolution: pixels a side, from the start and doubled at doubling_steps
-    (0: never). reduction: numbers of a view that its distillation loss is summed over; 1 for a mean. scale_form:
-    "omega" or "s". t_ends: lowest and highest timestep in fractions of the schedule, both drawn. descending: they count
-    a flow's scheduler from its noisy end. coarse_to_fine: levels at the start, and steps until all are active."""
+    (0: never), and again at second_doubling_steps. distance_per_focal: distance is multiplied by the focal length in
+    image widths. ring: see `CameraConfig`. reduction: numbers of a view that its distillation loss is summed over; 1
+    for a mean. scale_form: "omega" or "s". t_ends: lowest and highest timestep in fractions of the schedule, both
+    drawn. descending: they count a flow's scheduler from its noisy end. t_starts: the lowest at the start, falling to
+    t_ends[0] at anneal_steps (0: the end); t_max_end: the highest there (None: as at the start). rescale: share, of the
+    clean images of all views together. coarse_to_fine: levels at the start, and steps until all are active."""
 
     source: str
     steps: int
@@ -57,6 +60,7 @@ class Published:
     lr_mlp: float
     lr_background: float
     doubling_steps: int = 0
+    second_doubling_steps: int = 0
     albedo_steps: int = 0
     lit_probability: float = 0.75
     levels: int = 16
@@ -70,6 +74,12 @@ class Published:
     descending: bool = False
     weighting: str = "sigma2"
     guidance_resolution: int = 0
+    distance_per_focal: bool = False
+    ring: int = 0
+    t_starts: float = 0.0
+    t_max_end: float | None = None
+    anneal_steps: int = 0
+    rescale: float = 0.0
 
 
 THREESTUDIO = dict(
@@ -138,6 +148,43 @@ RFDS_SD3 = Published(
 )
 
 
+# Its loss is half the sum of squares of all numbers of all views over the count of views, of clean images: the gradient
+# is theirs, as with weighting "clean". Distances are U(.8, 1) / tan(fov / 2), that is twice the focal length in image
+# widths. It renders 8 views of 64 pixels, and from step 5000 on 4 of 256.
+MVDREAM_SD21 = Published(
+    source="MVDream-threestudio, configs/mvdream-sd21-rescale0.5.yaml at efcd6c3",
+    steps=10_000,
+    views=8,
+    resolution=64,
+    doubling_steps=5000,
+    second_doubling_steps=5000,
+    distance=(1.6, 2.0),
+    distance_per_focal=True,
+    fov=(15.0, 60.0),
+    elevation=(0.0, 30.0),
+    jitter=(0.0, 0.0, 0.0),
+    radius=1.0,
+    ring=4,
+    lit_probability=0.0,
+    random_background=0.5,
+    scale=50.0,
+    scale_form="s",
+    t_starts=0.98,
+    t_max_end=0.5,
+    anneal_steps=8000,
+    rescale=0.5,
+    weighting="clean",
+    guidance_resolution=256,
+    reduction=4 * 32 * 32,
+    orientation=(0.0, 0.0, 0),
+    sparsity=0.0,
+    opaque=0.0,
+    lr_grid=1e-2,
+    lr_mlp=1e-3,
+    lr_background=1e-3,
+)
+
+
 def mean_weight(weight: float, reduction: int) -> float:
     """The weight of a loss beside a distillation loss that is a mean, given that beside one summed over `reduction`
     numbers of a view."""
@@ -193,6 +240,8 @@ def convert(theirs: Published) -> RunConfig:
             position_jitter=position,
             look_at_std=target,
             up_std=up,
+            distance_per_focal=theirs.distance_per_focal,
+            ring=theirs.ring,
         ),
         light=LightConfig(albedo_only_until=theirs.albedo_steps / theirs.steps, lit_probability=theirs.lit_probability),
         field=field_of(theirs),
@@ -200,12 +249,20 @@ def convert(theirs: Published) -> RunConfig:
             resolution=theirs.resolution,
             random_background=theirs.random_background,
             step=2 * math.sqrt(3) * theirs.radius / theirs.samples_per_ray,
-            resolution_doubles=((theirs.doubling_steps or theirs.steps) / theirs.steps, 1.0),
+            resolution_doubles=tuple(
+                (at or theirs.steps) / theirs.steps for at in (theirs.doubling_steps, theirs.second_doubling_steps)
+            ),
         ),
         guidance=GuidanceConfig(
             scale=scale_of(theirs.scale, theirs.scale_form),
             t_range=t_range,
-            t_max_end=t_range[1],
+            t_max_end=t_range[1] if theirs.t_max_end is None else t_range_of((0.0, theirs.t_max_end))[1],
+            t_min_start=theirs.t_starts,
+            t_anneal=(theirs.anneal_steps or theirs.steps) / theirs.steps,
+            t_shared=theirs.ring > 0,
+            view_words="none" if theirs.ring else "paper",
+            rescale=theirs.rescale,
+            rescale_of="clean" if theirs.rescale else "prediction",
             t_shifted=theirs.descending,
             weighting=theirs.weighting,
             precision="float16",

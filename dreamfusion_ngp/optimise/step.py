@@ -116,11 +116,13 @@ class Draw:
 
 def draw(config: RunConfig, number: int) -> Draw:
     """Part `number` of a run, `config.accumulate` of them a step. The background is the network's, or with the
-    configured probability (always, without a network) one random colour per view."""
+    configured probability (always, without a network) one random colour per view, or ring of views."""
     progress = number // config.accumulate / config.steps
     random = generator(config.seed, number, Stream.VIEWS)
     views = sample_views(config.camera, config.light, config.views, progress, random)
-    colors, flat = random_background(len(views), random), random.random() < config.render.random_background
+    ring = max(config.camera.ring, 1)
+    colors, flat = random_background(-(-len(views) // ring), random), random.random() < config.render.random_background
+    colors = colors.repeat_interleave(ring, 0)[: len(views)]
     network = config.field.background_hidden > 0 and not flat
     return Draw(number, progress, views, colors, network, resolution_at(config.render, progress))
 

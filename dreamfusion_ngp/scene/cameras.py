@@ -7,7 +7,7 @@ degrees on +X. Camera-to-world matrices use OpenGL/Blender camera axes: x right,
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -113,7 +113,14 @@ def sample_azimuth(config: CameraConfig, n: int, random: np.random.Generator) ->
 
 def sample_cameras(config: CameraConfig, n: int, random: np.random.Generator) -> Cameras:
     """n cameras of DreamFusion A.2: position on a spherical shell plus uniform jitter, look-at point and up vector with
-    Gaussian jitter, random focal length. The draws come from `random` alone, in a fixed order."""
+    Gaussian jitter, random focal length. The draws come from `random` alone, in a fixed order. With `config.ring` every
+    so many are one camera, turned around the vertical axis (`around`)."""
+    if config.ring > 1:
+        first = sample_cameras(replace(config, ring=0), -(-n // config.ring), random)
+        steps = torch.arange(config.ring) * 2 * math.pi / config.ring
+        azimuth = ((first.azimuth[:, None] + steps) % (2 * math.pi)).flatten()
+        elevation, focal = (values.repeat_interleave(config.ring) for values in (first.elevation, first.focal))
+        return Cameras(around(first.c2w, config.ring), focal, azimuth, elevation)[:n]
     azimuth, elevation = sample_azimuth(config, n, random), sample_elevation(config, n, random)
     focal = _uniform(random, config.focal, n)
     radius = _uniform(random, config.distance, n) * (focal if config.distance_per_focal else 1.0)
@@ -126,6 +133,16 @@ def sample_cameras(config: CameraConfig, n: int, random: np.random.Generator) ->
     position = spherical(radius, azimuth, elevation) + jitter
     c2w = look_at(position, target, pole_safe_up(azimuth, elevation) + up_noise)
     return Cameras(c2w, focal, azimuth, elevation)
+
+
+def around(vectors: torch.Tensor, views: int) -> torch.Tensor:
+    """(n views, 3, ...): each of vectors (n, 3, ...) in world units, followed by those that `views` even steps of the
+    azimuth around the vertical axis make of it."""
+    angle = torch.arange(views, dtype=vectors.dtype, device=vectors.device) * 2 * math.pi / views
+    zero, one = torch.zeros_like(angle), torch.ones_like(angle)
+    rows = [[angle.cos(), zero, angle.sin()], [zero, one, zero], [-angle.sin(), zero, angle.cos()]]
+    turn = torch.stack([torch.stack(row, -1) for row in rows], 1)
+    return torch.einsum("vij,nj...->nvi...", turn, vectors).flatten(0, 1)
 
 
 def _uniform(random: np.random.Generator, interval: tuple[float, float], n: int) -> np.ndarray:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import math
-
 import numpy as np
 import torch
 
@@ -34,15 +32,6 @@ def sample_light_positions(
     low, high = config.distance
     distance = torch.tensor(low + (high - low) * random.random(n), dtype=torch.float32)
     return torch.nn.functional.normalize(camera_position.cpu() + noise, dim=-1) * distance[:, None]
-
-
-def around(positions: torch.Tensor, views: int) -> torch.Tensor:
-    """(n views, 3): each of n positions, and the others of `views` on its ring around the vertical axis, evenly spaced,
-    each from the one before by an increase of the azimuth."""
-    angle = torch.arange(views, dtype=positions.dtype, device=positions.device) * 2 * math.pi / views
-    x, y, z = (axis[:, None] for axis in positions.unbind(1))
-    turned = x * angle.cos() + z * angle.sin(), y.expand(-1, views), z * angle.cos() - x * angle.sin()
-    return torch.stack(turned, -1).flatten(0, 1)
 
 
 def shading_rows(config: LightConfig, light: torch.Tensor, modes: np.ndarray) -> torch.Tensor:

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 
 from ..config.schema import CameraConfig, LightConfig
-from .cameras import Cameras, sample_cameras
+from .cameras import Cameras, around, sample_cameras
 from .lights import sample_light_positions, sample_modes, shading_rows
 
 
@@ -32,8 +32,9 @@ class Views:
 def sample_views(
     camera: CameraConfig, light: LightConfig, n: int, progress: float, random: np.random.Generator
 ) -> Views:
-    """n views for a run at `progress` in [0, 1]. Every draw comes from `random`, in a fixed order."""
-    cameras = sample_cameras(camera, n, random)
-    modes = sample_modes(light, n, progress, random)
-    position = sample_light_positions(light, cameras.position, random)
+    """n views for a run at `progress` in [0, 1]. Every draw comes from `random`, in a fixed order. The sides of a ring
+    (`camera.ring`) have one shading mode, and a lamp that turns with the camera."""
+    cameras, ring = sample_cameras(camera, n, random), max(camera.ring, 1)
+    modes = sample_modes(light, -(-n // ring), progress, random).repeat(ring)[:n]
+    position = around(sample_light_positions(light, cameras.position[::ring], random), ring)[:n]
     return Views(cameras, shading_rows(light, position, modes), modes)

@@ -173,6 +173,15 @@ def test_the_upper_end_of_t_is_annealed_linearly():
     assert sample_timesteps(GuidanceConfig(t_range=(0.0, 1.0), t_max_end=1.0), draws, 1.0, LENGTH).max() == LENGTH - 1
 
 
+def test_both_ends_of_t_fall_and_arrive_before_the_end_of_the_run():
+    """MVDream: from .98 alone to .02 to .50, by 80 % of the run."""
+    config = GuidanceConfig(t_range=(0.02, 0.98), t_max_end=0.5, t_min_start=0.98, t_anneal=0.8)
+    draws = np.random.default_rng(3).random((2, 4096))
+    for progress, low, high in ((0.0, 980, 981), (0.4, 500, 740), (0.8, 20, 500), (1.0, 20, 500)):
+        t = sample_timesteps(config, draws, progress, LENGTH)
+        assert (t.min(), t.max()) == (low, high - 1), progress
+
+
 def test_a_window_follows_the_upper_end_down_and_stops_at_the_lower():
     config = GuidanceConfig(t_range=(0.02, 0.98), t_max_end=0.1, t_window=0.3)
     draws = np.random.default_rng(3).random((2, 4096))

@@ -20,6 +20,8 @@ def test_a_draw_depends_on_its_number_alone():
     assert not torch.equal(a.views.cameras.c2w, draw(TINY, 8).views.cameras.c2w)
     assert draw(TINY, 0).views.modes.tolist() == [ALBEDO] * 2
     assert {draw(TINY, n).network for n in range(20)} == {False, True}
+    ring = draw(replace(TINY, views=8, camera=replace(TINY.camera, ring=4)), 7).colors.view(2, 4, 3)
+    assert (ring == ring[:, :1]).all() and (ring[0, 0] != ring[1, 0]).any(), "one background a ring"
     assert not any(draw(replace(TINY, field=replace(TINY.field, background_hidden=0)), n).network for n in range(20))
 
 

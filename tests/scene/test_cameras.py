@@ -17,6 +17,7 @@ from scipy import stats
 from dreamfusion_ngp.config.presets import dreamfusion
 from dreamfusion_ngp.config.schema import CameraConfig
 from dreamfusion_ngp.scene.cameras import (
+    around,
     camera_rays,
     look_at,
     orbit,
@@ -73,6 +74,25 @@ def test_stratified_azimuths_are_evenly_spaced_and_still_uniform():
     assert np.allclose(np.diff(batches, axis=1), math.pi / 2)
     assert batches.min() >= 0 and batches.max() < 2 * math.pi
     assert ks(batches[:, 0] / (math.pi / 2), "uniform") > 1e-3
+
+
+def test_a_ring_is_one_camera_that_is_turned():
+    """Jitter and all: seen from the object's axis, every side stands as the first one does. The first of every ring are
+    those that a run without rings draws."""
+    config = CameraConfig(ring=4)
+    found = sample_cameras(config, 12, np.random.default_rng(5))
+    alone = sample_cameras(replace(config, ring=0), 3, np.random.default_rng(5))
+    for name in ("c2w", "focal", "azimuth", "elevation"):
+        torch.testing.assert_close(getattr(found, name)[::4], getattr(alone, name))
+        assert len(getattr(found, name)) == 12
+    steps = (found.azimuth.view(3, 4).diff(dim=1) % (2 * math.pi)) / math.pi
+    torch.testing.assert_close(steps, torch.full((3, 3), 0.5), atol=1e-5, rtol=0)
+    for k in range(4):
+        back = around(found.c2w[k::4], 4)[(4 - k) % 4 :: 4]
+        torch.testing.assert_close(back, alone.c2w, atol=1e-6, rtol=0)
+    flat = spherical(torch.ones(1), found.azimuth[1:2], torch.zeros(1))
+    turned = around(spherical(torch.ones(1), found.azimuth[:1], torch.zeros(1)), 4)[1:2]
+    torch.testing.assert_close(flat, turned, atol=1e-6, rtol=0)
 
 
 def test_distance_and_focal_are_uniform_and_independent():

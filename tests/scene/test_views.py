@@ -1,5 +1,7 @@
 """The views of a step: parts that belong together, and draws that depend on the generator alone."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -25,6 +27,16 @@ def test_shapes_and_that_the_parts_belong_together():
     camera = torch.nn.functional.normalize(views.cameras.position, dim=-1)
     own = (light * camera).sum(-1).mean()
     assert own > 0.45 > (light * camera.roll(1, 0)).sum(-1).mean()
+
+
+def test_sides_of_a_ring_have_one_mode_and_a_lamp_that_turns_with_the_camera():
+    config = dreamfusion()
+    config = replace(config, camera=replace(config.camera, ring=4))
+    views = draw(0, n=32, config=config)
+    modes = views.modes.reshape(8, 4)
+    assert (modes == modes[:, :1]).all() and len(set(modes[:, 0].tolist())) > 1
+    seen = torch.einsum("nji,nj->ni", views.cameras.c2w[:, :, :3], views.shading[:, :3]).view(8, 4, 3)
+    torch.testing.assert_close(seen, seen[:, :1].expand(-1, 4, -1), atol=1e-5, rtol=0)
 
 
 def test_the_same_generator_gives_the_same_views():

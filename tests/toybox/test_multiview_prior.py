@@ -15,8 +15,8 @@ from dreamfusion_ngp.cli import main
 from dreamfusion_ngp.config.prompts import MODE_WORDS, view_prompt
 from dreamfusion_ngp.guidance.multiview import camera_numbers, each_alone
 from dreamfusion_ngp.guidance.packing import pack
-from dreamfusion_ngp.scene.cameras import orbit
-from dreamfusion_ngp.scene.lights import LAMBERTIAN, around
+from dreamfusion_ngp.scene.cameras import around, orbit, sample_cameras
+from dreamfusion_ngp.scene.lights import LAMBERTIAN
 from dreamfusion_ngp.toybox.prior import multiview_training as training
 from dreamfusion_ngp.toybox.prior.cache import Seen
 from dreamfusion_ngp.toybox.prior.loop import read_log
@@ -103,7 +103,7 @@ def test_cameras_say_at_first_to_the_time_what_view_words_say(pixel, start):
 def test_a_ring_shows_one_toy_from_four_sides(rings):
     """One camera ring, one light that turns with it, one background, and the same colours; what the cameras are told is
     where they stand."""
-    cameras = training.ring_cameras(3, np.random.default_rng(1))
+    cameras = sample_cameras(training.RING_CAMERAS, 12, np.random.default_rng(1))
     assert len(cameras) == 12
     for name in ("elevation", "focal"):
         values = getattr(cameras, name).view(3, 4)
@@ -121,7 +121,7 @@ def test_a_ring_shows_one_toy_from_four_sides(rings):
 
 
 def test_a_round_toy_looks_the_same_from_all_sides_lights_included():
-    cameras = training.ring_cameras(1, np.random.default_rng(4))
+    cameras = sample_cameras(training.RING_CAMERAS, 4, np.random.default_rng(4))
     buffer = trace("cone", torch.zeros(4, PARAMETERS), cameras)
     seen = Seen(buffer, cameras.position, cameras.azimuth.numpy(), cameras.elevation.numpy(), np.ones(4, bool))
     shown = training.shown_rings(seen, np.array([0]), np.array([LAMBERTIAN]), np.random.default_rng(0))

@@ -69,7 +69,7 @@ class Ends:
 
     shape: (C, h, w) of what it sees of a view.  encode: see `Denoiser`.  call: (network, rows) -> prediction
     (n, C, h, w).  masked: whether the padding of texts is hidden from the network.  vae: the encoder's, for the memory
-    plan.
+    plan.  views: of an object that the network sees at once; they lie side by side in its rows.
     """
 
     shape: tuple[int, int, int]
@@ -77,6 +77,7 @@ class Ends:
     call: Callable[[Callable, Rows], Tensor] = call_unet
     masked: bool = False
     vae: torch.nn.Module | None = None
+    views: int = 1
 
 
 @dataclass(frozen=True)
@@ -85,7 +86,7 @@ class Family:
     load what the network needs around it.  scale: guidance scale where neither config nor folder names one.  encoder:
     how texts are embedded.  network, network_class: the name of the part, and its class in diffusers.  parts: more that
     a folder must have, beyond those of the encoder.  flow: whether it is a rectified flow.  views_together: see
-    `Denoiser`."""
+    `Denoiser`.  normal: (folder, index) -> the index as diffusers would have written it.  load: of the network."""
 
     accepts: Callable[[dict], bool]
     surround: Callable[[Parts], Ends]
@@ -96,10 +97,12 @@ class Family:
     parts: tuple[str, ...] = ()
     flow: bool = False
     views_together: bool = False
+    normal: Callable[[Path, dict], dict] = lambda folder, index: index
+    load: Callable[..., torch.nn.Module] = load_model
 
     def check(self, folder: Path) -> dict:
         """model_index.json of a folder that looks whole, without loading it. Raises PriorError."""
-        index = read_index(folder)
+        index = self.normal(folder, read_index(folder))
         read_settings(folder)
         check_parts(folder, index, (self.network, "scheduler", *self.parts, *self.encoder.parts(index)))
         if (found := index[self.network][1]) != self.network_class:
@@ -120,7 +123,7 @@ class DiffusionDenoiser:
             raise PriorError(f"{folder}: a {family.network} with a {index['scheduler'][1]} is not understood")
         self.texts = Texts(config, family.encoder(folder, index, settings.get("clip_skip", 0)))
         dtype = choose_dtype(self.config.precision, device)
-        self.network = load_model(folder, index, family.network, dtype)
+        self.network = family.load(folder, index, family.network, dtype)
         self.ends = family.surround(Parts(folder, index, config, self.network, self.texts.embeddings, dtype, device))
         self.shape, self.encode = self.ends.shape, self.ends.encode
         self.autocast = dtype is None and bfloat16_is_quick(device)
@@ -139,13 +142,15 @@ class DiffusionDenoiser:
         side = self.shape[-1]
         while side > SMALL_SIDE and side % SMALL_SIDE == 0:
             side //= 2
-        z = torch.zeros(1, self.shape[0], side, side, device=self.device)
+        n = self.ends.views
+        z = torch.zeros(n, self.shape[0], side, side, device=self.device)
 
         def pick(key: str) -> Tensor | None:
-            first = self.texts.embeddings[key][:1]
+            first = self.texts.embeddings[key][:1].expand(n, *self.texts.embeddings[key].shape[1:])
             return (first if self.texts.masked else None) if key == "mask" else first.to(self.dtype)
 
-        rows = Rows(z, sent(self.schedule.times[:1], self.device), pick, orbit([0.0], 0.0, 1.0, 1.0), np.zeros(1, int))
+        steps = sent(self.schedule.times[:1].repeat(n), self.device)
+        rows = Rows(z, steps, pick, orbit(np.arange(n) * 360 / n, 0.0, 1.0, 1.0), np.arange(n))
         with fitting(f"{place} does not take what this folder's parts give it"), torch.no_grad():
             answer = self.ask(self.network, rows)
         if answer.shape != z.shape:
@@ -203,9 +208,22 @@ class DiffusionDenoiser:
 
         if self.config.compile != "none":
             torch.compiler.cudagraph_mark_step_begin()
-        whole = self.config.compile != "none" or self.views_together
-        output = ask(slice(None)) if whole else in_parts(ask, len(batch), self.device)
-        return output.float().clone().chunk(k)
+        return self._in_parts(ask, len(batch)).float().clone().chunk(k)
+
+    def _in_parts(self, ask: Callable[[slice], Tensor], rows: int) -> Tensor:
+        """What `ask` gives for all rows, whose views of an object stay together: side by side on the CPU's cores, or so
+        many objects at a time as `guidance.slice` has views for."""
+        together = self.ends.views if self.ends.views > 1 else rows if self.views_together else 1
+
+        def objects(part: slice) -> Tensor:
+            return ask(slice(part.start * together, part.stop * together))
+
+        if self.ends.views > 1 and self.config.slice:
+            size, count = max(1, self.config.slice // together), rows // together
+            return torch.cat([objects(slice(i, min(i + size, count))) for i in range(0, count, size)])
+        if self.config.compile != "none":
+            return ask(slice(0, rows))
+        return in_parts(objects, rows // together, self.device)
 
     @contextmanager
     def resident(self) -> Iterator[None]:

@@ -25,7 +25,12 @@ def check_unet(parts: Parts, conditions: str | None = None) -> None:
 
 
 def surround(parts: Parts) -> Ends:
-    check_unet(parts)
+    return surround_with(parts, None)
+
+
+def surround_with(parts: Parts, conditions: str | None) -> Ends:
+    """conditions: see `check_unet`."""
+    check_unet(parts, conditions)
     encoder = LatentEncoder(parts, "unet")
     return Ends(encoder.shape, encoder, vae=encoder.vae)
 

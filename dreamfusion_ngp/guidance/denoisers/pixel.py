@@ -24,10 +24,16 @@ OTHERS = ("vae", "transformer", "text_encoder_2", "movq", "vqvae", "image_noisin
 
 
 def surround(parts: Parts) -> Ends:
+    return surround_with(parts, None)
+
+
+def surround_with(parts: Parts, conditions: str | None) -> Ends:
+    """conditions: what the UNet wants to be told that the family does not tell it, "" for nothing; by default anything
+    but a text."""
     if parts.config.guidance.vae:
         model = parts.config.guidance.model
         raise UsageError(f"guidance.vae: {model} works on pixels and has no VAE to replace")
-    (factor, side), channels = geometry(parts), parts.network.config.in_channels
+    (factor, side), channels = geometry(parts, conditions), parts.network.config.in_channels
 
     def encode(image: Tensor) -> Tensor:
         return resize(image.permute(0, 3, 1, 2), side) * 2 - 1
@@ -40,7 +46,7 @@ def surround(parts: Parts) -> Ends:
     return Ends((3, side, side), encode, call, masked=not is_if(parts.folder, parts.index))
 
 
-def geometry(parts: Parts) -> tuple[int, int]:
+def geometry(parts: Parts, conditions: str | None = None) -> tuple[int, int]:
     """Pixels a side that the UNet packs into channels, and the side of its images in pixels, or what the config
     asks for. Raises PriorError for a UNet that does not fit."""
     c, place, asked = parts.network.config, f"{parts.folder}/unet", parts.config.guidance.resolution
@@ -52,9 +58,8 @@ def geometry(parts: Parts) -> tuple[int, int]:
             "positions) to 3 f^2 or 6 f^2"
         )
     else:
-        problem = foreign_conditions(c, (None, "text")) or width_problem(
-            text_widths(c), parts.embeddings["hidden"].shape[-1]
-        )
+        other = foreign_conditions(c, (None, "text")) if conditions is None else conditions
+        problem = other or width_problem(text_widths(c), parts.embeddings["hidden"].shape[-1])
     if problem:
         raise PriorError(f"{parts.folder}: the unet does not fit, {problem}")
     if asked % factor:

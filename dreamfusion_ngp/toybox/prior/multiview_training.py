@@ -20,8 +20,8 @@ from ...base.slots import sent
 from ...config.presets import FRAMED_CAMERAS
 from ...config.prompts import MODE_WORDS, degree_view, view_prompt
 from ...guidance.multiview import CAMERA, VIEWS, attend_jointly, camera_numbers, each_alone
-from ...scene.cameras import orbit, sample_cameras
-from ...scene.lights import around, sample_light_positions, sample_modes, shading_rows
+from ...scene.cameras import around, orbit, sample_cameras
+from ...scene.lights import sample_light_positions, sample_modes, shading_rows
 from ..world.captions import caption
 from ..world.shapes import CLASSES, COLORS, PARAMETERS
 from ..world.tracer import shade, trace
@@ -49,10 +49,18 @@ from .pixels import check_request, prepare_for_training
 
 SINGLE_SHARE = 0.3  # of the batches: pictures of no camera, with view words, each seen alone (MVDream's share)
 HIDDEN_SHARE = (0.6, 0.3)  # of the rings, from BLIND on: in the first part of a run and after
-FILL = 120  # views of a class before the training begins; the others come while it runs
+RING_CAMERAS = replace(FRAMED_CAMERAS, stratified_azimuth=False, position_jitter=0.0, up_std=0.0, ring=VIEWS)
+FILL = 80  # views of a class before the training begins; the others come while it runs
 
 MULTIVIEW = TrainPriorConfig(
-    images=400_000, learning_rate=6e-4, ema_half_life=15_000, views_per_class=960, chunk=8, trace_every=2
+    images=400_000,
+    batch=24,
+    learning_rate=6e-4,
+    warmup_images=1500,
+    ema_half_life=8_000,
+    views_per_class=960,
+    chunk=8,
+    trace_every=4,
 )
 MULTIVIEW_GPU = TrainPriorConfig(
     images=4_000_000,
@@ -86,7 +94,7 @@ class Rings:
         """Trace one chunk of the next class."""
         index, n = self.next % len(CLASSES), self.config.chunk // VIEWS
         self.next += 1
-        cameras = ring_cameras(n, self.random)
+        cameras = sample_cameras(RING_CAMERAS, n * VIEWS, self.random)
         u = sent(self.random.uniform(-1, 1, (n, PARAMETERS)).repeat(VIEWS, 0), self.device, torch.float32)
         self.shelves.add(index, trace(CLASSES[index], u, cameras.to(self.device)), cameras)
 
@@ -94,18 +102,6 @@ class Rings:
         """(n,) class indices among those that have views."""
         weights = CLASS_WEIGHTS * (self.shelves.added > 0)
         return self.random.choice(len(CLASSES), size=n, p=weights / weights.sum())
-
-
-def ring_cameras(n: int, random: np.random.Generator):
-    """n VIEWS cameras of constant framing, those of a ring side by side."""
-    lens = replace(FRAMED_CAMERAS, stratified_azimuth=False, position_jitter=0.0, up_std=0.0)
-    first = sample_cameras(lens, n, random)
-    azimuth = np.rad2deg(first.azimuth.double().numpy())[:, None] + np.arange(VIEWS) * 360 / VIEWS
-    elevation, distance, focal = (
-        values.double().numpy().repeat(VIEWS)
-        for values in (first.elevation.rad2deg(), first.position.norm(dim=1), first.focal)
-    )
-    return orbit(azimuth.ravel() % 360, elevation, distance, focal)
 
 
 @dataclass(frozen=True)
