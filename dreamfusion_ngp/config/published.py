@@ -225,11 +225,30 @@ def field_of(theirs: Published) -> FieldConfig:
     )
 
 
+def guidance_of(theirs: Published) -> GuidanceConfig:
+    """Scale, noise levels and weighting."""
+    t_range = t_range_of(theirs.t_ends, theirs.descending)
+    return GuidanceConfig(
+        scale=scale_of(theirs.scale, theirs.scale_form),
+        t_range=t_range,
+        t_max_end=t_range[1] if theirs.t_max_end is None else t_range_of((0.0, theirs.t_max_end))[1],
+        t_min_start=theirs.t_starts,
+        t_anneal=(theirs.anneal_steps or theirs.steps) / theirs.steps,
+        t_shared=theirs.ring > 0,
+        view_words="none" if theirs.ring else "paper",
+        rescale=theirs.rescale,
+        rescale_of="clean" if theirs.rescale else "prediction",
+        t_shifted=theirs.descending,
+        weighting=theirs.weighting,
+        precision="float16",
+        resolution=theirs.guidance_resolution,
+    )
+
+
 def convert(theirs: Published) -> RunConfig:
     """The configuration in this package's units."""
     position, target, up = theirs.jitter
     start, end, ramp = theirs.orientation
-    t_range = t_range_of(theirs.t_ends, theirs.descending)
     return RunConfig(
         steps=theirs.steps,
         views=theirs.views,
@@ -253,21 +272,7 @@ def convert(theirs: Published) -> RunConfig:
                 (at or theirs.steps) / theirs.steps for at in (theirs.doubling_steps, theirs.second_doubling_steps)
             ),
         ),
-        guidance=GuidanceConfig(
-            scale=scale_of(theirs.scale, theirs.scale_form),
-            t_range=t_range,
-            t_max_end=t_range[1] if theirs.t_max_end is None else t_range_of((0.0, theirs.t_max_end))[1],
-            t_min_start=theirs.t_starts,
-            t_anneal=(theirs.anneal_steps or theirs.steps) / theirs.steps,
-            t_shared=theirs.ring > 0,
-            view_words="none" if theirs.ring else "paper",
-            rescale=theirs.rescale,
-            rescale_of="clean" if theirs.rescale else "prediction",
-            t_shifted=theirs.descending,
-            weighting=theirs.weighting,
-            precision="float16",
-            resolution=theirs.guidance_resolution,
-        ),
+        guidance=guidance_of(theirs),
         loss=LossConfig(
             orientation=tuple(mean_weight(w, theirs.reduction) for w in (start, end)),
             orientation_ramp=ramp / theirs.steps,
