@@ -209,5 +209,5 @@ def test_what_is_no_whole_ring_is_refused_before_anything_is_written(changes, tm
 
 def test_a_pixel_prior_is_not_gone_on_with(tmp_path, capsys):
     args = ["train-prior", "--kind", "multiview", "-o", str(tmp_path / "out"), "--resume", str(PRIOR)]
-    assert main(args) == 1
+    assert main(args) == PriorError.exit_code
     assert "knows no cameras" in capsys.readouterr().err and not (tmp_path / "out").exists()
