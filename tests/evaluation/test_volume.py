@@ -74,8 +74,9 @@ def test_no_better_pose_is_near(million, name):
     exact = KINDS["stretched"]
     result = volumetric_iou(lambda x: 50.0 * exact(name, x), name, BOUND)
     nearby = [(result.yaw + turn, result.scale * ratio) for turn in (-2, 0, 2) for ratio in (0.97, 1, 1.03)]
+    some = million[: 2**18]  # of this sequence any power of two is even; by chance they would err by .001
     assert result.unaligned == pytest.approx(counted(name, exact, million, 0, 1), abs=WITHIN)
-    assert result.iou > max(counted(name, exact, million, yaw, scale) for yaw, scale in nearby) - WITHIN
+    assert result.iou > max(counted(name, exact, some, yaw, scale) for yaw, scale in nearby) - WITHIN
 
 
 def test_the_figure_does_not_hang_on_its_points(monkeypatch):

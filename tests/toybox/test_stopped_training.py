@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -14,36 +15,38 @@ from dreamfusion_ngp.toybox.prior.loop import read_log
 from dreamfusion_ngp.toybox.prior.model import load_prior
 
 SUPPORT = Path(support.train_tiny.__file__).parent
+GROUP = """
+from pathlib import Path
+from support.members import save_when_interrupted
+from dreamfusion_ngp.toybox.prior.processes import run_group
+
+if __name__ == "__main__":
+    run_group(save_when_interrupted, 2, Path())
+"""
 
 
-@pytest.fixture
-def training(tmp_path):
-    """A training of two processes that would last for hours, in a session of its own, after its first step."""
+@contextmanager
+def started(folder: Path, command: list, until: str):
+    """A program in a session of its own, in `folder`, once it has written the words `until`; ended after the block."""
     path = os.pathsep.join(filter(None, (str(SUPPORT.parent), os.environ.get("PYTHONPATH"))))
-    command = [sys.executable, SUPPORT / "train_tiny.py", "--processes", "2", "--images", "1000000000", "-o", "prior"]
-    with (tmp_path / "out").open("w") as out, (tmp_path / "err").open("w") as err:
+    environment = {**os.environ, "PYTHONPATH": path}
+    with (folder / "out").open("w") as out, (folder / "err").open("w") as err:
         program = subprocess.Popen(
-            command,
-            cwd=tmp_path,
-            stdout=out,
-            stderr=err,
-            env={**os.environ, "PYTHONPATH": path},
-            start_new_session=True,
+            [sys.executable, *command], cwd=folder, stdout=out, stderr=err, env=environment, start_new_session=True
         )
     try:
-        deadline = time.monotonic() + 200
-        while "loss" not in (tmp_path / "out").read_text():
-            assert program.poll() is None and time.monotonic() < deadline, (tmp_path / "err").read_text()
+        deadline = time.monotonic() + 300
+        while until not in (folder / "out").read_text():
+            assert program.poll() is None and time.monotonic() < deadline, (folder / "err").read_text()
             time.sleep(0.05)
         yield program
     finally:
-        for process in members(program.pid):
+        for process in running(program.pid):
             os.kill(process, signal.SIGKILL)
-        program.kill()
         program.wait()
 
 
-def members(session: int) -> list[int]:
+def running(session: int) -> list[int]:
     """The processes of a session that have not ended."""
     found = []
     for stat in Path("/proc").glob("[0-9]*/stat"):
@@ -56,34 +59,36 @@ def members(session: int) -> list[int]:
     return found
 
 
-def ended_with(program, folder: Path) -> tuple[int, str]:
-    """-> its exit status and what it said of it. What is saved is whole, and it left no process."""
-    code = program.wait(100)
-    assert members(program.pid) == []
-    load_prior(folder / "prior")
-    log = read_log(folder / "prior")
-    assert log["images"] >= 16 and log["images"] - log["loss"][-1][0] <= 16
-    assert sorted(path.name for path in folder.iterdir()) == ["err", "out", "prior"]
-    assert (folder / "out").read_text().splitlines()[-1].startswith("saved prior after ")
-    return code, (folder / "err").read_text()
-
-
-def test_sigterm_saves_what_is_trained_and_leaves_no_process(training, tmp_path):
-    assert len(members(training.pid)) >= 3, "the command, two members, and what multiprocessing starts"
-    os.kill(training.pid, signal.SIGTERM)
-    assert ended_with(training, tmp_path) == (143, "stopped\n")
-
-
-def test_a_signal_to_all_of_them_is_one(training, tmp_path):
-    """As of a terminal's Ctrl-C, or of what ends a container."""
-    os.killpg(training.pid, signal.SIGINT)
-    assert ended_with(training, tmp_path) == (130, "stopped\n")
-
-
-def test_members_whose_command_is_killed_save_and_go(training, tmp_path):
-    os.kill(training.pid, signal.SIGKILL)
-    deadline = time.monotonic() + 100
-    while members(training.pid) and time.monotonic() < deadline:
-        training.poll()
+def running_after(program, seconds: float) -> list[int]:
+    """The processes of its session that are still there `seconds` later; none as soon as there is none."""
+    deadline = time.monotonic() + seconds
+    while running(program.pid) and time.monotonic() < deadline:
+        program.poll()
         time.sleep(0.05)
-    assert ended_with(training, tmp_path) == (-signal.SIGKILL, "")
+    return running(program.pid)
+
+
+def test_sigterm_saves_what_is_trained_and_leaves_no_process(tmp_path):
+    command = [SUPPORT / "train_tiny.py", "--processes", "2", "--images", "1000000000", "-o", "prior"]
+    with started(tmp_path, command, until="loss") as program:
+        assert len(running(program.pid)) >= 3, "the command, two members, and what multiprocessing starts"
+        os.kill(program.pid, signal.SIGTERM)
+        assert program.wait(200) == 143 and not running_after(program, 10), "what multiprocessing starts ends by itself"
+    assert (tmp_path / "err").read_text() == "stopped\n"
+    assert (tmp_path / "out").read_text().splitlines()[-1].startswith("saved prior after ")
+    load_prior(tmp_path / "prior")
+    log = read_log(tmp_path / "prior")
+    assert log["images"] >= 16 and log["images"] - log["loss"][-1][0] <= 16
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["err", "out", "prior"]
+
+
+@pytest.mark.parametrize("ended", ["all of them, as by a terminal's Ctrl-C", "the caller, by SIGKILL"])
+def test_one_member_hears_of_the_end_and_the_others_wait_for_it(ended, tmp_path):
+    (tmp_path / "program.py").write_text(GROUP)
+    with started(tmp_path, ["program.py"], until="begun\nbegun") as program:
+        if ended.startswith("all"):
+            os.killpg(program.pid, signal.SIGINT)
+        else:
+            program.kill()
+        assert not running_after(program, 100)
+    assert (tmp_path / "0").exists() and not (tmp_path / "1").exists()
