@@ -48,6 +48,7 @@ if TYPE_CHECKING:
     from .runs.outputs import export as export
     from .runs.outputs import render as render
     from .runs.refine import refine as refine
+    from .runs.sample import sample as sample
 
 __version__ = "0.1.0"
 
@@ -58,6 +59,7 @@ _HOME = {
     "resume": "runs.generate",
     "RunResult": "runs.generate",
     "refine": "runs.refine",
+    "sample": "runs.sample",
     "render": "runs.outputs",
     "export": "runs.outputs",
     "evaluate": "evaluation.evaluate",

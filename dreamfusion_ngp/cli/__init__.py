@@ -13,13 +13,14 @@ from ..base.characters import shown
 from ..base.console import STDOUT, named_errors, open_streams, settle, silence, tolerant
 from ..base.errors import DreamfusionError, UsageError
 from ..base.native import PACKAGE
-from . import bench, doctor, evaluate, export, fetch, generate, refine, render, resume, train_judge, train_prior
+from . import bench, doctor, evaluate, export, fetch, generate, refine, render, resume, sample, train_judge, train_prior
 from .arguments import Parser
 from .log import shown_log
 
 VERBS = {
     "generate": generate,
     "refine": refine,
+    "sample": sample,
     "fetch": fetch,
     "resume": resume,
     "render": render,
