@@ -99,6 +99,17 @@ RULES = {
             "t_shared": (True, "as many steps of inversion for every view"),
         },
     ),
+    "vsd": Rule(
+        "Wang et al., ProlificDreamer, NeurIPS 2023",
+        "3, and one of the LoRA with its backward for a view a step",
+        {
+            **_LOW_SCALE,
+            "weighting": ("sigma2", _SIGMA2),
+            "t_shared": (True, "the paper's"),
+            "lr_lora": (1e-4, "the paper's"),
+            **_FALLING,
+        },
+    ),
     "rfds": Rule(
         "Yang et al., Text-to-Image Rectified Flow as Plug-and-Play Priors, ICLR 2025",
         "2",

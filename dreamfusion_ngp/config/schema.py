@@ -96,12 +96,13 @@ class GuidanceConfig:
     clip_clean: bool = False  # the guided clean image is clipped to [-1, 1]
     weighting: str = choice("sigma2", "uniform", "clean", "velocity")  # w(t) (sds.py)
     rule: str = choice(
-        "sds", "linear", "csd", "nfsd", "bridge", "x0", "asd", "ism", "sdi", "rfds", "rfds_rev"
+        "sds", "linear", "csd", "nfsd", "bridge", "x0", "asd", "ism", "sdi", "vsd", "rfds", "rfds_rev"
     )  # of distillation: guidance/distill/, one a file; `--rule` brings its settings, too (config/rules.py)
     weights: tuple[float, float, float, float] = number((1.0, -1.0, 0.0, 0.0), -1e6, 1e6)  # rule linear: text, empty
     # text, negative prompt, noise
     flaws: str = ""  # rule bridge: words that make of the prompt the text to leave behind
     denoise_steps: int = number(1, 1, 100)  # rule sdi: from z_t to the target; 1: at once
+    lr_lora: float = number(1e-4, 0, 1e3)  # rule vsd: of the LoRA and its conditioning
     view_words: str = choice("paper", "fine", "degrees", "none")  # config/prompts.py
     mode_words: bool = False  # name the shading mode; only for models that know the words
     keep_view: bool = False  # the unconditional branch keeps the view words

@@ -19,7 +19,7 @@ from .denoisers.pixel import PIXEL
 from .denoisers.sdxl import SDXL
 from .pipeline_folder import read_index
 from .protocol import Distill
-from .rules import RULES, check_rule
+from .rules import check_rule, rule_of
 from .score_distillation import ScoreDistillation
 
 KINDS = {LATENT_TOYBOX: "latent", MULTIVIEW_TOYBOX: "multiview"}  # of train-prior; of the others "pixel"
@@ -35,9 +35,10 @@ def load_guidance(config: RunConfig, device: torch.device | str, rule: Distill |
     folder = model_folder(config)
     found = family(folder)
     if rule is None:
-        check_rule(config.guidance, found.flow)
+        check_rule(config.guidance, found)
     denoiser = DiffusionDenoiser(found, config, folder, torch.device(device))
-    return ScoreDistillation(config, denoiser, rule or RULES[config.guidance.rule], denoiser.resident)
+    rule = rule or rule_of(config.guidance, denoiser, config.seed)
+    return ScoreDistillation(config, denoiser, rule, denoiser.resident)
 
 
 def check_guidance(config: RunConfig) -> None:

@@ -15,6 +15,8 @@ from torch.utils._pytree import tree_leaves
 from ..scene.cameras import orbit
 from .denoisers.diffusion import DiffusionDenoiser, Rows
 
+LORA = ".vsd."  # in the names of what `student.Student` adds to a network
+
 
 class Peak(TorchDispatchMode):
     """Counts the bytes of all tensors that are made under it and live at the same time; `most` is their largest sum.
@@ -137,10 +139,12 @@ def encoder_work(denoiser: DiffusionDenoiser, views: int, resolution: int) -> in
         return peak(run)
 
 
-def network_work(denoiser: DiffusionDenoiser, views: int, branches: int) -> int:
-    """Bytes of the network's activations for `views` views with `branches` texts each."""
+def network_work(denoiser: DiffusionDenoiser, views: int, branches: int, learns: str = "") -> int:
+    """Bytes of the network's activations for `views` views with `branches` texts each; with those that the gradient of
+    parameters needs, where their names hold `learns`."""
     module, n, texts = Predicting(denoiser), views * branches, denoiser.texts
     state = empty(module)
+    learnt = [value.requires_grad_() for name, value in state.items() if learns and learns in name]
 
     def pick(key: str) -> Tensor | None:
         shape, dtype = texts.embeddings[key].shape[1:], torch.int64 if key == "mask" else denoiser.dtype
@@ -149,10 +153,23 @@ def network_work(denoiser: DiffusionDenoiser, views: int, branches: int) -> int:
     def run():
         z, steps = torch.empty(n, *denoiser.shape, device="meta"), torch.zeros(n, device="meta")
         cameras, view = orbit([0.0] * views, 0.0, 1.0, 1.0), np.tile(np.arange(views), branches)
-        torch.func.functional_call(module, state, (Rows(z, steps, pick, cameras, view),))
+        answer = torch.func.functional_call(module, state, (Rows(z, steps, pick, cameras, view),))
+        if learnt:
+            torch.autograd.grad(answer, learnt, torch.empty_like(answer))
 
-    with torch.no_grad():
+    with torch.set_grad_enabled(bool(learnt)):
         return peak(run)
+
+
+def lora_work(denoiser: DiffusionDenoiser, views: int) -> dict[str, int]:
+    """Bytes of the LoRA that rule vsd has put into the network, with its gradients and moments, and of a lesson."""
+    network = denoiser.network
+    learnt = sum(p.numel() for name, p in network.named_parameters() if LORA in name)
+    network.enable_adapters()
+    try:
+        return {"LoRA": 16 * learnt, "LoRA at work": network_work(denoiser, views, 1, LORA)}
+    finally:
+        network.disable_adapters()
 
 
 def plan(denoiser: DiffusionDenoiser, views: int, resolution: int) -> dict[str, int]:
@@ -167,6 +184,8 @@ def plan(denoiser: DiffusionDenoiser, views: int, resolution: int) -> dict[str, 
         seen, branches = min(max(1, config.slice // together) * together, views), 1
     parts = {"UNet": weights(denoiser.network), "UNet at work": network_work(denoiser, seen, branches)}
     views = size
+    if config.rule == "vsd":
+        parts |= lora_work(denoiser, views)
     if vae is not None:
         parts |= {"encoder": weights(vae), "encoder at work": encoder_work(denoiser, views, resolution)}
     return parts

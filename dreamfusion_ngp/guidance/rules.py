@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from ..base.errors import UsageError
 from ..config.schema import GuidanceConfig
+from .denoisers.diffusion import DiffusionDenoiser, Family
 from .distill.asd import asd
 from .distill.bridge import bridge
 from .distill.csd import csd
@@ -14,19 +15,29 @@ from .distill.rfds import rfds
 from .distill.rfds_rev import rfds_rev
 from .distill.sdi import sdi
 from .distill.sds import sds
+from .distill.vsd import Variational
 from .distill.x0 import x0
 from .protocol import Distill
+from .student import Student, check_student
 
-RULES: dict[str, Distill] = {
+FUNCTIONS: dict[str, Distill] = {
     rule.__name__: rule for rule in (sds, linear, csd, nfsd, bridge, x0, asd, ism, sdi, rfds, rfds_rev)
 }
+RULES = (*FUNCTIONS, "vsd")
 OF_FLOWS = ("rfds", "rfds_rev")
 
 
-def check_rule(config: GuidanceConfig, flow: bool) -> None:
-    """Raise UsageError where the rule of a config is not for its model. flow: whether that is a rectified flow."""
-    if config.rule in OF_FLOWS and not flow:
+def check_rule(config: GuidanceConfig, family: Family) -> None:
+    """Raise UsageError where the rule of a config is not for its model, or lacks a package."""
+    if config.rule == "vsd":
+        check_student(config, family)
+    if config.rule in OF_FLOWS and not family.flow:
         raise UsageError(
             f"rule {config.rule} is for models that predict the velocity of a flow (Stable Diffusion 3), which "
             f"{config.model} does not; of the others x0 comes nearest"
         )
+
+
+def rule_of(config: GuidanceConfig, denoiser: DiffusionDenoiser, seed: int) -> Distill:
+    """The rule that a config names, for that denoiser."""
+    return Variational(Student(denoiser, seed)) if config.rule == "vsd" else FUNCTIONS[config.rule]

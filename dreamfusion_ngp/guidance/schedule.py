@@ -109,6 +109,13 @@ def predicted_noise(output: Tensor, z: Tensor, alpha: Tensor, sigma: Tensor, pre
     raise ValueError(f'prediction: must be "epsilon", "v_prediction", "sample" or "flow", got {prediction!r}')
 
 
+def target_of(x: Tensor, noise: Tensor, alpha: Tensor, sigma: Tensor, prediction: str) -> Tensor:
+    """What a network that predicts "epsilon", "v_prediction", "sample" or "flow" should of z_t = alpha x + sigma eps:
+    the inverse of `predicted_noise`."""
+    targets = {"epsilon": noise, "v_prediction": alpha * noise - sigma * x, "sample": x, "flow": noise - x}
+    return targets[prediction]
+
+
 def flow_abar(length: int) -> np.ndarray:
     """abar (T,) of a rectified flow (Liu et al. 2023; Esser et al. 2024), z = (1 - s) x + s eps with s = (t + 1) / T.
 

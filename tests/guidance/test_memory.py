@@ -4,11 +4,13 @@ import json
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
-from support.tiny_models import config
+from support.tiny_models import config, views
 
 from dreamfusion_ngp.guidance import memory
 from dreamfusion_ngp.guidance.load import load_guidance
@@ -107,3 +109,19 @@ def test_the_bench_of_full_size_models_runs_at_a_tiny_size(tmp_path):
     assert done.returncode == 0, done.stderr
     rows = json.loads(path.read_text())["rows"]
     assert [row["options"].get("slice", 0) for row in rows] == [0, 1] and all(row["median_ms"] > 0 for row in rows)
+
+
+def test_a_lesson_of_vsd_is_in_the_plan(latent_folders):
+    pytest.importorskip("peft")
+    run = replace(config(latent_folders["sd"], precision="float32", rule="vsd"), cuda_graphs=False)
+    guidance = load_guidance(run, "cpu")
+    plan, student = memory.plan(guidance.denoiser, 3, 64), guidance.rule.student
+    learnt = [p for name, p in student.parameters.items() if "lora" in name]
+    assert plan["LoRA"] == 4 * 4 * sum(p.numel() for p in learnt), "itself, its gradient and two moments"
+    z, t = torch.randn(3, *guidance.denoiser.shape), np.array([100, 500, 900])
+    counter = memory.Peak()
+    with torch.enable_grad(), student.awake(), memory.fused_attention(), counter:
+        torch.autograd.grad(student.ask(z, t, views(), np.ones(3)).sum(), learnt)
+    assert plan["LoRA at work"] == pytest.approx(counter.most, rel=0.15)
+    few = load_guidance(replace(run, guidance=replace(run.guidance, slice=1)), "cpu")
+    assert memory.plan(few.denoiser, 3, 64)["LoRA at work"] < 0.7 * plan["LoRA at work"]

@@ -1,6 +1,7 @@
 """Each distillation rule against its formula, written by hand in float64, one view at a time."""
 
 from dataclasses import replace
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -10,7 +11,7 @@ from support.known_denoiser import LENGTH, KnownDenoiser, formula
 from dreamfusion_ngp.base.rng import Stream, generator
 from dreamfusion_ngp.config.schema import GuidanceConfig
 from dreamfusion_ngp.guidance.moment import NOISES, Moment
-from dreamfusion_ngp.guidance.rules import RULES
+from dreamfusion_ngp.guidance.rules import FUNCTIONS
 
 T = np.array([30, 150, 430, 700, 960])
 SHAPE = (len(T), 2, 4, 4)
@@ -29,7 +30,7 @@ W = {
 def asked(rule, denoiser, moment=MOMENT, t=T, **settings):
     """What a rule says, as a numpy array."""
     config = GuidanceConfig(scale=SCALE, **settings)
-    found = RULES[rule](denoiser, torch.tensor(X), torch.tensor(NOISE), t, range(len(t)), config, moment)
+    found = FUNCTIONS[rule](denoiser, torch.tensor(X), torch.tensor(NOISE), t, range(len(t)), config, moment)
     assert found.shape == SHAPE and found.dtype == torch.float64
     return found.numpy()
 
@@ -202,7 +203,7 @@ def test_sdi_distils_from_the_noise_of_an_inversion(steps):
         alpha_last, sigma_last = denoiser.level(last)
         noise = (z - alpha_last * x) / sigma_last
         z, times = alpha * x + sigma * noise, [t * k // steps for k in range(steps, 0, -1)]
-        for now, then in zip(times[:-1], times[1:], strict=True):
+        for now, then in pairwise(times):
             z = step(z, denoiser.guided(z, now, SCALE), denoiser.level(now), denoiser.level(then))
         alpha_now, sigma_now = denoiser.level(times[-1])
         clean = (z - sigma_now * denoiser.guided(z, times[-1], SCALE)) / alpha_now
@@ -244,13 +245,13 @@ def test_rfds_rev_moves_the_noise_first():
     np.testing.assert_allclose(asked("rfds_rev", denoiser), by_hand(gradient, denoiser, "uniform"), rtol=1e-7)
 
 
-@pytest.mark.parametrize("rule", RULES)
+@pytest.mark.parametrize("rule", FUNCTIONS)
 def test_a_rule_gives_the_same_for_some_of_the_views(rule):
     """However a step is sliced: what is drawn belongs to the view."""
     t = np.full(len(T), 700)
     settings = dict(weights=(2.0, -1.0, 0.0, -1.0), flaws="clay")
     config, denoiser = GuidanceConfig(scale=SCALE, **settings), KnownDenoiser(flow=rule.startswith("rfds"))
     moment, p = replace(MOMENT, progress=0.9), slice(1, 3)
-    whole = RULES[rule](denoiser, torch.tensor(X), torch.tensor(NOISE), t, range(len(t)), config, moment)
-    some = RULES[rule](denoiser, torch.tensor(X[p]), torch.tensor(NOISE[p]), t[p], range(2), config, moment.of(p))
+    whole = FUNCTIONS[rule](denoiser, torch.tensor(X), torch.tensor(NOISE), t, range(len(t)), config, moment)
+    some = FUNCTIONS[rule](denoiser, torch.tensor(X[p]), torch.tensor(NOISE[p]), t[p], range(2), config, moment.of(p))
     torch.testing.assert_close(some, whole[p], rtol=1e-12, atol=1e-13)

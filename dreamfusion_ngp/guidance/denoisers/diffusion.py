@@ -194,8 +194,8 @@ class DiffusionDenoiser:
         said = self._predict(z, t, views, self.texts.told(views, texts))
         return tuple(self.schedule.noise(answer, z, alpha, sigma) for answer in said)
 
-    def _predict(self, z: Tensor, t: np.ndarray, views: Views, said: Branches) -> tuple[Tensor, ...]:
-        """What the network predicts in every branch, each (b, C, h, w) float32."""
+    def rows(self, z: Tensor, t: np.ndarray, views: Views, said: Branches) -> Callable[[slice], Rows]:
+        """What the network is asked about the K b rows of all branches: a function of which of them."""
         if self.schedule.prediction == "flow":
             alpha, sigma = self.schedule.coefficients(t, z)
             z = z / (alpha + sigma)
@@ -203,12 +203,18 @@ class DiffusionDenoiser:
         batch, steps = z.repeat(k, 1, 1, 1), sent(np.tile(self.schedule.times[t], k), self.device)
         pick, view = self.texts.picker(said, self.device, self.dtype), np.tile(np.arange(len(z)), k)
 
+        return lambda part: Rows(batch[part], steps[part], pick(part), views.cameras, view[part])
+
+    def _predict(self, z: Tensor, t: np.ndarray, views: Views, said: Branches) -> tuple[Tensor, ...]:
+        """What the network predicts in every branch, each (b, C, h, w) float32."""
+        rows = self.rows(z, t, views, said)
+
         def ask(part: slice) -> Tensor:
-            return self.ask(self.forward, Rows(batch[part], steps[part], pick(part), views.cameras, view[part]))
+            return self.ask(self.forward, rows(part))
 
         if self.config.compile != "none":
             torch.compiler.cudagraph_mark_step_begin()
-        return self._in_parts(ask, len(batch)).float().clone().chunk(k)
+        return self._in_parts(ask, len(z) * len(said.texts)).float().clone().chunk(len(said.texts))
 
     def _in_parts(self, ask: Callable[[slice], Tensor], rows: int) -> Tensor:
         """What `ask` gives for all rows, whose views of an object stay together: side by side on the CPU's cores, or so
