@@ -22,6 +22,11 @@ def add_arguments(verbs) -> None:
         help="views whose texels stay: of front, left (the object's own), back, right",
     )
     parser.add_argument(
+        "--geometry",
+        action="store_true",
+        help="change the shape as well: the mesh is made anew, with other triangles and UVs",
+    )
+    parser.add_argument(
         "--uv",
         default="auto",
         choices=("auto", "keep", "unwrap"),
@@ -62,6 +67,7 @@ def run(args: argparse.Namespace) -> int:
             textures=args.textures,
             size=args.texture_size,
             keep_views=args.keep_views.split(","),
+            geometry=args.geometry,
             up=args.up,
             front=args.front,
             config=config,

@@ -11,7 +11,7 @@ from ..config.overrides import override
 from ..config.presets import latent_toys, preset
 from ..config.prompts import clean_prompt
 from ..config.rules import with_rule
-from ..config.schema import GuidanceConfig
+from ..config.schema import GuidanceConfig, RunConfig
 from ..hub.names import ALIASES, LATENT_TOYBOX, TOYBOX_NAME, TOYBOXES, on_the_hub, preset_name
 
 
@@ -51,12 +51,12 @@ def run_config(args):
 
 
 def refine_config(args):
-    """The preset "refine" with the flags of `refine` applied, before a mesh and a prompt are set."""
-    config = replace(preset("refine"), seed=args.seed)
+    """The preset "refine", or "refine-geometry", with the flags of `refine` applied, before a mesh and a prompt are
+    set."""
+    config = replace(preset("refine-geometry" if args.geometry else "refine"), seed=args.seed)
     if args.guidance is not None:
         pipeline_class(args.guidance)
-        guidance = with_model(config.guidance, args.guidance)
-        config = replace(config, guidance=latent_toys(guidance) if args.guidance == LATENT_TOYBOX else guidance)
+        config = guided(config, args.guidance)
     for text in args.overrides:
         config = override(config, text)
     if args.steps is not None:
@@ -65,6 +65,13 @@ def refine_config(args):
         config = replace(config, steps=args.steps)
     check_config(config)
     return config
+
+
+def guided(config: RunConfig, model: str) -> RunConfig:
+    """The config with `model` as the guidance of every stage."""
+    guidance = with_model(config.guidance, model)
+    guidance = latent_toys(guidance) if model == LATENT_TOYBOX else guidance
+    return replace(config, guidance=guidance, then=config.then and guided(config.then, model))
 
 
 def with_model(guidance: GuidanceConfig, model: str) -> GuidanceConfig:

@@ -136,6 +136,25 @@ def refine() -> RunConfig:
     )
 
 
+def refine_geometry() -> RunConfig:
+    """`refine`, then the shape: the mesh made anew on a lattice, whose field first learns its signed distance."""
+    base, mesh = refine(), magic3d().then
+    assert mesh is not None
+    return replace(
+        base,
+        preset="refine-geometry",
+        steps=200,
+        field=replace(base.field, levels=10, finest_resolution=128, log2_table=16),
+        then=replace(
+            mesh,
+            preset="refine-geometry",
+            steps=200,
+            light=replace(mesh.light, albedo_only_until=0.0),
+            mesh=replace(mesh.mesh, resolution=128),
+        ),
+    )
+
+
 def toybox_256() -> RunConfig:
     """`fast` for the embedded latent prior."""
     found = fast()
@@ -281,6 +300,7 @@ PRESETS = {
     "toybox-mv": toybox_mv,
     "dreamfusion": dreamfusion,
     "magic3d": magic3d,
+    "refine-geometry": refine_geometry,
     "refine": refine,
     **{name: lambda name=name: build(name) for name in DETAILS},
 }

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -15,6 +16,7 @@ from .formats import CONVENTIONS, STL_SIZE, check_formats, check_origin, check_s
 from .isosurface import Mesh, extract_mesh, finish, vertex_normals
 from .texture import MAX_TEXTURE, Color, TexturedMesh, bake_texture, surface_color
 
+SCENE = (0.0, 0.0, 0.0, 1.0)  # the frame of the scene itself
 Z_UP = np.array([[1.0, 0.0, 0.0], [0.0, 0.0, 1.0], [0.0, -1.0, 0.0]])  # (x, y, z) @ Z_UP = (x, -z, y): a rotation
 
 
@@ -68,32 +70,46 @@ def export_surface(
     smooth: int = 0,
     size: float = STL_SIZE,
     origin: str = "scene",
+    frame: Sequence[float] = SCENE,
     device="cpu",
 ) -> dict:
-    """As `export_mesh`, of a closed surface that is there: albedo gives the colours of points on it."""
+    """As `export_mesh`, of a closed surface that is there: albedo gives the colours of points on it. frame: (4,), the
+    place in the files of the scene's origin, and their units to one of the world."""
     check_limits(texture, faces)
     place = (Path(folder).resolve(), check_formats(formats), texture, check_size(size), check_origin(origin))
     if not len(mesh.faces):
         raise ExportError("the scene is empty: its surface has no triangle")
     mesh, stats = finish(mesh, faces=faces, keep_all=keep_all, smooth=smooth, smallest=0.0)
-    return write_mesh(mesh, lambda points, _: query(albedo, points, device), *place) | stats
+    return write_mesh(mesh, lambda points, _: query(albedo, points, device), *place, frame) | stats
 
 
-def write_mesh(mesh: Mesh, color: Color, folder: Path, formats, texture: int, size: float, origin: str) -> dict:
+def write_mesh(
+    mesh: Mesh,
+    color: Color,
+    folder: Path,
+    formats,
+    texture: int,
+    size: float,
+    origin: str,
+    frame: Sequence[float] = SCENE,
+) -> dict:
     """The files of `export_mesh` for a mesh and its colours, and the part of what it returns that is about them."""
-    stats, files, shift = {}, {}, -origin_of(mesh.vertices, origin)
+    stats, files = {}, {}
+    placed = Mesh(mesh.vertices * frame[3] + np.asarray(frame[:3]), mesh.faces)
+    shift = -origin_of(placed.vertices, origin)
     if {"glb", "obj"} & set(formats):
         textured = bake_texture(mesh, color, size=texture)
-        textured = replace(textured, vertices=(textured.vertices + shift).astype(textured.vertices.dtype))
+        vertices = textured.vertices * frame[3] + (np.asarray(frame[:3]) + shift)
+        textured = replace(textured, vertices=vertices.astype(textured.vertices.dtype))
         check_finite(textured.vertices, textured.normals, textured.uv)
         if "glb" in formats:
             files["mesh.glb"] = glb_bytes(textured)
         if "obj" in formats:
             files |= obj_files(textured)
     if "ply" in formats:
-        files["mesh.ply"] = ply_bytes(turned(mesh, shift), color(mesh.vertices, vertex_normals(mesh)))
+        files["mesh.ply"] = ply_bytes(turned(placed, shift), color(mesh.vertices, vertex_normals(mesh)))
     if "stl" in formats:
-        solid = of_size(turned(mesh, shift), size)
+        solid = of_size(turned(placed, shift), size)
         files["mesh.stl"] = stl_bytes(solid)
         stats["stl_sides"] = np.ptp(solid.vertices, axis=0).tolist()
     return {"paths": write_files(folder, files), **stats}

@@ -18,6 +18,7 @@ from ..scene.fields import HashField
 from ..scene.surface import Surface
 from ..scene.tetra_surface import TetraSurface
 from .adam import Adam, unsound
+from .adopt import adopt
 from .stage import CHECK_INTERVAL_CUDA, Stage, StepRecord, check_finite, merge
 from .step import Draw, draw
 
@@ -147,10 +148,12 @@ class MeshStage(SurfaceStage):
     """The surface of a volume, on a lattice: its shape, and its colours."""
 
     surface: TetraSurface
+    frame: Tensor  # (4,) float64: where the mesh's file has the scene's origin, and its units to one of the world
 
     def __init__(self, config: RunConfig, device: str | torch.device):
         field = HashField(config.field, config.seed)
         super().__init__(config, device, TetraSurface(field, config.mesh, config.field, config.seed))
+        self.frame = torch.tensor([0.0, 0, 0, 1], dtype=torch.float64, device=self.device)
 
     @classmethod
     def start(cls, config: RunConfig, device: str | torch.device, previous: Stage | None = None) -> Self:
@@ -161,8 +164,15 @@ class MeshStage(SurfaceStage):
 
     @torch.no_grad()
     def take_over(self, previous: Stage) -> None:
-        """Begin with the surface and the colours of a finished volume. Raises UsageError for another kind of scene,
-        ExportError for an empty one."""
+        """Begin with the surface and the colours of a finished volume, or of the finished texture of an imported mesh.
+        Raises UsageError for another kind of scene, ExportError for an empty one, MeshError for a mesh that holds
+        nothing."""
+        if isinstance(previous, SurfaceStage):
+            with torch.enable_grad():
+                adopt(self.surface, previous.surface, self.config.seed)
+            if (frame := getattr(previous, "frame", None)) is not None:
+                self.frame.copy_(frame)
+            return
         made = previous.tensors()
         for name, value in self.surface.field.named_parameters():
             if (found := made.get(f"field.{name}")) is None or found.shape != value.shape:
@@ -171,6 +181,9 @@ class MeshStage(SurfaceStage):
         self.surface.refresh()
         self.surface.begin()
         self.restore(0, {})
+
+    def tensors(self) -> dict[str, Tensor]:
+        return super().tensors() | {"frame": self.frame}
 
     def stepped(self) -> None:
         if self.step % self.config.mesh.refresh == 0:

@@ -69,8 +69,8 @@ def load_checkpoint(
     counters = _counters(path, header, stage.counters())
     guided = {k: tensors.pop(k) for k in [*tensors] if k.startswith(GUIDED)}
     own = stage.tensors()
-    if "adam.nonfinite" in own:
-        tensors.setdefault("adam.nonfinite", own["adam.nonfinite"])  # older files lack it
+    for name in {"adam.nonfinite", "frame"} & set(own):
+        tensors.setdefault(name, own[name])  # older files lack it
     if set(own) != set(tensors) or any((own[k].shape, own[k].dtype) != (v.shape, v.dtype) for k, v in tensors.items()):
         raise CheckpointError(f"{path}: its tensors do not fit its config; was it written by another version?")
     if fault := unsound(tensors | guided):

@@ -52,7 +52,12 @@ def export_run(state: Stage, folder: Path, formats: tuple[str, ...] = ("glb",), 
             vertices, triangles = state.surface()
         mesh = Mesh(vertices.double().cpu().numpy(), triangles.long().cpu().numpy())
         result = export_surface(
-            mesh, lambda x: state.surface.color(x.to(device)).cpu(), folder, formats=formats, **options
+            mesh,
+            lambda x: state.surface.color(x.to(device)).cpu(),
+            folder,
+            formats=formats,
+            frame=state.frame.cpu().numpy(),
+            **options,
         )
     else:
         result = export_mesh(

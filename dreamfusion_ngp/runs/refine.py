@@ -8,7 +8,7 @@ from pathlib import Path
 
 import torch
 
-from ..base.errors import MeshError
+from ..base.errors import MeshError, UsageError
 from ..base.files import file_digest
 from ..config.presets import preset
 from ..config.schema import RunConfig
@@ -26,6 +26,7 @@ def refine(
     textures: str = "each",
     size: int = 1024,
     keep_views: Sequence[str] = (),
+    geometry: bool = False,
     up: str | None = None,
     front: str | None = None,
     config: RunConfig | None = None,
@@ -36,15 +37,22 @@ def refine(
     """Repaint an imported mesh for `prompt`: its textures alone change; vertices, triangles, their order, UVs, place
     and size stay. Writes it, with its new images, into a new run under `root`, under its own name.
 
+    geometry: the shape changes as well. That needs other triangles: after its texture the mesh is made anew, closed, on
+    a lattice, with an atlas of its own, and written as mesh.glb, upright, at the old place and size.
+
     mesh: a GLB, glTF, OBJ, PLY or STL file (docs/imported-meshes.md). uv: "keep" its UVs, "unwrap" it anew, or "auto",
     anew only where UVs are missing or overlap. textures: "each" image its own, or "one" for all. size: texels a side.
     keep_views: of "front", "left", "back" and "right", views whose well seen texels stay as they are. up, front: axes
-    of the file where its format does not say. config: settings; default: the preset "refine". The other arguments, the
-    result and the errors are those of `generate`; MeshError for a file that cannot be used.
+    of the file where its format does not say. config: settings; default: the preset "refine", or "refine-geometry". The
+    other arguments, the result and the errors are those of `generate`; MeshError for a file that cannot be used.
     """
     path = Path(mesh)
     names = ",".join(kept_views(",".join(keep_views)))
-    base = preset("refine") if config is None else config
+    base = preset("refine-geometry" if geometry else "refine") if config is None else config
+    if geometry and names:
+        raise UsageError("a new shape has a new texture, so no view of it can be kept: --geometry or --keep-views")
+    if geometry and base.then is None:
+        raise UsageError('a config for a new shape has a second stage of kind "mesh": see preset "refine-geometry"')
     try:
         digest = file_digest(path)
     except OSError as error:

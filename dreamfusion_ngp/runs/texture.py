@@ -57,6 +57,12 @@ class TextureStage(SurfaceStage):
             raise UsageError("a texture starts from a mesh of its own, not from another stage")
         return cls(config, device)
 
+    @property
+    def frame(self) -> torch.Tensor:
+        """See `MeshStage.frame`; the scene's axes stay."""
+        units = 1 / np.cbrt(np.linalg.det(self.mesh.matrix[:3, :3]))
+        return torch.from_numpy(np.append(-self.mesh.matrix[:3, 3] * units, units))
+
     def images(self) -> dict[int, np.ndarray]:
         """(T, T, 3) uint8 sRGB of every texture as it is now; texels of no triangle near those of one repeat it."""
         found = {}

@@ -59,7 +59,11 @@ class TetraSurface(Surface):
         """Take the surface of the field as it is. Raises ExportError for a field that is empty or not finite."""
         device = self.offset.device
         grid = sample_grid(self.field.density, self.bound, LEVEL_RESOLUTION, str(device))
-        self.log_level.fill_(math.log(iso_level(grid, 2 * self.bound / LEVEL_RESOLUTION)))
+        self.begin_at(math.log(iso_level(grid, 2 * self.bound / LEVEL_RESOLUTION)))
+
+    def begin_at(self, log_level: float) -> None:
+        """Take the surface where the logarithm of the field's density is `log_level`."""
+        self.log_level.fill_(log_level)
         self.near.fill_(True)
         self.refresh_band()
 

@@ -1,0 +1,97 @@
+"""How well `refine --geometry` repairs the shape of a mesh: toys whose true surface is known, with a spoilt back.
+
+    python benches/reshape.py -o benches/results/reshape.json
+
+The back half of a toy (z < 0) is flattened and covered with bumps, as feed-forward systems leave what they did not see.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from ..base.devices import set_threads
+from ..base.files import write_atomically
+from ..bench.machine import facts
+from ..config.presets import preset
+from ..evaluation.metrics.closed_mesh import surface_error
+from ..export.isosurface import Mesh
+from ..importer.read import read_mesh
+from ..runs.refine import refine
+from ..toybox.world.captions import parse_prompt
+from .groups import SIX
+from .repair import true_toy
+
+FLAT = 0.75  # what is left of the depth of the back
+BUMP, WAVES = 0.012, 40.0  # world units, radians a world unit
+
+
+def spoil(true: Path, spoilt: Path) -> Path:
+    """Flatten and ruffle the back half of a GLB's shape."""
+    import trimesh
+
+    mesh = trimesh.load(true, force="mesh", process=False)
+    x = np.array(mesh.vertices)
+    back = np.clip(-x[:, 2] / 0.05, 0, 1)  # from z = 0 to -.05 the harm grows
+    bumps = BUMP * np.sin(WAVES * x).sum(1) / 3
+    direction = x / np.linalg.norm(x, axis=1, keepdims=True).clip(1e-9)
+    x[:, 2] *= 1 - back * (1 - FLAT)
+    mesh.vertices = x + (back * bumps)[:, None] * direction
+    spoilt.write_bytes(mesh.export(file_type="glb"))
+    return spoilt
+
+
+def solid_of(path: Path) -> Mesh:
+    """The triangles of a file where they stand in it, vertices at one place joined."""
+    mesh = read_mesh(path)
+    place = mesh.to_file(mesh.vertices)
+    _, first, row = np.unique(place.round(6), axis=0, return_index=True, return_inverse=True)
+    faces = row.reshape(-1)[mesh.faces]
+    whole = (faces != np.roll(faces, 1, axis=1)).all(1)
+    return Mesh(place[first], faces[whole].astype(np.int64))
+
+
+def reshape(prompt: str, root: Path, seed: int, steps: int | None, device: str) -> dict:
+    """One toy: Chamfer distance and mean angle of normals to the true surface, before and after."""
+    folder = root / prompt.replace(" ", "-")
+    folder.mkdir(parents=True, exist_ok=True)
+    spoilt = spoil(true_toy(prompt, folder / "true.glb", 512), folder / "spoilt.glb")
+    config = replace(preset("refine-geometry"), seed=seed)
+    if steps is not None:
+        config = replace(config, then=replace(config.then, steps=steps))
+    began = time.monotonic()
+    result = refine(spoilt, prompt, folder / "runs", size=512, geometry=True, config=config, device=device)
+    seconds = time.monotonic() - began
+    figures = {}
+    name = parse_prompt(prompt)[0]
+    for label, path in (("true", folder / "true.glb"), ("before", spoilt), ("after", result.meshes["glb"])):
+        chamfer, angle = surface_error(solid_of(path), name, 0.0, 1.0)
+        figures |= {f"chamfer_{label}": round(chamfer, 5), f"normals_{label}": round(angle, 2)}
+    return {"prompt": prompt, "seed": seed, "steps": config.then.steps, "seconds": round(seconds, 1), **figures}
+
+
+def main(argv: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("prompts", nargs="*", default=list(SIX))
+    parser.add_argument("-o", "--out", type=Path, required=True, help="JSON file, written after every toy")
+    parser.add_argument("--runs", type=Path, default=Path("reshape_runs"))
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0])
+    parser.add_argument("--steps", type=int, help="of the shape")
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--threads", type=int)
+    args = parser.parse_args(argv)
+    set_threads(args.threads)
+    found: list[dict] = []
+    for seed in args.seeds:
+        for prompt in args.prompts:
+            found.append(reshape(prompt, args.runs.resolve() / str(seed), seed, args.steps, args.device))
+            record = {"machine": facts(torch.device("cpu")), "runs": found}
+            write_atomically(args.out, (json.dumps(record, indent=1) + "\n").encode())
+            print(", ".join(f"{key} {value}" for key, value in found[-1].items()), flush=True)
+    return 0
