@@ -37,8 +37,8 @@ def refine(
     """Repaint an imported mesh for `prompt`: its textures alone change; vertices, triangles, their order, UVs, place
     and size stay. Writes it, with its new images, into a new run under `root`, under its own name.
 
-    geometry: the shape changes as well. That needs other triangles: after its texture the mesh is made anew, closed, on
-    a lattice, with an atlas of its own, and written as mesh.glb, upright, at the old place and size.
+    geometry: the shape changes as well: after its texture the mesh is made anew, closed, on a lattice, with an atlas of
+    its own, and written as mesh.glb, upright, at the old place and size.
 
     mesh: a GLB, glTF, OBJ, PLY or STL file (docs/imported-meshes.md). uv: "keep" its UVs, "unwrap" it anew, or "auto",
     anew only where UVs are missing or overlap. textures: "each" image its own, or "one" for all. size: texels a side.
@@ -46,13 +46,10 @@ def refine(
     of the file where its format does not say. config: settings; default: the preset "refine", or "refine-geometry". The
     other arguments, the result and the errors are those of `generate`; MeshError for a file that cannot be used.
     """
-    path = Path(mesh)
-    names = ",".join(kept_views(",".join(keep_views)))
+    path, names = Path(mesh), ",".join(kept_views(",".join(keep_views)))
     base = preset("refine-geometry" if geometry else "refine") if config is None else config
-    if geometry and names:
-        raise UsageError("a new shape has a new texture, so no view of it can be kept: --geometry or --keep-views")
-    if geometry and base.then is None:
-        raise UsageError('a config for a new shape has a second stage of kind "mesh": see preset "refine-geometry"')
+    if geometry:
+        check_geometry(base, names)
     try:
         digest = file_digest(path)
     except OSError as error:
@@ -70,3 +67,11 @@ def refine(
     )
     config = replace(base, kind="texture", prompt=prompt, texture=source)
     return generate(config, root, device=device, observer=observer, catch_signals=catch_signals)
+
+
+def check_geometry(config: RunConfig, kept: str) -> None:
+    """Raise UsageError for what a new shape cannot have."""
+    if kept:
+        raise UsageError("a new shape has a new texture, so no view of it can be kept: --geometry or --keep-views")
+    if config.then is None:
+        raise UsageError('a config for a new shape has a second stage of kind "mesh": see preset "refine-geometry"')
