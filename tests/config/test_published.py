@@ -12,7 +12,8 @@ import torch
 from dreamfusion_ngp.config import published
 from dreamfusion_ngp.config.checks import setting
 from dreamfusion_ngp.config.io import to_dict
-from dreamfusion_ngp.config.presets import DETAILS, preset
+from dreamfusion_ngp.config.models import DETAILS
+from dreamfusion_ngp.config.presets import preset
 from dreamfusion_ngp.config.schema import FieldConfig, RunConfig
 from dreamfusion_ngp.evaluation import pictures
 from dreamfusion_ngp.guidance import classifier_free, schedule
