@@ -39,7 +39,7 @@ def source(tmp_path_factory):
     """A ball of radius 20 about (5, 30, -7), red on top and blue below, as a PLY with colours, Z up."""
     ball = trimesh.creation.icosphere(4, 20.0)
     colors = np.where(ball.vertices[:, 2:] > 0, [200, 20, 20, 255], [20, 20, 200, 255]).astype(np.uint8)
-    mesh = trimesh.Trimesh(ball.vertices + [5.0, 30.0, -7.0], ball.faces, vertex_colors=colors, process=False)
+    mesh = trimesh.Trimesh(ball.vertices + np.array([5.0, 30.0, -7.0]), ball.faces, vertex_colors=colors, process=False)
     path = tmp_path_factory.mktemp("source") / "ball.ply"
     path.write_bytes(mesh.export(file_type="ply"))
     return path
