@@ -15,6 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ...base.console import silent
 from ...base.errors import PriorError
 from ...base.slots import sent
 from ...config.presets import FRAMED_CAMERAS
@@ -26,7 +27,7 @@ from ..world.captions import caption
 from ..world.shapes import CLASSES, COLORS, PARAMETERS
 from ..world.tracer import shade, trace
 from .cache import Seen, Shelves
-from .loop import EMPTY_LOG, read_log, run_task, silent
+from .loop import EMPTY_LOG, read_log, run_task
 from .loss import (
     BLIND,
     CLASS_WEIGHTS,
