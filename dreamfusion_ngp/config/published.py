@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import Any
 
 from .schema import (
     CameraConfig,
@@ -82,7 +83,7 @@ class Published:
     rescale: float = 0.0
 
 
-THREESTUDIO = dict(
+THREESTUDIO: dict[str, Any] = dict(
     steps=10_000,
     views=1,
     resolution=64,

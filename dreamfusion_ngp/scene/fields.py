@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 import torch
@@ -86,7 +87,7 @@ class HashField(Field):
     def bind(self, numbers: Mapping[str, Tensor]) -> None:
         self.level_weight = numbers["level_weight"]
 
-    def _arguments(self):
+    def _arguments(self) -> tuple[tuple, dict[str, Any]]:
         c = self.config
         return (self.table, self.w1, self.b1, self.w2, self.b2, self.layout), dict(
             bound=c.bound, level_weight=self.level_weight, blob=c.blob, shadow=self.shadow, tensor_cores=c.tensor_cores

@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from .autoencoder import LATENTS, build_autoencoder
 from .model import PARTS, SHAPE, build_text_encoder, build_tokenizer, load_parts, save_parts
@@ -23,11 +24,11 @@ SD_OMITS = ("safety_checker", "feature_extractor", "image_encoder")
 class LatentPrior:
     """The five parts of a Stable Diffusion folder."""
 
-    vae: object
-    unet: object
-    text_encoder: object
-    tokenizer: object
-    scheduler: object
+    vae: Any
+    unet: Any
+    text_encoder: Any
+    tokenizer: Any
+    scheduler: Any
 
     def save(self, folder: Path) -> None:
         """Write a StableDiffusionPipeline's folder: float16 safetensors."""

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -128,7 +130,7 @@ class LatentTask:
 
     def __init__(self, model: LatentPrior, config: TrainPriorConfig):
         self.model, self.config = model, config
-        self.sheet = partial(sheet, steps=config.sheet_steps)
+        self.sheet: Callable[[Any, Path], None] | None = partial(sheet, steps=config.sheet_steps)
 
     def parts(self, model: LatentPrior) -> list:
         return [model.unet, model.text_encoder]

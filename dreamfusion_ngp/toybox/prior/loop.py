@@ -51,8 +51,9 @@ class Task(Protocol):
     def batch(self, progress: float) -> tuple[Tensor, ...]:
         """What `loss` is asked about, on the device."""
 
-    def loss(self, *batch: Tensor) -> Tensor:
-        """A scalar; for inputs of the same shapes the same work every time."""
+    @property
+    def loss(self) -> Callable[..., Tensor]:
+        """A function of what `batch` gives: a scalar, for inputs of the same shapes the same work every time."""
 
 
 def run_task(

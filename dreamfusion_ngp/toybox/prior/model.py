@@ -19,6 +19,7 @@ import copy
 import json
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from ...guidance.packing import POSITIONS
 from ..world.captions import WORDS
@@ -31,7 +32,7 @@ GUIDANCE_SCALE = 2.5  # uncond + scale (cond - uncond): at 4 purple turns blue a
 
 
 # Of the UNets of both priors: 32 x 32 positions, whatever stands at one.
-SHAPE = dict(
+SHAPE: dict[str, Any] = dict(
     sample_size=32,
     block_out_channels=(48, 96, 144),
     layers_per_block=1,
@@ -73,10 +74,10 @@ def quiet():
 class Prior:
     """The four parts of a text-to-image diffusion folder."""
 
-    unet: object
-    text_encoder: object
-    tokenizer: object
-    scheduler: object
+    unet: Any
+    text_encoder: Any
+    tokenizer: Any
+    scheduler: Any
 
     def save(self, folder: Path) -> None:
         """Write a diffusers folder: model_index.json and one subfolder per part, float16 safetensors."""
@@ -91,7 +92,8 @@ def save_parts(folder: Path, pipeline: str, parts: dict, omitted: tuple[str, ...
     import diffusers
     import torch
 
-    folder, index = Path(folder), {"_class_name": pipeline, "_diffusers_version": diffusers.__version__}
+    folder = Path(folder)
+    index: dict[str, Any] = {"_class_name": pipeline, "_diffusers_version": diffusers.__version__}
     with quiet():
         for name, part in parts.items():
             index[name] = ["diffusers", type(part).__name__]
@@ -221,13 +223,18 @@ def load_parts(folder: Path, names: tuple[str, ...]) -> dict:
     return found
 
 
+def in_order(vocabulary: dict[str, int]) -> list[str]:
+    """The words, by their numbers."""
+    return sorted(vocabulary, key=lambda word: vocabulary[word])
+
+
 def with_all_words(prior: Prior) -> Prior:
     """`prior` with the vocabulary of today: words that were added at its end since it was saved get rows of zeros, so
     that it answers as before until they are trained. Raises ValueError where the vocabulary is another one."""
     import torch
 
     tokenizer, table = build_tokenizer(), prior.text_encoder.shared.weight.detach()
-    words, known = (sorted(t.get_vocab(), key=t.get_vocab().get) for t in (tokenizer, prior.tokenizer))
+    words, known = (in_order(each.get_vocab()) for each in (tokenizer, prior.tokenizer))
     if words[: len(known)] != known or len(table) != len(known):
         raise ValueError("its vocabulary is not that of the toybox")
     if len(known) < len(words):

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -160,7 +161,7 @@ class MultiviewTask:
 
     def __init__(self, prior: MultiviewPrior, teacher: Prior, config: TrainPriorConfig):
         self.model, self.teacher, self.config = prior, teacher, config
-        self.sheet = partial(sheet, steps=config.sheet_steps)
+        self.sheet: Callable[[Any, Path], None] | None = partial(sheet, steps=config.sheet_steps)
 
     def parts(self, model: MultiviewPrior) -> list:
         return [model.unet, model.text_encoder]

@@ -14,7 +14,7 @@ from ...base.errors import UsageError
 
 MATRIX_RATE = 16.0  # Muon's learning rate in units of AdamW's: 0.02 where that is 1.25e-3
 # Not hidden, though matrices: what enters and leaves the network, and tables that are looked up.
-OUTER = ("conv_in", "conv_out")
+OUTER: tuple[str, ...] = ("conv_in", "conv_out")
 
 
 def check_device(verb: str, device: str) -> None:

@@ -7,6 +7,7 @@ import tempfile
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -104,7 +105,7 @@ class PixelTask:
 
     def __init__(self, prior: Prior, config: TrainPriorConfig):
         self.model, self.config = prior, config
-        self.sheet = partial(sheet, steps=config.sheet_steps)
+        self.sheet: Callable[[Any, Path], None] | None = partial(sheet, steps=config.sheet_steps)
 
     def parts(self, model: Prior) -> list:
         return [model.unet, model.text_encoder]

@@ -58,7 +58,7 @@ class AutoencoderTask:
     """See `loop.Task`. The encoder learns until a UNet has learnt its latents."""
 
     name, sheet = "autoencoder", None
-    outer = (*OUTER, "")  # "": the 1 x 1 convolutions around the latents
+    outer: tuple[str, ...] = (*OUTER, "")  # "": the 1 x 1 convolutions around the latents
 
     def __init__(self, model: LatentPrior, config: TrainPriorConfig, encoder: bool):
         """encoder: whether it learns."""
