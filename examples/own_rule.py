@@ -22,7 +22,8 @@ from dreamfusion_ngp.optimise.volume import VolumeStage
 
 
 def csd(denoiser, x, noise, t, views, config, moment):
-    """x, noise: (B, C, h, w).  t: (B,) timesteps.  moment: the run's progress, random numbers.  Returns the gradient on x."""
+    """x, noise: (B, C, h, w).  t: (B,) timesteps.  moment: the run's progress, random numbers.  Returns the gradient on
+    x."""
     alpha, sigma = denoiser.schedule.coefficients(t, x)
     z = add_noise(x, noise, alpha, sigma)
     conditional, unconditional = denoiser.answers(z, t, views, ("text", "empty"))
