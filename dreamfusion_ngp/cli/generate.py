@@ -30,6 +30,14 @@ def add_arguments(verbs) -> None:
         "--rule",
         help=f"distillation rule with the settings of its paper: {', '.join(RULES)} (default: sds; docs/guidance.md)",
     )
+    parser.add_argument(
+        "--lora",
+        action="append",
+        default=[],
+        dest="loras",
+        metavar="FILE_OR_FOLDER[:WEIGHT]",
+        help="a LoRA for Stable Diffusion, SDXL or Stable Diffusion 3, in safetensors; more than once for several",
+    )
     parser.add_argument("--negative", metavar="TEXT", help="negative prompt")
     parser.add_argument("--guidance-scale", type=float, help="uncond + scale (cond - uncond); default: the model's own")
     parser.add_argument(

@@ -39,6 +39,8 @@ def run_config(args):
         guidance = replace(guidance, scale=args.guidance_scale)
     if args.low_memory:
         guidance = replace(guidance, slice=1, checkpoint=True, offload=True)
+    if args.loras:
+        guidance = replace(guidance, loras=(*guidance.loras, *args.loras))
     if args.negative is not None:
         guidance = replace(guidance, negative=args.negative)
     config = clean_texts(replace(config, guidance=guidance))

@@ -32,6 +32,8 @@ def _restore(name: str, value, kind):
     if dataclasses.is_dataclass(kind) and isinstance(value, dict):
         return from_dict(kind, value)
     options = typing.get_args(kind)
+    if options[1:] == (...,) and isinstance(value, (list, tuple)):
+        options = (options[0],) * len(value)
     if typing.get_origin(kind) is tuple and isinstance(value, (list, tuple)) and len(value) == len(options):
         return tuple(_restore(f"{name}[{i}]", v, k) for i, (v, k) in enumerate(zip(value, options, strict=True)))
     if type(None) in options:

@@ -117,6 +117,7 @@ class GuidanceConfig:
     checkpoint: bool = False  # the encoder's activations are computed anew in the backward
     offload: bool = False  # the UNet is on the GPU only while it works
     compile: str = choice("none", "default", "reduce-overhead", "max-autotune")  # of the UNet: a mode of torch.compile
+    loras: tuple[str, ...] = ()  # each FILE_OR_FOLDER[:WEIGHT[:SHA-256]], added to the model's weights
     vae: str = ""  # folder or hub id of another VAE for the encoder (TAESD)
 
 

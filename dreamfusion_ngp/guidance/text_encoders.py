@@ -23,6 +23,7 @@ from ..config.schema import GuidanceConfig
 from .cut import fit_prompt
 from .pipeline_folder import fitting, load_model
 from .reader import USUAL, Reader, is_if
+from .styles import Styles
 
 log = logging.getLogger(__name__)
 
@@ -51,6 +52,7 @@ class TextEncoder:
     TOKENIZERS = ("tokenizer",)
     KEYS = ("hidden", "mask")
     HIDES_PADDING = False
+    styles: Styles | None = None  # what is added to the encoder's weights
 
     def __init__(self, folder: Path, index: dict, clip_skip: int = 0):
         self.folder, self.index, self.clip_skip = folder, index, clip_skip
@@ -76,7 +78,9 @@ class TextEncoder:
 
     def key(self, text: str) -> str:
         """What decides a text's entry, apart from the files of the encoder."""
-        return f"{type(self).__name__} {self.clip_skip} {[t.model_max_length for t in self.tokenizers]} {text}"
+        styles = f"{self.styles.key()} " if self.styles and self.styles.loras else ""
+        lengths = [t.model_max_length for t in self.tokenizers]
+        return f"{type(self).__name__} {self.clip_skip} {lengths} {styles}{text}"
 
     def unskipped(self) -> TextEncoder:
         """The same for negative texts, for which diffusers' pipelines skip no layers."""
@@ -85,7 +89,10 @@ class TextEncoder:
         return other
 
     def load(self) -> list:
-        return [load_model(self.folder, self.index, name) for name in self.models]
+        models = [load_model(self.folder, self.index, name) for name in self.models]
+        if self.styles and self.styles.loras:
+            self.styles.into_encoders(dict(zip(self.models, models, strict=True)))
+        return models
 
     @torch.no_grad()
     def encode(self, models: list, text: str) -> dict[str, Tensor]:

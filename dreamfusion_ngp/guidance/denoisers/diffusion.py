@@ -23,6 +23,7 @@ from ..micro_batches import in_parts
 from ..pipeline_folder import check_parts, fitting, load_model, load_schedule, read_index
 from ..protocol import Predictions
 from ..settings import read_settings
+from ..styles import Styles
 from ..text_encoders import TextEncoder
 from ..texts import Branches, Pick, Texts
 
@@ -86,7 +87,8 @@ class Family:
     load what the network needs around it.  scale: guidance scale where neither config nor folder names one.  encoder:
     how texts are embedded.  network, network_class: the name of the part, and its class in diffusers.  parts: more that
     a folder must have, beyond those of the encoder.  flow: whether it is a rectified flow.  views_together: see
-    `Denoiser`.  normal: (folder, index) -> the index as diffusers would have written it.  load: of the network."""
+    `Denoiser`.  normal: (folder, index) -> the index as diffusers would have written it.  load: of the network.
+    loader: class of diffusers.loaders that reads LoRAs for it, "" where there is none."""
 
     accepts: Callable[[dict], bool]
     surround: Callable[[Parts], Ends]
@@ -97,6 +99,7 @@ class Family:
     parts: tuple[str, ...] = ()
     flow: bool = False
     views_together: bool = False
+    loader: str = ""
     normal: Callable[[Path, dict], dict] = lambda folder, index: index
     load: Callable[..., torch.nn.Module] = load_model
 
@@ -121,9 +124,13 @@ class DiffusionDenoiser:
         self.schedule = load_schedule(folder, index, settings.get("prediction_type"), self.config.t_shifted)
         if (self.schedule.prediction == "flow") != family.flow:  # what such an output means is nowhere written
             raise PriorError(f"{folder}: a {family.network} with a {index['scheduler'][1]} is not understood")
-        self.texts = Texts(config, family.encoder(folder, index, settings.get("clip_skip", 0)))
+        styles = Styles(self.config.loras, family.loader, self.config.model)
+        encoder = family.encoder(folder, index, settings.get("clip_skip", 0))
+        encoder.styles = styles
+        self.texts = Texts(config, encoder)
         dtype = choose_dtype(self.config.precision, device)
         self.network = family.load(folder, index, family.network, dtype)
+        styles.into_network(self.network, family.network)
         self.ends = family.surround(Parts(folder, index, config, self.network, self.texts.embeddings, dtype, device))
         self.shape, self.encode = self.ends.shape, self.ends.encode
         self.autocast = dtype is None and bfloat16_is_quick(device)

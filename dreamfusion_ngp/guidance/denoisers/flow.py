@@ -58,4 +58,5 @@ FLOW = Family(
     network_class="SD3Transformer2DModel",
     parts=("vae",),
     flow=True,
+    loader="SD3LoraLoaderMixin",
 )

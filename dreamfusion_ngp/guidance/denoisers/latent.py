@@ -42,4 +42,4 @@ def accepts(index: dict) -> bool:
 
 
 # Scale 101 is the omega of 100 of DreamFusion and of threestudio's Stable Diffusion configurations.
-LATENT = Family(accepts, surround, scale=101.0, parts=("vae",))
+LATENT = Family(accepts, surround, scale=101.0, parts=("vae",), loader="StableDiffusionLoraLoaderMixin")

@@ -43,4 +43,6 @@ def accepts(index: dict) -> bool:
     return all(present(index, name) for name in ("vae", "unet", "text_encoder", "text_encoder_2"))
 
 
-SDXL = Family(accepts, surround, scale=101.0, encoder=TwoTextEncoders, parts=("vae",))
+SDXL = Family(
+    accepts, surround, scale=101.0, encoder=TwoTextEncoders, parts=("vae",), loader="StableDiffusionXLLoraLoaderMixin"
+)

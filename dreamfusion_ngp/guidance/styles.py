@@ -1,0 +1,140 @@
+"""LoRAs (Hu et al., ICLR 2022) of one's own in a model, read by diffusers' loaders and added to its weights for good:
+afterwards the model costs what it did, and nothing of a LoRA is left that could be trained or switched off.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from ..base.errors import PriorError, UsageError
+from .pipeline_folder import fitting, installed
+
+ENTRY = re.compile(r"(?P<path>.+?)(?::(?P<weight>[-+]?(?:\d+\.?\d*|\.\d+)))?(?::(?P<digest>[0-9a-f]{64}))?", re.DOTALL)
+USUAL = "pytorch_lora_weights.safetensors"  # as diffusers' save_lora_weights calls it
+
+
+@dataclass(frozen=True)
+class Lora:
+    """path: of a safetensors file.  weight: factor of what it adds.  digest: SHA-256 of the file, in hex."""
+
+    path: Path
+    weight: float
+    digest: str
+
+    def __str__(self) -> str:
+        return f"{self.path}:{self.weight:g}:{self.digest}"
+
+
+def read_entry(text: str) -> Lora:
+    """The LoRA of an entry of `guidance.loras`, "FILE_OR_FOLDER[:WEIGHT[:SHA-256]]". Raises UsageError and PriorError:
+    no such file, another format, other contents than the digest says."""
+    found = ENTRY.fullmatch(text)
+    if found is None:
+        raise UsageError("--lora wants FILE_OR_FOLDER[:WEIGHT]; the path is empty")
+    path, weight = Path(found["path"]).expanduser(), float(found["weight"] or 1.0)
+    if not math.isfinite(weight):
+        raise UsageError(f"--lora: the weight of {path} must be finite, got {weight}")
+    path = file_in(path).absolute()
+    digest = hashlib.sha256(path.read_bytes()).hexdigest()
+    if found["digest"] not in (None, digest):
+        raise PriorError(
+            f"{path} is another LoRA than the run was started with (its SHA-256 is {digest[:12]}, not "
+            f"{found['digest'][:12]}); put that one back, or start a new run"
+        )
+    return Lora(path, weight, digest)
+
+
+def file_in(path: Path) -> Path:
+    """The file of a LoRA: itself, or the one in a folder. Raises UsageError and PriorError."""
+    if path.is_dir():
+        files = sorted(path.glob("*.safetensors"))
+        usual = [file for file in files if file.name == USUAL]
+        if len(usual or files) != 1:
+            raise UsageError(f"--lora: {path} holds {len(files)} files *.safetensors; name the one that is meant")
+        return (usual or files)[0]
+    if not path.is_file():
+        raise UsageError(f"--lora: {path} is not there")
+    if path.suffix != ".safetensors":
+        raise UsageError(f"--lora: {path} is no safetensors file; other formats can run code and are never read")
+    return path
+
+
+def fuse(model: torch.nn.Module) -> None:
+    """Add every adapter of a model of transformers, which has no method for it, to the weights, and take its layers
+    out."""
+    from peft.tuners.tuners_utils import BaseTunerLayer
+
+    for parent in list(model.modules()):
+        for name, child in list(parent.named_children()):
+            if isinstance(child, BaseTunerLayer):
+                child.merge(safe_merge=True)
+                setattr(parent, name, child.get_base_layer())
+
+
+class Styles:
+    """The LoRAs of a run. loader: the class in diffusers.loaders that reads them for a family of models."""
+
+    def __init__(self, entries: tuple[str, ...], loader: str, model: str):
+        self.loras, self.loader = [read_entry(entry) for entry in entries], loader
+        if self.loras and not loader:
+            raise UsageError(f"--lora is for Stable Diffusion 1, 2 and 3 and SDXL, and {model} is none of them")
+        if self.loras and not installed("peft"):
+            raise UsageError('--lora takes one more package: pip install "dreamfusion_ngp[lora]"')
+
+    def key(self) -> str:
+        """What of them decides the embedding of a text, "" for none."""
+        return " ".join(f"{lora.weight:g}:{lora.digest}" for lora in self.loras)
+
+    def into_network(self, network: torch.nn.Module, name: str) -> None:
+        """Add them to the part `name`, "unet" or "transformer". Raises PriorError where one does not fit it."""
+        for lora in self.loras:
+            with fitting(f"{lora.path} does not fit this model, is it for another one?"):
+                state, alphas = self._read(lora, network)
+                if not any(key.startswith((f"{name}.", "text_encoder")) for key in state):
+                    raise PriorError(f"{lora.path} holds no LoRA of a {name} or a text encoder")
+                if not any(key.startswith(f"{name}.") for key in state):
+                    continue
+                network.load_lora_adapter(state, prefix=name, network_alphas=alphas, adapter_name="style")
+                network.set_adapters(["style"], [lora.weight])
+                network.fuse_lora(safe_fusing=True)
+                network.unload_lora()
+        network.requires_grad_(False)
+
+    def into_encoders(self, encoders: dict[str, torch.nn.Module]) -> None:
+        """Add them to text encoders, by the names of the parts. Raises PriorError where one does not fit."""
+        for lora in self.loras:
+            for name, encoder in encoders.items():
+                with fitting(f"{lora.path} does not fit this model's {name}, is it for another one?"):
+                    state, alphas = self._read(lora, None)
+                    if not any(key.startswith(f"{name}.") for key in state):
+                        continue
+                    self._class().load_lora_into_text_encoder(
+                        state,
+                        network_alphas=alphas,
+                        text_encoder=encoder,
+                        prefix=name,
+                        lora_scale=lora.weight,
+                        adapter_name="style",
+                    )
+                    fuse(encoder)
+                    encoder.delete_adapter("style")
+                encoder.requires_grad_(False)
+
+    def _class(self):
+        import diffusers.loaders
+
+        return getattr(diffusers.loaders, self.loader)
+
+    def _read(self, lora: Lora, network: torch.nn.Module | None) -> tuple[dict, dict | None]:
+        """Its tensors by diffusers' names, and kohya's factors."""
+        from safetensors.torch import load_file
+
+        more = {} if network is None or "SD3" in self.loader else {"unet_config": network.config}
+        found = self._class().lora_state_dict(load_file(lora.path), **more)
+        return found if isinstance(found, tuple) else (found, None)
