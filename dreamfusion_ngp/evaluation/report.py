@@ -18,6 +18,7 @@ from .pictures import Pictures, toy_pictures
 
 # Of what the figures below mean: figures of different versions are not comparable.
 DEFINITIONS = 2
+GRAY = 5.0  # chroma below which a picture has none to speak of
 # Keys of evaluation.json: (unit, meaning). World units: a toy is about 1 across.
 FIGURES = {
     "run": ("", "folder of the run"),
@@ -74,6 +75,11 @@ FIGURES = {
         "root mean square distance, over the channels, of the mean surface colour to the named one; null without one",
     ),
     "color_share": ("0 to 1", "part of the surface whose nearest named colour it is; null without one"),
+    "chroma": (
+        "",
+        "mean chroma (CIELAB) of the object in 8 unlit views, divided by the true toy's: above 1 is over-saturated; "
+        "null without a named colour, and for gray and white",
+    ),
     "mean_color": ("sRGB, 0 to 1", "mean colour of the surface"),
     "judge": ("", "the retrieval model; null where there was none, and so are the next six"),
     "r_precision_color": ("0 to 1", "part of 8 lit views that retrieve the prompt's caption among the distractors"),
@@ -137,6 +143,20 @@ def psnr(lit: torch.Tensor, name: str, color: str) -> float:
     return float((-10 * error.log10()).mean())
 
 
+def chroma(pictures: Pictures, name: str, color: str) -> float | None:
+    """Mean chroma of unlit views from the `judging_cameras`, relative to the toy's; None for a toy that has none."""
+    truth = mean_chroma(toy_pictures(name, COLORS[color]))
+    return mean_chroma(pictures) / truth if truth > GRAY else None
+
+
+def mean_chroma(pictures: Pictures) -> float:
+    """Mean over the opaque pixels of (a*^2 + b*^2)^1/2 in CIELAB; 0 where nothing is opaque."""
+    from skimage.color import rgb2lab
+
+    lab = rgb2lab(pictures.albedo.numpy())[(pictures.opacity > 0.5).numpy()]
+    return float(np.linalg.norm(lab[:, 1:], axis=-1).mean()) if len(lab) else 0.0
+
+
 def multi_face(name: str, pictures: Pictures, color, scale: float) -> dict:
     """The figures of `faces.count_faces`; all null for a class without a front."""
     if name not in DIRECTIONAL:
@@ -186,6 +206,7 @@ def report(
         "silhouette_iou": float(np.mean(views)),
         "silhouette_iou_worst": min(views),
         "psnr_256": psnr(lit, name, color) if color and lit is not None else None,
+        "chroma": chroma(pictures, name, color) if color else None,
         "color_error": error,
         "color_share": share,
         "mean_color": colors.mean(0).tolist(),

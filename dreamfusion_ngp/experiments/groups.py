@@ -12,6 +12,7 @@ from ..config.checks import check_config
 from ..config.overrides import override
 from ..config.presets import preset
 from ..config.prompts import clean_prompt
+from ..config.rules import with_rule
 from ..config.schema import RunConfig
 
 PRESET = "fast"
@@ -20,7 +21,7 @@ PRESET = "fast"
 @dataclass(frozen=True)
 class Arm:
     """overrides: KEY=VALUE of `generate --set`. steps: times those of the default preset. oracle: instead of the
-    prior, true pictures of the toy (toybox/oracle.py), chosen by the view "words" or the "camera"."""
+    prior, true pictures of the toy (toybox/oracle.py), by the view "words" or the "camera". rule: that of `--rule`."""
 
     name: str
     why: str
@@ -28,6 +29,7 @@ class Arm:
     preset: str = PRESET
     steps: float = 1.0
     oracle: str = ""
+    rule: str = ""
 
 
 @dataclass(frozen=True)
@@ -75,8 +77,7 @@ TWENTY_FOUR = (
     "a blue cube",
 )
 
-# What the paper's ablation takes away (figure 6), over preset `fast`. Narrow: the upper limit of Dream Fields' cameras,
-# one lens, no jitter.
+# What the paper's ablation takes away (figure 6), over preset `fast`. Narrow: Dream Fields' limit, one lens, no jitter.
 NARROW = (
     "camera.elevation=[0,30]",
     "camera.focal=[1.2,1.2]",
@@ -228,6 +229,20 @@ GROUPS = {
         ),
         SIX,
     ),
+    "rules": Group(
+        "Distillation rules",
+        "With as many evaluations of the UNet as the preset; near full noise nfsd is csd, and bridge has no words.",
+        (
+            DEFAULT,
+            Arm("csd", "what the text adds, without the noise", rule="csd"),
+            Arm("x0", "the clean image, rescaled over the views as in MVDream", rule="x0"),
+            Arm("asd", "the text's answer at a later t instead of the noise", rule="asd", steps=2 / 3),
+            Arm("vsd", "a student of the renderings; its lesson counts as three", rule="vsd", steps=2 / 6),
+            Arm("ism", "two points of an unguided path from the rendering", rule="ism", steps=2 / 8),
+            Arm("sdi", "the noise from which DDIM comes to the rendering", rule="sdi", steps=2 / 22),
+        ),
+        SIX,
+    ),
     "limits": Group(
         "What limits the result",
         "The prior, the words, the field or the time? An oracle is the exact answer of a diffusion model that knows "
@@ -265,6 +280,8 @@ def arguments(arm: Arm, prompt: str, seed: int, steps: int | None = None, resolu
     """What `dreamfusion-ngp` is called with for one run. steps: of an arm with factor 1; resolution: pixels a side of
     the training views; None: the preset's."""
     found = ["generate", prompt, "--preset", arm.preset, "--seed", str(seed)]
+    if arm.rule:
+        found += ["--rule", arm.rule]
     if (count := steps_of(arm, steps)) is not None:
         found += ["--steps", str(count)]
     return found + [part for text in changes(arm, resolution) for part in ("--set", text)]
@@ -273,6 +290,8 @@ def arguments(arm: Arm, prompt: str, seed: int, steps: int | None = None, resolu
 def config_of(arm: Arm, prompt: str, seed: int, steps: int | None = None, resolution: int | None = None) -> RunConfig:
     """The settings that these `arguments` stand for. Raises UsageError for an arm that does not fit the settings."""
     config = replace(preset(arm.preset), prompt=clean_prompt(prompt), seed=seed)
+    if arm.rule:
+        config = with_rule(config, arm.rule, toys=True)
     for text in changes(arm, resolution):
         config = override(config, text)
     if (count := steps_of(arm, steps)) is not None:

@@ -1,6 +1,7 @@
 """What is measured of closed meshes, against toys and balls whose measures are known."""
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -12,7 +13,7 @@ from dreamfusion_ngp.evaluation.metrics.closed_mesh import MeshDensity, sample_w
 from dreamfusion_ngp.evaluation.metrics.surface import turned
 from dreamfusion_ngp.evaluation.metrics.volume import volumetric_iou
 from dreamfusion_ngp.evaluation.pictures import toy_pictures
-from dreamfusion_ngp.evaluation.report import psnr
+from dreamfusion_ngp.evaluation.report import chroma, psnr
 from dreamfusion_ngp.export.isosurface import Mesh, extract_mesh
 from dreamfusion_ngp.scene.isolevel import LEVEL
 from dreamfusion_ngp.toybox.world.shapes import COLORS
@@ -76,6 +77,15 @@ def test_a_ball_of_another_size():
 def test_normals_of_samples_are_those_of_their_faces():
     points, normals = sample_with_normals(ball(0.4, 5), 500)
     assert np.abs(normals - points / np.linalg.norm(points, axis=1, keepdims=True)).max() < 0.05
+
+
+def test_chroma_is_that_of_the_toy_for_the_toy_itself():
+    truth, gray = toy_pictures("duck", COLORS["yellow"]), toy_pictures("duck", (0.5, 0.5, 0.5))
+    assert chroma(truth, "duck", "yellow") == pytest.approx(1)
+    assert chroma(gray, "duck", "yellow") < 0.5
+    pale = replace(truth, albedo=0.5 * truth.albedo + 0.5 * truth.albedo.mean(-1, keepdim=True))
+    assert 0.3 < chroma(pale, "duck", "yellow") < 0.8
+    assert chroma(truth, "mug", "gray") is None
 
 
 def test_psnr():
