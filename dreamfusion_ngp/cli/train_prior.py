@@ -107,6 +107,8 @@ def latent(args: argparse.Namespace, processes: int) -> None:
 
 
 def multiview(args: argparse.Namespace, processes: int) -> None:
+    from ..evaluation.judge import EMBEDDED as JUDGE
+    from ..evaluation.multiview import judge_multiview_prior
     from ..toybox.prior.multiview_model import MULTIVIEW_PRIOR
     from ..toybox.prior.multiview_training import MULTIVIEW, MULTIVIEW_GPU, train_multiview_prior
 
@@ -116,6 +118,7 @@ def multiview(args: argparse.Namespace, processes: int) -> None:
         resume=MULTIVIEW_PRIOR if args.resume == EMBEDDED else args.resume,
         processes=processes,
         device=args.device,
+        score=judge_multiview_prior if JUDGE.is_file() else None,
         show=say,
     )
 

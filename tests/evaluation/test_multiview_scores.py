@@ -1,0 +1,74 @@
+"""Whether rows of pictures are judged as four sides of one toy: true rows, and rows of which each shows another."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+
+from dreamfusion_ngp.evaluation import multiview
+from dreamfusion_ngp.evaluation.judge import load_judge
+from dreamfusion_ngp.evaluation.multiview import Bank, asked_rows, backdrop, is_one_toy, judge_rows, true_rows
+from dreamfusion_ngp.toybox.world.shapes import CLASSES, COLORS
+
+
+@pytest.fixture(scope="module", autouse=True)
+def small():
+    """A bank of fewer toys is quicker, and stricter."""
+    patch = pytest.MonkeyPatch()
+    whole = multiview.bank
+    patch.setattr(multiview, "bank", lambda name, elevation: whole(name, elevation, 12))
+    yield
+    patch.undo()
+
+
+def mugs(n: int):
+    row = next(row for row in asked_rows(len(CLASSES)) if row[0].name == "mug")
+    return [[replace(request, color=color, elevation=15) for request in row] for color in list(COLORS)[:n]]
+
+
+def test_requests_have_every_class_from_four_sides():
+    rows = asked_rows(40)
+    assert {row[0].name for row in rows[:20]} == set(CLASSES) and len({row[0].color for row in rows}) > 8
+    for row in rows:
+        assert [request.azimuth for request in row] == [0, 90, 180, 270]
+        assert len({(request.name, request.color, request.elevation) for request in row}) == 1
+
+
+def test_one_toy_passes_and_four_do_not():
+    asked = mugs(6)
+    ones, mixed = true_rows(asked, seed=3), true_rows(asked, seed=3, one=False)
+    assert sum(is_one_toy(row, "mug", 15) for row in ones) >= 5
+    assert not any(is_one_toy(row, "mug", 15) for row in mixed)
+
+
+def test_a_side_of_another_colour_or_shape_is_found():
+    asked = mugs(2)
+    row = next(row for row in true_rows(asked, seed=3) if is_one_toy(row, "mug", 15))
+    inverted = row.clone()
+    inverted[2] = 1 - inverted[2]
+    assert not is_one_toy(inverted, "mug", 15)
+    empty = backdrop(row)
+    assert not is_one_toy(empty, "mug", 15), "no toy is none"
+
+
+def test_the_plane_of_a_background_goes_on_behind_the_toy():
+    ramp = torch.linspace(0, 1, 64)[None, None, :, None].expand(2, 64, 64, 3).clone()
+    seen = ramp.clone()
+    seen[:, 20:40, 20:40] = 0
+    torch.testing.assert_close(backdrop(seen), ramp, atol=1e-4, rtol=0)
+
+
+def test_shares_are_of_pictures_and_of_rows():
+    asked = mugs(3)
+    rows = true_rows(asked, seed=3)
+    rows[1] = true_rows(asked, seed=4, one=False)[1]
+    found = judge_rows(load_judge(), rows, asked)
+    assert found["samples"] == 3 and found["one"] <= 0.67 and found["right"] <= found["one"]
+    assert found["class"] >= 0.5 and found["classes"] == {"mug": found["right"]}
+
+
+def test_a_bank_knows_its_parts():
+    toys = multiview.bank("mug", 15)
+    assert isinstance(toys, Bank) and toys.silhouettes().shape == (12, 4, 64, 64)
+    slots = toys.slots(0)
+    assert slots.shape == (4, 64, 64) and slots.min() == -1 and slots.max() >= 0
