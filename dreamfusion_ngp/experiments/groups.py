@@ -218,8 +218,8 @@ GROUPS = {
         "Magic3D's second stage: the surface of the volume on a lattice, under the same guidance in finer pictures.",
         (
             DEFAULT,
-            Arm("longer volume", "the time of both stages for the volume alone", steps=1.5),
-            Arm("magic3d", "400 steps of the mesh after those of the preset", preset="magic3d"),
+            Arm("longer volume", "the time of both stages for the volume alone", steps=1.25),
+            Arm("magic3d", "200 steps of the mesh after those of the preset", preset="magic3d"),
             Arm(
                 "magic3d, no smoothing",
                 "without the consistency of normals",
