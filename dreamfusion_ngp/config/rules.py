@@ -109,6 +109,7 @@ RULES = {
             "lr_lora": (1e-4, "the paper's"),
             **_FALLING,
         },
+        {"lr_lora": (1e-3, "a run has a twentieth of the paper's steps")},
     ),
     "rfds": Rule(
         "Yang et al., Text-to-Image Rectified Flow as Plug-and-Play Priors, ICLR 2025",
