@@ -262,4 +262,4 @@ print(native.build_info()["cuda"], native.is_stale(), "torch" in sys.modules)
 """
     said = subprocess.run([sys.executable, "-I", "-c", code], capture_output=True, text=True).stdout
     assert said == f"{not compiled and native.build_info()['cuda']} False False\n"
-    assert wheel.stat().st_size < 20e6
+    assert wheel.stat().st_size < 30e6

@@ -69,8 +69,10 @@ class GridLayout:
         if self.convention == "drjit":  # HashEncoding._level_scale of Dr.Jit 1.5
             return [math.exp2(level * math.log2(self.growth)) * base - 1.0 for level in levels]
         if self.convention == "tinycudann":  # grid_scale of its grid.h
-            one, log2 = np.float32(1), np.log2(np.float32(self.growth))
-            return [float(np.exp2(np.float32(level) * log2) * np.float32(base) - one) for level in levels]
+            # Rounded from float64: the last bit of numpy's own float32 functions depends on the CPU.
+            one, log2 = np.float32(1), np.float32(math.log2(np.float32(self.growth)))
+            powers = [np.float32(math.exp2(np.float32(level) * log2)) for level in levels]
+            return [float(power * np.float32(base) - one) for power in powers]
         growth = math.log(self.finest_resolution / base) / max(1, self.levels - 1)
         return list(array("f", [base * math.exp(level * growth) - 1.0 for level in levels]))
 

@@ -164,7 +164,7 @@ class MeshStage(SurfaceStage):
 
     @torch.no_grad()
     def take_over(self, previous: Stage) -> None:
-        """Begin with the surface and the colours of a finished volume, or of the finished texture of an imported mesh.
+        """Begin with the surface and the colours of a finished volume, or of another surface, an imported mesh's say.
         Raises UsageError for another kind of scene, ExportError for an empty one, MeshError for a mesh that holds
         nothing."""
         if isinstance(previous, SurfaceStage):

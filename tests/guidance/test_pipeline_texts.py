@@ -282,7 +282,7 @@ def test_a_prediction_type_overrides_the_schedulers(latent_folders, tmp_path):
     [
         (
             {"clipskip": 1},
-            "no setting 'clipskip'; there are guidance_scale, encoder_attention_mask, prediction_type, clip",
+            "no setting 'clipskip'; there are guidance_scale, encoder_attention_mask, prediction_type, views, clip",
         ),
         ({"clip_skip": 1.5}, "clip_skip cannot be 1.5"),
         ({"clip_skip": True}, "clip_skip cannot be True"),

@@ -20,11 +20,11 @@ def test_the_encoder_runs_once_and_is_freed(folders, cache, monkeypatch):
     first = load_guidance(config(folders["packed"]), "cpu").denoiser.texts
     gc.collect()
     assert len(alive) == 1 and alive[0]() is None
-    assert len(list(cache.iterdir())) == len(first.rows) == 5
+    assert len(list(cache.iterdir())) == len(first.rows) == 6
     again = load_guidance(config(folders["packed"]), "cpu").denoiser.texts
     assert len(alive) == 1 and all(torch.equal(v, again.embeddings[k]) for k, v in first.embeddings.items())
     load_guidance(config(folders["packed"], prompt="a blue mug"), "cpu")
-    assert len(alive) == 2 and len(list(cache.iterdir())) == 9, "the unconditional text is shared between prompts"
+    assert len(alive) == 2 and len(list(cache.iterdir())) == 11, "the unconditional text is shared between prompts"
 
 
 def test_a_damaged_cache_entry_is_written_anew(folders, cache):

@@ -38,8 +38,8 @@ def points(n=3000):
 def tinycudann_levels(config):
     """(scale, resolution, rows) of every level: grid_scale, grid_resolution and the constructor of its grid.h."""
     for level in range(config["n_levels"]):
-        log2 = np.log2(F(config["per_level_scale"]))
-        scale = np.exp2(F(level) * log2) * F(config["base_resolution"]) - F(1)
+        log2 = F(np.log2(np.float64(F(config["per_level_scale"]))))
+        scale = F(np.exp2(np.float64(F(level) * log2))) * F(config["base_resolution"]) - F(1)
         resolution = int(np.ceil(scale)) + 1
         rows = min(-(-(resolution**3) // 8) * 8, 1 << config["log2_hashmap_size"])
         yield scale, resolution, rows

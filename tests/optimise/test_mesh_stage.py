@@ -134,8 +134,6 @@ def test_starts_from_a_volume_with_its_field_only(volume):
     other = replace(MESH, field=replace(TINY.field, levels=5))
     with pytest.raises(UsageError, match="a mesh starts from a volume with the same field"):
         start(other, "cpu", volume)
-    with pytest.raises(UsageError, match="a mesh starts from a volume"):
-        start(MESH, "cpu", follow(volume))
 
 
 def test_a_checkpoint_of_another_lattice_is_refused(volume, tmp_path):
