@@ -107,9 +107,10 @@ void shade_backward(const ShadeBackward<float>& p, int64_t begin, int64_t end) {
 
 }  // namespace
 
+extern const RasterKernels raster_kernels;  // simd_raster.cpp
 extern const SimdKernels kernels;
 const SimdKernels kernels{DFN_SIMD_NAME, place, encode, encode_store, encode_grad_x, encode_load, field_forward,
     field_place, field_backward, scatter, occupied, shade, shade_backward, composite, composite_backward, adam,
-    read_pairs, add_pairs, multiply_add, kWidth};
+    read_pairs, add_pairs, multiply_add, kWidth, &raster_kernels};
 
 }  // namespace dfn::DFN_SIMD_LEVEL

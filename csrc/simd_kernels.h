@@ -6,6 +6,7 @@
 #include "composite/composite.h"
 #include "field/network.h"
 #include "march/march.h"
+#include "raster/raster_kernels.h"
 #include "shade/shade.h"
 
 namespace dfn {
@@ -43,6 +44,7 @@ struct SimdKernels {
     float (*add_pairs)(float* table, const uint32_t* rows, int64_t n);
     float (*multiply_add)(int64_t rounds);
     int width;  // floats of a vector
+    const RasterKernels* raster;
 };
 
 const SimdKernels& simd_kernels();  // the fastest that this processor runs, or the one that was forced

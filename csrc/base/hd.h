@@ -13,6 +13,13 @@
 #define DFN_HD inline
 #endif
 
+// After the parameters of a lambda that must become part of its caller.
+#if defined(__GNUC__) && !defined(__CUDACC__)
+#define DFN_INLINE __attribute__((always_inline))
+#else
+#define DFN_INLINE
+#endif
+
 namespace dfn {
 
 template <class T>

@@ -49,6 +49,8 @@ DFN_HD Floats square_root(Floats v) {
 #endif
 }
 
+constexpr unsigned kAllLanes = (1u << kWidth) - 1;
+
 // Whether every lane is -1, of lanes that are 0 or -1.
 DFN_HD bool all(Ints mask) {
 #if defined(__AVX512F__)
@@ -63,6 +65,45 @@ DFN_HD bool all(Ints mask) {
     return both != 0;
 #endif
 }
+
+// One truth a lane: a bit of a register with AVX-512, else 0 or -1. Masks take & | ^ ~.
+#if defined(__AVX512F__)
+typedef __mmask16 Mask;
+DFN_HD Mask greater(Floats a, Floats b) { return _mm512_cmp_ps_mask((__m512)a, (__m512)b, _CMP_GT_OQ); }
+DFN_HD Mask not_less(Floats a, Floats b) { return _mm512_cmp_ps_mask((__m512)a, (__m512)b, _CMP_GE_OQ); }
+DFN_HD Mask equal(Floats a, Floats b) { return _mm512_cmp_ps_mask((__m512)a, (__m512)b, _CMP_EQ_OQ); }
+DFN_HD Mask equal(Ints a, Ints b) { return _mm512_cmpeq_epi32_mask((__m512i)a, (__m512i)b); }
+DFN_HD Mask below(Words a, Words b) { return _mm512_cmplt_epu32_mask((__m512i)a, (__m512i)b); }
+DFN_HD Floats select(Mask m, Floats a, Floats b) { return (Floats)_mm512_mask_blend_ps(m, (__m512)b, (__m512)a); }
+DFN_HD Ints select(Mask m, Ints a, Ints b) { return (Ints)_mm512_mask_blend_epi32(m, (__m512i)b, (__m512i)a); }
+DFN_HD unsigned bits(Mask m) { return m; }
+DFN_HD Mask first_lanes(int n) { return Mask((1u << n) - 1); }
+#else
+typedef Ints Mask;
+DFN_HD Mask greater(Floats a, Floats b) { return a > b; }
+DFN_HD Mask not_less(Floats a, Floats b) { return a >= b; }
+DFN_HD Mask equal(Floats a, Floats b) { return a == b; }
+DFN_HD Mask equal(Ints a, Ints b) { return a == b; }
+DFN_HD Mask below(Words a, Words b) { return a < b; }
+DFN_HD Floats select(Mask m, Floats a, Floats b) { return (Floats)((m & (Ints)a) | (~m & (Ints)b)); }
+DFN_HD Ints select(Mask m, Ints a, Ints b) { return (m & a) | (~m & b); }
+DFN_HD unsigned bits(Mask m) {
+#if defined(__AVX2__)
+    return unsigned(_mm256_movemask_ps((__m256)m));
+#elif defined(__SSE2__)
+    return unsigned(_mm_movemask_ps((__m128)m));
+#else
+    unsigned found = 0;
+    for (int i = 0; i < kWidth; ++i) found |= unsigned(m[i] & 1) << i;
+    return found;
+#endif
+}
+DFN_HD Mask first_lanes(int n) {
+    Mask m;
+    for (int i = 0; i < kWidth; ++i) m[i] = i < n ? -1 : 0;
+    return m;
+}
+#endif
 
 DFN_HD float sum(Floats v) {
     typedef float Four __attribute__((vector_size(16)));
@@ -113,6 +154,28 @@ DFN_HD Floats gather_one(const float* p, Words index) {
     Floats a;
     for (int i = 0; i < kWidth; ++i) a[i] = p[index[i]];
     return a;
+#endif
+}
+
+DFN_HD Ints gather_one(const int32_t* p, Ints index) {
+#if defined(__AVX512F__)
+    return (Ints)_mm512_i32gather_epi32((__m512i)index, p, 4);
+#else
+    Ints a;
+    for (int i = 0; i < kWidth; ++i) a[i] = p[index[i]];
+    return a;
+#endif
+}
+
+// The lanes of a mask, one after the other from `p` on, where a whole vector must fit; returns their number.
+DFN_HD int store_some(int32_t* p, Mask m, Ints v) {
+#if defined(__AVX512F__)
+    _mm512_storeu_si512(p, _mm512_maskz_compress_epi32(m, (__m512i)v));
+    return __builtin_popcount(m);
+#else
+    int count = 0;
+    for (unsigned rest = bits(m); rest; rest &= rest - 1) p[count++] = v[__builtin_ctz(rest)];
+    return count;
 #endif
 }
 

@@ -102,8 +102,9 @@ struct Pair {
 };
 
 // dL/d(x of the edge) to the edge of `triangle` between the centre of its own pixel and the other one's.
-template <class Add, class T>
-DFN_HD void move_edge(const Mesh<T>& m, int64_t view, const Pair& pair, bool own_left, T d_edge, T* d_position) {
+template <class Sum, class T>
+DFN_HD void move_edge(
+    const Mesh<T>& m, int64_t view, const Pair& pair, bool own_left, T d_edge, const Sum& d_position) {
     const T x = T(pair.x), y = T(pair.y), right = T(pair.axis == 0), down = T(pair.axis == 1);
     const T own = T(own_left ? 0 : 1), other = T(own_left ? 1 : 0);
     const int64_t triangle = own_left ? pair.left : pair.right;
@@ -132,9 +133,8 @@ DFN_HD void move_edge(const Mesh<T>& m, int64_t view, const Pair& pair, bool own
         const Clip<T> c = s.c[k];
         const bool before = c.w > T(0) && c.z >= -c.w;
         const T weight = d_edge * b[k] / w;
-        T* target = d_position + 4 * s.corner[k];
-        Add::add(target + pair.axis, weight * scale);
-        Add::add(target + 3, weight * (before ? -scale * (pair.axis == 0 ? c.x : c.y) / c.w : shift));
+        d_position.add(s.corner[k], pair.axis, weight * scale);
+        d_position.add(s.corner[k], 3, weight * (before ? -scale * (pair.axis == 0 ? c.x : c.y) / c.w : shift));
     }
 }
 
@@ -146,20 +146,20 @@ DFN_HD bool depth_at(const Mesh<T>& m, int64_t view, int64_t triangle, T x, T y,
     return look_at(m, view, triangle, x, y, s) && plane_at(s, b, depth, w);
 }
 
-template <class Add, class T>
-DFN_HD void move_depth(const Mesh<T>& m, int64_t view, int64_t triangle, T x, T y, T d_depth, T* d_position) {
+template <class Sum, class T>
+DFN_HD void move_depth(const Mesh<T>& m, int64_t view, int64_t triangle, T x, T y, T d_depth, const Sum& d_position) {
     Seen<T> s;
     T b[3], depth, w;
     const T none[3] = {T(0), T(0), T(0)};
     CornerGradient<T> gradient;
     if (!look_at(m, view, triangle, x, y, s) || !plane_at(s, b, depth, w)) return;
     plane_backward(s, b, depth, w, none, d_depth, gradient);
-    gradient.template add_to<Add>(d_position);
+    gradient.add_to(d_position);
 }
 
 // The edge is where two triangles meet in depth: D = depth of L's - depth of R's is 0 there.
-template <class Add, class T>
-DFN_HD void move_intersection(const Mesh<T>& m, int64_t view, const Pair& pair, T g, T* d_position) {
+template <class Sum, class T>
+DFN_HD void move_intersection(const Mesh<T>& m, int64_t view, const Pair& pair, T g, const Sum& d_position) {
     const T x = T(pair.x), y = T(pair.y), right = T(pair.axis == 0), down = T(pair.axis == 1);
     T l[3], r[3];
     if (!depth_at(m, view, pair.left, x, y, l[0]) || !depth_at(m, view, pair.right, x, y, r[0]) ||
@@ -172,8 +172,8 @@ DFN_HD void move_intersection(const Mesh<T>& m, int64_t view, const Pair& pair, 
     const T rounding = sizeof(T) == 4 ? T(1e-6) : T(1e-14);
     if (!(along > rounding)) return;  // the two are in one plane
     const T d_difference = g * along / (along * along + across * across), t = clamp(-here / along, T(0), T(1));
-    move_depth<Add>(m, view, pair.left, x + t * right, y + t * down, d_difference, d_position);
-    move_depth<Add>(m, view, pair.right, x + t * right, y + t * down, -d_difference, d_position);
+    move_depth(m, view, pair.left, x + t * right, y + t * down, d_difference, d_position);
+    move_depth(m, view, pair.right, x + t * right, y + t * down, -d_difference, d_position);
 }
 
 // Whose edge lies between two pixels neither of whose centres is in the other's triangle: nobody's between neighbours
@@ -192,19 +192,19 @@ DFN_HD int jump_between(const Mesh<T>& m, int64_t view, const Pair& pair) {
     return jump > T(2) * slope + (sizeof(T) == 4 ? T(1e-6) : T(1e-14)) ? (l < r ? -1 : 1) : 0;
 }
 
-template <class Add, class T>
-DFN_HD void pair_backward(const Mesh<T>& m, int64_t view, const Pair& pair, T g, T* d_position) {
+template <class Sum, class T>
+DFN_HD void pair_backward(const Mesh<T>& m, int64_t view, const Pair& pair, T g, const Sum& d_position) {
     const int right = pair.x + (pair.axis == 0), down = pair.y + (pair.axis == 1);
     const bool only_left = pair.right < 0, only_right = pair.left < 0, two = !only_left && !only_right;
     const bool under_r = two && covers(m, view, pair.right, T(pair.x), T(pair.y));
     const bool under_l = two && covers(m, view, pair.left, T(right), T(down));
     if (under_r && under_l) {
-        move_intersection<Add>(m, view, pair, g, d_position);
+        move_intersection(m, view, pair, g, d_position);
         return;
     }
     const int jump = two && !under_r && !under_l ? jump_between(m, view, pair) : 0;
-    if (only_left || under_r || jump < 0) move_edge<Add>(m, view, pair, true, -g, d_position);
-    if (only_right || under_l || jump > 0) move_edge<Add>(m, view, pair, false, -g, d_position);
+    if (only_left || under_r || jump < 0) move_edge(m, view, pair, true, -g, d_position);
+    if (only_right || under_l || jump > 0) move_edge(m, view, pair, false, -g, d_position);
 }
 
 // g of two neighbouring pixels, (I_R - I_L) (G_L + G_R) / 2 over the channels.
@@ -217,28 +217,35 @@ DFN_HD T pair_gradient(const AntialiasBackward<T>& p, int64_t pixel, int64_t nex
     return g;
 }
 
-// d_position: (vertices, 4), that of the view; null: not wanted. kChannels: their number, 0 where it is not known
-// ahead.
-template <int kChannels, class Add, class T>
-DFN_HD void antialias_pixel_backward(const AntialiasBackward<T>& p, int64_t view, int y, int x, T* d_position) {
+// The edge between a pixel and the next one along `axis` (0: x, 1: y), which must be in the picture. kChannels: their
+// number, 0 where it is not known ahead.
+template <int kChannels, class Sum, class T>
+DFN_HD void antialias_pair_backward(
+    const AntialiasBackward<T>& p, int64_t view, int y, int x, int axis, const Sum& d_position) {
     const Mesh<T>& m = p.mesh;
-    const int channels = kChannels ? kChannels : p.channels;
-    const int64_t pixel = (view * m.height + y) * m.width + x;
-    const T *const g = d_mean_at(p, view, y, x), weight = sample_weight<T>(p.samples);
-    if (p.d_image)
-        for (int c = 0; c < channels; ++c) p.d_image[pixel * channels + c] = weight * g[c];
-    if (!d_position) return;
+    const int64_t pixel = (view * m.height + y) * m.width + x, next = pixel + (axis == 0 ? 1 : m.width);
     const auto known = [&](int64_t f) { return f >= 0 && f < m.triangles ? f : int64_t(-1); };
-    const int64_t here = known(p.face[pixel]);
-    for (int axis = 0; axis < 2; ++axis) {
-        if (axis == 0 ? x + 1 >= m.width : y + 1 >= m.height) continue;
-        const int64_t next = pixel + (axis == 0 ? 1 : m.width), there = known(p.face[next]);
-        if (here == there) continue;
-        const T* const other = d_mean_at(p, view, y + (axis == 1), x + (axis == 0));
-        const T total = pair_gradient<kChannels>(p, pixel, next, g, other);
-        if (total != T(0))
-            pair_backward<Add>(m, view, Pair{here, there, x, y, axis}, T(0.5) * weight * total, d_position);
-    }
+    const int64_t here = known(p.face[pixel]), there = known(p.face[next]);
+    if (here == there) return;
+    const T* const own = d_mean_at(p, view, y, x);
+    const T* const other = d_mean_at(p, view, y + (axis == 1), x + (axis == 0));
+    const T total = pair_gradient<kChannels>(p, pixel, next, own, other);
+    if (total == T(0)) return;
+    pair_backward(m, view, Pair{here, there, x, y, axis}, T(0.5) * sample_weight<T>(p.samples) * total, d_position);
+}
+
+// The gradient on the mean, to the samples.
+template <class T>
+DFN_HD void antialias_pixel_spread(const AntialiasBackward<T>& p, int64_t pixel, int64_t view, int y, int x) {
+    const T *const g = d_mean_at(p, view, y, x), weight = sample_weight<T>(p.samples);
+    for (int c = 0; c < p.channels; ++c) p.d_image[pixel * p.channels + c] = weight * g[c];
+}
+
+// d_position: adds to the rows of the view.
+template <int kChannels, class Sum, class T>
+DFN_HD void antialias_edges_backward(const AntialiasBackward<T>& p, int64_t view, int y, int x, const Sum& d_position) {
+    if (x + 1 < p.mesh.width) antialias_pair_backward<kChannels>(p, view, y, x, 0, d_position);
+    if (y + 1 < p.mesh.height) antialias_pair_backward<kChannels>(p, view, y, x, 1, d_position);
 }
 
 DFN_DECLARE(antialias, Antialias)

@@ -96,6 +96,16 @@ __global__ void clear_kernel(T* values, int64_t n) {
     DFN_GRID_STRIDE(i, n) values[i] = T(0);
 }
 
+// Rows in global memory to which many threads add.
+template <class T>
+struct AtomicRows {
+    T* rows;  // null: nothing is wanted
+    int width;
+
+    __device__ explicit operator bool() const { return rows; }
+    __device__ void add(int64_t row, int column, T value) const { AtomicAdd::add(rows + row * width + column, value); }
+};
+
 template <class T>
 __global__ void rasterise_backward_kernel(RasteriseBackward<T> p) {
     const Mesh<T>& m = p.mesh;
@@ -103,7 +113,7 @@ __global__ void rasterise_backward_kernel(RasteriseBackward<T> p) {
         const Pixel at = pixel_at(i, m.height, m.width);
         CornerGradient<T> gradient;
         if (rasterise_pixel_backward(p, i, at.view, at.y, at.x, gradient))
-            gradient.template add_to<AtomicAdd>(p.d_position + 4 * at.view * m.vertices);
+            gradient.add_to(AtomicRows<T>{p.d_position + 4 * at.view * m.vertices, 4});
     }
 }
 
@@ -120,7 +130,7 @@ __global__ void interpolate_backward_kernel(InterpolateBackward<T> p) {
     DFN_GRID_STRIDE(i, f.views * pixels) {
         const int64_t view = i / pixels, first = f.shared ? 0 : view * f.vertices * f.channels;
         T* const target = p.d_attribute ? p.d_attribute + first : nullptr;
-        interpolate_pixel_backward<AtomicAdd>(p, i, view, target);
+        interpolate_pixel_backward(p, i, view, AtomicRows<T>{target, f.channels});
     }
 }
 
@@ -138,8 +148,10 @@ __global__ void antialias_backward_kernel(AntialiasBackward<T> p) {
     const Mesh<T>& m = p.mesh;
     DFN_GRID_STRIDE(i, m.views * m.height * m.width) {
         const Pixel at = pixel_at(i, m.height, m.width);
-        T* const target = p.d_position ? p.d_position + 4 * at.view * m.vertices : nullptr;
-        antialias_pixel_backward<0, AtomicAdd>(p, at.view, at.y, at.x, target);
+        if (p.d_image) antialias_pixel_spread(p, i, at.view, at.y, at.x);
+        if (!p.d_position) continue;
+        const AtomicRows<T> target{p.d_position + 4 * at.view * m.vertices, 4};
+        antialias_edges_backward<0>(p, at.view, at.y, at.x, target);
     }
 }
 

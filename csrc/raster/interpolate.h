@@ -50,24 +50,26 @@ DFN_HD void interpolate_pixel(const Interpolate<T>& p, int64_t pixel, int64_t vi
     for (int c = 0; c < p.channels; ++c) out[c] = b.x * a0[c] + b.y * a1[c] + b.z * a2[c];
 }
 
-// d_attribute: (vertices, channels), that of the pixel's view, or of all views; null: not wanted.
-template <class Add, class T>
-DFN_HD void interpolate_pixel_backward(const InterpolateBackward<T>& p, int64_t pixel, int64_t view, T* d_attribute) {
+// d_attribute: adds to the rows of the pixel's view, or of all views; false: not wanted.
+template <class Sum, class T>
+DFN_HD void interpolate_pixel_backward(
+    const InterpolateBackward<T>& p, int64_t pixel, int64_t view, const Sum& d_attribute) {
     const Interpolate<T>& f = p.forward;
     int64_t corner[3];
     Vec3<T> d{T(0), T(0), T(0)};
     if (corners_of(f.faces, f.triangles, f.vertices, f.face[pixel], corner)) {
         const Vec3<T> b = load3(f.barycentric, pixel);
         const T* attribute = attributes_of(f, view);
-        for (int k = 0; k < 3; ++k) corner[k] *= f.channels;
+        const T *const a0 = attribute + corner[0] * f.channels, *const a1 = attribute + corner[1] * f.channels;
+        const T* const a2 = attribute + corner[2] * f.channels;
         for (int c = 0; c < f.channels; ++c) {
             const T g = p.d_out[pixel * f.channels + c];
             if (g == T(0)) continue;
-            d = d + g * Vec3<T>{attribute[corner[0] + c], attribute[corner[1] + c], attribute[corner[2] + c]};
+            d = d + g * Vec3<T>{a0[c], a1[c], a2[c]};
             if (!d_attribute) continue;
-            Add::add(d_attribute + corner[0] + c, b.x * g);
-            Add::add(d_attribute + corner[1] + c, b.y * g);
-            Add::add(d_attribute + corner[2] + c, b.z * g);
+            d_attribute.add(corner[0], c, b.x * g);
+            d_attribute.add(corner[1], c, b.y * g);
+            d_attribute.add(corner[2], c, b.z * g);
         }
     }
     store3(p.d_barycentric, pixel, d);

@@ -184,11 +184,11 @@ struct CornerGradient {
     int64_t corner[3];
     T d[3][4];  // of clip x, y, z, w
 
-    // To d_position (vertices, 4), that of the view.
-    template <class Add>
-    DFN_HD void add_to(T* d_position) const {
+    // d_position: adds to the rows of the view, which have 4 columns.
+    template <class Sum>
+    DFN_HD void add_to(const Sum& d_position) const {
         for (int k = 0; k < 3; ++k)
-            for (int i = 0; i < 4; ++i) Add::add(d_position + 4 * corner[k] + i, d[k][i]);
+            for (int i = 0; i < 4; ++i) d_position.add(corner[k], i, d[k][i]);
     }
 };
 

@@ -127,7 +127,8 @@ def test_encode_of_a_large_table_matches_the_reference(simd):
 @pytest.mark.slow
 @pytest.mark.skipif(not (SOURCES.is_dir() and shutil.which("g++") and shutil.which("nm")), reason="needs g++ and nm")
 @pytest.mark.parametrize("optimise", ["-O3", "-O1"])
-def test_no_function_compiled_for_one_processor_can_serve_another(tmp_path, optimise):
+@pytest.mark.parametrize("source", ["simd_kernels.cpp", "simd_raster.cpp"])
+def test_no_function_compiled_for_one_processor_can_serve_another(tmp_path, optimise, source):
     """The linker keeps one copy of a weak symbol: one from an AVX-512 object would crash an older processor."""
     if "x86-64-v4" not in LEVELS:
         pytest.skip("no x86-64-v4 here")
@@ -142,7 +143,7 @@ def test_no_function_compiled_for_one_processor_can_serve_another(tmp_path, opti
             "-DDFN_SIMD_LEVEL=x86_64_v4",
             f"-I{SOURCES}",
             "-c",
-            str(SOURCES / "simd_kernels.cpp"),
+            str(SOURCES / source),
             "-o",
             str(compiled),
         ],

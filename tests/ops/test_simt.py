@@ -58,10 +58,11 @@ def compiler(sanitizer: str) -> str:
 def cpu_sources() -> list:
     """The CPU launchers, with one instruction set beside the generic one where CMakeLists.txt compiles several."""
     sources = [(p, []) for p in sorted(CSRC.rglob("*.cpp")) if not p.name.startswith("bind")]
-    simd = CSRC / "simd_kernels.cpp"
-    if simd.exists() and platform.machine() in ("x86_64", "AMD64"):
+    if platform.machine() in ("x86_64", "AMD64"):
         sources = [(p, ["-DDFN_X86_64_V3"] if p.name == "simd_dispatch.cpp" else []) for p, _ in sources]
-        sources.append((simd, [SIMD, "-DDFN_SIMD_LEVEL=x86_64_v3", '-DDFN_SIMD_NAME="x86-64-v3"']))
+        level = [SIMD, "-DDFN_SIMD_LEVEL=x86_64_v3", '-DDFN_SIMD_NAME="x86-64-v3"']
+        sources.append((CSRC / "simd_kernels.cpp", level))
+        sources.append((CSRC / "simd_raster.cpp", [*level, "-ffp-contract=off"]))
     return sources
 
 
