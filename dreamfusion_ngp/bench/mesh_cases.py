@@ -50,8 +50,7 @@ class Ball:
 
         def call() -> tuple[Tensor, ...]:
             fragments = rasterise(position, faces, size, cull=True)
-            picture = interpolate(colors, faces, fragments)
-            picture = torch.where((fragments.face < 0)[..., None], GRAY, picture)
+            picture = interpolate(colors - GRAY, faces, fragments) + GRAY  # 0 where nothing is, so over gray
             return torch.autograd.grad(antialias(picture, position, faces, fragments), (position, colors), weights)
 
         return call

@@ -1,4 +1,10 @@
-"""Rasterise, interpolate and antialias: every pixel against every triangle, and edges that move pixel values."""
+"""Rasterise, interpolate and antialias: every pixel against every triangle, and edges that move pixel values.
+
+Another method than the kernels', by which they can be judged. Visibility is the sign of perspective barycentrics at
+every pixel, without projection, edge functions, bounds or clipping. The gradient of edges is that of a splat: where two
+neighbours meet, the sides of a projected triangle are cut with the line between their centres, the crossing moves by
+autograd, and half of the difference of the two is added to each. No derivative is written by hand.
+"""
 
 from __future__ import annotations
 
