@@ -16,11 +16,13 @@ from dreamfusion_ngp.toybox.prior.model import load_prior
 
 SUPPORT = Path(support.train_tiny.__file__).parent
 GROUP = """
+import signal
 from pathlib import Path
 from support.members import save_when_interrupted
 from dreamfusion_ngp.toybox.prior.processes import run_group
 
 if __name__ == "__main__":
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # which processes of pytest-xdist ignore, and hand on
     run_group(save_when_interrupted, 2, Path())
 """
 
