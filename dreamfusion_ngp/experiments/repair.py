@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 import json
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -114,24 +115,36 @@ def repair(prompt: str, root: Path, seed: int, steps: int | None, size: int, dev
     }
 
 
-def main(argv: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+def command_line(doc: str | None, runs: str) -> argparse.ArgumentParser:
+    """What the commands of this module and of reshape.py take."""
+    parser = argparse.ArgumentParser(description=(doc or "").splitlines()[0])
     parser.add_argument("prompts", nargs="*", default=list(SIX))
     parser.add_argument("-o", "--out", type=Path, required=True, help="JSON file, written after every toy")
-    parser.add_argument("--runs", type=Path, default=Path("repair_runs"))
+    parser.add_argument("--runs", type=Path, default=Path(runs))
     parser.add_argument("--seeds", type=int, nargs="+", default=[0])
     parser.add_argument("--steps", type=int)
-    parser.add_argument("--texture-size", type=int, default=512)
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--threads", type=int)
-    args = parser.parse_args(argv)
+    return parser
+
+
+def measure_all(args: argparse.Namespace, measure: Callable[[str, Path, int], dict]) -> int:
+    """The figures of every toy and seed, by `measure(prompt, folder of the runs, seed)`, in `args.out` and a line."""
     set_threads(args.threads)
     found: list[dict] = []
     for seed in args.seeds:
         for prompt in args.prompts:
-            root = args.runs.resolve() / str(seed)
-            found.append(repair(prompt, root, seed, args.steps, args.texture_size, args.device))
+            found.append(measure(prompt, args.runs.resolve() / str(seed), seed))
             record = {"machine": facts(torch.device("cpu")), "runs": found}
             write_atomically(args.out, (json.dumps(record, indent=1) + "\n").encode())
             print(", ".join(f"{key} {value}" for key, value in found[-1].items()), flush=True)
     return 0
+
+
+def main(argv: list[str] | None = None) -> int:
+    parser = command_line(__doc__, "repair_runs")
+    parser.add_argument("--texture-size", type=int, default=512)
+    args = parser.parse_args(argv)
+    return measure_all(
+        args, lambda prompt, root, seed: repair(prompt, root, seed, args.steps, args.texture_size, args.device)
+    )

@@ -7,26 +7,19 @@ The back half of a toy (z < 0) is flattened and covered with bumps, as feed-forw
 
 from __future__ import annotations
 
-import argparse
-import json
 import time
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
-import torch
 
-from ..base.devices import set_threads
-from ..base.files import write_atomically
-from ..bench.machine import facts
 from ..config.presets import preset
 from ..evaluation.metrics.closed_mesh import surface_error
 from ..export.isosurface import Mesh
 from ..importer.read import read_mesh
 from ..runs.refine import refine
 from ..toybox.world.captions import parse_prompt
-from .groups import SIX
-from .repair import true_toy
+from .repair import command_line, measure_all, true_toy
 
 FLAT = 0.75  # what is left of the depth of the back
 BUMP, WAVES = 0.012, 40.0  # world units, radians a world unit
@@ -58,7 +51,7 @@ def solid_of(path: Path) -> Mesh:
 
 
 def reshape(prompt: str, root: Path, seed: int, steps: int | None, device: str) -> dict:
-    """One toy: Chamfer distance and mean angle of normals to the true surface, before and after."""
+    """One toy: Chamfer distance and mean angle of normals to the true surface, before and after `steps` of the shape."""
     folder = root / prompt.replace(" ", "-")
     folder.mkdir(parents=True, exist_ok=True)
     spoilt = spoil(true_toy(prompt, folder / "true.glb", 512), folder / "spoilt.glb")
@@ -77,21 +70,5 @@ def reshape(prompt: str, root: Path, seed: int, steps: int | None, device: str) 
 
 
 def main(argv: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("prompts", nargs="*", default=list(SIX))
-    parser.add_argument("-o", "--out", type=Path, required=True, help="JSON file, written after every toy")
-    parser.add_argument("--runs", type=Path, default=Path("reshape_runs"))
-    parser.add_argument("--seeds", type=int, nargs="+", default=[0])
-    parser.add_argument("--steps", type=int, help="of the shape")
-    parser.add_argument("--device", default="cpu")
-    parser.add_argument("--threads", type=int)
-    args = parser.parse_args(argv)
-    set_threads(args.threads)
-    found: list[dict] = []
-    for seed in args.seeds:
-        for prompt in args.prompts:
-            found.append(reshape(prompt, args.runs.resolve() / str(seed), seed, args.steps, args.device))
-            record = {"machine": facts(torch.device("cpu")), "runs": found}
-            write_atomically(args.out, (json.dumps(record, indent=1) + "\n").encode())
-            print(", ".join(f"{key} {value}" for key, value in found[-1].items()), flush=True)
-    return 0
+    args = command_line(__doc__, "reshape_runs").parse_args(argv)
+    return measure_all(args, lambda prompt, root, seed: reshape(prompt, root, seed, args.steps, args.device))

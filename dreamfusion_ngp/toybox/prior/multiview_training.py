@@ -32,6 +32,7 @@ from .loop import EMPTY_LOG, read_log, run_task
 from .loss import (
     BLIND,
     CLASS_WEIGHTS,
+    GPU,
     LIGHTS,
     TrainPriorConfig,
     answer,
@@ -64,18 +65,7 @@ MULTIVIEW = TrainPriorConfig(
     chunk=8,
     trace_every=4,
 )
-MULTIVIEW_GPU = TrainPriorConfig(
-    images=4_000_000,
-    batch=256,
-    learning_rate=8e-4,
-    warmup_images=50_000,
-    ema_half_life=200_000,
-    views_per_class=4096,
-    chunk=256,
-    trace_every=64,
-    save_every=90.0,
-    score_every=90.0,
-)
+MULTIVIEW_GPU = replace(GPU, images=4_000_000, learning_rate=8e-4, ema_half_life=200_000)
 
 
 class Rings:
