@@ -51,7 +51,7 @@ def solid_of(path: Path) -> Mesh:
 
 
 def reshape(prompt: str, root: Path, seed: int, steps: int | None, device: str) -> dict:
-    """One toy: Chamfer distance and mean angle of normals to the true surface, before and after `steps` of the shape."""
+    """One toy: Chamfer distance and angle of normals to the true surface, before and after `steps` of the shape."""
     folder = root / prompt.replace(" ", "-")
     folder.mkdir(parents=True, exist_ok=True)
     spoilt = spoil(true_toy(prompt, folder / "true.glb", 512), folder / "spoilt.glb")

@@ -18,7 +18,7 @@ from ..base.rng import Stream, generator
 SAMPLES = 1 << 18  # points on the surface
 GRID = 96  # cells a side of the cube
 NEAR = 1.5  # cells: so near to the surface its own normal says which side is which
-HALF = 0.5  # the winding number at the surface
+INSIDE = 0.55  # winding numbers above it; beside an open sheet they come to one half
 
 
 @dataclass(frozen=True)
@@ -33,22 +33,25 @@ class Samples:
     area: float
 
 
+def spread(vertices: np.ndarray, faces: np.ndarray, n: int, random: np.random.Generator):
+    """n points on triangles (F, 3) of vertices (V, 3), uniform by area and stratified, one in every n-th part of the
+    total area: the number of each one's triangle (n,) and its barycentrics (n, 3). Those without area have none."""
+    a, b, c = (vertices[faces[:, i]] for i in range(3))
+    area = np.cumsum(np.linalg.norm(np.cross(b - a, c - a), axis=1))
+    face = np.searchsorted(area, (np.arange(n) + random.random(n)) / n * area[-1]).clip(max=len(area) - 1)
+    u, v = np.sqrt(random.random((n, 1))), random.random((n, 1))
+    return face, np.concatenate([1 - u, u * (1 - v), u * v], 1)
+
+
 def sample_triangles(vertices: np.ndarray, faces: np.ndarray, count: int, seed: int) -> Samples:
-    """`count` points of triangles (F, 3) of vertices (V, 3), in strata of equal area. Those without area have none."""
+    """`count` points of triangles (F, 3) of vertices (V, 3)."""
     corner = vertices.astype(np.float64)[faces]
     cross = np.cross(corner[:, 1] - corner[:, 0], corner[:, 2] - corner[:, 0])
     double = np.linalg.norm(cross, axis=1)
-    random = generator(seed, 0, Stream.INIT)
-    total = np.cumsum(double)
-    at = (np.arange(count) + random.random(count)) / count * total[-1]
-    face = np.minimum(np.searchsorted(total, at, side="right"), len(faces) - 1)
-    a, b = random.random((2, count))
-    a, b = np.where(a + b > 1, 1 - a, a), np.where(a + b > 1, 1 - b, b)
-    barycentric = np.stack([1 - a - b, a, b], 1)
+    face, barycentric = spread(vertices.astype(np.float64), faces, count, generator(seed, 0, Stream.INIT))
     position = (corner[face] * barycentric[..., None]).sum(1)
-    return Samples(
-        position, cross[face] / double[face, None].clip(min=1e-300), face, barycentric, float(total[-1]) / 2 / count
-    )
+    normal = cross[face] / double[face, None].clip(min=1e-300)
+    return Samples(position, normal, face, barycentric, float(double.sum()) / 2 / count)
 
 
 def winding_grid(samples: Samples, bound: float, resolution: int = GRID) -> np.ndarray:
@@ -103,7 +106,7 @@ class Solid:
         away, row = self.tree.query(x)
         offset = x - self.samples.position[row]
         plane = -self.sign * (offset * self.samples.normal[row]).sum(1)
-        inside = np.where(self.winding(x) > HALF, 1.0, -1.0)
+        inside = np.where(self.winding(x) > INSIDE, 1.0, -1.0)
         cell = 2 * self.bound / len(self.grid)
         # The nearest of the samples is not the nearest point: beside one the distance is that to its plane.
         beside = away < 3 * np.sqrt(self.samples.area)

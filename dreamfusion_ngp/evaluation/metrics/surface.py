@@ -12,6 +12,7 @@ import torch
 from ...base.errors import ExportError
 from ...export.isosurface import CLIP, Mesh, compact, marching_cubes, outer_shells
 from ...scene.isolevel import LEVEL, iso_level, sample_grid
+from ...scene.solid import spread
 from ...toybox.world.shapes import PARAMETERS, distance
 from .volume import COARSE_SCALES, COARSE_YAWS, SCALES, fill_cavities, pieces, refine
 
@@ -36,12 +37,9 @@ class Surface:
 def sample_surface(mesh: Mesh, n: int, seed: int = 0, with_faces: bool = False):
     """(n, 3) points on a mesh, uniform by area and stratified: one in every n-th part of the faces' total area; with
     the number of each one's face, if asked."""
-    random = np.random.default_rng(seed)
-    a, b, c = (mesh.vertices[mesh.faces[:, i]] for i in range(3))
-    area = np.cumsum(np.linalg.norm(np.cross(b - a, c - a), axis=1))
-    face = np.searchsorted(area, (np.arange(n) + random.random(n)) / n * area[-1]).clip(max=len(area) - 1)
-    u, v = np.sqrt(random.random((n, 1))), random.random((n, 1))
-    points = (1 - u) * a[face] + u * (1 - v) * b[face] + u * v * c[face]
+    face, weight = spread(mesh.vertices, mesh.faces, n, np.random.default_rng(seed))
+    a, b, c = (weight[:, i : i + 1] * mesh.vertices[mesh.faces[face, i]] for i in range(3))
+    points = a + b + c
     return (points, face) if with_faces else points
 
 
