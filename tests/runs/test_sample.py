@@ -47,7 +47,7 @@ def test_the_sampler_arrives_at_what_the_model_knows():
     torch.testing.assert_close(found, picture, atol=1e-3, rtol=0)
     assert denoiser.asked == [989, 791, 593, 396, 198]
     guided = ddim(denoiser, noise, views, GuidanceConfig(scale=2.0, clip_clean=True), 5)
-    assert (guided - picture).abs().max() > 0.01 and guided.abs().max() <= 1
+    assert (guided - picture).abs().max() > 0.01 and guided.abs().max() <= 1 + 1e-5
 
 
 def test_cameras_stand_in_front_and_go_around():
