@@ -70,10 +70,10 @@ def test_every_family_draws_and_a_seed_draws_again(kind, folders, latent_folders
     assert Image.open(found.path).size == (4 * side, 2 * side) and found.scale == 7.5
     again = sample(made, tmp_path / "b.png", rows=1, steps=2, device="cpu")
     torch.testing.assert_close(again.pictures[0], found.pictures[0])
-    assert (found.pictures[0] - found.pictures[1]).abs().max() > 1e-3, "rows have noise of their own"
+    assert (found.pictures[0] - found.pictures[1]).abs().max() > 1e-2, "rows have noise of their own"
     sliced = replace(made, guidance=replace(made.guidance, slice=1))
     torch.testing.assert_close(
-        sample(sliced, tmp_path / "c.png", rows=1, steps=2, device="cpu").pictures, again.pictures, atol=1e-4, rtol=0
+        sample(sliced, tmp_path / "c.png", rows=1, steps=2, device="cpu").pictures, again.pictures, atol=1e-3, rtol=0
     )
 
 
