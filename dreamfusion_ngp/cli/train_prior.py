@@ -22,10 +22,11 @@ def add_arguments(verbs) -> None:
     parser.add_argument("-o", "--out", type=place, default=Path("prior"), help="folder to write (default: prior)")
     parser.add_argument(
         "--kind",
-        choices=("pixel", "latent", "multiview"),
+        choices=("pixel", "latent", "multiview", "depth"),
         default="pixel",
         help="pixel: toybox-64; latent: toybox-256, an autoencoder and a UNet on its latents; multiview: toybox-mv, "
-        "four sides of a toy at once, which starts from the shipped toybox-64",
+        "four sides of a toy at once, which starts from the shipped toybox-64; depth: toybox-depth, a ControlNet on the "
+        "shipped toybox-256",
     )
     parser.add_argument(
         "--part",
@@ -62,7 +63,7 @@ def run(args: argparse.Namespace) -> None:
         raise UsageError("--part is for --kind latent")
     processes = 1 if args.device != "cpu" else args.processes or cores()
     with sigterm_raises():
-        {"pixel": pixel, "latent": latent, "multiview": multiview}[args.kind](args, processes)
+        TRAININGS[args.kind](args, processes)
 
 
 def pixel(args: argparse.Namespace, processes: int) -> None:
@@ -121,6 +122,26 @@ def multiview(args: argparse.Namespace, processes: int) -> None:
         score=judge_multiview_prior if JUDGE.is_file() else None,
         show=say,
     )
+
+
+def depth(args: argparse.Namespace, processes: int) -> None:
+    from ..evaluation.depth import judge_depth_prior
+    from ..evaluation.judge import EMBEDDED as JUDGE
+    from ..toybox.prior.depth_model import DEPTH_PRIOR
+    from ..toybox.prior.depth_training import DEPTH, DEPTH_GPU, train_depth_prior
+
+    train_depth_prior(
+        asked(args, DEPTH, DEPTH_GPU),
+        args.out,
+        resume=DEPTH_PRIOR if args.resume == EMBEDDED else args.resume,
+        processes=processes,
+        device=args.device,
+        score=judge_depth_prior if JUDGE.is_file() else None,
+        show=say,
+    )
+
+
+TRAININGS = {"pixel": pixel, "latent": latent, "multiview": multiview, "depth": depth}
 
 
 def asked(args: argparse.Namespace, on_cpu, on_gpu):

@@ -48,8 +48,9 @@ def train_prior(
     run_task(build_task, (config, resume, device), config, out, log, processes, device, score, show)
 
 
-def check_request(config: TrainPriorConfig, out: Path, device: str) -> None:
-    """Whatever would fail hours later, or in another process, fails here."""
+def check_request(config: TrainPriorConfig, out: Path, device: str, mark: str = "model_index.json") -> None:
+    """Whatever would fail hours later, or in another process, fails here. mark: the file by which a prior of the kind
+    is known, which may be replaced."""
     for name in ("images", "batch", "views_per_class", "chunk", "trace_every", "report_every", "sheet_steps"):
         least = 0 if name == "sheet_steps" else 1
         if getattr(config, name) < least:
@@ -59,7 +60,7 @@ def check_request(config: TrainPriorConfig, out: Path, device: str) -> None:
     if config.seed < 0 or not 0 <= config.minutes < math.inf:
         raise UsageError(f"train-prior: seed and minutes must not be negative, got {config.seed} and {config.minutes}")
     check_device("train-prior", device)
-    if out.exists() and not (out / "model_index.json").is_file() and not (out.is_dir() and not any(out.iterdir())):
+    if out.exists() and not (out / mark).is_file() and not (out.is_dir() and not any(out.iterdir())):
         raise UsageError(f"{out} exists and is no prior; it would be replaced, so choose another folder")
     try:
         out.parent.mkdir(parents=True, exist_ok=True)

@@ -1,0 +1,39 @@
+"""Depth as a picture, as depth-conditioned models want it: near is white, and the background is black.
+
+Both kinds of them, ControlNets and Stable Diffusion 2's UNet with a fifth channel, were trained on what depth
+estimators say: the inverse of the depth, up to a factor and a shift of each picture.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+FARTHEST = 0.2  # of the object; the background is 0: a gap that tells the far side from it
+
+
+def depth_picture(depth: Tensor, covered: Tensor) -> Tensor:
+    """(B, H, W) float32 in [0, 1]: the inverse depth of every picture, over what the object covers of it 1 where it is
+    nearest and FARTHEST where it is farthest; 1 where all of it is equally far; 0 where it is not.
+
+    depth: (B, H, W) along the axis of sight, positive where covered (B, H, W) bool. Several views in one picture have
+    one scale.
+    """
+    near = torch.where(covered, depth, 1.0).float().reciprocal()
+    high = near.masked_fill(~covered, -torch.inf).flatten(1).amax(1)[:, None, None]
+    low = near.masked_fill(~covered, torch.inf).flatten(1).amin(1)[:, None, None]
+    flat = high - low <= 1e-6 * high  # a min-max would divide by nothing
+    share = torch.where(flat, 1.0, (near - low) / torch.where(flat, 1.0, high - low))
+    return torch.where(covered, FARTHEST + (1 - FARTHEST) * share, 0.0)
+
+
+def tiled(views: Tensor) -> Tensor:
+    """(n, 2 H, 2 W, ...): each four of views (4 n, H, W, ...) as one picture, the first two above the others."""
+    four = views.unflatten(0, (-1, 2, 2)).movedim(2, 3)  # (n, row, H, column, W, ...)
+    return four.flatten(1, 2).flatten(2, 3)
+
+
+def untiled(pictures: Tensor) -> Tensor:
+    """(4 n, H, W, ...): the views of pictures (n, 2 H, 2 W, ...), as `tiled` has them."""
+    four = pictures.unflatten(2, (2, -1)).unflatten(1, (2, -1))  # (n, row, H, column, W, ...)
+    return four.movedim(3, 2).flatten(0, 2)

@@ -1,0 +1,178 @@
+"""The training of the depth prior, toybox-depth: single views, and four sides of a toy in one picture.
+
+A tile is four views of 256 pixels in a picture of 512: the latent UNet, which is frozen, is convolutional but for the
+attention in its middle, and so sees toys at the size that it knows (docs/decisions/0162-toybox-depth.md).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ...base.console import silent
+from ...base.errors import PriorError
+from ...base.precision import autocast
+from ...base.slots import sent
+from ...guidance.depth import depth_picture, tiled
+from ...guidance.multiview import VIEWS
+from ..world.captions import caption
+from ..world.shapes import CLASSES, COLORS
+from .depth_model import DepthPrior, load_depth_prior, start_depth_prior
+from .depth_sampling import sheet
+from .depth_views import RingLatents
+from .latent_model import load_latent_prior
+from .loop import EMPTY_LOG, read_log, run_task
+from .loss import TrainPriorConfig, caption_ids, sample_noise_levels
+from .model import Prior, embed_words
+from .optimizer import OUTER
+from .pixels import check_request, prepare_for_training
+
+SINGLE_SHARE = 0.5  # of the batches: single views, which are learnt from four times as fast
+
+DEPTH = TrainPriorConfig(
+    images=200_000,
+    batch=16,
+    learning_rate=5e-4,
+    text_phase=0.0,
+    warmup_images=800,
+    ema_half_life=4_000,
+    views_per_class=96,
+    chunk=4,
+    trace_every=3,
+    report_every=50,
+    score_every=2400.0,
+)
+DEPTH_GPU = TrainPriorConfig(
+    images=2_000_000,
+    batch=64,
+    learning_rate=8e-4,
+    text_phase=0.0,
+    warmup_images=10_000,
+    ema_half_life=100_000,
+    views_per_class=512,
+    chunk=16,
+    trace_every=8,
+    save_every=90.0,
+    score_every=240.0,
+)
+
+
+class DepthTask:
+    """See `loop.Task`."""
+
+    name, outer = "", (*OUTER, "controlnet_cond_embedding.conv_in")
+
+    def __init__(self, model: DepthPrior, config: TrainPriorConfig):
+        self.model, self.config = model, config
+        self.sheet: Callable[[Any, Path], None] | None = partial(sheet, steps=config.sheet_steps)
+
+    def parts(self, model: DepthPrior) -> list:
+        return [model.control]
+
+    def open(self, random: np.random.Generator, device: str) -> None:
+        self.random, self.rings = random, RingLatents(self.config, self.model.latent.vae, random, device)
+
+    def fill(self) -> None:
+        self.rings.fill()
+
+    def grow(self) -> None:
+        self.rings.grow()
+
+    def batch(self, progress: float) -> tuple[Tensor, ...]:
+        """z (n, 4, h, w), pictures of depth (n, 3, 8 h, 8 w), ids (n, MAX_TOKENS) and steps (n,): so many single views,
+        or a quarter as many tiles."""
+        single, random = self.random.random() < SINGLE_SHARE, self.random
+        n = self.config.batch if single else self.config.batch // VIEWS
+        classes, rings = self.rings.draw(n, random)
+        every, which = np.arange(n), random.integers(VIEWS, size=n)
+        azimuth, elevation = rings.azimuth[every, which], rings.elevation[every, which]
+        names = list(COLORS)
+        texts = [
+            caption(CLASSES[c], names[k], a, e, mode, random, views=single)
+            for c, k, a, e, mode in zip(classes, rings.color, azimuth, elevation, rings.modes, strict=True)
+        ]
+        if single:
+            at = sent(every, rings.z.device), sent(which, rings.z.device)
+            z, depth = rings.z[at], rings.depth[at]
+        else:
+            z = tiled(rings.z.flatten(0, 1).permute(0, 2, 3, 1)).permute(0, 3, 1, 2).contiguous()
+            depth = tiled(rings.depth.flatten(0, 1))
+        seen = depth_picture(depth, depth > 0)[:, None].repeat(1, 3, 1, 1)
+        told = caption_ids(self.model.latent.tokenizer, texts), sample_noise_levels(n, random, 0.0)
+        return z, seen, *(sent(values, z.device) for values in told)
+
+    def loss(self, z: Tensor, depth: Tensor, ids: Tensor, steps: Tensor) -> Tensor:
+        return control_loss(self.model, z, depth, ids, steps)
+
+
+def control_loss(prior: DepthPrior, z: Tensor, depth: Tensor, ids: Tensor, steps: Tensor) -> Tensor:
+    """`latents.noise_loss` of a UNet that its ControlNet tells of pictures of depth (n, 3, 8 h, 8 w) in [0, 1]."""
+    latent = prior.latent
+    abar = latent.scheduler.alphas_cumprod[steps].view(-1, 1, 1, 1)
+    noise = torch.randn_like(z)
+    noisy = abar.sqrt() * z + (1 - abar).sqrt() * noise
+    with torch.no_grad():
+        hidden = embed_words(latent.text_encoder, ids)
+    with autocast(z.device):
+        down, mid = prior.control(noisy, steps, hidden, controlnet_cond=depth, return_dict=False)
+        found = latent.unet(
+            noisy, steps, hidden, down_block_additional_residuals=down, mid_block_additional_residual=mid
+        ).sample
+    return ((found.float() - noise).square() / abar).mean()
+
+
+def train_depth_prior(
+    config: TrainPriorConfig,
+    out: Path,
+    *,
+    resume: Path | None = None,
+    processes: int = 1,
+    device: str = "cpu",
+    score: Callable[[DepthPrior], dict] | None = None,
+    show: Callable[[str], None] = silent,
+) -> None:
+    """Train and leave the folder of a ControlNet in `out`, with `training.json` and `samples.jpg` beside it. It is for
+    the shipped latent prior, which stays as it is.
+
+    resume: a folder to start from (weights only). The rest is as in `pixels.train_prior`. Raises UsageError or
+    PriorError before anything is written where that cannot be done.
+    """
+    check_request(config, Path(out), device, "config.json")
+    if config.batch % VIEWS or config.chunk % VIEWS or config.views_per_class % VIEWS:
+        raise PriorError(f"train-prior: batch, chunk and views_per_class must be multiples of {VIEWS} views of a toy")
+    if resume is not None:
+        check_resume(resume)
+    log = read_log(resume) if resume else EMPTY_LOG
+    run_task(build_task, (config, resume, device), config, out, log, processes, device, score, show)
+
+
+def check_resume(resume: Path) -> None:
+    """Raise PriorError for a folder that is no depth prior."""
+    read_log(resume)
+    try:
+        prior = load_depth_prior(resume)
+        if prior.control.config.cross_attention_dim != prior.latent.unet.config.cross_attention_dim:
+            raise ValueError("it is a ControlNet of another model")
+    except (OSError, ValueError, RuntimeError) as error:
+        raise PriorError(f"{resume} cannot be resumed from: {str(error).strip().splitlines()[0]}") from error
+
+
+def build_task(config: TrainPriorConfig, resume: Path | None, device: str) -> DepthTask:
+    from diffusers.models.attention_processor import AttnProcessor
+
+    prior = load_depth_prior(resume) if resume else start_depth_prior(load_latent_prior(), config.seed)
+    latent = prior.latent
+    prepare_for_training(Prior(latent.unet, latent.text_encoder, latent.tokenizer, latent.scheduler), device)
+    order = torch.contiguous_format if device == "cpu" else torch.channels_last
+    for part in (latent.vae, latent.unet, latent.text_encoder):
+        part.to(device=device).eval().requires_grad_(False)
+    latent.vae.to(memory_format=order)
+    prior.control.set_attn_processor(AttnProcessor())
+    prior.control.to(device=device, memory_format=order).train()
+    return DepthTask(prior, config)
