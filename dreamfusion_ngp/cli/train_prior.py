@@ -25,8 +25,8 @@ def add_arguments(verbs) -> None:
         choices=("pixel", "latent", "multiview", "depth"),
         default="pixel",
         help="pixel: toybox-64; latent: toybox-256, an autoencoder and a UNet on its latents; multiview: toybox-mv, "
-        "four sides of a toy at once, which starts from the shipped toybox-64; depth: toybox-depth, a ControlNet on the "
-        "shipped toybox-256",
+        "four sides of a toy at once, which starts from the shipped toybox-64; depth: toybox-depth, a ControlNet on "
+        "the shipped toybox-256",
     )
     parser.add_argument(
         "--part",

@@ -55,8 +55,11 @@ class DepthPrior:
 
     def save(self, folder: Path) -> None:
         """Write the folder of a ControlNet: its config, and float16 safetensors."""
+        half = torch.nn.Module.to(
+            copy.deepcopy(self.control), torch.float16
+        )  # diffusers' own warns of layers not there
         with quiet():
-            copy.deepcopy(self.control).to(torch.float16).save_pretrained(folder, safe_serialization=True)
+            half.save_pretrained(folder, safe_serialization=True)
         forget_origin(Path(folder) / "config.json")
 
 

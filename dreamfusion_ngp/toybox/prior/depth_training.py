@@ -46,7 +46,7 @@ DEPTH = TrainPriorConfig(
     chunk=4,
     trace_every=3,
     report_every=50,
-    score_every=2400.0,
+    score_every=4400.0,
 )
 DEPTH_GPU = TrainPriorConfig(
     images=2_000_000,
