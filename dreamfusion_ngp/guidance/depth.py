@@ -27,13 +27,13 @@ def depth_picture(depth: Tensor, covered: Tensor) -> Tensor:
     return torch.where(covered, FARTHEST + (1 - FARTHEST) * share, 0.0)
 
 
-def tiled(views: Tensor) -> Tensor:
-    """(n, 2 H, 2 W, ...): each four of views (4 n, H, W, ...) as one picture, the first two above the others."""
-    four = views.unflatten(0, (-1, 2, 2)).movedim(2, 3)  # (n, row, H, column, W, ...)
-    return four.flatten(1, 2).flatten(2, 3)
+def tiled(views: Tensor, columns: int = 2) -> Tensor:
+    """(n, 2 H, columns W, ...): as many of views (2 columns n, H, W, ...) as one picture holds, in two rows."""
+    cells = views.unflatten(0, (-1, 2, columns)).movedim(2, 3)  # (n, row, H, column, W, ...)
+    return cells.flatten(1, 2).flatten(2, 3)
 
 
-def untiled(pictures: Tensor) -> Tensor:
-    """(4 n, H, W, ...): the views of pictures (n, 2 H, 2 W, ...), as `tiled` has them."""
-    four = pictures.unflatten(2, (2, -1)).unflatten(1, (2, -1))  # (n, row, H, column, W, ...)
-    return four.movedim(3, 2).flatten(0, 2)
+def untiled(pictures: Tensor, columns: int = 2) -> Tensor:
+    """The views of pictures that `tiled` made."""
+    cells = pictures.unflatten(2, (columns, -1)).unflatten(1, (2, -1))  # (n, row, H, column, W, ...)
+    return cells.movedim(3, 2).flatten(0, 2)

@@ -154,13 +154,13 @@ def train_depth_prior(
 
 def check_resume(resume: Path) -> None:
     """Raise PriorError for a folder that is no depth prior."""
-    read_log(resume)
     try:
         prior = load_depth_prior(resume)
         if prior.control.config.cross_attention_dim != prior.latent.unet.config.cross_attention_dim:
             raise ValueError("it is a ControlNet of another model")
     except (OSError, ValueError, RuntimeError) as error:
         raise PriorError(f"{resume} cannot be resumed from: {str(error).strip().splitlines()[0]}") from error
+    read_log(resume)
 
 
 def build_task(config: TrainPriorConfig, resume: Path | None, device: str) -> DepthTask:
