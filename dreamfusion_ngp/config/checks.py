@@ -66,6 +66,9 @@ def check_config(config: RunConfig) -> None:
         or radius <= 0,
         'field.half_table and field.tensor_cores need field.backend "native"': field.backend != "native"
         and (field.half_table or field.tensor_cores),
+        'loss.eikonal is for a signed distance: field.kind "sdf"': config.loss.eikonal > 0 and field.kind != "sdf",
+        "field.beta must be (at the start, floor below it)": field.beta[0] <= field.beta[1],
+        "field.sphere must be below field.bound": field.kind == "sdf" and field.sphere >= field.bound,
         "mesh.resolution must be even": config.mesh.resolution % 2 != 0,
         "render.occupancy_resolution must be a multiple of 4": config.render.occupancy_resolution % 4 != 0,
         "render.resolution, doubled as often as render.resolution_doubles says, must be at most 4096": resolution_at(

@@ -49,6 +49,7 @@ class LightConfig:
 
 @dataclass(frozen=True)
 class FieldConfig:
+    kind: str = choice("density", "sdf")  # what the first output is: density before the activation, signed distance
     levels: int = number(16, 1, 32)
     features: int = number(2, 1, 8)  # per level
     log2_table: int = number(19, 3, 26)  # rows of one level, at most
@@ -63,6 +64,8 @@ class FieldConfig:
     density: str = choice("exp", "softplus")
     blob: tuple[str, float, float] = ("gaussian", 5.0, 0.2)  # kind, strength (pre-activation), radius (world units)
     density_bias: float = -3.0  # of the pre-activation: space starts almost empty, exp(-3) per unit
+    sphere: float = number(0.4, 1e-3, 1e3)  # kind sdf: radius at the start, world units; density and blob are unused
+    beta: tuple[float, float] = number((0.1, 0.01), 1e-4, 1e3)  # kind sdf: width of the surface at the start, its floor
     coarse_to_fine: tuple[int, float] = (0, 0.0)  # levels at the start, fraction when all are active (0: off)
     background_hidden: int = number(32, 0, 4096)  # width of the background network; 0: none
     background_frequencies: int = number(4, 0, 16)
@@ -131,6 +134,8 @@ class LossConfig:
     smoothness: float = 0.0  # squared differences of the normals of neighbouring pixels
     entropy: float = 0.0  # binary entropy of the rays' opacity, at the end of the run
     entropy_from: float = number(0.0, 0, 1)  # fraction of the run where its linear ramp from 0 begins
+    eikonal: float = number(0.0, 0, 1e6)  # field.kind sdf: squared differences of |ds/dx| to 1
+    eikonal_points: int = number(2048, 1, 1 << 20)  # of the cube, evenly, where it is asked for besides the samples
 
 
 @dataclass(frozen=True)

@@ -11,9 +11,10 @@ import torch
 
 from ..base import markdown
 from ..base.errors import ExportError, PromptError, UsageError
-from ..export.isosurface import Mesh
+from ..export.isosurface import Mesh, extract_mesh
 from ..optimise.mesh import MeshStage
 from ..runs.texture import TextureStage
+from ..scene.field import Field
 from ..toybox.world.captions import parse_prompt
 from ..toybox.world.shapes import COLORS
 from .metrics.closed_mesh import MeshDensity
@@ -65,7 +66,7 @@ def solid_of(state) -> tuple[Callable, Callable, Mesh | None]:
     if isinstance(state, TextureStage):
         raise UsageError("a refined mesh has no figures: its shape is the one that was imported")
     if not isinstance(state, MeshStage):
-        return lambda x: state.field.density(x.to(where)).cpu(), lambda x: state.field.albedo(x.to(where)).cpu(), None
+        return volume_of(state.field, where)
     with torch.no_grad():
         vertices, faces = state.surface()
     if not len(faces):
@@ -77,6 +78,16 @@ def solid_of(state) -> tuple[Callable, Callable, Mesh | None]:
         return state.surface.color(x.to(where)).cpu()
 
     return MeshDensity(solid, state.config.field.bound), albedo, solid
+
+
+def volume_of(field: Field, device) -> tuple[Callable, Callable, Mesh | None]:
+    """`solid_of` a field; its surface where the level of it is known."""
+
+    def solid(x):
+        return field.solid(x.to(device)).cpu()
+
+    surface = None if field.level is None else extract_mesh(solid, field.bound, level=field.level)[0]
+    return solid, lambda x: field.albedo(x.to(device)).cpu(), surface
 
 
 def score(

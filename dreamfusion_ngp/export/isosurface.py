@@ -33,19 +33,21 @@ def extract_mesh(
     faces: int = 20000,
     keep_all: bool = False,
     smooth: int = 0,
+    level: float | None = None,
     device="cpu",
 ) -> tuple[Mesh, dict]:
     """The surface of a density field as a closed mesh with outward faces, and figures about it.
 
     density: callable, points (N, 3) float32 -> (N,) density per world unit. resolution: samples per axis of [-bound,
     bound]^3. faces: budget; 0 keeps all. keep_all: keep every separate piece, not only the largest. smooth:
-    iterations of Taubin smoothing (volume-preserving). Walls of closed cavities are dropped: nobody sees them. Where
-    the field reaches the side of the cube, the mesh is closed there.
+    iterations of Taubin smoothing (volume-preserving). level: density of the surface; None: by `iso_level`. Walls of
+    closed cavities are dropped: nobody sees them. Where the field reaches the side of the cube, the mesh is closed
+    there.
     Raises ExportError for an empty or not finite field.
     """
     grid = sample_grid(density, bound, resolution, device)
     voxel = 2 * bound / resolution
-    level = iso_level(grid, voxel)
+    level = iso_level(grid, voxel) if level is None else level
     stats = {"level": level, "resolution": resolution, "touches_bound": touches_bound(grid, level)}
     mesh = marching_cubes(grid, level, bound)
     finished, figures = finish(mesh, faces=faces, keep_all=keep_all, smooth=smooth, smallest=voxel**3)

@@ -33,6 +33,8 @@ def export_mesh(
     smooth: int = 0,
     size: float = STL_SIZE,
     origin: str = "scene",
+    solid=None,
+    level: float | None = None,
     device="cpu",
 ) -> dict:
     """Write mesh.<format> files into `folder` (made if missing), all of them or none.
@@ -44,14 +46,16 @@ def export_mesh(
     size: longest side of an STL, millimetres; the other formats have the scene's size, in metres.
     origin: "scene", the point that the cameras circle; "base", the middle of the bounding box's bottom, so that the
     object stands on the ground; "centre", the middle of the bounding box.
+    solid, level: like density, and its value at the surface, where that is known (`scene.field.Field.solid`); None: the
+    density itself, at the level of `isolevel.iso_level`.
     Returns {"paths": {"glb": absolute path, ...}} ("obj" adds "mtl" and "png"), for an STL "stl_sides" (width, depth,
     height in millimetres), and the figures of `isosurface.extract_mesh`.
     Raises UsageError for a bad argument, ExportError for a field that is empty or not finite, or a bad folder.
     """
     check_limits(texture, faces)
-    grid = dict(resolution=resolution, faces=faces, keep_all=keep_all, smooth=smooth, device=device)
+    grid = dict(resolution=resolution, faces=faces, keep_all=keep_all, smooth=smooth, level=level, device=device)
     place = (Path(folder).resolve(), check_formats(formats), texture, check_size(size), check_origin(origin))
-    mesh, stats = extract_mesh(density, bound, **grid)
+    mesh, stats = extract_mesh(density if solid is None else solid, bound, **grid)
 
     def color(points: np.ndarray, normals: np.ndarray) -> np.ndarray:
         return surface_color(density, albedo, points, normals, bound, device)

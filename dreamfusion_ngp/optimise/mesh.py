@@ -14,7 +14,7 @@ from ..guidance.protocol import Guidance
 from ..render.mesh import MeshRendering, render_mesh
 from ..render.mesh_losses import consistency_loss, laplacian_loss, sign_change_loss
 from ..scene.cameras import Cameras
-from ..scene.fields import HashField
+from ..scene.distance_field import make_field
 from ..scene.surface import Surface
 from ..scene.tetra_surface import TetraSurface
 from .adam import Adam, unsound
@@ -151,7 +151,7 @@ class MeshStage(SurfaceStage):
     frame: Tensor  # (4,) float64: where the mesh's file has the scene's origin, and its units to one of the world
 
     def __init__(self, config: RunConfig, device: str | torch.device):
-        field = HashField(config.field, config.seed)
+        field = make_field(config.field, config.seed)
         super().__init__(config, device, TetraSurface(field, config.mesh, config.field, config.seed))
         self.frame = torch.tensor([0.0, 0, 0, 1], dtype=torch.float64, device=self.device)
 

@@ -10,10 +10,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..base.rng import Stream, generator, kernel_stream
+from ..base.rng import Stream, generator, kernel_stream, uniform
 from ..base.slots import Slots
 from ..config.schema import RunConfig, resolution_at
 from ..render.losses import (
+    eikonal_loss,
     entropy_loss,
     entropy_weight,
     opacity_loss,
@@ -21,16 +22,17 @@ from ..render.losses import (
     orientation_weight,
     smoothness_loss,
 )
-from ..render.volume import Rays, cast, flat_background, integrate
+from ..render.volume import Rays, Rendering, cast, flat_background, integrate
 from ..scene.cameras import Cameras
+from ..scene.distance_field import make_field
 from ..scene.field import Field
-from ..scene.fields import Background, HashField, random_background
+from ..scene.fields import Background, random_background
 from ..scene.occupancy import Occupancy
 from ..scene.views import Views, sample_views
 from .adam import Adam
 
 CAMERA = ("c2w", "focal", "azimuth", "elevation")
-REGULARISERS = ("orientation", "opacity_loss", "entropy", "smoothness")
+REGULARISERS = ("orientation", "opacity_loss", "entropy", "smoothness", "eikonal")
 
 
 class State:
@@ -40,11 +42,11 @@ class State:
     knows them. eye, numbers: what the functions of a step read; filled before each."""
 
     def __init__(self, config: RunConfig, device: str | torch.device, field: Field | None = None):
-        """field: instead of the hash field of `config.field`."""
+        """field: instead of that of `config.field`."""
         self.config, self.step, self.before, self.refreshed, self.whole = config, 0, 0, -1, True
         self.weights: dict[str, str] = {}
         self.guided: dict[str, Tensor] = {}
-        self.field = (HashField(config.field, config.seed) if field is None else field).to(device)
+        self.field = (make_field(config.field, config.seed) if field is None else field).to(device)
         self.field.refresh()
         self.background = Background(config.field, config.seed).to(device) if config.field.background_hidden else None
         self.occupancy = Occupancy(config.render, self.field.bound).to(device)
@@ -73,6 +75,7 @@ class State:
             shading=zeros(views, 6),
             colors=zeros(views, 3),
             loss=zeros(len(REGULARISERS)),
+            points=zeros(config.loss.eikonal_points if config.loss.eikonal else 0, 3),
             factors=zeros(len(pairs), 2),
             **self.schedule(0.0),
         )
@@ -145,10 +148,18 @@ def fill_numbers(state: State, drawn: Draw) -> None:
             weights.opacity,
             entropy_weight(weights, drawn.progress),
             weights.smoothness,
+            weights.eikonal,
         ),
+        points=eikonal_points(state, drawn.number),
         factors=state.adam.factors(step, config.steps),
         **state.schedule(drawn.progress),
     )
+
+
+def eikonal_points(state: State, number: int) -> np.ndarray:
+    """(P, 3) float32 of the scene's cube, uniform, for part `number`; none where nothing is asked of them."""
+    shape = tuple(state.numbers["points"].shape)
+    return (2 * uniform(shape, state.config.seed, number, Stream.EIKONAL) - 1) * np.float32(state.field.bound)
 
 
 def refresh_is_due(config: RunConfig, number: int) -> bool:
@@ -186,18 +197,27 @@ def look(state: State, rays: Rays, network: bool) -> Look:
     config, numbers = state.config, state.numbers
     background = state.background if network else flat_background(numbers["colors"])
     rendering = integrate(state.field, rays, numbers["shading"], background, config.render)
-    terms = [orientation_loss(rendering.orientation), opacity_loss(rendering.opacity), entropy_loss(rendering.opacity)]
-    if config.loss.smoothness:
-        terms.append(smoothness_loss(rendering.normal, rendering.opacity))
-    first, *others = (weight * term for weight, term in zip(numbers["loss"].unbind(), terms, strict=False))
+    terms = losses(state, rendering)
+    weights = dict(zip(REGULARISERS, numbers["loss"].unbind(), strict=True))
+    first, *others = (weights[name] * term for name, term in terms.items())
     penalty = sum(others, first)
-    return Look(
-        rendering.rgb,
-        dict(zip(REGULARISERS, terms, strict=False)),
-        penalty,
-        rendering.opacity.detach().mean(),
-        rendering.info,
-    )
+    return Look(rendering.rgb, terms, penalty, rendering.opacity.detach().mean(), rendering.info)
+
+
+def losses(state: State, seen: Rendering) -> dict[str, Tensor]:
+    """The regularisers of a rendering, unweighted, those of REGULARISERS that always count and that the config asks
+    for."""
+    terms = {
+        "orientation": orientation_loss(seen.orientation),
+        "opacity_loss": opacity_loss(seen.opacity),
+        "entropy": entropy_loss(seen.opacity),
+    }
+    if state.config.loss.smoothness:
+        terms["smoothness"] = smoothness_loss(seen.normal, seen.opacity)
+    if state.config.loss.eikonal:
+        _, _, elsewhere = state.field(state.numbers["points"])
+        terms["eikonal"] = eikonal_loss(seen.gradient, seen.count) + eikonal_loss(elsewhere)
+    return terms
 
 
 def learn(state: State, seen: Look, d_rgb: Tensor, last: bool) -> None:

@@ -3,6 +3,7 @@ over rays, in the scale of an SDS loss that is a mean over pixels and channels."
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor
 
 from ..config.schema import LossConfig
@@ -34,6 +35,17 @@ def smoothness_loss(normal: Tensor, opacity: Tensor) -> Tensor:
     right = (normal[:, :, 1:] - normal[:, :, :-1]).square().sum(-1) * weight[:, :, 1:] * weight[:, :, :-1]
     below = (normal[:, 1:] - normal[:, :-1]).square().sum(-1) * weight[:, 1:] * weight[:, :-1]
     return (right.sum() + below.sum()) / opacity.numel()
+
+
+def eikonal_loss(gradient: Tensor, count: Tensor | None = None) -> Tensor:
+    """Mean of (|ds/dx| - 1)^2 over the gradients (N, 3) of a signed distance in world units (IGR, Gropp et al. 2020).
+    count: (1,) int64 tensor, the leading rows that are in use; None: all."""
+    miss = ((gradient.square().sum(-1) + 1e-12).sqrt() - 1).square()
+    if count is None:
+        return miss.mean()
+    used = torch.arange(len(miss), device=miss.device) < count
+    total = (miss * used).sum(dtype=torch.float64)  # the order of a sum of float32 would show how long the buffer is
+    return (total / count.clamp(min=1)[0]).to(miss.dtype)
 
 
 def orientation_weight(config: LossConfig, progress: float) -> float:

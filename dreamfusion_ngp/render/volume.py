@@ -23,7 +23,7 @@ class Rendering:
 
     rgb: (B, H, W, 3) over the background.  opacity, depth: (B, H, W).  normal: (B, H, W, 3), weighted sum of unit
     normals.  orientation: (R,) per-ray orientation loss.  info: (2,) int64 samples taken, samples dropped by the
-    budget.
+    budget.  gradient: (N, 3) the field's grad_h at the samples.  count: (1,) int64, its rows in use.
     """
 
     rgb: Tensor
@@ -32,6 +32,8 @@ class Rendering:
     normal: Tensor
     orientation: Tensor
     info: Tensor
+    gradient: Tensor
+    count: Tensor
 
 
 @dataclass(frozen=True)
@@ -93,7 +95,8 @@ def integrate(field: Field, rays: Rays, shading: Tensor, background, config: Ren
     def image(values, *channels):
         return values.reshape(len(shading), size, size, *channels)
 
-    return Rendering(image(color, 3), image(opacity), image(depth), image(normals, 3), orientation, s.info)
+    pictures = image(color, 3), image(opacity), image(depth), image(normals, 3)
+    return Rendering(*pictures, orientation, s.info, grad_h, count)
 
 
 def render(

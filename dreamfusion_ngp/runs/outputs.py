@@ -66,6 +66,8 @@ def export_run(state: Stage, folder: Path, formats: tuple[str, ...] = ("glb",), 
             state.config.field.bound,
             folder,
             formats=formats,
+            solid=lambda x: state.field.solid(x.to(device)).cpu(),
+            level=state.field.level,
             **options,
         )
     for name, path in result["paths"].items():

@@ -19,12 +19,14 @@ class Field(torch.nn.Module):
     bound: half a side of the cube.  activation: how density follows from the first output h, "exp" (exp(min(h, 15)))
     or "softplus". The shade kernel applies it, fused with its derivative, so a field with another rule returns the
     logarithm of its density and says "exp": the density of a signed distance s is then h = log sigma(s).  capturable:
-    whether a CUDA graph can hold its calls.
+    whether a CUDA graph can hold its calls.  level: of `solid`, where the surface lies; None: it is not known, and is
+    sought (scene/isolevel.py).
     """
 
     bound: float
     activation: str
     capturable = False
+    level: float | None = None
 
     @abstractmethod
     def forward(self, x: Tensor, count: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor]:
@@ -55,6 +57,20 @@ class Field(torch.nn.Module):
     def density(self, x: Tensor) -> Tensor:
         """(N,) density per world unit at world points (N, 3), in chunks, without gradient."""
         return torch.cat([self.activate(self(part)[0]) for part in x.split(CHUNK)])
+
+    def log_solid(self, x: Tensor) -> Tensor:
+        """(N,) logarithm of `solid` at world points (N, 3), with autograd: about linear in the distance to the surface,
+        greater inside."""
+        h = self(x)[0]
+        return h if self.activation == "exp" else self.activate(h).clamp(min=1e-30).log()
+
+    @torch.no_grad()
+    def solid(self, x: Tensor) -> Tensor:
+        """(N,) what meshes are made from, at world points (N, 3), in chunks, without gradient: the density, or another
+        number that exceeds `level` inside."""
+        if self.level is None:
+            return self.density(x)
+        return torch.cat([self.log_solid(part).exp() for part in x.split(CHUNK)])
 
     @torch.no_grad()
     def albedo(self, x: Tensor) -> Tensor:

@@ -110,11 +110,16 @@ class HashField(Field):
         return field(x, *positional, **named, count=count)
 
     @torch.no_grad()
-    def density(self, x: Tensor) -> Tensor:
+    def first_output(self, x: Tensor) -> Tensor:
+        """(N,) first output of the network, with the blob, at world points (N, 3), without gradient."""
         if self.config.backend == "tinycudann":
-            return super().density(x)
+            return HashField.forward(self, x)[0]
         positional, named = self._arguments()
-        return torch.cat([self.activate(field_density(part, *positional, **named)) for part in x.split(CHUNK)])
+        return field_density(x, *positional, **named)
+
+    @torch.no_grad()
+    def density(self, x: Tensor) -> Tensor:
+        return torch.cat([self.activate(self.first_output(part)) for part in x.split(CHUNK)])
 
 
 class Background(torch.nn.Module):

@@ -57,6 +57,8 @@ class TetraSurface(Surface):
     @torch.no_grad()
     def begin(self) -> None:
         """Take the surface of the field as it is. Raises ExportError for a field that is empty or not finite."""
+        if self.field.level is not None:
+            return self.begin_at(math.log(self.field.level))
         device = self.offset.device
         grid = sample_grid(self.field.density, self.bound, LEVEL_RESOLUTION, str(device))
         self.begin_at(math.log(iso_level(grid, 2 * self.bound / LEVEL_RESOLUTION)))
@@ -89,9 +91,7 @@ class TetraSurface(Surface):
 
     def values(self, x: Tensor) -> Tensor:
         """(N,) log(density / level) at world points x (N, 3): positive inside; differentiable by the field."""
-        h = self.field(x)[0]
-        logarithm = h if self.field.activation == "exp" else self.field.activate(h).clamp(min=1e-30).log()
-        return logarithm - self.log_level
+        return self.field.log_solid(x) - self.log_level
 
     @torch.no_grad()
     def refresh_band(self) -> None:

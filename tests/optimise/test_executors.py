@@ -73,6 +73,21 @@ def test_the_same_run_in_graphs(eager):
     assert step.captured >= 10 and step.runs >= 1.5 * step.captured
 
 
+def test_a_signed_distance_in_graphs():
+    """The points where its gradient is to be 1 are those of the step; bit for bit."""
+    config = replace(
+        CHANGING,
+        steps=24,
+        field=replace(CHANGING.field, kind="sdf", beta=(0.05, 0.004)),
+        loss=replace(CHANGING.loss, eikonal=0.1, eikonal_points=32),
+    )
+    plain, taped = VolumeStage(config, "cpu"), VolumeStage(config, "cpu")
+    run = on_tape(taped)
+    records = run_steps(plain, Eager(), 24)
+    assert run_steps(taped, run, 24) == records and same(plain, taped)
+    assert run.captures["look"].runs > 5 and len({record["eikonal"] for record in records}) == 24
+
+
 def test_the_same_run_through_a_checkpoint(tmp_path, eager):
     first = VolumeStage(CHANGING, "cpu")
     records = run_steps(first, on_tape(first), 27)
