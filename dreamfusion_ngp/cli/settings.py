@@ -25,7 +25,7 @@ def run_config(args):
     model = args.guidance if args.guidance is not None else TOYBOX_NAME
     name = args.preset if args.preset is not None else preset_name(model, pipeline_class(model))
     config = replace(preset(name), prompt=prompt, seed=args.seed)
-    config = replace(config, guidance=with_model(config.guidance, model))
+    config = guided(config, model)
     if args.rule is not None:
         config = with_rule(config, args.rule, model in TOYBOXES)
     for text in args.overrides:
@@ -34,22 +34,27 @@ def run_config(args):
         if args.steps < 1:
             raise UsageError(f"--steps must be at least 1, got {args.steps}")
         config = replace(config, steps=args.steps)
+    config = clean_texts(flagged(config, args))
+    check_config(config)
+    if on_the_hub(config.guidance.model):
+        from ..hub.fetch import locate
+
+        locate(config.guidance.model)  # a model that cannot be had is known before torch is loaded
+    return config
+
+
+def flagged(config: RunConfig, args) -> RunConfig:
+    """The config with the flags of guidance in every stage."""
     guidance = config.guidance
     if args.guidance_scale is not None:
         guidance = replace(guidance, scale=args.guidance_scale)
     if args.low_memory:
-        guidance = replace(guidance, slice=1, checkpoint=True, offload=True)
+        guidance = replace(guidance, slice=1, checkpoint=True, offload=guidance.rule != "vsd")
     if args.loras:
         guidance = replace(guidance, loras=(*guidance.loras, *args.loras))
     if args.negative is not None:
         guidance = replace(guidance, negative=args.negative)
-    config = clean_texts(replace(config, guidance=guidance))
-    check_config(config)
-    if on_the_hub(guidance.model):
-        from ..hub.fetch import locate
-
-        locate(guidance.model)  # a model that cannot be had is known before torch is loaded
-    return config
+    return replace(config, guidance=guidance, then=config.then and flagged(config.then, args))
 
 
 def refine_config(args):
@@ -72,7 +77,8 @@ def refine_config(args):
 def guided(config: RunConfig, model: str) -> RunConfig:
     """The config with `model` as the guidance of every stage."""
     guidance = with_model(config.guidance, model)
-    guidance = latent_toys(guidance) if model == LATENT_TOYBOX else guidance
+    if model == LATENT_TOYBOX != config.guidance.model:
+        guidance = latent_toys(guidance)
     return replace(config, guidance=guidance, then=config.then and guided(config.then, model))
 
 

@@ -178,9 +178,12 @@ def toybox_mv() -> RunConfig:
 
 
 def latent_toys(guidance: GuidanceConfig) -> GuidanceConfig:
-    """The guidance of `fast` for the embedded latent prior: the same noise levels in Stable Diffusion's schedule, where
-    alpha is .25 at three quarters and stays above .068. Latents go beyond -1 and 1, so nothing is clipped."""
-    return replace(guidance, t_range=(0.02, 0.98), t_max_end=0.98, t_window=0.24, clip_clean=False)
+    """Guidance of the embedded prior in the terms of the latent one: where `fast` keeps to high noise, the same levels
+    in Stable Diffusion's schedule, where alpha is .25 at three quarters and stays above .068. Latents go beyond -1 and
+    1, so nothing is clipped."""
+    if guidance.t_window < 1:
+        guidance = replace(guidance, t_range=(0.02, 0.98), t_max_end=0.98, t_window=0.24)
+    return replace(guidance, clip_clean=False)
 
 
 PRESETS = {

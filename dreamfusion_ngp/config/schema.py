@@ -140,7 +140,7 @@ class LossConfig:
 
 @dataclass(frozen=True)
 class MeshConfig:
-    """A stage of kind "mesh": a surface on a tetrahedral lattice, which starts from a volume."""
+    """A stage of kind "mesh": a surface on a tetrahedral lattice, which starts from a volume, or from another mesh."""
 
     resolution: int = number(128, 8, 512)  # steps of the lattice a side, even
     samples: int = number(1, 1, 4)  # along each side of a pixel
@@ -152,6 +152,8 @@ class MeshConfig:
     consistency: float = number(0.0, 0, 1e9)  # weight: normals of neighbouring triangles are alike
     laplacian: float = number(0.0, 0, 1e9)  # weight: vertices lie amid their neighbours
     sign_change: float = number(0.0, 0, 1e9)  # weight: values at the ends of an edge have one sign
+    show: str = choice("color", "normal")  # to the guidance; normals in the camera's axes, as (n + 1) / 2
+    learn: str = choice("all", "color")  # color: the shape stays, the finer hash grid alone learns
 
 
 @dataclass(frozen=True)

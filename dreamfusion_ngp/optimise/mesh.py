@@ -35,9 +35,13 @@ class SurfaceStage:
         self.device = next(self.surface.parameters()).device
         optim = config.optim
         rates = {"grid": optim.lr_grid, "mlp": optim.lr_mlp, "offset": config.mesh.lr_offset}
-        groups = self.surface.parameter_groups().items()
+        groups = self.learnt().items()
         pairs: list[tuple[Tensor, float]] = [(p, rates[name]) for name, group in groups for p in group]
         self.adam = Adam(pairs, optim)
+
+    def learnt(self) -> dict[str, list[torch.nn.Parameter]]:
+        """The parameters that steps change, as `Surface.parameter_groups`."""
+        return self.surface.parameter_groups()
 
     def advance(self, guidance: Guidance, clock: Callable[[], float]) -> StepRecord:
         """Make one step: `accumulate` times draw views and differentiate, and update with the last."""
@@ -77,6 +81,7 @@ class SurfaceStage:
             drawn.colors,
             resolution=drawn.size,
             samples=self.config.mesh.samples,
+            show=self.config.mesh.show,
         )
 
     def losses(self, seen: MeshRendering) -> dict[str, tuple[float, Tensor]]:
@@ -155,6 +160,13 @@ class MeshStage(SurfaceStage):
         super().__init__(config, device, TetraSurface(field, config.mesh, config.field, config.seed))
         self.frame = torch.tensor([0.0, 0, 0, 1], dtype=torch.float64, device=self.device)
 
+    def learnt(self) -> dict[str, list[torch.nn.Parameter]]:
+        if self.config.mesh.learn == "all":
+            return self.surface.parameter_groups()
+        self.surface.requires_grad_(False)
+        self.surface.detail.requires_grad_(True)
+        return self.surface.detail.parameter_groups()
+
     @classmethod
     def start(cls, config: RunConfig, device: str | torch.device, previous: Stage | None = None) -> Self:
         stage = cls(config, device)
@@ -168,8 +180,9 @@ class MeshStage(SurfaceStage):
         Raises UsageError for another kind of scene, ExportError for an empty one, MeshError for a mesh that holds
         nothing."""
         if isinstance(previous, SurfaceStage):
-            with torch.enable_grad():
-                adopt(self.surface, previous.surface, self.config.seed)
+            if not self.copy(previous):
+                with torch.enable_grad():
+                    adopt(self.surface, previous.surface, self.config.seed)
             if (frame := getattr(previous, "frame", None)) is not None:
                 self.frame.copy_(frame)
             return
@@ -181,6 +194,15 @@ class MeshStage(SurfaceStage):
         self.surface.refresh()
         self.surface.begin()
         self.restore(0, {})
+
+    def copy(self, previous: SurfaceStage) -> bool:
+        """Begin as a mesh on the same lattice ended, its shape and colours as they are. Returns whether it is one."""
+        own, made = self.surface.state_dict(), previous.surface.state_dict()
+        if not isinstance(previous, MeshStage) or any(made[k].shape != v.shape for k, v in own.items()):
+            return False
+        self.surface.load_state_dict(made)
+        self.surface.reopen()
+        return True
 
     def tensors(self) -> dict[str, Tensor]:
         return super().tensors() | {"frame": self.frame}

@@ -50,12 +50,14 @@ def render_mesh(
     resolution: int,
     samples: int = 1,
     far: float = 100.0,
+    show: str = "color",
 ) -> MeshRendering:
     """Render `surface` from `cameras`, on its device, with one row of `shading` (B, 6) and one colour of `background`
     (B, 3) for each.
 
     resolution: pixels a side. samples: along each side of a pixel, which are drawn and shaded each. far: world units;
-    nothing is seen beyond. Differentiable by the surface: colours, shading, silhouettes and occlusions.
+    nothing is seen beyond. show: what `rgb` is, the "color" under its light or the "normal" as (n + 1) / 2, x to the
+    right, y up and z towards the camera. Differentiable by the surface: colours, shading, silhouettes and occlusions.
     """
     vertices, faces = surface()
     device = vertices.device
@@ -70,8 +72,11 @@ def render_mesh(
     view = seen.nonzero()[:, 0]
     at = interpolate(attributes, faces, fragments)[seen]
     x, normal = at[:, :3], torch.nn.functional.normalize(at[:, 3:], dim=-1)
-    albedo = surface.paint(x, fragments.face[seen], fragments.barycentric[seen])
-    color = lambert(albedo, normal, x, shading[view])
+    if show == "normal":
+        color = 0.5 + 0.5 * (normal[:, :, None] * cameras.c2w[view, :, :3]).sum(1)
+    else:
+        albedo = surface.paint(x, fragments.face[seen], fragments.barycentric[seen])
+        color = lambert(albedo, normal, x, shading[view])
     depth = -((x - cameras.position[view]) * cameras.c2w[view, :, 2]).sum(-1, keepdim=True)
     image = torch.cat([background, background.new_zeros(len(background), 5)], 1)[:, None, None].expand(*seen.shape, 8)
     pixels = torch.cat([color, torch.ones_like(depth), depth, normal], 1)

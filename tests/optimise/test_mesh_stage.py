@@ -162,3 +162,43 @@ def test_shows_itself(volume):
         sure = (opacity > 0.99) & (solid > 0.9)
         assert sure.sum() > 50 and abs(rgb[sure] - other[sure]).mean() < 0.1
         assert ((opacity > 0.5) & (solid > 0.5)).sum() > 0.7 * ((opacity > 0.5) | (solid > 0.5)).sum()
+
+
+def test_a_mesh_goes_on_from_a_mesh_and_learns_colours_alone(volume):
+    """The shape, offsets and colours of the one before, to the last bit; then the finer grid alone changes."""
+    third = replace(MESH, steps=30, mesh=replace(MESH.mesh, learn="color"))
+    second = follow(replace_config(volume, replace(BOTH, then=replace(MESH, steps=6, then=third))))
+    trained(second)
+    stage = follow(second)
+    assert stage.before == 11 and all(
+        torch.equal(*pair) for pair in zip(second.surface(), stage.surface(), strict=True)
+    )
+    before = {k: v.clone() for k, v in stage.tensors().items() if k.startswith("surface.")}
+    assert all(torch.equal(v, second.tensors()[k]) for k, v in before.items())
+    x, wanted = stage.surface()[0], torch.tensor([0.1, 0.8, 0.2])
+    begun = (stage.surface.color(x) - wanted).abs().mean()
+    trained(stage, Target((0.1, 0.8, 0.2)))
+    changed = {k for k, v in stage.tensors().items() if k in before and not torch.equal(v, before[k])}
+    assert changed == {f"surface.detail.{k}" for k in ("table", "w1", "b1", "w2", "b2")}
+    assert (stage.surface.color(x) - wanted).abs().mean() < 0.5 * begun
+
+
+def test_a_guidance_that_is_shown_normals_learns_the_shape(volume):
+    """Pictures of normals have no colours of the surface, and none of its colours' own parameters learn from them."""
+    seen = []
+
+    class Watching(Target):
+        def __call__(self, image, views, part, progress):
+            seen.append(image)
+            return super().__call__(image, views, part, progress)
+
+    stage = follow(
+        replace_config(volume, replace(BOTH, then=replace(MESH, steps=3, mesh=replace(MESH.mesh, show="normal"))))
+    )
+    before = {k: v.clone() for k, v in stage.tensors().items()}
+    trained(stage, Watching((0.5, 0.5, 1.0)))
+    after = stage.tensors()
+    assert not torch.equal(before["surface.field.table"], after["surface.field.table"])
+    assert torch.equal(before["surface.detail.table"], after["surface.detail.table"])
+    middle = seen[0][:, 10:14, 10:14]
+    assert (middle[..., 2] > 0.6).all() and middle.std() > 0.01

@@ -128,3 +128,16 @@ def test_nothing_is_seen_of_no_triangles(device):
     out = render_mesh(Empty(), orbit([0.0], 0.0, 2.0, 1.2), PLAIN, background, resolution=8)
     assert not out.opacity.any() and torch.allclose(out.rgb.cpu(), background.expand(8, 8, 3))
     torch.autograd.grad(out.rgb.sum(), out.vertices)
+
+
+def test_normals_are_shown_in_the_axes_of_each_camera():
+    """A ball looks the same from everywhere: red to the right, green up, blue towards the camera."""
+    cameras = orbit([0, 70, 200], [10, 80, -30], [2.0] * 3, [1.2] * 3)
+    out = render_mesh(Ball(0.5), cameras, PLAIN.expand(3, 6), torch.zeros(3, 3), resolution=33, show="normal")
+    sure = (out.opacity > 0.99).all(0)
+    torch.testing.assert_close(out.rgb[1][sure], out.rgb[0][sure], atol=0.02, rtol=0)
+    torch.testing.assert_close(out.rgb[2][sure], out.rgb[0][sure], atol=0.02, rtol=0)
+    torch.testing.assert_close(out.rgb[:, 16, 16], torch.tensor([0.5, 0.5, 1.0]).expand(3, 3), atol=0.02, rtol=0)
+    across, down = torch.where(sure[16])[0], torch.where(sure[:, 16])[0]
+    assert (out.rgb[0, 16, across[-1]] - out.rgb[0, 16, across[0]])[0] > 0.7
+    assert (out.rgb[0, down[0], 16] - out.rgb[0, down[-1], 16])[1] > 0.7
