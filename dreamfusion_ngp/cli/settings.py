@@ -24,7 +24,7 @@ def run_config(args):
     clean_text(args.negative or "", "the negative prompt")
     model = args.guidance if args.guidance is not None else TOYBOX_NAME
     name = args.preset if args.preset is not None else preset_name(model, pipeline_class(model))
-    config = replace(preset(name), prompt=prompt, seed=args.seed)
+    config = replace(preset(name, model in TOYBOXES), prompt=prompt, seed=args.seed)
     config = guided(config, model)
     if args.rule is not None:
         config = with_rule(config, args.rule, model in TOYBOXES)

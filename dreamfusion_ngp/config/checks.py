@@ -69,6 +69,7 @@ def check_config(config: RunConfig) -> None:
         'loss.eikonal is for a signed distance: field.kind "sdf"': config.loss.eikonal > 0 and field.kind != "sdf",
         "field.beta must be (at the start, floor below it)": field.beta[0] <= field.beta[1],
         "field.sphere must be below field.bound": field.kind == "sdf" and field.sphere >= field.bound,
+        "particles are of volumes: a stage of another kind has one": config.particles > 1 and config.kind != "volume",
         "mesh.resolution must be even": config.mesh.resolution % 2 != 0,
         "render.occupancy_resolution must be a multiple of 4": config.render.occupancy_resolution % 4 != 0,
         "render.resolution, doubled as often as render.resolution_doubles says, must be at most 4096": resolution_at(

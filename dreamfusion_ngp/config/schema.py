@@ -191,6 +191,7 @@ class RunConfig:
     seed: int = number(0, 0, (1 << 63) - 1)
     steps: int = number(15000, 1, 1 << 40)
     views: int = number(4, 1, 256)  # at a time: the paper's four chips, one view each
+    particles: int = number(1, 1, 4)  # volumes with seeds of their own under one guidance (rule vsd: one student)
     accumulate: int = number(1, 1, 256)  # times `views` are drawn and differentiated per step
     cuda_graphs: bool = True  # where there is a CUDA device and accumulate is 1
     camera: CameraConfig = CameraConfig()

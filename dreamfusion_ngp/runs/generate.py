@@ -156,7 +156,7 @@ def log_summary(state: Stage, recorder: Recorder, seconds: float) -> None:
             torch.cuda.max_memory_allocated(state.device) / 1e9,
             torch.cuda.max_memory_reserved(state.device) / 1e9,
         )
-    if lost := int(state.adam.nonfinite):
+    if lost := sum(int(v) for name, v in state.tensors().items() if name.startswith("adam.nonfinite")):
         log.info(
             "note        %d updates of single numbers were left out, because they would not have been finite; "
             "try a lower optim.lr_grid",

@@ -10,7 +10,9 @@ import torch
 from ..base.devices import choose_device
 from ..base.errors import ExportError, UsageError
 from ..optimise.mesh import MeshStage
+from ..optimise.particles import ParticleStage
 from ..optimise.stage import Stage
+from ..optimise.volume import VolumeStage
 from .checkpoint import load_checkpoint
 from .display import turntable_frames
 from .folder import checkpoint_of
@@ -39,7 +41,10 @@ def export(
 
 
 def export_run(state: Stage, folder: Path, formats: tuple[str, ...] = ("glb",), **options) -> dict[str, Path]:
-    """`export` for a state in memory."""
+    """`export` for a state in memory. Of several particles, those after the first are written into folders of their
+    own."""
+    for i, member in enumerate(particles(state)[1:], 2):
+        export_run(member, folder / f"particle-{i}", formats, **options)
     from ..export.isosurface import Mesh
     from ..export.meshes import export_mesh, export_surface
 
@@ -78,6 +83,11 @@ def export_run(state: Stage, folder: Path, formats: tuple[str, ...] = ("glb",), 
     return {name: Path(path) for name, path in result["paths"].items()}
 
 
+def particles(state: Stage) -> list[VolumeStage]:
+    """The volumes of a stage of several, [] of another."""
+    return state.members if isinstance(state, ParticleStage) else []
+
+
 def render(
     run: str | Path, *, frames: int = 48, resolution: int = 192, device: str | torch.device = "auto"
 ) -> dict[str, Path]:
@@ -90,7 +100,9 @@ def render(
 
 
 def render_run(state: Stage, folder: Path, *, frames: int = 48, resolution: int = 192) -> dict[str, Path]:
-    """`render` for a state in memory."""
+    """`render` for a state in memory. Of several particles as `export_run`."""
+    for i, member in enumerate(particles(state)[1:], 2):
+        render_run(member, folder / f"particle-{i}", frames=frames, resolution=resolution)
     from ..export.video import contact_sheet, write_turntable
 
     for name, value, low, high in (("frames", frames, 1, MAX_FRAMES), ("resolution", resolution, 8, MAX_PIXELS)):

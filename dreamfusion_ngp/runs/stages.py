@@ -8,6 +8,7 @@ import torch
 
 from ..config.schema import RunConfig
 from ..optimise.mesh import MeshStage
+from ..optimise.particles import ParticleStage
 from ..optimise.stage import Stage
 from ..optimise.volume import VolumeStage
 from .texture import TextureStage
@@ -17,6 +18,8 @@ KINDS = {"volume": VolumeStage, "mesh": MeshStage, "texture": TextureStage}
 
 def start(config: RunConfig, device: str | torch.device, previous: Stage | None = None) -> Stage:
     """The stage of `config.kind` before its first step, as `Stage.start`."""
+    if config.particles > 1:
+        return ParticleStage.start(config, device, previous)
     return KINDS[config.kind].start(config, device, previous)
 
 

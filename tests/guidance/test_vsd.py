@@ -19,6 +19,7 @@ from dreamfusion_ngp.guidance.schedule import add_noise, predicted_noise, target
 from dreamfusion_ngp.optimise.loop import train
 from dreamfusion_ngp.optimise.volume import VolumeStage
 from dreamfusion_ngp.runs.checkpoint import load_checkpoint, save_checkpoint
+from dreamfusion_ngp.runs.stages import start
 
 KINDS = ("packed", "if", "sd", "sdv", "sdxl")
 
@@ -216,3 +217,20 @@ def test_what_vsd_cannot_have_is_refused_with_one_line(latent_folders, monkeypat
     with pytest.raises(UsageError, match=r'pip install "dreamfusion_ngp\[lora\]"') as error:
         load_guidance(run, "cpu")
     assert "\n" not in str(error.value)
+
+
+def test_particles_have_one_student_and_a_resumed_run_is_the_same(every, tmp_path):
+    run = with_rule(replace(TINY, prompt="a red mug", steps=4, particles=2), "vsd", toys=False)
+    run = replace(run, guidance=replace(run.guidance, model=str(every["packed"]), lr_lora=1e-2, view_words="paper"))
+
+    def trained(stage, until=None):
+        train(stage, load_guidance(stage.config, "cpu"), lambda record: stage.step == until)
+        return stage
+
+    whole = trained(start(run, "cpu"))
+    save_checkpoint(tmp_path / "half.safetensors", trained(start(run, "cpu"), until=2))
+    resumed = load_checkpoint(tmp_path / "half.safetensors", "cpu")
+    assert resumed.step == 2 and len(resumed.members) == 2
+    theirs = trained(resumed).tensors()
+    assert all(torch.equal(value, theirs[name]) for name, value in whole.tensors().items())
+    assert float(whole.guided["vsd.updates"]) == 8, "a lesson about each particle in each step"

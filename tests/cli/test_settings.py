@@ -1,0 +1,56 @@
+"""Flags of `generate` reach every stage of a run."""
+
+import pytest
+from support.tiny_latent import tiny_latent_folder
+
+from dreamfusion_ngp import cli
+from dreamfusion_ngp.cli.settings import run_config
+
+
+def stages(*words):
+    """The configs of a run's stages, first to last."""
+    config = run_config(cli.build_parser().parse_args(["generate", "a red mug", *words]))
+    found = []
+    while config is not None:
+        found.append(config)
+        config = config.then
+    return found
+
+
+@pytest.mark.parametrize("name, count", [("fast", 1), ("magic3d", 2), ("prolificdreamer", 3)])
+def test_flags_of_guidance_are_for_all_stages(name, count):
+    given = ["--guidance-scale", "7", "--negative", "blue", "--lora", "a.safetensors", "--low-memory"]
+    found = stages("--preset", name, "--guidance", "toybox-256", *given)
+    assert len(found) == count
+    for each in (config.guidance for config in found):
+        assert (each.model, each.scale, each.negative, each.slice) == ("toybox-256", 7.0, "blue", 1)
+        assert each.loras == ("a.safetensors",) and not each.clip_clean
+        assert each.offload == (each.rule != "vsd"), "what the rule trains stays where it is"
+
+
+def test_one_stage_may_have_a_model_of_its_own():
+    first, second = stages("--preset", "magic3d", "--set", "then.guidance.model=toybox-256")
+    assert (first.guidance.model, second.guidance.model) == ("toybox", "toybox-256")
+
+
+def test_the_rules_of_the_stages_are_those_of_the_paper_and_a_flag_is_for_all():
+    assert [s.guidance.rule for s in stages("--preset", "prolificdreamer")] == ["vsd", "sds", "vsd"]
+    assert [s.guidance.rule for s in stages("--preset", "prolificdreamer", "--rule", "asd")] == ["asd"] * 3
+
+
+def test_with_a_public_model_the_recipe_has_the_numbers_of_the_paper(tmp_path):
+    model = str(tiny_latent_folder(tmp_path, "sd"))
+    volume, shape, color = stages("--preset", "prolificdreamer", "--guidance", model)
+    assert [c.guidance.model for c in (volume, shape, color)] == [model] * 3
+    assert [c.steps for c in (volume, shape, color)] == [25_000, 15_000, 30_000]
+    assert [c.render.resolution for c in (volume, shape, color)] == [512] * 3
+    assert [(c.guidance.rule, c.guidance.scale) for c in (volume, shape, color)] == [
+        ("vsd", 7.5),
+        ("sds", 101.0),
+        ("vsd", 7.5),
+    ]
+    assert [(c.mesh.show, c.mesh.learn) for c in (shape, color)] == [("normal", "all"), ("color", "color")]
+    for config in (volume, shape, color):
+        guidance = config.guidance
+        assert guidance.t_anneal * config.steps == 10_000 and guidance.t_max_end == 0.5
+        assert not guidance.mode_words and guidance.view_words == "paper"
