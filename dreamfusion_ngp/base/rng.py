@@ -31,6 +31,7 @@ class Stream(IntEnum):
     EVALUATION = 7
     RULE = 8  # what a distillation rule draws beyond times and noise
     RULE_NOISE = 9
+    SHARED_NOISE = 10
     EIKONAL = 12  # points of the scene at which a distance is to be one
     TEST = 15
 

@@ -8,7 +8,9 @@ import sys
 from pathlib import Path
 
 from ..base.errors import UsageError
+from ..config.rules import RULES
 from ..export.formats import FORMATS, ORIGINS, STL_SIZE, check_formats, check_origin, check_size, conventions_text
+from ..hub.names import ALIASES
 
 
 class Parser(argparse.ArgumentParser):
@@ -27,6 +29,54 @@ def place(text: str) -> Path:
     if path == text and text.split("/")[0] == "~":
         raise argparse.ArgumentTypeError(f"no home folder is known for {text!r}; give the path in full")
     return Path(path)
+
+
+def add_guidance(parser: argparse.ArgumentParser, distils: bool = True) -> None:
+    """Flags of the model and of what it is told, which `settings.flagged` reads. distils: of the rule, too."""
+    parser.add_argument(
+        "--guidance",
+        metavar="MODEL",
+        help=f"text-to-image model: {', '.join(ALIASES)}, a hub id, or a folder in diffusers format "
+        "(default: the embedded prior, which knows toys only)",
+    )
+    if distils:
+        parser.add_argument(
+            "--rule",
+            help=f"distillation rule with the settings of its paper: {', '.join(RULES)} (default: the preset's; "
+            "docs/guidance.md)",
+        )
+    parser.add_argument(
+        "--lora",
+        action="append",
+        default=[],
+        dest="loras",
+        metavar="FILE_OR_FOLDER[:WEIGHT]",
+        help="a LoRA for Stable Diffusion, SDXL or Stable Diffusion 3, in safetensors; more than once for several",
+    )
+    parser.add_argument(
+        "--embedding",
+        action="append",
+        default=[],
+        dest="embeddings",
+        metavar="FILE_OR_FOLDER[:WORD]",
+        help="a textual inversion for Stable Diffusion 1, 2 or SDXL, in safetensors, which the prompt uses by its word",
+    )
+    parser.add_argument("--negative", metavar="TEXT", help="negative prompt")
+    parser.add_argument("--guidance-scale", type=float, help="uncond + scale (cond - uncond); default: the model's own")
+    parser.add_argument(
+        "--low-memory",
+        action="store_true",
+        help="one view (of several that a model sees together: one object) at a time through the model, its encoder "
+        "computed anew in the backward, its UNet on the GPU only while it works",
+    )
+    parser.add_argument(
+        "--set",
+        action="append",
+        default=[],
+        metavar="KEY=VALUE",
+        dest="overrides",
+        help="change one setting, e.g. --set render.step=0.01 (VALUE is JSON)",
+    )
 
 
 def add_machine(parser: argparse.ArgumentParser, device: str = "auto") -> None:

@@ -5,8 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from ..hub.names import ALIASES
-from .arguments import add_machine, place
+from .arguments import add_guidance, add_machine, place
 from .progress import TerminalProgress, exit_code
 from .settings import refine_config
 
@@ -40,12 +39,7 @@ def add_arguments(verbs) -> None:
     parser.add_argument("--front", metavar="AXIS", help="of the file, e.g. -y (default: that of its format)")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--steps", type=int, help="optimisation steps")
-    parser.add_argument(
-        "--guidance", metavar="MODEL", help=f"text-to-image model: {', '.join(ALIASES)}, a hub id, or a folder"
-    )
-    parser.add_argument(
-        "--set", action="append", default=[], metavar="KEY=VALUE", dest="overrides", help="change one setting"
-    )
+    add_guidance(parser)
     parser.add_argument(
         "-o", "--out", type=place, default=Path("outputs"), help="folder for the results (default: outputs)"
     )

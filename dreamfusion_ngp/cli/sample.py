@@ -6,32 +6,22 @@ import argparse
 from pathlib import Path
 
 from ..config.presets import PRESETS
-from ..hub.names import ALIASES
-from .arguments import add_machine, place
+from .arguments import add_guidance, add_machine, place
 from .settings import run_config
 
 
 def add_arguments(verbs) -> None:
     parser = verbs.add_parser("sample", help="draw pictures of a guidance model, to see whether it knows a prompt")
     parser.add_argument("prompt", help='what to draw, e.g. "a red mug"')
-    parser.add_argument(
-        "--guidance",
-        metavar="MODEL",
-        help=f"text-to-image model: {', '.join(ALIASES)}, a hub id, or a folder in diffusers format (default: the "
-        "embedded prior)",
-    )
+    add_guidance(parser, distils=False)
     parser.add_argument("--preset", help=f"whose view words are used: {', '.join(PRESETS)} (default: the model's own)")
     parser.add_argument("--rows", type=int, default=2, help="rows of four sides (default: 2)")
     parser.add_argument("--steps", type=int, dest="sampler_steps", default=30, help="of the sampler (default: 30)")
     parser.add_argument("--elevation", type=float, default=15.0, help="of the cameras, degrees (default: 15)")
-    parser.add_argument("--guidance-scale", type=float, help="default: the model's own, at most 7.5")
-    parser.add_argument("--negative", metavar="TEXT", help="negative prompt")
-    parser.add_argument("--low-memory", action="store_true", help="one picture, or object, at a time")
-    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", dest="overrides")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("-o", "--out", type=place, default=Path("samples.png"), help="PNG (default: samples.png)")
     add_machine(parser)
-    parser.set_defaults(prompt_flag=None, steps=None, rule=None, loras=())
+    parser.set_defaults(prompt_flag=None, steps=None, rule=None)
 
 
 def run(args: argparse.Namespace) -> None:

@@ -25,17 +25,7 @@ def run_config(args):
     model = args.guidance if args.guidance is not None else TOYBOX_NAME
     name = args.preset if args.preset is not None else preset_name(model, pipeline_class(model))
     config = replace(preset(name, model in TOYBOXES), prompt=prompt, seed=args.seed)
-    config = guided(config, model)
-    if args.rule is not None:
-        config = with_rule(config, args.rule, model in TOYBOXES)
-    for text in args.overrides:
-        config = override(config, text)
-    if args.steps is not None:
-        if args.steps < 1:
-            raise UsageError(f"--steps must be at least 1, got {args.steps}")
-        config = replace(config, steps=args.steps)
-    config = clean_texts(flagged(config, args))
-    check_config(config)
+    config = flagged(guided(config, model), args)
     if on_the_hub(config.guidance.model):
         from ..hub.fetch import locate
 
@@ -44,7 +34,24 @@ def run_config(args):
 
 
 def flagged(config: RunConfig, args) -> RunConfig:
-    """The config with the flags of guidance in every stage."""
+    """The config with the flags of `arguments.add_guidance`, but for the model, in every stage, and with the number of
+    steps in the first. Raises UsageError and PromptError for what cannot be."""
+    clean_text(args.negative or "", "the negative prompt")
+    if args.rule is not None:
+        config = with_rule(config, args.rule, config.guidance.model in TOYBOXES)
+    for text in args.overrides:
+        config = override(config, text)
+    if args.steps is not None:
+        if args.steps < 1:
+            raise UsageError(f"--steps must be at least 1, got {args.steps}")
+        config = replace(config, steps=args.steps)
+    config = clean_texts(told(config, args))
+    check_config(config)
+    return config
+
+
+def told(config: RunConfig, args) -> RunConfig:
+    """The config with what the flags say to the model of every stage."""
     guidance = config.guidance
     if args.guidance_scale is not None:
         guidance = replace(guidance, scale=args.guidance_scale)
@@ -52,9 +59,11 @@ def flagged(config: RunConfig, args) -> RunConfig:
         guidance = replace(guidance, slice=1, checkpoint=True, offload=guidance.rule != "vsd")
     if args.loras:
         guidance = replace(guidance, loras=(*guidance.loras, *args.loras))
+    if args.embeddings:
+        guidance = replace(guidance, embeddings=(*guidance.embeddings, *args.embeddings))
     if args.negative is not None:
         guidance = replace(guidance, negative=args.negative)
-    return replace(config, guidance=guidance, then=config.then and flagged(config.then, args))
+    return replace(config, guidance=guidance, then=config.then and told(config.then, args))
 
 
 def refine_config(args):
@@ -64,14 +73,7 @@ def refine_config(args):
     if args.guidance is not None:
         pipeline_class(args.guidance)
         config = guided(config, args.guidance)
-    for text in args.overrides:
-        config = override(config, text)
-    if args.steps is not None:
-        if args.steps < 1:
-            raise UsageError(f"--steps must be at least 1, got {args.steps}")
-        config = replace(config, steps=args.steps)
-    check_config(config)
-    return config
+    return flagged(config, args)
 
 
 def guided(config: RunConfig, model: str) -> RunConfig:

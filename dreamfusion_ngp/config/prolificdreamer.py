@@ -1,6 +1,7 @@
 """ProlificDreamer (Wang et al., NeurIPS 2023) with a model of one's own, by the numbers of the paper and of
-threestudio, whose configurations of its three stages these are. None of it was tuned or run here: the three stages make 70,000 steps
-of 512 x 512 pixels, nine and a half hours of a large GPU as DreamPropeller (Zhou et al., CVPR 2024) measured.
+threestudio, whose configurations of its three stages these are. None of it was tuned or run here: the three stages make
+70,000 steps of 512 x 512 pixels, nine and a half hours of a large GPU as DreamPropeller (Zhou et al., CVPR 2024)
+measured.
 """
 
 from __future__ import annotations

@@ -96,6 +96,8 @@ class GuidanceConfig:
     t_anneal: float = number(1.0, 1e-6, 1)  # fraction of the run at whose end both ends have arrived
     t_shared: bool = False  # one t for all views of a step
     t_shifted: bool = False  # a flow's t counts the noise levels that its scheduler shifts
+    noise: str = choice("fresh", "shared")  # shared: it turns with the object (guidance/shared_noise.py)
+    noise_refresh: int = number(1000, 1, 1 << 40)  # parts of steps in which shared noise becomes another
     clip_clean: bool = False  # the guided clean image is clipped to [-1, 1]
     weighting: str = choice("sigma2", "uniform", "clean", "velocity")  # w(t) (sds.py)
     rule: str = choice(
@@ -121,6 +123,7 @@ class GuidanceConfig:
     offload: bool = False  # the UNet is on the GPU only while it works
     compile: str = choice("none", "default", "reduce-overhead", "max-autotune")  # of the UNet: a mode of torch.compile
     loras: tuple[str, ...] = ()  # each FILE_OR_FOLDER[:WEIGHT[:SHA-256]], added to the model's weights
+    embeddings: tuple[str, ...] = ()  # of textual inversion, each FILE_OR_FOLDER[:WORD[:SHA-256]]
     vae: str = ""  # folder or hub id of another VAE for the encoder (TAESD)
 
 

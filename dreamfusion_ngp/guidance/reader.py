@@ -6,7 +6,7 @@ from pathlib import Path
 
 import torch
 
-from ..base.errors import PriorError
+from ..base.errors import PriorError, UsageError
 from .pipeline_folder import fitting, load_blank, load_tokenizer, read_config
 
 USUAL = 77  # tokens: CLIP's length, where neither tokenizer nor encoder has one
@@ -25,7 +25,8 @@ class Reader:
         self.tokenizer = load_tokenizer(folder, index, name)
         blank = load_blank(folder, index, encoder)
         table = blank.get_input_embeddings()
-        self.rows = table.num_embeddings if isinstance(table, torch.nn.Embedding) else None
+        plain = isinstance(table, torch.nn.Embedding)
+        self.rows, self.width = (table.num_embeddings, table.embedding_dim) if plain else (None, None)
         own = told_length(self.tokenizer.model_max_length, self.place) if length is None else length
         self.model_max_length = min([n for n in (own, positions(blank)) if n is not None], default=USUAL)
 
@@ -46,6 +47,15 @@ class Reader:
         return self(
             [text], return_tensors="pt", padding="max_length", truncation=True, max_length=self.model_max_length
         )
+
+    def add(self, tokens: list[str]) -> None:
+        """Let the tokenizer know new tokens, whose embeddings stand behind those that are there. Raises UsageError for
+        one that it knows already."""
+        known = self.tokenizer.get_vocab()
+        if old := [token for token in tokens if token in known]:
+            raise UsageError(f"{self.place} knows the word {old[0]!r} already: give the embedding another, FILE:WORD")
+        self.tokenizer.add_tokens(tokens)
+        self.rows = max(self.rows or 0, len(self.tokenizer))
 
     def with_all_vectors(self, text: str) -> str:
         """A text in which every added token that stands for several vectors ("<cat>", of textual inversion) is

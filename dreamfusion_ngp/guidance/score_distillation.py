@@ -19,6 +19,7 @@ from .distill.sds import sds
 from .moment import Moment
 from .protocol import Denoiser, Distill, GuidanceOutput, Predictions
 from .schedule import draw, weight
+from .shared_noise import shared_noise
 
 
 class ScoreDistillation:
@@ -49,6 +50,9 @@ class ScoreDistillation:
             raise ValueError(f"image: must be on {self.denoiser.device}, got {image.device}")
         shape, length = (len(image), *self.denoiser.shape), len(self.denoiser.schedule)
         t, noise = draw(self.config, shape, seed=self.seed, part=part, progress=progress, length=length)
+        if self.config.noise == "shared":
+            refresh = self.config.noise_refresh
+            noise = shared_noise(self.denoiser.shape, views.cameras, seed=self.seed, part=part, refresh=refresh)
         moment = Moment(self.seed, part, progress, len(image))
         with self.resident():
             pulled, gradient = self._distill(image, t, noise, views, moment)

@@ -40,7 +40,7 @@ def read_entry(text: str) -> Lora:
     path, weight = Path(found["path"]).expanduser(), float(found["weight"] or 1.0)
     if not math.isfinite(weight):
         raise UsageError(f"--lora: the weight of {path} must be finite, got {weight}")
-    path = file_in(path).absolute()
+    path = file_in(path, "--lora").absolute()
     digest = hashlib.sha256(path.read_bytes()).hexdigest()
     if found["digest"] not in (None, digest):
         raise PriorError(
@@ -50,18 +50,18 @@ def read_entry(text: str) -> Lora:
     return Lora(path, weight, digest)
 
 
-def file_in(path: Path) -> Path:
-    """The file of a LoRA: itself, or the one in a folder. Raises UsageError and PriorError."""
+def file_in(path: Path, flag: str) -> Path:
+    """The safetensors file that is meant: itself, or the one in a folder. Raises UsageError that names the flag."""
     if path.is_dir():
         files = sorted(path.glob("*.safetensors"))
         usual = [file for file in files if file.name == USUAL]
         if len(usual or files) != 1:
-            raise UsageError(f"--lora: {path} holds {len(files)} files *.safetensors; name the one that is meant")
+            raise UsageError(f"{flag}: {path} holds {len(files)} files *.safetensors; name the one that is meant")
         return (usual or files)[0]
     if not path.is_file():
-        raise UsageError(f"--lora: {path} is not there")
+        raise UsageError(f"{flag}: {path} is not there")
     if path.suffix != ".safetensors":
-        raise UsageError(f"--lora: {path} is no safetensors file; other formats can run code and are never read")
+        raise UsageError(f"{flag}: {path} is no safetensors file; other formats can run code and are never read")
     return path
 
 

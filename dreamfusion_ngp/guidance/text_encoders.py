@@ -21,6 +21,7 @@ from ..base.errors import PriorError
 from ..config.prompts import MODE_WORDS, VIEW_WORDS
 from ..config.schema import GuidanceConfig
 from .cut import fit_prompt
+from .inversions import Inversions
 from .pipeline_folder import fitting, load_model
 from .reader import USUAL, Reader, is_if
 from .styles import Styles
@@ -53,6 +54,7 @@ class TextEncoder:
     KEYS = ("hidden", "mask")
     HIDES_PADDING = False
     styles: Styles | None = None  # what is added to the encoder's weights
+    inversions: Inversions | None = None  # words of one's own
 
     def __init__(self, folder: Path, index: dict, clip_skip: int = 0):
         self.folder, self.index, self.clip_skip = folder, index, clip_skip
@@ -79,8 +81,18 @@ class TextEncoder:
     def key(self, text: str) -> str:
         """What decides a text's entry, apart from the files of the encoder."""
         styles = f"{self.styles.key()} " if self.styles and self.styles.loras else ""
+        styles += f"{self.inversions.key()} " if self.inversions and self.inversions.items else ""
         lengths = [t.model_max_length for t in self.tokenizers]
         return f"{type(self).__name__} {self.clip_skip} {lengths} {styles}{text}"
+
+    def learn_words(self, inversions: Inversions, texts: Sequence[str]) -> None:
+        """Know the words of embeddings of one's own from now on; those that none of `texts` has are logged. Raises
+        PriorError and UsageError where one does not fit."""
+        inversions.into_readers(self.tokenizers)
+        self.inversions = inversions
+        for word in (item.token for item in inversions.items):
+            if not any(word in text for text in texts):
+                log.warning("the prompt does not use the word %r of --embedding", word)
 
     def unskipped(self) -> TextEncoder:
         """The same for negative texts, for which diffusers' pipelines skip no layers."""
@@ -90,6 +102,8 @@ class TextEncoder:
 
     def load(self) -> list:
         models = [load_model(self.folder, self.index, name) for name in self.models]
+        if self.inversions and self.inversions.items:
+            self.inversions.into_encoders(self.tokenizers, models)
         if self.styles and self.styles.loras:
             self.styles.into_encoders(dict(zip(self.models, models, strict=True)))
         return models

@@ -73,10 +73,16 @@ def check_prompt(config: RunConfig) -> RunConfig:
 def pin_model(config: RunConfig) -> RunConfig:
     """The config with models that mean the same from anywhere and later on; fetches what is on the hub only."""
     guidance = config.guidance
+    from ..guidance.inversions import read_inversion
     from ..guidance.styles import read_entry
 
-    loras = tuple(str(read_entry(entry)) for entry in guidance.loras)
-    guidance = replace(guidance, model=pinned(guidance.model), vae=pinned(guidance.vae), loras=loras)
+    guidance = replace(
+        guidance,
+        model=pinned(guidance.model),
+        vae=pinned(guidance.vae),
+        loras=tuple(str(read_entry(entry)) for entry in guidance.loras),
+        embeddings=tuple(str(read_inversion(entry)) for entry in guidance.embeddings),
+    )
     return replace(config, guidance=guidance, then=config.then and pin_model(config.then))
 
 

@@ -19,6 +19,7 @@ from ...config.checks import clean_texts
 from ...config.schema import RunConfig
 from ...scene.cameras import Cameras, orbit
 from ...scene.views import Views
+from ..inversions import Inversions
 from ..micro_batches import in_parts
 from ..pipeline_folder import check_parts, fitting, load_model, load_schedule, read_index
 from ..protocol import Predictions
@@ -127,6 +128,10 @@ class DiffusionDenoiser:
         styles = Styles(self.config.loras, family.loader, self.config.model)
         encoder = family.encoder(folder, index, settings.get("clip_skip", 0))
         encoder.styles = styles
+        encoder.learn_words(
+            Inversions(self.config.embeddings, family.loader, self.config.model),
+            (config.prompt, config.guidance.negative),
+        )
         self.texts = Texts(config, encoder)
         dtype = choose_dtype(self.config.precision, device)
         self.network = family.load(folder, index, family.network, dtype)

@@ -1,0 +1,121 @@
+"""Embeddings of textual inversion (Gal et al., ICLR 2023) from files of one's own: a word for a prompt that stands for
+vectors which somebody has learnt."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from ..base.errors import PriorError, UsageError
+from .reader import Reader
+from .styles import file_in
+
+ENTRY = re.compile(r"(?P<path>.+?\.safetensors|.+?)(?::(?P<token>[^:]+?))??(?::(?P<digest>[0-9a-f]{64}))?", re.DOTALL)
+ANY_TOKEN = ("emb_params", "clip_l", "clip_g")  # names in files that do not say the word
+
+
+@dataclass(frozen=True)
+class Inversion:
+    """path: of a safetensors file.  token: the word.  digest: SHA-256 of the file, in hex."""
+
+    path: Path
+    token: str
+    digest: str
+
+    def __str__(self) -> str:
+        return f"{self.path}:{self.token}:{self.digest}"
+
+    def tokens(self, count: int) -> list[str]:
+        """A word for each of `count` vectors."""
+        return [self.token, *(f"{self.token}_{i}" for i in range(1, count))]
+
+    def vectors(self) -> list[Tensor]:
+        """(n, width) float32 for each text encoder, that of SDXL's first before its second. Raises PriorError."""
+        state = read(self.path)
+        found = [state[name] for name in ("clip_l", "clip_g") if name in state] or list(state.values())
+        found = [value[None] if value.ndim == 1 else value for value in found]
+        if len(found) > 1 and set(state) != {"clip_l", "clip_g"}:
+            raise PriorError(f"{self.path} holds {len(state)} tensors; an embedding is one, or clip_l and clip_g")
+        if any(v.ndim != 2 or not v.numel() or not v.is_floating_point() or not v.isfinite().all() for v in found):
+            raise PriorError(f"{self.path} is no embedding: it should hold (vectors, width) finite numbers")
+        return [value.float() for value in found]
+
+
+def read(path: Path) -> dict[str, Tensor]:
+    """The tensors of a file. Raises PriorError."""
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    try:
+        return load_file(path)
+    except (OSError, SafetensorError) as error:
+        raise PriorError(f"{path} is damaged, or no safetensors file: {error}") from None
+
+
+def read_inversion(text: str) -> Inversion:
+    """The embedding of an entry of `guidance.embeddings`, "FILE_OR_FOLDER[:WORD[:SHA-256]]". The word is by default the
+    one in the file, else the file's name. Raises UsageError and PriorError: no such file, another format, other
+    contents than the digest says."""
+    found = ENTRY.fullmatch(text)
+    if found is None:
+        raise UsageError("--embedding wants FILE_OR_FOLDER[:WORD]; the path is empty")
+    path = file_in(Path(found["path"]).expanduser(), "--embedding").absolute()
+    digest = hashlib.sha256(path.read_bytes()).hexdigest()
+    if found["digest"] not in (None, digest):
+        raise PriorError(
+            f"{path} is another embedding than the run was started with (its SHA-256 is {digest[:12]}, not "
+            f"{found['digest'][:12]}); put that one back, or start a new run"
+        )
+    named = [name for name in read(path) if name not in ANY_TOKEN]
+    token = found["token"] or (named[0] if len(named) == 1 else path.stem)
+    if not token.strip() or token != token.strip() or " " in token:
+        raise UsageError(f"--embedding: {token!r} is not one word; give one: {path}:WORD")
+    return Inversion(path, token, digest)
+
+
+class Inversions:
+    """The embeddings of a run. loader: see `Family.loader`; only families that read prompts by CLIP alone take them."""
+
+    def __init__(self, entries: Sequence[str], loader: str, model: str):
+        self.items = [read_inversion(entry) for entry in entries]
+        if self.items and (not loader or "SD3" in loader):
+            raise UsageError(f"--embedding is for Stable Diffusion 1 and 2 and SDXL, and {model} is none of them")
+        words = [item.token for item in self.items]
+        if twice := {word for word in words if words.count(word) > 1}:
+            raise UsageError(f"--embedding: two files for {min(twice)!r}; give one another word: FILE:WORD")
+
+    def key(self) -> str:
+        """What of them decides the embedding of a text, "" for none."""
+        return " ".join(f"{item.token}:{item.digest}" for item in self.items)
+
+    def into_readers(self, readers: Sequence[Reader]) -> None:
+        """Let the tokenizers know the words. Raises PriorError where a file is for another model, UsageError for a word
+        that is known already."""
+        for item in self.items:
+            vectors = item.vectors()
+            widths, wanted = [v.shape[1] for v in vectors], [reader.width for reader in readers]
+            if widths != wanted:
+                raise PriorError(
+                    f"{item.path} has vectors of {' and '.join(map(str, widths))} numbers, and this model's texts take "
+                    f"{' and '.join(map(str, wanted))}: it is for another base model"
+                )
+            for reader, value in zip(readers, vectors, strict=True):
+                reader.add(item.tokens(len(value)))
+
+    def into_encoders(self, readers: Sequence[Reader], models: Sequence[torch.nn.Module]) -> None:
+        """Put the vectors into the tables of the text encoders, behind what is there."""
+        for k, (reader, model) in enumerate(zip(readers, models, strict=True)):
+            model.resize_token_embeddings(reader.rows, mean_resizing=False)
+            table = model.get_input_embeddings().weight
+            for item in self.items:
+                value = item.vectors()[k]
+                rows = reader.tokenizer.convert_tokens_to_ids(item.tokens(len(value)))
+                with torch.no_grad():
+                    table[rows] = value.to(table)
+            model.requires_grad_(False)
