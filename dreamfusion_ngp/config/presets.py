@@ -131,7 +131,7 @@ def prolificdreamer() -> RunConfig:
     volume = with_rule(replace(fast(), preset="prolificdreamer"), "vsd", toys=True)
     mesh = magic3d().then
     assert mesh is not None
-    mesh = replace(mesh, preset="prolificdreamer")
+    mesh = replace(mesh, preset="prolificdreamer", steps=100)
     # The paper shows normals. The embedded prior knows the untextured toy instead, which says as much of the shape.
     untextured = LightConfig(albedo_only_until=0.0, lit_probability=1.0, textureless_probability=1.0)
     color = replace(

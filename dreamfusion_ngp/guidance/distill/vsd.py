@@ -4,12 +4,8 @@ a student predicts who knows the renderings,
     gradient on x = w(t) (eps_hat(z_t; y, t) - eps_student(z_t; y, camera, shading, t)),
 
 with the guided prediction of the frozen UNet; the student (`guidance/student.py`) is that UNet with a LoRA of rank 4,
-which learns in every step: t ~ U(0, T), noise of its own, no camera in a tenth of the lessons,
-
-    min |eps_student(z_t; y, camera, shading, t) - eps|^2 in the terms of the UNet's own prediction,
-
-by AdamW at the rate `guidance.lr_lora`, which rises over the first fiftieth of the run (500 of 25000 steps in the
-paper's code).
+which learns in every step, min |eps_student - eps|^2 in the UNet's own terms at t ~ U(0, T), without a camera in a
+tenth of the lessons, by AdamW at `guidance.lr_lora`, which rises over the first fiftieth of the run as in the paper's.
 
 Cost: 3 UNet evaluations, and one with its backward for a view of a lesson: `guidance.slice` views, or all.
 """
