@@ -32,6 +32,7 @@ class Stream(IntEnum):
     RULE = 8  # what a distillation rule draws beyond times and noise
     RULE_NOISE = 9
     SHARED_NOISE = 10
+    PAINT = 11  # noise of a picture of several sides, and the points whose colours are compared with it
     EIKONAL = 12  # points of the scene at which a distance is to be one
     TEST = 15
 

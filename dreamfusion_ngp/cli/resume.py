@@ -14,6 +14,7 @@ def add_arguments(verbs) -> None:
     parser.add_argument("--steps", type=int, help="new total number of steps")
     parser.add_argument("--guidance", metavar="MODEL", help="where the run's model is, if no longer where it was")
     parser.add_argument("--vae", metavar="MODEL", help="the same for the VAE of its own (guidance.vae)")
+    parser.add_argument("--depth-control", metavar="MODEL", help="the same for its model of depth (guidance.control)")
     add_machine(parser)
     add_files(parser)
 
@@ -24,7 +25,7 @@ def run(args: argparse.Namespace) -> int:
     from ..runs.generate import resume
 
     set_threads(args.threads)
-    where = dict(guidance=args.guidance, vae=args.vae, device=args.device)
+    where = dict(guidance=args.guidance, vae=args.vae, control=args.depth_control, device=args.device)
     with TerminalProgress() as progress:
         result = resume(args.run, steps=args.steps, **where, **files, observer=progress, catch_signals=True)
     return exit_code(result)

@@ -80,6 +80,12 @@ def check_config(config: RunConfig) -> None:
         % max(config.camera.ring, 1)
         != 0,
     }
+    problems |= {
+        "paint.views must be 0, 4 or 6": config.paint.views not in (0, 4, 6),
+        "paint.resolution must be a multiple of 32": config.paint.resolution % 32 != 0,
+        'only a stage of kind "texture" paints: paint.views must be 0': config.paint.views > 0
+        and config.kind != "texture",
+    }
     problems |= guidance_problems(config.guidance, config.accumulate)
     for problem in (text for text, wrong in problems.items() if wrong):
         raise UsageError(problem)

@@ -125,6 +125,9 @@ class GuidanceConfig:
     loras: tuple[str, ...] = ()  # each FILE_OR_FOLDER[:WEIGHT[:SHA-256]], added to the model's weights
     embeddings: tuple[str, ...] = ()  # of textual inversion, each FILE_OR_FOLDER[:WORD[:SHA-256]]
     vae: str = ""  # folder or hub id of another VAE for the encoder (TAESD)
+    control: str = (
+        ""  # folder or hub id of the model of depth that paints: a ControlNet for `model`, or a whole pipeline
+    )
 
 
 @dataclass(frozen=True)
@@ -176,6 +179,25 @@ class TextureConfig:
 
 
 @dataclass(frozen=True)
+class PaintConfig:
+    """Sides of a mesh that a depth-conditioned model repaints in one picture (docs/texture-stage.md)."""
+
+    views: int = number(0, 0, 6)  # 0: none; 4: front, right, back, left; 6: with top and bottom
+    resolution: int = number(256, 32, 2048)  # pixels a side of a view; the picture is 2 or 3 views wide and 2 high
+    strength: float = number(0.8, 0, 1)  # of the change: the share of the steps that are made
+    steps: int = number(30, 1, 1000)  # of DDIM, from pure noise
+    scale: float | None = None  # guidance scale of the pass; None: the model's own, at most 7.5
+    control_scale: float = number(1.0, 0, 10)  # of what a ControlNet says
+    together: bool = True  # all sides in one picture; else each alone
+    cosine: float = number(0.2, 0, 1)  # between the normal and the sight: points below it count nothing in a view
+    power: float = number(6.0, 0, 64)  # of the cosine, by which a view counts
+    rim: int = number(2, 0, 64)  # pixels beside a silhouette or a jump of depth that count nothing
+    weight: float = number(1.0, 0, 1e9)  # of the mean square difference from the painted views, beside an SDS of 1
+    batch: int = number(8192, 64, 1 << 20)  # points a step at which that is taken
+    sds: float = number(0.1, 0, 1e9)  # weight of score distillation from random cameras; 0: none
+
+
+@dataclass(frozen=True)
 class OptimConfig:
     lr_grid: float = number(1e-2, 0, 1e3)
     lr_mlp: float = number(1e-3, 0, 1e3)
@@ -206,6 +228,7 @@ class RunConfig:
     optim: OptimConfig = OptimConfig()
     mesh: MeshConfig = MeshConfig()
     texture: TextureConfig = TextureConfig()
+    paint: PaintConfig = PaintConfig()
     then: RunConfig | None = None  # the stage after this one; prompt, seed and field are those of this one
 
 

@@ -9,26 +9,28 @@ from pathlib import Path
 from ..base.errors import PriorError
 from ..config.schema import RunConfig
 from ..hub.fetch import model_path, pinned
-from ..hub.names import TOYBOXES, folder_of, on_the_hub
+from ..hub.names import EMBEDDED, folder_of, on_the_hub
 from ..hub.weights import FULL_FIRST, choose_weights
 from .pipeline_folder import WEIGHTED
 
 BLOCK, BLOCKS = 1 << 16, 64  # bytes: what is read of a file of weights, its first and last block among them
-FLAGS = {"model": "--guidance", "vae": "--vae"}  # of resume, for the fields of GuidanceConfig that name models
+# Of resume, for the fields of GuidanceConfig that name models, and what a run has without one.
+FLAGS = {"model": "--guidance", "vae": "--vae", "control": "--depth-control"}
+WITHOUT = {"vae": "a VAE of its own", "control": "a model of depth of its own"}
 
 
-def moved(config: RunConfig, model: str | None, vae: str | None) -> RunConfig:
-    """The config of a run whose models lie at `model` and `vae` now; None: where they were. Raises PriorError where
-    there is nothing, and for a model instead of the embedded prior or the other way round."""
+def moved(config: RunConfig, model: str | None, vae: str | None, control: str | None = None) -> RunConfig:
+    """The config of a run whose models lie at `model`, `vae` and `control` now; None: where they were. Raises
+    PriorError where there is nothing, and for a model instead of the embedded prior or the other way round."""
     found = {}
-    for field, value in {"model": model, "vae": vae}.items():
+    for field, value in {"model": model, "vae": vae, "control": control}.items():
         old = getattr(config.guidance, field)
         if value is not None:
-            if value != old and (not old or old in TOYBOXES or value in TOYBOXES):
-                was = f"with {old}" if old else "without a VAE of its own"
+            if value != old and (old in EMBEDDED or value in EMBEDDED):
+                was = f"with {old}" if old else f"without {WITHOUT[field]}"
                 raise PriorError(f"the run was started {was}; it cannot go on with {value!r}")
             found[field] = pinned(value)
-        elif old and old not in TOYBOXES and not on_the_hub(old) and not folder_of(old).is_dir():
+        elif old not in EMBEDDED and not on_the_hub(old) and not folder_of(old).is_dir():
             raise PriorError(
                 f"{old}, with which the run was started, is not there; if the model has moved, add "
                 f"{FLAGS[field]} and the folder where it is"
@@ -42,7 +44,7 @@ def check_weights(config: RunConfig, known: dict[str, str]) -> dict[str, str]:
     for field, digest in known.items():
         if found.get(field) != digest:
             raise PriorError(
-                f"{getattr(config.guidance, field) or 'no VAE'} is another model than the run was started "
+                f"{getattr(config.guidance, field) or 'nothing'} is another model than the run was started "
                 f"with (the digest of its weights is {found.get(field, 'missing')[:12]}, not "
                 f"{str(digest)[:12]}); give that one with {FLAGS.get(field, '--guidance')}, or start a "
                 "new run"
@@ -54,7 +56,7 @@ def weights_of(config: RunConfig) -> dict[str, str]:
     """The digests of the weights of a run's models, by field of GuidanceConfig. None for the embedded prior, which
     comes with the package."""
     names = {field: getattr(config.guidance, field) for field in FLAGS}
-    return {field: weights_digest(model_path(name)) for field, name in names.items() if name and name not in TOYBOXES}
+    return {field: weights_digest(model_path(name)) for field, name in names.items() if name not in EMBEDDED}
 
 
 def weights_digest(folder: Path) -> str:

@@ -20,19 +20,63 @@ from .protocol import Denoiser
 FIRST = 0.99  # of the schedule: some end where nothing is left of a picture
 
 
-@torch.no_grad()
+def times_of(denoiser: Denoiser, steps: int) -> np.ndarray:
+    """(steps + 1,) int64 timesteps from FIRST of the schedule to 0, evenly spaced."""
+    return np.linspace(FIRST * (len(denoiser.schedule) - 1), 0, steps + 1).round().astype(np.int64)
+
+
 def ddim(denoiser: Denoiser, noise: Tensor, views: Views, config: GuidanceConfig, steps: int) -> Tensor:
     """What the denoiser sees behind noise (b, C, h, w) of the b views in `steps` steps without new noise, guided by the
     config's scale: x (b, C, h, w) in the model's range."""
-    schedule, z, n = denoiser.schedule, noise, len(noise)
-    x = z
-    for now, then in pairwise(np.linspace(FIRST * (len(schedule) - 1), 0, steps + 1).round().astype(np.int64)):
+    return denoised(denoiser, noise, times_of(denoiser, steps), views, config)
+
+
+@torch.no_grad()
+def image_to_image(
+    denoiser: Denoiser,
+    x: Tensor,
+    noise: Tensor,
+    views: Views,
+    config: GuidanceConfig,
+    steps: int,
+    strength: float,
+    known: Tensor | None = None,
+) -> Tensor:
+    """Encoded pictures x (b, C, h, w) made anew (Meng et al., "SDEdit", ICLR 2022): with `noise` of the timestep at
+    which `strength` of the steps of `ddim` are left, as diffusers' image-to-image pipelines count them, int(steps *
+    strength), and from there by these steps. known: (b, 1, h, w) in [0, 1], the share of a place that stays: at every
+    step what is there is x with the noise of that step (Lugmayr et al., "RePaint", CVPR 2022, without its repeats)."""
+    left = min(int(steps * strength), steps)
+    if left < 1:
+        return x
+    times = times_of(denoiser, steps)[steps - left :]
+    alpha, sigma = denoiser.schedule.coefficients(np.full(len(x), times[0]), x)
+
+    def put_back(z: Tensor, alpha: Tensor, sigma: Tensor) -> Tensor:
+        return z if known is None else known * (alpha * x + sigma * noise) + (1 - known) * z
+
+    made = denoised(denoiser, alpha * x + sigma * noise, times, views, config, put_back)
+    return made if known is None else known * x + (1 - known) * made
+
+
+@torch.no_grad()
+def denoised(
+    denoiser: Denoiser,
+    z: Tensor,
+    times: np.ndarray,
+    views: Views,
+    config: GuidanceConfig,
+    change: Callable[[Tensor, Tensor, Tensor], Tensor] = lambda z, alpha, sigma: z,
+) -> Tensor:
+    """x (b, C, h, w) behind z at the first of `times`, by DDIM over them. change: of (z, alpha, sigma) after a step."""
+    schedule, n, x = denoiser.schedule, len(z), z
+    for now, then in pairwise(times):
         t, after = np.full(n, now), np.full(n, then)
         alpha, sigma = schedule.coefficients(t, z)
         eps = guided_noise(denoiser.predict(z, t, views), z, alpha, sigma, schedule, config)
         x = (z - sigma * eps) / alpha
         alpha, sigma = schedule.coefficients(after, z)
-        z = alpha * x + sigma * eps
+        z = change(alpha * x + sigma * eps, alpha, sigma)
     return x
 
 

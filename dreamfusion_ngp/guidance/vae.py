@@ -18,15 +18,17 @@ class LatentEncoder:
     """An image is resized to the model's resolution, encoded to the mean of the VAE's posterior (a sample would add
     noise that is no function of the seed) and scaled. The decoder is not even kept.
 
-    own: pixels a side that the model sees by its configs.  resolution: that it is shown.  shape: (C, h, w) of latents.
+    factor: pixels a side for one latent.  own: pixels a side that the model sees by its configs.  resolution: that it
+    is shown.  shape: (C, h, w) of latents.
     """
 
-    def __init__(self, parts: Parts, network: str, upcast: bool = False):
-        """network: the part's name.  upcast: whether a VAE that says so is in float32 instead of float16."""
+    def __init__(self, parts: Parts, network: str, upcast: bool = False, more: int = 0):
+        """network: the part's name.  upcast: whether a VAE that says so is in float32 instead of float16.  more:
+        channels of the network's that are no latents."""
         config, folder = parts.config.guidance, parts.folder
         where = config.vae or f"{folder}/vae"
         self.vae = load_vae(config.vae) if config.vae else load_model(folder, parts.index, "vae", torch.float32)
-        channels, factor = parts.network.config.in_channels, vae_factor(self.vae, where)
+        channels, factor = parts.network.config.in_channels - more, vae_factor(self.vae, where)
         if self.vae.config.latent_channels != channels:
             raise PriorError(
                 f"{where}: its latents have {self.vae.config.latent_channels} channels, which is not what "
@@ -39,6 +41,7 @@ class LatentEncoder:
         dtype = torch.float32 if half else parts.dtype or torch.float32
         torch.nn.Module.to(self.vae, parts.device, dtype)  # diffusers' own warns of layers that are not there
         self.vae.to(memory_format=layout_on(parts.device))
+        self.factor = factor
         self.own = self._own_resolution(parts, network, factor)
         self.resolution = config.resolution or self.own
         if self.resolution % (8 * factor) and config.resolution:

@@ -17,7 +17,7 @@ from pathlib import Path
 from ..base.cache import cache_folder
 from ..base.errors import PriorError
 from .client import Refusal, TokenRefusal, check_settings, client, hub_errors, timeout
-from .names import TOYBOXES, check_folder, folder_of, on_the_hub
+from .names import EMBEDDED, check_folder, folder_of, on_the_hub
 from .snapshots import Snapshot, examine, needed_files, on_this_machine, read_json, record, weighted_parts
 from .weights import HALF_FIRST, best_weights, choose_weights, unread_weights
 
@@ -51,7 +51,7 @@ def locate(model: str) -> Snapshot:
 def pinned(model: str) -> str:
     """A name that means the same from anywhere and later on: a folder absolute, a short name or hub id with its
     revision (fetched if need be), "" and embedded priors as they are."""
-    if not model or model in TOYBOXES:
+    if model in EMBEDDED:
         return model
     return locate(model).name if on_the_hub(model) else str(folder_of(model))
 

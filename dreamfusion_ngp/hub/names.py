@@ -11,6 +11,7 @@ from urllib.parse import unquote, urlsplit
 from ..base.errors import PriorError
 
 TOYBOX_NAME, LATENT_TOYBOX, MULTIVIEW_TOYBOX = "toybox", "toybox-256", "toybox-mv"
+DEPTH_TOYBOX = "toybox-depth"  # no model by itself: a ControlNet for toybox-256
 # Names of the embedded priors, and their folders in toybox/priors.
 TOYBOXES = {
     TOYBOX_NAME: "toybox-64",
@@ -18,6 +19,7 @@ TOYBOXES = {
     LATENT_TOYBOX: "toybox-256",
     MULTIVIEW_TOYBOX: "toybox-mv",
 }
+EMBEDDED = {"", *TOYBOXES, DEPTH_TOYBOX}  # what lies in no folder of the user's and is on no hub
 TOYBOX_PRESETS = {LATENT_TOYBOX: "toybox-256", MULTIVIEW_TOYBOX: "toybox-mv"}  # of the others "fast"
 
 

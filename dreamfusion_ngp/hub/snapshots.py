@@ -18,7 +18,7 @@ from ..base.errors import PriorError
 from .client import client
 from .weights import FULL_FIRST, HALF_FIRST, best_weights, choose_weights, fault
 
-UNUSED = ("safety_checker", "feature_extractor", "watermarker", "image_encoder")
+UNUSED = ("safety_checker", "feature_extractor", "watermarker", "image_encoder", "depth_estimator")
 SHA256, SHA1 = re.compile("[0-9a-f]{64}"), "git's SHA-1"
 
 

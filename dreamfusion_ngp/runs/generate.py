@@ -76,13 +76,10 @@ def pin_model(config: RunConfig) -> RunConfig:
     from ..guidance.inversions import read_inversion
     from ..guidance.styles import read_entry
 
-    guidance = replace(
-        guidance,
-        model=pinned(guidance.model),
-        vae=pinned(guidance.vae),
-        loras=tuple(str(read_entry(entry)) for entry in guidance.loras),
-        embeddings=tuple(str(read_inversion(entry)) for entry in guidance.embeddings),
-    )
+    found = {name: pinned(getattr(guidance, name)) for name in ("model", "vae", "control")}
+    loras = tuple(str(read_entry(entry)) for entry in guidance.loras)
+    embeddings = tuple(str(read_inversion(entry)) for entry in guidance.embeddings)
+    guidance = replace(guidance, **found, loras=loras, embeddings=embeddings)
     return replace(config, guidance=guidance, then=config.then and pin_model(config.then))
 
 
@@ -257,6 +254,7 @@ def resume(
     steps: int | None = None,
     guidance: str | None = None,
     vae: str | None = None,
+    control: str | None = None,
     device: str | torch.device = "auto",
     formats: tuple[str, ...] = ("glb",),
     size: float = STL_SIZE,
@@ -264,10 +262,10 @@ def resume(
     observer: Observer | None = None,
     catch_signals: bool = False,
 ) -> RunResult:
-    """Go on with a run from its checkpoint. steps: new total number of steps of the stage that it is in. guidance, vae:
-    where its models lie now, as `GuidanceConfig.model` and `.vae`, if no longer where they were. The other arguments
-    and the errors are those of `generate`; CheckpointError for a folder without a sound checkpoint, PriorError for
-    models with other weights than those that the run was started with."""
+    """Go on with a run from its checkpoint. steps: new total number of steps of the stage that it is in. guidance, vae,
+    control: where its models lie now, as `GuidanceConfig.model`, `.vae` and `.control`, if no longer where they were.
+    The other arguments and the errors are those of `generate`; CheckpointError for a folder without a sound checkpoint,
+    PriorError for models with other weights than those that the run was started with."""
     placing = dict(size=check_size(size), origin=check_origin(origin))
     formats = check_formats(formats)
     if steps is not None and steps < 1:
@@ -281,7 +279,7 @@ def resume(
         from ..guidance import origin as weights
         from ..guidance.load import load_guidance
 
-        state.config = weights.moved(state.config, guidance, vae)
+        state.config = weights.moved(state.config, guidance, vae, control)
         state.weights = weights.check_weights(state.config, state.weights)
         loaded = load_guidance(state.config, state.device)
         reopen_run(folder, state)
