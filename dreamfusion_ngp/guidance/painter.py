@@ -127,6 +127,7 @@ def told_of(guidance: GuidanceConfig, model: str) -> GuidanceConfig:
         precision=guidance.precision,
         offload=guidance.offload,
         loras=guidance.loras if own else (),
+        embeddings=guidance.embeddings if own else (),
         vae=guidance.vae if own else "",
     )
 
