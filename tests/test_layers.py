@@ -170,3 +170,8 @@ def test_modules_and_functions_stay_small(module):
         if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)):
             length = node.end_lineno - node.lineno + 1
             assert length <= 50, f"{module}.{node.name} has {length} lines"
+
+
+@pytest.mark.parametrize("path", sorted(Path(__file__).parent.rglob("*.py")), ids=lambda path: path.stem)
+def test_modules_of_tests_stay_small(path):
+    assert len(path.read_text(encoding="utf-8").splitlines()) <= 300

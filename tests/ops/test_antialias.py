@@ -215,8 +215,7 @@ def test_a_scale_of_homogeneous_coordinates_moves_nothing():
     scale = torch.ones(position.shape[1], dtype=torch.float64, requires_grad=True)
     scaled = position * scale[:, None]
     fragments = rasterise(scaled, faces, SIZE)
-    out = antialias(random_image(fragments), scaled, faces, fragments)
-    (got,) = torch.autograd.grad(out.square().sum(), scale)
+    (got,) = torch.autograd.grad(antialias(random_image(fragments), scaled, faces, fragments).square().sum(), scale)
     leaf = position.requires_grad_()
     (most,) = torch.autograd.grad(antialias(random_image(fragments), leaf, faces, fragments).square().sum(), leaf)
     assert got.abs().max() < 1e-9 * most.abs().max()

@@ -28,7 +28,7 @@ from dreamfusion_ngp.toybox.prior.loop import read_log
 from dreamfusion_ngp.toybox.prior.loss import caption_ids, denoising_loss
 from dreamfusion_ngp.toybox.prior.model import build_prior, load_prior, with_all_words
 from dreamfusion_ngp.toybox.prior.pixels import PixelTask, train_prior
-from dreamfusion_ngp.toybox.prior.sampling import SHEET_VIEWS, sample, sheet
+from dreamfusion_ngp.toybox.prior.sampling import SHEET_VIEWS, sample
 from dreamfusion_ngp.toybox.world.shapes import CLASSES
 
 QUICK = replace(TINY, chunk=1, views_per_class=1)  # for runs whose pictures do not matter
@@ -283,20 +283,3 @@ def test_samples_are_pictures_and_depend_on_seed_and_words(trained):
     assert torch.allclose(
         sample(prior, ["a red mug"], steps=2, scale=0.0), sample(prior, [""], steps=2, scale=0.0), atol=1e-5
     )
-
-
-def test_a_sheet_can_have_several_colours(tmp_path, monkeypatch):
-    """A row for every class in each of them, an untextured picture at its end."""
-    asked = []
-
-    def painted(prior, texts, **settings):
-        asked.extend(texts)
-        return torch.rand(len(texts), 64, 64, 3)
-
-    monkeypatch.setattr("dreamfusion_ngp.toybox.prior.sampling.sample", painted)
-    sheet(None, tmp_path / "sheet.png", colors_per_class=2)
-    rows, columns = 2 * len(CLASSES), len(SHEET_VIEWS) + 1
-    assert len(asked) == rows * columns and sum("clay" in text for text in asked) == rows
-    assert len({text.split(",")[0] for text in asked if "clay" not in text}) == rows
-    with Image.open(tmp_path / "sheet.png") as picture:
-        assert picture.size == (2 * 64 * columns, 64 * rows // 2)
