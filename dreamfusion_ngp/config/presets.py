@@ -10,7 +10,7 @@ from dataclasses import replace
 
 from ..base.errors import UsageError
 from .models import DETAILS, build
-from .prolificdreamer import prolificdreamer_sd
+from .recipes import prolificdreamer_sd
 from .rules import with_rule
 from .schema import (
     CameraConfig,
