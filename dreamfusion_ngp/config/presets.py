@@ -10,7 +10,7 @@ from dataclasses import replace
 
 from ..base.errors import UsageError
 from .models import DETAILS, build
-from .recipes import prolificdreamer_sd
+from .recipes import magic3d_sd, prolificdreamer_sd
 from .rules import with_rule
 from .schema import (
     CameraConfig,
@@ -219,7 +219,7 @@ PRESETS = {
 }
 
 
-OF_MODELS = {"prolificdreamer": prolificdreamer_sd}
+OF_MODELS = {"magic3d": magic3d_sd, "prolificdreamer": prolificdreamer_sd}
 
 
 def preset(name: str, toys: bool = True) -> RunConfig:

@@ -81,6 +81,7 @@ class Published:
     t_max_end: float | None = None
     anneal_steps: int = 0
     rescale: float = 0.0
+    negative: str = ""  # prompt
 
 
 THREESTUDIO: dict[str, Any] = dict(
@@ -174,6 +175,9 @@ MVDREAM_SD21 = Published(
     t_max_end=0.5,
     anneal_steps=8000,
     rescale=0.5,
+    negative="ugly, bad anatomy, blurry, pixelated obscure, unnatural colors, poor lighting, dull, and unclear, "
+    "cropped, lowres, low quality, artifacts, duplicate, morbid, mutilated, poorly drawn face, deformed, dehydrated, "
+    "bad proportions",
     weighting="clean",
     guidance_resolution=256,
     reduction=4 * 32 * 32,
@@ -238,6 +242,7 @@ def guidance_of(theirs: Published) -> GuidanceConfig:
         t_shared=theirs.ring > 0,
         view_words="none" if theirs.ring else "paper",
         rescale=theirs.rescale,
+        negative=theirs.negative,
         rescale_of="clean" if theirs.rescale else "prediction",
         t_shifted=theirs.descending,
         weighting=theirs.weighting,

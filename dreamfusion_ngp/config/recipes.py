@@ -1,18 +1,26 @@
-"""ProlificDreamer (Wang et al., NeurIPS 2023) with a model of one's own, by the numbers of the paper and of
-threestudio, whose configurations of its three stages these are. None of it was tuned or run here: the three stages make
-70,000 steps of 512 x 512 pixels, nine and a half hours of a large GPU as DreamPropeller (Zhou et al., CVPR 2024)
-measured.
+"""Recipes of several stages with a model of one's own, by published numbers: threestudio's configurations of the
+stages, and the papers' where they differ. None was tuned or run here.
 """
 
 from __future__ import annotations
 
 from dataclasses import replace
 
-from .published import Published, convert, focal_of, mean_weight
+from .published import THREESTUDIO, Published, convert, focal_of, mean_weight, t_range_of
 from .rules import with_rule
 from .schema import LightConfig, MeshConfig, OptimConfig, RunConfig
 
 LATENT = 4 * 64 * 64  # numbers of a view over which the loss of Stable Diffusion at 512 pixels is summed
+
+MAGIC3D_VOLUME = Published(
+    source="threestudio, configs/magic3d-coarse-sd.yaml at 02d05b0",
+    elevation=(-10.0, 45.0),
+    scale=100.0,
+    reduction=LATENT,
+    weighting="uniform",
+    **{**THREESTUDIO, "coarse_to_fine": (0, 0)},
+)
+MAGIC3D_SHAPE_STEPS = 5000  # configs/magic3d-refine-sd.yaml at 02d05b0
 
 VOLUME = Published(
     source="threestudio, configs/prolificdreamer.yaml at 0113b37, with the paper's 512 pixels",
@@ -40,8 +48,36 @@ ANNEALED = 5000  # steps after which the highest t is .5; here t falls to it, li
 SHAPE_STEPS, COLOR_STEPS = 15_000, 30_000
 
 
+def magic3d_sd() -> RunConfig:
+    """Magic3D (Lin et al., CVPR 2023): a volume at 64 pixels, then its mesh at 512 below t = .5. The paper's volume has
+    eDiff-I on pixels, its mesh Stable Diffusion; `--set then.guidance.model=...` gives the second another one."""
+    volume = replace(convert(MAGIC3D_VOLUME), preset="magic3d")
+    volume = replace(volume, render=replace(volume.render, budget=1 << 20))
+    highest = t_range_of((0.02, 0.5))
+    mesh = replace(
+        volume,
+        kind="mesh",
+        steps=MAGIC3D_SHAPE_STEPS,
+        camera=replace(volume.camera, focal=focal_of((30.0, 45.0))),
+        light=replace(volume.light, albedo_only_until=0.0),
+        render=replace(volume.render, resolution=512),
+        guidance=replace(volume.guidance, weighting="sigma2", t_range=highest, t_max_end=highest[1]),
+        mesh=MeshConfig(
+            resolution=128,
+            detail_levels=16,
+            detail_finest=4096,
+            detail_log2_table=19,
+            lr_offset=1e-2,
+            consistency=mean_weight(10_000.0, LATENT),
+        ),
+    )
+    return replace(volume, then=mesh)
+
+
 def prolificdreamer_sd() -> RunConfig:
-    """Volume by VSD, shape of a mesh by SDS on its normals, colours of the mesh by VSD."""
+    """ProlificDreamer (Wang et al., NeurIPS 2023): a volume by VSD, the shape of its mesh by SDS on normals, its
+    colours by VSD. 70,000 steps of 512 x 512 pixels: nine and a half hours of a large GPU, as DreamPropeller (Zhou et
+    al., CVPR 2024) measured."""
     volume = with_rule(convert(VOLUME), "vsd", toys=False)
     volume = replace(
         volume,

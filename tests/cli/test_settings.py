@@ -5,6 +5,7 @@ from support.tiny_latent import tiny_latent_folder
 
 from dreamfusion_ngp import cli
 from dreamfusion_ngp.cli.settings import run_config
+from dreamfusion_ngp.config.presets import preset
 
 
 def stages(*words):
@@ -38,6 +39,18 @@ def test_the_rules_of_the_stages_are_those_of_the_paper_and_a_flag_is_for_all():
     assert [s.guidance.rule for s in stages("--preset", "prolificdreamer", "--rule", "asd")] == ["asd"] * 3
 
 
+def test_with_a_public_model_magic3d_has_the_numbers_of_its_configurations(tmp_path):
+    model = str(tiny_latent_folder(tmp_path, "sd"))
+    volume, mesh = stages("--preset", "magic3d", "--guidance", model)
+    assert [(c.guidance.model, c.steps, c.render.resolution) for c in (volume, mesh)] == [
+        (model, 10_000, 64),
+        (model, 5_000, 512),
+    ]
+    assert (volume.guidance.scale, mesh.guidance.scale, mesh.guidance.t_range) == (101.0, 101.0, (0.02, 0.501))
+    assert mesh.mesh.consistency * 4 * 64 * 64 == 10_000 and mesh.mesh.resolution == 128
+    assert volume.field == mesh.field and volume.field.coarse_to_fine[0] == 0
+
+
 def test_with_a_public_model_the_recipe_has_the_numbers_of_the_paper(tmp_path):
     model = str(tiny_latent_folder(tmp_path, "sd"))
     volume, shape, color = stages("--preset", "prolificdreamer", "--guidance", model)
@@ -54,3 +67,8 @@ def test_with_a_public_model_the_recipe_has_the_numbers_of_the_paper(tmp_path):
         guidance = config.guidance
         assert guidance.t_anneal * config.steps == 10_000 and guidance.t_max_end == 0.5
         assert not guidance.mode_words and guidance.view_words == "paper"
+
+
+def test_mvdream_s_negative_prompt_can_be_taken_away():
+    assert preset("mvdream").guidance.negative.startswith("ugly, bad anatomy")
+    assert stages("--preset", "mvdream", "--negative", "")[0].guidance.negative == ""
