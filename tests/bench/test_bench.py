@@ -69,7 +69,7 @@ def test_peers_run_and_agree_with_float64(result):
         if importlib.util.find_spec(package):
             expected |= {("encode forward", package), ("encode backward", package)}
     assert set(peers) >= expected
-    no_figure = ("step without guidance", "deodr")  # random; edges of another kind
+    no_figure = ("step without guidance", "deodr", "mitsuba")  # random; edges of another kind; noise
     for row in result["rows"]:
         assert (row["error"] is None) == (row["op"] in no_figure or row["who"] in no_figure), row["op"]
         most = 2e-3 if row["precision"] == "float16" else 1e-4  # of the truth with the float32 table

@@ -70,6 +70,7 @@ ENTRIES = (
         (("dtype", torch.float16),),
     ),
     Entry("raster forward + backward", "deodr", "deodr", "rasterisers", "deodr_raster", (CPU,)),
+    Entry("raster forward + backward", "mitsuba", "mitsuba", "rasterisers", "mitsuba_raster", (CPU,)),
     Entry("march", "nerfacc", "nerfacc", "cuda", "nerfacc_march", (CUDA,)),
     Entry("composite forward + backward", "nerfacc", "nerfacc", "cuda", "nerfacc_composite", (CUDA,)),
 )

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 
-from ..cases import Peer
-from ..mesh_cases import GRAY, Ball
+from ..cases import LeftOut, Peer
+from ..mesh_cases import FILLED, GRAY, Ball
+
+SAMPLES = 4  # of Mitsuba in a pixel
+FIRST_LLVM = 17  # that has maximum of floats on x86; the ones before end the process
 
 
 def silhouette_edges(faces: np.ndarray, front: np.ndarray, vertices: int) -> np.ndarray:
@@ -57,3 +62,71 @@ def deodr_raster(ball: Ball) -> Peer:
         scene.render_backward(weights)
 
     return Peer(step, note="float64, one thread")
+
+
+def glowing(ball: Ball):
+    """The ball in Mitsuba: it is as bright as its colours and reflects nothing."""
+    import mitsuba as mi
+
+    clip, focal = ball.position[0].numpy(), FILLED * 1.45
+    x = np.stack([clip[:, 0] / (2 * focal), clip[:, 1] / (2 * focal), 2.6 - clip[:, 3]], 1)
+    light = {"type": "area", "radiance": {"type": "mesh_attribute", "name": "vertex_color"}}
+    props = mi.Properties()
+    props["emitter"] = mi.load_dict(light)
+    props["bsdf"] = mi.load_dict({"type": "diffuse", "reflectance": {"type": "rgb", "value": 0.0}})
+    mesh = mi.Mesh("ball", len(x), len(ball.faces), props=props)
+    mesh.add_attribute("vertex_color", 3, ball.colors[0].float().numpy().ravel())
+    parameters = mi.traverse(mesh)
+    parameters["vertex_positions"] = x.astype(np.float32).ravel()
+    parameters["faces"] = ball.faces.numpy().astype(np.uint32).ravel()
+    parameters.update()
+    return mesh
+
+
+def mitsuba_scene(ball: Ball):
+    """The ball before the camera and the background of bench.mesh_cases; direct light alone, silhouettes sampled."""
+    import mitsuba as mi
+
+    side, fov = ball.resolution, 2 * math.degrees(math.atan(0.5 / (FILLED * 1.45)))
+    film = {"type": "hdrfilm", "width": side, "height": side, "rfilter": {"type": "box"}, "pixel_format": "rgb"}
+    place = mi.ScalarTransform4f().look_at(origin=[0, 0, 2.6], target=[0, 0, 0], up=[0, 1, 0])
+    camera = {"type": "perspective", "fov": fov, "fov_axis": "x", "near_clip": 0.1, "far_clip": 10.0, "film": film}
+    return mi.load_dict(
+        {
+            "type": "scene",
+            "ball": glowing(ball),
+            "integrator": {"type": "direct_projective", "sppi": 0},
+            "background": {"type": "constant", "radiance": {"type": "rgb", "value": GRAY}},
+            "sensor": {**camera, "to_world": place, "sampler": {"type": "independent"}},
+        }
+    )
+
+
+def mitsuba_raster(ball: Ball) -> Peer:
+    """Mitsuba 3's projective sampling (Zhang et al. 2023), float32, all threads: it traces rays and estimates the same
+    two gradients, with noise, which its note says. The mesh is given to it anew in every step, as to ours."""
+    import drjit as dr
+
+    if not dr.has_backend(dr.JitBackend.LLVM) or dr.detail.llvm_version()[0] < FIRST_LLVM:
+        raise LeftOut(f"no LLVM library from {FIRST_LLVM} on was found (DRJIT_LIBLLVM_PATH names one)")
+    import mitsuba as mi
+
+    mi.set_variant("llvm_ad_rgb")
+    mi.set_log_level(mi.LogLevel.Error)
+    scene, names = mitsuba_scene(ball), ("ball.vertex_positions", "ball.vertex_color")
+    parameters, weights = mi.traverse(scene), mi.TensorXf(ball.weights[0].float().numpy())
+
+    def step(seed: int = 0) -> list[np.ndarray]:
+        for name in names:
+            dr.enable_grad(parameters[name])
+            dr.set_grad(parameters[name], 0)
+        parameters.update()
+        picture = mi.render(scene, parameters, spp=SAMPLES, spp_grad=SAMPLES, seed=seed, seed_grad=seed + 1)
+        dr.backward(dr.sum(picture * weights, axis=None))
+        return [dr.grad(parameters[name]).numpy() for name in names]
+
+    found = np.stack([step(2 * seed)[0] for seed in range(1, 5)])
+    noise = found.std(0).mean() / np.abs(found.mean(0)).mean()
+    return Peer(
+        step, note=f"float32, all threads, {SAMPLES} samples a pixel, noise {noise:.0%} of a position's gradient"
+    )
