@@ -164,7 +164,7 @@ class MeshConfig:
 
 @dataclass(frozen=True)
 class TextureConfig:
-    """A stage of kind "texture": the colours of an imported mesh (docs/imported-meshes.md)."""
+    """A stage of kind "texture": the colours of an imported mesh (docs/imported-meshes.md), or of the stage before."""
 
     source: str = ""  # path of its file
     digest: str = ""  # SHA-256 of that file, by which a resumed run knows it
@@ -173,6 +173,7 @@ class TextureConfig:
     uv: str = choice("auto", "keep", "unwrap")  # the file's own UVs, a new atlas, or one where it must be
     textures: str = choice("each", "one")  # one for each image of the file, or for all of them
     size: int = number(1024, 16, 4096)  # texels a side
+    faces: int = number(20000, 4, 1 << 30)  # triangles at most, of the mesh that the stage before leaves
     keep: str = ""  # named views whose well seen texels stay: of front, left, back, right, with commas
     keep_cosine: float = number(0.5, 0, 1)  # between the normal and the sight: texels above it stay whole
     keep_feather: float = number(0.2, 0, 1)  # cosines below `keep_cosine` over which they fade into new ones

@@ -13,6 +13,7 @@ from .metrics.colors import color_scores, surface_colors
 from .metrics.faces import count_faces, templates
 from .metrics.silhouettes import AZIMUTHS, ELEVATIONS, silhouette_iou
 from .metrics.surface import Surface, best_chamfer, outer_surface, toy_surface
+from .metrics.topology import GENUS, faces_needed, topology
 from .metrics.volume import volumetric_iou
 from .pictures import Pictures, toy_pictures
 
@@ -60,6 +61,13 @@ FIGURES = {
     "pieces": ("", "separate pieces of the solid; every toy is one"),
     "floaters": ("0 to 1", "share of the volume outside the largest piece"),
     "watertight": ("", "whether every edge of the exported mesh has two faces, oppositely oriented"),
+    "genus": ("", "handles of the exported surface, all pieces together: 1 for a mug whose handle is open"),
+    "genus_error": ("", "by how many the toy, which has 0 or 1, differs from that"),
+    "holes": ("", "loops of open edges in the exported surface; 0 where it is watertight"),
+    "faces_needed": (
+        "triangles",
+        "the fewest, of 16,000 halved again and again, that say the exported surface to .001 in the mean",
+    ),
     "faces": ("", "how often the result has the toy's face, 0 to 4 (faces.py); null for a toy without a front"),
     "extra_faces": ("", "faces beyond the first: the multi-face (Janus) count; null as above"),
     "faces_like": ("", "the variant of the toy that the views show: true, one half twice, or several in one"),
@@ -126,6 +134,18 @@ def geometry(
         "mesh_chamfer": error,
         "normal_angle": angle,
         **piece_figures(outer, mesh or surface),
+        **surface_figures(surface, GENUS.get(name, 0)),
+    }
+
+
+def surface_figures(surface: Mesh, genus: int) -> dict:
+    """Handles and holes of a surface, and the triangles that it needs. genus: of the toy."""
+    found = topology(surface)
+    return {
+        "genus": found.genus,
+        "genus_error": abs(found.genus - genus),
+        "holes": found.holes,
+        "faces_needed": faces_needed(surface),
     }
 
 

@@ -15,6 +15,7 @@ from ..export.isosurface import Mesh, extract_mesh
 from ..optimise.mesh import MeshStage
 from ..runs.texture import TextureStage
 from ..scene.field import Field
+from ..scene.solid import sample_triangles
 from ..toybox.world.captions import parse_prompt
 from ..toybox.world.shapes import COLORS
 from .metrics.closed_mesh import MeshDensity
@@ -23,6 +24,7 @@ from .pictures import Pictures, field_pictures, lit_pictures, toy_pictures
 from .report import DEFINITIONS, open_report, report
 from .retrieval import Pool, Retrieval, pool_of, r_precision
 
+SAMPLES = 200_000  # of a textured surface, where colours are looked up
 LARGE = 256  # pixels a side of the pictures that are compared one by one
 KINDS = ("color", "geo", "albedo")  # of pictures by which captions are retrieved
 NO_RETRIEVAL = dict.fromkeys(("judge", *(f"{key}_{kind}" for kind in KINDS for key in ("r_precision", "retrieved"))))
@@ -63,21 +65,45 @@ def retrieval_figures(retrieval: Retrieval | None, pictures: Pictures, pool: Poo
 def solid_of(state) -> tuple[Callable, Callable, Mesh | None]:
     """The density and the albedo of a run's scene as functions of points on the CPU, and its surface if it has one."""
     where = state.device
-    if isinstance(state, TextureStage):
+    if isinstance(state, TextureStage) and not state.own:
         raise UsageError("a refined mesh has no figures: its shape is the one that was imported")
-    if not isinstance(state, MeshStage):
+    if not isinstance(state, (MeshStage, TextureStage)):
         return volume_of(state.field, where)
     with torch.no_grad():
         vertices, faces = state.surface()
     if not len(faces):
         raise ExportError("the scene is empty: its surface has no triangle")
     solid = Mesh(vertices.double().cpu().numpy(), faces.long().cpu().numpy())
+    albedo = painted(state, solid) if isinstance(state, TextureStage) else state.surface.color
+    return MeshDensity(solid, state.config.field.bound), no_gradient(albedo, where), solid
+
+
+def no_gradient(function: Callable, device) -> Callable:
+    """A function of points on `device` as one of points on the CPU."""
 
     @torch.no_grad()
-    def albedo(x):
-        return state.surface.color(x.to(where)).cpu()
+    def asked(x):
+        return function(x.to(device)).cpu()
 
-    return MeshDensity(solid, state.config.field.bound), albedo, solid
+    return asked
+
+
+def painted(state: TextureStage, solid: Mesh) -> Callable:
+    """Colours (N, 3) of points (N, 3): that of the texture at the nearest of SAMPLES points on the surface."""
+    from scipy.spatial import cKDTree
+
+    samples = sample_triangles(solid.vertices, solid.faces, SAMPLES, 0)
+    tree = cKDTree(samples.position)
+
+    def color(x):
+        row = tree.query(x.cpu().numpy())[1]
+        on, face, place = (
+            torch.from_numpy(values[row]).to(x.device)
+            for values in (samples.position, samples.face, samples.barycentric)
+        )
+        return state.surface.paint(on.to(x), face.int(), place.to(x))
+
+    return color
 
 
 def volume_of(field: Field, device) -> tuple[Callable, Callable, Mesh | None]:

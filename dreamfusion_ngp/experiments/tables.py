@@ -13,7 +13,14 @@ RETRIEVAL = (
 )
 SHAPE = (("volumetric_iou", "volumetric IoU"), ("silhouette_iou", "silhouette IoU"))
 # Figure, heading, digits; shown where runs have them.
-SURFACE = (("mesh_chamfer", "Chamfer", 4), ("normal_angle", "normals, degrees", 1), ("psnr_256", "PSNR, dB", 1))
+SURFACE = (
+    ("mesh_chamfer", "Chamfer", 4),
+    ("normal_angle", "normals, degrees", 1),
+    ("pieces", "pieces", 1),
+    ("genus_error", "genus off by", 1),
+    ("faces_needed", "faces needed", 0),
+    ("psnr_256", "PSNR, dB", 1),
+)
 COLOR = (("chroma", "chroma to the truth's", 2),)
 BARS = (  # heading, figure, how it is summed up, bound, whether it is an upper one
     ("mean volumetric IoU", "volumetric_iou", statistics.fmean, 0.65, False),

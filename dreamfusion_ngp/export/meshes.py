@@ -87,6 +87,21 @@ def export_surface(
     return write_mesh(mesh, lambda points, _: query(albedo, points, device), *place, frame) | stats
 
 
+def export_textured(
+    mesh: Mesh,
+    textured: TexturedMesh,
+    colors: np.ndarray,
+    folder,
+    formats=("glb",),
+    size: float = STL_SIZE,
+    origin: str = "scene",
+) -> dict:
+    """As `export_mesh`, of a closed mesh that has a texture: `textured` is the same with a vertex for each of its UVs.
+    colors: (V, 3) in [0, 1], of its vertices, for formats without a texture."""
+    place = (Path(folder).resolve(), check_formats(formats), len(textured.image), check_size(size))
+    return write_mesh(mesh, lambda points, normals: colors, *place, check_origin(origin), textured=textured)
+
+
 def write_mesh(
     mesh: Mesh,
     color: Color,
@@ -96,13 +111,15 @@ def write_mesh(
     size: float,
     origin: str,
     frame: Sequence[float] = SCENE,
+    textured: TexturedMesh | None = None,
 ) -> dict:
-    """The files of `export_mesh` for a mesh and its colours, and the part of what it returns that is about them."""
+    """The files of `export_mesh` for a mesh and its colours, and the part of what it returns that is about them.
+    textured: the mesh with its atlas and texture, where it has them already."""
     stats, files = {}, {}
     placed = Mesh(mesh.vertices * frame[3] + np.asarray(frame[:3]), mesh.faces)
     shift = -origin_of(placed.vertices, origin)
     if {"glb", "obj"} & set(formats):
-        textured = bake_texture(mesh, color, size=texture)
+        textured = bake_texture(mesh, color, size=texture) if textured is None else textured
         vertices = textured.vertices * frame[3] + (np.asarray(frame[:3]) + shift)
         textured = replace(textured, vertices=vertices.astype(textured.vertices.dtype))
         check_finite(textured.vertices, textured.normals, textured.uv)

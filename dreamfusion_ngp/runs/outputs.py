@@ -5,10 +5,12 @@ from __future__ import annotations
 import logging
 from pathlib import Path
 
+import numpy as np
 import torch
 
 from ..base.devices import choose_device
 from ..base.errors import ExportError, UsageError
+from ..export.formats import STL_SIZE
 from ..optimise.mesh import MeshStage
 from ..optimise.particles import ParticleStage
 from ..optimise.stage import Stage
@@ -16,6 +18,7 @@ from ..optimise.volume import VolumeStage
 from .checkpoint import load_checkpoint
 from .display import turntable_frames
 from .folder import checkpoint_of
+from .handover import textured_mesh
 from .texture import TextureStage
 
 log = logging.getLogger(__name__)
@@ -49,7 +52,9 @@ def export_run(state: Stage, folder: Path, formats: tuple[str, ...] = ("glb",), 
     from ..export.meshes import export_mesh, export_surface
 
     device = state.device
-    if isinstance(state, TextureStage):
+    if isinstance(state, TextureStage) and state.own:
+        result = export_own(state, folder, formats, **options)
+    elif isinstance(state, TextureStage):
         result = {"paths": state.write(folder)}
     elif isinstance(state, MeshStage):
         options.pop("resolution", None)  # its own lattice has one
@@ -86,6 +91,18 @@ def export_run(state: Stage, folder: Path, formats: tuple[str, ...] = ("glb",), 
 def particles(state: Stage) -> list[VolumeStage]:
     """The volumes of a stage of several, [] of another."""
     return state.members if isinstance(state, ParticleStage) else []
+
+
+def export_own(
+    state: TextureStage, folder: Path, formats, size: float = STL_SIZE, origin: str = "scene", **others
+) -> dict:
+    """The mesh of a run that made its own, with its atlas and the texture as it is now: nothing else is asked for."""
+    from ..export.isosurface import Mesh
+    from ..export.meshes import export_textured
+
+    mesh = Mesh(state.mesh.vertices.astype(np.float64), state.mesh.faces.astype(np.int64))
+    textured = textured_mesh(state.mesh, state.images()[0])
+    return export_textured(mesh, textured, state.vertex_colors(), folder, formats, size, origin)
 
 
 def render(

@@ -1,7 +1,8 @@
-"""The stage of a texture: an imported mesh whose colours are optimised while all else stays."""
+"""The stage of a texture: a mesh, imported or of the stage before, whose colours are optimised while all else stays."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Self
 
@@ -24,6 +25,7 @@ from ..scene.cameras import clip_matrices
 from ..scene.imported import NAMED_VIEWS, ImportedMesh, view_check
 from ..scene.painted_surface import Maps, PaintedSurface
 from ..scene.surface import vertex_normals
+from .handover import held, mesh_in, mesh_of, triangle
 
 LOOK = 768  # pixels a side of the views that say what is kept
 DIAGONAL = 1.05  # world units, of an imported mesh's bounding box: the median of the toys'
@@ -33,29 +35,47 @@ Texels = tuple[np.ndarray, np.ndarray]  # (T, T) triangles, -1 for none, and (T,
 
 
 class TextureStage(SurfaceStage):
-    """mesh: as it was read, with the UVs that are painted in. texels: of each of its textures."""
+    """mesh: as it was read, with the UVs that are painted in, or what the stage before left (handover.py), which the
+    checkpoint holds. texels: of each of its textures."""
 
     surface: PaintedSurface
 
-    def __init__(self, config: RunConfig, device: str | torch.device):
+    def __init__(self, config: RunConfig, device: str | torch.device, made: ImportedMesh | None = None):
+        """made: by the stage before; None: the file that the config names, or nothing yet."""
         texture = config.texture
-        path = Path(texture.source)
-        before = framed_mesh(path, texture)
-        if texture.digest and file_digest(path) != texture.digest:
-            raise UsageError(f"{path} is not the file that this run was started with")
-        self.mesh = choose_uvs(before, texture.uv, texture.textures, texture.size)
+        if texture.source:
+            before = imported(texture)
+            self.mesh = choose_uvs(before, texture.uv, texture.textures, texture.size)
+        else:
+            before = self.mesh = triangle(texture.size) if made is None else made
         self.texels = [texels_of(self.mesh, number, texture.size) for number in range(len(self.mesh.textures))]
         vertices = torch.from_numpy(np.ascontiguousarray(self.mesh.vertices, dtype=np.float32))
         faces = torch.from_numpy(np.ascontiguousarray(self.mesh.faces, dtype=np.int32))
         maps = maps_of(before, self.mesh, self.texels, texture, vertices, faces)
         surface = PaintedSurface(vertices, faces, maps, config.mesh, config.field.bound, config.seed)
         super().__init__(config, device, surface)
+        self.held = {} if texture.source else {name: value.to(self.device) for name, value in held(self.mesh).items()}
 
     @classmethod
     def start(cls, config: RunConfig, device: str | torch.device, previous: Stage | None = None) -> Self:
-        if previous is not None:
-            raise UsageError("a texture starts from a mesh of its own, not from another stage")
-        return cls(config, device)
+        if previous is None:
+            return cls(config, device)
+        if config.texture.source:
+            raise UsageError("a texture of an imported mesh is the first stage, with no other before it")
+        return cls(config, device, mesh_of(previous, config.texture))
+
+    @property
+    def own(self) -> bool:
+        """Whether the mesh was made by the stage before."""
+        return not self.config.texture.source
+
+    def tensors(self) -> dict[str, torch.Tensor]:
+        return super().tensors() | self.held
+
+    def fitting(self, tensors: Mapping[str, torch.Tensor]) -> Self:
+        """The stage, before its first step, of the mesh that a checkpoint's tensors hold."""
+        made = mesh_in(tensors) if self.own else None
+        return self if made is None else type(self)(self.config, self.device, made)
 
     @property
     def frame(self) -> torch.Tensor:
@@ -72,11 +92,29 @@ class TextureStage(SurfaceStage):
             found[number] = padded(image, face >= 0)
         return found
 
+    @torch.no_grad()
+    def vertex_colors(self) -> np.ndarray:
+        """(V, 3) in [0, 1]: the colour of every vertex, on one of its triangles."""
+        faces = self.surface.faces.long()
+        corner = torch.zeros(len(self.surface.vertices), dtype=torch.int64, device=self.device)
+        corner[faces.flatten()] = torch.arange(faces.numel(), device=self.device)
+        place = torch.nn.functional.one_hot(corner % 3, 3).to(self.surface.vertices)
+        return self.surface.paint(self.surface.vertices, corner // 3, place).cpu().numpy()
+
     def write(self, folder: Path) -> dict[str, Path]:
-        """Write the mesh into `folder` under its own name. Returns the path of its format."""
+        """Write the imported mesh into `folder` under its own name. Returns the path of its format."""
         suffix = suffix_of(self.mesh)
         paths = write_mesh(self.mesh, folder / (Path(self.config.texture.source).stem + suffix), self.images())
         return {suffix[1:]: Path(paths[-1])}
+
+
+def imported(config: TextureConfig) -> ImportedMesh:
+    """The mesh of the file that the config names. Raises MeshError, UsageError for another file than it was."""
+    path = Path(config.source)
+    before = framed_mesh(path, config)
+    if config.digest and file_digest(path) != config.digest:
+        raise UsageError(f"{path} is not the file that this run was started with")
+    return before
 
 
 def framed_mesh(path: Path, config: TextureConfig) -> ImportedMesh:

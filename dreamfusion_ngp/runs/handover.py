@@ -1,0 +1,106 @@
+"""A finished scene as a mesh with an atlas: what a texture stage goes on from, and what its checkpoint holds of it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ..config.schema import TextureConfig
+from ..export.isosurface import Mesh, extract_mesh, finish
+from ..export.texture import TexturedMesh, bake_texture, surface_color, vertex_normals
+from ..optimise.mesh import MeshStage
+from ..optimise.stage import Stage
+from ..scene.imported import ImportedMesh, Material, Part, Texture
+from ..scene.isolevel import query
+
+HELD = ("vertices", "faces", "uv", "uv_faces", "image")  # of a mesh, by the names of the checkpoint's tensors
+PREFIX = "mesh."
+
+
+def mesh_of(stage: Stage, config: TextureConfig) -> ImportedMesh:
+    """The surface of a finished volume or mesh stage, its largest piece, of at most `config.faces` triangles, with an
+    atlas of `config.size` texels a side and its colours in it. Raises ExportError for an empty or not finite scene, and
+    where there is no atlas."""
+    mesh, color = (surface_of if isinstance(stage, MeshStage) else volume_surface)(stage, config.faces)
+    textured = bake_texture(mesh, color, size=config.size)
+    return whole_mesh(mesh.vertices, mesh.faces, textured.uv, textured.faces, textured.image)
+
+
+def volume_surface(stage, faces: int):
+    """(Mesh, colours of points on it, see `export.texture.Color`) of a volume, as an export makes it."""
+    field, where = stage.field, stage.device
+    solid, density, albedo = (
+        lambda x, ask=ask: ask(x.to(where)).cpu() for ask in (field.solid, field.density, field.albedo)
+    )
+    mesh, _ = extract_mesh(solid, field.bound, faces=faces, level=field.level)
+    return mesh, lambda points, normals: surface_color(density, albedo, points, normals, field.bound)
+
+
+@torch.no_grad()
+def surface_of(stage: MeshStage, faces: int):
+    """The same of a mesh stage."""
+    vertices, triangles = stage.surface()
+    mesh = Mesh(vertices.double().cpu().numpy(), triangles.long().cpu().numpy())
+    mesh, _ = finish(mesh, faces=faces, keep_all=False, smooth=0, smallest=0.0)
+    return mesh, lambda points, normals: query(stage.surface.color, points, stage.device)
+
+
+def whole_mesh(vertices, faces, uv, uv_faces, image) -> ImportedMesh:
+    """One part of one material with one texture, where it stands in the scene. vertices (V, 3), faces (F, 3), uv (U,
+    2), uv_faces (F, 3); image: (T, T, 3) uint8 sRGB."""
+    count = len(faces)
+    return ImportedMesh(
+        name="mesh",
+        vertices=np.asarray(vertices, np.float32),
+        faces=np.asarray(faces, np.int32),
+        uv=np.asarray(uv, np.float32),
+        uv_faces=np.asarray(uv_faces, np.int32),
+        colors=None,
+        materials=(Material("surface", 0, np.ones(4, np.float32)),),
+        face_material=np.zeros(count, np.int32),
+        textures=(Texture("surface", np.asarray(image, np.uint8), "clamp"),),
+        parts=(Part("mesh"),),
+        face_part=np.zeros(count, np.int32),
+        matrix=np.eye(4),
+        source=None,
+    )
+
+
+def triangle(size: int) -> ImportedMesh:
+    """The least mesh: what stands for one until a checkpoint's is there."""
+    corner = np.array([[0.0, 0.0, 0.0], [0.1, 0.0, 0.0], [0.0, 0.1, 0.0]])
+    return whole_mesh(corner, [[0, 1, 2]], corner[:, :2] * 10, [[0, 1, 2]], np.zeros((size, size, 3), np.uint8))
+
+
+def held(mesh: ImportedMesh) -> dict[str, Tensor]:
+    """Tensors that say what a mesh of `whole_mesh` is."""
+    image = mesh.textures[0].image
+    values = (mesh.vertices, mesh.faces, mesh.uv, mesh.uv_faces, image)
+    return {PREFIX + name: torch.from_numpy(np.array(value)) for name, value in zip(HELD, values, strict=True)}
+
+
+def mesh_in(tensors: Mapping[str, Tensor]) -> ImportedMesh | None:
+    """The inverse of `held`; None where they hold none, or none that could be one."""
+    if any(PREFIX + name not in tensors for name in HELD):
+        return None
+    vertices, faces, uv, uv_faces, image = (tensors[PREFIX + name].cpu().numpy() for name in HELD)
+    shaped = vertices.shape[1:] == (3,) and uv.shape[1:] == (2,) and faces.shape == uv_faces.shape
+    shaped = shaped and faces.shape[1:] == (3,) and image.ndim == 3 and len(faces) and faces.dtype.kind != "f"
+    if not shaped or faces.min() < 0 or uv_faces.min() < 0:
+        return None
+    if faces.max() >= len(vertices) or uv_faces.max() >= len(uv) or image.shape[0] != image.shape[1]:
+        return None
+    return whole_mesh(vertices, faces, uv, uv_faces, image)
+
+
+def textured_mesh(mesh: ImportedMesh, image: np.ndarray) -> TexturedMesh:
+    """A mesh of `whole_mesh` with another image, with a vertex for each of its UVs."""
+    first = np.zeros(len(mesh.uv), np.int64)  # the vertex of every UV
+    first[mesh.uv_faces.ravel()] = mesh.faces.ravel()
+    normals = vertex_normals(Mesh(mesh.vertices.astype(np.float64), mesh.faces.astype(np.int64)))
+    return TexturedMesh(
+        mesh.vertices[first], normals[first].astype(np.float32), mesh.uv, mesh.uv_faces.astype(np.int64), image
+    )
