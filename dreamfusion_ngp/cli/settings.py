@@ -25,7 +25,7 @@ def run_config(args):
     model = args.guidance if args.guidance is not None else TOYBOX_NAME
     name = args.preset if args.preset is not None else preset_name(model, pipeline_class(model))
     config = replace(preset(name, model in TOYBOXES), prompt=prompt, seed=args.seed)
-    config = flagged(guided(config, model), args)
+    config = flagged(config if args.guidance is None else guided(config, model), args)
     if on_the_hub(config.guidance.model):
         from ..hub.fetch import locate
 
@@ -99,4 +99,8 @@ def pipeline_class(model: str) -> str:
 
     if model in ALIASES or model in TOYBOXES:
         return ""  # its preset is known
-    return str(read_json(model_path(model) / "model_index.json").get("_class_name", ""))
+    folder = model_path(model)
+    if found := read_json(folder / "model_index.json").get("_class_name"):
+        return str(found)
+    names = read_json(folder / "config.json").get("architectures")  # of a CLIP, which has no pipeline
+    return str(names[0]) if isinstance(names, list) and names else ""

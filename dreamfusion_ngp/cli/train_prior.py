@@ -22,11 +22,11 @@ def add_arguments(verbs) -> None:
     parser.add_argument("-o", "--out", type=place, default=Path("prior"), help="folder to write (default: prior)")
     parser.add_argument(
         "--kind",
-        choices=("pixel", "latent", "multiview", "depth"),
+        choices=("pixel", "latent", "multiview", "depth", "clip"),
         default="pixel",
         help="pixel: toybox-64; latent: toybox-256, an autoencoder and a UNet on its latents; multiview: toybox-mv, "
         "four sides of a toy at once, which starts from the shipped toybox-64; depth: toybox-depth, a ControlNet on "
-        "the shipped toybox-256",
+        "the shipped toybox-256; clip: toybox-clip, which tells pictures of toys by texts",
     )
     parser.add_argument(
         "--part",
@@ -141,7 +141,23 @@ def depth(args: argparse.Namespace, processes: int) -> None:
     )
 
 
-TRAININGS = {"pixel": pixel, "latent": latent, "multiview": multiview, "depth": depth}
+def clip(args: argparse.Namespace, processes: int) -> None:
+    from ..evaluation.clip import judge_clip
+    from ..toybox.prior.clip_model import CLIP_PRIOR
+    from ..toybox.prior.clip_training import CLIP, CLIP_GPU, train_clip
+
+    train_clip(
+        asked(args, CLIP, CLIP_GPU),
+        args.out,
+        resume=CLIP_PRIOR if args.resume == EMBEDDED else args.resume,
+        processes=processes,
+        device=args.device,
+        score=judge_clip,
+        show=say,
+    )
+
+
+TRAININGS = {"pixel": pixel, "latent": latent, "multiview": multiview, "depth": depth, "clip": clip}
 
 
 def asked(args: argparse.Namespace, on_cpu, on_gpu):

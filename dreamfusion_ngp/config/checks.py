@@ -8,7 +8,9 @@ import math
 from ..base.characters import clean_text
 from ..base.errors import UsageError
 from .io import from_dict, to_dict
-from .schema import GuidanceConfig, RunConfig, resolution_at
+from .schema import ClipConfig, GuidanceConfig, RunConfig, resolution_at
+
+BACKGROUNDS = ("noise", "checker", "fourier", "flat")  # of ClipConfig
 
 
 def limited(config, group: str = ""):
@@ -86,14 +88,14 @@ def check_config(config: RunConfig) -> None:
         'only a stage of kind "texture" paints: paint.views must be 0': config.paint.views > 0
         and config.kind != "texture",
     }
-    problems |= guidance_problems(config.guidance, config.accumulate)
+    problems |= guidance_problems(config.guidance, config.clip, config.accumulate)
     for problem in (text for text, wrong in problems.items() if wrong):
         raise UsageError(problem)
     if config.then is not None:
         check_config(config.then)
 
 
-def guidance_problems(config: GuidanceConfig, accumulate: int) -> dict[str, bool]:
+def guidance_problems(config: GuidanceConfig, clip: ClipConfig, accumulate: int) -> dict[str, bool]:
     """What settings of guidance cannot be together -> whether they are."""
     rescales = config.rescale > 0 and config.rescale_of == "clean"
     weighs = config.rule in ("linear", "csd", "nfsd", "bridge")
@@ -110,5 +112,10 @@ def guidance_problems(config: GuidanceConfig, accumulate: int) -> dict[str, bool
         "guidance.rule rfds and rfds_rev weigh velocities, not clean images: guidance.clip_clean and "
         'guidance.rescale_of "clean" are not for them': config.rule.startswith("rfds")
         and (config.clip_clean or rescales),
+        f"clip.backgrounds must be some of {', '.join(BACKGROUNDS)}": not clip.backgrounds
+        or not set(clip.backgrounds) <= set(BACKGROUNDS),
+        'a guidance of kind "clip" distils nothing: guidance.rule, loras, embeddings and vae are not for it': (
+            config.kind == "clip" and bool(config.rule != "sds" or config.loras or config.embeddings or config.vae)
+        ),
         "guidance.t_max_end must be at least the lower end of guidance.t_range": config.t_max_end < config.t_range[0],
     }

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
+from .baselines import changed
 from .published import DREAMFUSION_IF, DREAMFUSION_SD, MVDREAM_SD21, RFDS_SD3, Published, convert
 from .schema import RunConfig
 
@@ -114,10 +115,4 @@ DETAILS = {
 def build(name: str) -> RunConfig:
     """The preset called `name`, of those in DETAILS."""
     found = replace(convert(DETAILS[name].base), preset=name)
-    for path, (value, _) in DETAILS[name].changes.items():
-        *group, key = path.split(".")
-        changed = {key: value}
-        if group:
-            changed = {group[0]: replace(getattr(found, group[0]), **changed)}
-        found = replace(found, **changed)
-    return found
+    return changed(found, DETAILS[name].changes)

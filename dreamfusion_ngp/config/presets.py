@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from ..base.errors import UsageError
+from .baselines import BASELINES, baseline
 from .models import DETAILS, build
 from .recipes import magic3d_sd, prolificdreamer_sd
 from .rules import with_rule
@@ -231,11 +232,16 @@ PRESETS = {
     "textmesh": textmesh,
     "refine-geometry": refine_geometry,
     "refine": refine,
+    **{name: lambda name=name: baseline(name, offline=True) for name in BASELINES},
     **{name: lambda name=name: build(name) for name in DETAILS},
 }
 
 
-OF_MODELS = {"magic3d": magic3d_sd, "prolificdreamer": prolificdreamer_sd}
+OF_MODELS = {
+    "magic3d": magic3d_sd,
+    "prolificdreamer": prolificdreamer_sd,
+    **{name: lambda name=name: baseline(name, offline=False) for name in BASELINES},
+}
 
 
 def preset(name: str, toys: bool = True) -> RunConfig:

@@ -24,6 +24,7 @@ def choice(default: str, *others: str):
 class CameraConfig:
     elevation: tuple[float, float] = interval(-10.0, 90.0, -90, 90)  # degrees
     uniform_angle_probability: float = number(0.5, 0, 1)  # else uniform in area on the upper half-sphere
+    low_elevation: float = number(0.0, 0, 100)  # b of Beta(1, b), by which it is drawn from the range; 0: as above
     distance: tuple[float, float] = interval(1.0, 1.5, 1e-3, 1e3)  # world units from the origin
     focal: tuple[float, float] = interval(0.7, 1.35, 1e-2, 1e2)  # image widths; full field of view 71 to 41 degrees
     distance_per_focal: bool = False  # distance is multiplied by the focal length: constant framing
@@ -41,6 +42,7 @@ class LightConfig:
     albedo_only_until: float = 1000 / 15000  # fraction of the run
     lit_probability: float = number(0.75, 0, 1)
     textureless_probability: float = number(0.5, 0, 1)  # of the lit views
+    textureless_until: float = number(1.0, 0, 1)  # fraction of the run
     ambient: float = 0.1
     diffuse: float = 0.9
     direction_std: float = number(1.0, 0, 1e3)  # world units, around the camera position
@@ -87,7 +89,8 @@ class RenderConfig:
 
 @dataclass(frozen=True)
 class GuidanceConfig:
-    model: str = "toybox"  # "toybox", "toybox-256", "toybox-mv", or a short name, hub id or folder (hub/names.py)
+    kind: str = choice("diffusion", "clip")  # of the model: what it distils, or a CLIP's cosine (ClipConfig)
+    model: str = "toybox"  # "toybox", "toybox-256", "toybox-mv", "toybox-clip", or a short name, hub id or folder
     scale: float | None = None  # uncond + scale (cond - uncond); None: the model's own default
     t_range: tuple[float, float] = interval(0.02, 0.98, 0, 1)  # of the schedule
     t_max_end: float = number(0.98, 0, 1)  # upper end at the end of the run (annealed linearly)
@@ -129,10 +132,30 @@ class GuidanceConfig:
         ""  # folder or hub id of the model of depth that paints: a ControlNet for `model`, or a whole pipeline
     )
 
+    @property
+    def layers(self) -> bool:
+        """Whether a rendering is given as colours over black and opacity, which the guidance puts before backgrounds of
+        its own."""
+        return self.kind == "clip"
+
+
+@dataclass(frozen=True)
+class ClipConfig:
+    """What a CLIP is shown of a rendering (guidance.kind "clip"), and what it is told. Defaults: Dream Fields'."""
+
+    windows: int = number(8, 1, 64)  # of each rendering, each before a background of its own
+    share: tuple[float, float] = interval(80 / 88, 80 / 88, 0.05, 1)  # of a rendering's side, of a window's
+    backgrounds: tuple[str, ...] = ("noise", "checker", "fourier")  # drawn from; there is "flat", too
+    blur: tuple[float, float] = interval(0.0, 10.0, 0, 100)  # deviation in pixels of a picture of 224 a side
+    kernel: int = number(15, 1, 99)  # taps of the blur there
+    cells: tuple[int, int] = interval(8, 8, 1, 64)  # of a checkerboard, a side
+    negative: float = number(0.0, 0, 1e3)  # weight of the cosine with guidance.negative
+
 
 @dataclass(frozen=True)
 class LossConfig:
-    """Weights relative to an SDS loss that is the mean over the pixels and channels of a view."""
+    """Weights relative to an SDS loss that is the mean over the pixels and channels of a view, or to a CLIP's, minus
+    the mean cosine."""
 
     orientation: tuple[float, float] = (1e-4, 1e-2)  # start, end (linear ramp)
     orientation_ramp: float = number(1 / 3, 0, 1)  # fraction of the run
@@ -142,6 +165,9 @@ class LossConfig:
     entropy_from: float = number(0.0, 0, 1)  # fraction of the run where its linear ramp from 0 begins
     eikonal: float = number(0.0, 0, 1e6)  # field.kind sdf: squared differences of |ds/dx| to 1
     eikonal_points: int = number(2048, 1, 1 << 20)  # of the cube, evenly, where it is asked for besides the samples
+    transmittance: float = 0.0  # mean transmittance of a view (Dream Fields), as far as its opacity is above a target
+    opacity_target: tuple[float, float] = number((0.6, 0.12), 1e-6, 1)  # at the start and at the end of its ramp
+    opacity_ramp: float = number(0.05, 0, 1)  # fraction of the run; the logarithm is linear
 
 
 @dataclass(frozen=True)
@@ -157,9 +183,14 @@ class MeshConfig:
     lr_offset: float = number(1e-2, 0, 1e3)  # of the lattice points' offsets
     consistency: float = number(0.0, 0, 1e9)  # weight: normals of neighbouring triangles are alike
     laplacian: float = number(0.0, 0, 1e9)  # weight: vertices lie amid their neighbours
+    laplacian_end: float = number(0.0, 0, 1e9)  # what it falls to, by 10^(-decay p^2) at a fraction p of the run
+    laplacian_decay: float = number(0.0, 0, 1e3)  # 0: it stays
     sign_change: float = number(0.0, 0, 1e9)  # weight: values at the ends of an edge have one sign
     show: str = choice("color", "normal")  # to the guidance; normals in the camera's axes, as (n + 1) / 2
     learn: str = choice("all", "color")  # color: the shape stays, the finer hash grid alone learns
+    sphere_level: int = number(3, 0, 5)  # a stage of kind "sphere": subdivisions of its icosahedron; 3: 642 vertices
+    sphere_radius: float = number(0.4, 1e-3, 1e3)  # world units
+    subdivisions: int = number(0, 0, 3)  # by Loop's rule, of these control points, before their limit is taken
 
 
 @dataclass(frozen=True)
@@ -213,7 +244,7 @@ class OptimConfig:
 class RunConfig:
     prompt: str = ""
     preset: str = "fast"
-    kind: str = choice("volume", "mesh", "texture")  # of this stage
+    kind: str = choice("volume", "mesh", "texture", "sphere")  # of this stage
     seed: int = number(0, 0, (1 << 63) - 1)
     steps: int = number(15000, 1, 1 << 40)
     views: int = number(4, 1, 256)  # at a time: the paper's four chips, one view each
@@ -225,6 +256,7 @@ class RunConfig:
     field: FieldConfig = FieldConfig()
     render: RenderConfig = RenderConfig()
     guidance: GuidanceConfig = GuidanceConfig()
+    clip: ClipConfig = ClipConfig()
     loss: LossConfig = LossConfig()
     optim: OptimConfig = OptimConfig()
     mesh: MeshConfig = MeshConfig()

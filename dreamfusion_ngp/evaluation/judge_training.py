@@ -182,10 +182,11 @@ def masked_mean(values: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
     return (values * mask).sum() / mask.sum().clamp(min=1)
 
 
-def held_out(retrieval) -> dict:
+def held_out(retrieval, views: bool = True) -> dict:
     """Accuracy in [0, 1] on true toys, canonical, from the evaluation's own cameras: the row "GT images" of the paper's
     table. color: of 220 captions, lit; geo: of 20, textureless; view: lit, the azimuth, where there is a front
-    (`azimuths`); worst: the class with the lowest of the first two, and it."""
+    (`azimuths`), of a model that knows words for it (`views`); worst: the class with the lowest of the first two, and
+    it."""
     colored, plain = toy_captions()
     color, geo, view, cameras = [], [], [], judging_cameras()
     for index, name in enumerate(CLASSES):
@@ -196,13 +197,13 @@ def held_out(retrieval) -> dict:
         truth = torch.tensor([colored.index(subject(name, c)) for c in COLORS]).repeat_interleave(len(cameras))
         color.append(float((found == truth).float().mean()))
         geo.append(float((retrieved(retrieval, own[0].clay, plain) == index).float().mean()))
-        if name in DIRECTIONAL:
+        if views and name in DIRECTIONAL:
             view.append(float(right_sides(retrieval, lit, name, list(AZIMUTHS) * len(COLORS)).float().mean()))
     lowest = min(range(len(CLASSES)), key=lambda i: min(color[i], geo[i]))
     return {
         "color": float(np.mean(color)),
         "geo": float(np.mean(geo)),
-        "view": float(np.mean(view)),
+        **({"view": float(np.mean(view))} if views else {}),
         "worst": {"class": CLASSES[lowest], "color": color[lowest], "geo": geo[lowest]},
     }
 

@@ -12,7 +12,7 @@ import torch
 from ..base import markdown
 from ..base.errors import ExportError, PromptError, UsageError
 from ..export.isosurface import Mesh, extract_mesh
-from ..optimise.mesh import MeshStage
+from ..optimise.mesh import SolidStage
 from ..runs.texture import TextureStage
 from ..scene.field import Field
 from ..scene.solid import sample_triangles
@@ -67,7 +67,7 @@ def solid_of(state) -> tuple[Callable, Callable, Mesh | None]:
     where = state.device
     if isinstance(state, TextureStage) and not state.own:
         raise UsageError("a refined mesh has no figures: its shape is the one that was imported")
-    if not isinstance(state, (MeshStage, TextureStage)):
+    if not isinstance(state, (SolidStage, TextureStage)):
         return volume_of(state.field, where)
     with torch.no_grad():
         vertices, faces = state.surface()

@@ -9,29 +9,35 @@ import torch
 from ..base.errors import PriorError
 from ..config.schema import RunConfig
 from ..hub.fetch import model_path
-from ..hub.names import LATENT_TOYBOX, MULTIVIEW_TOYBOX, TOYBOXES
+from ..hub.names import TOYBOXES
 from .checks import what_it_is
+from .clip import ClipGuidance, check_clip, load_clip_guidance
 from .denoisers.diffusion import DiffusionDenoiser, Family
 from .denoisers.flow import FLOW
 from .denoisers.latent import LATENT
 from .denoisers.multiview import MULTIVIEW, MULTIVIEW_PIXELS
 from .denoisers.pixel import PIXEL
 from .denoisers.sdxl import SDXL
+from .dual_encoder import is_dual_encoder
+from .embedded import embedded_folder
 from .pipeline_folder import read_index
 from .protocol import Distill
 from .rules import check_rule, rule_of
 from .score_distillation import ScoreDistillation
 
-KINDS = {LATENT_TOYBOX: "latent", MULTIVIEW_TOYBOX: "multiview"}  # of train-prior; of the others "pixel"
-PRIORS = Path(__file__).parents[1] / "toybox" / "priors"
 FAMILIES = (MULTIVIEW, MULTIVIEW_PIXELS, FLOW, SDXL, LATENT, PIXEL)  # the first that accepts a folder is its family
 
 
-def load_guidance(config: RunConfig, device: torch.device | str, rule: Distill | None = None) -> ScoreDistillation:
-    """The guidance of a run, on `device`. `config.guidance.model` is an embedded prior, a local folder in diffusers
-    format, or a short name or hub id (hub/names.py), which alone may lead to a download. rule: a distillation rule of
-    one's own instead of `config.guidance.rule`. Raises PriorError where the model is missing, damaged, or of a kind
-    that is not understood, and UsageError for a rule that is not for it."""
+def load_guidance(
+    config: RunConfig, device: torch.device | str, rule: Distill | None = None
+) -> ScoreDistillation | ClipGuidance:
+    """The guidance of a run, on `device`, of the kind that the config names. `config.guidance.model` is an embedded
+    prior, a local folder in diffusers format (of a CLIP in transformers'), or a short name or hub id (hub/names.py),
+    which alone may lead to a download. rule: a distillation rule of one's own instead of `config.guidance.rule`. Raises
+    PriorError where the model is missing, damaged, or of a kind that is not understood, and UsageError for a rule that
+    is not for it."""
+    if config.guidance.kind == "clip":
+        return load_clip_guidance(config, torch.device(device))
     folder = model_folder(config)
     found = family(folder)
     if rule is None:
@@ -43,12 +49,17 @@ def load_guidance(config: RunConfig, device: torch.device | str, rule: Distill |
 
 def check_guidance(config: RunConfig) -> None:
     """Raise PriorError for what can be known to be wrong with the model's folder without loading its weights."""
+    if config.guidance.kind == "clip":
+        check_clip(config)
+        return
     folder = model_folder(config)
     family(folder).check(folder)
 
 
 def family(folder: Path) -> Family:
     """That of the model in a folder. Raises PriorError where there is none."""
+    if is_dual_encoder(folder):
+        raise PriorError(f"{folder} holds a CLIP, no diffusion model: guide with it by preset dreamfields or clipmesh")
     index = read_index(folder)
     for found in FAMILIES:
         if found.accepts(index):
@@ -63,12 +74,4 @@ def family(folder: Path) -> Family:
 def model_folder(config: RunConfig) -> Path:
     """The local folder of the config's model; fetched where it is on the hub only."""
     model = config.guidance.model
-    if model not in TOYBOXES:
-        return model_path(model)
-    folder = PRIORS / TOYBOXES[model]
-    if not folder.is_dir():
-        raise PriorError(
-            f"{model} is not part of this installation; "
-            f"to train one: dreamfusion-ngp train-prior --kind {KINDS.get(model, 'pixel')} -o FOLDER"
-        )
-    return folder
+    return embedded_folder(model) if model in TOYBOXES else model_path(model)

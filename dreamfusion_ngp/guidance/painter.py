@@ -23,7 +23,8 @@ from .denoisers.depth import Seen, channel_problem, check_control, with_channel,
 from .denoisers.diffusion import DiffusionDenoiser, Family
 from .denoisers.latent import LATENT
 from .denoisers.sdxl import SDXL
-from .load import PRIORS, family, model_folder
+from .embedded import PRIORS
+from .load import family, model_folder
 from .pipeline_folder import read_config
 from .sampling import decoder, image_to_image
 

@@ -210,7 +210,7 @@ def load_schedule(folder: Path, index: dict, said: str | None = None, shifted: b
 
 
 @contextmanager
-def _no_progress_bar():
+def no_progress_bar():
     """transformers draws a bar for every model that it loads; ours is the only progress to see."""
     from transformers.utils import logging as transformers_logging
 
@@ -244,5 +244,5 @@ def _load(cls: type, part: Path, source: Path | None = None, **options):
     """The class's object from `source`, by default the part's folder, which messages name."""
     if not part.is_dir():
         raise PriorError(f"{part.parent} is incomplete: {part.name}/ is missing")
-    with fitting(f"{part} cannot be loaded as {cls.__name__}"), _no_progress_bar():
+    with fitting(f"{part} cannot be loaded as {cls.__name__}"), no_progress_bar():
         return cls.from_pretrained(source or part, local_files_only=True, **options)

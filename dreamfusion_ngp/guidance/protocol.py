@@ -24,8 +24,8 @@ TEXTS = ("text", "plain", "empty", "negative", "flawed")
 class GuidanceOutput:
     """What a guidance says of a batch of images.
 
-    gradient: (B, H, W, 3) float32, of the guidance's loss on the images, mean-reduced over views.  value: the loss, a
-    0-d tensor.  log: numbers or detached 0-d tensors to record.
+    gradient: float32, of the images' shape, of the guidance's loss on the images, mean-reduced over views.  value: the
+    loss, a 0-d tensor.  log: numbers or detached 0-d tensors to record.
     """
 
     gradient: Tensor
@@ -36,7 +36,8 @@ class GuidanceOutput:
 class Guidance(Protocol):
     """Judges renderings.
 
-    image: (B, H, W, 3) float32 in [0, 1], without autograd.  views: the B views it shows.  part: how many parts of
+    image: (B, H, W, 3) float32 in [0, 1], without autograd; with `GuidanceConfig.layers` (B, H, W, 4), colours over
+    black and opacity, and so is the gradient.  views: the B views it shows.  part: how many parts of
     steps the run has made; all randomness is a function of the run's seed and of it.  progress: fraction of the run in
     [0, 1).
     """

@@ -12,15 +12,18 @@ from ..base.errors import PriorError
 
 TOYBOX_NAME, LATENT_TOYBOX, MULTIVIEW_TOYBOX = "toybox", "toybox-256", "toybox-mv"
 DEPTH_TOYBOX = "toybox-depth"  # no model by itself: a ControlNet for toybox-256
+CLIP_TOYBOX = "toybox-clip"  # no diffusion model, but a dual encoder
 # Names of the embedded priors, and their folders in toybox/priors.
 TOYBOXES = {
     TOYBOX_NAME: "toybox-64",
     "toybox-64": "toybox-64",
     LATENT_TOYBOX: "toybox-256",
     MULTIVIEW_TOYBOX: "toybox-mv",
+    CLIP_TOYBOX: "toybox-clip",
 }
 EMBEDDED = {"", *TOYBOXES, DEPTH_TOYBOX}  # what lies in no folder of the user's and is on no hub
-TOYBOX_PRESETS = {LATENT_TOYBOX: "toybox-256", MULTIVIEW_TOYBOX: "toybox-mv"}  # of the others "fast"
+# Of the others "fast".
+TOYBOX_PRESETS = {LATENT_TOYBOX: "toybox-256", MULTIVIEW_TOYBOX: "toybox-mv", CLIP_TOYBOX: "dreamfields"}
 
 
 @dataclass(frozen=True)
@@ -51,6 +54,10 @@ ALIASES = {
     "if": Alias(("DeepFloyd/IF-I-XL-v1.0",), "if", "DeepFloyd IF licence", gated=True),
     "if-l": Alias(("DeepFloyd/IF-I-L-v1.0",), "if", "DeepFloyd IF licence", gated=True),
     "if-m": Alias(("DeepFloyd/IF-I-M-v1.0",), "if", "DeepFloyd IF licence", gated=True),
+    # The three of DreamFusion's table. What the hub holds of the first two in safetensors may be a community's copy.
+    "clip-b32": Alias(("openai/clip-vit-base-patch32",), "dreamfields", "MIT"),
+    "clip-b16": Alias(("openai/clip-vit-base-patch16",), "dreamfields", "MIT"),
+    "clip-l14": Alias(("openai/clip-vit-large-patch14",), "dreamfields", "MIT"),
 }
 # The preset of a pipeline that has no short name, by the start of its class in model_index.json.
 CLASS_PRESETS = {
@@ -59,6 +66,8 @@ CLASS_PRESETS = {
     "StableDiffusion3": "sd3",
     "StableDiffusion": "sd21",
     "IF": "if",
+    "CLIPModel": "dreamfields",
+    "SiglipModel": "dreamfields",
 }
 
 HUB_ID = re.compile(r"([\w][\w.-]*/[\w][\w.-]*)(?:@([\w][\w./-]*))?", re.ASCII)

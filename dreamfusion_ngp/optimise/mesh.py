@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import Self
 
 import torch
@@ -12,8 +13,9 @@ from ..base.errors import DivergenceError, UsageError
 from ..config.schema import RunConfig
 from ..guidance.protocol import Guidance
 from ..render.mesh import MeshRendering, render_mesh
-from ..render.mesh_losses import consistency_loss, laplacian_loss, sign_change_loss
+from ..render.mesh_losses import consistency_loss, laplacian_loss, laplacian_weight, sign_change_loss
 from ..scene.cameras import Cameras
+from ..scene.control_surface import ControlSurface
 from ..scene.distance_field import make_field
 from ..scene.surface import Surface
 from ..scene.tetra_surface import TetraSurface
@@ -73,16 +75,17 @@ class SurfaceStage:
         return StepRecord(step, terms, output.log, opacity, counts, self.adam.nonfinite, seconds)
 
     def look(self, drawn: Draw) -> MeshRendering:
-        views = drawn.views
-        return render_mesh(
+        views, layers = drawn.views, self.config.guidance.layers
+        seen = render_mesh(
             self.surface,
             views.cameras,
             views.shading,
-            drawn.colors,
+            torch.zeros_like(drawn.colors) if layers else drawn.colors,
             resolution=drawn.size,
             samples=self.config.mesh.samples,
             show=self.config.mesh.show,
         )
+        return replace(seen, rgb=torch.cat([seen.rgb, seen.opacity[..., None]], -1)) if layers else seen
 
     def losses(self, seen: MeshRendering) -> dict[str, tuple[float, Tensor]]:
         """(weight, value) of the regularisers."""
@@ -149,16 +152,31 @@ class SurfaceStage:
         return volume / (2 * self.surface.bound) ** 3
 
 
-class MeshStage(SurfaceStage):
+class SolidStage(SurfaceStage):
+    """The stage of a closed surface with colours in space, whose mesh is exported anew.
+
+    frame: (4,) float64, where the mesh's file has the scene's origin, and its units to one of the world.
+    """
+
+    surface: TetraSurface | ControlSurface
+    frame: Tensor
+
+    def __init__(self, config: RunConfig, device: str | torch.device, surface: TetraSurface | ControlSurface):
+        super().__init__(config, device, surface)
+        self.frame = torch.tensor([0.0, 0, 0, 1], dtype=torch.float64, device=self.device)
+
+    def tensors(self) -> dict[str, Tensor]:
+        return super().tensors() | {"frame": self.frame}
+
+
+class MeshStage(SolidStage):
     """The surface of a volume, on a lattice: its shape, and its colours."""
 
     surface: TetraSurface
-    frame: Tensor  # (4,) float64: where the mesh's file has the scene's origin, and its units to one of the world
 
     def __init__(self, config: RunConfig, device: str | torch.device):
         field = make_field(config.field, config.seed)
         super().__init__(config, device, TetraSurface(field, config.mesh, config.field, config.seed))
-        self.frame = torch.tensor([0.0, 0, 0, 1], dtype=torch.float64, device=self.device)
 
     def learnt(self) -> dict[str, list[torch.nn.Parameter]]:
         if self.config.mesh.learn == "all":
@@ -204,9 +222,6 @@ class MeshStage(SurfaceStage):
         self.surface.reopen()
         return True
 
-    def tensors(self) -> dict[str, Tensor]:
-        return super().tensors() | {"frame": self.frame}
-
     def stepped(self) -> None:
         if self.step % self.config.mesh.refresh == 0:
             self.surface.refresh_band()
@@ -218,7 +233,8 @@ class MeshStage(SurfaceStage):
         if config.consistency:
             found["consistency"] = (config.consistency, consistency_loss(seen.vertices, seen.faces))
         if config.laplacian:
-            found["laplacian"] = (config.laplacian, laplacian_loss(seen.vertices, seen.faces))
+            weight = laplacian_weight(config, self.step / self.config.steps)
+            found["laplacian"] = (weight, laplacian_loss(seen.vertices, seen.faces))
         if config.sign_change:
             found["sign_change"] = (config.sign_change, sign_change_loss(surface.value, surface.band.edges))
         return found

@@ -18,9 +18,11 @@ from ..render.losses import (
     entropy_loss,
     entropy_weight,
     opacity_loss,
+    opacity_target,
     orientation_loss,
     orientation_weight,
     smoothness_loss,
+    transmittance_loss,
 )
 from ..render.volume import Rays, Rendering, cast, flat_background, integrate
 from ..scene.cameras import Cameras
@@ -32,7 +34,7 @@ from ..scene.views import Views, sample_views
 from .adam import Adam
 
 CAMERA = ("c2w", "focal", "azimuth", "elevation")
-REGULARISERS = ("orientation", "opacity_loss", "entropy", "smoothness", "eikonal")
+REGULARISERS = ("orientation", "opacity_loss", "entropy", "smoothness", "eikonal", "transmittance")
 
 
 class State:
@@ -76,6 +78,7 @@ class State:
             colors=zeros(views, 3),
             loss=zeros(len(REGULARISERS)),
             points=zeros(config.loss.eikonal_points if config.loss.eikonal else 0, 3),
+            target=zeros(),
             factors=zeros(len(pairs), 2),
             **self.schedule(0.0),
         )
@@ -149,8 +152,10 @@ def fill_numbers(state: State, drawn: Draw) -> None:
             entropy_weight(weights, drawn.progress),
             weights.smoothness,
             weights.eikonal,
+            weights.transmittance,
         ),
         points=eikonal_points(state, drawn.number),
+        target=opacity_target(weights, drawn.progress),
         factors=state.adam.factors(step, config.steps),
         **state.schedule(drawn.progress),
     )
@@ -169,8 +174,8 @@ def refresh_is_due(config: RunConfig, number: int) -> bool:
 
 @dataclass(frozen=True)
 class Look:
-    """A rendering with its loss terms, as long as the gradient is to come. penalty: their weighted sum. opacity: mean.
-    info: (2,) samples taken and dropped."""
+    """A rendering with its loss terms, as long as the gradient is to come. rgb: (B, H, W, 3), what the guidance sees,
+    or (B, H, W, 4) layers. penalty: their weighted sum. opacity: mean. info: (2,) samples taken and dropped."""
 
     rgb: Tensor
     terms: dict[str, Tensor]
@@ -196,12 +201,15 @@ def look(state: State, rays: Rays, network: bool) -> Look:
     """Render `rays`, before the background network or plain colours."""
     config, numbers = state.config, state.numbers
     background = state.background if network else flat_background(numbers["colors"])
+    if config.guidance.layers:
+        background = flat_background(torch.zeros_like(numbers["colors"]))
     rendering = integrate(state.field, rays, numbers["shading"], background, config.render)
     terms = losses(state, rendering)
     weights = dict(zip(REGULARISERS, numbers["loss"].unbind(), strict=True))
     first, *others = (weights[name] * term for name, term in terms.items())
-    penalty = sum(others, first)
-    return Look(rendering.rgb, terms, penalty, rendering.opacity.detach().mean(), rendering.info)
+    penalty, opacity = sum(others, first), rendering.opacity
+    rgb = torch.cat([rendering.rgb, opacity[..., None]], -1) if config.guidance.layers else rendering.rgb
+    return Look(rgb, terms, penalty, opacity.detach().mean(), rendering.info)
 
 
 def losses(state: State, seen: Rendering) -> dict[str, Tensor]:
@@ -217,6 +225,8 @@ def losses(state: State, seen: Rendering) -> dict[str, Tensor]:
     if state.config.loss.eikonal:
         _, _, elsewhere = state.field(state.numbers["points"])
         terms["eikonal"] = eikonal_loss(seen.gradient, seen.count) + eikonal_loss(elsewhere)
+    if state.config.loss.transmittance:
+        terms["transmittance"] = transmittance_loss(seen.opacity, state.numbers["target"])
     return terms
 
 

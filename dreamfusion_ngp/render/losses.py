@@ -3,6 +3,8 @@ over rays, in the scale of an SDS loss that is a mean over pixels and channels."
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor
 
@@ -46,6 +48,19 @@ def eikonal_loss(gradient: Tensor, count: Tensor | None = None) -> Tensor:
     used = torch.arange(len(miss), device=miss.device) < count
     total = (miss * used).sum(dtype=torch.float64)  # the order of a sum of float32 would show how long the buffer is
     return (total / count.clamp(min=1)[0]).to(miss.dtype)
+
+
+def transmittance_loss(opacity: Tensor, target: Tensor) -> Tensor:
+    """Minus the mean over views of min(1 - target, mean transmittance): what is more opaque on average than the target
+    becomes clearer (Jain et al., "Zero-Shot Text-Guided Object Generation with Dream Fields", CVPR 2022, equation 6).
+    opacity: (B, H, W). target: (), mean opacity of a view."""
+    return -torch.minimum(1 - opacity.mean((1, 2)), 1 - target).mean()
+
+
+def opacity_target(config: LossConfig, progress: float) -> float:
+    """The target of `transmittance_loss`: its logarithm falls linearly over the first `opacity_ramp` of the run."""
+    start, end = (math.log(v) for v in config.opacity_target)
+    return math.exp(start + (end - start) * min(1.0, progress / max(config.opacity_ramp, 1e-9)))
 
 
 def orientation_weight(config: LossConfig, progress: float) -> float:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from ..config.schema import MeshConfig
 from ..scene.surface import vertex_normals
 
 
@@ -29,6 +30,16 @@ def laplacian_loss(vertices: Tensor, faces: Tensor) -> Tensor:
     total = torch.zeros_like(vertices).index_add(0, start, vertices[end])
     degree = torch.zeros_like(vertices[:, :1]).index_add(0, start, vertices.new_ones(len(start), 1))
     return ((total / degree.clamp(min=1) - vertices) * (degree > 0)).square().sum() / max(1, len(vertices))
+
+
+def laplacian_weight(config: MeshConfig, progress: float) -> float:
+    """From `laplacian` to `laplacian_end` as 10^(-decay p^2), CLIP-Mesh's schedule in closed form."""
+    fall = 10.0 ** (-config.laplacian_decay * progress**2)
+    return (
+        config.laplacian_end + (config.laplacian - config.laplacian_end) * fall
+        if config.laplacian_decay
+        else (config.laplacian)
+    )
 
 
 def sign_change_loss(value: Tensor, edges: Tensor) -> Tensor:

@@ -177,7 +177,7 @@ def shares(times: dict[str, float]) -> str:
 def log_memory_plan(guidance, state: Stage) -> None:
     """What a run with a model of one's own will take, before it starts. Nothing for the embedded prior."""
     config, device = state.config, state.device
-    if config.guidance.model in TOYBOXES:
+    if config.guidance.model in TOYBOXES or config.guidance.kind == "clip":
         return
     from ..guidance.memory import plan, plan_text
 

@@ -11,7 +11,7 @@ import torch
 from ..base.devices import choose_device
 from ..base.errors import ExportError, UsageError
 from ..export.formats import STL_SIZE
-from ..optimise.mesh import MeshStage
+from ..optimise.mesh import SolidStage
 from ..optimise.particles import ParticleStage
 from ..optimise.stage import Stage
 from ..optimise.volume import VolumeStage
@@ -56,7 +56,7 @@ def export_run(state: Stage, folder: Path, formats: tuple[str, ...] = ("glb",), 
         result = export_own(state, folder, formats, **options)
     elif isinstance(state, TextureStage):
         result = {"paths": state.write(folder)}
-    elif isinstance(state, MeshStage):
+    elif isinstance(state, SolidStage):
         options.pop("resolution", None)  # its own lattice has one
         with torch.no_grad():
             vertices, triangles = state.surface()

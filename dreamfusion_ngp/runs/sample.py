@@ -66,6 +66,8 @@ def sample(
             raise UsageError(f"sample: {name} must be from {low} to {high}, got {value}")
     began, config = time.monotonic(), check_prompt(config)
     guidance = load_guidance(config, choose_device(device))
+    if not isinstance(guidance, ScoreDistillation):
+        raise UsageError(f"sample: {config.guidance.model} is a CLIP, which draws no pictures")
     settings = sampled(config.guidance, guidance, scale)
     log.info("samples     %d rows at guidance scale %g", rows, settings.scale)
     with guidance.resident():

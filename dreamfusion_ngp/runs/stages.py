@@ -9,11 +9,12 @@ import torch
 from ..config.schema import RunConfig
 from ..optimise.mesh import MeshStage
 from ..optimise.particles import ParticleStage
+from ..optimise.sphere import SphereStage
 from ..optimise.stage import Stage
 from ..optimise.volume import VolumeStage
 from .texture import TextureStage
 
-KINDS = {"volume": VolumeStage, "mesh": MeshStage, "texture": TextureStage}
+KINDS = {"volume": VolumeStage, "mesh": MeshStage, "texture": TextureStage, "sphere": SphereStage}
 
 
 def start(config: RunConfig, device: str | torch.device, previous: Stage | None = None) -> Stage:

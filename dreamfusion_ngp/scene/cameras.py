@@ -96,8 +96,11 @@ def pole_safe_up(azimuth: torch.Tensor, elevation: torch.Tensor) -> torch.Tensor
 
 def sample_elevation(config: CameraConfig, n: int, random: np.random.Generator) -> np.ndarray:
     """(n,) radians: with the configured probability uniform in angle over the whole range (which favours the pole),
-    else uniform in area over the part of the range on the upper half-sphere (DreamFusion A.2)."""
+    else uniform in area over the part of the range on the upper half-sphere (DreamFusion A.2). `low_elevation` b: by
+    Beta(1, b) from the range, whose lower end is likeliest (CLIP-Mesh)."""
     low, high = (math.radians(d) for d in config.elevation)
+    if config.low_elevation:
+        return low + (high - low) * (1 - (1 - random.random(n)) ** (1 / config.low_elevation))
     in_angle = low + (high - low) * random.random(n)
     s0, s1 = math.sin(max(low, 0.0)), math.sin(high)
     in_area = np.arcsin(s0 + (s1 - s0) * random.random(n))

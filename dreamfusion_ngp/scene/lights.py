@@ -15,9 +15,11 @@ def sample_modes(config: LightConfig, n: int, progress: float, random: np.random
     """(n,) int: one shading mode per view.
 
     Before `config.albedo_only_until` (a fraction of the run) every view is albedo. Afterwards a view is lit with
-    probability `lit_probability`, and a lit view is textureless with probability `textureless_probability`.
+    probability `lit_probability`, and a lit view is textureless with probability `textureless_probability`, until
+    `textureless_until`.
     """
     lit, plain = random.random(n) < config.lit_probability, random.random(n) < config.textureless_probability
+    plain &= progress < config.textureless_until
     modes = np.where(lit, np.where(plain, TEXTURELESS, LAMBERTIAN), ALBEDO)
     return np.where(progress < config.albedo_only_until, ALBEDO, modes)
 

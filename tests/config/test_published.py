@@ -136,7 +136,8 @@ def test_what_a_preset_changes_is_what_it_lists_with_reasons_in_the_docs_too(nam
 def test_every_model_has_a_preset_of_its_family():
     assert preset_name("", "StableDiffusion3Pipeline") == ALIASES["sd35"].preset == "sd3"
     assert preset_name("", "StableDiffusionXLPipeline") == "sdxl" and preset_name("", "IFPipeline") == "if"
-    assert {alias.preset for alias in ALIASES.values()} == set(DETAILS)
+    assert preset_name("", "CLIPModel") == preset_name("", "SiglipModel") == ALIASES["clip-b32"].preset
+    assert {alias.preset for alias in ALIASES.values()} == {*DETAILS, "dreamfields"}
 
 
 class Asked(Exception):

@@ -1,0 +1,102 @@
+"""The embedded CLIP, toybox-clip: a vision transformer and a text transformer, in transformers' classes only.
+
+It guides and never scores. What it shares with the judge are the toys; architecture, loss, pictures, seed and texts are
+its own: the judge is a convolutional network with a bag of words.
+"""
+
+from __future__ import annotations
+
+import copy
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from ...guidance.dual_encoder import MEAN, STD, DualEncoder
+from ..world.captions import WORDS
+from .model import forget_origin, quiet
+
+CLIP_PRIOR = Path(__file__).parents[1] / "priors" / "toybox-clip"
+SIZE = 64  # pixels a side of what it sees
+TOKENS = 12  # of a caption, with its two ends
+DIMENSION = 96  # of the shared space
+ENDS = ("<|startoftext|>", "<|endoftext|>")
+
+
+@dataclass
+class ClipPrior:
+    """A CLIP and its tokenizer."""
+
+    model: torch.nn.Module
+    tokenizer: object
+
+    def encoder(self) -> DualEncoder:
+        """What guides and what is tested, with these weights."""
+        return DualEncoder(self.model, self.tokenizer, "toybox-clip")
+
+    def save(self, folder: Path) -> None:
+        """Write a folder of transformers' CLIPModel, float16 safetensors."""
+        folder = Path(folder)
+        with quiet():
+            copy.deepcopy(self.model).to(torch.float16).save_pretrained(folder, safe_serialization=True)
+            build_tokenizer().save_pretrained(folder)
+        forget_origin(folder / "config.json")
+        prepare = {"image_mean": MEAN, "image_std": STD, "size": {"shortest_edge": SIZE}}
+        (folder / "preprocessor_config.json").write_text(json.dumps(prepare) + "\n")
+
+
+def build_tokenizer():
+    """CLIP's byte-pair tokenizer, with merges for the words of toys: each is one token, other words are letters."""
+    from transformers import CLIPTokenizer
+
+    letters = sorted(set("".join(WORDS)) | set("abcdefghijklmnopqrstuvwxyz0123456789,.'-"))
+    tokens = [*letters, *(c + "</w>" for c in letters)]
+    known, merges = set(tokens), []
+    for word in WORDS:
+        start, *rest = [*word[:-1], word[-1] + "</w>"]
+        for piece in rest:
+            if (start, piece) not in merges:
+                merges.append((start, piece))
+            start += piece
+            if start not in known:
+                known.add(start)
+                tokens.append(start)
+    vocabulary = {token: i for i, token in enumerate([*ENDS, *tokens])}
+    return CLIPTokenizer(vocab=vocabulary, merges=merges, model_max_length=TOKENS)
+
+
+def build_clip(seed: int = 0) -> ClipPrior:
+    """The untrained CLIP: 0.4 million parameters."""
+    from transformers import CLIPConfig, CLIPModel
+
+    torch.manual_seed(seed)
+    tokenizer = build_tokenizer()
+    vision = dict(hidden_size=96, intermediate_size=288, num_hidden_layers=3, num_attention_heads=3)
+    text = dict(hidden_size=64, intermediate_size=128, num_hidden_layers=1, num_attention_heads=4)
+    config = CLIPConfig(
+        text_config=text
+        | dict(
+            vocab_size=len(tokenizer), max_position_embeddings=TOKENS, bos_token_id=0, eos_token_id=1, pad_token_id=1
+        ),
+        vision_config=vision | dict(image_size=SIZE, patch_size=8),
+        projection_dim=DIMENSION,
+    )
+    return ClipPrior(CLIPModel(config), tokenizer)
+
+
+def load_clip(folder: Path = CLIP_PRIOR) -> ClipPrior:
+    """The CLIP saved in `folder`, weights in float32. Raises OSError where it or a weight is missing."""
+    from transformers import CLIPModel, CLIPTokenizer
+
+    folder = Path(folder)
+    if not (folder / "config.json").is_file():
+        raise OSError(f"{folder} has no config.json")
+    with quiet():
+        model, info = CLIPModel.from_pretrained(
+            folder, local_files_only=True, use_safetensors=True, output_loading_info=True
+        )
+        tokenizer = CLIPTokenizer.from_pretrained(folder, local_files_only=True)
+    if info["missing_keys"]:
+        raise OSError(f"{folder}: {len(info['missing_keys'])} weights are missing")
+    return ClipPrior(model.to(torch.float32), tokenizer)

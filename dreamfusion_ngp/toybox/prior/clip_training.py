@@ -1,0 +1,206 @@
+"""The training of the embedded CLIP: `train-prior --kind clip`.
+
+CLIP's cross-entropy, with all texts there are in the place of those of a batch. Its pictures have Dream Fields' own
+backgrounds and windows, which a guidance shows it, and every second batch is moved to where the loss is largest within
+a small distance (Madry et al. 2018): the gradients of a network so trained look like things (Santurkar et al. 2019,
+"Image Synthesis with a Single (Robust) Classifier"), those of another like noise. A public CLIP comes by some of that
+through its hundreds of millions of pictures.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ...base.console import silent
+from ...base.errors import PriorError
+from ...base.precision import autocast
+from ...base.slots import sent
+from ...config.schema import CameraConfig, ClipConfig
+from ...guidance.clip_pictures import backgrounds, draw_windows, windows
+from ...guidance.dual_encoder import DualEncoder
+from ...scene.cameras import sample_cameras
+from ...scene.lights import TEXTURELESS, sample_light_positions, sample_modes, shading_rows
+from ..world.captions import subject
+from ..world.shapes import CLASSES, COLORS, PARAMETERS
+from ..world.tracer import shade, trace
+from .cache import Shelves
+from .clip_model import SIZE, ClipPrior, build_clip, load_clip
+from .loop import EMPTY_LOG, read_log, run_task
+from .loss import LIGHTS, TrainPriorConfig, random_colors
+from .pixels import check_request
+
+# Wider than the prior's and the judge's: from below to above, near and far, off the middle.
+CAMERAS = CameraConfig(
+    elevation=(-10.0, 75.0),
+    uniform_angle_probability=1.0,
+    distance=(1.1, 1.75),
+    focal=(0.8, 1.6),
+    distance_per_focal=True,
+    position_jitter=0.05,
+    look_at_std=0.04,
+    up_std=0.02,
+)
+BACKGROUNDS = ClipConfig(backgrounds=("noise", "checker", "fourier", "flat", "flat"), cells=(2, 10))
+SHARE = (0.8, 1.0)  # of a picture's side, of the windows
+TEMPLATES = ("{}", "a photo of {}", "a 3d model of {}", "a render of {}")
+PLAIN_TEXT = 0.6  # of the batches: the toy alone
+ATTACKED, DISTANCE = 0.5, 1.0  # of the batches; Euclidean, over the 3 x 64 x 64 numbers of a picture
+CALM = 0.35  # part of a run, at its start, without attacks: what is not known yet cannot be attacked
+MAX_SCALE = 50.0  # of the inner products
+FILL = 60  # views of a class before the training begins
+OUTER = ("vision_model.embeddings.patch_embedding", "visual_projection", "text_projection")
+
+CLIP = TrainPriorConfig(
+    images=200_000,
+    batch=64,
+    learning_rate=1e-3,
+    warmup_images=3000,
+    ema_half_life=6_000,
+    views_per_class=900,
+    chunk=6,
+    trace_every=2,
+    save_every=180.0,
+)
+CLIP_GPU = replace(
+    CLIP,
+    images=6_000_000,
+    batch=256,
+    warmup_images=20_000,
+    ema_half_life=100_000,
+    views_per_class=4096,
+    chunk=256,
+    trace_every=32,
+)
+
+
+class ClipTask:
+    """See `loop.Task`."""
+
+    name, sheet = "", None
+    outer: tuple[str, ...] = OUTER
+
+    def __init__(self, prior: ClipPrior, config: TrainPriorConfig):
+        self.model, self.config, self.next = prior, config, 0
+        self.encoder = prior.encoder()
+        whole = [subject(name, color) for name in CLASSES for color in COLORS]
+        captions = [*map(subject, CLASSES), *whole]
+        self.ids = [caption_ids(self.encoder, [t.format(c) for c in captions]) for t in TEMPLATES]
+
+    def parts(self, model: ClipPrior) -> list:
+        return [model.model]
+
+    def open(self, random: np.random.Generator, device: str) -> None:
+        self.random, self.device = random, device
+        self.shelves = Shelves(self.config.views_per_class, device, SIZE)
+
+    def fill(self) -> None:
+        for _ in range(len(CLASSES) * max(1, min(FILL, self.config.views_per_class) // self.config.chunk)):
+            self.grow()
+
+    def grow(self) -> None:
+        """Trace one chunk of the next class."""
+        index, self.next, n = self.next % len(CLASSES), self.next + 1, self.config.chunk
+        cameras = sample_cameras(CAMERAS, n, self.random)
+        u = sent(self.random.uniform(-1, 1, (n, PARAMETERS)), self.device, torch.float32)
+        self.shelves.add(index, trace(CLASSES[index], u, cameras.to(self.device), SIZE), cameras)
+
+    def batch(self, progress: float) -> tuple[Tensor, ...]:
+        """pictures (n, 3, SIZE, SIZE) in [0, 1]; classes, colours (n,); textureless (n,) bool; ids (20 + 220, tokens)
+        of all captions; the distance (1,) to move the pictures, of none where they stay."""
+        n, random = self.config.batch, self.random
+        classes, color = random.integers(len(CLASSES), size=n), random.integers(len(COLORS), size=n)
+        modes = sample_modes(LIGHTS, n, 1.0, random)
+        pictures = shown(self.shelves.draw(classes, random), color, modes, random)
+        template = 0 if random.random() < PLAIN_TEXT else int(random.integers(1, len(TEMPLATES)))
+        moved = np.full(int(random.random() < ATTACKED and progress >= CALM), DISTANCE, np.float32)
+        rest = (classes, color, modes == TEXTURELESS, self.ids[template], moved)
+        return pictures, *(sent(values, self.device) for values in rest)
+
+    def loss(self, pictures: Tensor, classes: Tensor, color: Tensor, clay: Tensor, ids: Tensor, moved: Tensor):
+        with autocast(pictures.device):
+            texts = self.encoder.encode_tokens(ids, None)
+        scale = self.model.model.logit_scale.exp().clamp(max=MAX_SCALE)
+        if len(moved):
+            x = pictures.clone().requires_grad_()
+            error = retrieval_loss(self.encoder, x, texts.detach(), scale.detach(), classes, color, clay)
+            pictures = (pictures + moved * direction(torch.autograd.grad(error, x)[0])).clamp(0, 1)
+        return retrieval_loss(self.encoder, pictures, texts, scale, classes, color, clay)
+
+
+def retrieval_loss(
+    encoder: DualEncoder, pictures: Tensor, texts: Tensor, scale: Tensor, classes: Tensor, color: Tensor, clay: Tensor
+) -> Tensor:
+    """Cross-entropy of a picture's class among the classes, and of its caption among all but for textureless ones."""
+    with autocast(pictures.device):
+        seen = encoder.encode_images(pictures)
+    named, whole = texts.float().split([len(CLASSES), len(texts) - len(CLASSES)])
+    entropy = torch.nn.functional.cross_entropy
+    colored = entropy(scale * seen @ whole.T, classes * len(COLORS) + color, reduction="none") * ~clay
+    return entropy(scale * seen @ named.T, classes) + colored.sum() / (~clay).sum().clamp(min=1)
+
+
+def direction(gradient: Tensor) -> Tensor:
+    """(N, ...) of length 1 each."""
+    return gradient / gradient.flatten(1).norm(dim=1).clamp(min=1e-12).view(-1, 1, 1, 1)
+
+
+def shown(seen, color: np.ndarray, modes: np.ndarray, random: np.random.Generator) -> Tensor:
+    """(n, 3, SIZE, SIZE) pictures in [0, 1] of views (`shelves.Seen`): lights as the paper's, colours as the prior's,
+    windows and backgrounds as Dream Fields'; some worn by noise."""
+    n, device = len(color), seen.buffer.slot.device
+    rows = sent(shading_rows(LIGHTS, sample_light_positions(LIGHTS, seen.position, random), modes), device)
+    behind = backgrounds(BACKGROUNDS, n, SIZE, random, device)
+    picture = shade(seen.buffer, sent(random_colors(color, random), device), rows, behind.permute(0, 2, 3, 1))
+    cut = windows(picture, draw_windows(n, SHARE, random), SIZE)
+    strength = sent(random.uniform(0, 0.06, (n, 1, 1, 1)), device, torch.float32)
+    return (cut + strength * torch.randn_like(cut)).clamp(0, 1)
+
+
+def caption_ids(encoder: DualEncoder, captions: list[str]) -> np.ndarray:
+    """(M, longest) int64: tokens as CLIP reads them, without the padding that all of them have. What comes after a
+    caption's end says nothing: attention looks back only, and the end is what is read."""
+    ids, mask = encoder.tokens(captions)
+    return ids[:, : int(mask.sum(1).max())].cpu().numpy()
+
+
+def train_clip(
+    config: TrainPriorConfig,
+    out: Path,
+    *,
+    resume: Path | None = None,
+    processes: int = 1,
+    device: str = "cpu",
+    score: Callable[[ClipPrior], dict] | None = None,
+    show: Callable[[str], None] = silent,
+) -> None:
+    """Train and leave a folder of transformers' CLIPModel in `out`, with `training.json` beside it. Arguments as of
+    `pixels.train_prior`. Raises UsageError or PriorError before anything is written where that cannot be done."""
+    check_request(config, Path(out), device, mark="config.json")
+    if resume is not None:
+        check_resume(resume)
+    log = read_log(resume) if resume else EMPTY_LOG
+    run_task(build_task, (config, resume, device), config, out, log, processes, device, score, show)
+
+
+def check_resume(resume: Path) -> None:
+    """Raise PriorError for a folder that is no CLIP of toys."""
+    read_log(resume)
+    try:
+        if load_clip(resume).encoder().size != SIZE:
+            raise ValueError(f"it does not see {SIZE} pixels")
+    except (OSError, ValueError, RuntimeError) as error:
+        raise PriorError(f"{resume} cannot be resumed from: {str(error).strip().splitlines()[0]}") from error
+
+
+def build_task(config: TrainPriorConfig, resume: Path | None, device: str) -> ClipTask:
+    prior: Any = load_clip(resume) if resume else build_clip(config.seed)
+    prior.model.set_attn_implementation("eager")  # 65 positions: on a CPU twice as quick as the fused one
+    prior.model.to(device).train()
+    return ClipTask(prior, config)
