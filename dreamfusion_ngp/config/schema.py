@@ -2,35 +2,31 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
-
-def number(default, low: float, high: float):
-    """A setting of one number from `low` to `high`, or of several."""
-    return field(default=default, metadata={"range": (low, high)})
-
-
-def interval(lowest: float, highest: float, low: float, high: float):
-    """A setting (lowest, highest), both from `low` to `high`."""
-    return field(default=(lowest, highest), metadata={"range": (low, high), "interval": True})
-
-
-def choice(default: str, *others: str):
-    """A setting that is one of a few words."""
-    return field(default=default, metadata={"choices": (default, *others)})
+from .guidance import ClipConfig, GuidanceConfig
+from .limits import choice, interval, number
 
 
 @dataclass(frozen=True)
-class CameraConfig:
+class JitterConfig:
+    """Away from the plan. Keys `camera.NAME`, as all of CameraConfig."""
+
+    position_jitter: float = number(0.1, 0, 1e3)  # world units, uniform in each axis
+    look_at_std: float = number(0.2, 0, 1e3)  # world units (the paper's N(0, 0.2 I), read as a deviation)
+    up_std: float = number(0.02, 0, 10)  # added to the unit up vector
+
+
+@dataclass(frozen=True)
+class CameraConfig(JitterConfig):
+    """Where the cameras of a step are."""
+
     elevation: tuple[float, float] = interval(-10.0, 90.0, -90, 90)  # degrees
     uniform_angle_probability: float = number(0.5, 0, 1)  # else uniform in area on the upper half-sphere
     low_elevation: float = number(0.0, 0, 100)  # b of Beta(1, b), by which it is drawn from the range; 0: as above
     distance: tuple[float, float] = interval(1.0, 1.5, 1e-3, 1e3)  # world units from the origin
     focal: tuple[float, float] = interval(0.7, 1.35, 1e-2, 1e2)  # image widths; full field of view 71 to 41 degrees
     distance_per_focal: bool = False  # distance is multiplied by the focal length: constant framing
-    position_jitter: float = number(0.1, 0, 1e3)  # world units, uniform in each axis
-    look_at_std: float = number(0.2, 0, 1e3)  # world units (the paper's N(0, 0.2 I), read as a deviation)
-    up_std: float = number(0.02, 0, 10)  # added to the unit up vector
     stratified_azimuth: bool = False  # views of one step evenly spaced around the object
     ring: int = number(
         0, 0, 16
@@ -50,8 +46,9 @@ class LightConfig:
 
 
 @dataclass(frozen=True)
-class FieldConfig:
-    kind: str = choice("density", "sdf")  # what the first output is: density before the activation, signed distance
+class NetworkConfig:
+    """The hash grid and the layer behind it. Keys `field.NAME`, as all of FieldConfig."""
+
     levels: int = number(16, 1, 32)
     features: int = number(2, 1, 8)  # per level
     log2_table: int = number(19, 3, 26)  # rows of one level, at most
@@ -62,6 +59,13 @@ class FieldConfig:
     half_table: bool = False  # kernels read a float16 copy of the table; Adam keeps the float32
     backend: str = choice("native", "tinycudann")  # of the encoding; tinycudann: where that package is
     tensor_cores: bool = False  # CUDA, sm_80: products with W1 in split bfloat16; no gain seen
+
+
+@dataclass(frozen=True)
+class FieldConfig(NetworkConfig):
+    """What the network's outputs are, where they are asked for, and how they begin."""
+
+    kind: str = choice("density", "sdf")  # what the first output is: density before the activation, signed distance
     bound: float = number(0.75, 1e-3, 1e3)  # world units: the scene is the cube [-bound, bound]^3
     density: str = choice("exp", "softplus")
     blob: tuple[str, float, float] = ("gaussian", 5.0, 0.2)  # kind, strength (pre-activation), radius (world units)
@@ -74,86 +78,38 @@ class FieldConfig:
 
 
 @dataclass(frozen=True)
-class RenderConfig:
-    resolution: int = number(64, 1, 4096)  # pixels of a square training view
-    step: float = number(1.5 * 3**0.5 / 256, 1e-6, 1e3)  # world units between samples (the cube's diagonal in 256)
-    near: float = number(0.05, 0, 1e3)  # world units
-    budget: int = number(1 << 19, 1, (1 << 31) - 1)  # samples per step; bounds the memory
+class OccupancyConfig:
+    """The grid of empty space. Keys `render.NAME`, as all of RenderConfig."""
+
     occupancy_resolution: int = number(64, 4, 512)  # cells per axis
     occupancy_decay: float = number(0.95, 0, 1)  # per update
     occupancy_threshold: float = number(0.01, 0, 1e6)  # optical thickness of one step
     occupancy_interval: int = number(16, 1, 1 << 40)  # steps between updates
+
+
+@dataclass(frozen=True)
+class RenderConfig(OccupancyConfig):
+    """Training views of a volume; their size and background are those of a mesh, too."""
+
+    resolution: int = number(64, 1, 4096)  # pixels of a square training view
+    step: float = number(1.5 * 3**0.5 / 256, 1e-6, 1e3)  # world units between samples (the cube's diagonal in 256)
+    near: float = number(0.05, 0, 1e3)  # world units
+    budget: int = number(1 << 19, 1, (1 << 31) - 1)  # samples per step; bounds the memory
     random_background: float = number(0.0, 0, 1)  # probability of a random colour instead of the background network
     resolution_doubles: tuple[float, float] = interval(1.0, 1.0, 0, 1)  # of the run: from there twice as many pixels
 
 
 @dataclass(frozen=True)
-class GuidanceConfig:
-    kind: str = choice("diffusion", "clip")  # of the model: what it distils, or a CLIP's cosine (ClipConfig)
-    model: str = "toybox"  # "toybox", "toybox-256", "toybox-mv", "toybox-clip", or a short name, hub id or folder
-    scale: float | None = None  # uncond + scale (cond - uncond); None: the model's own default
-    t_range: tuple[float, float] = interval(0.02, 0.98, 0, 1)  # of the schedule
-    t_max_end: float = number(0.98, 0, 1)  # upper end at the end of the run (annealed linearly)
-    t_window: float = number(1.0, 0, 1)  # width: t is at least the upper end less this
-    t_min_start: float = number(0.0, 0, 1)  # lower end at the start, where above t_range[0], to which it falls linearly
-    t_anneal: float = number(1.0, 1e-6, 1)  # fraction of the run at whose end both ends have arrived
-    t_shared: bool = False  # one t for all views of a step
-    t_shifted: bool = False  # a flow's t counts the noise levels that its scheduler shifts
-    noise: str = choice("fresh", "shared")  # shared: it turns with the object (guidance/shared_noise.py)
-    noise_refresh: int = number(1000, 1, 1 << 40)  # parts of steps in which shared noise becomes another
-    clip_clean: bool = False  # the guided clean image is clipped to [-1, 1]
-    weighting: str = choice("sigma2", "uniform", "clean", "velocity")  # w(t) (sds.py)
-    rule: str = choice(
-        "sds", "linear", "csd", "nfsd", "bridge", "x0", "asd", "ism", "sdi", "vsd", "rfds", "rfds_rev"
-    )  # of distillation: guidance/distill/, one a file; `--rule` brings its settings, too (config/rules.py)
-    weights: tuple[float, float, float, float] = number((1.0, -1.0, 0.0, 0.0), -1e6, 1e6)  # rule linear: text, empty
-    # text, negative prompt, noise
-    flaws: str = ""  # rule bridge: words that make of the prompt the text to leave behind
-    denoise_steps: int = number(1, 1, 100)  # rule sdi: from z_t to the target; 1: at once
-    lr_lora: float = number(1e-4, 0, 1e3)  # rule vsd: of the LoRA and its conditioning
-    view_words: str = choice("paper", "fine", "degrees", "none")  # config/prompts.py
-    mode_words: bool = False  # name the shading mode; only for models that know the words
-    keep_view: bool = False  # the unconditional branch keeps the view words
-    negative: str = ""  # negative prompt: the text of the unconditional branch
-    view_blend: str = choice("nearest", "linear", "perp-neg")  # linear, perp-neg: embeddings mixed
-    rescale: float = number(0.0, 0, 1)  # share of the rescaling of what guidance makes
-    rescale_of: str = choice("prediction", "clean")  # sds.rescale_guidance of a view; sds.rescale_clean
-    clip_gradient: float = number(0.0, 0, 1e9)  # largest norm of a pixel's gradient (sds.clip_pixels); 0: off
-    resolution: int = number(0, 0, 4096)  # pixels a side of what a latent model sees; 0: its own
-    precision: str = choice("auto", "float32", "float16", "bfloat16")  # float16: on the CPU auto
-    slice: int = number(0, 0, 256)  # views encoded and judged at a time; 0: all
-    checkpoint: bool = False  # the encoder's activations are computed anew in the backward
-    offload: bool = False  # the UNet is on the GPU only while it works
-    compile: str = choice("none", "default", "reduce-overhead", "max-autotune")  # of the UNet: a mode of torch.compile
-    loras: tuple[str, ...] = ()  # each FILE_OR_FOLDER[:WEIGHT[:SHA-256]], added to the model's weights
-    embeddings: tuple[str, ...] = ()  # of textual inversion, each FILE_OR_FOLDER[:WORD[:SHA-256]]
-    vae: str = ""  # folder or hub id of another VAE for the encoder (TAESD)
-    control: str = (
-        ""  # folder or hub id of the model of depth that paints: a ControlNet for `model`, or a whole pipeline
-    )
+class TransmittanceConfig:
+    """Dream Fields' loss. Keys `loss.NAME`, as all of LossConfig."""
 
-    @property
-    def layers(self) -> bool:
-        """Whether a rendering is given as colours over black and opacity, which the guidance puts before backgrounds of
-        its own."""
-        return self.kind == "clip"
+    transmittance: float = 0.0  # mean transmittance of a view (Dream Fields), as far as its opacity is above a target
+    opacity_target: tuple[float, float] = number((0.6, 0.12), 1e-6, 1)  # at the start and at the end of its ramp
+    opacity_ramp: float = number(0.05, 0, 1)  # fraction of the run; the logarithm is linear
 
 
 @dataclass(frozen=True)
-class ClipConfig:
-    """What a CLIP is shown of a rendering (guidance.kind "clip"), and what it is told. Defaults: Dream Fields'."""
-
-    windows: int = number(8, 1, 64)  # of each rendering, each before a background of its own
-    share: tuple[float, float] = interval(80 / 88, 80 / 88, 0.05, 1)  # of a rendering's side, of a window's
-    backgrounds: tuple[str, ...] = ("noise", "checker", "fourier")  # drawn from; there is "flat", too
-    blur: tuple[float, float] = interval(0.0, 10.0, 0, 100)  # deviation in pixels of a picture of 224 a side
-    kernel: int = number(15, 1, 99)  # taps of the blur there
-    cells: tuple[int, int] = interval(8, 8, 1, 64)  # of a checkerboard, a side
-    negative: float = number(0.0, 0, 1e3)  # weight of the cosine with guidance.negative
-
-
-@dataclass(frozen=True)
-class LossConfig:
+class LossConfig(TransmittanceConfig):
     """Weights relative to an SDS loss that is the mean over the pixels and channels of a view, or to a CLIP's, minus
     the mean cosine."""
 
@@ -165,36 +121,60 @@ class LossConfig:
     entropy_from: float = number(0.0, 0, 1)  # fraction of the run where its linear ramp from 0 begins
     eikonal: float = number(0.0, 0, 1e6)  # field.kind sdf: squared differences of |ds/dx| to 1
     eikonal_points: int = number(2048, 1, 1 << 20)  # of the cube, evenly, where it is asked for besides the samples
-    transmittance: float = 0.0  # mean transmittance of a view (Dream Fields), as far as its opacity is above a target
-    opacity_target: tuple[float, float] = number((0.6, 0.12), 1e-6, 1)  # at the start and at the end of its ramp
-    opacity_ramp: float = number(0.05, 0, 1)  # fraction of the run; the logarithm is linear
 
 
 @dataclass(frozen=True)
-class MeshConfig:
-    """A stage of kind "mesh": a surface on a tetrahedral lattice, which starts from a volume, or from another mesh."""
+class DetailConfig:
+    """The finer hash grid, whose colours are added to those that a surface begins with. Keys `mesh.NAME`."""
 
-    resolution: int = number(128, 8, 512)  # steps of the lattice a side, even
-    samples: int = number(1, 1, 4)  # along each side of a pixel
-    refresh: int = number(10, 1, 1 << 40)  # steps between refreshes of the band around the surface
     detail_levels: int = number(8, 1, 32)  # of the hash grid whose colours are added to those of the volume
     detail_finest: int = number(512, 2, 1 << 20)  # grid lines of its finest level; its coarsest has an eighth
     detail_log2_table: int = number(16, 3, 26)
-    lr_offset: float = number(1e-2, 0, 1e3)  # of the lattice points' offsets
+
+
+@dataclass(frozen=True)
+class SmoothConfig:
+    """Regularisers of a surface. Keys `mesh.NAME`."""
+
     consistency: float = number(0.0, 0, 1e9)  # weight: normals of neighbouring triangles are alike
     laplacian: float = number(0.0, 0, 1e9)  # weight: vertices lie amid their neighbours
     laplacian_end: float = number(0.0, 0, 1e9)  # what it falls to, by 10^(-decay p^2) at a fraction p of the run
     laplacian_decay: float = number(0.0, 0, 1e3)  # 0: it stays
     sign_change: float = number(0.0, 0, 1e9)  # weight: values at the ends of an edge have one sign
-    show: str = choice("color", "normal")  # to the guidance; normals in the camera's axes, as (n + 1) / 2
-    learn: str = choice("all", "color")  # color: the shape stays, the finer hash grid alone learns
+
+
+@dataclass(frozen=True)
+class SphereConfig:
+    """What a stage of kind "sphere" begins with. Keys `mesh.NAME`."""
+
     sphere_level: int = number(3, 0, 5)  # a stage of kind "sphere": subdivisions of its icosahedron; 3: 642 vertices
     sphere_radius: float = number(0.4, 1e-3, 1e3)  # world units
     subdivisions: int = number(0, 0, 3)  # by Loop's rule, of these control points, before their limit is taken
 
 
 @dataclass(frozen=True)
-class TextureConfig:
+class MeshConfig(DetailConfig, SmoothConfig, SphereConfig):
+    """A stage of kind "mesh": a surface on a tetrahedral lattice, which starts from a volume, or from another mesh."""
+
+    resolution: int = number(128, 8, 512)  # steps of the lattice a side, even
+    samples: int = number(1, 1, 4)  # along each side of a pixel
+    refresh: int = number(10, 1, 1 << 40)  # steps between refreshes of the band around the surface
+    lr_offset: float = number(1e-2, 0, 1e3)  # of the lattice points' offsets
+    show: str = choice("color", "normal")  # to the guidance; normals in the camera's axes, as (n + 1) / 2
+    learn: str = choice("all", "color")  # color: the shape stays, the finer hash grid alone learns
+
+
+@dataclass(frozen=True)
+class KeepConfig:
+    """Texels of an imported mesh that stay. Keys `texture.NAME`."""
+
+    keep: str = ""  # named views whose well seen texels stay: of front, left, back, right, with commas
+    keep_cosine: float = number(0.5, 0, 1)  # between the normal and the sight: texels above it stay whole
+    keep_feather: float = number(0.2, 0, 1)  # cosines below `keep_cosine` over which they fade into new ones
+
+
+@dataclass(frozen=True)
+class TextureConfig(KeepConfig):
     """A stage of kind "texture": the colours of an imported mesh (docs/imported-meshes.md), or of the stage before."""
 
     source: str = ""  # path of its file
@@ -205,14 +185,11 @@ class TextureConfig:
     textures: str = choice("each", "one")  # one for each image of the file, or for all of them
     size: int = number(1024, 16, 4096)  # texels a side
     faces: int = number(20000, 4, 1 << 30)  # triangles at most, of the mesh that the stage before leaves
-    keep: str = ""  # named views whose well seen texels stay: of front, left, back, right, with commas
-    keep_cosine: float = number(0.5, 0, 1)  # between the normal and the sight: texels above it stay whole
-    keep_feather: float = number(0.2, 0, 1)  # cosines below `keep_cosine` over which they fade into new ones
 
 
 @dataclass(frozen=True)
-class PaintConfig:
-    """Sides of a mesh that a depth-conditioned model repaints in one picture (docs/texture-stage.md)."""
+class PassConfig:
+    """The pass that paints the sides. Keys `paint.NAME`, as all of PaintConfig."""
 
     views: int = number(0, 0, 6)  # 0: none; 4: front, right, back, left; 6: with top and bottom
     resolution: int = number(256, 32, 2048)  # pixels a side of a view; the picture is 2 or 3 views wide and 2 high
@@ -221,6 +198,12 @@ class PaintConfig:
     scale: float | None = None  # guidance scale of the pass; None: the model's own, at most 7.5
     control_scale: float = number(1.0, 0, 10)  # of what a ControlNet says
     together: bool = True  # all sides in one picture; else each alone
+
+
+@dataclass(frozen=True)
+class PaintConfig(PassConfig):
+    """Sides of a mesh that a depth-conditioned model repaints in one picture (docs/texture-stage.md)."""
+
     cosine: float = number(0.2, 0, 1)  # between the normal and the sight: points below it count nothing in a view
     power: float = number(6.0, 0, 64)  # of the cosine, by which a view counts
     rim: int = number(2, 0, 64)  # pixels beside a silhouette or a jump of depth that count nothing
@@ -255,8 +238,8 @@ class RunConfig:
     light: LightConfig = LightConfig()
     field: FieldConfig = FieldConfig()
     render: RenderConfig = RenderConfig()
-    guidance: GuidanceConfig = GuidanceConfig()
-    clip: ClipConfig = ClipConfig()
+    guidance: GuidanceConfig = GuidanceConfig()  # noqa: RUF009 (frozen)
+    clip: ClipConfig = ClipConfig()  # noqa: RUF009 (frozen)
     loss: LossConfig = LossConfig()
     optim: OptimConfig = OptimConfig()
     mesh: MeshConfig = MeshConfig()

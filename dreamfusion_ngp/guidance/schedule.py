@@ -13,7 +13,7 @@ from torch import Tensor
 
 from ..base.rng import Stream, generator
 from ..base.slots import sent
-from ..config.schema import GuidanceConfig
+from ..config.guidance import NoiseConfig
 
 
 @dataclass(frozen=True)
@@ -41,22 +41,22 @@ class Schedule:
         return predicted_noise(output, z, alpha, sigma, self.prediction)
 
 
-def t_max(config: GuidanceConfig, progress: float) -> float:
+def t_max(config: NoiseConfig, progress: float) -> float:
     """Upper end of t at `progress` in [0, 1] of the run: from t_range[1] to t_max_end, linearly."""
     return config.t_range[1] + (config.t_max_end - config.t_range[1]) * annealed(config, progress)
 
 
-def t_min(config: GuidanceConfig, progress: float) -> float:
+def t_min(config: NoiseConfig, progress: float) -> float:
     """Lower end of t at `progress`, where no window narrows it: from t_min_start to t_range[0], linearly (MVDream)."""
     start = max(config.t_min_start, config.t_range[0])
     return start + (config.t_range[0] - start) * annealed(config, progress)
 
 
-def annealed(config: GuidanceConfig, progress: float) -> float:
+def annealed(config: NoiseConfig, progress: float) -> float:
     return min(1.0, max(0.0, progress) / config.t_anneal)
 
 
-def sample_timesteps(config: GuidanceConfig, draws: np.ndarray, progress: float, length: int) -> np.ndarray:
+def sample_timesteps(config: NoiseConfig, draws: np.ndarray, progress: float, length: int) -> np.ndarray:
     """(n,) int64 timesteps of a schedule of `length` steps, for the n views of a step.
 
     t ~ U(t_min, t_max) for each view (paper: U(0.02, 0.98)), its lower end raised to t_max - t_window: with a narrow
@@ -73,7 +73,7 @@ def sample_timesteps(config: GuidanceConfig, draws: np.ndarray, progress: float,
 
 
 def draw(
-    config: GuidanceConfig, shape: tuple[int, ...], *, seed: int, part: int, progress: float, length: int
+    config: NoiseConfig, shape: tuple[int, ...], *, seed: int, part: int, progress: float, length: int
 ) -> tuple[np.ndarray, np.ndarray]:
     """(B,) int64 timesteps of a schedule of `length` steps and float32 noise of `shape` (B, C, H, W): functions of
     (seed, part) alone, the same on every device and however the views of a step are cut into parts."""

@@ -18,8 +18,8 @@ from torch import Tensor
 from ..base.cache import cache_folder, keep
 from ..base.characters import clean_text
 from ..base.errors import PriorError
+from ..config.guidance import WordsConfig
 from ..config.prompts import MODE_WORDS, VIEW_WORDS
-from ..config.schema import GuidanceConfig
 from .cut import fit_prompt
 from .inversions import Inversions
 from .pipeline_folder import fitting, load_model
@@ -33,7 +33,7 @@ LONGEST = 1 << 16  # characters of a text with its view words
 SMALL = 64 << 20  # bytes; the content of larger files is not read for the fingerprint
 
 
-def vocabulary(config: GuidanceConfig) -> tuple[list[str], tuple[str, ...]]:
+def vocabulary(config: WordsConfig) -> tuple[list[str], tuple[str, ...]]:
     """All view words and all mode words that `config` can add to a prompt."""
     words = VIEW_WORDS[config.view_words]
     views = {words(math.radians(a), math.radians(e)) for a in range(-180, 180, 5) for e in range(-90, 91, 3)}

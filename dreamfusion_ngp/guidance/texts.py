@@ -11,8 +11,9 @@ import torch
 from torch import Tensor
 
 from ..base.slots import sent
+from ..config.guidance import WordsConfig
 from ..config.prompts import MODE_WORDS, ViewText, view_prompt, view_text
-from ..config.schema import GuidanceConfig, RunConfig
+from ..config.schema import RunConfig
 from ..scene.views import Views
 from .cut import note_syntax
 from .text_encoders import TextEncoder, embed, vocabulary
@@ -100,7 +101,7 @@ class Texts:
         return lambda part: partial(pick, part)
 
 
-def branches(config: GuidanceConfig, prompt: str, views: Views) -> Branches:
+def branches(config: WordsConfig, prompt: str, views: Views) -> Branches:
     """The branches of `views`. The unconditional text is the negative prompt, with `keep_view` with the view words."""
     seen, modes = _seen(config, views), _modes(config, views)
     plain = told(config, prompt, views, ("negative", "text"))
@@ -114,7 +115,7 @@ def branches(config: GuidanceConfig, prompt: str, views: Views) -> Branches:
     return Branches(texts, share, plain.negative + (False,) * len(against), weights)
 
 
-def told(config: GuidanceConfig, prompt: str, views: Views, texts: Sequence[str]) -> Branches:
+def told(config: WordsConfig, prompt: str, views: Views, texts: Sequence[str]) -> Branches:
     """A branch for each of `texts`, of `protocol.TEXTS`."""
     seen, modes = _seen(config, views), _modes(config, views)
     rows = {
@@ -131,12 +132,12 @@ def told(config: GuidanceConfig, prompt: str, views: Views, texts: Sequence[str]
     return Branches(np.array(found), share, tuple(text in ("empty", "negative") for text in texts))
 
 
-def _seen(config: GuidanceConfig, views: Views) -> list[ViewText]:
+def _seen(config: WordsConfig, views: Views) -> list[ViewText]:
     angles = zip(views.cameras.azimuth.tolist(), views.cameras.elevation.tolist(), strict=True)
     return [view_text(config.view_words, config.view_blend, *angle) for angle in angles]
 
 
-def _modes(config: GuidanceConfig, views: Views) -> list[str]:
+def _modes(config: WordsConfig, views: Views) -> list[str]:
     return [MODE_WORDS[m] if config.mode_words else "" for m in views.modes]
 
 
@@ -144,5 +145,5 @@ def _said(prompt: str, view: ViewText, mode: str) -> tuple[str, str]:
     return view_prompt(prompt, view.start, mode), view_prompt(prompt, view.end, mode)
 
 
-def _unconditional(config: GuidanceConfig, text: str, view: ViewText) -> tuple[str, str]:
+def _unconditional(config: WordsConfig, text: str, view: ViewText) -> tuple[str, str]:
     return _said(text, view, "") if config.keep_view else (text, text)

@@ -2,8 +2,10 @@
 
 import copy
 import dataclasses
+import inspect
 import json
 import math
+import typing
 
 import pytest
 
@@ -232,3 +234,17 @@ def test_presets_of_models_see_opposite_sides_and_know_their_scale(name):
         azimuth = sample_azimuth(config.camera, config.views, generator(0, 0, 0))
         opposite = (azimuth + math.pi) % (2 * math.pi)
         assert all(min(abs(azimuth - a)) < 1e-9 for a in opposite), "antipodal pairs"
+
+
+def test_no_class_of_settings_says_more_than_ten_of_its_own():
+    """Groups in groups, and what a class takes from others, do not count."""
+    seen, wanted = [RunConfig], []
+    while seen:
+        cls = seen.pop()
+        kinds = typing.get_type_hints(cls)
+        own = [name for name in inspect.get_annotations(cls) if not dataclasses.is_dataclass(kinds[name])]
+        wanted.append(cls)
+        assert len(own) <= 10, f"{cls.__name__}: {', '.join(own)}"
+        inside = [kind for kind in kinds.values() if dataclasses.is_dataclass(kind)]
+        seen += [c for c in (*inside, *cls.__bases__) if c is not object and c not in wanted and c not in seen]
+    assert len(wanted) > 15

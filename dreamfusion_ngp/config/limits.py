@@ -1,0 +1,20 @@
+"""What the number, interval or word of a setting may be, said beside it."""
+
+from __future__ import annotations
+
+from dataclasses import field
+
+
+def number(default, low: float, high: float):
+    """A setting of one number from `low` to `high`, or of several."""
+    return field(default=default, metadata={"range": (low, high)})
+
+
+def interval(lowest: float, highest: float, low: float, high: float):
+    """A setting (lowest, highest), both from `low` to `high`."""
+    return field(default=(lowest, highest), metadata={"range": (low, high), "interval": True})
+
+
+def choice(default: str, *others: str):
+    """A setting that is one of a few words."""
+    return field(default=default, metadata={"choices": (default, *others)})
