@@ -45,6 +45,12 @@ def add_guidance(parser: argparse.ArgumentParser, distils: bool = True) -> None:
             help=f"distillation rule with the settings of its paper: {', '.join(RULES)} (default: the preset's; "
             "docs/guidance.md)",
         )
+        parser.add_argument(
+            "--depth-control",
+            metavar="MODEL",
+            help="folder or hub id of a ControlNet that reads depth, for the model of --guidance, or of a pipeline "
+            "of Stable Diffusion 2 depth, for what is painted with depth (default: that of the embedded priors)",
+        )
     parser.add_argument(
         "--lora",
         action="append",

@@ -21,6 +21,12 @@ def add_arguments(verbs) -> None:
         help="views whose texels stay: of front, left (the object's own), back, right",
     )
     parser.add_argument(
+        "--depth",
+        action="store_true",
+        help="paint four sides in one picture with a depth-conditioned model first (docs/texture-stage.md)",
+    )
+    parser.add_argument("--only-back", action="store_true", help="what the front shows well stays")
+    parser.add_argument(
         "--geometry",
         action="store_true",
         help="change the shape as well: the mesh is made anew, with other triangles and UVs",
@@ -62,6 +68,8 @@ def run(args: argparse.Namespace) -> int:
             size=args.texture_size,
             keep_views=args.keep_views.split(","),
             geometry=args.geometry,
+            depth=args.depth,
+            only_back=args.only_back,
             up=args.up,
             front=args.front,
             config=config,

@@ -63,6 +63,8 @@ def told(config: RunConfig, args) -> RunConfig:
         guidance = replace(guidance, embeddings=(*guidance.embeddings, *args.embeddings))
     if args.negative is not None:
         guidance = replace(guidance, negative=args.negative)
+    if getattr(args, "depth_control", None) is not None:
+        guidance = replace(guidance, control=args.depth_control)
     return replace(config, guidance=guidance, then=config.then and told(config.then, args))
 
 

@@ -25,7 +25,7 @@ from .interrupt import Interrupt
 from .outputs import export_run, render_run
 from .recorder import Conveniences, Observer, Recorder
 from .saver import Saver
-from .stages import follow, next_config, start, steps_in_all
+from .stages import follow, next_config, stage_configs, start, steps_in_all
 
 log = logging.getLogger(__name__)
 
@@ -231,13 +231,15 @@ def generate(
     where = choose_device(device)
     from ..guidance import origin as weights
     from ..guidance.load import load_guidance
+    from ..guidance.painter import check_painter
 
+    for stage in stage_configs(config):  # a model of a later stage that is not there is known now
+        weights.weights_of(stage)
+        if stage.paint.views:
+            check_painter(stage)
     guidance = load_guidance(config, where)
     state = start(config, where)
     state.weights = weights.weights_of(config)
-    following = config
-    while (following := next_config(following)) is not None:
-        weights.weights_of(following)  # a model of a later stage that is not there is known now
     folder = create_run(Path(root), config)
     with lock_run(folder):
         log.info(

@@ -27,6 +27,8 @@ def refine(
     size: int = 1024,
     keep_views: Sequence[str] = (),
     geometry: bool = False,
+    depth: bool = False,
+    only_back: bool = False,
     up: str | None = None,
     front: str | None = None,
     config: RunConfig | None = None,
@@ -40,33 +42,37 @@ def refine(
     geometry: the shape changes as well: after its texture the mesh is made anew, closed, on a lattice, with an atlas of
     its own, and written as mesh.glb, upright, at the old place and size.
 
+    depth: a depth-conditioned model first paints four sides of it in one picture (docs/texture-stage.md), as the config
+    says, with `guidance.control`. only_back: as `keep_views` with "front" where that names none.
+
     mesh: a GLB, glTF, OBJ, PLY or STL file (docs/imported-meshes.md). uv: "keep" its UVs, "unwrap" it anew, or "auto",
     anew only where UVs are missing or overlap. textures: "each" image its own, or "one" for all. size: texels a side.
     keep_views: of "front", "left", "back" and "right", views whose well seen texels stay as they are. up, front: axes
     of the file where its format does not say. config: settings; default: the preset "refine", or "refine-geometry". The
     other arguments, the result and the errors are those of `generate`; MeshError for a file that cannot be used.
     """
-    path, names = Path(mesh), ",".join(kept_views(",".join(keep_views)))
+    keep_views = kept_views(",".join(keep_views)) or (("front",) if only_back else ())
+    path, names = Path(mesh), ",".join(keep_views)
     base = preset("refine-geometry" if geometry else "refine") if config is None else config
     if geometry:
         check_geometry(base, names)
-    try:
-        digest = file_digest(path)
-    except OSError as error:
-        raise MeshError(f"{path}: {error.strerror or error}") from None
-    source = replace(
-        base.texture,
-        source=str(path.resolve()),
-        digest=digest,
-        up=up,
-        front=front,
-        uv=uv,
-        textures=textures,
-        size=size,
-        keep=names,
-    )
+    base = with_depth(base) if depth else base
+    said = dict(source=str(path.resolve()), digest=digest_of(path), up=up, front=front, keep=names)
+    source = replace(base.texture, uv=uv, textures=textures, size=size, **said)
     config = replace(base, kind="texture", prompt=prompt, texture=source)
     return generate(config, root, device=device, observer=observer, catch_signals=catch_signals)
+
+
+def digest_of(path: Path) -> str:
+    try:
+        return file_digest(path)
+    except OSError as error:
+        raise MeshError(f"{path}: {error.strerror or error}") from None
+
+
+def with_depth(config: RunConfig) -> RunConfig:
+    """A config that paints four sides, if it paints none."""
+    return config if config.paint.views else replace(config, paint=replace(config.paint, views=4))
 
 
 def check_geometry(config: RunConfig, kept: str) -> None:

@@ -32,6 +32,12 @@ def next_config(config: RunConfig) -> RunConfig | None:
     return replace(config.then, prompt=config.prompt, seed=config.seed, preset=config.preset, field=config.field)
 
 
+def stage_configs(config: RunConfig) -> list[RunConfig]:
+    """Those of all stages, in order."""
+    following = next_config(config)
+    return [config, *(stage_configs(following) if following else [])]
+
+
 def follow(stage: Stage) -> Stage | None:
     """The stage after a finished one, with what that one has made; None after the last. Raises UsageError where the one
     cannot take over from the other, ExportError for an empty scene."""

@@ -18,7 +18,7 @@ from ..importer.read import read_mesh
 from ..importer.unwrap import choose_uvs
 from ..importer.write import suffix_of, write_mesh
 from ..ops.rasterise import rasterise as raster
-from ..optimise.mesh import SurfaceStage
+from ..optimise.painting import PaintStage
 from ..optimise.stage import Stage
 from ..render.mesh import NEAREST
 from ..scene.cameras import clip_matrices
@@ -34,7 +34,7 @@ CLOSE = 0.01  # world units: a point this near to what a view shows is what it s
 Texels = tuple[np.ndarray, np.ndarray]  # (T, T) triangles, -1 for none, and (T, T, 3) places on them
 
 
-class TextureStage(SurfaceStage):
+class TextureStage(PaintStage):
     """mesh: as it was read, with the UVs that are painted in, or what the stage before left (handover.py), which the
     checkpoint holds. texels: of each of its textures."""
 

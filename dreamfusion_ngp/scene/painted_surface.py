@@ -67,11 +67,15 @@ class PaintedSurface(Surface):
         self.detail.refresh()
 
     def paint(self, x: Tensor, face: Tensor, barycentric: Tensor) -> Tensor:
-        index = self.uv_faces[face.long()]
-        uv = (self.uv[index.clamp(min=0)] * barycentric[..., None]).sum(1)
-        number = torch.where((index >= 0).all(1), self.texture[face.long()], -1)
+        number, uv = self.place(face.long(), barycentric)
         color, kept = self.texels(number, uv.detach())
         return self.moved(x, color, kept)
+
+    def place(self, face: Tensor, barycentric: Tensor) -> tuple[Tensor, Tensor]:
+        """The texture (N,) int64, -1 for none, and uv (N, 2) of places on triangles face (N,) int64."""
+        index = self.uv_faces[face]
+        uv = (self.uv[index.clamp(min=0)] * barycentric[..., None]).sum(1)
+        return torch.where((index >= 0).all(1), self.texture[face], -1), uv
 
     def moved(self, x: Tensor, color: Tensor, kept: Tensor) -> Tensor:
         """Colours (N, 3) of the textures as they are now at points (N, 3); kept: (N,)."""

@@ -1,0 +1,137 @@
+"""The stage of a texture: one picture of all sides by a depth-conditioned model, then colours that agree with it and,
+a little, with score distillation (TextMesh, Tsalicoglou et al., 3DV 2024, section 3.3).
+
+The paper's gradient is that of a mean square on four painted views plus lambda times that of score distillation. Views
+weigh by a power of the cosine, as in SyncMVD (Liu et al. 2023).
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Mapping
+
+import torch
+from torch import Tensor
+
+from ..base.rng import Stream, generator
+from ..base.slots import sent
+from ..config.schema import RunConfig
+from ..guidance.depth import depth_picture, tiled, untiled
+from ..guidance.painter import Painter, load_painter, repaint
+from ..guidance.protocol import Guidance, GuidanceOutput
+from ..render.mesh import MeshRendering, render_mesh
+from ..render.sides import Sides, look_at_sides, side_cameras, view_weights
+from ..scene.painted_surface import PaintedSurface
+from .mesh import SurfaceStage
+from .painted_views import kept_share, matched, points_of, views_loss
+from .stage import StepRecord
+
+log = logging.getLogger(__name__)
+
+DARKEST = 0.3  # of the background behind painted views: black would bleed into dark spots
+
+
+class PaintStage(SurfaceStage):
+    """A `Stage` of a surface that keeps its shape. views: (B, H, H, 3) what was painted, before the first step zeros;
+    (0,) where the config asks for none. painted: whether it was."""
+
+    surface: PaintedSurface
+    load: Callable[..., Painter] = staticmethod(load_painter)
+
+    def __init__(self, config: RunConfig, device: str | torch.device, surface: PaintedSurface):
+        super().__init__(config, device, surface)
+        count, side = config.paint.views, config.paint.resolution
+        self.views = torch.zeros(count, side, side, 3, device=self.device) if count else None
+        self.painted, self.points = False, None
+
+    def tensors(self) -> dict[str, Tensor]:
+        return super().tensors() | ({} if self.views is None else {"paint.views": self.views})
+
+    def counters(self) -> dict[str, int]:
+        return super().counters() | ({} if self.views is None else {"painted": int(self.painted)})
+
+    def restore(self, step: int, counters: Mapping[str, int]) -> None:
+        super().restore(step, counters)
+        self.painted, self.points = bool(counters.get("painted", 0)), None
+
+    def advance(self, guidance: Guidance, clock: Callable[[], float]) -> StepRecord:
+        if self.views is not None and not self.painted:
+            self.paint(self.load(self.config, self.device))
+        return super().advance(guidance, clock)
+
+    @torch.no_grad()
+    def paint(self, painter: Painter) -> None:
+        """Let `painter` make the views anew from what they show now."""
+        sides = self.sides()
+        self.views.copy_(painted_views(self.surface, sides, painter, self.config))
+        self.painted = True
+        log.info("painted     %d sides of %d x %d pixels", *self.views.shape[:3])
+
+    def sides(self) -> Sides:
+        vertices, faces = self.surface()
+        paint = self.config.paint
+        cameras = side_cameras(self.config.camera, paint.views)
+        return look_at_sides(vertices.detach(), faces, cameras, paint.resolution)
+
+    def losses(self, seen: MeshRendering) -> dict[str, tuple[float, Tensor]]:
+        paint = self.config.paint
+        if self.views is None:
+            return {}
+        if self.points is None:
+            sides = self.sides()
+            weight = view_weights(sides, paint.cosine, paint.power, paint.rim)
+            self.points = points_of(self.views, sides, weight * (1 - kept_share(self.surface, sides)))
+        random = generator(self.config.seed, self.step + 1, Stream.PAINT)
+        return {"views": (paint.weight, views_loss(self.surface, self.points, paint.batch, random))}
+
+    def differentiate(self, guidance: Guidance, part: int, clock: Callable[[], float]) -> StepRecord:
+        distils = self.views is None or self.config.paint.sds > 0
+        return super().differentiate(guidance if distils else silent, part, clock)
+
+    def learn(self, seen: MeshRendering, d_rgb: Tensor, losses: dict[str, tuple[float, Tensor]], last: bool) -> None:
+        super().learn(seen, d_rgb if self.views is None else d_rgb * self.config.paint.sds, losses, last)
+
+
+def silent(image: Tensor, *_) -> GuidanceOutput:
+    """A guidance that wants nothing."""
+    return GuidanceOutput(torch.zeros_like(image), image.new_zeros(()), {})
+
+
+def painted_views(surface: PaintedSurface, sides: Sides, painter: Painter, config: RunConfig) -> Tensor:
+    """(B, H, H, 3) the sides of a surface made anew, all in one picture, or each alone with noise of its own; with one
+    another's colours, and with those of what stays."""
+    paint, device = config.paint, sides.depth.device
+    original, kept = shown(surface, sides, config), kept_share(surface, sides)
+    known = kept if bool(kept.any()) else None
+    if paint.together:
+        columns = paint.views // 2
+        picture, depth = tiled(original, columns), tiled(sides.depth, columns)
+        held = None if known is None else tiled(known, columns)
+        made = untiled(repaint(painter, picture, depth_picture(depth, depth > 0), paint, config.seed, held), columns)
+    else:
+        depth = depth_picture(sides.depth, sides.seen)
+        made = torch.cat(
+            [
+                repaint(
+                    painter,
+                    original[i : i + 1],
+                    depth[i : i + 1],
+                    paint,
+                    config.seed + i,
+                    None if known is None else known[i : i + 1],
+                )
+                for i in range(paint.views)
+            ]
+        )
+    weight = view_weights(sides, paint.cosine, paint.power, paint.rim)
+    return matched(made.to(device), sides, weight, original, kept)
+
+
+def shown(surface: PaintedSurface, sides: Sides, config: RunConfig) -> Tensor:
+    """(B, H, H, 3) the sides as they are, unlit, over one flat colour."""
+    count, device = len(sides.depth), sides.depth.device
+    color = generator(config.seed, 1, Stream.PAINT).uniform(DARKEST, 1, 3)
+    background = sent(color, device, torch.float32).expand(count, 3)
+    unlit = torch.tensor([0.0, 0, 0, 1, 0, 0], device=device).expand(count, 6)
+    size = sides.depth.shape[-1]
+    return render_mesh(surface, sides.cameras, unlit, background, resolution=size, samples=2).rgb
