@@ -45,12 +45,7 @@ def add_guidance(parser: argparse.ArgumentParser, distils: bool = True) -> None:
             help=f"distillation rule with the settings of its paper: {', '.join(RULES)} (default: the preset's; "
             "docs/guidance.md)",
         )
-        parser.add_argument(
-            "--depth-control",
-            metavar="MODEL",
-            help="folder or hub id of a ControlNet that reads depth, for the model of --guidance, or of a pipeline "
-            "of Stable Diffusion 2 depth, for what is painted with depth (default: that of the embedded priors)",
-        )
+        add_depth_control(parser)
     parser.add_argument(
         "--lora",
         action="append",
@@ -90,6 +85,15 @@ def add_machine(parser: argparse.ArgumentParser, device: str = "auto") -> None:
     names = "auto, cpu, cuda or cuda:N" if device == "auto" else "cpu, cuda or cuda:N"
     parser.add_argument("--device", default=device, help=names)
     parser.add_argument("--threads", type=int, help="CPU threads (default: all cores)")
+
+
+def add_depth_control(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--depth-control",
+        metavar="MODEL",
+        help="folder or hub id of a ControlNet that reads depth, for the model of --guidance, or of a pipeline of Stable "
+        "Diffusion 2 depth, for what is painted with depth (default: that of the embedded priors)",
+    )
 
 
 def add_files(parser: argparse.ArgumentParser) -> None:
