@@ -91,8 +91,8 @@ def add_depth_control(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--depth-control",
         metavar="MODEL",
-        help="folder or hub id of a ControlNet that reads depth, for the model of --guidance, or of a pipeline of Stable "
-        "Diffusion 2 depth, for what is painted with depth (default: that of the embedded priors)",
+        help="folder or hub id of a ControlNet that reads depth, for the model of --guidance, or of a pipeline of "
+        "Stable Diffusion 2 depth, for what is painted with depth (default: that of the embedded priors)",
     )
 
 
