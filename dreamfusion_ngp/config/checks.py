@@ -45,19 +45,25 @@ def clean_texts(config: RunConfig) -> RunConfig:
     )
 
 
+def check_limits(config: RunConfig) -> None:
+    """Raise UsageError that names the setting for a value out of range or not a choice."""
+    for path, value, limits in limited(config):
+        if value not in limits.get("choices", (value,)):
+            raise UsageError(f"{path} must be one of {', '.join(map(str, limits['choices']))}, got {value!r}")
+        low, high = limits.get("range", (-math.inf, math.inf))
+        numbers = value if isinstance(value, tuple) else (value,)
+        if "range" in limits and value is not None and not all(low <= v <= high for v in numbers):
+            raise UsageError(f"{path} must be from {low} to {high}, got {value}")
+        if limits.get("interval") and value[0] > value[1]:
+            raise UsageError(f"{path} must be (lowest, highest), got {value}")
+
+
 def check_config(config: RunConfig) -> None:
     """Raise UsageError that names the setting for a value of a wrong type, not finite, out of range or not a choice,
     and for a text that cannot be used."""
     from_dict(RunConfig, to_dict(config))
     clean_texts(config)
-    for path, value, limits in limited(config):
-        if value not in limits.get("choices", (value,)):
-            raise UsageError(f"{path} must be one of {', '.join(limits['choices'])}, got {value!r}")
-        low, high = limits.get("range", (-math.inf, math.inf))
-        if "range" in limits and not all(low <= v <= high for v in (value if isinstance(value, tuple) else (value,))):
-            raise UsageError(f"{path} must be from {low} to {high}, got {value}")
-        if limits.get("interval") and value[0] > value[1]:
-            raise UsageError(f"{path} must be (lowest, highest), got {value}")
+    check_limits(config)
     field, (kind, _, radius) = config.field, config.field.blob
     problems = {
         "field.finest_resolution must be at least field.base_resolution": field.finest_resolution
@@ -79,7 +85,7 @@ def check_config(config: RunConfig) -> None:
         )
         > 4096,
         f"views must be a multiple of camera.ring, of {config.camera.ring} sides of one object": config.views
-        % max(config.camera.ring, 1)
+        % (config.camera.ring or 1)
         != 0,
     }
     problems |= {
@@ -100,7 +106,7 @@ def guidance_problems(config: GuidanceConfig, clip: ClipConfig, accumulate: int)
     rescales = config.rescale > 0 and config.rescale_of == "clean"
     weighs = config.rule in ("linear", "csd", "nfsd", "bridge")
     return {
-        "guidance.compile and guidance.offload exclude each other": config.compile != "none" and config.offload,
+        "guidance.compile and guidance.offload exclude each other": config.compile is not None and config.offload,
         'guidance.view_blend other than "nearest" needs guidance.view_words "paper"': config.view_blend != "nearest"
         and config.view_words != "paper",
         'guidance.rescale_of "clean" looks at all views of a step together: accumulate must be 1 (guidance.slice saves '

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from .limits import choice, interval, number
+from .limits import choice, interval, maybe, maybe_choice, number
 
 
 @dataclass(frozen=True)
@@ -14,10 +14,10 @@ class MachineConfig:
     """How the model is run."""
 
     precision: str = choice("auto", "float32", "float16", "bfloat16")  # float16: on the CPU auto
-    slice: int = number(0, 0, 256)  # views encoded and judged at a time; 0: all
+    slice: int | None = maybe(1, 256)  # views encoded and judged at a time; None: all
     checkpoint: bool = False  # the encoder's activations are computed anew in the backward
     offload: bool = False  # the UNet is on the GPU only while it works
-    compile: str = choice("none", "default", "reduce-overhead", "max-autotune")  # of the UNet: a mode of torch.compile
+    compile: str | None = maybe_choice("default", "reduce-overhead", "max-autotune")  # of the UNet, by torch.compile
 
 
 @dataclass(frozen=True)
@@ -47,7 +47,7 @@ class RuleConfig:
     clip_clean: bool = False  # the guided clean image is clipped to [-1, 1]
     rescale: float = number(0.0, 0, 1)  # share of the rescaling of what guidance makes
     rescale_of: str = choice("prediction", "clean")  # sds.rescale_guidance of a view; sds.rescale_clean
-    clip_gradient: float = number(0.0, 0, 1e9)  # largest norm of a pixel's gradient (sds.clip_pixels); 0: off
+    clip_gradient: float | None = maybe(1e-30, 1e9)  # largest norm of a pixel's gradient (sds.clip_pixels)
 
 
 @dataclass(frozen=True)
@@ -72,7 +72,7 @@ class GuidanceConfig(MachineConfig, WordsConfig, RuleConfig, NoiseConfig):
     kind: str = choice("diffusion", "clip")  # of the model: what it distils, or a CLIP's cosine (ClipConfig)
     model: str = "toybox"  # "toybox", "toybox-256", "toybox-mv", "toybox-clip", or a short name, hub id or folder
     scale: float | None = None  # uncond + scale (cond - uncond); None: the model's own default
-    resolution: int = number(0, 0, 4096)  # pixels a side of what a latent model sees; 0: its own
+    resolution: int | None = maybe(1, 4096)  # pixels a side of what a latent model sees; None: its own
     loras: tuple[str, ...] = ()  # each FILE_OR_FOLDER[:WEIGHT[:SHA-256]], added to the model's weights
     embeddings: tuple[str, ...] = ()  # of textual inversion, each FILE_OR_FOLDER[:WORD[:SHA-256]]
     vae: str = ""  # folder or hub id of another VAE for the encoder (TAESD)

@@ -23,6 +23,8 @@ def from_dict(cls, data: dict):
     kinds = typing.get_type_hints(cls)
     if unknown := [repr(key)[:40] for key in data if key not in kinds]:
         raise UsageError(f"{cls.__name__}: unknown keys {', '.join(sorted(unknown)[:5])}")
+    were = {field.name: field.metadata["was"] for field in dataclasses.fields(cls) if "was" in field.metadata}
+    data = {name: None if name in were and value == were[name] else value for name, value in data.items()}
     return cls(**{name: _restore(f"{cls.__name__}.{name}", value, kinds[name]) for name, value in data.items()})
 
 

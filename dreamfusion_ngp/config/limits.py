@@ -15,6 +15,16 @@ def interval(lowest: float, highest: float, low: float, high: float):
     return field(default=(lowest, highest), metadata={"range": (low, high), "interval": True})
 
 
+def maybe(low: float, high: float, was: float = 0):
+    """A setting of one number from `low` to `high`, or None, its default, which older versions wrote as `was`."""
+    return field(default=None, metadata={"range": (low, high), "was": was})
+
+
 def choice(default: str, *others: str):
     """A setting that is one of a few words."""
     return field(default=default, metadata={"choices": (default, *others)})
+
+
+def maybe_choice(*words: str, was: str = "none"):
+    """A setting that is one of a few words, or None, its default, which older versions wrote as `was`."""
+    return field(default=None, metadata={"choices": (None, *words), "was": was})

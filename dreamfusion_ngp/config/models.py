@@ -83,7 +83,7 @@ DETAILS = {
     "sd3": Preset(
         RFDS_SD3,
         {
-            "guidance.resolution": (0, _OWN),
+            "guidance.resolution": (None, _OWN),
             "guidance.checkpoint": (True, _OWN),
             "render.budget": (
                 1 << 22,

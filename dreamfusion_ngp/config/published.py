@@ -74,9 +74,9 @@ class Published:
     t_ends: tuple[float, float] = (0.02, 0.98)
     descending: bool = False
     weighting: str = "sigma2"
-    guidance_resolution: int = 0
+    guidance_resolution: int | None = None
     distance_per_focal: bool = False
-    ring: int = 0
+    ring: int | None = None
     t_starts: float = 0.0
     t_max_end: float | None = None
     anneal_steps: int = 0
@@ -239,7 +239,7 @@ def guidance_of(theirs: Published) -> GuidanceConfig:
         t_max_end=t_range[1] if theirs.t_max_end is None else t_range_of((0.0, theirs.t_max_end))[1],
         t_min_start=theirs.t_starts,
         t_anneal=(theirs.anneal_steps or theirs.steps) / theirs.steps,
-        t_shared=theirs.ring > 0,
+        t_shared=theirs.ring is not None,
         view_words="none" if theirs.ring else "paper",
         rescale=theirs.rescale,
         negative=theirs.negative,

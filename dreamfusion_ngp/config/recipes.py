@@ -82,7 +82,7 @@ def prolificdreamer_sd() -> RunConfig:
     volume = replace(
         volume,
         preset="prolificdreamer",
-        guidance=replace(volume.guidance, resolution=0, t_anneal=2 * ANNEALED / volume.steps),
+        guidance=replace(volume.guidance, resolution=None, t_anneal=2 * ANNEALED / volume.steps),
         # A view of 512 x 512 pixels, once the space around the object is known to be empty.
         render=replace(volume.render, budget=1 << 22),
     )

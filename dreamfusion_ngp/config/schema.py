@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from .guidance import ClipConfig, GuidanceConfig
-from .limits import choice, interval, number
+from .limits import choice, interval, maybe, number
 
 
 @dataclass(frozen=True)
@@ -28,9 +28,7 @@ class CameraConfig(JitterConfig):
     focal: tuple[float, float] = interval(0.7, 1.35, 1e-2, 1e2)  # image widths; full field of view 71 to 41 degrees
     distance_per_focal: bool = False  # distance is multiplied by the focal length: constant framing
     stratified_azimuth: bool = False  # views of one step evenly spaced around the object
-    ring: int = number(
-        0, 0, 16
-    )  # so many views are sides of one: evenly spaced, all else alike, lamp and background too
+    ring: int | None = maybe(1, 16)  # so many views are of one: evenly spaced, all else alike, lamp and background too
 
 
 @dataclass(frozen=True)

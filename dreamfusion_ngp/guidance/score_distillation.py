@@ -145,11 +145,11 @@ def pull_back(x: Tensor, image: Tensor, gradient: Tensor, views: int) -> Tensor:
     return torch.autograd.grad(x, image, gradient * each * boost)[0] / boost
 
 
-def clip_pixels(gradient: Tensor, limit: float) -> Tensor:
+def clip_pixels(gradient: Tensor, limit: float | None) -> Tensor:
     """Gradient (B, H, W, C) on images, no pixel's norm over the channels above `limit` once the mean over the batch is
     taken out (times B H W C): pixel-wise gradient clipping (Pan et al., ICLR 2024), which keeps an encoder's few huge
-    pixels from ruling the picture. limit 0: unchanged."""
-    if limit <= 0:
+    pixels from ruling the picture. limit None: unchanged."""
+    if limit is None:
         return gradient
     norm = gradient.norm(dim=-1, keepdim=True) * gradient.numel()
     return gradient * (limit / norm.clamp_min(1e-30)).clamp_max(1.0)

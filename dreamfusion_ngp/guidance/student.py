@@ -37,7 +37,7 @@ def check_student(config: GuidanceConfig, family: Family) -> None:
         raise UsageError(f"rule vsd has lessons about single views, and {config.model} sees several; its rule is x0")
     if not installed("peft"):
         raise UsageError('rule vsd trains a LoRA, which takes one more package: pip install "dreamfusion_ngp[lora]"')
-    if config.offload or config.compile != "none":
+    if config.offload or config.compile is not None:
         raise UsageError("rule vsd trains what is in the UNet: guidance.offload and guidance.compile are not for it")
 
 

@@ -126,7 +126,7 @@ def draw(config: RunConfig, number: int) -> Draw:
     progress = number // config.accumulate / config.steps
     random = generator(config.seed, number, Stream.VIEWS)
     views = sample_views(config.camera, config.light, config.views, progress, random)
-    ring = max(config.camera.ring, 1)
+    ring = config.camera.ring or 1
     colors, flat = random_background(-(-len(views) // ring), random), random.random() < config.render.random_background
     colors = colors.repeat_interleave(ring, 0)[: len(views)]
     network = config.field.background_hidden > 0 and not flat

@@ -118,8 +118,8 @@ def sample_cameras(config: CameraConfig, n: int, random: np.random.Generator) ->
     """n cameras of DreamFusion A.2: position on a spherical shell plus uniform jitter, look-at point and up vector with
     Gaussian jitter, random focal length. The draws come from `random` alone, in a fixed order. With `config.ring` every
     so many are one camera, turned around the vertical axis (`around`)."""
-    if config.ring > 1:
-        first = sample_cameras(replace(config, ring=0), -(-n // config.ring), random)
+    if config.ring is not None and config.ring > 1:
+        first = sample_cameras(replace(config, ring=None), -(-n // config.ring), random)
         steps = torch.arange(config.ring) * 2 * math.pi / config.ring
         azimuth = ((first.azimuth[:, None] + steps) % (2 * math.pi)).flatten()
         elevation, focal = (values.repeat_interleave(config.ring) for values in (first.elevation, first.focal))

@@ -34,7 +34,7 @@ def sample_views(
 ) -> Views:
     """n views for a run at `progress` in [0, 1]. Every draw comes from `random`, in a fixed order. The sides of a ring
     (`camera.ring`) have one shading mode, and a lamp that turns with the camera."""
-    cameras, ring = sample_cameras(camera, n, random), max(camera.ring, 1)
+    cameras, ring = sample_cameras(camera, n, random), camera.ring or 1
     modes = sample_modes(light, -(-n // ring), progress, random).repeat(ring)[:n]
     position = around(sample_light_positions(light, cameras.position[::ring], random), ring)[:n]
     return Views(cameras, shading_rows(light, position, modes), modes)

@@ -41,7 +41,7 @@ class Oracle:
     """
 
     def __init__(self, config: RunConfig, toy: str, color: str, camera: bool = False, size: int = 300):
-        plain = replace(config.guidance, scale=None, rescale=0.0, clip_clean=False, clip_gradient=0.0)
+        plain = replace(config.guidance, scale=None, rescale=0.0, clip_clean=False, clip_gradient=None)
         self.run, self.camera, self.schedule = replace(config, guidance=plain), camera, Schedule(cosine_schedule())
         self.describe = VIEW_WORDS[config.guidance.view_words]
         random = generator(1, 0, Stream.TEST)

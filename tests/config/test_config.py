@@ -12,6 +12,7 @@ import pytest
 from dreamfusion_ngp.base.errors import UsageError
 from dreamfusion_ngp.config.checks import check_config, setting
 from dreamfusion_ngp.config.io import from_dict, to_dict
+from dreamfusion_ngp.config.overrides import override
 from dreamfusion_ngp.config.presets import PRESETS, dreamfusion, fast, preset
 from dreamfusion_ngp.config.schema import CameraConfig, RunConfig
 
@@ -248,3 +249,23 @@ def test_no_class_of_settings_says_more_than_ten_of_its_own():
         inside = [kind for kind in kinds.values() if dataclasses.is_dataclass(kind)]
         seen += [c for c in (*inside, *cls.__bases__) if c is not object and c not in wanted and c not in seen]
     assert len(wanted) > 15
+
+
+@pytest.mark.parametrize(
+    "group, name, was",
+    [
+        ("guidance", "resolution", 0),
+        ("guidance", "slice", 0),
+        ("guidance", "compile", "none"),
+        ("guidance", "clip_gradient", 0.0),
+        ("camera", "ring", 0),
+    ],
+)
+def test_what_older_versions_wrote_for_nothing_is_none(group, name, was):
+    """In a stored config and on the command line."""
+    data = to_dict(RunConfig())
+    assert data[group][name] is None
+    data[group][name] = was
+    assert from_dict(RunConfig, data) == RunConfig()
+    for text in (was, "null"):
+        assert override(RunConfig(), f"{group}.{name}={text}") == RunConfig()

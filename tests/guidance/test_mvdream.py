@@ -145,7 +145,7 @@ def test_the_schedule_is_stable_diffusions(ports):
     "changes, message",
     [
         ({"views": 6}, "views must be a multiple of 4, got 6"),
-        ({"camera": CameraConfig()}, "camera.ring must be 4, got 0"),
+        ({"camera": CameraConfig()}, "camera.ring must be 4, got None"),
         ({"t_shared": False}, "guidance.t_shared must be true"),
     ],
 )
@@ -229,5 +229,5 @@ def test_the_preset_is_for_such_a_model(ports):
     made = preset("mvdream")
     guidance = made.guidance
     assert (made.views, made.camera.ring, guidance.t_shared, guidance.view_words) == (4, 4, True, "none")
-    small = replace(made, prompt="a red mug", guidance=replace(guidance, model=str(ports["ldm"]), resolution=0))
+    small = replace(made, prompt="a red mug", guidance=replace(guidance, model=str(ports["ldm"]), resolution=None))
     assert load_guidance(small, "cpu").config.scale == 50.0

@@ -12,7 +12,8 @@ from dreamfusion_ngp.base.rng import Stream, generator
 from dreamfusion_ngp.config.schema import RunConfig
 from dreamfusion_ngp.guidance.classifier_free import classifier_free_guidance, clip_clean
 from dreamfusion_ngp.guidance.denoisers import diffusion as unet_module
-from dreamfusion_ngp.guidance.load import PRIORS, load_guidance, model_folder
+from dreamfusion_ngp.guidance.embedded import PRIORS
+from dreamfusion_ngp.guidance.load import load_guidance, model_folder
 from dreamfusion_ngp.guidance.packing import position_maps
 from dreamfusion_ngp.guidance.resize import resize, resize_matrix
 

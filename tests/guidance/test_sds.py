@@ -253,7 +253,7 @@ def test_clipped_pixels_keep_their_direction_and_others_their_value():
         torch.nn.functional.normalize(clipped, dim=-1), torch.nn.functional.normalize(gradient, dim=-1)
     )
     assert (before > 3).any() and torch.equal(clipped[before <= 3], gradient[before <= 3])
-    assert clip_pixels(gradient, 0.0) is gradient and clip_pixels(0 * gradient, 1.0).abs().max() == 0
+    assert clip_pixels(gradient, None) is gradient and clip_pixels(0 * gradient, 1.0).abs().max() == 0
 
 
 def test_a_pulled_back_gradient_is_that_of_autograd_bit_for_bit():

@@ -81,7 +81,7 @@ def test_a_ring_is_one_camera_that_is_turned():
     those that a run without rings draws."""
     config = CameraConfig(ring=4)
     found = sample_cameras(config, 12, np.random.default_rng(5))
-    alone = sample_cameras(replace(config, ring=0), 3, np.random.default_rng(5))
+    alone = sample_cameras(replace(config, ring=None), 3, np.random.default_rng(5))
     for name in ("c2w", "focal", "azimuth", "elevation"):
         torch.testing.assert_close(getattr(found, name)[::4], getattr(alone, name))
         assert len(getattr(found, name)) == 12

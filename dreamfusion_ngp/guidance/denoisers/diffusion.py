@@ -177,7 +177,7 @@ class DiffusionDenoiser:
         """What is called instead of the network: itself, compiled, or in CUDA graphs. These are for small ones, whose
         time is that of launches; a large one would keep its activations in the graphs' memory. An offloaded one, whose
         weights move, cannot be in them."""
-        if self.config.compile != "none":
+        if self.config.compile is not None:
             return torch.compile(self.network, mode=self.config.compile)
         graphs = graphs and self.device.type == "cuda" and not self.config.offload
         if graphs and sum(p.numel() for p in self.network.parameters()) <= SMALL:
@@ -224,7 +224,7 @@ class DiffusionDenoiser:
         def ask(part: slice) -> Tensor:
             return self.ask(self.forward, rows(part))
 
-        if self.config.compile != "none":
+        if self.config.compile is not None:
             torch.compiler.cudagraph_mark_step_begin()
         return self._in_parts(ask, len(z) * len(said.texts)).float().clone().chunk(len(said.texts))
 
@@ -239,7 +239,7 @@ class DiffusionDenoiser:
         if self.ends.views > 1 and self.config.slice:
             size, count = max(1, self.config.slice // together), rows // together
             return torch.cat([objects(slice(i, min(i + size, count))) for i in range(0, count, size)])
-        if self.config.compile != "none":
+        if self.config.compile is not None:
             return ask(slice(0, rows))
         return in_parts(objects, rows // together, self.device)
 

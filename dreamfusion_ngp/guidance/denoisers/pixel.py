@@ -62,7 +62,7 @@ def geometry(parts: Parts, conditions: str | None = None) -> tuple[int, int]:
         problem = other or width_problem(text_widths(c), parts.embeddings["hidden"].shape[-1])
     if problem:
         raise PriorError(f"{parts.folder}: the unet does not fit, {problem}")
-    if asked % factor:
+    if asked is not None and asked % factor:
         raise PriorError(f"guidance.resolution must be a multiple of {factor} for this model, got {asked}")
     side = asked or (square_side(c.sample_size, place) or USUAL_SIDE // factor) * factor
     check_side(side, place)
