@@ -11,7 +11,7 @@ from dataclasses import replace
 from ..base.errors import UsageError
 from .baselines import BASELINES, baseline
 from .models import DETAILS, build
-from .recipes import magic3d_sd, prolificdreamer_sd
+from .recipes import magic3d_sd, prolificdreamer_sd, textmesh_public
 from .rules import with_rule
 from .schema import (
     CameraConfig,
@@ -152,8 +152,9 @@ def textmesh() -> RunConfig:
     volume = replace(
         volume,
         preset="textmesh",
-        field=replace(volume.field, kind="sdf", sphere=0.3, beta=(0.02, 0.002)),
-        loss=replace(volume.loss, eikonal=0.1),
+        camera=replace(volume.camera, distance=FRAMED_CAMERAS.distance),  # outlines are hard, as a mesh's
+        field=replace(volume.field, kind="sdf", sphere=0.3, beta=(0.04, 0.002), interpolation="linear"),
+        loss=replace(volume.loss, eikonal=0.03, smoothness=0.08),
     )
     texture = replace(texture, preset="textmesh", steps=100, texture=TextureConfig(size=512, faces=10000))
     return replace(volume, then=texture)
@@ -240,6 +241,7 @@ PRESETS = {
 OF_MODELS = {
     "magic3d": magic3d_sd,
     "prolificdreamer": prolificdreamer_sd,
+    "textmesh": textmesh_public,
     **{name: lambda name=name: baseline(name, offline=False) for name in BASELINES},
 }
 

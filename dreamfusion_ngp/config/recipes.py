@@ -8,7 +8,7 @@ from dataclasses import replace
 
 from .published import THREESTUDIO, Published, convert, focal_of, mean_weight, t_range_of
 from .rules import with_rule
-from .schema import LightConfig, MeshConfig, OptimConfig, RunConfig
+from .schema import LightConfig, MeshConfig, OptimConfig, RunConfig, TextureConfig
 
 LATENT = 4 * 64 * 64  # numbers of a view over which the loss of Stable Diffusion at 512 pixels is summed
 
@@ -44,6 +44,33 @@ VOLUME = Published(
     lr_background=1e-3,
     random_background=0.5,  # random_aug
 )
+# Its field is NeuS's signed distance, not VolSDF's, and it has no second stage. Half a side of the cube is ours.
+TEXTMESH_VOLUME = Published(
+    source="threestudio, configs/textmesh-if.yaml at 28d9d80",
+    steps=10_000,
+    views=1,
+    resolution=64,
+    distance=(1.5, 2.0),
+    fov=(40.0, 70.0),
+    elevation=(-90.0, 90.0),  # the paper's; threestudio has -10 to 90
+    jitter=(0.1, 0.2, 0.02),
+    radius=1.0,
+    growth=1.3819,
+    scale=20.0,
+    scale_form="omega",
+    reduction=3 * 64 * 64,
+    orientation=(0.0, 0.0, 0),
+    sparsity=0.0,
+    opaque=0.0,
+    lr_grid=1e-2,
+    lr_mlp=1e-3,
+    lr_background=1e-3,
+    random_background=0.5,
+)
+SPHERE, EIKONAL = 0.5, 1000.0  # threestudio's
+BETA = (0.1, 1e-3)  # VolSDF's at the start; the floor is a seventh of the way between samples
+TEXTURE_STEPS = 2000  # neither the paper nor anyone else says how many
+
 ANNEALED = 5000  # steps after which the highest t is .5; here t falls to it, linearly, in twice as many
 SHAPE_STEPS, COLOR_STEPS = 15_000, 30_000
 
@@ -117,3 +144,29 @@ def prolificdreamer_sd() -> RunConfig:
         mesh=replace(mesh.mesh, consistency=0.0, show="color", learn="color"),
     )
     return replace(volume, then=replace(mesh, then=color))
+
+
+def textmesh_public() -> RunConfig:
+    """TextMesh (Tsalicoglou et al. 2023): a signed distance at 64 pixels, then the texture of its surface below t = .5.
+    The paper's first stage has Imagen."""
+    volume = convert(TEXTMESH_VOLUME)
+    volume = replace(
+        volume,
+        preset="textmesh",
+        field=replace(volume.field, kind="sdf", sphere=SPHERE, beta=BETA),
+        loss=replace(volume.loss, eikonal=mean_weight(EIKONAL, TEXTMESH_VOLUME.reduction)),
+        render=replace(volume.render, budget=1 << 20),
+    )
+    highest = t_range_of((0.02, 0.5))
+    texture = replace(
+        volume,
+        kind="texture",
+        steps=TEXTURE_STEPS,
+        light=LightConfig(albedo_only_until=1.0),
+        render=replace(volume.render, resolution=256, random_background=1.0),
+        guidance=replace(volume.guidance, t_range=highest, t_max_end=highest[1]),
+        loss=replace(volume.loss, eikonal=0.0),
+        mesh=MeshConfig(detail_levels=16, detail_finest=2048, detail_log2_table=19),
+        texture=TextureConfig(size=2048, faces=50_000),
+    )
+    return replace(volume, then=texture)

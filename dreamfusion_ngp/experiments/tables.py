@@ -13,14 +13,8 @@ RETRIEVAL = (
 )
 SHAPE = (("volumetric_iou", "volumetric IoU"), ("silhouette_iou", "silhouette IoU"))
 # Figure, heading, digits; shown where runs have them.
-SURFACE = (
-    ("mesh_chamfer", "Chamfer", 4),
-    ("normal_angle", "normals, degrees", 1),
-    ("pieces", "pieces", 1),
-    ("genus_error", "genus off by", 1),
-    ("faces_needed", "faces needed", 0),
-    ("psnr_256", "PSNR, dB", 1),
-)
+SURFACE = (("mesh_chamfer", "Chamfer", 4), ("normal_angle", "normals, degrees", 1), ("psnr_256", "PSNR, dB", 1))
+TOPOLOGY = (("pieces", "pieces", 1), ("genus_error", "genus off by", 1), ("faces_needed", "faces needed", 0))
 COLOR = (("chroma", "chroma to the truth's", 2),)
 BARS = (  # heading, figure, how it is summed up, bound, whether it is an upper one
     ("mean volumetric IoU", "volumetric_iou", statistics.fmean, 0.65, False),
@@ -84,7 +78,9 @@ def arms_table(name: str, group: dict) -> list[str]:
     """One row an arm. The paper's arms are compared with the one before, all others with the preset."""
     pairs, rows = paired(group), []
     preset = next((runs for arm, runs in pairs if arm["name"] == "preset"), None)
-    surface = [column for column in (*SURFACE, *COLOR) if any(column[0] in run for _, runs in pairs for run in runs)]
+    known = {key for _, runs in pairs for run in runs for key in run}
+    topology = TOPOLOGY if "genus_error" in known else ()
+    surface = [column for column in (*SURFACE, *topology, *COLOR) if column[0] in known]
     for number, (arm, runs) in enumerate(pairs):
         other = (pairs[number - 1][1] if number else None) if name == "paper" else preset
         other = None if other is runs else other

@@ -36,6 +36,8 @@ from .adam import Adam
 CAMERA = ("c2w", "focal", "azimuth", "elevation")
 REGULARISERS = ("orientation", "opacity_loss", "entropy", "smoothness", "eikonal", "transmittance")
 
+EIKONAL_STRIDE = 4  # one sample in so many: the backward of the field passes over samples that nothing asks about
+
 
 class State:
     """Everything that a run changes: field, background network, occupancy grid, optimiser, and the number of the next
@@ -224,7 +226,8 @@ def losses(state: State, seen: Rendering) -> dict[str, Tensor]:
         terms["smoothness"] = smoothness_loss(seen.normal, seen.opacity)
     if state.config.loss.eikonal:
         _, _, elsewhere = state.field(state.numbers["points"])
-        terms["eikonal"] = eikonal_loss(seen.gradient, seen.count) + eikonal_loss(elsewhere)
+        some = seen.gradient[::EIKONAL_STRIDE], (seen.count + EIKONAL_STRIDE - 1) // EIKONAL_STRIDE
+        terms["eikonal"] = eikonal_loss(*some) + eikonal_loss(elsewhere)
     if state.config.loss.transmittance:
         terms["transmittance"] = transmittance_loss(seen.opacity, state.numbers["target"])
     return terms

@@ -18,7 +18,7 @@ def stages(*words):
     return found
 
 
-@pytest.mark.parametrize("name, count", [("fast", 1), ("magic3d", 2), ("prolificdreamer", 3)])
+@pytest.mark.parametrize("name, count", [("fast", 1), ("magic3d", 2), ("prolificdreamer", 3), ("textmesh", 2)])
 def test_flags_of_guidance_are_for_all_stages(name, count):
     given = ["--guidance-scale", "7", "--negative", "blue", "--lora", "a.safetensors", "--low-memory"]
     found = stages("--preset", name, "--guidance", "toybox-256", *given)
@@ -67,6 +67,19 @@ def test_with_a_public_model_the_recipe_has_the_numbers_of_the_paper(tmp_path):
         guidance = config.guidance
         assert guidance.t_anneal * config.steps == 10_000 and guidance.t_max_end == 0.5
         assert not guidance.mode_words and guidance.view_words == "paper"
+
+
+def test_with_a_public_model_textmesh_has_the_numbers_of_its_configuration(tmp_path):
+    model = str(tiny_latent_folder(tmp_path, "sd"))
+    volume, texture = stages("--preset", "textmesh", "--guidance", model)
+    assert [(c.guidance.model, c.kind, c.steps) for c in (volume, texture)] == [
+        (model, "volume", 10_000),
+        (model, "texture", 2000),
+    ]
+    assert (volume.field.kind, volume.field.sphere, volume.field.finest_resolution) == ("sdf", 0.5, 2048)
+    assert volume.camera.elevation == (-90.0, 90.0), "the paper's whole range"
+    assert volume.loss.eikonal * 3 * 64 * 64 == pytest.approx(1000) and texture.loss.eikonal == 0
+    assert (volume.guidance.scale, texture.guidance.t_range) == (21.0, (0.02, 0.501))
 
 
 def test_mvdream_s_negative_prompt_can_be_taken_away():

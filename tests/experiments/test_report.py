@@ -16,6 +16,7 @@ from dreamfusion_ngp.base.errors import UsageError
 from dreamfusion_ngp.experiments import report
 from dreamfusion_ngp.experiments.groups import GROUPS
 from dreamfusion_ngp.experiments.metrics import METRICS
+from dreamfusion_ngp.experiments.tables import arms_table
 from dreamfusion_ngp.toybox.world.shapes import CLASSES, COLORS
 
 BENCHES = Path(__file__).resolve().parents[2] / "benches"
@@ -119,3 +120,12 @@ def test_the_text_on_the_metrics_has_their_numbers():
     assert f"of {surface.POINTS} points" in text["Chamfer distance"] and f"{faces.DOUBT:.0%}" == "4%"
     assert f"at {pictures.ELEVATION:.0f} degrees" in text["R-Precision"] and len(pictures.AZIMUTHS) == 8
     assert f"among {len(CLASSES) * len(COLORS)} ({len(CLASSES)} toys in {len(COLORS)} colours)" in text["R-Precision"]
+
+
+def test_handles_and_pieces_are_shown_where_they_were_counted():
+    """Older runs have pieces alone: their tables stay as they were."""
+    old = group_with({"a": [run_of("a red mug", 0, 0.5, pieces=1)]})
+    new = group_with({"a": [run_of("a red mug", 0, 0.5, pieces=1, genus_error=2, faces_needed=4000)]})
+    assert "pieces" not in arms_table("mesh", old)[0]
+    head, row = arms_table("mesh", new)[0], arms_table("mesh", new)[-1]
+    assert "genus off by" in head and "faces needed" in head and "| 2.0 | 4000 |" in row
