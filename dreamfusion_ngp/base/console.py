@@ -48,7 +48,7 @@ class Tolerant:
         except (OSError, ValueError) as error:
             self.broken = True
             silence(self.stream)
-            if self.note and getattr(error, "errno", None) not in (errno.EPIPE, errno.EIO, None):
+            if self.note and isinstance(error, OSError) and error.errno not in (errno.EPIPE, errno.EIO, None):
                 print(self.note % error.strerror, file=sys.stderr)
 
     def __getattr__(self, name: str):

@@ -6,6 +6,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from dataclasses import field as default
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -18,6 +19,9 @@ from . import counts
 
 CHECKED = 4096  # samples that are computed in float64 as well
 STEPS = 32  # samples on a ray
+
+
+Network = tuple[Tensor, Tensor, Tensor, Tensor, Tensor]  # table, W1, b1, W2, b2
 
 
 class LeftOut(Exception):
@@ -88,14 +92,15 @@ class Problem:
         """A copy in float32 where it is, or in float64 on the CPU: the kernels' float64 is there alone."""
         return tensor.detach().to("cpu" if dtype == torch.float64 else self.device, dtype, copy=True)
 
-    def network(self, dtype: torch.dtype = torch.float32) -> list[Tensor]:
-        return [
-            self.cast(p, dtype).requires_grad_()
-            for p in (self.model.table, self.model.w1, self.model.b1, self.model.w2, self.model.b2)
-        ]
+    def network(self, dtype: torch.dtype = torch.float32) -> Network:
+        model = self.model
+        parameters = (model.table, model.w1, model.b1, model.w2, model.b2)
+        table, w1, b1, w2, b2 = (self.cast(p, dtype).requires_grad_() for p in parameters)
+        return table, w1, b1, w2, b2
 
-    def named(self) -> dict:
-        return self.model._arguments()[1]
+    def named(self, **others: Any) -> dict[str, Any]:
+        """The model's own keyword arguments of `ops.field`, and others."""
+        return self.model._arguments()[1] | others
 
     def shaded_loss(self, h: Tensor, rgb_raw: Tensor, grad_h: Tensor, rows: slice, shading=shade) -> Tensor:
         """A loss with a gradient in density, lit colour and normal, as rendering has."""
@@ -111,6 +116,12 @@ class Problem:
             density=self.config.density,
         )
         return ((sigma * d_sigma).sum() + (rgb * d_rgb).sum() + 0.1 * (normal * d_normal).sum()) / len(h)
+
+
+def gradient(leaf: Tensor) -> Tensor:
+    """That of a tensor which a backward has reached."""
+    assert leaf.grad is not None
+    return leaf.grad
 
 
 def encode_cases(p: Problem) -> list[Case]:

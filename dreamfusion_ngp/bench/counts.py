@@ -84,5 +84,5 @@ def floor(counts: dict[str, float], rates: dict[str, float]) -> tuple[float, str
     """(seconds, resource): the least time that the measured rates allow, and which of them sets it; resources are taken
     to overlap without loss."""
     found = times(counts, rates)
-    slowest = max(found, key=found.get)
+    slowest = max(found, key=found.__getitem__)
     return found[slowest], slowest

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -11,16 +12,16 @@ from torch import Tensor
 from ..ops.adam import adam_step
 from ..ops.field import field, field_density, recycle_gradient
 from . import counts
-from .cases import CHECKED, Case, Peer, Problem
+from .cases import CHECKED, Case, Network, Peer, Problem, gradient
 
-ADAM = dict(lr=1e-3, beta1=0.9, beta2=0.99, eps=1e-15)
+ADAM: dict[str, Any] = dict(lr=1e-3, beta1=0.9, beta2=0.99, eps=1e-15)
 
 
 def field_gradient(p: Problem, dtype: torch.dtype, shadow: Tensor | None = None) -> Tensor:
     """The gradient of the table from a shaded step of the first samples."""
     network, few = p.network(dtype), slice(0, CHECKED)
-    p.shaded_loss(*field(p.cast(p.x[few], dtype), *network, p.layout, **p.named() | {"shadow": shadow}), few).backward()
-    return network[0].grad
+    p.shaded_loss(*field(p.cast(p.x[few], dtype), *network, p.layout, **p.named(shadow=shadow)), few).backward()
+    return gradient(network[0])
 
 
 class FieldStep:
@@ -31,14 +32,14 @@ class FieldStep:
         self.p, self.network, self.step = p, p.network(), 0
         self.moments = [(torch.zeros_like(t), torch.zeros_like(t)) for t in self.network]
         self.nonfinite = torch.zeros(1, dtype=torch.int64, device=p.device)
-        self.named = p.named() | {"shadow": self.network[0].detach().half() if half else None}
+        self.named = p.named(shadow=self.network[0].detach().half() if half else None)
 
     def __call__(self) -> None:
         p = self.p
         p.shaded_loss(*field(p.x, *self.network, p.layout, **self.named), slice(None)).backward()
         self.step += 1
         for tensor, (first, second) in zip(self.network, self.moments, strict=True):
-            adam_step(tensor.data, tensor.grad, first, second, self.nonfinite, **ADAM, step=self.step)
+            adam_step(tensor.data, gradient(tensor), first, second, self.nonfinite, **ADAM, step=self.step)
             recycle_gradient(tensor)
         if self.named["shadow"] is not None:
             self.named["shadow"].copy_(self.network[0].detach())
@@ -62,19 +63,16 @@ def backward_of(p: Problem, tensors: list[Tensor], shadow: Tensor | None) -> Cal
     return lambda: torch.ops.dreamfusion_ngp.field_backward(*tensors, *settings)
 
 
-def field_pair(p: Problem, network: list[Tensor], half: bool) -> list[Case]:
+def field_pair(p: Problem, network: Network, half: bool) -> list[Case]:
     """Field forward, backward, and the step; half: reading a float16 copy of the table. The truth never does."""
     few, K = slice(0, CHECKED), (p.n, p.layout, p.hidden)
     precision, shadow = (torch.float16, network[0].half()) if half else (torch.float32, None)
     entry = 2 if half else 4
 
     def forward(dtype, shadow=None):
-        named = p.named() | {"shadow": shadow}
+        named = p.named(layout=p.layout, shadow=shadow)
         return lambda: torch.cat(
-            [
-                t.reshape(-1)
-                for t in field(p.cast(p.x[few], dtype), *[p.cast(t, dtype) for t in network], p.layout, **named)
-            ]
+            [t.reshape(-1) for t in field(p.cast(p.x[few], dtype), *[p.cast(t, dtype) for t in network], **named)]
         )
 
     def backward(dtype, shadow=None):
@@ -87,7 +85,7 @@ def field_pair(p: Problem, network: list[Tensor], half: bool) -> list[Case]:
         Case(
             "field forward",
             p.n,
-            lambda: field(p.x, *network, p.layout, **p.named() | {"shadow": shadow}),
+            lambda: field(p.x, *network, p.layout, **p.named(shadow=shadow)),
             forward_counts,
             forward(torch.float32, shadow),
             forward(torch.float64),
@@ -115,7 +113,8 @@ def field_pair(p: Problem, network: list[Tensor], half: bool) -> list[Case]:
 
 
 def field_cases(p: Problem, half: bool = False) -> list[Case]:
-    network = [t.detach() for t in p.network()]
+    table, w1, b1, w2, b2 = (t.detach() for t in p.network())
+    network = table, w1, b1, w2, b2
     found = [density_case(p, network), *field_pair(p, network, False), shade_case(p, network), adam_case(network)]
     return found + (field_pair(p, network, True) if half else [])
 
@@ -130,12 +129,12 @@ def tensor_core_peers(case: Case, p: Problem) -> dict[str, Callable[[], Peer]]:
     return {"tensor cores": prepare} if case.op.startswith("field ") and case.precision == torch.float32 else {}
 
 
-def density_case(p: Problem, network: list[Tensor]) -> Case:
+def density_case(p: Problem, network: Network) -> Case:
     def few(dtype):
         def call() -> Tensor:
             x = p.cast(p.x[:CHECKED], dtype)
-            named = {**p.named(), "level_weight": p.named()["level_weight"].to(x.device)}
-            return field_density(x, *[p.cast(t, dtype) for t in network], p.layout, **named)
+            named = p.named(layout=p.layout, level_weight=p.named()["level_weight"].to(x.device))
+            return field_density(x, *[p.cast(t, dtype) for t in network], **named)
 
         return call
 
@@ -149,13 +148,13 @@ def density_case(p: Problem, network: list[Tensor]) -> Case:
     )
 
 
-def shade_case(p: Problem, network: list[Tensor]) -> Case:
+def shade_case(p: Problem, network: Network) -> Case:
     inputs = [t.requires_grad_() for t in field(p.x, *network, p.layout, **p.named())]
 
-    def both(inputs, rows) -> Tensor:
+    def both(inputs: Sequence[Tensor], rows: slice) -> list[Tensor]:
         """The gradients of density, colour and normal."""
-        p.shaded_loss(*inputs, rows).backward()
-        found = [t.grad for t in inputs]
+        p.shaded_loss(*inputs, rows=rows).backward()
+        found = [gradient(t) for t in inputs]
         for tensor in inputs:
             tensor.grad = None
         return found
@@ -174,7 +173,7 @@ def shade_case(p: Problem, network: list[Tensor]) -> Case:
     )
 
 
-def adam_case(network: list[Tensor]) -> Case:
+def adam_case(network: Network) -> Case:
     device, parameters = network[0].device, sum(t.numel() for t in network)
     random = torch.Generator().manual_seed(1)
     moved, grad, first, second = (torch.rand(parameters, generator=random).to(device) for _ in range(4))
@@ -183,7 +182,7 @@ def adam_case(network: list[Tensor]) -> Case:
 
     def few(dtype, device):
         tensors = start.to(device, dtype).clone()
-        adam_step(*tensors, torch.zeros(1, dtype=torch.int64, device=device), **ADAM, step=9)
+        adam_step(*tensors, nonfinite=torch.zeros(1, dtype=torch.int64, device=device), **ADAM, step=9)
         return tensors
 
     return Case(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from typing import Any
 
 from ..base.errors import UsageError
 
@@ -23,7 +24,8 @@ COLORS = (
     "#aec7e8",
     "#ffbb78",
 )
-STYLE = {"font.size": 9, "svg.fonttype": "none", "svg.hashsalt": "dreamfusion_ngp"}  # letters stay letters
+# svg.fonttype "none": letters stay letters.
+STYLE: dict[Any, Any] = {"font.size": 9, "svg.fonttype": "none", "svg.hashsalt": "dreamfusion_ngp"}
 
 
 def new_plot(title: str, x_label: str, y_label: str):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -64,24 +65,31 @@ def text_encoder(width: int, projected: bool):
 
 def write_pipeline(folder: Path, family: str) -> Path:
     """A pipeline of the family with random weights in half precision."""
-    from diffusers import AutoencoderKL, DDIMScheduler, UNet2DConditionModel
+    from diffusers import (
+        AutoencoderKL,  # pyright: ignore[reportPrivateImportUsage]
+        DDIMScheduler,  # pyright: ignore[reportPrivateImportUsage]
+        UNet2DConditionModel,  # pyright: ignore[reportPrivateImportUsage]
+    )
 
     torch.manual_seed(0)
     unet, blocks, widths = FAMILIES[family]
+    vae: dict[str, Any] = dict(
+        block_out_channels=blocks,
+        down_block_types=("DownEncoderBlock2D",) * len(blocks),
+        up_block_types=("UpDecoderBlock2D",) * len(blocks),
+        layers_per_block=2,
+    )
     parts = {
         "unet": UNet2DConditionModel(in_channels=4, out_channels=4, **unet).half(),
-        "vae": AutoencoderKL(
-            block_out_channels=blocks,
-            down_block_types=("DownEncoderBlock2D",) * len(blocks),
-            up_block_types=("UpDecoderBlock2D",) * len(blocks),
-            layers_per_block=2,
-        ).half(),
+        "vae": AutoencoderKL(**vae).half(),
         "scheduler": DDIMScheduler(beta_schedule="scaled_linear", beta_start=0.00085, beta_end=0.012),
     }
     for i, width in enumerate(widths):
         end = f"_{i + 1}" if i else ""
         parts |= {f"text_encoder{end}": text_encoder(width, i > 0), f"tokenizer{end}": tokenizer()}
-    index = {"_class_name": "StableDiffusionXLPipeline" if len(widths) > 1 else "StableDiffusionPipeline"}
+    index: dict[str, Any] = {
+        "_class_name": "StableDiffusionXLPipeline" if len(widths) > 1 else "StableDiffusionPipeline"
+    }
     for name, part in parts.items():
         variant = {"variant": "fp16"} if name in ("unet", "vae") else {}
         part.save_pretrained(folder / name, **variant)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
@@ -45,10 +45,10 @@ class Scene:
             v.detach().requires_grad_()
             for v in shade(
                 *(v.detach() for v in self.field(self.x)),
-                self.x,
-                self.ray,
-                self.shading,
-                len(self.origins),
+                x=self.x,
+                ray_id=self.ray,
+                view=self.shading,
+                rays_per_view=len(self.origins),
                 density=self.field.activation,
             )
         ]
@@ -97,7 +97,13 @@ def march_sums(s: Scene, dtype: torch.dtype) -> Tensor:
     return sums_of_rays(samples.ray_id[:n], samples.t[:n], len(s.origins))
 
 
-def composite_check(s: Scene, dtype: torch.dtype, outputs: Callable) -> Tensor:
+def sum_of(outputs: Sequence[Tensor]) -> Tensor:
+    """() the sum of all numbers, tensor by tensor."""
+    first, *others = (out.sum() for out in outputs)
+    return sum(others, first)
+
+
+def composite_check(s: Scene, dtype: torch.dtype, outputs: Callable[..., Sequence[Tensor]]) -> Tensor:
     """Rays in the middle of the view: what compositing gives, and the gradients of density, colour and normal of the
     sum of it. outputs: (sigma, rgb, normal, t, offsets, directions) -> tensors."""
     first = max(0, (len(s.origins) - CHECKED) // 2)
@@ -108,7 +114,7 @@ def composite_check(s: Scene, dtype: torch.dtype, outputs: Callable) -> Tensor:
     found = outputs(
         *inputs, s.t[rows].to(device, dtype), (offsets - offsets[0]).to(device), s.directions[rays].to(device, dtype)
     )
-    gradients = torch.autograd.grad(sum(out.sum() for out in found), inputs)
+    gradients = torch.autograd.grad(sum_of(found), inputs)
     return torch.cat([v.detach().reshape(-1) for v in (*found, *gradients)])
 
 
@@ -116,10 +122,10 @@ def scene_cases(s: Scene) -> list[Case]:
     rays = len(s.origins)
 
     def outputs(*inputs):
-        return composite(*inputs, s.config.step)
+        return composite(*inputs, step=s.config.step)
 
     def composite_both():
-        sum(out.sum() for out in outputs(*s.shaded, s.t, s.samples.offsets, s.directions)).backward()
+        sum_of(outputs(*s.shaded, s.t, s.samples.offsets, s.directions)).backward()
         for tensor in s.shaded:
             tensor.grad = None
 

@@ -4,6 +4,7 @@ the same run allow. Standard library only."""
 from __future__ import annotations
 
 from dataclasses import dataclass
+from math import inf
 
 OURS = "dreamfusion_ngp"
 PAPER = {"field": "paper", "resolution": 64, "precision": "float32"}  # 131072 samples along rays
@@ -19,7 +20,7 @@ class Target:
     ops: tuple[str, ...]
     who: str = OURS
     times: float | None = None
-    most_ms: float | None = None
+    most_ms: float = inf
 
 
 ENCODE, BACKWARD, STEP = ("encode forward",), ("encode backward",), ("field step",)
@@ -44,7 +45,7 @@ MEMORY = 10.0  # peak memory of the composed step over ours, a sample, with ours
 def rows_of(result: dict, ops: tuple[str, ...], who: str, **keys) -> list[dict] | None:
     """One row per op, None if one is missing."""
     keys = {**PAPER, **keys}
-    found = [
+    found = (
         next(
             (
                 r
@@ -54,8 +55,9 @@ def rows_of(result: dict, ops: tuple[str, ...], who: str, **keys) -> list[dict] 
             None,
         )
         for op in ops
-    ]
-    return None if None in found else found
+    )
+    rows = [row for row in found if row is not None]
+    return rows if len(rows) == len(ops) else None
 
 
 def total(rows: list[dict], key: str = "median_ms") -> float:

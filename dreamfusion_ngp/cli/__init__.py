@@ -54,8 +54,8 @@ def run_verb(args: argparse.Namespace) -> int:
 
 def main(argv: list[str] | None = None) -> int:
     open_streams()
-    if hasattr(sys.stdout, "reconfigure"):
-        sys.stdout.reconfigure(errors="backslashreplace")  # a prompt may hold what the terminal cannot show
+    if reconfigure := getattr(sys.stdout, "reconfigure", None):
+        reconfigure(errors="backslashreplace")  # a prompt may hold what the terminal cannot show
     try:
         with tolerant("stderr"):
             code = answer(argv)

@@ -56,7 +56,9 @@ def installed_version(name: str) -> str:
 
 def release(version: str) -> tuple[int, ...]:
     """ "2.13.0+cpu" -> (2, 13, 0)."""
-    return tuple(int(n) for n in re.match(r"\d+(?:\.\d+)*", version)[0].split("."))
+    number = re.match(r"\d+(?:\.\d+)*", version)
+    assert number is not None, version
+    return tuple(int(n) for n in number[0].split("."))
 
 
 def cuda_name(number: int) -> str:

@@ -63,7 +63,9 @@ def gpu_architectures(gpus: list[dict]) -> Verdict:
 def runs_on(archs: list[str], gpu: str) -> bool:
     """Whether code for `archs` (CMake's notation) runs on `gpu` ("90"): SASS within its major version, PTX on newer."""
     for arch in archs:
-        number, suffix, kind = re.fullmatch(r"(\d+)([af]?)(-real|-virtual)?", arch).groups()
+        parts = re.fullmatch(r"(\d+)([af]?)(-real|-virtual)?", arch)
+        assert parts is not None, arch  # as build_support.parse_archs has written it
+        number, suffix, kind = parts.groups()
         if suffix:  # architecture-specific code: exactly this one
             if number == gpu:
                 return True
@@ -113,7 +115,9 @@ def requirements(gpus: list[dict]) -> Verdict:
         return Verdict(FAIL, "dreamfusion_ngp itself is not installed", REBUILD)
     wrong = []
     for line in lines:
-        name, least = re.match(r"([\w.-]+)(?:>=([\d.]+))?", line).groups()
+        parts = re.match(r"([\w.-]+)(?:>=([\d.]+))?", line)
+        assert parts is not None, line
+        name, least = parts.groups()
         version = installed_version(name)
         if "extra ==" in line:
             continue

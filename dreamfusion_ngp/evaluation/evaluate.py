@@ -37,7 +37,7 @@ def evaluate(
     if out is not None:
         with writing(out):
             out.mkdir(parents=True, exist_ok=True)
-    retrieval = scoring.load_retrieval(clip, judge and Path(judge), choose_device(device))
+    retrieval = scoring.load_retrieval(clip, Path(judge) if judge else None, choose_device(device))
     score, records, pictures = scoring.score if len(found) == 1 else scoring.attempt, [], []
     for path in found:
         state, folder = load_state(path, device)

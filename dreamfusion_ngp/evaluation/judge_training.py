@@ -213,7 +213,9 @@ def train_judge(config: TrainJudgeConfig, out: Path, show=print, device: str = "
     check_request(config, Path(out), device)
     random = np.random.default_rng([config.seed, 7])
     torch.manual_seed(config.seed)
-    judge = Judge().to(device=device, memory_format=torch.channels_last).train()
+    judge = Judge()
+    judge.to(device=device, memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
+    judge.train()
     optimizer, loss_of = MuonAdamW([judge], outer=OUTER), RetrievalLoss(judge)
 
     def gradients(*batch) -> torch.Tensor:

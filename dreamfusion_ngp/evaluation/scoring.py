@@ -45,7 +45,7 @@ COLUMNS = (
 )
 
 
-def load_retrieval(clip: str | None, judge: Path | None, device="cpu") -> Retrieval | None:
+def load_retrieval(clip: str | None, judge: Path | None, device: torch.device | str = "cpu") -> Retrieval | None:
     """CLIP where one is named, else the judge at `judge`, else the embedded judge, None where that is not there."""
     from .judge import EMBEDDED, load_judge
 

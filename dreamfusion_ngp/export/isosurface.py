@@ -131,7 +131,7 @@ def decimate(mesh: Mesh, faces: int) -> Mesh:
     for aggression in (7, 3):
         vertices, triangles = fast_simplification.simplify(
             mesh.vertices, mesh.faces.astype(np.int32), target_count=faces, agg=aggression
-        )
+        )[:2]
         simpler = compact(Mesh(np.asarray(vertices, dtype=np.float64), np.asarray(triangles, dtype=np.int64)))
         if is_closed(simpler) and np.isfinite(simpler.vertices).all() and signed_volume(simpler) > 0:
             return simpler

@@ -6,6 +6,7 @@ import io
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -53,7 +54,9 @@ def export_mesh(
     Raises UsageError for a bad argument, ExportError for a field that is empty or not finite, or a bad folder.
     """
     check_limits(texture, faces)
-    grid = dict(resolution=resolution, faces=faces, keep_all=keep_all, smooth=smooth, level=level, device=device)
+    grid: dict[str, Any] = dict(
+        resolution=resolution, faces=faces, keep_all=keep_all, smooth=smooth, level=level, device=device
+    )
     place = (Path(folder).resolve(), check_formats(formats), texture, check_size(size), check_origin(origin))
     mesh, stats = extract_mesh(density if solid is None else solid, bound, **grid)
 
@@ -74,7 +77,7 @@ def export_surface(
     smooth: int = 0,
     size: float = STL_SIZE,
     origin: str = "scene",
-    frame: Sequence[float] = SCENE,
+    frame: Sequence[float] | np.ndarray = SCENE,
     device="cpu",
 ) -> dict:
     """As `export_mesh`, of a closed surface that is there: albedo gives the colours of points on it. frame: (4,), the
@@ -110,7 +113,7 @@ def write_mesh(
     texture: int,
     size: float,
     origin: str,
-    frame: Sequence[float] = SCENE,
+    frame: Sequence[float] | np.ndarray = SCENE,
     textured: TexturedMesh | None = None,
 ) -> dict:
     """The files of `export_mesh` for a mesh and its colours, and the part of what it returns that is about them.
@@ -196,9 +199,11 @@ def glb_bytes(textured: TexturedMesh) -> bytes:
     """Binary glTF 2.0: one mesh, one material with baseColorTexture (sRGB by the standard), metallic 0, roughness 1."""
     import trimesh
     from PIL import Image
+    from trimesh.visual import TextureVisuals
+    from trimesh.visual.material import PBRMaterial
 
     texture = Image.open(io.BytesIO(png_bytes(textured.image)))  # has the format PNG, in which it is then embedded
-    material = trimesh.visual.material.PBRMaterial(
+    material = PBRMaterial(
         name="surface", baseColorTexture=texture, metallicFactor=0.0, roughnessFactor=1.0, doubleSided=False
     )
     mesh = trimesh.Trimesh(
@@ -206,11 +211,12 @@ def glb_bytes(textured: TexturedMesh) -> bytes:
         textured.faces,
         vertex_normals=textured.normals,
         process=False,
-        visual=trimesh.visual.TextureVisuals(uv=textured.uv, material=material),
+        visual=TextureVisuals(uv=textured.uv, material=material),
     )
     scene = trimesh.Scene()
     scene.add_geometry(mesh, geom_name="mesh", node_name="mesh")
-    return scene.export(file_type="glb", include_normals=True)
+    data: Any = scene.export(file_type="glb", include_normals=True)
+    return data
 
 
 def obj_files(textured: TexturedMesh) -> dict[str, bytes]:
@@ -231,20 +237,22 @@ def obj_files(textured: TexturedMesh) -> dict[str, bytes]:
 def ply_bytes(mesh: Mesh, color: np.ndarray) -> bytes:
     """Binary PLY with normals and vertex colours (8 bits, sRGB), and a comment that says its axes."""
     import trimesh
+    from trimesh.exchange.ply import export_ply
 
     check_finite(mesh.vertices, color)
     rgba = np.concatenate([(color * 255).round(), np.full((len(color), 1), 255)], 1).astype(np.uint8)
     solid = trimesh.Trimesh(
         mesh.vertices, mesh.faces, vertex_normals=vertex_normals(mesh), vertex_colors=rgba, process=False
     )
-    head, body = trimesh.exchange.ply.export_ply(solid, vertex_normal=True).split(b"\nelement ", 1)
+    head, body = export_ply(solid, vertex_normal=True).split(b"\nelement ", 1)
     return head + f"\ncomment {said('ply')}\nelement ".encode() + body
 
 
 def stl_bytes(mesh: Mesh) -> bytes:
     """Binary STL: the shape alone; its header of 80 bytes says the unit and the axes."""
     import trimesh
+    from trimesh.exchange.stl import export_stl
 
     check_finite(mesh.vertices)
-    data = trimesh.exchange.stl.export_stl(trimesh.Trimesh(mesh.vertices, mesh.faces, process=False))
+    data = export_stl(trimesh.Trimesh(mesh.vertices, mesh.faces, process=False))
     return f"dreamfusion_ngp: {said('stl')}".encode().ljust(80, b"\0") + data[80:]

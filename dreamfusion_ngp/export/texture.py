@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -107,5 +108,6 @@ def bake_texture(mesh: Mesh, color: Color, *, size: int) -> TexturedMesh:
     normal /= np.maximum(np.linalg.norm(normal, axis=1, keepdims=True), 1e-12)
     image = np.zeros((size, size, 3), dtype=np.uint8)
     image[covered] = (color(points, normal) * 255).round().astype(np.uint8)
-    row, column = distance_transform_edt(~covered, return_distances=False, return_indices=True)
+    nearest: Any = distance_transform_edt(~covered, return_distances=False, return_indices=True)
+    row, column = nearest
     return TexturedMesh(vertices.astype(np.float32), normals.astype(np.float32), uv, faces, image[row, column])

@@ -64,7 +64,7 @@ def write_mp4(path: Path, frames: np.ndarray, fps: int) -> None:
     wanted = ["-vcodec", "libx264", "-pix_fmt", "yuv420p", "-crf", "15", "-movflags", "+faststart", "-f", "mp4"]
     done = subprocess.run(
         [imageio_ffmpeg.get_ffmpeg_exe(), "-y", "-v", "error", *given, "-i", "-", "-an", *wanted, str(path)],
-        input=memoryview(frames).cast("B"),
+        input=frames.data.cast("B"),
         capture_output=True,
         start_new_session=True,
     )

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from torch import Tensor
 
 from ..config.schema import GuidanceConfig
-from .protocol import Predictions
+from .protocol import Predictions, settled_scale
 from .schedule import Schedule
 
 
@@ -24,10 +24,12 @@ def guided_noise(
 def guided_prediction(said: Predictions, config: GuidanceConfig) -> Tensor:
     """What the network predicts (B, C, h, w), in its own terms, guided by the config's scale and rescaled, where it is
     the prediction that is."""
+    scale = settled_scale(config)
     if said.negatives:
-        guided = perp_neg_guidance(said.uncond, said.cond, said.negatives, said.weights, config.scale)
+        assert said.weights is not None
+        guided = perp_neg_guidance(said.uncond, said.cond, said.negatives, said.weights, scale)
     else:
-        guided = classifier_free_guidance(said.uncond, said.cond, config.scale)
+        guided = classifier_free_guidance(said.uncond, said.cond, scale)
     return rescale_guidance(guided, said.cond, config.rescale) if config.rescale_of == "prediction" else guided
 
 

@@ -8,6 +8,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -108,8 +109,8 @@ class Inversions:
             for reader, value in zip(readers, vectors, strict=True):
                 reader.add(item.tokens(len(value)))
 
-    def into_encoders(self, readers: Sequence[Reader], models: Sequence[torch.nn.Module]) -> None:
-        """Put the vectors into the tables of the text encoders, behind what is there."""
+    def into_encoders(self, readers: Sequence[Reader], models: Sequence[Any]) -> None:
+        """Put the vectors into the tables of the text encoders, models of transformers, behind what is there."""
         for k, (reader, model) in enumerate(zip(readers, models, strict=True)):
             model.resize_token_embeddings(reader.rows, mean_resizing=False)
             table = model.get_input_embeddings().weight

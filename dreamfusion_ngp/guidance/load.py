@@ -30,7 +30,7 @@ FAMILIES = (MULTIVIEW, MULTIVIEW_PIXELS, FLOW, SDXL, LATENT, PIXEL)  # the first
 
 def load_guidance(
     config: RunConfig, device: torch.device | str, rule: Distill | None = None
-) -> ScoreDistillation | ClipGuidance:
+) -> ScoreDistillation[DiffusionDenoiser] | ClipGuidance:
     """The guidance of a run, on `device`, of the kind that the config names. `config.guidance.model` is an embedded
     prior, a local folder in diffusers format (of a CLIP in transformers'), or a short name or hub id (hub/names.py),
     which alone may lead to a download. rule: a distillation rule of one's own instead of `config.guidance.rule`. Raises

@@ -5,6 +5,7 @@ from __future__ import annotations
 import weakref
 from collections.abc import Callable
 from contextlib import contextmanager
+from typing import Any
 
 import numpy as np
 import torch
@@ -105,7 +106,8 @@ class Encoding(torch.nn.Module):
 
     def __init__(self, denoiser: DiffusionDenoiser):
         super().__init__()
-        self.vae, self.encode = denoiser.ends.vae, denoiser.encode
+        self.vae: Any = denoiser.ends.vae
+        self.encode = denoiser.encode
 
     def forward(self, image: Tensor) -> None:
         x = self.encode(image)
@@ -117,7 +119,8 @@ class Predicting(torch.nn.Module):
 
     def __init__(self, denoiser: DiffusionDenoiser):
         super().__init__()
-        self.network, self.denoiser = denoiser.network, [denoiser]  # in a list: it is no module of this one
+        self.network: Any = denoiser.network
+        self.denoiser = [denoiser]  # in a list: it is no module of this one
 
     def forward(self, rows: Rows) -> Tensor:
         return self.denoiser[0].ends.call(self.cast, rows)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -48,8 +49,9 @@ class JointAttention:
         return self.inner(attn, joined, *given, **named).reshape(rows, positions, channels)
 
 
-def attend_jointly(unet: nn.Module, inner: Callable, views: int = VIEWS) -> None:
-    """Let the UNet's self-attention see all views of an object; cross-attention stays the view's own."""
+def attend_jointly(unet: Any, inner: Callable, views: int = VIEWS) -> None:
+    """Let the self-attention of a UNet2DConditionModel see all views of an object; cross-attention stays the view's
+    own."""
     joint = JointAttention(inner, views)
     unet.set_attn_processor(
         {name: joint if name.endswith("attn1.processor") else inner for name in unet.attn_processors}
@@ -57,8 +59,9 @@ def attend_jointly(unet: nn.Module, inner: Callable, views: int = VIEWS) -> None
 
 
 @contextmanager
-def each_alone(unet: nn.Module) -> Iterator[None]:
-    """Within it the UNet sees single pictures of no camera, as the text-to-image model that it comes from."""
+def each_alone(unet: Any) -> Iterator[None]:
+    """Within it a UNet2DConditionModel sees single pictures of no camera, as the text-to-image model that it comes
+    from."""
     joint = {p for p in unet.attn_processors.values() if isinstance(p, JointAttention)}
     views, embedding = [(p, p.views) for p in joint], unet.class_embedding
     unet.class_embedding = None

@@ -14,6 +14,7 @@ import inspect
 import os
 import re
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -86,10 +87,10 @@ def imagedream(folder: Path) -> str:
     )
 
 
-def load_unet(folder: Path, index: dict, name: str, dtype: torch.dtype | None = None) -> torch.nn.Module:
-    """The UNet of a folder: frozen, in eval mode, on the CPU, in `dtype` (default: float32). Raises PriorError unless
-    its weights are those of its config, no one missing and none left over."""
-    from diffusers import UNet2DConditionModel
+def load_unet(folder: Path, index: dict, name: str, dtype: torch.dtype | None = None) -> Any:
+    """The UNet of a folder, a UNet2DConditionModel: frozen, in eval mode, on the CPU, in `dtype` (default: float32).
+    Raises PriorError unless its weights are those of its config, no one missing and none left over."""
+    from diffusers import UNet2DConditionModel  # pyright: ignore[reportPrivateImportUsage]
 
     part, config = folder / name, read_config(folder, name)
     state = read_weights(folder, name)
@@ -178,7 +179,7 @@ def stock_config(config: dict, state: dict[str, Tensor]) -> dict:
 
 
 def stock_class() -> type:
-    from diffusers import UNet2DConditionModel
+    from diffusers import UNet2DConditionModel  # pyright: ignore[reportPrivateImportUsage]
 
     return UNet2DConditionModel
 

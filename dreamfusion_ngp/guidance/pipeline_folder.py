@@ -11,6 +11,7 @@ import os
 from collections.abc import Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -98,9 +99,9 @@ def part_class(folder: Path, index: dict, name: str) -> type:
 
 def load_model(
     folder: Path, index: dict, name: str, dtype: torch.dtype | None = None, *, kind: str | None = None
-) -> torch.nn.Module:
-    """The part `name` with its weights: frozen, in eval mode, on the CPU, in `dtype` (default: float32, or bfloat16
-    where it is BIG). kind: the part that it is, where the folder has another name."""
+) -> Any:
+    """The part `name` with its weights, a torch.nn.Module: frozen, in eval mode, on the CPU, in `dtype` (default:
+    float32, or bfloat16 where it is BIG). kind: the part that it is, where the folder has another name."""
     part, kind = folder / name, kind or name
     cls, found = part_class(folder, index, kind), find_weights(folder, name)
     if found.variant not in ("", "fp16") or found.name not in NAMES:
@@ -120,16 +121,16 @@ def load_model(
     return model.eval().requires_grad_(False)
 
 
-def load_blank(folder: Path, index: dict, name: str) -> torch.nn.Module:
-    """A text encoder without its weights, on the meta device, as its config describes it."""
+def load_blank(folder: Path, index: dict, name: str) -> Any:
+    """A text encoder, a torch.nn.Module, without its weights, on the meta device, as its config describes it."""
     cls = part_class(folder, index, name)
     with fitting(f"{folder / name} cannot be loaded as {cls.__name__}"), torch.device("meta"):
         return cls(cls.config_class.from_pretrained(folder / name, local_files_only=True))
 
 
-def load_vae(model: str) -> torch.nn.Module:
-    """A VAE in a folder or hub repository of its own (an AutoencoderTiny, say), or that of a whole pipeline: frozen,
-    in eval mode, on the CPU, float32."""
+def load_vae(model: str) -> Any:
+    """A VAE, a torch.nn.Module, in a folder or hub repository of its own (an AutoencoderTiny, say), or that of a whole
+    pipeline: frozen, in eval mode, on the CPU, float32."""
     path = model_path(model)
     if (path / "model_index.json").is_file():
         return load_model(path, read_index(path), "vae", torch.float32)

@@ -64,10 +64,16 @@ class Predictions:
     @staticmethod
     def joined(parts: Sequence[Predictions]) -> Predictions:
         """Those of parts of the views as one."""
-        first = parts[0]
         negatives = tuple(torch.cat(n) for n in zip(*(p.negatives for p in parts), strict=True))
-        weights = None if first.weights is None else torch.cat([p.weights for p in parts], 1)
+        said = [p.weights for p in parts if p.weights is not None]
+        weights = torch.cat(said, 1) if said else None
         return Predictions(torch.cat([p.uncond for p in parts]), torch.cat([p.cond for p in parts]), negatives, weights)
+
+
+def settled_scale(config: GuidanceConfig) -> float:
+    """The guidance scale of a config in which there is one, as in that which a `Distill` is given."""
+    assert config.scale is not None
+    return config.scale
 
 
 class Denoiser(Protocol):
@@ -83,7 +89,7 @@ class Denoiser(Protocol):
     views_together: bool
     device: torch.device
 
-    def encode(self, image: Tensor) -> Tensor:
+    def encode(self, image: Tensor, /) -> Tensor:
         """Images (b, H, H, 3) in [0, 1] -> x (b, C, h, w) in the model's range. Differentiable."""
         ...
 

@@ -25,16 +25,16 @@ class Schedule:
     prediction: str = "epsilon"
     times: np.ndarray | None = None
 
-    def __post_init__(self):
-        if self.times is None:
-            object.__setattr__(self, "times", np.arange(len(self.abar)))
-
     def __len__(self) -> int:
         return len(self.abar)
 
     def coefficients(self, t: np.ndarray, like: Tensor) -> tuple[Tensor, Tensor]:
         """alpha_t and sigma_t, each (b, 1, 1, 1), in the dtype and on the device of `like`."""
         return signal_and_noise(self.abar, t, like)
+
+    def told(self, t: np.ndarray) -> np.ndarray:
+        """(b,) numbers that the model is told for timesteps t (b,) int64."""
+        return t if self.times is None else self.times[t]
 
     def noise(self, output: Tensor, z: Tensor, alpha: Tensor, sigma: Tensor) -> Tensor:
         """eps_hat of what the model predicts of z."""
@@ -86,7 +86,8 @@ def signal_and_noise(abar: np.ndarray, t: np.ndarray, like: Tensor) -> tuple[Ten
     """alpha_t = sqrt(abar_t) and sigma_t = sqrt(1 - abar_t), each (B, 1, 1, 1), in the dtype and on the device of
     `like`."""
     a = abar[t].astype(np.float64).reshape(-1, 1, 1, 1)
-    return tuple(sent(np.stack([np.sqrt(a), np.sqrt(1.0 - a)]), like.device, like.dtype))
+    alpha, sigma = sent(np.stack([np.sqrt(a), np.sqrt(1.0 - a)]), like.device, like.dtype)
+    return alpha, sigma
 
 
 def add_noise(x: Tensor, noise: Tensor, alpha: Tensor, sigma: Tensor) -> Tensor:

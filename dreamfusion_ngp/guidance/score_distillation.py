@@ -7,6 +7,7 @@ import math
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
+from typing import Generic, TypeVar
 
 import numpy as np
 import torch
@@ -21,8 +22,10 @@ from .protocol import Denoiser, Distill, GuidanceOutput, Predictions
 from .schedule import draw, weight
 from .shared_noise import shared_noise
 
+D = TypeVar("D", bound=Denoiser)
 
-class ScoreDistillation:
+
+class ScoreDistillation(Generic[D]):
     """See `protocol.Guidance` for the call.
 
     rule: what gives the gradient on the encoded images.  resident: a context in which the denoiser's network is on its
@@ -32,7 +35,7 @@ class ScoreDistillation:
     def __init__(
         self,
         config: RunConfig,
-        denoiser: Denoiser,
+        denoiser: D,
         rule: Distill = sds,
         resident: Callable[[], AbstractContextManager] = nullcontext,
     ):
@@ -41,7 +44,8 @@ class ScoreDistillation:
         self.denoiser, self.rule, self.resident = denoiser, rule, resident
 
     def tensors(self) -> dict[str, Tensor]:
-        return self.rule.tensors() if hasattr(self.rule, "tensors") else {}
+        own: Callable[[], dict[str, Tensor]] = getattr(self.rule, "tensors", dict)
+        return own()
 
     def __call__(self, image: Tensor, views: Views, part: int, progress: float) -> GuidanceOutput:
         if image.ndim != 4 or image.shape[3] != 3 or image.shape[1] != image.shape[2] or len(image) != len(views):
@@ -114,9 +118,12 @@ class Sliced:
     """A denoiser that is asked about `cuts` of the views one after the other."""
 
     def __init__(self, denoiser: Denoiser, cuts: list[slice]):
-        self.denoiser, self.cuts, self.encode = denoiser, cuts, denoiser.encode
+        self.denoiser, self.cuts = denoiser, cuts
         self.shape, self.schedule, self.scale = denoiser.shape, denoiser.schedule, denoiser.scale
         self.device, self.views_together = denoiser.device, False
+
+    def encode(self, image: Tensor) -> Tensor:
+        return self.denoiser.encode(image)
 
     def predict(self, z: Tensor, t: np.ndarray, views: Views) -> Predictions:
         return Predictions.joined([self.denoiser.predict(z[p], t[p], views[p]) for p in self.cuts])

@@ -57,10 +57,12 @@ class Conditioning(nn.Module):
 class Student:
     """Puts a LoRA into the denoiser's network; what it learns is float32. Starts are drawn from `seed`."""
 
+    added: Tensor | None = None  # to the embedding of the time while the network is `awake`
+
     def __init__(self, denoiser: DiffusionDenoiser, seed: int):
         from peft import LoraConfig
 
-        self.denoiser, self.network, self.added = denoiser, denoiser.network, None
+        self.denoiser, self.network = denoiser, denoiser.network
         self.network.add_adapter(LoraConfig(r=RANK, lora_alpha=RANK, target_modules=ATTENTION), adapter_name=ADAPTER)
         self.network.disable_adapters()
         embedding = self.network.time_embedding

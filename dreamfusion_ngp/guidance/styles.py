@@ -9,6 +9,7 @@ import math
 import re
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -91,8 +92,9 @@ class Styles:
         """What of them decides the embedding of a text, "" for none."""
         return " ".join(f"{lora.weight:g}:{lora.digest}" for lora in self.loras)
 
-    def into_network(self, network: torch.nn.Module, name: str) -> None:
-        """Add them to the part `name`, "unet" or "transformer". Raises PriorError where one does not fit it."""
+    def into_network(self, network: Any, name: str) -> None:
+        """Add them to the part `name`, "unet" or "transformer", a model of diffusers. Raises PriorError where one does
+        not fit it."""
         for lora in self.loras:
             with fitting(f"{lora.path} does not fit this model, is it for another one?"):
                 state, alphas = self._read(lora, network)
@@ -106,8 +108,9 @@ class Styles:
                 network.unload_lora()
         network.requires_grad_(False)
 
-    def into_encoders(self, encoders: dict[str, torch.nn.Module]) -> None:
-        """Add them to text encoders, by the names of the parts. Raises PriorError where one does not fit."""
+    def into_encoders(self, encoders: dict[str, Any]) -> None:
+        """Add them to text encoders, models of transformers, by the names of the parts. Raises PriorError where one
+        does not fit."""
         for lora in self.loras:
             for name, encoder in encoders.items():
                 with fitting(f"{lora.path} does not fit this model's {name}, is it for another one?"):
@@ -131,7 +134,7 @@ class Styles:
 
         return getattr(diffusers.loaders, self.loader)
 
-    def _read(self, lora: Lora, network: torch.nn.Module | None) -> tuple[dict, dict | None]:
+    def _read(self, lora: Lora, network: Any) -> tuple[dict, dict | None]:
         """Its tensors by diffusers' names, and kohya's factors."""
         from safetensors.torch import load_file
 

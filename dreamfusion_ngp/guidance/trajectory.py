@@ -24,7 +24,12 @@ def moved(schedule: Schedule, z: Tensor, noise_hat: Tensor, start: np.ndarray, e
 
 
 def inverted(
-    schedule: Schedule, x: Tensor, times: Sequence[np.ndarray], ask: Ask, eta: float = 0.0, normal=None
+    schedule: Schedule,
+    x: Tensor,
+    times: Sequence[np.ndarray],
+    ask: Ask,
+    eta: float = 0.0,
+    normal: Callable[[int], Tensor] | None = None,
 ) -> Tensor:
     """z (b, C, h, w) at the last of `times`, a rising sequence of timesteps (b,), from x, of which `ask` is told that
     it is at the first. eta: share of the deviation of DDPM's step that is added as noise, `normal(k)` in step k."""
@@ -36,6 +41,7 @@ def inverted(
             continue
         z = moved(schedule, z, noise_hat, now, then)
         if eta:
+            assert normal is not None
             (alpha, sigma), (alpha_then, sigma_then) = (schedule.coefficients(time, x) for time in (now, then))
             variance = (sigma / sigma_then) ** 2 * (1 - (alpha_then / alpha) ** 2)
             z = z + eta * variance.clamp_min(0).sqrt() * normal(k)

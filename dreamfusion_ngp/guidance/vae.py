@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
@@ -18,8 +20,8 @@ class LatentEncoder:
     """An image is resized to the model's resolution, encoded to the mean of the VAE's posterior (a sample would add
     noise that is no function of the seed) and scaled. The decoder is not even kept.
 
-    factor: pixels a side for one latent.  own: pixels a side that the model sees by its configs.  resolution: that it
-    is shown.  shape: (C, h, w) of latents.
+    vae: a frozen AutoencoderKL, or what encodes as one.  factor: pixels a side for one latent.  own: pixels a side that
+    the model sees by its configs.  resolution: that it is shown.  shape: (C, h, w) of latents.
     """
 
     def __init__(self, parts: Parts, network: str, upcast: bool = False, more: int = 0):
@@ -27,7 +29,7 @@ class LatentEncoder:
         channels of the network's that are no latents."""
         config, folder = parts.config.guidance, parts.folder
         where = config.vae or f"{folder}/vae"
-        self.vae = load_vae(config.vae) if config.vae else load_model(folder, parts.index, "vae", torch.float32)
+        self.vae: Any = load_vae(config.vae) if config.vae else load_model(folder, parts.index, "vae", torch.float32)
         channels, factor = parts.network.config.in_channels - more, vae_factor(self.vae, where)
         if self.vae.config.latent_channels != channels:
             raise PriorError(

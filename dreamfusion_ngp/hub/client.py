@@ -94,7 +94,7 @@ def hub_errors(model: str, repo: str, revision: str | None = None):
         raise explain(error, model, repo, revision) from None
 
 
-def explain(error: Exception, model: str, repo: str, revision: str | None) -> PriorError:
+def explain(error: BaseException, model: str, repo: str, revision: str | None) -> PriorError:
     """What an error of the client means for the fetching of a repository."""
     errors, constants = client().errors, client().constants
     if type(error) in (errors.LocalEntryNotFoundError, ValueError) and error.__cause__ is not None:
@@ -149,7 +149,7 @@ def explain_answer(error, repo: str, revision: str | None, again: str) -> PriorE
             f"{place} does not exist or is private; give another hub id or a folder (--guidance FOLDER); "
             f"if it is private, {access}"
         )
-    meaning = {
+    meaning: dict[int | str, str] = {
         403: "access is forbidden",
         407: f"the proxy {proxy_of(place)} wants a name and a password",
         429: f"too many requests; wait, then: {again}",
@@ -159,7 +159,7 @@ def explain_answer(error, repo: str, revision: str | None, again: str) -> PriorE
     return kind(f"{place} answers {status}: {meaning.get(status, f'try again later: {again}')}")
 
 
-def explain_network(error: Exception, endpoint: str, again: str) -> PriorError:
+def explain_network(error: BaseException, endpoint: str, again: str) -> PriorError:
     """Why no answer came. error: one of the HTTP library's."""
     causes = [error]
     while (deeper := causes[-1].__cause__ or causes[-1].__context__) is not None and deeper not in causes:

@@ -38,10 +38,18 @@ __all__ = [
 ]
 
 
+def repositories(model: str) -> tuple[tuple[str, ...], str | None]:
+    """`names.on_the_hub` of a model that is there. Raises PriorError for another."""
+    found = on_the_hub(model)
+    if found is None:
+        raise PriorError(f"{model!r} is no model of the hub; give a short name of one, or owner/name")
+    return found
+
+
 def locate(model: str) -> Snapshot:
-    """The snapshot of a model that `models.on_the_hub` knows: from this machine if one is there, else from the hub, its
+    """The snapshot of a model that `names.on_the_hub` knows: from this machine if one is there, else from the hub, its
     repositories tried in order. Raises PriorError: one line with what to do next."""
-    repos, revision = on_the_hub(model)
+    repos, revision = repositories(model)
     for repo in repos:
         if found := on_this_machine(repo, revision, model):
             return found
@@ -68,7 +76,7 @@ def model_path(model: str) -> Path:
 def fetch(model: str, show=lambda line: None) -> Snapshot:
     """Download what is missing of a model and what is damaged, and record it. show: called with lines of text. Raises
     PriorError."""
-    repos, revision = on_the_hub(model)
+    repos, revision = repositories(model)
     if client().constants.HF_HUB_OFFLINE:
         return offline(model, repos, revision)
     check_settings()

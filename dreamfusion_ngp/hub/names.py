@@ -146,6 +146,7 @@ def hub_page(model: str) -> tuple[str, str | None] | None:
 def page_of(model: str) -> str:
     """The address of a hub id's page, which means the hub whatever folders are here."""
     match = hub_id(model)
+    assert match is not None, model
     return f"https://huggingface.co/{match[1]}" + (f"/tree/{match[2]}" if match[2] else "")
 
 

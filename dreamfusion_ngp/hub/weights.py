@@ -39,8 +39,8 @@ class WeightSet:
     missing: tuple[int, ...] = ()
 
     def __str__(self) -> str:
-        more = f" and {len(self.paths) - 1} more" if len(self.paths) > 1 else ""
-        return os.path.basename(self.paths[0]) + more
+        first, *others = self.paths
+        return os.path.basename(first) + (f" and {len(others)} more" if others else "")
 
 
 def weight_sets(paths: Iterable[str]) -> list[WeightSet]:

@@ -58,9 +58,9 @@ def adam_step(
     if factors is None:
         check_below("lr", lr, inf)
         check_positive("adam_step", step=step)
-        factors = adam_factors(lr, beta1, beta2, step)
-    factors = stays("adam_step", "factors", factors, 2, dtype=dtype, like=param)
-    _adam_step(*(value.detach() for value in tensors.values()), nonfinite, factors, beta1, beta2, eps, weight_decay)
+    given = adam_factors(lr, beta1, beta2, step) if factors is None else factors
+    pair = stays("adam_step", "factors", given, 2, dtype=dtype, like=param)
+    _adam_step(*(value.detach() for value in tensors.values()), nonfinite, pair, beta1, beta2, eps, weight_decay)
 
 
 def check_below(name: str, value: float, limit: float) -> None:

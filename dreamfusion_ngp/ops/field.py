@@ -171,9 +171,17 @@ class Settings(NamedTuple):
     count: Tensor | None
 
 
+class Network(NamedTuple):
+    table: Tensor
+    W1: Tensor
+    b1: Tensor
+    W2: Tensor
+    b2: Tensor
+    level_weight: Tensor
+
+
 Points = tensors("x")
 Cotangents = tensors("d_h d_rgb_raw d_grad_h")
-Network = tensors("table W1 b1 W2 b2 level_weight")
 _field = Op("field", Points, Network, Grid, Settings, returns="h rgb_raw grad_h")
 _field_density = Op("field_density", Points, Network, Grid, Settings, returns="h")
 _field_backward = Op("field_backward", Cotangents, Points, Network, Grid, Settings, returns="grad_table grad_weights")

@@ -8,7 +8,7 @@ package, in roundings: of a level's scale and of its number of rows. A `GridLayo
 from __future__ import annotations
 
 from functools import cache
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -105,7 +105,8 @@ _grad_x_backward = Op(
 )
 
 
-def _launch(kernel: str, inputs: tuple, grid: Grid, rows: Rows, **outputs: Tensor) -> None:
+def _launch(kernel: str, inputs: Any, grid: Grid, rows: Rows, **outputs: Tensor) -> None:
+    """Run a kernel of the grid. inputs: a group of tensors, x among them."""
     x = inputs.x
     launch(kernel, x, grid=native_layout(grid), n=x.shape[0], count=rows.count, **inputs._asdict(), **outputs)
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections import namedtuple
 from collections.abc import Callable, Sequence
 from itertools import accumulate, chain, pairwise
-from typing import ForwardRef, NamedTuple
+from typing import Any, ForwardRef, NamedTuple
 
 import torch
 from torch import Tensor
@@ -26,9 +26,9 @@ SCHEMA_TYPES = {
 }
 
 
-def tensors(names: str) -> type[tuple]:
-    """A group of arguments that are all tensors, such as "grad_y x"."""
-    group = namedtuple("Tensors", names)
+def tensors(names: str) -> Any:
+    """A group of arguments that are all tensors, such as "grad_y x": a class of NamedTuples."""
+    group: Any = namedtuple("Tensors", names)
     group.__annotations__ = dict.fromkeys(group._fields, ForwardRef("Tensor"))
     return group
 
@@ -36,7 +36,7 @@ def tensors(names: str) -> type[tuple]:
 class Saved(NamedTuple):
     """What a backward is given."""
 
-    inputs: tuple  # the groups of the op's arguments
+    inputs: Sequence[Any]  # the groups of the op's arguments
     outputs: tuple[Tensor, ...]  # () unless the op keeps them
     wanted: dict[str, bool]  # which arguments need a gradient
 
@@ -50,7 +50,7 @@ class Op:
     changes  names of the arguments that it changes in place; the caller checks that these are contiguous
     """
 
-    def __init__(self, name: str, *groups: type[tuple], returns: str, changes: str = "") -> None:
+    def __init__(self, name: str, *groups: type[NamedTuple], returns: str, changes: str = "") -> None:
         self.name, self.groups, self.changes = f"{NAMESPACE}::{name}", groups, frozenset(changes.split())
         types = dict(chain.from_iterable(group.__annotations__.items() for group in groups))
         self.fields = tuple(types)
@@ -69,7 +69,7 @@ class Op:
             return f"Tensor({chr(ord('a') + self.fields.index(field))}!)"
         return SCHEMA_TYPES[annotation.__forward_arg__]
 
-    def __call__(self, *arguments):
+    def __call__(self, *arguments: Any) -> Any:
         flat = []
         for argument in arguments:
             if isinstance(argument, tuple):

@@ -17,7 +17,7 @@ class Adam:
     """Fused Adam over (parameter, learning rate) pairs. moments, nonfinite: its whole state apart from the step number;
     nonfinite counts the updates of single numbers that were left out (ops/adam.py)."""
 
-    def __init__(self, pairs: list[tuple[Tensor, float]], config: OptimConfig):
+    def __init__(self, pairs: Sequence[tuple[Tensor, float]], config: OptimConfig):
         self.pairs, self.config = pairs, config
         self.moments = [(torch.zeros_like(p), torch.zeros_like(p)) for p, _ in pairs]
         self.examined = 0  # `nonfinite` when the state was last searched for the reason

@@ -115,11 +115,12 @@ class Graphed:
         return drawn, rays
 
     def learn(self, state: State, seen: Look, d_rgb: Tensor, last: bool) -> None:
-        size, seen = self.kind[0], self.seen  # not the one with copies: a graph holds on to what it was captured with
+        size, captured = self.kind[0], self.seen  # `seen` has copies: a graph holds on to what it was captured with
+        assert captured is not None
         if size not in self.gradients:
             self.gradients[size] = torch.empty_like(d_rgb)
         given = self.gradients[size].copy_(d_rgb)
-        self.run("learn", self.kind, lambda: learn(state, seen, given, last))
+        self.run("learn", self.kind, lambda: learn(state, captured, given, last))
         self.warm.add(self.kind)
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from typing import Self
 
@@ -137,7 +137,7 @@ class SurfaceStage:
         self.surface.reopen()
 
     @torch.no_grad()
-    def show(self, cameras: Cameras, shading: Tensor, colors: Tensor, resolution: int):
+    def show(self, cameras: Cameras, shading: Tensor, colors: Tensor, resolution: int) -> Iterator[MeshRendering]:
         """Yield the rendering of every camera over its row of colors (B, 3), four samples to a pixel."""
         for i in range(len(cameras)):
             one = slice(i, i + 1)

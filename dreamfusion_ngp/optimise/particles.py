@@ -83,3 +83,6 @@ class Numbered:
 
     def __call__(self, image: Tensor, views: Views, part: int, progress: float) -> GuidanceOutput:
         return self.guidance(image, views, part * self.count + self.i, progress)
+
+    def tensors(self) -> dict[str, Tensor]:
+        return self.guidance.tensors()

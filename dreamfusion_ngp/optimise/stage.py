@@ -51,9 +51,14 @@ class StepRecord:
 class Picture(Protocol):
     """One view, as people and metrics see it. rgb, normal: (1, H, W, 3).  opacity: (1, H, W)."""
 
-    rgb: Tensor
-    normal: Tensor
-    opacity: Tensor
+    @property
+    def rgb(self) -> Tensor: ...
+
+    @property
+    def normal(self) -> Tensor: ...
+
+    @property
+    def opacity(self) -> Tensor: ...
 
 
 class Stage(Protocol):
@@ -136,13 +141,13 @@ def merge(records: list[StepRecord]) -> StepRecord:
     def mean(values: list):
         return sum(values[1:], values[0]) / len(values)
 
-    first = records[0]
+    first, *others = records
     return StepRecord(
         first.step,
         {key: mean([r.terms[key] for r in records]) for key in first.terms},
         {key: mean([r.log[key] for r in records]) for key in first.log},
         mean([r.opacity for r in records]),
-        sum(r.samples for r in records),
+        sum((r.samples for r in others), first.samples),
         first.nonfinite,
         {key: sum(r.seconds[key] for r in records) for key in first.seconds},
     )

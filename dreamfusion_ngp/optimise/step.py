@@ -207,7 +207,7 @@ def look(state: State, rays: Rays, network: bool) -> Look:
         background = flat_background(torch.zeros_like(numbers["colors"]))
     rendering = integrate(state.field, rays, numbers["shading"], background, config.render)
     terms = losses(state, rendering)
-    weights = dict(zip(REGULARISERS, numbers["loss"].unbind(), strict=True))
+    weights: dict[str, Tensor] = dict(zip(REGULARISERS, numbers["loss"].unbind(), strict=True))
     first, *others = (weights[name] * term for name, term in terms.items())
     penalty, opacity = sum(others, first), rendering.opacity
     rgb = torch.cat([rendering.rgb, opacity[..., None]], -1) if config.guidance.layers else rendering.rgb

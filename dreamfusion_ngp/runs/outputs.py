@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 import torch
@@ -70,14 +71,15 @@ def export_run(state: Stage, folder: Path, formats: tuple[str, ...] = ("glb",), 
             **options,
         )
     else:
+        field = cast(VolumeStage, state).field
         result = export_mesh(
-            lambda x: state.field.density(x.to(device)).cpu(),
-            lambda x: state.field.albedo(x.to(device)).cpu(),
+            lambda x: field.density(x.to(device)).cpu(),
+            lambda x: field.albedo(x.to(device)).cpu(),
             state.config.field.bound,
             folder,
             formats=formats,
-            solid=lambda x: state.field.solid(x.to(device)).cpu(),
-            level=state.field.level,
+            solid=lambda x: field.solid(x.to(device)).cpu(),
+            level=field.level,
             **options,
         )
     for name, path in result["paths"].items():

@@ -17,6 +17,7 @@ from ..base.rng import Stream, generator
 from ..base.slots import sent
 from ..config.schema import GuidanceConfig, RunConfig
 from ..export.video import contact_sheet
+from ..guidance.denoisers.diffusion import DiffusionDenoiser
 from ..guidance.load import load_guidance, model_folder
 from ..guidance.sampling import ddim, decoder
 from ..guidance.score_distillation import ScoreDistillation, Sliced
@@ -78,7 +79,9 @@ def sample(
     return Samples(written, torch.stack(pictures), float(settings.scale or 0.0), time.monotonic() - began)
 
 
-def sampled(config: GuidanceConfig, guidance: ScoreDistillation, scale: float | None) -> GuidanceConfig:
+def sampled(
+    config: GuidanceConfig, guidance: ScoreDistillation[DiffusionDenoiser], scale: float | None
+) -> GuidanceConfig:
     """The settings of guidance for pictures: a lower scale, clean pictures within their range, no rescaling."""
     return replace(
         config,
@@ -89,7 +92,12 @@ def sampled(config: GuidanceConfig, guidance: ScoreDistillation, scale: float | 
 
 
 def draw_row(
-    guidance: ScoreDistillation, settings: GuidanceConfig, config: RunConfig, row: int, steps: int, elevation: float
+    guidance: ScoreDistillation[DiffusionDenoiser],
+    settings: GuidanceConfig,
+    config: RunConfig,
+    row: int,
+    steps: int,
+    elevation: float,
 ) -> Tensor:
     """x (sides, C, h, w) of one row."""
     denoiser = guidance.denoiser

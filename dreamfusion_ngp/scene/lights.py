@@ -38,9 +38,9 @@ def sample_light_positions(
 
 def shading_rows(config: LightConfig, light: torch.Tensor, modes: np.ndarray) -> torch.Tensor:
     """(B, 6) float32, the per-view input of the shade op: light x, y, z, ambient, diffuse, textureless (0 or 1)."""
-    modes = torch.as_tensor(np.asarray(modes))
-    lit = (modes != ALBEDO).float()
+    mode = torch.as_tensor(np.asarray(modes))
+    lit = (mode != ALBEDO).float()
     ambient = lit * config.ambient + (1 - lit)
     diffuse = lit * config.diffuse
-    plain = (modes == TEXTURELESS).float()
+    plain = (mode == TEXTURELESS).float()
     return torch.cat([light.float().cpu(), torch.stack([ambient, diffuse, plain], -1)], -1)

@@ -14,6 +14,8 @@ class Occupancy(torch.nn.Module):
     2022)."""
 
     PARTS = 4  # an update refreshes every fourth cell; four updates see them all
+    values: torch.Tensor  # (cells,) float32
+    bits: torch.Tensor  # (cells / 8,) uint8
 
     def __init__(self, config: RenderConfig, bound: float):
         super().__init__()

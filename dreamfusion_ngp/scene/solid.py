@@ -9,6 +9,7 @@ of triangles.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -70,7 +71,7 @@ def winding_grid(samples: Samples, bound: float, resolution: int = GRID) -> np.n
     field = torch.from_numpy(flow).float().view(3, size, size, size)
     k = [2 * np.pi * torch.fft.fftfreq(size, cell)] * 2 + [2 * np.pi * torch.fft.rfftfreq(size, cell)]
     mesh = torch.meshgrid(*k, indexing="ij")
-    square = sum(v.square() for v in mesh)
+    square = mesh[0].square() + mesh[1].square() + mesh[2].square()
     square[0, 0, 0] = 1.0
     total = sum(1j * v * torch.fft.rfftn(part) for v, part in zip(mesh, field, strict=True))
     found = torch.fft.irfftn(total / square, s=(size,) * 3)
@@ -87,12 +88,12 @@ class Solid:
     """
 
     def __init__(self, vertices: np.ndarray, faces: np.ndarray, bound: float, seed: int = 0, samples: int = SAMPLES):
-        from scipy.spatial import cKDTree
+        from scipy.spatial import KDTree
 
         self.samples, self.bound = sample_triangles(vertices, faces, samples, seed), bound
         self.grid = winding_grid(self.samples, bound)
         self.sign = -1.0 if self.grid.sum() < 0 else 1.0  # inside out
-        self.tree = cKDTree(self.samples.position)
+        self.tree: Any = KDTree(self.samples.position)  # for scipy's annotations a query may give one number
 
     def winding(self, x: np.ndarray) -> np.ndarray:
         """(N,) winding numbers at points (N, 3), between the cells' centres; 0 outside of the cube."""

@@ -30,7 +30,7 @@ class TinycudannEncoding:
     def __init__(self, layout: GridLayout, device: torch.device):
         self.layout = layout
         try:
-            import tinycudann
+            import tinycudann  # pyright: ignore[reportMissingImports]
 
             with torch.cuda.device(device) if device.type == "cuda" else nullcontext():
                 self.module = tinycudann.Encoding(3, tinycudann_config(layout), dtype=torch.float32)
@@ -90,5 +90,8 @@ def tinycudann_field(
         o = torch.relu(e @ W1.T + b1) @ W2.T + b2
         (grad_o,) = torch.autograd.grad(o[:, 0].sum(), x, create_graph=learning)
     bump, bump_grad = reference.blob_density(x.detach(), blob)
-    found = (o[:, 0] + bump, o[:, 1:], grad_o + bump_grad)
-    return tuple(zero_rows(value if learning else value.detach(), count) for value in found)
+
+    def finished(value: Tensor) -> Tensor:
+        return zero_rows(value if learning else value.detach(), count)
+
+    return finished(o[:, 0] + bump), finished(o[:, 1:]), finished(grad_o + bump_grad)

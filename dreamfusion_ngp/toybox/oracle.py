@@ -6,6 +6,7 @@ Conditioning restricts the bank: to pictures with the same view words (those of 
 cameras, or not at all.
 """
 
+from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -19,7 +20,7 @@ from ..guidance.schedule import Schedule
 from ..guidance.score_distillation import ScoreDistillation
 from ..scene.cameras import spherical
 from ..scene.lights import sample_light_positions, shading_rows
-from ..scene.views import sample_views
+from ..scene.views import Views, sample_views
 from .world.shapes import COLORS, PARAMETERS, distance
 from .world.tracer import part_colors, shade, trace
 
@@ -71,7 +72,7 @@ class Oracle:
     def tensors(self) -> dict[str, torch.Tensor]:
         return {}
 
-    def __call__(self, image, views, part, progress) -> GuidanceOutput:
+    def __call__(self, image: torch.Tensor, views: Views, part: int, progress: float) -> GuidanceOutput:
         background = image[:, [0, 0, -1, -1], [0, -1, 0, -1]].mean(1)
         banks = []
         for color, mode, a, e in zip(
@@ -90,16 +91,21 @@ class Posterior:
 
     def __init__(self, banks: list[torch.Tensor], schedule: Schedule):
         self.banks, self.schedule = banks, schedule
-        self.shape, self.device = tuple(banks[0].shape[1:]), banks[0].device
+        channels, height, width = banks[0].shape[1:]
+        self.shape, self.device = (channels, height, width), banks[0].device
 
-    def encode(self, image):
+    def encode(self, image: torch.Tensor) -> torch.Tensor:
         return image.permute(0, 3, 1, 2) * 2 - 1
 
-    def predict(self, z, t, views) -> Predictions:
+    def predict(self, z: torch.Tensor, t: np.ndarray, views: Views) -> Predictions:
+        (noise_hat,) = self.answers(z, t, views, ("text",))
+        return Predictions(noise_hat, noise_hat)
+
+    def answers(self, z: torch.Tensor, t: np.ndarray, views: Views, texts: Sequence[str]) -> tuple[torch.Tensor, ...]:
         alpha, sigma = self.schedule.coefficients(t, z)
         rows = zip(z, self.banks, alpha, sigma, strict=True)
         noise_hat = torch.stack([(zi - a * posterior_mean(zi, bank, a, s)) / s for zi, bank, a, s in rows])
-        return Predictions(noise_hat, noise_hat)
+        return (noise_hat,) * len(texts)
 
 
 def posterior_mean(z, bank, alpha, sigma):

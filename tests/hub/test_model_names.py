@@ -4,7 +4,7 @@ import pytest
 from support.fake_hub import FakeHub, Machine, line
 
 from dreamfusion_ngp.base.errors import PriorError
-from dreamfusion_ngp.hub.fetch import model_path, pinned
+from dreamfusion_ngp.hub.fetch import fetch, locate, model_path, pinned
 from dreamfusion_ngp.hub.names import ALIASES, on_the_hub
 
 
@@ -139,3 +139,12 @@ def test_other_models_that_are_missing_folders_are_called_so(here):
     for load in (load_vae, ClipRetrieval):
         with pytest.raises(PriorError, match="^no such folder: "):
             load("models/it")
+
+
+@pytest.mark.parametrize("call", [fetch, locate])
+def test_what_the_hub_cannot_have_is_not_looked_for_there(here, call):
+    for name in ("./folder", "a/b/c", "toybox"):
+        with pytest.raises(
+            PriorError, match=f"^'{name}' is no model of the hub; give a short name of one, or owner/name$"
+        ):
+            call(name)

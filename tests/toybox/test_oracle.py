@@ -10,13 +10,23 @@ from dataclasses import replace
 from functools import lru_cache
 from time import perf_counter
 
+import numpy as np
 import pytest
 import torch
 
 from dreamfusion_ngp.config.presets import FRAMED_CAMERAS
 from dreamfusion_ngp.config.schema import FieldConfig, GuidanceConfig, LightConfig, OptimConfig, RenderConfig, RunConfig
+from dreamfusion_ngp.guidance.schedule import Schedule
 from dreamfusion_ngp.optimise.volume import VolumeStage, train_step
-from dreamfusion_ngp.toybox.oracle import Oracle, cell_centres, iou, posterior_mean, true_occupancy
+from dreamfusion_ngp.toybox.oracle import (
+    Oracle,
+    Posterior,
+    cell_centres,
+    cosine_schedule,
+    iou,
+    posterior_mean,
+    true_occupancy,
+)
 
 SURFACE = 3.0  # density per world unit that counts as inside
 CELLS = 32  # per axis of the comparison
@@ -98,3 +108,17 @@ def test_the_oracle_is_the_posterior_mean():
     one = torch.ones(1, 1, 1, dtype=torch.float64)
     torch.testing.assert_close(posterior_mean(z, bank, 0.9 * one, 0.01 * one), bank[2], rtol=0, atol=1e-6)
     torch.testing.assert_close(posterior_mean(z, bank, 0.0 * one, one), bank.mean(0))
+
+
+def test_the_posterior_is_a_denoiser_for_every_rule():
+    """Rules that ask for single texts get the answer that the others get: a bank knows of no text."""
+    random = torch.Generator().manual_seed(0)
+    banks = [torch.rand(5, 3, 8, 8, generator=random) * 2 - 1 for _ in range(2)]
+    denoiser, t = Posterior(banks, Schedule(cosine_schedule())), np.array([200, 700])
+    z = torch.randn(2, 3, 8, 8, generator=random)
+    said = denoiser.predict(z, t, None)
+    answers = denoiser.answers(z, t, None, ("text", "empty", "negative"))
+    assert len(answers) == 3 and all(torch.equal(answer, said.cond) for answer in answers)
+    alpha, sigma = denoiser.schedule.coefficients(t, z)
+    clean = torch.stack([posterior_mean(*row) for row in zip(z, banks, alpha, sigma, strict=True)])
+    torch.testing.assert_close(answers[0], (z - alpha * clean) / sigma)

@@ -10,7 +10,7 @@ from torch import Tensor
 from ...ops import reference
 from ...ops.field import field
 from ...ops.hashgrid import GridLayout
-from ..cases import CHECKED, Peer, Problem
+from ..cases import CHECKED, Peer, Problem, gradient
 from ..timing import free_memory
 
 BYTES = 1300  # about what a sample and level need in a composed step
@@ -41,7 +41,7 @@ def torch_grid(layout: GridLayout, device: torch.device) -> Callable[[Tensor, Te
         f = position - cell
         upper = f * f * (3 - 2 * f) if layout.smoothstep else f
         weight, low = (1 - upper, upper), cell.long() * stride
-        place, total = (low, low + stride), 0.0
+        place, total = (low, low + stride), torch.zeros((), device=u.device)
         for corner in range(8):
             bits = corner & 1, corner >> 1 & 1, corner >> 2
             i, j, k = (place[bit][..., axis] for axis, bit in enumerate(bits))
@@ -126,7 +126,7 @@ class ComposedStep:
     def degrees_from_analytic(self) -> float:
         """Mean angle between these normals and those of `ops.field`."""
         p, few = self.p, slice(0, CHECKED)
-        ours = field(p.x[few], *(t.detach() for t in p.network()), p.layout, **p.named())[2]
+        ours = field(p.x[few], *(t.detach() for t in p.network()), layout=p.layout, **p.named())[2]
         cosine = torch.nn.functional.cosine_similarity(self.field(few)[2].detach(), ours, dim=1)
         return float(torch.rad2deg(torch.acos(cosine.clamp(-1, 1))).mean())
 
@@ -136,11 +136,11 @@ def composed_step(p: Problem, make: Callable[[], ComposedStep] | None = None) ->
     make = make or (lambda: ComposedStep(p))
     step = make()
 
-    def gradient() -> Tensor:
+    def sample() -> Tensor:
         fresh = make()
         fresh.differentiate(slice(0, CHECKED))
-        return fresh.table.grad
+        return gradient(fresh.table)
 
     if step.taps:  # another estimator: its distance from the analytic gradient is not an error
         return Peer(step, chunk=step.chunk, note=f"normals {make().degrees_from_analytic():.1f} degrees from ours")
-    return Peer(step, gradient, chunk=step.chunk)
+    return Peer(step, sample, chunk=step.chunk)

@@ -12,14 +12,14 @@ from torch import Tensor
 
 from ...ops import reference
 from ..cases import CHECKED, LeftOut, Peer, Problem
-from ..scene import Scene, composite_check, sums_of_rays
+from ..scene import Scene, composite_check, sum_of, sums_of_rays
 from .composed import ComposedStep, composed_step
 
 
 def tcnn_grid(p: Problem, dtype: torch.dtype, jit: bool):
     """tinycudann.Encoding with a copy of our table. With float16 its parameters stay float32 and are cast at every
     call, as its users have it. jit: its run-time compiled kernels, which are off unless they are asked for."""
-    import tinycudann
+    import tinycudann  # pyright: ignore[reportMissingImports]
 
     layout = p.layout
     grid = tinycudann.Encoding(
@@ -78,7 +78,7 @@ def tcnn_step(p: Problem, taps: bool = False, dtype: torch.dtype = torch.float32
 
 def nerfacc_march(s: Scene) -> Peer:
     """The same bits and, by its per-ray start, the same samples: ray numbers, both ends, positions."""
-    import nerfacc
+    import nerfacc  # pyright: ignore[reportMissingImports]
 
     edge, bound = s.occupancy.resolution, s.occupancy.bound
     grid = nerfacc.OccGridEstimator([-bound] * 3 + [bound] * 3, edge).to(s.x.device)
@@ -101,7 +101,7 @@ def nerfacc_march(s: Scene) -> Peer:
 def nerfacc_composite(s: Scene) -> Peer:
     """What ours gives: colour, opacity, depth, normal, and orientation with stopped weights. It does not end a ray at a
     transmittance of 1e-4, so it differs from ours by about that."""
-    import nerfacc
+    import nerfacc  # pyright: ignore[reportMissingImports]
 
     def outputs(sigma: Tensor, rgb: Tensor, normal: Tensor, t: Tensor, offsets: Tensor, directions: Tensor) -> list:
         rays = len(directions)
@@ -118,7 +118,7 @@ def nerfacc_composite(s: Scene) -> Peer:
     ray = s.ray.long()
 
     def call():
-        sum(out.sum() for out in accumulated(*s.shaded, s.t, ray, s.directions)).backward()
+        sum_of(accumulated(*s.shaded, t=s.t, ray=ray, directions=s.directions)).backward()
         for tensor in s.shaded:
             tensor.grad = None
 

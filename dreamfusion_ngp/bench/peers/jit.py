@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import math
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -28,7 +28,7 @@ class DrjitGrid:
         self.dr, self.array, self.shape, layout = dr, ArrayXf, p.model.table.shape, p.layout
         dr.set_thread_count(torch.get_num_threads())
         trims["drjit"] = dr.flush_malloc_cache
-        self.grid = HashGridEncoding(
+        self.grid: Any = HashGridEncoding(
             Float,
             3,
             n_levels=layout.levels,
@@ -107,8 +107,8 @@ def drjit_encode_backward(p: Problem) -> Peer:
 def jax_functions(layout):
     """(forward, backward), compiled at the first call: gathers, and in backward the scatter-add that XLA makes of
     them."""
-    import jax
-    import jax.numpy as jnp
+    import jax  # pyright: ignore[reportMissingImports]
+    import jax.numpy as jnp  # pyright: ignore[reportMissingImports]
     import numpy as np
 
     def encode(table, u):
@@ -128,8 +128,8 @@ def jax_functions(layout):
                     row = (i + j * r + k * r * r) % np.uint32(rows)
                 else:
                     row = (i ^ (j * np.uint32(2654435761)) ^ (k * np.uint32(805459861))) % np.uint32(rows)
-                weight = math.prod(w[:, axis] if bit[axis] else 1 - w[:, axis] for axis in range(3))
-                total = total + weight[:, None] * table[first + row]
+                x, y, z = (w[:, axis] if bit[axis] else 1 - w[:, axis] for axis in range(3))
+                total = total + (x * y * z)[:, None] * table[first + row]
             features.append(total)
         return jnp.concatenate(features, 1)
 
@@ -137,7 +137,7 @@ def jax_functions(layout):
 
 
 def _arrays(*tensors: Tensor):
-    import jax.numpy as jnp
+    import jax.numpy as jnp  # pyright: ignore[reportMissingImports]
 
     return [jnp.asarray(t.detach().numpy()) for t in tensors]
 

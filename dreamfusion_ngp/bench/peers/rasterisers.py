@@ -25,7 +25,7 @@ def silhouette_edges(faces: np.ndarray, front: np.ndarray, vertices: int) -> np.
 def deodr_raster(ball: Ball) -> Peer:
     """DEODR's Scene2D (de La Gorce), float64, one thread. It is given pixels, depths and the edges of the silhouette;
     projecting, finding these and scattering back to space are not timed. Its colours are not perspective."""
-    from deodr import Scene2D
+    from deodr import Scene2D  # pyright: ignore[reportMissingImports]
 
     size, clip = ball.resolution, ball.position[0].numpy()
     x, y = clip[:, 0] / clip[:, 3], clip[:, 1] / clip[:, 3]

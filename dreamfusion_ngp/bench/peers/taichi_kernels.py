@@ -1,5 +1,7 @@
 """The hash-grid encoding and its adjoint in Taichi, on the CPU. Without `from __future__ import annotations`: Taichi
 reads the annotations of a kernel as objects. Needs taichi 1.7."""
+# pyright: reportInvalidTypeForm=false
+# Its annotations are not types.
 
 import contextlib
 import os
@@ -8,7 +10,7 @@ from functools import lru_cache
 os.environ.setdefault("ENABLE_TAICHI_HEADER_PRINT", "False")
 os.environ.setdefault("TI_SKIP_VERSION_CHECK", "ON")  # it would ask its home over the network
 
-import taichi as ti
+import taichi as ti  # pyright: ignore[reportMissingImports]
 import torch
 
 from ..cases import CHECKED, Peer, Problem

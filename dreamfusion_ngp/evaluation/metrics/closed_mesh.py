@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import torch
 
 from ...export.isosurface import Mesh, outer_shells
 from ...scene.isolevel import LEVEL, cell_centres
 from ...toybox.world.shapes import PARAMETERS, distance
-from .surface import sample_surface, toy_surface, turned
-from .volume import fill_cavities
+from .surface import sample_faces, sample_surface, toy_surface, turned
+from .volume import fill_cavities, labelled
 
 SAMPLES = 200_000  # of a surface, where distances to it are looked up
 POINTS = 20_000  # of a surface, that are measured
@@ -19,8 +21,8 @@ PROJECTIONS = 4  # steps of Newton's method that put a point on a toy's surface
 
 
 def sample_with_normals(mesh: Mesh, n: int, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
-    """(n, 3) points on a mesh, as `surface.sample_surface`, and the unit normals of their faces."""
-    points, face = sample_surface(mesh, n, seed, with_faces=True)
+    """(n, 3) points on a mesh, as `surface.sample_faces`, and the unit normals of their faces."""
+    points, face = sample_faces(mesh, n, seed)
     a, b, c = (mesh.vertices[mesh.faces[face, i]] for i in range(3))
     normal = np.cross(b - a, c - a)
     return points, normal / np.maximum(np.linalg.norm(normal, axis=1, keepdims=True), 1e-30)
@@ -35,18 +37,18 @@ class MeshDensity:
     """
 
     def __init__(self, mesh: Mesh, bound: float):
-        from scipy.ndimage import label
-        from scipy.spatial import cKDTree
+        from scipy.spatial import KDTree
 
         self.points, self.normals = sample_with_normals(mesh, SAMPLES)
-        self.tree, self.bound = cKDTree(self.points), bound
+        self.bound = bound
+        self.tree: Any = KDTree(self.points)  # for scipy's annotations a query may give one number
         self.cell = 2 * bound / COARSE
         axis = cell_centres(bound, COARSE)
         centres = np.stack(np.meshgrid(axis, axis, axis, indexing="ij"), -1).reshape(-1, 3)
         self.reach = self.cell  # beyond it, a point's cell is away from the surface
         away = self.tree.query(centres, distance_upper_bound=self.reach)[0].reshape((COARSE,) * 3)
         free = np.isinf(away)
-        regions, _ = label(np.pad(free, 1, constant_values=True))
+        regions = labelled(np.pad(free, 1, constant_values=True))
         self.inside = (free & (regions != regions[0, 0, 0])[1:-1, 1:-1, 1:-1]) & fill_cavities(~free)
 
     def __call__(self, x: torch.Tensor) -> torch.Tensor:
@@ -76,7 +78,7 @@ def surface_error(mesh: Mesh, name: str, yaw: float, scale: float) -> tuple[floa
     """(chamfer, angle) of a mesh's outer surface and that of the toy, turned by `yaw` degrees and scaled: the mean
     distance of a point of either to the other surface, in world units, both ways averaged; the mean angle in degrees
     between the mesh's normals and the toy's at the same place."""
-    from scipy.spatial import cKDTree
+    from scipy.spatial import KDTree
 
     outside, _ = outer_shells(mesh, keep_all=True)
     points, normals = sample_with_normals(outside, POINTS, seed=1)
@@ -86,5 +88,5 @@ def surface_error(mesh: Mesh, name: str, yaw: float, scale: float) -> tuple[floa
     for _ in range(PROJECTIONS):
         away, normal = toy_distance_and_normal(name, toy, yaw, scale)
         toy = toy - away[:, None] * normal
-    to_mesh = cKDTree(sample_surface(outside, SAMPLES)).query(toy)[0]
+    to_mesh = KDTree(sample_surface(outside, SAMPLES)).query(toy)[0]
     return float(np.abs(to_toy).mean() + to_mesh.mean()) / 2, float(angle.mean())

@@ -18,7 +18,8 @@ def surface_colors(
     from scipy.ndimage import binary_erosion
 
     solid = fill_cavities(sample_grid(density, bound, resolution, device) > level)
-    seen = np.argwhere(solid & ~binary_erosion(solid))
+    kernel: np.ndarray = np.asarray(binary_erosion(solid))
+    seen = np.argwhere(solid & ~kernel)
     return query(albedo, cell_centres(bound, resolution)[seen], device)
 
 

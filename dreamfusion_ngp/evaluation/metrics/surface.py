@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -34,13 +35,17 @@ class Surface:
     share: float
 
 
-def sample_surface(mesh: Mesh, n: int, seed: int = 0, with_faces: bool = False):
-    """(n, 3) points on a mesh, uniform by area and stratified: one in every n-th part of the faces' total area; with
-    the number of each one's face, if asked."""
+def sample_faces(mesh: Mesh, n: int, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
+    """(n, 3) points on a mesh, uniform by area and stratified: one in every n-th part of the faces' total area; and
+    (n,) the number of each one's face."""
     face, weight = spread(mesh.vertices, mesh.faces, n, np.random.default_rng(seed))
     a, b, c = (weight[:, i : i + 1] * mesh.vertices[mesh.faces[face, i]] for i in range(3))
-    points = a + b + c
-    return (points, face) if with_faces else points
+    return a + b + c, face
+
+
+def sample_surface(mesh: Mesh, n: int, seed: int = 0) -> np.ndarray:
+    """(n, 3) points on a mesh, as `sample_faces`."""
+    return sample_faces(mesh, n, seed)[0]
 
 
 def outer_surface(density, bound: float, level: float | None = None, device="cpu") -> Surface:
@@ -76,9 +81,9 @@ def turned(points: np.ndarray, yaw: float, scale: float) -> np.ndarray:
 def chamfer(a: np.ndarray, b: np.ndarray) -> float:
     """Symmetric Chamfer distance of two point sets (N, 3), (M, 3), in their unit: the mean distance of a point to the
     nearest one of the other set, averaged over both directions (not squared)."""
-    from scipy.spatial import cKDTree
+    from scipy.spatial import KDTree
 
-    return float(cKDTree(b).query(a)[0].mean() + cKDTree(a).query(b)[0].mean()) / 2
+    return float(KDTree(b).query(a)[0].mean() + KDTree(a).query(b)[0].mean()) / 2
 
 
 def best_chamfer(points: np.ndarray, toy: np.ndarray) -> tuple[float, float, float]:
@@ -107,7 +112,7 @@ def read_mesh(path: Path) -> Mesh:
     import trimesh
 
     try:
-        loaded = trimesh.load(path, force="mesh", process=False)
+        loaded: Any = trimesh.load(path, force="mesh", process=False)
         vertices, faces = np.asarray(loaded.vertices, dtype=np.float64), np.asarray(loaded.faces, dtype=np.int64)
     except (OSError, ValueError, IndexError, KeyError, AttributeError) as error:
         raise ExportError(f"{path} cannot be read: {str(error).strip().splitlines()[0]}") from None

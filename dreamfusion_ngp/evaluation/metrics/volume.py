@@ -6,6 +6,7 @@ import functools
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -39,11 +40,24 @@ class Volume:
     level: float
 
 
-def fill_cavities(solid: np.ndarray) -> np.ndarray:
-    """`solid` (bool, 3D) with every empty region that has no way out of the grid through cell faces filled."""
+def labelled(solid: np.ndarray) -> np.ndarray:
+    """`solid` (bool, 3D) as int: from 1 on, which of the pieces that hang together through cell faces; 0 elsewhere."""
     from scipy.ndimage import label
 
-    regions, _ = label(np.pad(~solid, 1, constant_values=True))
+    labels_and_count: Any = label(solid)
+    return labels_and_count[0]
+
+
+def dilated(solid: np.ndarray) -> np.ndarray:
+    """`solid` (bool, 3D) and the cells around it, beyond corners, too."""
+    from scipy.ndimage import binary_dilation
+
+    return np.asarray(binary_dilation(solid, np.ones((3, 3, 3), dtype=bool)))
+
+
+def fill_cavities(solid: np.ndarray) -> np.ndarray:
+    """`solid` (bool, 3D) with every empty region that has no way out of the grid through cell faces filled."""
+    regions = labelled(np.pad(~solid, 1, constant_values=True))
     return (regions != regions[0, 0, 0])[1:-1, 1:-1, 1:-1]
 
 
@@ -57,9 +71,7 @@ def pieces(solid: np.ndarray, smallest: int = 1) -> tuple[int, float]:
     """(number, share) of a bool grid (3D): how many pieces that hang together through cell faces have at least
     `smallest` cells, and the part of all cells that lies outside the largest piece, in [0, 1). (0, 0) for an empty
     grid."""
-    from scipy.ndimage import label
-
-    cells = np.bincount(label(solid)[0].ravel())[1:]
+    cells = np.bincount(labelled(solid).ravel())[1:]
     if not len(cells):
         return 0, 0.0
     return int((cells >= smallest).sum()), float(1 - cells.max() / cells.sum())
@@ -120,7 +132,7 @@ class Solid:
 
     def contains(self, points: np.ndarray) -> np.ndarray:
         """(N,) bool of points (N, 3)."""
-        inside = (np.abs(points) <= self.bound).all(1)
+        inside = np.all(np.abs(points) <= self.bound, 1)
         here = points[inside]
         if not len(here):
             return inside
@@ -133,14 +145,11 @@ class Solid:
 def cavities(solid: np.ndarray) -> np.ndarray:
     """(R, R, R) bool of a grid's solid cells: the cells of closed cavities, and those beside them that touch no cell of
     the outside: in these a point that is not solid lies in the cavity."""
-    from scipy.ndimage import binary_dilation
-
     filled = fill_cavities(solid)
     if (filled == solid).all():
         return np.zeros_like(solid)
-    around = np.ones((3, 3, 3), dtype=bool)
     empty = filled & ~solid
-    return empty | binary_dilation(empty, around) & ~binary_dilation(~filled, around)
+    return empty | dilated(empty) & ~dilated(~filled)
 
 
 def volumetric_iou(density, name: str, bound: float, *, device="cpu") -> Volume:
@@ -214,13 +223,10 @@ def count(solid: Solid, name: str, half: float, poses) -> list[float]:
 def near_a_surface(solid: Solid, name: str, half: float, poses) -> np.ndarray:
     """(STRATA,) * 3 bool: cells of [-half, half]^3 that seem to be within about a cell of the solid's surface or of the
     toy's at one of the poses. What is missed costs accuracy, and no bias."""
-    from scipy.ndimage import binary_dilation
-
     axis = cell_centres(half, 2 * STRATA)
     grid = np.stack(np.meshgrid(axis, axis, axis, indexing="ij"), -1)
     inside = solid.contains(grid.reshape(-1, 3)).reshape(STRATA, 2, STRATA, 2, STRATA, 2).sum((1, 3, 5))
-    around = np.ones((3, 3, 3), dtype=bool)
-    near = binary_dilation(inside > 0, around) & binary_dilation(inside < 8, around)
+    near = dilated(inside > 0) & dilated(inside < 8)
     centres = (grid[::2, ::2, ::2] + half / (2 * STRATA)).reshape(-1, 3)
     diagonal = math.sqrt(3) * 2 * half / STRATA
     for yaw, scale in poses:

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -34,13 +35,14 @@ SMALL_SIDE = 16  # pixels of a network, for its trial
 
 @dataclass(frozen=True)
 class Parts:
-    """What a folder has given when its family is asked what is around the network: config with clean texts; network on
-    the CPU; embeddings of all texts, (S, ...) by key; dtype of the network, None for that of the files."""
+    """What a folder has given when its family is asked what is around the network: config with clean texts; network, a
+    model of diffusers on the CPU; embeddings of all texts, (S, ...) by key; dtype of the network, None for that of the
+    files."""
 
     folder: Path
     index: dict
     config: RunConfig
-    network: torch.nn.Module
+    network: Any
     embeddings: dict[str, Tensor]
     dtype: torch.dtype | None
     device: torch.device
@@ -70,15 +72,16 @@ class Ends:
     """What a family puts around its network.
 
     shape: (C, h, w) of what it sees of a view.  encode: see `Denoiser`.  call: (network, rows) -> prediction
-    (n, C, h, w).  masked: whether the padding of texts is hidden from the network.  vae: the encoder's, for the memory
-    plan.  views: of an object that the network sees at once; they lie side by side in its rows.
+    (n, C, h, w).  masked: whether the padding of texts is hidden from the network.  vae: the encoder's, a model of
+    diffusers, for the memory plan.  views: of an object that the network sees at once; they lie side by side in its
+    rows.
     """
 
     shape: tuple[int, int, int]
     encode: Callable[[Tensor], Tensor]
     call: Callable[[Callable, Rows], Tensor] = call_unet
     masked: bool = False
-    vae: torch.nn.Module | None = None
+    vae: Any = None
     views: int = 1
 
 
@@ -102,7 +105,7 @@ class Family:
     views_together: bool = False
     loader: str = ""
     normal: Callable[[Path, dict], dict] = lambda folder, index: index
-    load: Callable[..., torch.nn.Module] = load_model
+    load: Callable[..., Any] = load_model
 
     def check(self, folder: Path) -> dict:
         """model_index.json of a folder that looks whole, without loading it. Raises PriorError."""
@@ -115,7 +118,10 @@ class Family:
 
 
 class DiffusionDenoiser:
-    """See `protocol.Denoiser`. The guidance scale is that of the folder's dreamfusion_ngp.json, else the family's."""
+    """See `protocol.Denoiser`. The guidance scale is that of the folder's dreamfusion_ngp.json, else the family's.
+
+    network: the UNet or transformer, a frozen model of diffusers.  dtype: of its weights.
+    """
 
     def __init__(self, family: Family, config: RunConfig, folder: Path, device: torch.device):
         index, settings = family.check(folder), read_settings(folder)
@@ -140,7 +146,7 @@ class DiffusionDenoiser:
         self.shape, self.encode = self.ends.shape, self.ends.encode
         self.autocast = dtype is None and bfloat16_is_quick(device)
         self.layout = place(self.network, device, self.autocast)
-        self.dtype = self.network.dtype
+        self.dtype: torch.dtype = self.network.dtype
         self.forward = self._forward(config.cuda_graphs)
         self.texts.to(device, settings.get("encoder_attention_mask", self.ends.masked))
         self.scale = float(settings.get("guidance_scale", family.scale))
@@ -161,7 +167,7 @@ class DiffusionDenoiser:
             first = self.texts.embeddings[key][:1].expand(n, *self.texts.embeddings[key].shape[1:])
             return (first if self.texts.masked else None) if key == "mask" else first.to(self.dtype)
 
-        steps = sent(self.schedule.times[:1].repeat(n), self.device)
+        steps = sent(self.schedule.told(np.zeros(n, np.int64)), self.device)
         rows = Rows(z, steps, pick, orbit(np.arange(n) * 360 / n, 0.0, 1.0, 1.0), np.arange(n))
         with fitting(f"{place} does not take what this folder's parts give it"), torch.no_grad():
             answer = self.ask(self.network, rows)
@@ -212,7 +218,7 @@ class DiffusionDenoiser:
             alpha, sigma = self.schedule.coefficients(t, z)
             z = z / (alpha + sigma)
         k = len(said.texts)
-        batch, steps = z.repeat(k, 1, 1, 1), sent(np.tile(self.schedule.times[t], k), self.device)
+        batch, steps = z.repeat(k, 1, 1, 1), sent(np.tile(self.schedule.told(t), k), self.device)
         pick, view = self.texts.picker(said, self.device, self.dtype), np.tile(np.arange(len(z)), k)
 
         return lambda part: Rows(batch[part], steps[part], pick(part), views.cameras, view[part])

@@ -32,6 +32,7 @@ def surround(parts: Parts) -> Ends:
 
     def call(network, rows: Rows) -> Tensor:
         pooled = rows.pick("pooled")
+        assert pooled is not None
         sizes = sent([encoder.own, encoder.own, 0, 0, encoder.own, encoder.own], pooled.device, pooled.dtype)
         added = {"text_embeds": pooled, "time_ids": sizes.expand(len(pooled), 6)}
         return call_unet(network, rows, added_cond_kwargs=added)

@@ -16,7 +16,7 @@ from torch import Tensor
 from ...config.schema import GuidanceConfig
 from ...scene.views import Views
 from ..moment import Moment
-from ..protocol import Denoiser
+from ..protocol import Denoiser, settled_scale
 from .linear import combined
 from .sds import sds
 
@@ -29,5 +29,6 @@ def bridge(
     """The rule as `protocol.Distill` has it."""
     if moment.progress < FROM:
         return sds(denoiser, x, noise, t, views, config, moment)
-    weights = {"text": config.scale, "flawed": -config.scale}
+    scale = settled_scale(config)
+    weights = {"text": scale, "flawed": -scale}
     return combined(denoiser, x, noise, t, views, config, weights)

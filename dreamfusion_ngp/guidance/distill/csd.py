@@ -17,7 +17,7 @@ from torch import Tensor
 from ...config.schema import GuidanceConfig
 from ...scene.views import Views
 from ..moment import Moment
-from ..protocol import Denoiser
+from ..protocol import Denoiser, settled_scale
 from .linear import combined
 
 UNTIL = 0.5  # of the run
@@ -27,6 +27,6 @@ def csd(
     denoiser: Denoiser, x: Tensor, noise: Tensor, t: np.ndarray, views: Views, config: GuidanceConfig, moment: Moment
 ) -> Tensor:
     """The rule as `protocol.Distill` has it."""
-    share, scale = min(1.0, moment.progress / UNTIL), config.scale
+    share, scale = min(1.0, moment.progress / UNTIL), settled_scale(config)
     weights = {"text": scale, "empty": scale * (share - 1.0), "negative": -scale * share}
     return combined(denoiser, x, noise, t, views, config, weights)

@@ -18,7 +18,7 @@ from torch import Tensor
 from ...config.schema import GuidanceConfig
 from ...scene.views import Views
 from ..moment import Moment
-from ..protocol import Denoiser
+from ..protocol import Denoiser, settled_scale
 from .linear import combined
 
 LITTLE_NOISE = 0.2  # of the schedule
@@ -28,6 +28,6 @@ def nfsd(
     denoiser: Denoiser, x: Tensor, noise: Tensor, t: np.ndarray, views: Views, config: GuidanceConfig, moment: Moment
 ) -> Tensor:
     """The rule as `protocol.Distill` has it."""
-    out = (t >= LITTLE_NOISE * len(denoiser.schedule)).astype(np.float64)
-    weights = {"text": config.scale, "empty": 1.0 - config.scale, "negative": -out}
+    scale, out = settled_scale(config), (t >= LITTLE_NOISE * len(denoiser.schedule)).astype(np.float64)
+    weights = {"text": scale, "empty": 1.0 - scale, "negative": -out}
     return combined(denoiser, x, noise, t, views, config, weights)

@@ -21,7 +21,7 @@ from ...config.schema import GuidanceConfig
 from ...scene.views import Views
 from ..classifier_free import guided_noise
 from ..moment import Moment
-from ..protocol import Denoiser
+from ..protocol import Denoiser, settled_scale
 from ..schedule import add_noise, weight
 from ..trajectory import FIRST, denoised, inverted
 
@@ -38,7 +38,7 @@ def sdi(
         return guided_noise(denoiser.predict(z, at, views), z, alpha, sigma, schedule, config)
 
     def away(z: Tensor, at: np.ndarray) -> Tensor:
-        return guided(z, at, replace(config, scale=-config.scale, rescale=0.0))
+        return guided(z, at, replace(config, scale=-settled_scale(config), rescale=0.0))
 
     schedule = denoiser.schedule
     first, step = (max(1, round(part * len(schedule))) for part in (FIRST, STEP))

@@ -35,4 +35,8 @@ def hashgrid_encode(x: Tensor, table: Tensor, layout: GridLayout, count: Tensor 
     """See `dreamfusion_ngp.ops.hashgrid.hashgrid_encode`."""
     u = zero_rows(x, count)
     corners = [corners_of(u, layout, level) for level in range(layout.levels)]
-    return zero_rows(torch.cat([sum(w[:, None] * table[row] for row, w, _ in c) for c in corners], 1), count)
+    levels = []
+    for corners_of_level in corners:
+        first, *others = (w[:, None] * table[row] for row, w, _ in corners_of_level)
+        levels.append(sum(others, first))
+    return zero_rows(torch.cat(levels, 1), count)

@@ -14,7 +14,7 @@ def unpack_bits(bitfield: Tensor) -> Tensor:
     return (bitfield[:, None] >> torch.arange(8, device=bitfield.device, dtype=torch.uint8) & 1).bool().reshape(-1)
 
 
-def clip_rays(rays_o: Tensor, rays_d: Tensor, bound: float, near: float) -> tuple[Tensor, Tensor]:
+def clip_rays(rays_o: Tensor, rays_d: Tensor, bound: float | Tensor, near: float | Tensor) -> tuple[Tensor, Tensor]:
     """(R,), (R,): where each ray is inside the cube; the second is smaller where it never is."""
     low, high = (-bound - rays_o) / rays_d, (bound - rays_o) / rays_d
     parallel, inside = rays_d == 0, rays_o.abs() <= bound
@@ -47,13 +47,13 @@ def march(
 ) -> Samples:
     """Every lattice point of every ray, looked up one by one."""
     rays, dtype, device = rays_o.shape[0], rays_o.dtype, rays_o.device
-    bound, near, step = (torch.tensor(v, dtype=dtype, device=device) for v in (bound, near, step))
-    enter, leave = clip_rays(rays_o, rays_d, bound, near)
-    longest = (leave - enter)[(leave > enter) & leave.isfinite()].amax() if (leave > enter).any() else step
-    k = torch.arange(int(longest / step) + 2, dtype=dtype, device=device)
-    t = enter[:, None] + (k + kernel_uniform(rays, seed, int(stream), dtype).to(device)) * step
+    side, start, stride = (torch.tensor(v, dtype=dtype, device=device) for v in (bound, near, step))
+    enter, leave = clip_rays(rays_o, rays_d, side, start)
+    longest = (leave - enter)[(leave > enter) & leave.isfinite()].amax() if (leave > enter).any() else stride
+    k = torch.arange(int(longest / stride) + 2, dtype=dtype, device=device)
+    t = enter[:, None] + (k + kernel_uniform(rays, seed, int(stream), dtype).to(device)) * stride
     x = rays_o[:, None] + t[..., None] * rays_d[:, None]
-    u = (x + bound) * (resolution / (bound + bound))
+    u = (x + side) * (resolution / (side + side))
     cell = torch.where(u > 0, u, 0).clamp(max=resolution - 1).long()
     index = (cell[..., 0] * resolution + cell[..., 1]) * resolution + cell[..., 2]
     keep = (t < leave[:, None]) & unpack_bits(bitfield)[index]

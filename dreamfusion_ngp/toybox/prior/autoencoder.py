@@ -12,6 +12,8 @@ only, leaves stripes there. An average touches no padding.
 
 from __future__ import annotations
 
+from typing import Any, Protocol
+
 import torch
 from torch import Tensor, nn
 
@@ -34,13 +36,20 @@ SPARE = (
 )
 
 
-def build_autoencoder(seed: int = 0) -> nn.Module:
-    """The autoencoder with random weights, its downsamplers averages: 0.9 million parameters."""
-    from diffusers import AutoencoderKL
+class Affine(Protocol):
+    """A convolution or a linear layer that has a bias."""
+
+    weight: Tensor
+    bias: Tensor
+
+
+def build_autoencoder(seed: int = 0) -> Any:
+    """The AutoencoderKL with random weights, its downsamplers averages: 0.9 million parameters."""
+    from diffusers import AutoencoderKL  # pyright: ignore[reportPrivateImportUsage]
 
     torch.manual_seed(seed)
     n = len(CHANNELS)
-    vae = AutoencoderKL(
+    config: dict[str, Any] = dict(
         down_block_types=("DownEncoderBlock2D",) * n,
         up_block_types=("UpDecoderBlock2D",) * n,
         block_out_channels=CHANNELS,
@@ -52,6 +61,7 @@ def build_autoencoder(seed: int = 0) -> nn.Module:
         mid_block_add_attention=False,
         force_upcast=False,
     )
+    vae = AutoencoderKL(**config)
     with torch.no_grad():
         for conv in downsamplers(vae):
             conv.weight.zero_()
@@ -61,12 +71,12 @@ def build_autoencoder(seed: int = 0) -> nn.Module:
     return vae
 
 
-def downsamplers(vae: nn.Module) -> list[nn.Conv2d]:
-    """The strided convolutions of the encoder."""
+def downsamplers(vae: Any) -> list[Any]:
+    """The strided convolutions of the encoder, each a Conv2d."""
     return [block.downsamplers[0].conv for block in vae.encoder.down_blocks if block.downsamplers]
 
 
-def trained_parts(vae: nn.Module, encoder: bool) -> list[nn.Module]:
+def trained_parts(vae: Any, encoder: bool) -> list[nn.Module]:
     """The parts that a training changes, with the encoder or without; parameters that stay need no gradient."""
     mine = [vae.post_quant_conv, vae.decoder]
     mine = [vae.encoder, vae.quant_conv, *mine] if encoder else mine
@@ -79,7 +89,7 @@ def trained_parts(vae: nn.Module, encoder: bool) -> list[nn.Module]:
 
 
 @torch.no_grad()
-def start_as_thumbnail(vae: nn.Module, pictures: Tensor) -> None:
+def start_as_thumbnail(vae: Any, pictures: Tensor) -> None:
     """Weights with which the latents are the colours of a blurred thumbnail and the decoder enlarges it. pictures:
     (n, 3, H, H) in [-1, 1], by which the normalisations on the way are scaled.
 
@@ -120,17 +130,17 @@ def _filter(share: float) -> Tensor:
     return row[:, None] * row
 
 
-def _clear(conv: nn.Conv2d) -> None:
+def _clear(conv: Affine) -> None:
     """No output to the group of the channels that carry."""
     group = max(OWN, len(conv.weight) // GROUPS) if len(conv.weight) > OWN else len(conv.weight)
     conv.weight[:group], conv.bias[:group] = 0, 0
 
 
-def _add_constants(conv: nn.Conv2d) -> None:
+def _add_constants(conv: Affine) -> None:
     conv.bias[OWN - 2], conv.bias[OWN - 1] = CONSTANT, -CONSTANT
 
 
-def _enter(conv: nn.Conv2d, taps: Tensor) -> None:
+def _enter(conv: Affine, taps: Tensor) -> None:
     """A half's first convolution: colours come in, their negatives and the constants beside them."""
     _clear(conv)
     for i in range(COLORS):
@@ -139,15 +149,15 @@ def _enter(conv: nn.Conv2d, taps: Tensor) -> None:
     _add_constants(conv)
 
 
-def _leave(conv: nn.Conv2d, factor: float) -> None:
+def _leave(conv: Affine, factor: float) -> None:
     """A half's last convolution: colours out of the two signs that the activation left."""
     conv.weight[:COLORS], conv.bias[:COLORS] = 0, 0
     for i in range(COLORS):
         _put_pair(conv, i, i, torch.tensor([[factor]]))
 
 
-def _blur(block: nn.Module, times: int) -> list[nn.Module]:
-    """Let a residual block add the difference between its input blurred `times` (1 or 2) and its input; returns the
+def _blur(block: Any, times: int) -> list[nn.GroupNorm]:
+    """Let a ResnetBlock2D add the difference between its input blurred `times` (1 or 2) and its input; returns the
     normalisations that must be scaled."""
     binomial, middle = _filter(0.25), torch.zeros(3, 3)
     middle[1, 1] = 1.0
@@ -163,21 +173,21 @@ def _blur(block: nn.Module, times: int) -> list[nn.Module]:
     return [block.norm1, block.norm2]
 
 
-def _put(conv: nn.Conv2d, row: int, column: int, taps: Tensor) -> None:
+def _put(conv: Affine, row: int, column: int, taps: Tensor) -> None:
     margin = (3 - len(taps)) // 2
     conv.weight[row, column, margin : 3 - margin, margin : 3 - margin] = taps
 
 
-def _put_pair(conv: nn.Conv2d, row: int, color: int, taps: Tensor) -> None:
+def _put_pair(conv: Affine, row: int, color: int, taps: Tensor) -> None:
     _put(conv, row, color, taps)
     _put(conv, row, color + COLORS, -taps)
 
 
-def _scale_as_met(vae: nn.Module, norms: list[nn.Module], pictures: Tensor) -> None:
+def _scale_as_met(vae: Any, norms: list[nn.GroupNorm], pictures: Tensor) -> None:
     """Give the carrying channels of normalisations the spread of their group as weight, each before it first runs: what
     they divide by is multiplied again."""
 
-    def scale(norm: nn.Module, inputs: tuple[Tensor]) -> None:
+    def scale(norm: Any, inputs: tuple[Tensor]) -> None:
         group = inputs[0].shape[1] // norm.num_groups
         norm.weight[:OWN] = inputs[0][:, :group].flatten(1).std(1, correction=0).mean()
 
@@ -188,7 +198,7 @@ def _scale_as_met(vae: nn.Module, norms: list[nn.Module], pictures: Tensor) -> N
 
 
 @torch.no_grad()
-def unit_latents(vae: nn.Module, pictures: Tensor) -> None:
+def unit_latents(vae: Any, pictures: Tensor) -> None:
     """Fold the mean and the spread of every latent channel, over `pictures` (n, 3, H, H), into the 1 x 1 convolutions
     around the latents: the same pictures from latents of mean 0 and spread 1."""
     z = vae.encode(pictures).latent_dist.mean

@@ -40,7 +40,7 @@ class LatentPrior:
 
 def build_latent_prior(seed: int = 0) -> LatentPrior:
     """The untrained latent prior: 0.9 million parameters of the autoencoder, 4.6 of the UNet."""
-    from diffusers import DDPMScheduler, UNet2DConditionModel
+    from diffusers import DDPMScheduler, UNet2DConditionModel  # pyright: ignore[reportPrivateImportUsage]
 
     vae, tokenizer = build_autoencoder(seed), build_tokenizer()
     unet = UNet2DConditionModel(in_channels=LATENTS, out_channels=LATENTS, **SHAPE)

@@ -10,13 +10,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from ...guidance.packing import pack
 from ...guidance.resize import resize
-from .autoencoder import LATENTS
+from .autoencoder import LATENTS, Affine
 from .latent_model import LatentPrior
 from .model import Prior, embed_words
 
@@ -80,7 +81,7 @@ def fitted(a: Tensor, b: Tensor) -> Tensor:
     return torch.linalg.lstsq(rows, b.double(), rcond=1e-7, driver="gelsd").solution.float()
 
 
-def set_linear(layer: nn.Linear, rows, found: Tensor) -> None:
+def set_linear(layer: Affine, rows, found: Tensor) -> None:
     layer.weight[rows], layer.bias[rows] = found[:-1].T, found[-1]
 
 
@@ -118,15 +119,15 @@ def predict_noise(latent: LatentPrior, z: Tensor, ids: Tensor) -> None:
                 pass
 
 
-def set_constant(conv: nn.Conv2d, row: int, value: float = CONSTANT) -> None:
+def set_constant(conv: Affine, row: int, value: float = CONSTANT) -> None:
     conv.weight[row], conv.bias[row] = 0, value
 
 
-def read(latent: LatentPrior, block: nn.Module, z: Tensor, ids: Tensor) -> Tensor:
+def read(latent: LatentPrior, block: Any, z: Tensor, ids: Tensor) -> Tensor:
     """(9 C + 1, 8): from what the first convolution of `block` sees, the clean latents and the noisy ones."""
     kept: list[Tensor] = []
     hook = block.conv1.register_forward_pre_hook(lambda module, inputs: kept.append(inputs[0]))
-    square = product = 0.0
+    square = product = torch.zeros(())
     for clean, noisy in asked(latent, z, ids):
         seen = nn.functional.unfold(kept.pop(), 3, padding=1).transpose(1, 2).flatten(0, 1)
         a, goal = with_ones(seen), torch.cat([rows_of(clean), rows_of(noisy)], 1)
@@ -147,14 +148,14 @@ def asked(latent: LatentPrior, z: Tensor, ids: Tensor, batch: int = 20) -> Itera
             yield part, noisy
 
 
-def tell_factors(latent: LatentPrior, block: nn.Module, ids: Tensor) -> None:
+def tell_factors(latent: LatentPrior, block: Any, ids: Tensor) -> None:
     """Let the time scale x by alpha / sigma, and z by what 1 / sigma is above 1, which the shortcut has, whatever the
     texts `ids` say, which enter the blocks together with the time."""
     unet, abar, projection = latent.unet, latent.scheduler.alphas_cumprod, block.time_emb_proj
     sigma = (1 - abar).sqrt().clamp(min=LEAST_SIGMA)
     factors = torch.stack([abar.sqrt() / sigma - 1, 1 / sigma - 2], 1)  # the block adds 1
     time = unet.time_embedding(unet.time_proj(torch.arange(len(abar)).float()))
-    square = product = 0.0
+    square = product = torch.zeros(())
     for said in unet.add_embedding(embed_words(latent.text_encoder, ids)):
         told = with_ones(block.nonlinearity(time + said)).double()
         weighed = told * abar.rsqrt()[:, None]  # by what an error means for the clean latents

@@ -197,7 +197,9 @@ def begin(model: LatentPrior, pixel: Prior, seed: int) -> None:
     z = torch.cat([encoded(model.vae, part) for part in pictures.split(ENCODED)])
     random = np.random.default_rng(seed)
     texts = [
-        caption(CLASSES[i % len(CLASSES)], list(COLORS)[i % len(COLORS)], *random.uniform(0, 1.5, 2), 0, random)
+        caption(
+            CLASSES[i % len(CLASSES)], list(COLORS)[i % len(COLORS)], *random.uniform(0, 1.5, 2), mode=0, random=random
+        )
         for i in range(len(z))
     ]
     start_from_pixels(model, pixel, z, pictures, torch.tensor(caption_ids(model.tokenizer, texts)))

@@ -38,6 +38,7 @@ class Task(Protocol):
 
     def parts(self, model: Any) -> list[nn.Module]:
         """The modules of `model`, or of a copy, that are trained, as far as they want gradients."""
+        ...
 
     def open(self, random: np.random.Generator, device: str) -> None:
         """Make room for the views; they and the batches are drawn from `random`."""
@@ -50,10 +51,12 @@ class Task(Protocol):
 
     def batch(self, progress: float) -> tuple[Tensor, ...]:
         """What `loss` is asked about, on the device."""
+        ...
 
     @property
     def loss(self) -> Callable[..., Tensor]:
         """A function of what `batch` gives: a scalar, for inputs of the same shapes the same work every time."""
+        ...
 
 
 def run_task(
@@ -125,7 +128,7 @@ class Run:
         self.random = np.random.default_rng([config.seed, self.start, rank])
         torch.manual_seed(int(self.random.integers(1 << 31)))
         self.optimizer = MuonAdamW(task.parts(task.model), rank, world, task.outer)
-        self.parameters = self.optimizer.parameters
+        self.parameters: list[Tensor] = [*self.optimizer.parameters]
         self.average = [p.detach().clone() for p in self.parameters]
         task.open(self.random, device)
         self.capture = CudaCapture() if torch.device(device).type == "cuda" else None
@@ -192,7 +195,7 @@ class Run:
         decay = 0.5 ** (config.batch * self.world / config.ema_half_life)
         with torch.no_grad():
             decay = min(decay, (images + 1) / (images + 20 * config.batch))
-            torch._foreach_lerp_(self.average, self.parameters, 1 - decay)
+            torch._foreach_lerp_(self.average, self.parameters, 1 - decay)  # pyright: ignore[reportPrivateImportUsage]
         return loss.clone()
 
     def learn(self, *batch: Tensor) -> Tensor:

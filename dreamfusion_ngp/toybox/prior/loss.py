@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, replace
+from typing import Protocol
 
 import numpy as np
 import torch
@@ -162,8 +163,18 @@ def sample_noise_levels(n: int, random: np.random.Generator, blind: float = BLIN
     return (t * 1000).astype(np.int64).clip(0, 999)
 
 
+class Source(Protocol):
+    """What `training_batch` draws from: a `Reservoir`, or another one of views. means: None where there are none."""
+
+    means: MeanPictures | None
+    shelves: Shelves
+    device: str | torch.device
+
+    def draw_classes(self, n: int) -> np.ndarray: ...
+
+
 def training_batch(
-    reservoir: Reservoir, n: int, random: np.random.Generator, blind: float = BLIND_SHARE[1]
+    reservoir: Source, n: int, random: np.random.Generator, blind: float = BLIND_SHARE[1]
 ) -> tuple[torch.Tensor, list[str], np.ndarray]:
     """(n, 3, 64, 64) images in [-1, 1] on the reservoir's device, their captions and the timesteps at which to show
     them.
@@ -172,13 +183,13 @@ def training_batch(
     There the picture is that mean before mid-grey (`means`): the same expectation without noise in the gradient. A
     reservoir without means shows its views at all timesteps.
     """
-    steps = sample_noise_levels(n, random, blind)
-    hidden = (steps >= BLIND) & (reservoir.means is not None)
+    steps, known = sample_noise_levels(n, random, blind), reservoir.means
+    hidden = (steps >= BLIND) & (known is not None)
     classes, names = reservoir.draw_classes(n), list(COLORS)
     color, modes = random.integers(len(names), size=n), sample_modes(LIGHTS, n, 1.0, random)
     azimuth, elevation, framed, parts = np.zeros(n), np.zeros(n), np.ones(n, bool), []
-    if hidden.any():
-        means = reservoir.means.draw(classes[hidden], random)
+    if known is not None and hidden.any():
+        means = known.draw(classes[hidden], random)
         colors = sent(mean_colors(color[hidden]), reservoir.device)
         parts.append(pictures(means, colors, modes[hidden], 0.5))
         azimuth[hidden], elevation[hidden] = means.azimuth, means.elevation
@@ -191,7 +202,7 @@ def training_batch(
     # While the text is all that is learnt, most captions of hidden pictures say all there is to say.
     whole = hidden & (blind > 0.5) & (random.random(n) < WHOLE_CAPTIONS)
     texts = [
-        caption(CLASSES[c], names[k], *rest, random, f, w)
+        caption(CLASSES[c], names[k], *rest, random=random, framed=f, whole=w)
         for c, k, *rest, f, w in zip(
             *(values.tolist() for values in (classes, color, azimuth, elevation, modes, framed, whole)), strict=True
         )

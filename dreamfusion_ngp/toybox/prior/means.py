@@ -51,7 +51,7 @@ class MeanPictures:
         n = len(cameras)
         parts = torch.nn.functional.one_hot(buffer.slot.long(), SLOTS).movedim(-1, 1)
         coverage = parts * (buffer.alpha.float() / 255)[:, None]
-        white, black, light = coverage.new_ones(n, SLOTS, 3), coverage.new_zeros(1), 0.0
+        white, black, light = coverage.new_ones(n, SLOTS, 3), coverage.new_zeros(1), coverage.new_zeros(())
         for _ in range(LIGHTS_PER_VIEW):
             positions = sample_light_positions(self.lights, cameras.position, random)
             rows = sent(shading_rows(self.lights, positions, np.full(n, LAMBERTIAN)), self.device)

@@ -101,7 +101,7 @@ def save_parts(folder: Path, pipeline: str, parts: dict, omitted: tuple[str, ...
                 wrap_tokenizer(part.backend_tokenizer).save_pretrained(folder / name)
                 index[name] = ["transformers", "PreTrainedTokenizerFast"]
             elif isinstance(part, torch.nn.Module):
-                half = copy.deepcopy(part).to(torch.float16)
+                half: Any = copy.deepcopy(part).to(torch.float16)
                 half.save_pretrained(folder / name, safe_serialization=True)
                 if name == "text_encoder":
                     index[name][0] = "transformers"
@@ -171,7 +171,7 @@ def build_text_encoder(words: int):
 def build_prior(seed: int = 0) -> Prior:
     """The untrained prior: about 5 million parameters."""
     import torch
-    from diffusers import DDPMScheduler, UNet2DConditionModel
+    from diffusers import DDPMScheduler, UNet2DConditionModel  # pyright: ignore[reportPrivateImportUsage]
 
     torch.manual_seed(seed)
     tokenizer = build_tokenizer()
@@ -201,7 +201,11 @@ def load_prior(folder: Path = PRIOR) -> Prior:
 def load_parts(folder: Path, names: tuple[str, ...]) -> dict:
     """Parts of a prior by name, weights in float32. Raises OSError where a part or a weight is missing."""
     import torch
-    from diffusers import AutoencoderKL, DDPMScheduler, UNet2DConditionModel
+    from diffusers import (
+        AutoencoderKL,  # pyright: ignore[reportPrivateImportUsage]
+        DDPMScheduler,  # pyright: ignore[reportPrivateImportUsage]
+        UNet2DConditionModel,  # pyright: ignore[reportPrivateImportUsage]
+    )
     from transformers import PreTrainedTokenizerFast, T5EncoderModel
 
     folder, found = Path(folder), {}

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import nn
@@ -24,7 +25,7 @@ from .model import IF_OMITS, PARTS, SHAPE, Prior, load_prior, save_parts
 
 MULTIVIEW_PRIOR = Path(__file__).parents[1] / "priors" / "toybox-mv"
 # Attention on 8 x 8 positions, 64 a view: on both sides of the middle block, which has it already.
-ATTENTION = dict(
+ATTENTION: dict[str, Any] = dict(
     down_block_types=("DownBlock2D", "DownBlock2D", "CrossAttnDownBlock2D"),
     up_block_types=("CrossAttnUpBlock2D", "UpBlock2D", "UpBlock2D"),
 )
@@ -60,7 +61,7 @@ def together(prior: Prior) -> MultiviewPrior:
 def start_multiview_prior(pixel: Prior, seed: int = 0) -> MultiviewPrior:
     """The pixel prior as one of several views: its weights, new attention that says nothing yet (the last layer of each
     is zero), and a camera that says what the pixel prior's view words say."""
-    from diffusers import UNet2DConditionModel
+    from diffusers import UNet2DConditionModel  # pyright: ignore[reportPrivateImportUsage]
 
     torch.manual_seed(seed)
     unet = UNet2DConditionModel(
@@ -79,13 +80,15 @@ def start_multiview_prior(pixel: Prior, seed: int = 0) -> MultiviewPrior:
     return together(Prior(unet, pixel.text_encoder, pixel.tokenizer, pixel.scheduler))
 
 
-def tell_camera(unet: nn.Module, pixel: Prior) -> None:
-    """Fit the camera's projection to what the view words in degrees add to the embedding of the time, in the mean over
-    toys: random features of the camera, and a second layer by least squares with a little ridge."""
+def tell_camera(unet: Any, pixel: Prior) -> None:
+    """Fit the camera's projection, of a UNet2DConditionModel, to what the view words in degrees add to the embedding of
+    the time, in the mean over toys: random features of the camera, and a second layer by least squares with a little
+    ridge."""
     from .latent_start import set_linear, solve, with_ones
 
     angles = [(azimuth, elevation) for azimuth in range(0, 360, 15) for elevation in range(0, 91, 15)]
-    cameras = camera_numbers(orbit(*zip(*angles, strict=True), 1.3, 1.0))
+    azimuths, elevations = zip(*angles, strict=True)
+    cameras = camera_numbers(orbit(azimuths, elevations, 1.3, 1.0))
     added = torch.stack([said_of_view(pixel, *angle) for angle in angles])
     layer = unet.class_embedding
     layer.linear_1.weight.mul_(SHARPNESS)

@@ -44,6 +44,7 @@ from .loss import (
     training_batch,
     with_noise,
 )
+from .means import MeanPictures
 from .model import Prior, load_prior
 from .multiview_model import MultiviewPrior, load_multiview_prior, start_multiview_prior
 from .multiview_sampling import sheet
@@ -72,7 +73,7 @@ class Rings:
     """Views of toys that turn over, in groups of VIEWS: one toy, one lens, distance and elevation, a quarter apart, no
     jitter. Otherwise as `loss.Reservoir`, without means."""
 
-    means = None
+    means: MeanPictures | None = None
 
     def __init__(self, config: TrainPriorConfig, random: np.random.Generator, device: str | torch.device = "cpu"):
         self.config, self.random, self.device = config, random, device
@@ -118,7 +119,7 @@ def ring_batch(rings: Rings, n: int, random: np.random.Generator, hidden: float)
     seen = rings.shelves.draw_rings(classes, VIEWS, random)
     color, modes = random.integers(len(names), size=n), sample_modes(LIGHTS, n, 1.0, random)
     images = shown_rings(seen, color, modes, random).permute(0, 3, 1, 2) * 2 - 1
-    cameras = camera_numbers(orbit(*np.rad2deg([seen.azimuth, seen.elevation]), 1.0, 1.0))
+    cameras = camera_numbers(orbit(*np.rad2deg([seen.azimuth, seen.elevation]), distance=1.0, focal=1.0))
     texts = [
         caption(CLASSES[c], names[k], 0.0, 0.0, mode, random, views=False)
         for c, k, mode in zip(classes.tolist(), color.tolist(), modes.tolist(), strict=True)

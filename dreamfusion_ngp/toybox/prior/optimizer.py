@@ -52,20 +52,20 @@ class MuonAdamW:
         """In place: several CUDA graphs can then add to the same gradients."""
         grads = [p.grad for p in self.parameters if p.grad is not None]
         if grads:
-            torch._foreach_zero_(grads)
+            torch._foreach_zero_(grads)  # pyright: ignore[reportPrivateImportUsage]
 
     @torch.no_grad()
     def aim(self) -> None:
         for matrix, p in zip(self.flat, self.matrices, strict=True):
             matrix.grad = None if p.grad is None else as_matrix(p.grad, p)
-        torch._foreach_copy_(self.goals, self.own)
+        torch._foreach_copy_(self.goals, self.own)  # pyright: ignore[reportPrivateImportUsage]
         for goal, matrix in zip(self.goals, self.own, strict=True):
             goal.grad = matrix.grad
         self.muon.step()
 
     @torch.no_grad()
     def move(self, rate: float) -> None:
-        torch._foreach_lerp_(self.own, self.goals, rate * MATRIX_RATE)
+        torch._foreach_lerp_(self.own, self.goals, rate * MATRIX_RATE)  # pyright: ignore[reportPrivateImportUsage]
         for group in self.adam.param_groups:
             group["lr"] = rate
         self.adam.step()

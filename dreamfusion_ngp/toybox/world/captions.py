@@ -81,7 +81,7 @@ def words_of(text: str) -> list[str]:
     """The words of a text, in small letters, without punctuation, hyphens and quotes, in the spelling of WORDS. Words
     that run together, as where a zero-width space stood between them, are taken apart: "redmug" is "red", "mug"."""
     plain = unicodedata.normalize("NFKC", visible(text)).lower().replace("3-d", "3d")
-    found = []
+    found: list[str] = []
     for word in filter(None, BETWEEN_WORDS.split(plain)):
         parts = None if word in WORDS else RUN_TOGETHER.fullmatch(word)
         found += [part for part in parts.groups() if part] if parts else [word]

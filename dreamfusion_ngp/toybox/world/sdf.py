@@ -12,7 +12,13 @@ import torch
 
 def length(*components):
     """Euclidean norm, with a finite gradient at 0."""
-    return torch.sqrt(sum(c * c for c in components) + 1e-12)
+    first, *others = (c * c for c in components)
+    return torch.sqrt(sum(others, first) + 1e-12)
+
+
+def dot(a, b):
+    """Inner product of two points."""
+    return a[0] * b[0] + a[1] * b[1] + a[2] * b[2]
 
 
 def shift(p, c):
@@ -61,7 +67,7 @@ def torus(p, c, major, minor, axis: int = 1):
 def capsule(p, a, b, r):
     ab = shift(b, a)
     ap = shift(p, a)
-    h = (sum(u * w for u, w in zip(ap, ab, strict=True)) / sum(w * w for w in ab)).clamp(0.0, 1.0)
+    h = (dot(ap, ab) / dot(ab, ab)).clamp(0.0, 1.0)
     return length(*(u - w * h for u, w in zip(ap, ab, strict=True))) - r
 
 
