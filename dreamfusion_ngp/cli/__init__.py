@@ -13,7 +13,21 @@ from ..base.characters import shown
 from ..base.console import STDOUT, named_errors, open_streams, settle, silence, tolerant
 from ..base.errors import DreamfusionError, UsageError
 from ..base.native import PACKAGE
-from . import bench, doctor, evaluate, export, fetch, generate, refine, render, resume, sample, train_judge, train_prior
+from . import (
+    bench,
+    doctor,
+    evaluate,
+    experiments,
+    export,
+    fetch,
+    generate,
+    refine,
+    render,
+    resume,
+    sample,
+    train_judge,
+    train_prior,
+)
 from .arguments import Parser
 from .log import shown_log
 
@@ -28,6 +42,7 @@ VERBS = {
     "evaluate": evaluate,
     "train-prior": train_prior,
     "train-judge": train_judge,
+    "experiments": experiments,
     "doctor": doctor,
     "bench": bench,
 }

@@ -8,11 +8,12 @@ from ..base.characters import clean_text
 from ..base.errors import UsageError
 from ..config.checks import check_config, clean_texts
 from ..config.overrides import override
-from ..config.presets import latent_toys, preset
+from ..config.presets import preset
 from ..config.prompts import clean_prompt
 from ..config.rules import with_rule
-from ..config.schema import GuidanceConfig, RunConfig
-from ..hub.names import ALIASES, LATENT_TOYBOX, TOYBOX_NAME, TOYBOXES, on_the_hub, preset_name
+from ..config.schema import RunConfig
+from ..hub.guided import guided
+from ..hub.names import ALIASES, TOYBOX_NAME, TOYBOXES, on_the_hub, preset_name
 
 
 def run_config(args):
@@ -76,22 +77,6 @@ def refine_config(args):
         pipeline_class(args.guidance)
         config = guided(config, args.guidance)
     return flagged(config, args)
-
-
-def guided(config: RunConfig, model: str) -> RunConfig:
-    """The config with `model` as the guidance of every stage."""
-    guidance = with_model(config.guidance, model)
-    if model == LATENT_TOYBOX != config.guidance.model:
-        guidance = latent_toys(guidance)
-    return replace(config, guidance=guidance, then=config.then and guided(config.then, model))
-
-
-def with_model(guidance: GuidanceConfig, model: str) -> GuidanceConfig:
-    """View and mode words beyond the paper's four are known to the embedded priors only."""
-    if model in TOYBOXES:
-        return replace(guidance, model=model)
-    words = "none" if guidance.view_words == "none" else "paper"
-    return replace(guidance, model=model, view_words=words, mode_words=False, keep_view=False)
 
 
 def pipeline_class(model: str) -> str:

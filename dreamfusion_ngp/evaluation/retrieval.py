@@ -22,6 +22,7 @@ from ..config.prompts import view_prompt
 from ..toybox.world.captions import parse_prompt, subject, words_of
 from ..toybox.world.shapes import CLASSES, COLORS
 from .pictures import Pictures
+from .prompt_lists import listed_prompts
 
 MAX_CAPTIONS = 100_000
 AZIMUTH_STEP = 15  # degrees between the azimuths that have a word
@@ -89,20 +90,16 @@ def pool_of(prompt: str, captions: Sequence[str]) -> Pool:
 
 
 def read_captions(path: Path) -> list[str]:
-    """The captions of a text file, one a line, in normal form. Of those that look alike the first stays, which is said.
-    Raises UsageError that names the line of what cannot be used."""
-    try:
-        lines = Path(path).read_text(encoding="utf-8-sig").split("\n")
-    except (OSError, UnicodeDecodeError) as error:
-        raise UsageError(f"--captions {path}: {getattr(error, 'strerror', None) or 'is no text in UTF-8'}") from None
+    """The captions of a file (`prompt_lists`), in normal form. Of those that look alike the first stays, which is said.
+    Raises UsageError that names the line or the entry of what cannot be used."""
     first, twins = {}, []
-    for number, line in enumerate(lines, 1):
-        caption = clean_text(line, f"--captions {path}, line {number},")
+    for where, text in listed_prompts(Path(path)):
+        caption = clean_text(text, f"--captions {path}, {where},")
         key = lookalike(caption)
         if key in first:
-            twins.append(f"line {number} (like line {first[key][0]})")
+            twins.append(f"{where} (like {first[key][0]})")
         elif key:
-            first[key] = number, caption
+            first[key] = where, caption
     if twins:
         more = f" and {len(twins) - 4} more" if len(twins) > 4 else ""
         log.warning(

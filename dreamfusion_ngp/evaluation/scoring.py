@@ -122,8 +122,8 @@ def score(
     """The figures of a run (`report.FIGURES`) and the pictures by which it was judged. state: as its checkpoint holds
     it. captions: distractors; none: all toys in all colours.
 
-    Raises PromptError for a prompt that names no toy, unless there are captions and a retrieval model; ExportError for
-    an empty or not finite field.
+    Raises PromptError for a prompt that names no toy, unless there are captions; ExportError for an empty or not finite
+    field.
     """
     prompt, bound = state.config.prompt, state.config.field.bound
     pool = pool_of(prompt, captions) if retrieval else None
@@ -131,7 +131,7 @@ def score(
     mesh = read_mesh(exported) if exported.is_file() else None
     density, albedo, surface = solid_of(state)
     pictures = field_pictures(state)
-    if pool and not is_toy(prompt):
+    if (pool or captions) and not is_toy(prompt):
         figures = open_report(prompt, density, bound, mesh=mesh)
     else:
         from ..runs.display import render_opacity

@@ -30,6 +30,8 @@ class Runner:
             "config": task.config,
             "whole": task.whole,
             "oracle": task.oracle,
+            "captions": task.captions,
+            "clips": task.clips,
             "judge": self.judge,
             "device": args.device,
             "threads": args.threads,
@@ -69,6 +71,8 @@ class Runner:
             lines = (task.folder(self.args.runs) / "log.txt").read_text(errors="replace").strip().splitlines()
             return f"was not made ({lines[-1] if lines else 'no message'})"
         figures = record["figures"]
+        if "volumetric_iou" not in figures:
+            return record["failed"] or f"{figures['pieces']} pieces"
         return record["failed"] or f"IoU {figures['volumetric_iou']:.2f}, silhouettes {figures['silhouette_iou']:.2f}"
 
     def run(self, todo: list[Task], total: int) -> bool:

@@ -26,8 +26,11 @@ from ..bench.machine import facts
 from ..config.io import from_dict
 from ..config.schema import RunConfig
 from ..evaluation import scoring
+from ..evaluation.clip_scores import diverged
 from ..evaluation.judge import load_judge
+from ..evaluation.pictures import Pictures
 from ..evaluation.report import DEFINITIONS
+from ..evaluation.retrieval import pool_of, r_precision
 from ..evaluation.sheet import thumbnails
 from ..guidance.load import load_guidance
 from ..optimise.loop import train
@@ -52,18 +55,23 @@ def write(path: Path, record: dict) -> None:
     write_atomically(path, (json.dumps(record, indent=1) + "\n").encode())
 
 
-def oracle(config: RunConfig, kind: str):
-    """True pictures instead of the prior; on the CPU only."""
+def oracle(config: RunConfig, kind: str, judge: Path | None = None):
+    """True pictures instead of the prior, or the judge at `judge` as the guide; on the CPU only."""
+    if kind == "judge":
+        from ..evaluation.judge_guide import guided_by_the_judge
+
+        return guided_by_the_judge(config, judge)
     from ..toybox.oracle import Oracle
 
     return Oracle(config, *parse_prompt(config.prompt), camera=kind == "camera")
 
 
-def optimise(config: RunConfig, folder: Path, device: torch.device, by: str = "") -> None:
+def optimise(config: RunConfig, folder: Path, device: torch.device, by: str = "", judge: Path | None = None) -> None:
     """The optimisation alone, of all stages: no previews, no mesh, no turntable. by: a kind of oracle, for them all."""
     state = start(config, device)
     while True:
-        train(state, oracle(state.config, by) if by else load_guidance(state.config, device), lambda record: None)
+        guidance = oracle(state.config, by, judge) if by else load_guidance(state.config, device)
+        train(state, guidance, lambda record: None)
         if (following := follow(state)) is None:
             break
         state = following
@@ -76,6 +84,13 @@ def cpu_seconds() -> float:
     return sum(usage.ru_utime + usage.ru_stime for usage in used)
 
 
+def peak_memory(device: torch.device) -> int:
+    """Bytes at most: of tensors on a GPU, else of the process."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+
+
 def make(task: dict, folder: Path) -> dict:
     """The optimisation that `task` asks for: where its checkpoint lies, how long it took and on what."""
     config, place, failed = from_dict(RunConfig, task["config"]), folder / "result", ""
@@ -84,7 +99,7 @@ def make(task: dict, folder: Path) -> dict:
     place.mkdir(parents=True)
     try:
         if not task["whole"]:
-            optimise(config, place, device, task["oracle"])
+            optimise(config, place, device, task["oracle"], task.get("judge") and Path(task["judge"]["path"]))
         else:
             generate(config, place, device=task["device"])
     except (DivergenceError, ExportError) as error:
@@ -94,6 +109,7 @@ def make(task: dict, folder: Path) -> dict:
     return {
         "seconds": round(seconds, 1),
         "cpu_seconds": round(cpu_seconds(), 1),
+        "peak_memory": peak_memory(device),
         "failed": failed,
         "threads": task["threads"],
         "processes": task["processes"],
@@ -105,16 +121,18 @@ def make(task: dict, folder: Path) -> dict:
 def scored(made: dict, task: dict, folder: Path) -> dict:
     """What `made` is worth, and what the true toy of its prompt is to the same judge."""
     path = task["judge"] and Path(task["judge"]["path"])
-    judge = load_judge(path) if path else None
+    judge, views = load_judge(path) if path else None, None
+    prompt, captions = task["config"]["prompt"], task.get("captions", ())
     try:
         if made["checkpoint"] is None:
             raise ExportError(made["failed"])
         place = folder / made["checkpoint"]
-        figures, views = scoring.score(load_checkpoint(place, choose_device(task["device"])), place.parent, judge)
+        state = load_checkpoint(place, choose_device(task["device"]))
+        figures, views = scoring.score(state, place.parent, judge, captions)
         picture = thumbnails(views[list(SHOWN)])
     except ExportError as error:
         made, picture = {**made, "failed": made["failed"] or str(error)}, ""
-        figures = scoring.nothing(task["config"]["prompt"], judge)
+        figures = scoring.nothing(prompt, judge)
     figures = {
         key: round(value, 4) if isinstance(value, float) else value
         for key, value in figures.items()
@@ -126,8 +144,23 @@ def scored(made: dict, task: dict, folder: Path) -> dict:
         "held_out": judge.log.get("held_out"),
         "images": judge.log.get("images"),
     }
-    truth = judge and scoring.truth(judge, [task["config"]["prompt"]])
-    return {**made, "judge": known, "truth": truth, "definitions": DEFINITIONS, "figures": figures, "picture": picture}
+    truth = judge and scoring.truth(judge, [prompt], captions)
+    record = {**made, "judge": known, "truth": truth, "definitions": DEFINITIONS, "figures": figures}
+    clips = {name: by_clip(name, known, task, views) for name, known in task.get("clips", ())}
+    return {**record, "clips": clips, "diverged": bool(made["failed"]) or diverged(views), "picture": picture}
+
+
+def by_clip(name: str, known: str, task: dict, views: Pictures | None) -> dict:
+    """What a CLIP whose weights have the digest `known` says of a run; of one without a result that it is the worst."""
+    from ..evaluation.clip import ClipRetrieval
+    from ..evaluation.clip_scores import clip_figures
+
+    prompt, captions = task["config"]["prompt"], task["captions"]
+    clip = ClipRetrieval(name, choose_device(task["device"]))
+    found: dict = {f"r_precision_{kind}": 0.0 for kind in scoring.KINDS}
+    if views is not None:
+        found = r_precision(clip, views, pool_of(prompt, captions)) | clip_figures(clip, views, prompt)
+    return {"digest": known, "truth": scoring.truth(clip, [prompt], captions), **found}
 
 
 def main(folder: Path) -> None:

@@ -19,7 +19,8 @@ JUDGE = PACKAGE / "evaluation" / "judge.safetensors"
 
 @dataclass(frozen=True)
 class Task:
-    """One run. key: of everything that decides its result; runs with equal keys are one."""
+    """One run. key: of everything that decides its result; runs with equal keys are one. captions: distractors, of a
+    prompt that may be no toy. clips: (name, digest of the weights) of models that score it besides the judge."""
 
     prompt: str
     seed: int
@@ -28,6 +29,8 @@ class Task:
     config: dict
     key: str
     label: str = ""
+    captions: tuple[str, ...] = ()
+    clips: tuple[tuple[str, str], ...] = ()
 
     def folder(self, root: Path) -> Path:
         return root / f"{self.prompt.replace(' ', '-')}-{self.seed}-{self.key}"
@@ -87,4 +90,6 @@ def finished(task: Task, root: Path, judge: str | None) -> dict | None:
     except (OSError, ValueError):
         return None
     known = (record["judge"] or {}).get("digest"), record.get("definitions")
-    return record if known == (judge, DEFINITIONS) else None
+    clips = record.get("clips", {})
+    scored = all(clips.get(name, {}).get("digest") == digest for name, digest in task.clips)
+    return record if known == (judge, DEFINITIONS) and scored else None

@@ -3,6 +3,9 @@ Fields (Jain et al., CVPR 2022) and CLIP-Mesh (Mohammad Khalid et al., SIGGRAPH 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import Protocol
+
 import numpy as np
 import torch
 from torch import Tensor
@@ -13,10 +16,20 @@ from ..config.prompts import VIEW_WORDS, view_prompt
 from ..config.schema import RunConfig
 from ..scene.views import Views
 from .clip_pictures import backgrounds, before, draw_windows, windows
-from .dual_encoder import DualEncoder, encoder_folder, encoder_kind, load_dual_encoder
+from .dual_encoder import encoder_folder, encoder_kind, load_dual_encoder
 from .protocol import GuidanceOutput
 
 BOOST = 1024.0  # of the loss in a half-precision backward, whose gradients are below the smallest numbers there
+
+
+class Encoder(Protocol):
+    """What shows how far pictures and texts are apart; see `dual_encoder.DualEncoder`."""
+
+    size: int
+
+    def encode_images(self, pictures: Tensor) -> Tensor: ...
+
+    def encode_texts(self, captions: Sequence[str]) -> Tensor: ...
 
 
 class ClipGuidance:
@@ -26,7 +39,7 @@ class ClipGuidance:
     Text: the prompt with the words of its view (`guidance.view_words`; both papers have none).
     """
 
-    def __init__(self, config: RunConfig, encoder: DualEncoder):
+    def __init__(self, config: RunConfig, encoder: Encoder):
         self.config, self.clip, self.encoder = config, config.clip, encoder
         self.words = VIEW_WORDS[config.guidance.view_words]
         self.negative = config.guidance.negative if config.clip.negative else ""

@@ -1,4 +1,5 @@
-"""Image-text dual encoders, in transformers format: CLIP (Radford et al. 2021) and SigLIP (Zhai et al. 2023).
+"""Image-text dual encoders, in transformers format: CLIP (Radford et al. 2021), SigLIP (Zhai et al. 2023), and any two
+of its networks that were joined as CLIP's are.
 
 They guide (clip.py) and they judge (evaluation/clip.py); one loader for both.
 """
@@ -22,8 +23,13 @@ from .pipeline_folder import fitting, no_progress_bar
 MEAN, STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)  # of CLIP's training images
 HALF = (0.5, 0.5, 0.5)  # SigLIP's mean and deviation
 BATCH = 16  # captions at a time
+USUAL = 224  # pixels a side, where nothing is said
 # model_type of config.json -> classes of transformers, mean and deviation where the folder does not say them
-KINDS = {"clip": ("CLIPModel", "CLIPTokenizer", MEAN, STD), "siglip": ("SiglipModel", "SiglipTokenizer", HALF, HALF)}
+KINDS = {
+    "clip": ("CLIPModel", "CLIPTokenizer", MEAN, STD),
+    "siglip": ("SiglipModel", "SiglipTokenizer", HALF, HALF),
+    "vision-text-dual-encoder": ("VisionTextDualEncoderModel", "CLIPTokenizer", MEAN, STD),
+}
 
 log = logging.getLogger(__name__)
 
@@ -32,10 +38,13 @@ class DualEncoder:
     """name: for messages.  size: pixels a side of what it sees.  limit: tokens of a caption that it reads.  mean, std:
     (3,) by which pixels are normalised."""
 
-    def __init__(self, model, tokenizer, name: str, mean: Sequence[float] = MEAN, std: Sequence[float] = STD):
+    def __init__(
+        self, model, tokenizer, name: str, mean: Sequence[float] = MEAN, std: Sequence[float] = STD, size: int = 0
+    ):
+        """size: where the config of the network does not say it."""
         self.model, self.tokenizer, self.name = model, tokenizer, name
         self.device = next(model.parameters()).device
-        self.size = int(model.config.vision_config.image_size)
+        self.size = int(getattr(model.config.vision_config, "image_size", size))
         self.limit = int(model.config.text_config.max_position_embeddings)
         self.mean, self.std = (torch.tensor(v, device=self.device).view(1, 3, 1, 1) for v in (mean, std))
         self.known: dict[tuple[str, ...], Tensor] = {}
@@ -43,7 +52,7 @@ class DualEncoder:
     def encode_images(self, pictures: Tensor) -> Tensor:
         """Pictures (N, 3, size, size) in [0, 1] -> (N, D) float32 of length 1. Differentiable."""
         pixels = ((pictures - self.mean) / self.std).to(next(self.model.parameters()).dtype)
-        pooled = self.model.vision_model(pixel_values=pixels).pooler_output
+        pooled = self.model.vision_model(pixel_values=pixels).pooler_output.flatten(1)
         project = getattr(self.model, "visual_projection", None)  # CLIP's; SigLIP's pooling has one inside
         return torch.nn.functional.normalize((pooled if project is None else project(pooled)).float(), dim=-1)
 
@@ -94,7 +103,9 @@ def load_dual_encoder(
         tokenizer = tokenizer_class(folder, reader).from_pretrained(folder, local_files_only=True)
     prepare = read_json(folder / "preprocessor_config.json")
     found.eval().requires_grad_(False).to(device)
-    return DualEncoder(found, tokenizer, model, prepare.get("image_mean", mean), prepare.get("image_std", std))
+    size = prepare.get("crop_size") or prepare.get("size") or USUAL
+    size = size.get("height", size.get("shortest_edge", USUAL)) if isinstance(size, dict) else size
+    return DualEncoder(found, tokenizer, model, prepare.get("image_mean", mean), prepare.get("image_std", std), size)
 
 
 def encoder_folder(model: str) -> Path:
@@ -116,12 +127,10 @@ def encoder_kind(folder: Path, model: str) -> str:
 
 
 def tokenizer_class(folder: Path, usual: str) -> type:
-    """That of CLIP is always the same; SigLIP 2's folders name that of another model, which must be transformers'
-    own."""
+    """The one that the folder names, which must be transformers' own, else the usual one."""
     import transformers
 
-    named = str(read_json(folder / "tokenizer_config.json").get("tokenizer_class"))
-    found = getattr(transformers, usual if usual == "CLIPTokenizer" else named, None)
+    found = getattr(transformers, str(read_json(folder / "tokenizer_config.json").get("tokenizer_class")), None)
     is_one = isinstance(found, type) and issubclass(found, transformers.PreTrainedTokenizerBase)
     return found if is_one else getattr(transformers, usual)
 

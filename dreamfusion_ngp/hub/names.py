@@ -68,6 +68,7 @@ CLASS_PRESETS = {
     "IF": "if",
     "CLIPModel": "dreamfields",
     "SiglipModel": "dreamfields",
+    "VisionTextDualEncoderModel": "dreamfields",
 }
 
 HUB_ID = re.compile(r"([\w][\w.-]*/[\w][\w.-]*)(?:@([\w][\w./-]*))?", re.ASCII)

@@ -11,7 +11,7 @@ from torch import Tensor
 from ..config.schema import TextureConfig
 from ..export.isosurface import Mesh, extract_mesh, finish
 from ..export.texture import TexturedMesh, bake_texture, surface_color, vertex_normals
-from ..optimise.mesh import MeshStage
+from ..optimise.mesh import SolidStage
 from ..optimise.stage import Stage
 from ..scene.imported import ImportedMesh, Material, Part, Texture
 from ..scene.isolevel import query
@@ -24,7 +24,7 @@ def mesh_of(stage: Stage, config: TextureConfig) -> ImportedMesh:
     """The surface of a finished volume or mesh stage, its largest piece, of at most `config.faces` triangles, with an
     atlas of `config.size` texels a side and its colours in it. Raises ExportError for an empty or not finite scene, and
     where there is no atlas."""
-    mesh, color = (surface_of if isinstance(stage, MeshStage) else volume_surface)(stage, config.faces)
+    mesh, color = (surface_of if isinstance(stage, SolidStage) else volume_surface)(stage, config.faces)
     textured = bake_texture(mesh, color, size=config.size)
     return whole_mesh(mesh.vertices, mesh.faces, textured.uv, textured.faces, textured.image)
 
@@ -40,7 +40,7 @@ def volume_surface(stage, faces: int):
 
 
 @torch.no_grad()
-def surface_of(stage: MeshStage, faces: int):
+def surface_of(stage: SolidStage, faces: int):
     """The same of a mesh stage."""
     vertices, triangles = stage.surface()
     mesh = Mesh(vertices.double().cpu().numpy(), triangles.long().cpu().numpy())

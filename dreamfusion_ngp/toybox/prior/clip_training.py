@@ -1,10 +1,10 @@
 """The training of the embedded CLIP: `train-prior --kind clip`.
 
 CLIP's cross-entropy, with all texts there are in the place of those of a batch. Its pictures have Dream Fields' own
-backgrounds and windows, which a guidance shows it, and every second batch is moved to where the loss is largest within
-a small distance (Madry et al. 2018): the gradients of a network so trained look like things (Santurkar et al. 2019,
-"Image Synthesis with a Single (Robust) Classifier"), those of another like noise. A public CLIP comes by some of that
-through its hundreds of millions of pictures.
+backgrounds and windows, which a guidance shows it, and now and then a batch is moved to where the loss is largest
+within a small distance (Madry et al. 2018): the gradients of a network so trained look like things (Santurkar et al.
+2019, "Image Synthesis with a Single (Robust) Classifier"), those of another like noise. A public CLIP comes by some of
+that through its hundreds of millions of pictures.
 """
 
 from __future__ import annotations
@@ -49,13 +49,14 @@ CAMERAS = CameraConfig(
 )
 BACKGROUNDS = ClipConfig(backgrounds=("noise", "checker", "fourier", "flat", "flat"), cells=(2, 10))
 SHARE = (0.8, 1.0)  # of a picture's side, of the windows
+LIGHT = 0.3  # of the backgrounds: light greys, before which white clay is hardest to see
 TEMPLATES = ("{}", "a photo of {}", "a 3d model of {}", "a render of {}")
 PLAIN_TEXT = 0.6  # of the batches: the toy alone
-ATTACKED, DISTANCE = 0.5, 1.0  # of the batches; Euclidean, over the 3 x 64 x 64 numbers of a picture
-CALM = 0.35  # part of a run, at its start, without attacks: what is not known yet cannot be attacked
+ATTACKED, DISTANCE = 0.25, 0.5  # of the batches; Euclidean, over the 3 x 64 x 64 numbers of a picture
+CALM = 0.5  # part of a run, at its start, without attacks: what is not known yet cannot be attacked
 MAX_SCALE = 50.0  # of the inner products
 FILL = 60  # views of a class before the training begins
-OUTER = ("vision_model.embeddings.patch_embedding", "visual_projection", "text_projection")
+OUTER = ("vision_model.embedder.embedder.convolution", "visual_projection", "text_projection")
 
 CLIP = TrainPriorConfig(
     images=200_000,
@@ -157,6 +158,8 @@ def shown(seen, color: np.ndarray, modes: np.ndarray, random: np.random.Generato
     n, device = len(color), seen.buffer.slot.device
     rows = sent(shading_rows(LIGHTS, sample_light_positions(LIGHTS, seen.position, random), modes), device)
     behind = backgrounds(BACKGROUNDS, n, SIZE, random, device)
+    light = sent(random.uniform(0.75, 1.0, (n, 1, 1, 1)), device, torch.float32)
+    behind = torch.where(sent(random.random((n, 1, 1, 1)) < LIGHT, device), light, behind)
     picture = shade(seen.buffer, sent(random_colors(color, random), device), rows, behind.permute(0, 2, 3, 1))
     cut = windows(picture, draw_windows(n, SHARE, random), SIZE)
     strength = sent(random.uniform(0, 0.06, (n, 1, 1, 1)), device, torch.float32)
@@ -180,8 +183,9 @@ def train_clip(
     score: Callable[[ClipPrior], dict] | None = None,
     show: Callable[[str], None] = silent,
 ) -> None:
-    """Train and leave a folder of transformers' CLIPModel in `out`, with `training.json` beside it. Arguments as of
-    `pixels.train_prior`. Raises UsageError or PriorError before anything is written where that cannot be done."""
+    """Train and leave a folder of transformers' VisionTextDualEncoderModel in `out`, with `training.json` beside it.
+    Arguments as of `pixels.train_prior`. Raises UsageError or PriorError before anything is written where that cannot
+    be done."""
     check_request(config, Path(out), device, mark="config.json")
     if resume is not None:
         check_resume(resume)
@@ -201,6 +205,5 @@ def check_resume(resume: Path) -> None:
 
 def build_task(config: TrainPriorConfig, resume: Path | None, device: str) -> ClipTask:
     prior: Any = load_clip(resume) if resume else build_clip(config.seed)
-    prior.model.set_attn_implementation("eager")  # 65 positions: on a CPU twice as quick as the fused one
-    prior.model.to(device).train()
+    prior.model.to(device=device, memory_format=torch.channels_last).train()
     return ClipTask(prior, config)

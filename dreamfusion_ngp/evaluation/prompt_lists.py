@@ -1,0 +1,61 @@
+"""Lists of prompts: a caption a line, and the JSON files of public benchmarks. The files are the user's own: such lists
+have terms of their own, and most of them state none."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from ..base.errors import UsageError
+
+TEXT_KEYS = ("prompt", "caption", "text", "description")  # of an object that stands for a prompt
+LIST_KEYS = ("prompts", "captions", "data", "annotations")  # of an object that holds a list of them
+
+
+def listed_prompts(path: Path, name: str = "--captions") -> list[tuple[str, str]]:
+    """(where, text) of every entry of a file, in order; "line 3" or "entry 3".
+
+    .json: a list of texts or of objects with one of TEXT_KEYS, an object with such a list under one of LIST_KEYS, or an
+    object whose values are texts or such objects. .jsonl: a text or such an object a line. Any other name: a text a
+    line. Raises UsageError that names the file, and the entry that cannot be used.
+    """
+    path = Path(path)
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+    except (OSError, UnicodeDecodeError) as error:
+        raise UsageError(f"{name} {path}: {getattr(error, 'strerror', None) or 'is no text in UTF-8'}") from None
+    if path.suffix.lower() == ".json":
+        found = entries(parsed(text, f"{name} {path}"), f"{name} {path}")
+        return [(f"entry {i}", text_of(entry, f"{name} {path}, entry {i}")) for i, entry in enumerate(found, 1)]
+    lines = list(enumerate(text.split("\n"), 1))
+    if path.suffix.lower() != ".jsonl":
+        return [(f"line {i}", line) for i, line in lines]
+    filled = [(i, line) for i, line in lines if line.strip()]
+    places = [(f"line {i}", f"{name} {path}, line {i}", line) for i, line in filled]
+    return [(where, text_of(parsed(line, place), place)) for where, place, line in places]
+
+
+def parsed(text: str, place: str):
+    """The JSON value in a text."""
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise UsageError(f"{place}: is no JSON: {str(error).splitlines()[0]}") from None
+
+
+def entries(value, place: str) -> list:
+    """The entries of a list in one of the forms of `listed_prompts`."""
+    if isinstance(value, dict):
+        inner = next((value[key] for key in LIST_KEYS if isinstance(value.get(key), (list, dict))), None)
+        return entries(inner, place) if inner is not None else list(value.values())
+    if isinstance(value, list):
+        return value
+    raise UsageError(f"{place}: holds no list of prompts but a {type(value).__name__}")
+
+
+def text_of(entry, place: str) -> str:
+    if isinstance(entry, dict):
+        entry = next((entry[key] for key in TEXT_KEYS if isinstance(entry.get(key), str)), None)
+    if not isinstance(entry, str):
+        raise UsageError(f"{place}: is no text, nor an object with one of {', '.join(TEXT_KEYS)}")
+    return entry

@@ -1,0 +1,200 @@
+"""The paper's table as JSON, Markdown and one HTML file."""
+
+from __future__ import annotations
+
+import json
+import statistics
+from collections.abc import Sequence
+from datetime import date
+from pathlib import Path
+
+from ..base import markdown, template
+from ..base.errors import writing
+from ..base.files import write_atomically
+from ..evaluation.report import DEFINITIONS
+from .paper_rows import PAPER, PAPER_HEAD, TRUTH, Plan, Request
+from .tables import values, with_spread
+from .task import Task, finished
+
+JUDGE = "judge"
+# Figure, heading, digits, factor.
+SHAPE = (("volumetric_iou", "IoU", 2, 1), ("mesh_chamfer", "Chamfer", 4, 1))
+COST = (("seconds", "seconds", 0, 1), ("peak_memory", "memory, GB", 2, 1e-9))
+BY_CLIP = (
+    ("clip_score", "CLIP score", 1, 1),
+    ("iqa_quality", "IQA quality", 2, 1),
+    ("iqa_sharpness", "IQA sharp", 2, 1),
+    ("iqa_real", "IQA real", 2, 1),
+)
+NOTE = (
+    "R-Precision in percent, by eight azimuths at 30 degrees of elevation, mean ± standard deviation over the runs; a "
+    "run without a result counts as zero; in brackets where what scores has guided. IoU and Chamfer distance to the "
+    "true toy. diverged: runs without a result, or with an empty or a full scene. Seconds and memory: of the process "
+    "that optimises."
+)
+
+
+def run_entry(task: Task, record: dict) -> dict:
+    """What table.json says of a run."""
+    figures, machine = record["figures"], record["machine"]
+    by = {name: dict(found) for name, found in record.get("clips", {}).items()}
+    if record["judge"]:
+        own = {key: figures[key] for key in figures if key.startswith("r_precision")}
+        by = {JUDGE: {"digest": record["judge"]["digest"], "truth": record["truth"], **own}, **by}
+    keys = ("seconds", "cpu_seconds", "peak_memory", "failed", "diverged", "picture")
+    return {
+        "prompt": task.prompt,
+        "seed": task.seed,
+        "key": task.key,
+        "definitions": DEFINITIONS,
+        "machine": f"{machine['gpu'] or machine['machine']}, torch {machine['versions']['torch']}",
+        "commit": machine["commit"] or "unknown",
+        **{key: record[key] for key in keys if key in record},
+        **{key: figures[key] for key, *_ in SHAPE if key in figures},
+        "retrieval": by,
+    }
+
+
+def gathered(plans: Sequence[Plan], request: Request, judge: str | None) -> dict:
+    """What table.json holds."""
+    rows = []
+    for plan in plans:
+        found = [(task, finished(task, request.runs, judge)) for task in plan.tasks]
+        entries = [run_entry(task, record) for task, record in found if record]
+        rows.append(
+            {
+                "name": plan.row.name,
+                "why": plan.row.why,
+                "preset": plan.row.preset,
+                "planned": len(plan.tasks),
+                "absent": plan.absent,
+                "guides": list(plan.guides),
+                "runs": entries,
+            }
+        )
+    return {
+        "date": date.today().isoformat(),
+        "captions": request.captions.name if request.captions else "",
+        "shorten": request.shorten,
+        "threads": request.threads,
+        "processes": request.processes,
+        "rows": rows,
+    }
+
+
+def retrieval_names(table: dict) -> list[str]:
+    """The models that score, the judge first."""
+    return list(dict.fromkeys(name for row in table["rows"] for run in row["runs"] for name in run["retrieval"]))
+
+
+def truth_cells(table: dict, names: Sequence[str]) -> list[str]:
+    """R-Precision of the true toys of the prompts that were run: the row of ground truth."""
+    cells = []
+    for name in names:
+        by_prompt = {
+            run["prompt"]: run["retrieval"][name].get("truth")
+            for row in table["rows"]
+            for run in row["runs"]
+            if name in run["retrieval"]
+        }
+        known = [truth for truth in by_prompt.values() if truth]
+        for kind in ("color", "geo"):
+            mean = statistics.fmean(truth[f"r_precision_{kind}"] for truth in known) if known else None
+            cells.append("" if mean is None else f"{100 * mean:.1f}")
+    return cells
+
+
+def cell(runs: list[dict], key: str, digits: int, factor: float) -> str:
+    return with_spread([factor * value for value in values(runs, key)], digits)
+
+
+def table_of(table: dict) -> tuple[list[str], list[list[str]]]:
+    """(headings, rows of text)."""
+    names = retrieval_names(table)
+    by_clip = [name for name in names if name != JUDGE]
+    head = ["method", "runs", *(f"{short(name)} {kind}" for name in names for kind in ("Colour", "Geo"))]
+    head += [title for _, title, *_ in SHAPE]
+    head += [f"{title}, {short(name)}" for name in by_clip for _, title, *_ in BY_CLIP]
+    head += ["diverged", *(title for _, title, *_ in COST)]
+    blank = len(head) - 2 - 2 * len(names)
+    body = [[TRUTH, "", *truth_cells(table, names), *[""] * blank]]
+    for row in table["rows"]:
+        if not row["runs"]:
+            body.append([row["name"], f"0 of {row['planned']}", *[""] * (len(head) - 2)])
+            continue
+        scored = {name: [run["retrieval"][name] for run in row["runs"] if name in run["retrieval"]] for name in names}
+        cells = [
+            bracketed(cell(scored[name], f"r_precision_{kind}", 1, 100), name in row["guides"])
+            for name in names
+            for kind in ("color", "geo")
+        ]
+        cells += [cell(row["runs"], key, digits, factor) for key, _, digits, factor in SHAPE]
+        cells += [cell(scored[name], key, d, f) for name in by_clip for key, _, d, f in BY_CLIP]
+        astray = sum(bool(run.get("diverged")) for run in row["runs"]) / len(row["runs"])
+        cells += [f"{100 * astray:.0f} %", *(cell(row["runs"], key, d, f) for key, _, d, f in COST)]
+        body.append([row["name"], f"{len(row['runs'])} of {row['planned']}", *cells])
+    return head, body
+
+
+def bracketed(text: str, guided: bool) -> str:
+    return f"({text})" if guided and text else text
+
+
+def short(name: str) -> str:
+    """The last part of a path or of a hub id, without its revision."""
+    return Path(name).name.split("@")[0]
+
+
+def remarks(table: dict) -> list[str]:
+    """What a reader must know beside the table: how it was shortened, what is missing and why."""
+    found = [f"Steps times {table['shorten']:g}: **shortened**."] if table["shorten"] < 1 else []
+    found += [f"{row['name']}: not measured: {row['absent']}" for row in table["rows"] if row["absent"]]
+    for row in table["rows"]:
+        failed = sorted({run["failed"] for run in row["runs"] if run.get("failed")})
+        found += [f"{row['name']}: {len(failed)} kinds of failure, the first: {failed[0]}"] if failed else []
+    machines = sorted({run["machine"] for row in table["rows"] for run in row["runs"]})
+    return [*found, *(f"Machine: {machine}." for machine in machines)]
+
+
+def markdown_page(table: dict) -> str:
+    head, body = table_of(table)
+    lines = ["# The paper's table", "", NOTE, "", *markdown.table(head, body, "l" + "r" * (len(head) - 1)), ""]
+    lines += [f"- {remark}" for remark in remarks(table)]
+    paper = markdown.table(PAPER_HEAD, [list(row) for row in PAPER], "lrrrrrr")
+    return "\n".join([*lines, "", "The paper's own, by CLIP on 153 captions:", "", *paper])
+
+
+def html_page(table: dict) -> str:
+    head, body = table_of(table)
+    prompts = list(dict.fromkeys(run["prompt"] for row in table["rows"] for run in row["runs"]))
+    first = [
+        (row["name"], {run["prompt"]: run for run in reversed(row["runs"])}) for row in table["rows"] if row["runs"]
+    ]
+    shown = [(name, [runs.get(prompt, {}).get("picture", "") for prompt in prompts]) for name, runs in first]
+    return template.render(
+        __package__,
+        "paper.html.j2",
+        note=NOTE,
+        head=head,
+        body=body,
+        remarks=remarks(table),
+        prompts=prompts,
+        shown=shown,
+        paper_head=PAPER_HEAD,
+        paper=PAPER,
+    )
+
+
+def write_table(plans: Sequence[Plan], request: Request, judge: str | None) -> dict:
+    """Write table.json, table.md and index.html. Returns what the first holds. Raises OutputError."""
+    table = gathered(plans, request, judge)
+    pages = {
+        "table.json": json.dumps(table, indent=1),
+        "table.md": markdown_page(table),
+        "index.html": html_page(table),
+    }
+    with writing(request.out):
+        request.out.mkdir(parents=True, exist_ok=True)
+        for name, text in pages.items():
+            write_atomically(request.out / name, (text.rstrip() + "\n").encode())
+    return table

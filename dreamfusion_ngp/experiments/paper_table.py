@@ -1,0 +1,178 @@
+"""The paper's table by one command: `dreamfusion-ngp experiments table`.
+
+Every method makes every prompt with every seed, in a process of its own (pool.py); every retrieval model scores every
+run, by eight azimuths at 30 degrees of elevation. What is finished is not made again, and with another retrieval model
+only scored again.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from ..base.errors import DreamfusionError, UsageError
+from ..config.io import to_dict
+from ..config.presets import preset
+from ..config.schema import RunConfig
+from ..evaluation.retrieval import read_captions
+from ..guidance.dual_encoder import encoder_folder, encoder_kind
+from ..guidance.embedded import embedded_folder
+from ..guidance.load import check_guidance
+from ..guidance.origin import weights_digest, weights_of
+from ..hub.fetch import pinned
+from ..hub.guided import guided
+from ..hub.names import ALIASES, TOYBOXES
+from ..runs.generate import check_prompt, pin_model
+from .groups import TWENTY_FOUR
+from .paper_report import JUDGE as JUDGE_NAME
+from .paper_report import write_table
+from .paper_rows import ROWS, Plan, Request, Row
+from .pool import Runner
+from .task import JUDGE, Task, differing, digest, finished
+
+SEEDS = (0, 1, 2)
+
+
+def config_of(row: Row, prompt: str, seed: int, request: Request) -> RunConfig:
+    """The settings of a run. Raises UsageError and PriorError where there are none."""
+    if request.captions is None:
+        config = preset(row.preset)
+    else:
+        model = dict(request.models).get(row.needs)
+        if model is None:
+            flag = f"give --{'guidance' if row.needs == 'diffusion' else row.needs} MODEL" if row.needs else "toys only"
+            raise UsageError(flag)
+        own = ALIASES[model].preset if model in ALIASES else "sd21"
+        config = guided(preset(own if row.public == "model" else row.public or row.preset, toys=False), model)
+    return pin_model(check_prompt(shortened(replace(config, prompt=prompt, seed=seed), request.shorten)))
+
+
+def shortened(config: RunConfig, factor: float) -> RunConfig:
+    """With `factor` times the steps in every stage, at least one."""
+    then = config.then and shortened(config.then, factor)
+    return replace(config, steps=max(1, round(config.steps * factor)), then=then)
+
+
+def models_of(config: RunConfig) -> list[str]:
+    """Digests of the weights that guide the stages of a run."""
+    name = config.guidance.model
+    own = weights_digest(embedded_folder(name)) if name in TOYBOXES else json.dumps(weights_of(config))
+    return [own, *(models_of(config.then) if config.then else [])]
+
+
+def check_stages(config: RunConfig) -> None:
+    """Raise PriorError where a model of a stage is missing."""
+    check_guidance(config)
+    if config.then:
+        check_stages(config.then)
+
+
+def task_of(row: Row, prompt: str, seed: int, request: Request, captions: Sequence[str], clips, judge: str) -> Task:
+    config = config_of(row, prompt, seed, request)
+    if not row.oracle:
+        check_stages(config)
+    data = to_dict(config)
+    decides = [differing(data, to_dict(RunConfig())), [row.oracle, judge] if row.oracle else models_of(config)]
+    key = hashlib.sha256(json.dumps(decides, sort_keys=True).encode()).hexdigest()[:12]
+    label = f"{row.name}: {prompt}, seed {seed}"
+    return Task(prompt, seed, False, row.oracle, data, key, label, tuple(captions), clips)
+
+
+def plan(request: Request) -> list[Plan]:
+    """The runs of all rows. Raises UsageError for rows that are unknown and files that cannot be read."""
+    captions = read_captions(request.captions) if request.captions else []
+    if request.captions and not request.retrieval:
+        raise UsageError("prompts that are no toys are scored by a CLIP: give --retrieval MODEL")
+    wanted = {name.lower() for name in request.rows}
+    if unknown := wanted - {row.name.lower() for row in ROWS}:
+        raise UsageError(f"--rows: no row is called {', '.join(sorted(unknown))}; there are {'; '.join(names())}")
+    clips, judge = tuple((name, clip_digest(name)) for name in map(pinned, request.retrieval)), judge_digest(request)
+    prompts, seeds = (captions or TWENTY_FOUR)[: request.prompts or None], SEEDS[: request.seeds or None]
+    found = []
+    for row in (row for row in ROWS if not wanted or row.name.lower() in wanted):
+        try:
+            pairs = [(prompt, seed) for seed in seeds for prompt in prompts]
+            tasks = tuple(task_of(row, *pair, request, captions, clips, judge) for pair in pairs)
+            found.append(Plan(row, tasks, guides_of(row, tasks[0])))
+        except DreamfusionError as error:
+            found.append(Plan(row, absent=str(error)))
+    return found
+
+
+def guides_of(row: Row, task: Task) -> tuple[str, ...]:
+    """The names of the models that guide a row, as those that score are called."""
+    found, config = [JUDGE_NAME] if row.oracle == "judge" else [], task.config
+    while config and not row.oracle:
+        found.append(config["guidance"]["model"])
+        config = config["then"]
+    return tuple(found)
+
+
+def names() -> list[str]:
+    return [row.name for row in ROWS]
+
+
+def clip_digest(name: str) -> str:
+    """Of the weights of a retrieval model. Raises PriorError where there is none."""
+    folder = encoder_folder(name)
+    encoder_kind(folder, name)
+    return weights_digest(folder)[:12]
+
+
+def judge_path(request: Request) -> Path | None:
+    """The judge of toys; None where the prompts are none."""
+    if request.captions is not None:
+        return None
+    path = request.judge or JUDGE
+    if not path.is_file():
+        raise UsageError(f"--judge {path}: there is no such file")
+    return path
+
+
+def judge_digest(request: Request) -> str:
+    path = judge_path(request)
+    return digest(path) if path else ""
+
+
+def make_table(request: Request, say: Callable[[str], None] = print) -> dict:
+    """Make what is missing of the table and write table.json, table.md and index.html into `request.out`, anew after
+    every run. Returns what table.json holds. Raises UsageError and PriorError before anything is made; what goes wrong
+    in a run is said in its row. say: takes a line a run."""
+    check_request(request)
+    plans, path = plan(request), judge_path(request)
+    judge = path and {"path": str(path.resolve()), "digest": digest(path)}
+    known = judge and judge["digest"]
+    tasks = {task.key: task for row in plans for task in row.tasks}
+    todo = [task for task in in_turn(plans) if not finished(task, request.runs, known)]
+    say(f"{len(tasks)} runs, {len(tasks) - len(todo)} done")
+    for row in plans:
+        if row.absent:
+            say(f"{row.row.name}: not measured: {row.absent}")
+
+    def write() -> dict:
+        return write_table(plans, request, known)
+
+    runner = Runner(request, judge, write, say)
+    if not runner.run(todo, len(tasks)):
+        say("the time is over; the same command goes on")
+    return write()
+
+
+def in_turn(plans: Sequence[Plan]) -> list[Task]:
+    """Every run once, a prompt of all rows after the other: what is stopped half-way has whole comparisons."""
+    columns = [row.tasks for row in plans if row.tasks]
+    return list({task.key: task for column in zip(*columns, strict=True) for task in column}.values())
+
+
+def check_request(request: Request) -> None:
+    if not 0 < request.shorten <= 1:
+        raise UsageError(f"--shorten must be above 0 and at most 1, got {request.shorten}")
+    for name in ("prompts", "seeds"):
+        if getattr(request, name) < 0:
+            raise UsageError(f"--{name} must be at least 1, got {getattr(request, name)}")
+    for name in ("threads", "processes"):
+        if getattr(request, name) < 1:
+            raise UsageError(f"--{name} must be at least 1, got {getattr(request, name)}")

@@ -1,0 +1,25 @@
+"""Configs for a model of one's own choice."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from ..config.presets import latent_toys
+from ..config.schema import GuidanceConfig, RunConfig
+from .names import LATENT_TOYBOX, TOYBOXES
+
+
+def guided(config: RunConfig, model: str) -> RunConfig:
+    """The config with `model` as the guidance of every stage."""
+    guidance = with_model(config.guidance, model)
+    if model == LATENT_TOYBOX != config.guidance.model:
+        guidance = latent_toys(guidance)
+    return replace(config, guidance=guidance, then=config.then and guided(config.then, model))
+
+
+def with_model(guidance: GuidanceConfig, model: str) -> GuidanceConfig:
+    """View and mode words beyond the paper's four are known to the embedded priors only."""
+    if model in TOYBOXES:
+        return replace(guidance, model=model)
+    words = "none" if guidance.view_words == "none" else "paper"
+    return replace(guidance, model=model, view_words=words, mode_words=False, keep_view=False)
