@@ -119,13 +119,18 @@ def command_line(doc: str | None, runs: str) -> argparse.ArgumentParser:
     """What the commands of this module and of reshape.py take."""
     parser = argparse.ArgumentParser(description=(doc or "").splitlines()[0])
     parser.add_argument("prompts", nargs="*", default=list(SIX))
+    add_measure_flags(parser, runs)
+    return parser
+
+
+def add_measure_flags(parser: argparse.ArgumentParser, runs: str) -> None:
+    """What `measure_all` reads. runs: the folder of runs where none is given."""
     parser.add_argument("-o", "--out", type=Path, required=True, help="JSON file, written after every toy")
     parser.add_argument("--runs", type=Path, default=Path(runs))
     parser.add_argument("--seeds", type=int, nargs="+", default=[0])
     parser.add_argument("--steps", type=int)
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--threads", type=int)
-    return parser
 
 
 def measure_all(args: argparse.Namespace, measure: Callable[[str, Path, int], dict]) -> int:

@@ -59,14 +59,8 @@ def matched(views: Tensor, sides: Sides, weight: Tensor, original: Tensor, kept:
             found, same = look_up(sides, j, torch.cat([views[j], weight[j][..., None]], -1), sides.x[i][here])
             both = (weight[i][here] * found[:, 3] * same).double()
             if int((both > 0).sum()) >= FEW:
-                add(
-                    square,
-                    wanted,
-                    i,
-                    j,
-                    both.sum().cpu(),
-                    (both[:, None] * (found[:, :3] - views[i][here])).sum(0).cpu(),
-                )
+                difference = both[:, None] * (found[:, :3] - views[i][here])
+                add(square, wanted, i, j, both.sum().cpu(), difference.sum(0).cpu())
         stays = (weight[i] * kept[i]).double()
         square[i, i] += stays.sum().cpu()
         wanted[i] += (stays[..., None] * (original[i] - views[i])).sum((0, 1)).cpu()
@@ -95,7 +89,7 @@ def points_of(views: Tensor, sides: Sides, weight: Tensor) -> Points:
 
 def views_loss(surface: PaintedSurface, points: Points, batch: int, random: np.random.Generator) -> Tensor:
     """Mean over channels of the weighted mean square difference of the surface's colours from those of `batch` of the
-    points, drawn with repeats."""
+    points, of which there must be some, drawn with repeats."""
     some = points[sent(random.integers(len(points), size=batch), points.x.device)]
     found = surface.paint(some.x, some.face, some.barycentric)
     square = (some.weight[:, None] * (found - some.color).square()).sum(0).mean()

@@ -81,6 +81,8 @@ class PaintStage(SurfaceStage):
             sides = self.sides()
             weight = view_weights(sides, paint.cosine, paint.power, paint.rim)
             self.points = points_of(self.views, sides, weight * (1 - kept_share(self.surface, sides)))
+        if not len(self.points):  # nothing is seen well enough, or all of it stays
+            return {}
         random = generator(self.config.seed, self.step + 1, Stream.PAINT)
         return {"views": (paint.weight, views_loss(self.surface, self.points, paint.batch, random))}
 
@@ -98,33 +100,30 @@ def silent(image: Tensor, *_) -> GuidanceOutput:
 
 
 def painted_views(surface: PaintedSurface, sides: Sides, painter: Painter, config: RunConfig) -> Tensor:
-    """(B, H, H, 3) the sides of a surface made anew, all in one picture, or each alone with noise of its own; with one
-    another's colours, and with those of what stays."""
-    paint, device = config.paint, sides.depth.device
+    """(B, H, H, 3) the sides of a surface made anew, with one another's colours and with those of what stays."""
+    paint = config.paint
     original, kept = shown(surface, sides, config), kept_share(surface, sides)
+    made = made_anew(painter, original, sides, kept, config)
+    weight = view_weights(sides, paint.cosine, paint.power, paint.rim)
+    return matched(made.to(original), sides, weight, original, kept)
+
+
+def made_anew(painter: Painter, original: Tensor, sides: Sides, kept: Tensor, config: RunConfig) -> Tensor:
+    """(B, H, H, 3) on the CPU, what a painter makes of sides that look as `original` (B, H, H, 3) and of which `kept`
+    (B, H, H) stays: all in one picture, or each alone with noise of its own."""
+    paint, columns = config.paint, config.paint.views // 2
     known = kept if bool(kept.any()) else None
     if paint.together:
-        columns = paint.views // 2
-        picture, depth = tiled(original, columns), tiled(sides.depth, columns)
-        held = None if known is None else tiled(known, columns)
-        made = untiled(repaint(painter, picture, depth_picture(depth, depth > 0), paint, config.seed, held), columns)
-    else:
-        depth = depth_picture(sides.depth, sides.seen)
-        made = torch.cat(
-            [
-                repaint(
-                    painter,
-                    original[i : i + 1],
-                    depth[i : i + 1],
-                    paint,
-                    config.seed + i,
-                    None if known is None else known[i : i + 1],
-                )
-                for i in range(paint.views)
-            ]
-        )
-    weight = view_weights(sides, paint.cosine, paint.power, paint.rim)
-    return matched(made.to(device), sides, weight, original, kept)
+        depth = tiled(sides.depth, columns)
+        stays = None if known is None else tiled(known, columns)
+        whole = tiled(original, columns), depth_picture(depth, depth > 0)
+        return untiled(repaint(painter, *whole, paint, config.seed, stays), columns)
+    depth, made = depth_picture(sides.depth, sides.seen), []
+    for i in range(paint.views):
+        one = slice(i, i + 1)
+        stays = None if known is None else known[one]
+        made.append(repaint(painter, original[one], depth[one], paint, config.seed + i, stays))
+    return torch.cat(made)
 
 
 def shown(surface: PaintedSurface, sides: Sides, config: RunConfig) -> Tensor:

@@ -1,0 +1,156 @@
+"""How true the colours of the texture stage are, on volumes of toys whose colours are known.
+
+    python benches/texture.py RUN... -o benches/results/texture.json
+
+RUN: folders of finished runs of a volume preset, `fast` say. The surface of each is extracted once and has the volume's
+colours baked; then its texture goes on by score distillation alone, from four sides in one picture of a model of depth,
+with score distillation beside them, and from each side painted alone. PSNR is that of unlit views of 256 pixels against
+the colours that the toy has at the same points, the nearest part's: of the four sides, and of eight views between them.
+"""
+
+from __future__ import annotations
+
+import argparse
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from ..config.presets import preset
+from ..config.schema import RunConfig
+from ..guidance.load import load_guidance
+from ..guidance.painter import Painter, load_painter
+from ..optimise.loop import train
+from ..optimise.painted_views import kept_share
+from ..optimise.painting import made_anew, shown, silent
+from ..render.sides import Sides, look_at_sides, look_up, side_cameras, view_weights
+from ..runs.handover import mesh_of
+from ..runs.outputs import load_state
+from ..runs.texture import TextureStage
+from ..scene.cameras import Cameras, orbit
+from ..toybox.world.captions import parse_prompt
+from ..toybox.world.shapes import COLORS, PARAMETERS, distance_and_slot
+from ..toybox.world.tracer import part_colors
+from .repair import add_measure_flags, measure_all
+
+SIZE, FACES = 256, 10000  # pixels of a view; triangles at most
+BETWEEN = (tuple(range(45, 405, 90)) * 2, (30,) * 4 + (-10,) * 4)  # azimuths and elevations, degrees
+VARIANTS: dict[str, dict] = {
+    "sds": {"views": 0},
+    "painted": {"views": 4, "sds": 0.0},
+    "painted_sds": {"views": 4},
+    "alone": {"views": 4, "sds": 0.0, "together": False},
+}
+
+
+def config_of(run: RunConfig, seed: int, length: int | None, size: int, control: str, **paint) -> RunConfig:
+    """A stage of a texture after the volume of `run`."""
+    config = preset("refine")
+    return replace(
+        config,
+        prompt=run.prompt,
+        seed=seed,
+        steps=length or config.steps,
+        guidance=replace(config.guidance, control=control),
+        paint=replace(config.paint, **paint),
+        texture=replace(config.texture, size=size, faces=FACES),
+    )
+
+
+def true_colors(prompt: str, x: Tensor) -> Tensor:
+    """(N, 3) colours of the toy of a prompt at points (N, 3), those of its nearest part."""
+    name, color = parse_prompt(prompt)
+    palette = part_colors(torch.tensor([COLORS[color]]))[0]
+    _, slot = distance_and_slot(name, tuple(x.cpu()[None, :, i] for i in range(3)), torch.zeros(1, PARAMETERS))
+    return palette[slot[0].long()]
+
+
+@torch.no_grad()
+def psnr(stage: TextureStage, cameras: Cameras) -> float:
+    """Of the unlit colours in the pixels that show the surface, in dB."""
+    sides = look_at_sides(*stage.surface(), cameras, SIZE)
+    found = stage.surface.paint(*(values[sides.seen] for values in (sides.x, sides.face, sides.barycentric)))
+    square = (found.cpu().clamp(0, 1) - true_colors(stage.config.prompt, sides.x[sides.seen])).square().mean()
+    return round(-10 * float(square.log10()), 2)
+
+
+@torch.no_grad()
+def disagreement(views: Tensor, sides: Sides, weight: Tensor) -> float:
+    """Root mean square difference, over channels, of what two painted views (B, H, H, 3) say of a point that both see,
+    by their weights (B, H, H)."""
+    total, count = 0.0, 0.0
+    for i in range(len(views)):
+        here = weight[i] > 0
+        for j in range(len(views)):
+            if i == j:
+                continue
+            found, same = look_up(sides, j, torch.cat([views[j], weight[j][..., None]], -1), sides.x[i][here])
+            both = weight[i][here] * found[:, 3] * same
+            total += float((both[:, None] * (found[:, :3] - views[i][here]).square()).sum()) / 3
+            count += float(both.sum())
+    return round((total / max(count, 1e-9)) ** 0.5, 4)
+
+
+def agreement(stage: TextureStage, painter: Painter, together: bool) -> float:
+    """The disagreement of painted views before they are matched."""
+    config = replace(stage.config, paint=replace(stage.config.paint, views=4, together=together))
+    paint = config.paint
+    sides = look_at_sides(*stage.surface(), side_cameras(config.camera, 4), paint.resolution)
+    made = made_anew(painter, shown(stage.surface, sides, config), sides, kept_share(stage.surface, sides), config)
+    return disagreement(made.to(sides.depth), sides, view_weights(sides, paint.cosine, paint.power, paint.rim))
+
+
+def measure(run: Path, root: Path, seed: int, steps: int | None, size: int, device: str, control: str) -> dict:
+    """One run: PSNR of its sides and of views between them, baked and after each of VARIANTS, and how far painted views
+    disagree."""
+    volume, _ = load_state(run, device)
+    prompt, guidance, painter = volume.config.prompt, None, None
+    folder = root / prompt.replace(" ", "-")
+    folder.mkdir(parents=True, exist_ok=True)
+    eyes = {"sides": side_cameras(preset("refine").camera, 4), "between": orbit(*BETWEEN, 1.4, 1.15)}
+    found: dict = {"prompt": prompt, "seed": seed}
+    mesh = mesh_of(volume, config_of(volume.config, seed, steps, size, control).texture)
+    for name, paint in ({"baked": {"views": 0}} | VARIANTS).items():
+        config = config_of(volume.config, seed, steps, size, control, **paint)
+        stage, began = TextureStage(config, device, mesh), time.monotonic()
+        if paint["views"]:
+            painter = painter or load_painter(config, stage.device)
+            stage.load = lambda *_, painter=painter: painter
+        if name != "baked":
+            wants = not paint["views"] or config.paint.sds > 0
+            guidance = (guidance or load_guidance(config, stage.device)) if wants else guidance
+            train(stage, guidance if wants else silent, lambda record: False)
+        found[name] = {view: psnr(stage, cameras) for view, cameras in eyes.items()}
+        found[name]["seconds"] = round(time.monotonic() - began, 1)
+        draw(stage, folder / f"{name}.png")
+        if paint["views"] and not config.paint.sds:
+            before = TextureStage(config, device, mesh)
+            found[name]["disagreement"] = agreement(before, painter, config.paint.together)
+    return found
+
+
+def draw(stage: TextureStage, path: Path) -> None:
+    """The four sides in a row, and the painted views above where there are some."""
+    from PIL import Image
+
+    config = stage.config
+    size = SIZE if stage.views is None else config.paint.resolution
+    sides = look_at_sides(*stage.surface(), side_cameras(config.camera, 4), size)
+    rows = [torch.cat(list(shown(stage.surface, sides, config)), 1)]
+    if stage.views is not None:
+        rows.insert(0, torch.cat(list(stage.views), 1))
+    pixels = (torch.cat(rows).clamp(0, 1) * 255).round().to(torch.uint8).cpu().numpy()
+    Image.fromarray(pixels).save(path)
+
+
+def main(argv: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("prompts", nargs="+", type=Path, metavar="RUN", help="folder of a finished run of a volume")
+    add_measure_flags(parser, "texture_runs")
+    parser.add_argument("--texture-size", type=int, default=512)
+    parser.add_argument("--depth-control", default="", help="the model of depth (default: the embedded one)")
+    args = parser.parse_args(argv)
+    given = args.texture_size, args.device, args.depth_control
+    return measure_all(args, lambda run, root, seed: measure(run, root, seed, args.steps, *given))

@@ -1,0 +1,51 @@
+"""The truth of painted textures: the toy's colours, what is measured, one short run."""
+
+import json
+
+import pytest
+import torch
+import trimesh
+from support.tiny_runs import TINY
+
+from dreamfusion_ngp.experiments import texture
+from dreamfusion_ngp.experiments.texture import disagreement, main, true_colors
+from dreamfusion_ngp.optimise.volume import VolumeStage
+from dreamfusion_ngp.render.sides import look_at_sides, view_weights
+from dreamfusion_ngp.scene.cameras import orbit
+from dreamfusion_ngp.toybox.prior.depth_model import start_depth_prior
+from dreamfusion_ngp.toybox.prior.latent_model import load_latent_prior
+from dreamfusion_ngp.toybox.world.shapes import COLORS
+
+
+def test_colours_are_those_of_the_nearest_part():
+    """A tree's crown is of its colour, its trunk is not, also a little beside them."""
+    found = true_colors("a green tree", torch.tensor([[0.3, 0.2, 0.0], [0.06, -0.48, 0.0]]))
+    torch.testing.assert_close(found[0], torch.tensor(COLORS["green"]))
+    assert (found[1] - found[0]).abs().max() > 0.1
+
+
+def test_disagreement_is_that_of_points_that_two_views_see():
+    """Views of a ball that say the same differ by nothing, and by what is added to one of two."""
+    ball = trimesh.creation.icosphere(subdivisions=4, radius=0.5)
+    surface = torch.tensor(ball.vertices, dtype=torch.float32), torch.tensor(ball.faces, dtype=torch.int32)
+    sides = look_at_sides(*surface, orbit([0.0, 90.0], 0.0, 1.5, 1.2), 128)
+    weight, views = view_weights(sides, 0.2, 6.0, 2), sides.x * 0.5 + 0.5
+    assert disagreement(views, sides, weight) < 0.02
+    views[1] += 0.1
+    assert disagreement(views, sides, weight) == pytest.approx(0.1, abs=0.01)
+
+
+def test_a_short_run(tmp_path, monkeypatch):
+    """Of a volume before its first step, its blob painted."""
+    start_depth_prior(load_latent_prior()).save(tmp_path / "control")
+    small = {"views": 4, "sds": 0.0, "resolution": 32, "steps": 2}
+    monkeypatch.setattr(texture, "VARIANTS", {"sds": {"views": 0}, "painted": small})
+    monkeypatch.setattr(texture, "load_state", lambda run, device: (VolumeStage.start(TINY, device), run))
+    out = tmp_path / "texture.json"
+    flags = ["--steps", "2", "--texture-size", "64", "--runs", str(tmp_path / "runs"), "--threads", "1"]
+    flags += ["--depth-control", str(tmp_path / "control")]
+    assert main(["a-run", "-o", str(out), *flags]) == 0
+    (run,) = json.loads(out.read_text())["runs"]
+    assert set(run) == {"prompt", "seed", "baked", "sds", "painted"}
+    assert all(0 < run[name][view] < 60 for name in ("baked", "sds", "painted") for view in ("sides", "between"))
+    assert 0 <= run["painted"]["disagreement"] < 1 and (tmp_path / "runs" / "0" / "a-red-mug" / "painted.png").is_file()
