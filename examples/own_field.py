@@ -2,8 +2,8 @@
 
     python examples/own_field.py --prompt "a red sphere" --steps 200
 
-s(x) < 0 inside. The density is alpha Psi_beta(-s), alpha = 1 / beta, with the Laplace distribution function
-Psi_beta(u) = exp(u / beta) / 2 for u <= 0 and 1 - exp(-u / beta) / 2 above. `Field` asks for its logarithm.
+s(x) < 0 inside. The density is alpha Psi_beta(-s), alpha = 1 / beta, with the Laplace distribution function Psi_beta.
+`Field` asks for its logarithm. `--set field.kind=sdf` is a field of this kind on the hash grid (docs/textmesh.md).
 """
 
 import argparse
@@ -18,6 +18,7 @@ from dreamfusion_ngp.export.meshes import export_mesh
 from dreamfusion_ngp.guidance.load import load_guidance
 from dreamfusion_ngp.optimise.loop import train
 from dreamfusion_ngp.optimise.volume import VolumeStage
+from dreamfusion_ngp.scene.distance_field import log_laplace_density
 from dreamfusion_ngp.scene.field import Field
 
 
@@ -52,10 +53,7 @@ class SignedDistance(Field):
             x = x.detach().requires_grad_()
             distance, color = self.distance(x)
             (normal,) = torch.autograd.grad(distance.sum(), x, create_graph=learning)
-        inside, beta = distance < 0, self.log_beta.exp().clamp(min=1e-3)
-        far = -distance / beta - math.log(2.0)
-        near = torch.log1p(-0.5 * (torch.where(inside, distance, 0.0) / beta).exp())
-        return torch.where(inside, near, far) - beta.log(), color, -normal
+        return log_laplace_density(distance, self.log_beta.exp().clamp(min=1e-3)), color, -normal
 
 
 def main(argv=None) -> Path:
