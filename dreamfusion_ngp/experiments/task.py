@@ -56,9 +56,15 @@ def chosen_arms(group: Group, args) -> tuple[Arm, ...]:
 def task_of(group: Group, arm: Arm, prompt: str, seed: int, args, prior: str) -> Task:
     config = to_dict(config_of(arm, prompt, seed, args.steps, args.resolution))
     timing = [args.threads, args.processes] if group.whole else None  # there the time is a figure, too
-    decides = [differing(config, to_dict(RunConfig())), arm.oracle or prior, timing]
+    decides = [settings_of(config), arm.oracle or prior, timing]
     key = hashlib.sha256(json.dumps(decides, sort_keys=True).encode()).hexdigest()[:12]
     return Task(prompt, seed, group.whole, arm.oracle, config, key, f"{arm.name}: {prompt}, seed {seed}")
+
+
+def settings_of(config: dict) -> dict:
+    """What of a config, and of the stages after it, is not a default."""
+    found = differing({**config, "then": None}, to_dict(RunConfig()))
+    return found | ({"then": settings_of(config["then"])} if config["then"] else {})
 
 
 def differing(config: dict, defaults: dict) -> dict:

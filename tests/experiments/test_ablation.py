@@ -13,12 +13,24 @@ import pytest
 from support.experiment_records import group_with, run_of
 
 from dreamfusion_ngp.base.errors import UsageError
-from dreamfusion_ngp.config.presets import fast
+from dreamfusion_ngp.config.io import to_dict
+from dreamfusion_ngp.config.presets import fast, preset
+from dreamfusion_ngp.config.schema import RunConfig
 from dreamfusion_ngp.evaluation.report import DEFINITIONS
 from dreamfusion_ngp.experiments import ablation, run_task
 from dreamfusion_ngp.experiments.groups import DEFAULT, GROUPS, config_of
 from dreamfusion_ngp.experiments.pool import Runner
-from dreamfusion_ngp.experiments.task import JUDGE, PRIOR, Task, differing, digest, shortened, task_of, tasks_of
+from dreamfusion_ngp.experiments.task import (
+    JUDGE,
+    PRIOR,
+    Task,
+    differing,
+    digest,
+    settings_of,
+    shortened,
+    task_of,
+    tasks_of,
+)
 
 
 def test_the_last_arm_of_the_paper_is_the_preset_and_shares_its_runs():
@@ -43,6 +55,13 @@ def test_a_new_setting_at_its_default_changes_no_key():
     assert differing(defaults, defaults) == {}
     assert differing({**defaults, "e": 0}, {**defaults, "e": 0}) == {}
     assert differing({"a": None, "b": {}}, defaults) == {"a": None}
+
+
+def test_defaults_of_a_later_stage_are_no_part_of_the_key():
+    """A new setting at its default changes the key of no run, however many stages it has."""
+    found = settings_of(to_dict(preset("magic3d")))
+    assert found["then"]["kind"] == "mesh" and "then" not in found["then"] and "cuda_graphs" not in found["then"]
+    assert settings_of(to_dict(preset("fast"))) == differing(to_dict(preset("fast")), to_dict(RunConfig()))
 
 
 def test_what_cannot_be_done_is_one_line(capsys, tmp_path):
