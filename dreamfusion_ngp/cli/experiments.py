@@ -8,6 +8,8 @@ from pathlib import Path
 from ..base.errors import UsageError
 from .arguments import add_machine, place
 
+RULE_GROUPS = ("rules", "rules-long", "rules-256")  # of experiments/groups.py, which takes its time to import
+
 
 def add_arguments(verbs) -> None:
     parser = verbs.add_parser("experiments", help="rerun the papers' comparisons")
@@ -39,9 +41,30 @@ def add_arguments(verbs) -> None:
     table.add_argument("--processes", type=int, default=1, help="runs at a time (default: 1)")
     table.add_argument("--hours", type=float, default=0.0, help="stop after so long; the same command goes on")
     add_machine(table)
+    rules = kinds.add_parser("rules", help="distillation rules beside one another, on toys whose true shapes are known")
+    rules.add_argument("-o", "--out", type=place, default=Path("rules"), help="folder (default: rules)")
+    rules.add_argument("--runs", type=place, metavar="FOLDER", help="of the runs (default: OUT/runs)")
+    rules.add_argument("--groups", nargs="+", choices=RULE_GROUPS, metavar="GROUP", help=f"of {', '.join(RULE_GROUPS)}")
+    for what in ("prompts", "seeds"):
+        rules.add_argument(f"--{what}", type=int, help=f"only so many of the first {what}")
+    rules.add_argument("--steps", type=int, help="of the arm of sds, instead of the preset's")
+    rules.add_argument("--processes", type=int, default=1, help="runs at a time (default: 1)")
+    rules.add_argument("--hours", type=float, default=0.0, help="stop after so long; the same command goes on")
+    add_machine(rules)
 
 
-def run(args: argparse.Namespace) -> None:
+def run(args: argparse.Namespace) -> int | None:
+    if args.experiment == "rules":
+        from ..experiments.rules_page import compare_rules
+
+        failures = compare_rules(args)
+        print(f"\n{args.out / 'index.html'}")
+        return failures
+    make_papers_table(args)
+    return None
+
+
+def make_papers_table(args: argparse.Namespace) -> None:
     from ..experiments.paper_report import markdown_page
     from ..experiments.paper_table import Request, make_table
 

@@ -60,6 +60,17 @@ UNLIT = ("light.lit_probability=0", "guidance.mode_words=false")
 DEFAULT = Arm("preset", "preset `fast` as it is")
 TWO_VIEWS = Arm("2 views", "on opposite sides: evenly spaced azimuths are antipodal for two", ("views=2",), steps=2)
 
+RULES = (
+    DEFAULT,
+    Arm("sds, 2 views", "two opposite views a step and twice the steps", ("views=2",), steps=2),
+    Arm("csd", "what the text adds, without the noise", rule="csd"),
+    Arm("x0", "the clean image, rescaled over the views as in MVDream", rule="x0"),
+    Arm("asd", "the text's answer at a later t instead of the noise", rule="asd", steps=2 / 3),
+    Arm("vsd", "a student of the renderings; its lesson counts as three", rule="vsd", steps=2 / 6),
+    Arm("ism", "two points of an unguided path from the rendering", rule="ism", steps=2 / 8),
+    Arm("sdi", "the noise from which DDIM comes to the rendering", rule="sdi", steps=2 / 22),
+)
+
 GROUPS = {
     "bars": Group(
         "Twenty-four toys, default preset",
@@ -209,15 +220,19 @@ GROUPS = {
     "rules": Group(
         "Distillation rules",
         "With as many evaluations of the UNet as the preset; near full noise nfsd is csd, and bridge has no words.",
-        (
-            DEFAULT,
-            Arm("csd", "what the text adds, without the noise", rule="csd"),
-            Arm("x0", "the clean image, rescaled over the views as in MVDream", rule="x0"),
-            Arm("asd", "the text's answer at a later t instead of the noise", rule="asd", steps=2 / 3),
-            Arm("vsd", "a student of the renderings; its lesson counts as three", rule="vsd", steps=2 / 6),
-            Arm("ism", "two points of an unguided path from the rendering", rule="ism", steps=2 / 8),
-            Arm("sdi", "the noise from which DDIM comes to the rendering", rule="sdi", steps=2 / 22),
-        ),
+        RULES,
+        SIX,
+    ),
+    "rules-long": Group(
+        "Distillation rules, three times as long",
+        "The same rules and budgets times three: what a rule gains when time does not count.",
+        tuple(replace(arm, steps=3 * arm.steps) for arm in RULES),
+        SIX,
+    ),
+    "rules-256": Group(
+        "Distillation rules on the latent prior",
+        "The same rules and budgets with toybox-256, through the classes that load Stable Diffusion.",
+        tuple(replace(arm, preset="toybox-256") for arm in RULES),
         SIX,
     ),
     "limits": Group(

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from ..base.files import write_atomically
 from ..evaluation.report import DEFINITIONS
+from .diversity import by_prompt
 from .groups import GROUPS, Arm, arguments
 from .task import Task, chosen_arms, finished, shortened
 
@@ -57,17 +58,20 @@ def collected(
     none. before: the group as the file has it."""
     group, full, arms = shortened(GROUPS[name], args), GROUPS[name], []
     judge = before.get("judge") if (before.get("judge") or {}).get("digest") == judge_digest else None
+    known_arms = {arm["name"]: arm.get("diversity", {}) for arm in before.get("arms", ())}
     for arm in chosen_arms(group, args):
-        runs = []
+        runs, pictures = [], {}
         for _, task in (pair for pair in tasks if pair[0] is arm):
             if record := finished(task, args.runs, judge_digest):
                 runs.append(run_record(name, task, record))
                 judge = record["judge"]
+                pictures.setdefault(task.prompt, []).extend([record["picture"]] if record["picture"] else [])
             elif (name, task.key) in known:
                 runs.append(known[name, task.key])
         words = arguments(arm, "PROMPT", 0, args.steps, args.resolution)
         command = "" if arm.oracle else shlex.join(["dreamfusion-ngp", *words]).replace("--seed 0", "--seed SEED")
-        arms.append({**asdict(arm), "command": command, "runs": runs})
+        spread = by_prompt(pictures, known_arms.get(arm.name, {}))
+        arms.append({**asdict(arm), "command": command, "runs": runs, "diversity": spread})
     made = [run for arm in arms for run in arm["runs"]]
     if not made:
         return None

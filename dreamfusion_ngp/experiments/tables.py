@@ -81,6 +81,7 @@ def arms_table(name: str, group: dict) -> list[str]:
     known = {key for _, runs in pairs for run in runs for key in run}
     topology = TOPOLOGY if "genus_error" in known else ()
     surface = [column for column in (*SURFACE, *topology, *COLOR) if column[0] in known]
+    diverse = any(arm.get("diversity") for arm, _ in pairs)
     for number, (arm, runs) in enumerate(pairs):
         other = (pairs[number - 1][1] if number else None) if name == "paper" else preset
         other = None if other is runs else other
@@ -90,6 +91,7 @@ def arms_table(name: str, group: dict) -> list[str]:
                 arm["why"],
                 *(with_spread(values(runs, key)) for key, _ in RETRIEVAL + SHAPE),
                 *(with_spread(values(runs, key), digits) for key, _, digits in surface),
+                *([with_spread(list(arm.get("diversity", {}).values()), 3)] if diverse else []),
                 change(runs, other),
                 shown(sum(values(runs, "extra_faces")), 0),
                 shown(len(runs), 0),
@@ -98,7 +100,7 @@ def arms_table(name: str, group: dict) -> list[str]:
         )
     before = "IoU, change to the row above" if name == "paper" else "IoU, change to the preset"
     titles = [title for _, title, *_ in (*RETRIEVAL, *SHAPE, *surface)]
-    head = ["arm", "what it is", *titles, before, "extra faces", "runs", "s a run"]
+    head = ["arm", "what it is", *titles, *(["diversity"] if diverse else []), before, "extra faces", "runs", "s a run"]
     if group["truth"]:
         rows.append(
             [
@@ -108,6 +110,7 @@ def arms_table(name: str, group: dict) -> list[str]:
                 "1",
                 "1",
                 *("" for _ in surface),
+                *([""] if diverse else []),
                 "",
                 "0",
                 "",

@@ -10,10 +10,12 @@ from pathlib import Path
 from ..config.io import to_dict
 from ..config.schema import RunConfig
 from ..evaluation.report import DEFINITIONS
+from ..hub.names import TOYBOX_NAME, TOYBOXES
 from .groups import Arm, Group, config_of
 
 PACKAGE = Path(__file__).resolve().parents[1]
-PRIOR = PACKAGE / "toybox" / "priors" / "toybox-64"
+PRIORS = PACKAGE / "toybox" / "priors"
+PRIOR = PRIORS / "toybox-64"
 JUDGE = PACKAGE / "evaluation" / "judge.safetensors"
 
 
@@ -56,7 +58,9 @@ def chosen_arms(group: Group, args) -> tuple[Arm, ...]:
 def task_of(group: Group, arm: Arm, prompt: str, seed: int, args, prior: str) -> Task:
     config = to_dict(config_of(arm, prompt, seed, args.steps, args.resolution))
     timing = [args.threads, args.processes] if group.whole else None  # there the time is a figure, too
-    decides = [settings_of(config), arm.oracle or prior, timing]
+    guide = config["guidance"]["model"]
+    weights = prior if guide == TOYBOX_NAME else digest(*sorted((PRIORS / TOYBOXES[guide]).rglob("*.safetensors")))
+    decides = [settings_of(config), arm.oracle or weights, timing]
     key = hashlib.sha256(json.dumps(decides, sort_keys=True).encode()).hexdigest()[:12]
     return Task(prompt, seed, group.whole, arm.oracle, config, key, f"{arm.name}: {prompt}, seed {seed}")
 

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from dreamfusion_ngp import cli
+from dreamfusion_ngp.cli.experiments import RULE_GROUPS
 from dreamfusion_ngp.cli.settings import run_config
 from dreamfusion_ngp.config.checks import check_config
 from dreamfusion_ngp.experiments import task
@@ -53,7 +54,7 @@ def test_every_arm_is_a_setting_of_its_own_that_is_accepted(name):
     different = {(repr(config), arm.oracle) for config, arm in zip(configs, GROUPS[name].arms, strict=True)}
     assert len(different) == len(configs) == len({arm.name for arm in GROUPS[name].arms})
     pictures = {config.steps * config.views * config.accumulate for config in configs}
-    assert len(pictures) == 1 or name in ("limits", "preset", "mesh", "rules"), "arms see equally many pictures"
+    assert len(pictures) == 1 or name in ("limits", "preset", "mesh", *RULE_GROUPS), "arms see equally many pictures"
     assert all(arm.why for arm in GROUPS[name].arms)
     for config, arm in zip(configs, GROUPS[name].arms, strict=True):
         words = arguments(arm, GROUPS[name].prompts[0], 0)

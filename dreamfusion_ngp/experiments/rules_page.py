@@ -1,0 +1,76 @@
+"""`dreamfusion-ngp experiments rules`: the distillation rules beside one another, as one page with plots."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+from pathlib import Path
+
+from ..base import markdown, template
+from ..base.errors import writing
+from ..base.files import write_atomically
+from ..bench.plots import new_plot, svg
+from .ablation import ablate, parsed
+from .groups import GROUPS
+from .report import origin
+from .tables import arms_table, error_of, paired, values
+
+RULE_GROUPS = ("rules", "rules-long", "rules-256")
+PLOTTED = (
+    ("volumetric_iou", "volumetric IoU"),
+    ("silhouette_iou", "silhouette IoU"),
+    ("r_precision_geo", "R-Precision Geo"),
+    ("chroma", "chroma to the truth's"),
+)
+
+
+def rules_plot(group: dict) -> str:
+    """Every figure for every rule, with standard errors."""
+    pairs = paired(group)
+    plot = new_plot(group["title"], "", "mean over prompts and seeds")
+    for key, title in PLOTTED:
+        measured = {number: values(runs, key) for number, (_, runs) in enumerate(pairs) if values(runs, key)}
+        if measured:
+            means = [statistics.fmean(found) for found in measured.values()]
+            errors = [error_of(found) or 0.0 for found in measured.values()]
+            plot.errorbar(list(measured), means, errors, label=title, marker="o", capsize=3, linestyle="none")
+    plot.set_xticks(range(len(pairs)), [arm["name"] for arm, _ in pairs])
+    return svg(plot)
+
+
+def write_page(results: Path, out: Path) -> list[str]:
+    """Write rules.md and index.html into `out` from a file of results. Returns the lines of rules.md."""
+    groups = json.loads(results.read_text(encoding="utf-8"))["groups"] if results.is_file() else {}
+    lines, sections = ["# Distillation rules", ""], []
+    for name in RULE_GROUPS:
+        known, group = GROUPS[name], groups.get(name)
+        table = arms_table(name, group) if group else []
+        said = origin(group, None) if group else ["Not measured yet.", ""]
+        plot = rules_plot(group) if group and all(runs for _, runs in paired(group)) else ""
+        lines += [f"## {known.title}", "", known.why, "", *said, *table, ""]
+        sections.append({"title": known.title, "why": known.why, "said": said[0], "rows": cells(table), "plot": plot})
+    page = template.render(__package__, "rules.html.j2", sections=sections)
+    with writing(out):
+        out.mkdir(parents=True, exist_ok=True)
+        write_atomically(out / "rules.md", markdown.wrapped("\n".join(lines)).encode())
+        write_atomically(out / "index.html", page.encode())
+    return lines
+
+
+def cells(table: list[str]) -> list[list[str]]:
+    """The cells of a Markdown table, without its rule of dashes."""
+    return [[cell.strip() for cell in line.strip("|").split("|")] for line in table if not set(line) <= set("|-: ")]
+
+
+def compare_rules(args: argparse.Namespace) -> int:
+    """Make what is missing and write the page. Returns 1 where runs were not made, else 0. args: those of
+    `experiments rules`. Raises UsageError."""
+    flags = [("prompts", args.prompts), ("seeds", args.seeds), ("steps", args.steps), ("hours", args.hours)]
+    flags += [("threads", args.threads), ("processes", args.processes)]
+    given = [part for name, value in flags if value for part in (f"--{name}", str(value))]
+    results, runs = args.out / "rules.json", args.runs or args.out / "runs"
+    where = ["--only", *(args.groups or RULE_GROUPS), "--device", args.device, "--runs", str(runs), "-o", str(results)]
+    failures = ablate(parsed([*where, *given]))
+    write_page(results, args.out)
+    return failures

@@ -1,0 +1,95 @@
+"""The page of distillation rules: how different results are, what is run, what the page says."""
+
+import base64
+import io
+import json
+
+import numpy as np
+import pytest
+from PIL import Image
+from support.experiment_records import group_with, run_of
+
+from dreamfusion_ngp import cli
+from dreamfusion_ngp.cli.experiments import RULE_GROUPS as CLI_GROUPS
+from dreamfusion_ngp.config.rules import RULES as KNOWN_RULES
+from dreamfusion_ngp.experiments import rules_page
+from dreamfusion_ngp.experiments.diversity import by_prompt, diversity
+from dreamfusion_ngp.experiments.groups import GROUPS, config_of
+from dreamfusion_ngp.experiments.rules_page import RULE_GROUPS, compare_rules, write_page
+
+
+def address(value, kind="PNG"):
+    buffer = io.BytesIO()
+    Image.fromarray(np.full((4, 6, 3), value, np.uint8)).save(buffer, kind)
+    return f"data:image/{kind.lower()};base64,{base64.b64encode(buffer.getvalue()).decode()}"
+
+
+def test_diversity_is_the_mean_distance_of_pairs():
+    assert diversity([address(0), address(51)]) == pytest.approx(0.2)
+    assert diversity([address(0), address(51), address(255)]) == pytest.approx((0.2 + 1.0 + 0.8) / 3)
+    assert diversity([address(7)] * 3) == 0 and diversity([address(7)]) is None and diversity([]) is None
+    assert diversity([address(0, "JPEG"), address(51, "JPEG")]) == pytest.approx(0.2, abs=0.01)
+
+
+def test_what_is_not_here_keeps_its_figure():
+    found = by_prompt({"a": [address(0), address(51)], "b": [address(0)]}, {"a": 0.5, "b": 0.25, "c": 0.125})
+    assert found == {"a": 0.2, "b": 0.25, "c": 0.125}
+
+
+def test_the_groups_are_every_rule_that_the_embedded_priors_can_have():
+    assert RULE_GROUPS == CLI_GROUPS and set(RULE_GROUPS) <= set(GROUPS)
+    no_words = {"linear", "nfsd", "bridge", "rfds", "rfds_rev"}
+    for name in RULE_GROUPS:
+        configs = [config_of(arm, "a red mug", 0) for arm in GROUPS[name].arms]
+        assert {config.guidance.rule for config in configs} == set(KNOWN_RULES) - no_words
+        model = "toybox-256" if name == "rules-256" else "toybox"
+        assert {config.guidance.model for config in configs} == {model}
+    once, long = ([config_of(arm, "a red mug", 0).steps for arm in GROUPS[n].arms] for n in ("rules", "rules-long"))
+    assert long == pytest.approx([3 * steps for steps in once], abs=2)
+
+
+def results(tmp_path, **more):
+    arms = {
+        "preset": [run_of("a red mug", s, 0.8, chroma=1.0, r_precision_geo=1.0) for s in (0, 1)],
+        "csd": [run_of("a red mug", s, 0.5 + 0.1 * s, chroma=1.5, r_precision_geo=0.5) for s in (0, 1)],
+    }
+    group = group_with(arms, title="Distillation rules", **more)
+    group["arms"][1]["diversity"] = {"a red mug": 0.25}
+    path = tmp_path / "rules.json"
+    path.write_text(json.dumps({"groups": {"rules": group}}))
+    return path
+
+
+def test_the_page_has_tables_plots_and_what_is_not_measured(tmp_path):
+    lines = write_page(results(tmp_path), tmp_path / "page")
+    text, page = ((tmp_path / "page" / name).read_text() for name in ("rules.md", "index.html"))
+    (row,) = [line for line in lines if line.startswith("| csd")]
+    assert "0.55 ± 0.07" in row and "0.250" in row and "1.50 ± 0.00" in row and "-0.250" in row
+    assert text.count("Not measured yet.") == 2 and page.count("<svg") == 1 and page.count("<table>") == 1
+    assert "0.55 ± 0.07" in page and "diversity" in page and all(GROUPS[name].title in page for name in RULE_GROUPS)
+
+
+def test_the_verb_makes_the_runs_and_the_page(tmp_path, monkeypatch):
+    asked = []
+    monkeypatch.setattr(rules_page, "ablate", lambda args: asked.append(args) or 0)
+    words = ["experiments", "rules", "-o", str(tmp_path), "--prompts", "2", "--seeds", "1", "--groups", "rules"]
+    assert compare_rules(cli.build_parser().parse_args(words)) == 0
+    (args,) = asked
+    assert (args.only, args.prompts, args.seeds, args.steps, args.threads) == (["rules"], 2, 1, None, 1)
+    assert args.out == tmp_path / "rules.json" and args.runs == tmp_path / "runs"
+    assert (tmp_path / "index.html").is_file(), "nothing was measured, which the page says"
+
+
+@pytest.mark.slow
+def test_two_rules_are_run_scored_and_shown(tmp_path, monkeypatch):
+    """From the command line to the page, with arms of two steps."""
+    words = ["experiments", "rules", "-o", str(tmp_path), "--groups", "rules", "--prompts", "1", "--seeds", "2"]
+    group = GROUPS["rules"]
+    monkeypatch.setitem(
+        GROUPS, "rules", type(group)(group.title, group.why, group.arms[:1] + group.arms[2:3], group.prompts)
+    )
+    assert cli.main([*words, "--steps", "2"]) == 0
+    found = json.loads((tmp_path / "rules.json").read_text())["groups"]["rules"]
+    assert [arm["name"] for arm in found["arms"]] == ["preset", "csd"]
+    assert all(len(arm["runs"]) == 2 and 0 < arm["diversity"]["a red mug"] < 1 for arm in found["arms"])
+    assert "csd" in (tmp_path / "rules.md").read_text()
