@@ -27,6 +27,7 @@ from .embedded import PRIORS
 from .load import family, model_folder
 from .pipeline_folder import read_config
 from .sampling import decoder, image_to_image
+from .settings import read_settings
 
 MOST_SCALE = 7.5  # of guidance: what the pipelines of public models have, and TextMesh
 BASES = (LATENT, SDXL)
@@ -44,11 +45,13 @@ class Source:
 
 @dataclass(frozen=True)
 class Painter:
-    """decode: x (b, C, h, w) to pictures (b, H, W, 3) in [0, 1] on the CPU."""
+    """decode: x (b, C, h, w) to pictures (b, H, W, 3) in [0, 1] on the CPU.  scale: of guidance where the config names
+    none: that of the ControlNet's dreamfusion_ngp.json, else the pipeline's, at most MOST_SCALE."""
 
     denoiser: DiffusionDenoiser
     seen: Seen
     decode: Callable[[Tensor], Tensor]
+    scale: float
 
 
 def source_of(config: RunConfig) -> Source:
@@ -112,7 +115,9 @@ def load_painter(config: RunConfig, device: torch.device | str) -> Painter:
     denoiser = DiffusionDenoiser(
         found, replace(config, guidance=told, cuda_graphs=False), source.folder, torch.device(device)
     )
-    return Painter(denoiser, seen, decoder(denoiser, source.folder))
+    said = read_settings(source.control).get("guidance_scale") if source.control else None
+    own = denoiser.scale if said is None else said
+    return Painter(denoiser, seen, decoder(denoiser, source.folder), min(own, MOST_SCALE))
 
 
 def told_of(guidance: GuidanceConfig, model: str) -> GuidanceConfig:
@@ -141,8 +146,7 @@ def repaint(
     (`depth_picture`). known: (b, H, W) in [0, 1], what of them is to stay; the pass sees it as it is. H and W must be
     multiples of what the UNet halves; the noise is a function of `seed`."""
     denoiser, seen = painter.denoiser, painter.seen
-    scale = min(denoiser.scale, MOST_SCALE) if config.scale is None else config.scale
-    settings = replace(denoiser.config, scale=scale)
+    settings = replace(denoiser.config, scale=painter.scale if config.scale is None else config.scale)
     n = len(pictures)
     views = Views(orbit([0.0] * n, 0.0, 1.5, 1.0), torch.zeros(n, 6), np.full(n, ALBEDO))
     with denoiser.resident():

@@ -107,6 +107,16 @@ def test_strength_is_the_share_of_the_steps(latent_folders, depth_folders):
     assert calls[0] == round(0.99 * 999)
 
 
+def test_the_scale_is_the_controlnets_else_the_pipelines_but_no_more_than_others_have(
+    latent_folders, depth_folders, tmp_path
+):
+    """Of the family it is 101, which no picture bears."""
+    assert load_painter(painted(latent_folders["sd"], depth_folders["sd"]), "cpu").scale == 7.5
+    folder = shutil.copytree(depth_folders["sd"], tmp_path / "control")
+    (folder / "dreamfusion_ngp.json").write_text('{"guidance_scale": 2.5}')
+    assert load_painter(painted(latent_folders["sd"], folder), "cpu").scale == 2.5
+
+
 def test_what_is_known_stays(latent_folders, depth_folders):
     """Latents where all that they show is known are the encoder's to the bit, the others change."""
     painter = load_painter(painted(latent_folders["sd"], depth_folders["sd"]), "cpu")

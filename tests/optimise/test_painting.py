@@ -49,8 +49,9 @@ def painter(monkeypatch):
         seen.append((pictures, depth, known))
         if not config.together:
             return COLORS[len(seen) - 1].expand(pictures.shape).clone()
-        sides = COLORS[:, None, None].expand(-1, SIDE, SIDE, -1)
-        made = painting.tiled(sides, 2)
+        columns = pictures.shape[2] // SIDE
+        sides = COLORS[[0, 1, 2, 3, 0, 1][: 2 * columns]][:, None, None].expand(-1, SIDE, SIDE, -1)
+        made = painting.tiled(sides, columns)
         return made if known is None else torch.where(known[..., None] > 0.5, pictures, made)
 
     monkeypatch.setattr(painting, "repaint", paint)
@@ -118,6 +119,16 @@ def test_the_painter_sees_one_picture_of_all_sides_and_its_depth(box, painter):
     painter.clear()
     alone.paint(None)
     assert len(painter) == 4 and painter[0][0].shape == (1, SIDE, SIDE, 3)
+
+
+def test_six_sides_are_in_a_picture_that_is_not_square(box, painter):
+    """Top and bottom, which four sides leave to their neighbours, get colours of their own."""
+    stage = stage_of(box, views=6)
+    trained(stage)
+    assert painter[0][0].shape == (1, 2 * SIDE, 3 * SIDE, 3)
+    image = stage.images()[0] / 255
+    for color, axis in ((COLORS[0], [0, 1, 0]), (COLORS[1], [0, -1, 0]), (COLORS[3], [-1, 0, 0])):
+        assert np.abs(np.median(image[side_texels(stage, axis)], 0) - color.numpy()).max() < 0.05
 
 
 def test_what_is_kept_is_known_to_the_painter_and_stays_to_the_bit(box, painter):

@@ -9,6 +9,7 @@ layers that read it are fitted anew.
 from __future__ import annotations
 
 import copy
+import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,6 +25,7 @@ from .loss import caption_ids
 from .model import embed_words, forget_origin, quiet
 
 DEPTH_PRIOR = Path(__file__).parents[1] / "priors" / "toybox-depth"
+GUIDANCE_SCALE = 2.0  # of painting: at 3 and 4 colours turn, brown to green and yellow to orange
 EMBEDDING = (8, 16, 32, 64)  # channels of what reads the depth, from 256 pixels a side to 32
 TIMES = 40  # at which the embedding is fitted
 RIDGE = 1e-6  # of the mean square of the features
@@ -54,13 +56,15 @@ class DepthPrior:
     latent: LatentPrior
 
     def save(self, folder: Path) -> None:
-        """Write the folder of a ControlNet: its config, and float16 safetensors."""
+        """Write the folder of a ControlNet: its config, float16 safetensors, and the scale that painting takes."""
         half = torch.nn.Module.to(
             copy.deepcopy(self.control), torch.float16
         )  # diffusers' own warns of layers not there
         with quiet():
             half.save_pretrained(folder, safe_serialization=True)
         forget_origin(Path(folder) / "config.json")
+        settings = {"guidance_scale": GUIDANCE_SCALE}
+        (Path(folder) / "dreamfusion_ngp.json").write_text(json.dumps(settings) + "\n")
 
 
 def load_depth_prior(folder: Path = DEPTH_PRIOR, latent: Path = LATENT_PRIOR) -> DepthPrior:
