@@ -21,7 +21,7 @@ def add_arguments(verbs) -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("-o", "--out", type=place, default=Path("samples.png"), help="PNG (default: samples.png)")
     add_machine(parser)
-    parser.set_defaults(prompt_flag=None, steps=None, rule=None)
+    parser.set_defaults(prompt_flag=None, steps=None, rule=None, depth_control=None)
 
 
 def run(args: argparse.Namespace) -> None:

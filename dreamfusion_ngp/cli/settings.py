@@ -47,8 +47,15 @@ def flagged(config: RunConfig, args) -> RunConfig:
             raise UsageError(f"--steps must be at least 1, got {args.steps}")
         config = replace(config, steps=args.steps)
     config = clean_texts(told(config, args))
+    if args.depth_control is not None and not paints(config):
+        raise UsageError("--depth-control is for a run with a stage of texture: refine, or preset textmesh")
     check_config(config)
     return config
+
+
+def paints(config: RunConfig) -> bool:
+    """Whether a stage of the run does."""
+    return config.paint.views > 0 or (config.then is not None and paints(config.then))
 
 
 def told(config: RunConfig, args) -> RunConfig:
@@ -64,8 +71,10 @@ def told(config: RunConfig, args) -> RunConfig:
         guidance = replace(guidance, embeddings=(*guidance.embeddings, *args.embeddings))
     if args.negative is not None:
         guidance = replace(guidance, negative=args.negative)
-    if getattr(args, "depth_control", None) is not None:
+    if args.depth_control is not None:
         guidance = replace(guidance, control=args.depth_control)
+        if config.kind == "texture" and not config.paint.views:  # who names a painter wants something painted
+            config = replace(config, paint=replace(config.paint, views=4))
     return replace(config, guidance=guidance, then=config.then and told(config.then, args))
 
 

@@ -4,6 +4,7 @@ import pytest
 from support.tiny_latent import tiny_latent_folder
 
 from dreamfusion_ngp import cli
+from dreamfusion_ngp.base.errors import UsageError
 from dreamfusion_ngp.cli.settings import run_config
 from dreamfusion_ngp.config.presets import preset
 
@@ -85,3 +86,12 @@ def test_with_a_public_model_textmesh_has_the_numbers_of_its_configuration(tmp_p
 def test_mvdream_s_negative_prompt_can_be_taken_away():
     assert preset("mvdream").guidance.negative.startswith("ugly, bad anatomy")
     assert stages("--preset", "mvdream", "--negative", "")[0].guidance.negative == ""
+
+
+def test_a_model_of_depth_paints_in_the_stage_of_a_texture_or_nowhere(tmp_path):
+    volume, texture = stages("--preset", "textmesh", "--depth-control", "owner/name@main")
+    assert (volume.paint.views, texture.paint.views) == (0, 4)
+    assert [c.guidance.control for c in (volume, texture)] == ["owner/name@main"] * 2
+    assert all(c.paint.views == 0 for c in stages("--preset", "textmesh"))
+    with pytest.raises(UsageError, match="preset textmesh"):
+        stages("--depth-control", str(tmp_path))
