@@ -15,7 +15,7 @@ class ClipRetrieval:
     (fetched once), or a folder in transformers format, of CLIP or SigLIP. Raises PriorError with what to do where it
     cannot be had."""
 
-    def __init__(self, model: str | DualEncoder, device="cpu"):
+    def __init__(self, model: str | DualEncoder, device: str | torch.device = "cpu"):
         self.encoder = model if isinstance(model, DualEncoder) else load_dual_encoder(model, device)
         self.name = self.encoder.name
 

@@ -143,8 +143,8 @@ def make_table(request: Request, say: Callable[[str], None] = print) -> dict:
     in a run is said in its row. say: takes a line a run."""
     check_request(request)
     plans, path = plan(request), judge_path(request)
-    judge = path and {"path": str(path.resolve()), "digest": digest(path)}
-    known = judge and judge["digest"]
+    known = digest(path) if path else None
+    judge = {"path": str(path.resolve()), "digest": known} if path else None
     tasks = {task.key: task for row in plans for task in row.tasks}
     todo = [task for task in in_turn(plans) if not finished(task, request.runs, known)]
     say(f"{len(tasks)} runs, {len(tasks) - len(todo)} done")

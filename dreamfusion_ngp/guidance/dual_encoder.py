@@ -131,8 +131,9 @@ def tokenizer_class(folder: Path, usual: str) -> type:
     import transformers
 
     found = getattr(transformers, str(read_json(folder / "tokenizer_config.json").get("tokenizer_class")), None)
-    is_one = isinstance(found, type) and issubclass(found, transformers.PreTrainedTokenizerBase)
-    return found if is_one else getattr(transformers, usual)
+    if isinstance(found, type) and issubclass(found, transformers.PreTrainedTokenizerBase):
+        return found
+    return getattr(transformers, usual)
 
 
 def is_dual_encoder(folder: Path) -> bool:

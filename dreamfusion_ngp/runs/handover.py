@@ -40,7 +40,7 @@ def volume_surface(stage, faces: int):
 
 
 @torch.no_grad()
-def surface_of(stage: SolidStage, faces: int):
+def surface_of(stage, faces: int):
     """The same of a mesh stage."""
     vertices, triangles = stage.surface()
     mesh = Mesh(vertices.double().cpu().numpy(), triangles.long().cpu().numpy())

@@ -11,6 +11,7 @@ import copy
 import json
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -29,8 +30,8 @@ ENDS = ("<|startoftext|>", "<|endoftext|>")
 class ClipPrior:
     """A CLIP and its tokenizer."""
 
-    model: torch.nn.Module
-    tokenizer: object
+    model: Any
+    tokenizer: Any
 
     def encoder(self) -> DualEncoder:
         """What guides and what is tested, with these weights."""
@@ -75,9 +76,8 @@ def build_clip(seed: int = 0) -> ClipPrior:
     torch.manual_seed(seed)
     tokenizer = build_tokenizer()
     widths = [64, 128, 192]
-    vision = ResNetConfig(
-        embedding_size=32, hidden_sizes=widths, depths=[1, 1, 1], layer_type="basic", hidden_size=widths[-1]
-    )
+    shape: dict[str, Any] = dict(embedding_size=32, hidden_sizes=widths, depths=[1, 1, 1], layer_type="basic")
+    shape["hidden_size"] = widths[-1]  # for what joins the two
     text = CLIPTextConfig(
         hidden_size=64,
         intermediate_size=128,
@@ -89,7 +89,7 @@ def build_clip(seed: int = 0) -> ClipPrior:
         eos_token_id=1,
         pad_token_id=1,
     )
-    config = VisionTextDualEncoderConfig.from_vision_text_configs(vision, text, projection_dim=DIMENSION)
+    config = VisionTextDualEncoderConfig.from_vision_text_configs(ResNetConfig(**shape), text, projection_dim=DIMENSION)
     return ClipPrior(VisionTextDualEncoderModel(config), tokenizer)
 
 
@@ -101,10 +101,11 @@ def load_clip(folder: Path = CLIP_PRIOR) -> ClipPrior:
     if not (folder / "config.json").is_file():
         raise OSError(f"{folder} has no config.json")
     with quiet():
-        model, info = VisionTextDualEncoderModel.from_pretrained(
+        found: Any = VisionTextDualEncoderModel.from_pretrained(
             folder, local_files_only=True, use_safetensors=True, output_loading_info=True
         )
         tokenizer = CLIPTokenizer.from_pretrained(folder, local_files_only=True)
+    model, info = found
     if info["missing_keys"]:
         raise OSError(f"{folder}: {len(info['missing_keys'])} weights are missing")
     return ClipPrior(model.to(torch.float32), tokenizer)

@@ -84,8 +84,9 @@ CLIP_GPU = replace(
 class ClipTask:
     """See `loop.Task`."""
 
-    name, sheet = "", None
+    name = ""
     outer: tuple[str, ...] = OUTER
+    sheet: Callable[[Any, Path], None] | None = None
 
     def __init__(self, prior: ClipPrior, config: TrainPriorConfig):
         self.model, self.config, self.next = prior, config, 0
@@ -169,8 +170,9 @@ def shown(seen, color: np.ndarray, modes: np.ndarray, random: np.random.Generato
 def caption_ids(encoder: DualEncoder, captions: list[str]) -> np.ndarray:
     """(M, longest) int64: tokens as CLIP reads them, without the padding that all of them have. What comes after a
     caption's end says nothing: attention looks back only, and the end is what is read."""
-    ids, mask = encoder.tokens(captions)
-    return ids[:, : int(mask.sum(1).max())].cpu().numpy()
+    ids = encoder.tokens(captions)[0]
+    ends = (ids == encoder.tokenizer.eos_token_id).int().argmax(1)
+    return ids[:, : int(ends.max()) + 1].cpu().numpy()
 
 
 def train_clip(
