@@ -13,7 +13,7 @@ from ..config.prompts import clean_prompt
 from ..config.rules import with_rule
 from ..config.schema import RunConfig
 from ..hub.guided import guided
-from ..hub.names import ALIASES, TOYBOX_NAME, TOYBOXES, on_the_hub, preset_name
+from ..hub.names import ALIASES, TOYBOX_NAME, TOYBOXES, folder_of, on_the_hub, preset_name
 
 
 def run_config(args):
@@ -25,7 +25,7 @@ def run_config(args):
     clean_text(args.negative or "", "the negative prompt")
     model = args.guidance if args.guidance is not None else TOYBOX_NAME
     name = args.preset if args.preset is not None else preset_name(model, pipeline_class(model))
-    config = replace(preset(name, model in TOYBOXES), prompt=prompt, seed=args.seed)
+    config = replace(preset(name, of_toys(model)), prompt=prompt, seed=args.seed)
     config = flagged(config if args.guidance is None else guided(config, model), args)
     if on_the_hub(config.guidance.model):
         from ..hub.fetch import locate
@@ -86,6 +86,13 @@ def refine_config(args):
         pipeline_class(args.guidance)
         config = guided(config, args.guidance)
     return flagged(config, args)
+
+
+def of_toys(model: str) -> bool:
+    """Whether a model is an embedded one, or a folder of train-prior that says of itself to be like one."""
+    from ..hub.fetch import read_json
+
+    return model in TOYBOXES or bool(read_json(folder_of(model) / "dreamfusion_ngp.json").get("toys"))
 
 
 def pipeline_class(model: str) -> str:

@@ -25,6 +25,7 @@ KNOWN = {
     ),
     "views": ("a whole number from 2 to 16", lambda value: type(value) is int and 2 <= value <= 16),
     "clip_skip": ("a whole number from 0", lambda value: type(value) is int and 0 <= value < MOST_LAYERS),
+    "toys": ("true or false", lambda value: isinstance(value, bool)),
 }
 
 
@@ -34,8 +35,9 @@ def read_settings(folder: Path) -> dict:
     guidance_scale: number, the model's own scale, uncond + scale (cond - uncond).  encoder_attention_mask: bool,
     whether the UNet was trained with padding hidden from it.  prediction_type: what the UNet predicts, whatever its
     scheduler says.  clip_skip: how many of CLIP's last layers the texts skip, as in diffusers' `encode_prompt`; the
-    negative text skips none, as there.  views: of an object that a model of several views sees at once.  Raises
-    PriorError for an unknown setting, and for a value that is none.
+    negative text skips none, as there.  views: of an object that a model of several views sees at once.  toys: it knows
+    the embedded toys, so that presets take the numbers of the embedded models.  Raises PriorError for an unknown
+    setting, and for a value that is none.
     """
     path = folder / SETTINGS
     if not path.exists():

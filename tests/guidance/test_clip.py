@@ -11,6 +11,7 @@ from dreamfusion_ngp.base.errors import PriorError, UsageError
 from dreamfusion_ngp.cli import build_parser
 from dreamfusion_ngp.cli.settings import run_config
 from dreamfusion_ngp.config.checks import check_config
+from dreamfusion_ngp.config.presets import preset
 from dreamfusion_ngp.config.schema import ClipConfig, GuidanceConfig, RunConfig
 from dreamfusion_ngp.guidance.clip import ClipGuidance
 from dreamfusion_ngp.guidance.clip_pictures import backgrounds, before, blurred, draw_windows, windows
@@ -178,3 +179,13 @@ def test_a_folder_of_a_clip_brings_its_preset(clip_folder):
     offline = run_config(build_parser().parse_args(["generate", "a red mug", "--preset", "clipmesh"]))
     assert offline.guidance.model == "toybox-clip" and offline.kind == "sphere"
     assert run_config(build_parser().parse_args(words[:2])).guidance.model == "toybox"
+
+
+def test_a_folder_that_knows_toys_is_used_like_the_embedded_one(tmp_path):
+    folder = tiny_clip_folder(tmp_path / "toys")
+    (folder / "dreamfusion_ngp.json").write_text('{"toys": true}')
+    words = ["generate", "a red mug", "--guidance", str(folder)]
+    found, embedded = run_config(build_parser().parse_args(words)), preset("dreamfields")
+    assert found.steps == embedded.steps and found.guidance == replace(
+        embedded.guidance, model=str(folder), view_words="none"
+    )

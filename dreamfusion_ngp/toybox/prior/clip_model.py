@@ -46,6 +46,7 @@ class ClipPrior:
         forget_origin(folder / "config.json")
         prepare = {"image_mean": MEAN, "image_std": STD, "size": {"shortest_edge": SIZE}}
         (folder / "preprocessor_config.json").write_text(json.dumps(prepare) + "\n")
+        (folder / "dreamfusion_ngp.json").write_text(json.dumps({"toys": True}) + "\n")
 
 
 def build_tokenizer():
@@ -69,8 +70,7 @@ def build_tokenizer():
 
 
 def build_clip(seed: int = 0) -> ClipPrior:
-    """The untrained CLIP: 1.0 million parameters. A vision transformer learns toys several times as slowly (decision
-    0168)."""
+    """The untrained CLIP: 1.0 million parameters. Decision 0168 says why it is no vision transformer."""
     from transformers import CLIPTextConfig, ResNetConfig, VisionTextDualEncoderConfig, VisionTextDualEncoderModel
 
     torch.manual_seed(seed)
