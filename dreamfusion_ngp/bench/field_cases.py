@@ -70,10 +70,13 @@ def field_pair(p: Problem, network: Network, half: bool) -> list[Case]:
     entry = 2 if half else 4
 
     def forward(dtype, shadow=None):
-        named = p.named(layout=p.layout, shadow=shadow)
-        return lambda: torch.cat(
-            [t.reshape(-1) for t in field(p.cast(p.x[few], dtype), *[p.cast(t, dtype) for t in network], **named)]
-        )
+        named = p.named(shadow=shadow)
+
+        def call() -> Tensor:
+            cast = [p.cast(t, dtype) for t in network]
+            return torch.cat([t.reshape(-1) for t in field(p.cast(p.x[few], dtype), *cast, layout=p.layout, **named)])
+
+        return call
 
     def backward(dtype, shadow=None):
         cut = [p.cast(t[few], dtype) for t in (*p.cotangents, p.x)] + [p.cast(t, dtype) for t in network]
@@ -133,8 +136,8 @@ def density_case(p: Problem, network: Network) -> Case:
     def few(dtype):
         def call() -> Tensor:
             x = p.cast(p.x[:CHECKED], dtype)
-            named = p.named(layout=p.layout, level_weight=p.named()["level_weight"].to(x.device))
-            return field_density(x, *[p.cast(t, dtype) for t in network], **named)
+            named = p.named(level_weight=p.named()["level_weight"].to(x.device))
+            return field_density(x, *[p.cast(t, dtype) for t in network], layout=p.layout, **named)
 
         return call
 

@@ -54,7 +54,7 @@ def check_limits(config: RunConfig) -> None:
         numbers = value if isinstance(value, tuple) else (value,)
         if "range" in limits and value is not None and not all(low <= v <= high for v in numbers):
             raise UsageError(f"{path} must be from {low} to {high}, got {value}")
-        if limits.get("interval") and value[0] > value[1]:
+        if limits.get("interval") and value is not None and value[0] > value[1]:
             raise UsageError(f"{path} must be (lowest, highest), got {value}")
 
 

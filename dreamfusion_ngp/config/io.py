@@ -42,6 +42,7 @@ def _restore(name: str, value, kind):
         return None if value is None else _restore(name, value, next(k for k in options if k is not type(None)))
     if kind is float and type(value) is int and abs(value) < 1 << 63:
         value = float(value)
-    if type(value) is not kind or (kind is float and not math.isfinite(value)):
-        raise UsageError(f"{name}: expected {kind if options else kind.__name__}, got {repr(value)[:60]}")
+    if type(value) is not kind or (isinstance(value, float) and not math.isfinite(value)):
+        wanted = kind if options else getattr(kind, "__name__", kind)
+        raise UsageError(f"{name}: expected {wanted}, got {repr(value)[:60]}")
     return value

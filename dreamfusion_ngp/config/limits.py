@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import field
+from typing import Any
 
 
 def number(default, low: float, high: float):
@@ -10,7 +11,7 @@ def number(default, low: float, high: float):
     return field(default=default, metadata={"range": (low, high)})
 
 
-def interval(lowest: float, highest: float, low: float, high: float):
+def interval(lowest: float, highest: float, low: float, high: float) -> Any:
     """A setting (lowest, highest), both from `low` to `high`."""
     return field(default=(lowest, highest), metadata={"range": (low, high), "interval": True})
 

@@ -203,7 +203,8 @@ def scale_of(scale: float, form: str) -> float:
 
 def focal_of(fov: tuple[float, float]) -> tuple[float, float]:
     """Focal lengths in image widths, short to long, of a range of full fields of view in degrees."""
-    return tuple(0.5 / math.tan(math.radians(angle) / 2) for angle in reversed(fov))
+    short, long = (0.5 / math.tan(math.radians(angle) / 2) for angle in reversed(fov))
+    return short, long
 
 
 def t_range_of(ends: tuple[float, float], descending: bool = False) -> tuple[float, float]:
@@ -274,13 +275,14 @@ def convert(theirs: Published) -> RunConfig:
             resolution=theirs.resolution,
             random_background=theirs.random_background,
             step=2 * math.sqrt(3) * theirs.radius / theirs.samples_per_ray,
-            resolution_doubles=tuple(
-                (at or theirs.steps) / theirs.steps for at in (theirs.doubling_steps, theirs.second_doubling_steps)
+            resolution_doubles=(
+                (theirs.doubling_steps or theirs.steps) / theirs.steps,
+                (theirs.second_doubling_steps or theirs.steps) / theirs.steps,
             ),
         ),
         guidance=guidance_of(theirs),
         loss=LossConfig(
-            orientation=tuple(mean_weight(w, theirs.reduction) for w in (start, end)),
+            orientation=(mean_weight(start, theirs.reduction), mean_weight(end, theirs.reduction)),
             orientation_ramp=ramp / theirs.steps,
             opacity=mean_weight(theirs.sparsity, theirs.reduction),
             entropy=mean_weight(theirs.opaque, theirs.reduction),

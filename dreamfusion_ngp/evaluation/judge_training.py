@@ -242,7 +242,8 @@ def train_judge(config: TrainJudgeConfig, out: Path, show=print, device: str = "
             reported, recent = time.monotonic(), []
     if recent:
         curve.append([steps * config.batch, round(float(torch.stack(recent).mean()), 4)])
-    judge.to(device="cpu", memory_format=torch.contiguous_format).eval().requires_grad_(False)
+    judge.to(device="cpu", memory_format=torch.contiguous_format)  # pyright: ignore[reportCallIssue]
+    judge.eval().requires_grad_(False)
     minutes = round((time.monotonic() - began) / 60, 2)
     judge.log = {
         "images": steps * config.batch,

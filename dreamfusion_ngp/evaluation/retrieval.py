@@ -38,9 +38,11 @@ class Retrieval(Protocol):
 
     def images(self, pictures: torch.Tensor) -> torch.Tensor:
         """(N, H, W, 3) float32 in [0, 1] -> (N, D) float32."""
+        ...
 
     def texts(self, captions: list[str]) -> torch.Tensor:
         """M captions -> (M, D) float32."""
+        ...
 
 
 @dataclass(frozen=True)

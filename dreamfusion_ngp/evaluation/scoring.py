@@ -90,10 +90,10 @@ def no_gradient(function: Callable, device) -> Callable:
 
 def painted(state: TextureStage, solid: Mesh) -> Callable:
     """Colours (N, 3) of points (N, 3): that of the texture at the nearest of SAMPLES points on the surface."""
-    from scipy.spatial import cKDTree
+    from scipy.spatial import KDTree
 
     samples = sample_triangles(solid.vertices, solid.faces, SAMPLES, 0)
-    tree = cKDTree(samples.position)
+    tree = KDTree(samples.position)
 
     def color(x):
         row = tree.query(x.cpu().numpy())[1]

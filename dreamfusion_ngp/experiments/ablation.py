@@ -59,8 +59,8 @@ def parsed(argv: list[str] | None, repository: Path = Path()):
 
 def ablate(args) -> int:
     path = args.judge or (JUDGE if JUDGE.is_file() else None)
-    judge = path and {"path": str(path.resolve()), "digest": digest(path)}
-    prior, known = digest(*sorted(PRIOR.rglob("*.safetensors"))), judge and judge["digest"]
+    judge = {"path": str(path.resolve()), "digest": digest(path)} if path else None
+    prior, known = digest(*sorted(PRIOR.rglob("*.safetensors"))), judge["digest"] if judge else None
     plans = {name: tasks_of(shortened(GROUPS[name], args), args, prior) for name in args.only}
     tasks = {task.key: task for plan in plans.values() for _, task in plan}
     had = recorded(args.out, known)

@@ -58,7 +58,7 @@ class Runner:
             seconds = time.monotonic() - began
             self.longest = max(self.longest, seconds)
             # The record is the last thing that a run writes: where it is there, how the process ended does not matter.
-            record = finished(task, self.args.runs, self.judge and self.judge["digest"])
+            record = finished(task, self.args.runs, self.judge["digest"] if self.judge else None)
             if record is None:
                 self.failures.append(task)
             self.say(f"[{done + number}/{total}] {task.label}: {self.outcome(task, record)}, {seconds:.0f} s")

@@ -94,7 +94,7 @@ def wrong_sheet(wrong: list, path: Path) -> None:
     for i, (picture, asked, record) in enumerate(wrong):
         x, y = i % COLUMNS * CELL[0], i // COLUMNS * CELL[1]
         pixels = (picture.clamp(0, 1) * 255).round().byte().numpy()
-        image.paste(Image.fromarray(pixels).resize((CELL[0] - 8,) * 2), (x, y))
+        image.paste(Image.fromarray(pixels).resize((CELL[0] - 8, CELL[0] - 8)), (x, y))
         faults = " ".join("azimuth" if key == "view" else key for key, right in record.items() if right is False)
         said = f"{asked.color} {asked.name}\naz{asked.azimuth} el{asked.elevation}\nnot its {faults}"
         pen.multiline_text((x, y + CELL[0] - 6), said, fill="black", spacing=1)

@@ -27,6 +27,7 @@ from ..importer.read import read_mesh
 from ..importer.write import write_mesh
 from ..runs.refine import refine
 from ..runs.texture import texels_of
+from ..scene.imported import ImportedMesh
 from ..scene.isolevel import LEVEL
 from ..toybox.world.captions import parse_prompt
 from ..toybox.world.shapes import COLORS, PARAMETERS, distance_and_slot
@@ -66,12 +67,19 @@ def true_toy(prompt: str, path: Path, size: int) -> Path:
     return path
 
 
+def colors_of(mesh: ImportedMesh) -> np.ndarray:
+    """(H, W, 3) uint8 of a mesh's first texture, which is an image."""
+    image = mesh.textures[0].image
+    assert image is not None
+    return image[..., :3]
+
+
 def damage(true: Path, damaged: Path) -> Damage:
     """Blur and darken the back half of a texture."""
     from scipy.ndimage import gaussian_filter
 
     mesh = read_mesh(true)
-    image = mesh.textures[0].image[..., :3].astype(np.float64)
+    image = colors_of(mesh).astype(np.float64)
     face, place = texels_of(mesh, 0, len(image))
     z = (mesh.vertices[mesh.faces[face.clip(min=0)]] * place[..., None]).sum(2)[..., 2]
     back, front = (face >= 0) & (z < 0), (face >= 0) & (z >= 0)
@@ -83,7 +91,7 @@ def damage(true: Path, damaged: Path) -> Damage:
 
 def error(path: Path, truth: Path, where: np.ndarray) -> float:
     """Root mean square difference of two meshes' textures at some texels, over the channels, in [0, 1]."""
-    a, b = (read_mesh(p).textures[0].image[..., :3].astype(np.float64) / 255 for p in (path, truth))
+    a, b = (colors_of(read_mesh(p)).astype(np.float64) / 255 for p in (path, truth))
     return float(np.sqrt(((a - b)[where] ** 2).mean()))
 
 
@@ -101,7 +109,7 @@ def repair(prompt: str, root: Path, seed: int, steps: int | None, size: int, dev
         poor.damaged, prompt, folder / "runs", size=size, keep_views=("front",), config=config, device=device
     )
     after = result.meshes["glb"]
-    kept = poor.front & (read_mesh(after).textures[0].image[..., :3] == read_mesh(poor.true).textures[0].image).all(-1)
+    kept = poor.front & (colors_of(read_mesh(after)) == colors_of(read_mesh(poor.true))).all(-1)
     return {
         "prompt": prompt,
         "seed": seed,

@@ -10,6 +10,7 @@ from __future__ import annotations
 import time
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -29,7 +30,7 @@ def spoil(true: Path, spoilt: Path) -> Path:
     """Flatten and ruffle the back half of a GLB's shape."""
     import trimesh
 
-    mesh = trimesh.load(true, force="mesh", process=False)
+    mesh: Any = trimesh.load(true, force="mesh", process=False)
     x = np.array(mesh.vertices)
     back = np.clip(-x[:, 2] / 0.05, 0, 1)  # from z = 0 to -.05 the harm grows
     bumps = BUMP * np.sin(WAVES * x).sum(1) / 3
@@ -56,8 +57,11 @@ def reshape(prompt: str, root: Path, seed: int, steps: int | None, device: str) 
     folder.mkdir(parents=True, exist_ok=True)
     spoilt = spoil(true_toy(prompt, folder / "true.glb", 512), folder / "spoilt.glb")
     config = replace(preset("refine-geometry"), seed=seed)
+    shape = config.then
+    assert shape is not None
     if steps is not None:
-        config = replace(config, then=replace(config.then, steps=steps))
+        shape = replace(shape, steps=steps)
+        config = replace(config, then=shape)
     began = time.monotonic()
     result = refine(spoilt, prompt, folder / "runs", size=512, geometry=True, config=config, device=device)
     seconds = time.monotonic() - began
@@ -66,7 +70,7 @@ def reshape(prompt: str, root: Path, seed: int, steps: int | None, device: str) 
     for label, path in (("true", folder / "true.glb"), ("before", spoilt), ("after", result.meshes["glb"])):
         chamfer, angle = surface_error(solid_of(path), name, 0.0, 1.0)
         figures |= {f"chamfer_{label}": round(chamfer, 5), f"normals_{label}": round(angle, 2)}
-    return {"prompt": prompt, "seed": seed, "steps": config.then.steps, "seconds": round(seconds, 1), **figures}
+    return {"prompt": prompt, "seed": seed, "steps": shape.steps, "seconds": round(seconds, 1), **figures}
 
 
 def main(argv: list[str] | None = None) -> int:

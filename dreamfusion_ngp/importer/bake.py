@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 
 from ..base.errors import UsageError
@@ -67,7 +69,8 @@ def baked(before: ImportedMesh, mesh: ImportedMesh, rows: np.ndarray, size: int)
     if not covered.any():
         return image + np.uint8(128)
     image[covered] = colors_at(before, rows[found[covered]], weights[covered].astype(np.float32))
-    row, column = distance_transform_edt(~covered, return_distances=False, return_indices=True)
+    nearest: Any = distance_transform_edt(~covered, return_distances=False, return_indices=True)
+    row, column = nearest
     return image[row, column]
 
 

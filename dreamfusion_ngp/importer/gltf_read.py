@@ -173,7 +173,8 @@ def gather(document: Document, layout: Layout):
     colors = None
     if any(color is not None for _, _, color in blocks):
         colors = np.concatenate([np.ones((len(p), 4), np.float32) if c is None else c for p, _, c in blocks])
-    vertices, uv = (np.concatenate([block[k] for block in blocks]) for k in (0, 1))
+    vertices = np.concatenate([points for points, _, _ in blocks])
+    uv = np.concatenate([own for _, own, _ in blocks])
     return vertices, uv, colors, np.concatenate(faces), np.concatenate(uv_faces)
 
 

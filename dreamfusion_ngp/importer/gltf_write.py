@@ -76,7 +76,7 @@ def set_image(
     own = {holder[key]["index"] for holder, key, _ in holders if key in holder}
     base = {key for _, key, _ in holders}
     foreign = {t for material, key, t in uses if material not in members or (key not in base and key not in allowed)}
-    own_images = {source_of(textures[t]) for t in own}
+    own_images = {source for t in own if (source := source_of(textures[t])) is not None}
     foreign_images = {source_of(one) for t, one in enumerate(textures) if t not in own or t in foreign}
     number = next(iter(sorted(own_images - foreign_images)), None)
     if number is None:

@@ -80,8 +80,9 @@ def number_of(word: str) -> float | None:
 
 def color(text: str) -> tuple[float, float, float] | None:
     """Three numbers in [0, 1], or one for all three; None for a spectrum or another kind."""
-    values = [number_of(word) for word in text.split()[:3]]
-    if not values or None in values:
+    words = text.split()[:3]
+    values = [value for word in words if (value := number_of(word)) is not None]
+    if not values or len(values) < len(words):
         return None
     r, g, b = (min(max(v, 0.0), 1.0) for v in (values * 3 if len(values) < 3 else values)[:3])
     return r, g, b

@@ -22,6 +22,7 @@ from ..guidance.protocol import Guidance, GuidanceOutput
 from ..render.mesh import MeshRendering, render_mesh
 from ..render.sides import Sides, look_at_sides, side_cameras, view_weights
 from ..scene.painted_surface import PaintedSurface
+from ..scene.views import Views
 from .mesh import SurfaceStage
 from .painted_views import kept_share, matched, points_of, views_loss
 from .stage import StepRecord
@@ -62,6 +63,7 @@ class PaintStage(SurfaceStage):
     @torch.no_grad()
     def paint(self, painter: Painter) -> None:
         """Let `painter` make the views anew from what they show now."""
+        assert self.views is not None
         sides = self.sides()
         self.views.copy_(painted_views(self.surface, sides, painter, self.config))
         self.painted = True
@@ -88,15 +90,20 @@ class PaintStage(SurfaceStage):
 
     def differentiate(self, guidance: Guidance, part: int, clock: Callable[[], float]) -> StepRecord:
         distils = self.views is None or self.config.paint.sds > 0
-        return super().differentiate(guidance if distils else silent, part, clock)
+        return super().differentiate(guidance if distils else Silent(), part, clock)
 
     def learn(self, seen: MeshRendering, d_rgb: Tensor, losses: dict[str, tuple[float, Tensor]], last: bool) -> None:
         super().learn(seen, d_rgb if self.views is None else d_rgb * self.config.paint.sds, losses, last)
 
 
-def silent(image: Tensor, *_) -> GuidanceOutput:
+class Silent:
     """A guidance that wants nothing."""
-    return GuidanceOutput(torch.zeros_like(image), image.new_zeros(()), {})
+
+    def __call__(self, image: Tensor, views: Views, part: int, progress: float) -> GuidanceOutput:
+        return GuidanceOutput(torch.zeros_like(image), image.new_zeros(()), {})
+
+    def tensors(self) -> dict[str, Tensor]:
+        return {}
 
 
 def painted_views(surface: PaintedSurface, sides: Sides, painter: Painter, config: RunConfig) -> Tensor:

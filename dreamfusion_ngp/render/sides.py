@@ -81,9 +81,9 @@ def view_weights(sides: Sides, cosine: float, power: float, rim: int) -> Tensor:
     if not rim:
         return weight * sides.seen
     depth = torch.where(sides.seen, sides.depth, FAR)[:, None]
-    window = dict(kernel_size=2 * rim + 1, stride=1, padding=rim)
-    farthest = torch.nn.functional.max_pool2d(depth, **window)[:, 0]
-    nearest = -torch.nn.functional.max_pool2d(-depth, **window)[:, 0]
+    window, stride, padding = 2 * rim + 1, 1, rim
+    farthest = torch.nn.functional.max_pool2d(depth, window, stride, padding)[:, 0]
+    nearest = -torch.nn.functional.max_pool2d(-depth, window, stride, padding)[:, 0]
     allowed = CLOSE + 2 * across(sides, rim) * slant(sides)  # of a surface that goes on
     even = (farthest - sides.depth < allowed) & (sides.depth - nearest < allowed)
     return weight * (sides.seen & even)

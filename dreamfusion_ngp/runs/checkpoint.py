@@ -68,8 +68,8 @@ def load_checkpoint(
     stage = start(config, device)
     counters = _counters(path, header, stage.counters())
     guided = {k: tensors.pop(k) for k in [*tensors] if k.startswith(GUIDED)}
-    if hasattr(stage, "fitting"):  # its tensors have sizes that its config does not say
-        stage = stage.fitting(tensors)
+    if fitting := getattr(stage, "fitting", None):  # its tensors have sizes that its config does not say
+        stage = fitting(tensors)
     own = stage.tensors()
     for name in {"adam.nonfinite", "frame"} & set(own):
         tensors.setdefault(name, own[name])  # older files lack it

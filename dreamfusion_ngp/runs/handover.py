@@ -24,7 +24,8 @@ def mesh_of(stage: Stage, config: TextureConfig) -> ImportedMesh:
     """The surface of a finished volume or mesh stage, its largest piece, of at most `config.faces` triangles, with an
     atlas of `config.size` texels a side and its colours in it. Raises ExportError for an empty or not finite scene, and
     where there is no atlas."""
-    mesh, color = (surface_of if isinstance(stage, SolidStage) else volume_surface)(stage, config.faces)
+    made = surface_of(stage, config.faces) if isinstance(stage, SolidStage) else volume_surface(stage, config.faces)
+    mesh, color = made
     textured = bake_texture(mesh, color, size=config.size)
     return whole_mesh(mesh.vertices, mesh.faces, textured.uv, textured.faces, textured.image)
 

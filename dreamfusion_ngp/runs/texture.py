@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Self
+from typing import Any, Self
 
 import numpy as np
 import torch
@@ -231,7 +231,8 @@ def padded(image: np.ndarray, covered: np.ndarray, reach: int = 8) -> np.ndarray
 
     if covered.all() or not covered.any():
         return image
-    away, (row, column) = distance_transform_edt(~covered, return_indices=True)
+    found: Any = distance_transform_edt(~covered, return_indices=True)
+    away, (row, column) = found
     near = away <= reach
     out = image.copy()
     out[near] = image[row[near], column[near]]

@@ -29,6 +29,9 @@ class HashField(Field):
     Initial values are drawn from `seed` alone, the same on every device.
     """
 
+    shadow: Tensor | None
+    level_weight: Tensor
+
     def __init__(self, config: FieldConfig, seed: int):
         super().__init__()
         self.config, self.bound, self.activation = config, config.bound, config.density
@@ -98,6 +101,7 @@ class HashField(Field):
         positional, named = self._arguments()
         if self.config.backend == "tinycudann":
             self.open_encoding()
+            assert self.encoding is not None
             return tinycudann_field(
                 x,
                 self.encoding,

@@ -24,7 +24,7 @@ CREST = 0.45
 FAINTEST = 0.1  # opacity of the densest ray below which a field is empty
 
 
-def query(function, points: np.ndarray, device="cpu") -> np.ndarray:
+def query(function, points: np.ndarray, device: str | torch.device = "cpu") -> np.ndarray:
     """`function` (torch points (N, 3) float32 on `device` -> (N, ...)) at numpy points, in chunks, as float32.
 
     Raises ExportError where it returns a number that is not finite.
@@ -48,7 +48,7 @@ def cell_centres(half: float, resolution: int) -> np.ndarray:
     return ((np.arange(resolution) + 0.5) / resolution * 2 - 1) * half
 
 
-def sample_grid(density, bound: float, resolution: int, device="cpu") -> np.ndarray:
+def sample_grid(density, bound: float, resolution: int, device: str | torch.device = "cpu") -> np.ndarray:
     """(R, R, R) float32 density at the centres of the cells of [-bound, bound]^3, in slabs along x.
 
     Raises UsageError for a resolution outside 8..512, ExportError for a density that is not finite.

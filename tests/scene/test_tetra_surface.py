@@ -37,9 +37,9 @@ def test_starts_as_the_surface_that_export_sees(density):
     mesh, figures = extract_mesh(field.density, field.bound, resolution=64, faces=0)
     volume = (lambda v: float((v[:, 0] * torch.linalg.cross(v[:, 1], v[:, 2])).sum()) / 6)(vertices[faces.long()])
     assert volume == pytest.approx(signed_volume(mesh), rel=0.1) and volume > 0.02
-    from scipy.spatial import cKDTree
+    from scipy.spatial import KDTree
 
-    distance = cKDTree(mesh.vertices).query(vertices.detach().numpy())[0]
+    distance = KDTree(mesh.vertices).query(vertices.detach().numpy())[0]
     assert distance.max() < surface.lattice.spacing and distance.mean() < 0.3 * surface.lattice.spacing
     assert float(surface.log_level.exp()) == pytest.approx(figures["level"], rel=0.1)
 

@@ -66,7 +66,7 @@ def deodr_raster(ball: Ball) -> Peer:
 
 def glowing(ball: Ball):
     """The ball in Mitsuba: it is as bright as its colours and reflects nothing."""
-    import mitsuba as mi
+    import mitsuba as mi  # pyright: ignore[reportMissingImports]
 
     clip, focal = ball.position[0].numpy(), FILLED * 1.45
     x = np.stack([clip[:, 0] / (2 * focal), clip[:, 1] / (2 * focal), 2.6 - clip[:, 3]], 1)
@@ -85,7 +85,7 @@ def glowing(ball: Ball):
 
 def mitsuba_scene(ball: Ball):
     """The ball before the camera and the background of bench.mesh_cases; direct light alone, silhouettes sampled."""
-    import mitsuba as mi
+    import mitsuba as mi  # pyright: ignore[reportMissingImports]
 
     side, fov = ball.resolution, 2 * math.degrees(math.atan(0.5 / (FILLED * 1.45)))
     film = {"type": "hdrfilm", "width": side, "height": side, "rfilter": {"type": "box"}, "pixel_format": "rgb"}
@@ -109,7 +109,7 @@ def mitsuba_raster(ball: Ball) -> Peer:
 
     if not dr.has_backend(dr.JitBackend.LLVM) or dr.detail.llvm_version()[0] < FIRST_LLVM:
         raise LeftOut(f"no LLVM library from {FIRST_LLVM} on was found (DRJIT_LIBLLVM_PATH names one)")
-    import mitsuba as mi
+    import mitsuba as mi  # pyright: ignore[reportMissingImports]
 
     mi.set_variant("llvm_ad_rgb")
     mi.set_log_level(mi.LogLevel.Error)

@@ -68,14 +68,14 @@ def components(n: int, a: np.ndarray, b: np.ndarray) -> tuple[int, np.ndarray]:
 def faces_needed(mesh: Mesh) -> int:
     """The fewest triangles, of BUDGETS, to which a closed mesh can be simplified so that its points are within
     TOLERANCE of the simpler surface in the mean; its own number where none of them do. A rough surface needs many."""
-    from scipy.spatial import cKDTree
+    from scipy.spatial import KDTree
 
     points, _ = sample_with_normals(mesh, POINTS, seed=2)
     fewest = len(mesh.faces)
     for budget in (b for b in BUDGETS if b < len(mesh.faces)):
         simpler = decimate(mesh, budget)
         there, normals = sample_with_normals(simpler, SAMPLES, seed=3)
-        nearest = cKDTree(there).query(points)[1]
+        nearest = KDTree(there).query(points)[1]
         away = np.abs(((points - there[nearest]) * normals[nearest]).sum(1))
         if len(simpler.faces) > 1.1 * budget or away.mean() > TOLERANCE:
             break

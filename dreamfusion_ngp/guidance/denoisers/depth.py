@@ -7,6 +7,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -77,8 +78,9 @@ def with_control(family: Family, path: Path, seen: Seen, scale: float) -> Family
     return replace(family, surround=surround)
 
 
-def heard(call: Callable, control: torch.nn.Module, seen: Seen, scale: float, factor: int) -> Callable:
-    """`Ends.call` with what a ControlNet adds to the UNet's skips and middle. factor: pixels a side for a latent."""
+def heard(call: Callable, control: Any, seen: Seen, scale: float, factor: int) -> Callable:
+    """`Ends.call` with what a ControlNetModel adds to the UNet's skips and middle. factor: pixels a side for one
+    latent."""
 
     def called(network, rows: Rows) -> Tensor:
         height, width = rows.z.shape[2:]
@@ -114,7 +116,8 @@ def with_channel(family: Family, seen: Seen) -> Family:
         encoder = LatentEncoder(parts, "unet", more=1)
 
         def call(network, rows: Rows) -> Tensor:
-            depth = as_channel(seen.rows(rows, tuple(rows.z.shape[2:])))
+            height, width = rows.z.shape[2:]
+            depth = as_channel(seen.rows(rows, (height, width)))
             return call_unet(network, replace(rows, z=torch.cat([rows.z, depth], 1)))
 
         return Ends(encoder.shape, encoder, call, vae=encoder.vae)

@@ -57,9 +57,8 @@ class DepthPrior:
 
     def save(self, folder: Path) -> None:
         """Write the folder of a ControlNet: its config, float16 safetensors, and the scale that painting takes."""
-        half = torch.nn.Module.to(
-            copy.deepcopy(self.control), torch.float16
-        )  # diffusers' own warns of layers not there
+        # torch's own method: that of diffusers warns of layers that are not there.
+        half: Any = torch.nn.Module.to(copy.deepcopy(self.control), torch.float16)
         with quiet():
             half.save_pretrained(folder, safe_serialization=True)
         forget_origin(Path(folder) / "config.json")
@@ -70,12 +69,13 @@ class DepthPrior:
 def load_depth_prior(folder: Path = DEPTH_PRIOR, latent: Path = LATENT_PRIOR) -> DepthPrior:
     """The ControlNet saved in `folder`, for the latent prior in another, weights in float32. Raises OSError where a
     part or a weight is missing."""
-    from diffusers import ControlNetModel
+    from diffusers import ControlNetModel  # pyright: ignore[reportPrivateImportUsage]
 
     with quiet():
-        control, info = ControlNetModel.from_pretrained(
+        loaded: Any = ControlNetModel.from_pretrained(
             folder, local_files_only=True, use_safetensors=True, output_loading_info=True
         )
+    control, info = loaded
     if info["missing_keys"]:
         raise OSError(f"{folder}: {len(info['missing_keys'])} weights are missing")
     return DepthPrior(control.to(torch.float32), load_latent_prior(latent))
@@ -84,7 +84,7 @@ def load_depth_prior(folder: Path = DEPTH_PRIOR, latent: Path = LATENT_PRIOR) ->
 @torch.no_grad()
 def start_depth_prior(latent: LatentPrior, seed: int = 0) -> DepthPrior:
     """A ControlNet that says nothing yet, its encoder the UNet's: 2.3 million parameters."""
-    from diffusers import ControlNetModel
+    from diffusers import ControlNetModel  # pyright: ignore[reportPrivateImportUsage]
 
     torch.manual_seed(seed)
     unet = latent.unet
@@ -97,8 +97,9 @@ def start_depth_prior(latent: LatentPrior, seed: int = 0) -> DepthPrior:
     return DepthPrior(control, latent)
 
 
-def narrow(control: nn.Module, latent: LatentPrior) -> None:
-    """Fit the embedding of time and text, which is narrower than the UNet's, to what the UNet's blocks make of it."""
+def narrow(control: Any, latent: LatentPrior) -> None:
+    """Fit a ControlNet's embedding of time and text, which is narrower than the UNet's, to what the UNet's blocks make
+    of it."""
     unet, said = latent.unet, all_texts(latent)
     steps = torch.linspace(0, len(latent.scheduler.alphas_cumprod) - 1, TIMES)
     wide = embedding_of(unet, steps, said)
@@ -128,14 +129,14 @@ def all_texts(latent: LatentPrior) -> Tensor:
     return embed_words(latent.text_encoder, torch.tensor(caption_ids(latent.tokenizer, texts)))
 
 
-def embedding_of(network: nn.Module, steps: Tensor, said: Tensor) -> Tensor:
+def embedding_of(network: Any, steps: Tensor, said: Tensor) -> Tensor:
     """(steps x texts, d): what the blocks of a UNet, or of its ControlNet, are told of times and texts."""
     time = network.time_embedding(network.time_proj(steps))
     return (time[:, None] + network.add_embedding(said)).flatten(0, 1)
 
 
-def time_readers(network: nn.Module) -> list[nn.Linear]:
-    """The layers of the encoder and of the middle that read the embedding, in order."""
+def time_readers(network: Any) -> list[Any]:
+    """The linear layers of the encoder and of the middle that read the embedding, in order."""
     blocks = [*network.down_blocks, network.mid_block]
     return [resnet.time_emb_proj for block in blocks for resnet in block.resnets]
 

@@ -76,7 +76,8 @@ class RingLatents:
         self.depth[index, row] = depth_of(buffer, cameras.to(self.device)).half()
         angles = np.stack([cameras.azimuth.numpy(), cameras.elevation.numpy()], -1)
         self.angles[index, row] = angles
-        seen = Seen(buffer, cameras.position, *angles.T, np.ones(VIEWS, bool))
+        azimuth, elevation = angles.T
+        seen = Seen(buffer, cameras.position, azimuth, elevation, np.ones(VIEWS, bool))
         for shade in range(SHADES):
             color, mode = self.random.integers(len(COLORS), size=1), sample_modes(PAINTED, 1, 1.0, self.random)
             image = shown_rings(seen, color, mode, self.random).permute(0, 3, 1, 2).contiguous() * 2 - 1
