@@ -14,6 +14,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -141,8 +142,9 @@ def add_measure_flags(parser: argparse.ArgumentParser, runs: str) -> None:
     parser.add_argument("--threads", type=int)
 
 
-def measure_all(args: argparse.Namespace, measure: Callable[[str, Path, int], dict]) -> int:
-    """The figures of every toy and seed, by `measure(prompt, folder of the runs, seed)`, in `args.out` and a line."""
+def measure_all(args: argparse.Namespace, measure: Callable[[Any, Path, int], dict]) -> int:
+    """The figures of each of `args.prompts` and seed, by `measure(prompt, folder of the runs, seed)`, in `args.out` and
+    a line."""
     set_threads(args.threads)
     found: list[dict] = []
     for seed in args.seeds:

@@ -22,9 +22,10 @@ from ..config.presets import preset
 from ..config.schema import RunConfig
 from ..guidance.load import load_guidance
 from ..guidance.painter import Painter, load_painter
+from ..guidance.protocol import Guidance
 from ..optimise.loop import train
 from ..optimise.painted_views import kept_share
-from ..optimise.painting import made_anew, shown, silent
+from ..optimise.painting import Silent, made_anew, shown
 from ..render.sides import Sides, look_at_sides, look_up, side_cameras, view_weights
 from ..runs.handover import mesh_of
 from ..runs.outputs import load_state
@@ -70,7 +71,8 @@ def true_colors(prompt: str, x: Tensor) -> Tensor:
 @torch.no_grad()
 def psnr(stage: TextureStage, cameras: Cameras) -> float:
     """Of the unlit colours in the pixels that show the surface, in dB."""
-    sides = look_at_sides(*stage.surface(), cameras, SIZE)
+    vertices, faces = stage.surface()
+    sides = look_at_sides(vertices, faces, cameras, SIZE)
     found = stage.surface.paint(*(values[sides.seen] for values in (sides.x, sides.face, sides.barycentric)))
     square = (found.cpu().clamp(0, 1) - true_colors(stage.config.prompt, sides.x[sides.seen])).square().mean()
     return round(-10 * float(square.log10()), 2)
@@ -97,7 +99,8 @@ def agreement(stage: TextureStage, painter: Painter, together: bool) -> float:
     """The disagreement of painted views before they are matched."""
     config = replace(stage.config, paint=replace(stage.config.paint, views=4, together=together))
     paint = config.paint
-    sides = look_at_sides(*stage.surface(), side_cameras(config.camera, 4), paint.resolution)
+    vertices, faces = stage.surface()
+    sides = look_at_sides(vertices, faces, side_cameras(config.camera, 4), paint.resolution)
     made = made_anew(painter, shown(stage.surface, sides, config), sides, kept_share(stage.surface, sides), config)
     return disagreement(made.to(sides.depth), sides, view_weights(sides, paint.cosine, paint.power, paint.rim))
 
@@ -106,7 +109,9 @@ def measure(run: Path, root: Path, seed: int, steps: int | None, size: int, devi
     """One run: PSNR of its sides and of views between them, baked and after each of VARIANTS, and how far painted views
     disagree."""
     volume, _ = load_state(run, device)
-    prompt, guidance, painter = volume.config.prompt, None, None
+    prompt = volume.config.prompt
+    guidance: Guidance | None = None
+    painter: Painter | None = None
     folder = root / prompt.replace(" ", "-")
     folder.mkdir(parents=True, exist_ok=True)
     eyes = {"sides": side_cameras(preset("refine").camera, 4), "between": orbit(*BETWEEN, 1.4, 1.15)}
@@ -119,13 +124,15 @@ def measure(run: Path, root: Path, seed: int, steps: int | None, size: int, devi
             painter = painter or load_painter(config, stage.device)
             stage.load = lambda *_, painter=painter: painter
         if name != "baked":
-            wants = not paint["views"] or config.paint.sds > 0
-            guidance = (guidance or load_guidance(config, stage.device)) if wants else guidance
-            train(stage, guidance if wants else silent, lambda record: False)
+            if not paint["views"] or config.paint.sds > 0:
+                guidance = guidance or load_guidance(config, stage.device)
+                train(stage, guidance, lambda record: False)
+            else:
+                train(stage, Silent(), lambda record: False)
         found[name] = {view: psnr(stage, cameras) for view, cameras in eyes.items()}
         found[name]["seconds"] = round(time.monotonic() - began, 1)
         draw(stage, folder / f"{name}.png")
-        if paint["views"] and not config.paint.sds:
+        if painter is not None and paint["views"] and not config.paint.sds:
             before = TextureStage(config, device, mesh)
             found[name]["disagreement"] = agreement(before, painter, config.paint.together)
     return found
@@ -137,7 +144,8 @@ def draw(stage: TextureStage, path: Path) -> None:
 
     config = stage.config
     size = SIZE if stage.views is None else config.paint.resolution
-    sides = look_at_sides(*stage.surface(), side_cameras(config.camera, 4), size)
+    vertices, faces = stage.surface()
+    sides = look_at_sides(vertices, faces, side_cameras(config.camera, 4), size)
     rows = [torch.cat(list(shown(stage.surface, sides, config)), 1)]
     if stage.views is not None:
         rows.insert(0, torch.cat(list(stage.views), 1))
