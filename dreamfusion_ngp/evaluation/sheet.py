@@ -32,7 +32,7 @@ def html_sheet(result: dict, pictures: list[str]) -> str:
     records = result["runs"]
     head, body = rows(records, result["figures"])
     return template.render(
-        __package__ or "",
+        __package__,
         "sheet.html.j2",
         judge=judge_text(result["judge"]),
         head=head,

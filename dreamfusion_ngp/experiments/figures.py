@@ -30,7 +30,7 @@ def picture_grid(heads: list[str], rows: list[tuple[str, list[tuple[str, str]]]]
     """Pictures in rows. heads: of the columns. A row is its title and (address, caption) of each picture, with an
     empty address for none."""
     return template.render(
-        __package__ or "",
+        __package__,
         "pictures.svg.j2",
         heads=heads,
         rows=rows,

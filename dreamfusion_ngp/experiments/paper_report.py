@@ -172,7 +172,7 @@ def html_page(table: dict) -> str:
     ]
     shown = [(name, [runs.get(prompt, {}).get("picture", "") for prompt in prompts]) for name, runs in first]
     return template.render(
-        __package__ or "",
+        __package__,
         "paper.html.j2",
         note=NOTE,
         head=head,
