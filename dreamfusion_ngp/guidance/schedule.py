@@ -25,6 +25,10 @@ class Schedule:
     prediction: str = "epsilon"
     times: np.ndarray | None = None
 
+    def __post_init__(self):
+        if self.times is None:
+            object.__setattr__(self, "times", np.arange(len(self.abar)))
+
     def __len__(self) -> int:
         return len(self.abar)
 
@@ -34,7 +38,8 @@ class Schedule:
 
     def told(self, t: np.ndarray) -> np.ndarray:
         """(b,) numbers that the model is told for timesteps t (b,) int64."""
-        return t if self.times is None else self.times[t]
+        assert self.times is not None
+        return self.times[t]
 
     def noise(self, output: Tensor, z: Tensor, alpha: Tensor, sigma: Tensor) -> Tensor:
         """eps_hat of what the model predicts of z."""

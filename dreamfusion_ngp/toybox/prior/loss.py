@@ -202,8 +202,8 @@ def training_batch(
     # While the text is all that is learnt, most captions of hidden pictures say all there is to say.
     whole = hidden & (blind > 0.5) & (random.random(n) < WHOLE_CAPTIONS)
     texts = [
-        caption(CLASSES[c], names[k], *rest, random=random, framed=f, whole=w)
-        for c, k, *rest, f, w in zip(
+        caption(CLASSES[c], names[k], angle, height, mode, random, f, w)
+        for c, k, angle, height, mode, f, w in zip(
             *(values.tolist() for values in (classes, color, azimuth, elevation, modes, framed, whole)), strict=True
         )
     ]
