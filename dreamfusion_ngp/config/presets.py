@@ -147,7 +147,7 @@ def prolificdreamer() -> RunConfig:
 
 def textmesh() -> RunConfig:
     """TextMesh (Tsalicoglou et al. 2023): a signed distance, then the texture of its surface. What the paper does not
-    say was chosen by measurement on the toys (decision 0154)."""
+    say was chosen by measurement on the toys (decision 0156)."""
     volume, texture = fast(), refine()
     volume = replace(
         volume,
