@@ -49,7 +49,7 @@ CAMERAS = CameraConfig(
 )
 BACKGROUNDS = ClipConfig(backgrounds=("noise", "checker", "fourier", "flat", "flat"), cells=(2, 10))
 SHARE = (0.8, 1.0)  # of a picture's side, of the windows
-LIGHT = 0.3  # of the backgrounds: light greys, before which white clay is hardest to see
+LIGHT = 0.5  # of the backgrounds: light greys, before which white clay is hardest to see
 TEMPLATES = ("{}", "a photo of {}", "a 3d model of {}", "a render of {}")
 PLAIN_TEXT = 0.6  # of the batches: the toy alone
 ATTACKED, DISTANCE = 0.25, 0.5  # of the batches; Euclidean, over the 3 x 64 x 64 numbers of a picture
