@@ -19,7 +19,7 @@ def sample_modes(config: LightConfig, n: int, progress: float, random: np.random
     `textureless_until`.
     """
     lit, plain = random.random(n) < config.lit_probability, random.random(n) < config.textureless_probability
-    plain &= progress < config.textureless_until
+    plain &= progress <= config.textureless_until
     modes = np.where(lit, np.where(plain, TEXTURELESS, LAMBERTIAN), ALBEDO)
     return np.where(progress < config.albedo_only_until, ALBEDO, modes)
 

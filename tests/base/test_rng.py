@@ -43,7 +43,9 @@ def test_host_generator_gives_the_published_numbers():
 def test_streams_are_frozen():
     """Changing an id changes every run made with a seed."""
     first = dict(VIEWS=0, BACKGROUND=1, GUIDANCE=2, MARCH=3, OCCUPANCY=4, INIT=5, PRIOR=6, EVALUATION=7)
-    assert {s.name: s.value for s in Stream} == first | dict(RULE=8, RULE_NOISE=9, EIKONAL=12, TEST=15)
+    assert {s.name: s.value for s in Stream} == first | dict(
+        RULE=8, RULE_NOISE=9, SHARED_NOISE=10, PAINT=11, EIKONAL=12, TEST=15
+    )
 
 
 def test_values_are_frozen():

@@ -9,6 +9,7 @@ import torch
 from scipy import stats
 
 from dreamfusion_ngp.config.presets import dreamfusion
+from dreamfusion_ngp.config.schema import LightConfig
 from dreamfusion_ngp.scene.lights import (
     ALBEDO,
     LAMBERTIAN,
@@ -108,3 +109,10 @@ def test_shading_rows_hold_the_papers_ambient_and_diffuse():
     rows = shading_rows(PAPER, light, np.array([ALBEDO, LAMBERTIAN, TEXTURELESS]))
     assert rows.dtype == torch.float32 and torch.equal(rows[:, :3], light)
     assert torch.allclose(rows[:, 3:], torch.tensor([[1.0, 0.0, 0.0], [0.1, 0.9, 0.0], [0.1, 0.9, 1.0]]))
+
+
+@pytest.mark.parametrize("until, at, some", [(1.0, 1.0, True), (0.5, 0.4, True), (0.5, 0.6, False)])
+def test_textureless_views_end_where_the_config_says_and_not_with_the_run(until, at, some):
+    """At progress 1, that of a prior's training, the default still has them."""
+    config = replace(LightConfig(), textureless_until=until)
+    assert (TEXTURELESS in sample_modes(config, 200, at, np.random.default_rng(0))) == some
