@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import signal
 import sys
+from collections.abc import Callable
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -73,15 +74,8 @@ def pixel(args: argparse.Namespace, processes: int) -> None:
     from ..toybox.prior.model import PRIOR
     from ..toybox.prior.pixels import train_prior
 
-    train_prior(
-        asked(args, TrainPriorConfig(), GPU),
-        args.out,
-        resume=PRIOR if args.resume == EMBEDDED else args.resume,
-        processes=processes,
-        device=args.device,
-        score=judge_prior if JUDGE.is_file() else None,
-        show=say,
-    )
+    score = judge_prior if JUDGE.is_file() else None
+    start(args, processes, train_prior, asked(args, TrainPriorConfig(), GPU), PRIOR, score)
 
 
 def latent(args: argparse.Namespace, processes: int) -> None:
@@ -113,15 +107,8 @@ def multiview(args: argparse.Namespace, processes: int) -> None:
     from ..toybox.prior.multiview_model import MULTIVIEW_PRIOR
     from ..toybox.prior.multiview_training import MULTIVIEW, MULTIVIEW_GPU, train_multiview_prior
 
-    train_multiview_prior(
-        asked(args, MULTIVIEW, MULTIVIEW_GPU),
-        args.out,
-        resume=MULTIVIEW_PRIOR if args.resume == EMBEDDED else args.resume,
-        processes=processes,
-        device=args.device,
-        score=judge_multiview_prior if JUDGE.is_file() else None,
-        show=say,
-    )
+    score = judge_multiview_prior if JUDGE.is_file() else None
+    start(args, processes, train_multiview_prior, asked(args, MULTIVIEW, MULTIVIEW_GPU), MULTIVIEW_PRIOR, score)
 
 
 def depth(args: argparse.Namespace, processes: int) -> None:
@@ -130,15 +117,8 @@ def depth(args: argparse.Namespace, processes: int) -> None:
     from ..toybox.prior.depth_model import DEPTH_PRIOR
     from ..toybox.prior.depth_training import DEPTH, DEPTH_GPU, train_depth_prior
 
-    train_depth_prior(
-        asked(args, DEPTH, DEPTH_GPU),
-        args.out,
-        resume=DEPTH_PRIOR if args.resume == EMBEDDED else args.resume,
-        processes=processes,
-        device=args.device,
-        score=judge_depth_prior if JUDGE.is_file() else None,
-        show=say,
-    )
+    score = judge_depth_prior if JUDGE.is_file() else None
+    start(args, processes, train_depth_prior, asked(args, DEPTH, DEPTH_GPU), DEPTH_PRIOR, score)
 
 
 def clip(args: argparse.Namespace, processes: int) -> None:
@@ -146,15 +126,13 @@ def clip(args: argparse.Namespace, processes: int) -> None:
     from ..toybox.prior.clip_model import CLIP_PRIOR
     from ..toybox.prior.clip_training import CLIP, CLIP_GPU, train_clip
 
-    train_clip(
-        asked(args, CLIP, CLIP_GPU),
-        args.out,
-        resume=CLIP_PRIOR if args.resume == EMBEDDED else args.resume,
-        processes=processes,
-        device=args.device,
-        score=judge_clip,
-        show=say,
-    )
+    start(args, processes, train_clip, asked(args, CLIP, CLIP_GPU), CLIP_PRIOR, judge_clip)
+
+
+def start(args: argparse.Namespace, processes: int, train: Callable, config, embedded: Path, score) -> None:
+    """Call a function with the arguments of `pixels.train_prior`. embedded: what `--resume embedded` stands for."""
+    resume = embedded if args.resume == EMBEDDED else args.resume
+    train(config, args.out, resume=resume, processes=processes, device=args.device, score=score, show=say)
 
 
 TRAININGS = {"pixel": pixel, "latent": latent, "multiview": multiview, "depth": depth, "clip": clip}

@@ -1,6 +1,6 @@
 """Fixtures of these tests: a hub on this machine, and a model that it serves."""
 
-from support.fake_hub import machine, model
+from support.fake_hub import hub, machine, model
 from support.tiny_latent import latent_folders
 
-__all__ = ["latent_folders", "machine", "model"]
+__all__ = ["hub", "latent_folders", "machine", "model"]

@@ -13,26 +13,12 @@ from contextlib import suppress
 from pathlib import Path
 
 import pytest
-from support.fake_hub import FakeHub, line
+from support.fake_hub import REPO, WEIGHTS, entry, line, rename
 
 from dreamfusion_ngp.base.errors import PriorError
 from dreamfusion_ngp.guidance.load import family
 from dreamfusion_ngp.guidance.pipeline_folder import load_model, read_index
 from dreamfusion_ngp.hub import snapshots
-
-REPO = "someone/something"
-WEIGHTS = "unet/diffusion_pytorch_model.safetensors"
-
-
-@pytest.fixture
-def hub(model):
-    with FakeHub({REPO: model}) as running:
-        yield running
-
-
-def rename(folder, variant):
-    for path in folder.rglob("*.safetensors"):
-        path.rename(path.with_name(f"{path.stem}{variant}.safetensors"))
 
 
 @pytest.mark.parametrize("variant", [".bf16", ".non_ema"])
@@ -69,11 +55,6 @@ def test_sizes_and_headers_are_checked_where_there_are_no_hashes(machine, hub, m
     (model / WEIGHTS).write_bytes(b"\x00" * 64)
     error = machine.locate(REPO, HF_ENDPOINT=hub.endpoint)
     assert WEIGHTS in error and "arrives damaged" in error and "header" in error.lower()
-
-
-def entry(size=None, sha256=None, blob_id=None):
-    lfs = sha256 and type("Lfs", (), {"sha256": sha256})
-    return type("Entry", (), {"size": size, "lfs": lfs, "blob_id": blob_id})
 
 
 def test_each_hash_is_named_as_what_it_is(tmp_path):

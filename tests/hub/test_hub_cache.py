@@ -9,30 +9,10 @@ import sys
 from pathlib import Path
 
 import pytest
-from support.fake_hub import FakeHub
+from support.fake_hub import REPO, WEIGHTS, rename
 
 from dreamfusion_ngp.base import cache
 from dreamfusion_ngp.hub import snapshots
-
-REPO = "someone/something"
-
-WEIGHTS = "unet/diffusion_pytorch_model.safetensors"
-
-
-@pytest.fixture
-def hub(model):
-    with FakeHub({REPO: model}) as running:
-        yield running
-
-
-def rename(folder, variant):
-    for path in folder.rglob("*.safetensors"):
-        path.rename(path.with_name(f"{path.stem}{variant}.safetensors"))
-
-
-def entry(size=None, sha256=None, blob_id=None):
-    lfs = sha256 and type("Lfs", (), {"sha256": sha256})
-    return type("Entry", (), {"size": size, "lfs": lfs, "blob_id": blob_id})
 
 
 def cached(machine, hub):

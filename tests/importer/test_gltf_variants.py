@@ -17,23 +17,14 @@ from support.mesh_files import (
     mug,
     parts_of,
     picture,
+    read,
+    rewritten,
     textured_glb,
     values_of,
 )
 
 from dreamfusion_ngp.base.errors import MeshError
-from dreamfusion_ngp.importer.read import read_mesh
 from dreamfusion_ngp.importer.write import write_mesh
-
-
-def read(folder, data: bytes, name: str = "mug.glb", **options):
-    (folder / name).write_bytes(data)
-    return read_mesh(folder / name, **options)
-
-
-def rewritten(folder, data: bytes, images: dict) -> bytes:
-    write_mesh(read(folder, data), folder / "out" / "new.glb", images)
-    return (folder / "out" / "new.glb").read_bytes()
 
 
 def test_quantised_and_interleaved_values(tmp_path):

@@ -230,3 +230,23 @@ def machine(tmp_path):
 def model(latent_folders, tmp_path):
     """A repository's files, to be changed."""
     return shutil.copytree(latent_folders["sd"], tmp_path / "repository")
+
+
+REPO = "someone/something"
+WEIGHTS = "unet/diffusion_pytorch_model.safetensors"
+
+
+@pytest.fixture
+def hub(model):
+    with FakeHub({REPO: model}) as running:
+        yield running
+
+
+def rename(folder, variant):
+    for path in folder.rglob("*.safetensors"):
+        path.rename(path.with_name(f"{path.stem}{variant}.safetensors"))
+
+
+def entry(size=None, sha256=None, blob_id=None):
+    lfs = sha256 and type("Lfs", (), {"sha256": sha256})
+    return type("Entry", (), {"size": size, "lfs": lfs, "blob_id": blob_id})

@@ -7,6 +7,9 @@ import struct
 import numpy as np
 from PIL import Image
 
+from dreamfusion_ngp.importer.read import read_mesh
+from dreamfusion_ngp.importer.write import write_mesh
+
 # A mug: a box that stands on +Y, with a handle on its left, which is +X as it faces +Z. Every extent differs, so that a
 # swap, a turn or a mirror image shows.
 CORNERS = np.array([[x, y, z] for x in (0, 1) for y in (0, 1) for z in (0, 1)], np.float32)
@@ -215,3 +218,13 @@ def stl_text(vertices, faces) -> str:
         ]
         lines += [" endloop", "endfacet"]
     return "\n".join([*lines, "endsolid mug"]) + "\n"
+
+
+def read(folder, data: bytes, name: str = "mug.glb", **options):
+    (folder / name).write_bytes(data)
+    return read_mesh(folder / name, **options)
+
+
+def rewritten(folder, data: bytes, images: dict) -> bytes:
+    write_mesh(read(folder, data), folder / "out" / "new.glb", images)
+    return (folder / "out" / "new.glb").read_bytes()
