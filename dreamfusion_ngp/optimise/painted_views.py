@@ -1,4 +1,5 @@
-"""Colours from painted views: of which points of a surface they speak, how they are made to agree, and the loss."""
+"""Colours from painted views: of which points of a surface they speak, how they are made to agree, what those that no
+view sees take from their neighbours, and the loss."""
 
 from __future__ import annotations
 
@@ -11,9 +12,15 @@ from torch import Tensor
 from ..base.slots import sent
 from ..render.sides import Sides, look_up
 from ..scene.painted_surface import PaintedSurface
+from ..scene.solid import sample_triangles
 
 FEW = 64  # points that two views share, below which their colours are not compared
 STIFF = 1e-6  # of the weights: an offset that nothing speaks of stays small
+SPREAD = 1 << 14  # points of the whole surface, of which those that no view sees are filled
+SOURCES = 1 << 14  # points that the views see, at most, among which neighbours are sought
+NEIGHBOURS = 8
+HEARSAY = 0.05  # weight of a filled point, of the mean of those that are seen
+CHUNK = 1 << 10  # points whose neighbours are sought at a time
 
 
 @dataclass(frozen=True)
@@ -85,6 +92,39 @@ def points_of(views: Tensor, sides: Sides, weight: Tensor) -> Points:
     there = weight > 0
     picked = (values[there] for values in (sides.x, sides.face, sides.barycentric, views, weight))
     return Points(*picked)
+
+
+@torch.no_grad()
+def filled(surface: PaintedSurface, sides: Sides, weight: Tensor, seen: Points, seed: int) -> Points:
+    """Points that no view sees, or none sees well, in the mean colours of their nearest neighbours in space among those
+    that are `seen`, of which there must be some. None where the texture stays. weight: (B, H, H)."""
+    vertices, faces = surface()
+    device = vertices.device
+    found = sample_triangles(vertices.detach().cpu().numpy(), faces.cpu().numpy(), SPREAD, seed)
+    x, barycentric = (sent(values, device, torch.float32) for values in (found.position, found.barycentric))
+    face = sent(found.face, device, torch.int32)
+    unseen = torch.ones(len(x), dtype=torch.bool, device=device)
+    for view in range(len(weight)):
+        share, same = look_up(sides, view, weight[view][..., None], x)
+        unseen &= (share[:, 0] * same) <= 0
+    unseen &= (kept := surface.texels(*surface.place(face.long(), barycentric))[1]) < 1
+    x, counts = x[unseen], HEARSAY * seen.weight.mean() * (1 - kept[unseen])
+    every = torch.arange(0, len(seen), -(-len(seen) // SOURCES), device=device)
+    return Points(x, face[unseen], barycentric[unseen], from_neighbours(x, seen[every]), counts)
+
+
+def from_neighbours(x: Tensor, seen: Points) -> Tensor:
+    """(N, 3) colours at points x (N, 3): the mean of the nearest of `seen`, by weight and inverse square distance."""
+    colors = [x.new_zeros(0, 3)]
+    for part in x.split(CHUNK):
+        near, which = torch.cdist(part, seen.x).topk(min(NEIGHBOURS, len(seen)), largest=False)
+        share = seen.weight[which] / (near.square() + 1e-8)
+        colors.append((share[..., None] * seen.color[which]).sum(1) / share.sum(1, keepdim=True))
+    return torch.cat(colors)
+
+
+def joined(*parts: Points) -> Points:
+    return Points(*(torch.cat([getattr(part, each.name) for part in parts]) for each in fields(Points)))
 
 
 def views_loss(surface: PaintedSurface, points: Points, batch: int, random: np.random.Generator) -> Tensor:

@@ -24,7 +24,7 @@ from ..render.sides import Sides, look_at_sides, side_cameras, view_weights
 from ..scene.painted_surface import PaintedSurface
 from ..scene.views import Views
 from .mesh import SurfaceStage
-from .painted_views import kept_share, matched, points_of, views_loss
+from .painted_views import Points, filled, joined, kept_share, matched, points_of, views_loss
 from .stage import StepRecord
 
 log = logging.getLogger(__name__)
@@ -43,7 +43,7 @@ class PaintStage(SurfaceStage):
         super().__init__(config, device, surface)
         count, side = config.paint.views, config.paint.resolution
         self.views = torch.zeros(count, side, side, 3, device=self.device) if count else None
-        self.painted, self.points = False, None
+        self.painted, self.points = False, None  # the points: made when they are asked for
 
     def tensors(self) -> dict[str, Tensor]:
         return super().tensors() | ({} if self.views is None else {"paint.views": self.views})
@@ -80,13 +80,21 @@ class PaintStage(SurfaceStage):
         if self.views is None:
             return {}
         if self.points is None:
-            sides = self.sides()
-            weight = view_weights(sides, paint.cosine, paint.power, paint.rim)
-            self.points = points_of(self.views, sides, weight * (1 - kept_share(self.surface, sides)))
+            self.points = self.spoken_of(self.views)
         if not len(self.points):  # nothing is seen well enough, or all of it stays
             return {}
         random = generator(self.config.seed, self.step + 1, Stream.PAINT)
         return {"views": (paint.weight, views_loss(self.surface, self.points, paint.batch, random))}
+
+    def spoken_of(self, views: Tensor) -> Points:
+        """The points whose colours `views` say, or say those of the neighbours of."""
+        paint, sides = self.config.paint, self.sides()
+        weight = view_weights(sides, paint.cosine, paint.power, paint.rim)
+        known = points_of(views, sides, weight)
+        if not len(known):
+            return known
+        painted = points_of(views, sides, weight * (1 - kept_share(self.surface, sides)))
+        return joined(painted, filled(self.surface, sides, weight, known, self.config.seed))
 
     def differentiate(self, guidance: Guidance, part: int, clock: Callable[[], float]) -> StepRecord:
         distils = self.views is None or self.config.paint.sds > 0

@@ -131,6 +131,20 @@ def test_six_sides_are_in_a_picture_that_is_not_square(box, painter):
         assert np.abs(np.median(image[side_texels(stage, axis)], 0) - color.numpy()).max() < 0.05
 
 
+def test_what_no_side_sees_takes_its_neighbours_colours(box, painter):
+    """The top of a box, next to each of four sides, has the colour of that side."""
+    stage = stage_of(box, steps=200)
+    trained(stage)
+    image, top = stage.images()[0] / 255, side_texels(stage, [0, 1, 0])
+    face, place = stage.texels[0]
+    corners = stage.mesh.vertices[stage.mesh.faces[face[top]]]
+    x, _, z = np.moveaxis((corners * place[top][..., None]).sum(1), 1, 0)
+    half = np.abs(stage.mesh.vertices).max(0)
+    for color, towards, across in ((0, z / half[2], x / half[0]), (1, x / half[0], z / half[2])):
+        near = (towards > 0.75) & (np.abs(across) < 0.6)
+        assert near.sum() > 5 and np.abs(np.median(image[top][near], 0) - COLORS[color].numpy()).max() < 0.1
+
+
 def test_what_is_kept_is_known_to_the_painter_and_stays_to_the_bit(box, painter):
     stage = stage_of(box, keep="front")
     before = stage.images()[0]
