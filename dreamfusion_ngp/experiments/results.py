@@ -10,8 +10,9 @@ from pathlib import Path
 
 from ..base.files import write_atomically
 from ..evaluation.report import DEFINITIONS
+from .arms import Arm, arguments
 from .diversity import by_prompt
-from .groups import GROUPS, Arm, arguments
+from .groups import GROUPS
 from .task import Task, chosen_arms, finished, shortened
 
 PICTURED = ("bars", "paper")  # groups whose report shows pictures

@@ -11,7 +11,7 @@ from ..config.io import to_dict
 from ..config.schema import RunConfig
 from ..evaluation.report import DEFINITIONS
 from ..hub.names import TOYBOX_NAME, TOYBOXES
-from .groups import Arm, Group, config_of
+from .arms import Arm, Group, config_of
 
 PACKAGE = Path(__file__).resolve().parents[1]
 PRIORS = PACKAGE / "toybox" / "priors"

@@ -18,7 +18,8 @@ from dreamfusion_ngp.config.presets import fast, preset
 from dreamfusion_ngp.config.schema import RunConfig
 from dreamfusion_ngp.evaluation.report import DEFINITIONS
 from dreamfusion_ngp.experiments import ablation, run_task
-from dreamfusion_ngp.experiments.groups import DEFAULT, GROUPS, config_of
+from dreamfusion_ngp.experiments.arms import config_of
+from dreamfusion_ngp.experiments.groups import DEFAULT, GROUPS
 from dreamfusion_ngp.experiments.pool import Runner
 from dreamfusion_ngp.experiments.task import (
     JUDGE,

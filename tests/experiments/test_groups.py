@@ -11,7 +11,8 @@ from dreamfusion_ngp.cli.experiments import RULE_GROUPS
 from dreamfusion_ngp.cli.settings import run_config
 from dreamfusion_ngp.config.checks import check_config
 from dreamfusion_ngp.experiments import task
-from dreamfusion_ngp.experiments.groups import DEFAULT, GROUPS, SIX, TWENTY_FOUR, arguments, config_of
+from dreamfusion_ngp.experiments.arms import arguments, config_of
+from dreamfusion_ngp.experiments.groups import DEFAULT, GROUPS, SIX, TWENTY_FOUR
 from dreamfusion_ngp.scene.lights import ALBEDO, LAMBERTIAN, TEXTURELESS
 from dreamfusion_ngp.toybox.world.captions import parse_prompt, subject
 from dreamfusion_ngp.toybox.world.shapes import CLASSES, COLORS, DIRECTIONAL

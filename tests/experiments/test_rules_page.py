@@ -13,8 +13,9 @@ from dreamfusion_ngp import cli
 from dreamfusion_ngp.cli.experiments import RULE_GROUPS as CLI_GROUPS
 from dreamfusion_ngp.config.rules import RULES as KNOWN_RULES
 from dreamfusion_ngp.experiments import rules_page
+from dreamfusion_ngp.experiments.arms import config_of
 from dreamfusion_ngp.experiments.diversity import by_prompt, diversity
-from dreamfusion_ngp.experiments.groups import GROUPS, config_of
+from dreamfusion_ngp.experiments.groups import GROUPS
 from dreamfusion_ngp.experiments.rules_page import RULE_GROUPS, compare_rules, write_page
 
 

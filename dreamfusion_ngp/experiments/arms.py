@@ -1,0 +1,77 @@
+"""What an arm of a comparison is, and the settings that its runs have."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+from ..config.checks import check_config
+from ..config.overrides import override
+from ..config.presets import preset
+from ..config.prompts import clean_prompt
+from ..config.rules import with_rule
+from ..config.schema import RunConfig
+
+PRESET = "fast"
+
+
+@dataclass(frozen=True)
+class Arm:
+    """overrides: KEY=VALUE of `generate --set`. steps: times those of the default preset. oracle: instead of the
+    prior, true pictures of the toy (toybox/oracle.py), by the view "words" or the "camera". rule: that of `--rule`."""
+
+    name: str
+    why: str
+    overrides: tuple[str, ...] = ()
+    preset: str = PRESET
+    steps: float = 1.0
+    oracle: str = ""
+    rule: str = ""
+
+
+@dataclass(frozen=True)
+class Group:
+    """whole: every run is the whole command, mesh and turntable with it, and its wall time counts; else the
+    optimisation alone."""
+
+    title: str
+    why: str
+    arms: tuple[Arm, ...]
+    prompts: tuple[str, ...]
+    seeds: tuple[int, ...] = (0, 1, 2)
+    whole: bool = False
+
+
+def changes(arm: Arm, resolution: int | None) -> list[str]:
+    """KEY=VALUE of every setting that an arm changes, in order."""
+    return ([] if resolution is None else [f"render.resolution={resolution}"]) + list(arm.overrides)
+
+
+def steps_of(arm: Arm, steps: int | None) -> int | None:
+    """Steps of an arm where one with factor 1 makes `steps` (None: those of the default preset); None: its preset's."""
+    if steps is None and arm.steps == 1 and arm.preset == PRESET:
+        return None
+    return max(1, round((steps or preset(PRESET).steps) * arm.steps))
+
+
+def arguments(arm: Arm, prompt: str, seed: int, steps: int | None = None, resolution: int | None = None) -> list[str]:
+    """What `dreamfusion-ngp` is called with for one run. steps: of an arm with factor 1; resolution: pixels a side of
+    the training views; None: the preset's."""
+    found = ["generate", prompt, "--preset", arm.preset, "--seed", str(seed)]
+    if arm.rule:
+        found += ["--rule", arm.rule]
+    if (count := steps_of(arm, steps)) is not None:
+        found += ["--steps", str(count)]
+    return found + [part for text in changes(arm, resolution) for part in ("--set", text)]
+
+
+def config_of(arm: Arm, prompt: str, seed: int, steps: int | None = None, resolution: int | None = None) -> RunConfig:
+    """The settings that these `arguments` stand for. Raises UsageError for an arm that does not fit the settings."""
+    config = replace(preset(arm.preset), prompt=clean_prompt(prompt), seed=seed)
+    if arm.rule:
+        config = with_rule(config, arm.rule, toys=True)
+    for text in changes(arm, resolution):
+        config = override(config, text)
+    if (count := steps_of(arm, steps)) is not None:
+        config = replace(config, steps=count)
+    check_config(config)
+    return config
