@@ -1,1 +1,1 @@
-"""What every other room stands on: errors, files, streams, devices, random numbers, the native module."""
+"""What every other folder builds on: errors, files, streams, devices, random numbers, the native module."""

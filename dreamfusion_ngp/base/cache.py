@@ -1,5 +1,5 @@
-"""The folder where text embeddings and records of fetched models are kept from run to run: a convenience, without which
-everything works."""
+"""The cache folder: text embeddings and records of fetched models, kept between runs. Everything also works without
+it."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def cache_folder() -> Path | None:
 
 
 def keep(name: str, data: bytes) -> None:
-    """Write the file `name` of the cache. Where that cannot be done, one line says so, once for a folder."""
+    """Write the file `name` into the cache. Where that fails, log one warning per folder."""
     folder = cache_folder()
     if folder is None:
         return warn_unwritable(None, f"{NO_HOME}; {SET_HOME}")

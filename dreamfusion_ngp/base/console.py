@@ -1,4 +1,4 @@
-"""Standard output and standard error: a line that nobody can read costs no work."""
+"""Standard output and standard error: a line that cannot be printed must not cost finished work."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ LOST = f"note: {STDOUT} cannot be written (%s); going on without it"
 
 
 def open_streams() -> None:
-    """Give a process that was started without standard streams ones that lead nowhere. Otherwise the next file that is
-    opened would take the number of a missing one, and whoever writes there would write into that file."""
+    """Open missing standard streams on the null device. Otherwise the next file that is opened would get the number of
+    a missing stream, and whatever is printed there would land in that file."""
     for number in range(3):
         try:
             os.fstat(number)
@@ -25,8 +25,8 @@ def open_streams() -> None:
 
 
 class Tolerant:
-    """A text stream that drops everything from the first write on that fails: the disk is full, the reader or the
-    terminal is gone. note: a line for standard error, said where that is a fault that somebody can mend."""
+    """A text stream that drops everything from its first failed write on (disk full, reader or terminal gone). note: a
+    line for standard error, printed where the user can do something about the cause."""
 
     def __init__(self, stream, note: str = ""):
         self.stream, self.note, self.broken = stream, note, False
@@ -56,7 +56,7 @@ class Tolerant:
 
 
 class Named(Tolerant):
-    """A text stream whose errors say which one it is."""
+    """Standard output, whose write errors name it."""
 
     def _try(self, call, *arguments) -> None:
         try:
@@ -67,7 +67,7 @@ class Named(Tolerant):
 
 @contextmanager
 def named_errors():
-    """Let standard output be Named for the length of the block."""
+    """Make standard output `Named` within the block."""
     before, sys.stdout = sys.stdout, Named(sys.stdout)
     try:
         yield
@@ -77,7 +77,7 @@ def named_errors():
 
 @contextmanager
 def tolerant(*names: str):
-    """Let the streams `names` of sys ("stdout", "stderr") be Tolerant for the length of the block."""
+    """Make the streams `names` of sys ("stdout", "stderr") `Tolerant` within the block."""
     before = {name: getattr(sys, name) for name in names if not isinstance(getattr(sys, name), Tolerant)}
     for name, stream in before.items():
         setattr(sys, name, Tolerant(stream, LOST if name == "stdout" else ""))
@@ -89,7 +89,8 @@ def tolerant(*names: str):
 
 
 def silence(stream) -> None:
-    """Lead a stream, with what it still holds, nowhere: the interpreter would stumble over it at its end."""
+    """Redirect a broken stream, and what it has buffered, to the null device: the interpreter flushes it at exit and
+    would fail."""
     with suppress(OSError, ValueError, AttributeError):
         nowhere = os.open(os.devnull, os.O_WRONLY)
         os.dup2(nowhere, stream.fileno())
@@ -98,16 +99,16 @@ def silence(stream) -> None:
 
 
 def settle() -> OSError | None:
-    """Flush both streams at the end of the program. The error of standard output, if it has one."""
-    found = None
+    """Flush both streams at the end of the program; returns the error of standard output, if any."""
+    failure = None
     for stream in (sys.stderr, sys.stdout):
         try:
             stream.flush()
         except (OSError, ValueError) as error:
-            found = error if isinstance(error, OSError) and stream is sys.stdout else None
+            failure = error if isinstance(error, OSError) and stream is sys.stdout else None
             silence(stream)
-    return found
+    return failure
 
 
 def silent(line: str) -> None:
-    """Shows nothing, where a function takes another that is called with lines for people."""
+    """Prints nothing: for functions that report their progress by calling another with lines of text."""

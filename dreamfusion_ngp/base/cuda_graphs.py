@@ -1,4 +1,4 @@
-"""Functions kept in CUDA graphs: one launch instead of the many that they make."""
+"""Functions captured in CUDA graphs: one launch replays all of their kernels."""
 
 from __future__ import annotations
 
@@ -10,18 +10,18 @@ from torch import Tensor
 
 
 class Capture(Protocol):
-    """What keeps functions for later runs: capture(function) -> (run, what the function returned: every run fills
-    it)."""
+    """Captures a function for replay: capture(function) -> (replay, what the function returned, which every replay
+    fills)."""
 
     def __call__(self, function: Callable[[], Any]) -> tuple[Callable[[], None], Any]: ...
 
     def warm(self, function: Callable[[], Any]) -> Any:
-        """The function as it is, where it would be captured."""
+        """Call the function without capturing it, on the stream where it would be captured."""
 
 
 class CudaCapture:
-    """Captures functions into CUDA graphs that share memory: they must run in the order in which they were captured, or
-    leave nothing in it but what they return."""
+    """Captures functions into CUDA graphs that share a memory pool: they must be replayed in the order of their
+    capture, or leave nothing in the pool but what they return."""
 
     def __init__(self):
         self.pool, self.stream = torch.cuda.graph_pool_handle(), torch.cuda.Stream()
@@ -33,8 +33,8 @@ class CudaCapture:
         return graph.replay, returned
 
     def warm(self, function: Callable[[], Any]) -> Any:
-        """On the stream of the captures: autograd remembers on which stream it first met a parameter, and a capture
-        must not wait for another one."""
+        """On the capture stream: autograd remembers on which stream it first met a parameter, and a capture must not
+        wait for another stream."""
         outside = torch.cuda.current_stream(self.stream.device)
         self.stream.wait_stream(outside)
         with torch.cuda.stream(self.stream):
@@ -44,30 +44,30 @@ class CudaCapture:
 
 
 class Repeated:
-    """A function of tensors that is called again and again with tensors of the same shapes: as it is at first, then
-    captured with inputs of its own, which every call fills. What it returns holds until the next call."""
+    """A function of tensors that is called many times with the same shapes: uncaptured at first, then captured with
+    input buffers that every call fills. Its results are valid until the next call."""
 
-    WARM = 3  # calls: kernels are loaded, and optimisers make their state
+    WARM = 3  # uncaptured calls: kernels are loaded, and optimisers allocate their state
 
     def __init__(self, function: Callable[..., Any], capture: Capture):
-        self.function, self.capture, self.calls, self.run = function, capture, 0, None
+        self.function, self.capture, self.calls, self.replay = function, capture, 0, None
 
     def __call__(self, *inputs: Tensor) -> Any:
         self.calls += 1
         if self.calls <= self.WARM:
             return self.capture.warm(lambda: self.function(*inputs))
-        if self.run is None:
+        if self.replay is None:
             self.inputs = [value.clone() for value in inputs]
-            self.run, self.returned = self.capture(lambda: self.function(*self.inputs))
+            self.replay, self.returned = self.capture(lambda: self.function(*self.inputs))
         for kept, value in zip(self.inputs, inputs, strict=True):
             kept.copy_(value)
-        self.run()
+        self.replay()
         return self.returned
 
 
 class Replayed:
-    """A network without gradients whose forward is `Repeated`, once for every set of shapes that it is called with. Its
-    arguments may be tensors, and dictionaries that hold some; whatever else is in them decides, as shapes do."""
+    """A network without gradients, captured once (`Repeated`) for every signature that it is called with: the shapes of
+    its tensors, which may be in nested dictionaries, and the values of all other arguments."""
 
     def __init__(self, network: Callable[..., Any], capture: Capture):
         self.network, self.capture, self.forwards = network, capture, {}
@@ -78,16 +78,16 @@ class Replayed:
         if plan not in self.forwards:
 
             def forward(*inputs: Tensor) -> Any:
-                given = put_back(plan, iter(inputs))
-                positional = [given.pop(i) for i in range(len(args))]
-                return self.network(*positional, **given)
+                arguments = put_back(plan, iter(inputs))
+                positional = [arguments.pop(i) for i in range(len(args))]
+                return self.network(*positional, **arguments)
 
             self.forwards[plan] = Repeated(forward, self.capture)
         return self.forwards[plan](*tensors)
 
 
 def take_out(arguments: dict, tensors: list[Tensor]) -> tuple:
-    """Append the tensors of nested dictionaries to `tensors`; returns what is left, which can be a key."""
+    """Append the tensors of nested dictionaries to `tensors`; returns the structure around them, which is hashable."""
     plan = []
     for name, value in arguments.items():
         if isinstance(value, Tensor):
@@ -101,7 +101,7 @@ def take_out(arguments: dict, tensors: list[Tensor]) -> tuple:
 
 
 def put_back(plan: tuple, tensors) -> dict:
-    """The dictionaries of which `take_out` made `plan`, with tensors from the iterator `tensors`."""
+    """Inverse of `take_out`: the dictionaries that gave `plan`, with tensors from the iterator `tensors`."""
     return {
         name: next(tensors) if kind == "tensor" else put_back(value, tensors) if kind == "dictionary" else value
         for name, kind, value in plan

@@ -42,7 +42,7 @@ def choose_device(name: str | torch.device) -> torch.device:
 
 
 def set_threads(threads: int | None) -> None:
-    """Let torch use so many CPU threads in the whole process; None: one for each core that the process may use. Raises
+    """Set torch's number of CPU threads for the whole process; None: one for each core that the process may use. Raises
     UsageError."""
     if threads is not None and not 1 <= threads <= MAX_THREADS:
         raise UsageError(f"--threads must be from 1 to {MAX_THREADS}, got {threads}")

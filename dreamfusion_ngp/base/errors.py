@@ -17,7 +17,7 @@ class UsageError(DreamfusionError):
 
 
 class PromptError(UsageError):
-    """A prompt that is empty, too long, or says something the chosen prior does not know."""
+    """A prompt that is empty, too long, or uses words that the chosen prior does not know."""
 
 
 class NativeError(DreamfusionError):
@@ -41,11 +41,11 @@ class ExportError(DreamfusionError):
 
 
 class MeshError(DreamfusionError):
-    """A mesh file is missing, damaged, or holds what is not understood; the message names the file and the reason."""
+    """A mesh file is missing, damaged, or holds something unsupported; the message names the file and the reason."""
 
 
 class PriorError(DreamfusionError):
-    """The diffusion prior is missing, incomplete, or of a kind that is not understood."""
+    """The diffusion prior is missing, incomplete, or of an unsupported kind."""
 
 
 @contextmanager

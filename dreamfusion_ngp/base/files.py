@@ -10,7 +10,7 @@ import time
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-ABANDONED = 600.0  # seconds: a half-written file that nobody has touched for so long has no writer
+ABANDONED = 600.0  # seconds: a half-written file that was not touched for so long has no writer
 
 
 @contextmanager
@@ -46,18 +46,18 @@ def flush_folder(folder: Path) -> None:
 
 
 def sweep(folder: Path) -> None:
-    """Remove what `replacing` left half-written in `folder` where its process was killed."""
+    """Remove half-written files that killed processes left in `folder` (see `replacing`)."""
     for part in folder.glob(".*.part*"):
-        found = re.search(r"\.(\d+)(?:-\d+)?\.part(?:\.\w+)?$", part.name)
+        match = re.search(r"\.(\d+)(?:-\d+)?\.part(?:\.\w+)?$", part.name)
         with suppress(OSError):
-            if found and (not runs(int(found[1])) or time.time() - part.stat().st_mtime > ABANDONED):
+            if match and (not is_running(int(match[1])) or time.time() - part.stat().st_mtime > ABANDONED):
                 part.unlink()
 
 
-def runs(process: int) -> bool:
-    """Whether another process of this number runs here."""
+def is_running(process: int) -> bool:
+    """Whether another process with this id runs on this machine."""
     if os.name == "nt":
-        return True  # unknown: there os.kill ends what it asks
+        return True  # unknown: os.kill would end the process there
     if process == os.getpid() or process < 1:
         return False
     try:

@@ -1,4 +1,4 @@
-"""The native module: loads `dreamfusion_ngp._C`, and says why it, or its CUDA code, is not there. Needs no torch."""
+"""The native module: loads `dreamfusion_ngp._C`, and says why it, or its CUDA code, is missing. Needs no torch."""
 
 import hashlib
 import importlib

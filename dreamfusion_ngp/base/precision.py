@@ -1,4 +1,4 @@
-"""In which floating-point type networks run on a device."""
+"""Which floating-point type networks use on a device."""
 
 from __future__ import annotations
 
@@ -8,17 +8,17 @@ HALVES = {"float16": torch.float16, "bfloat16": torch.bfloat16}
 
 
 def choose_dtype(precision: str, device: torch.device) -> torch.dtype | None:
-    """The type of the whole network; None for "auto", bfloat16 products where they are quick. float16 is for GPUs: the
-    CPU, which hardly multiplies it, takes "auto"."""
+    """The dtype of the whole network; None for "auto": `autocast`. float16 is for GPUs: on the CPU, which is slow at
+    it, it means "auto"."""
     if precision == "float32":
         return torch.float32
     return None if precision == "auto" or (precision == "float16" and device.type == "cpu") else HALVES[precision]
 
 
 def bfloat16_is_quick(device: torch.device) -> bool:
-    """Whether products on `device` are quicker in bfloat16 than in float32: on GPUs from sm_80 on (older ones have no
-    convolutions for it), on CPUs with AMX or with AVX-512 BF16 that is not Intel's, which is half as quick as float32
-    (docs/decisions/0026-bfloat16-on-a-cpu.md)."""
+    """Whether matrix products on `device` are faster in bfloat16 than in float32: on GPUs from sm_80 on (older ones
+    have no bfloat16 convolutions), on CPUs with AMX, or with AVX-512 BF16 unless it is Intel's, which has half the
+    speed of float32 (docs/decisions/0026-bfloat16-on-a-cpu.md)."""
     if device.type == "cuda":
         return torch.cuda.get_device_capability(device) >= (8, 0)
     capabilities = getattr(torch.cpu, "get_capabilities", dict)()  # torch >= 2.10
@@ -27,5 +27,5 @@ def bfloat16_is_quick(device: torch.device) -> bool:
 
 
 def autocast(device: torch.device) -> torch.autocast:
-    """Within it products are bfloat16 where that is quicker."""
+    """A context in which matrix products are bfloat16 where that is faster."""
     return torch.autocast(device.type, torch.bfloat16, enabled=bfloat16_is_quick(device))

@@ -33,7 +33,7 @@ class Stream(IntEnum):
     RULE_NOISE = 9
     SHARED_NOISE = 10
     PAINT = 11  # noise of a picture of several sides, and the points whose colours are compared with it
-    EIKONAL = 12  # points of the scene at which a distance is to be one
+    EIKONAL = 12  # points of the scene where the eikonal loss is taken
     TEST = 15
 
 
@@ -60,7 +60,7 @@ def kernel_stream(step: int, stream: int) -> int:
 
 
 def uniform(shape: int | Sequence[int], seed: int, step: int, stream: int, *, dtype: type = np.float32) -> np.ndarray:
-    """`shape` array in [0, 1): float32 with 24 random bits, or float64 with 53; rounded down, they are the same."""
+    """`shape` array in [0, 1): float32 with 24 random bits, or float64 with 53, whose first 24 are the same."""
     shape = (shape,) if isinstance(shape, int) else tuple(shape)
     bits = {np.dtype(np.float32): 24, np.dtype(np.float64): 53}.get(np.dtype(dtype))
     if bits is None:

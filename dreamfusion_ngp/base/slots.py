@@ -1,5 +1,5 @@
-"""Numbers that change from step to step, in device memory that stays where it is: kernels read them there when they
-run, so a CUDA graph that is run again sees those of its step."""
+"""Per-step numbers at fixed addresses in device memory: kernels read them when they run, so a replayed CUDA graph sees
+those of the current step."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ ALIGNMENT = 16  # bytes, of every tensor
 
 
 def sent(values, device: str | torch.device, dtype: torch.dtype | None = None) -> Tensor:
-    """A copy of numbers of the host (array, CPU tensor or list) on `device`: to a CUDA device without waiting, through
+    """A copy on `device` of numbers of the host (array, CPU tensor or list): to a CUDA device without waiting, through
     pinned memory, which torch keeps until the copy is done."""
     host = torch.as_tensor(values)
     host = host if dtype is None else host.to(dtype)
@@ -21,7 +21,7 @@ def sent(values, device: str | torch.device, dtype: torch.dtype | None = None) -
 
 
 class Slots:
-    """Named tensors in one piece of memory, which one copy fills.
+    """Named tensors in one buffer, which one copy fills.
 
     `Slots(device, a=np.zeros((2, 3), np.float32), ...)["a"]` is a tensor of that shape and type, zero at first.
     """
@@ -42,7 +42,7 @@ class Slots:
         return self.tensors[name]
 
     def stage(self) -> tuple[Tensor, dict[str, np.ndarray]]:
-        """Memory of the host to copy from, pinned for a CUDA device, and its parts."""
+        """A staging buffer on the host, pinned for a CUDA device, and its arrays by name."""
         memory = torch.empty(self.memory.shape, dtype=torch.uint8, pin_memory=self.memory.is_cuda)
         raw = memory.numpy()
         return memory, {
@@ -51,11 +51,11 @@ class Slots:
         }
 
     def fill(self, **values) -> None:
-        """Give every tensor its values: arrays or CPU tensors of its shape, or what broadcasts to it. To a CUDA device
-        without waiting, from fresh memory, which torch keeps until the copy is done."""
+        """Set every tensor from arrays or CPU tensors that broadcast to its shape. To a CUDA device without waiting,
+        from a fresh buffer, which torch keeps until the copy is done."""
         if values.keys() != self.places.keys():
             raise ValueError(f"Slots: expected {sorted(self.places)}, got {sorted(values)}")
-        memory, parts = self.staged or self.stage()
+        memory, arrays = self.staged or self.stage()
         for name, value in values.items():
-            parts[name][...] = value
+            arrays[name][...] = value
         self.memory.copy_(memory, non_blocking=True)

@@ -1,4 +1,4 @@
-"""Pages and pictures that are made from templates of the package."""
+"""Pages and pictures rendered from templates of the package."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from importlib.resources import files
 
 def render(package: str | None, name: str, **values) -> str:
     """The Jinja2 template `name` in `package`, which is a module's `__package__`, filled with `values`, which are text:
-    what HTML would read as markup is escaped. Raises UndefinedError for a value that is wanted and not given."""
+    what HTML would read as markup is escaped. Raises UndefinedError for a missing value."""
     from jinja2 import Environment, StrictUndefined
 
     assert package is not None

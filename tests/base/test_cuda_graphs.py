@@ -82,4 +82,4 @@ def test_guidance_in_cuda_graphs(cuda, folders, kind):
         for guidance, x in zip((plain, graphed), rgb, strict=True):
             x.grad = judged(guidance, x, step, views((10.0 * step, 90.0, 180.0))).gradient
         torch.testing.assert_close(rgb[1].grad, rgb[0].grad, rtol=1e-2, atol=1e-3 * float(rgb[0].grad.abs().max()))
-    assert all(forward.run is not None for forward in graphed.denoiser.forward.forwards.values())
+    assert all(forward.replay is not None for forward in graphed.denoiser.forward.forwards.values())
