@@ -1,1 +1,1 @@
-"""What a run is asked for: its settings, presets, and the words of its prompt."""
+"""The input of a run: its settings, presets, and the words of its prompt."""

@@ -1,5 +1,5 @@
-"""The two baselines of DreamFusion's table, guided by CLIP, as data: what their code has, and what is changed offline,
-where a small CLIP of toys guides for minutes, each with its reason."""
+"""The two CLIP-guided baselines of DreamFusion's table, as data: the settings of their code, and what changes offline,
+where a small CLIP of toys guides for minutes, each change with its reason."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ from .schema import (
 
 @dataclass(frozen=True)
 class Baseline:
-    """source: repository and commit.  config: its numbers in this package's units.  unlike: what its code has and this
-    package has otherwise, everywhere.  offline: path of a setting -> (value, why), with toybox-clip."""
+    """source: repository and commit.  config: its numbers in this package's units.  unlike: where this package differs
+    from its code, online and offline.  offline: path of a setting -> (value, why), with toybox-clip."""
 
     source: str
     config: RunConfig
@@ -55,8 +55,8 @@ DREAM_FIELDS = RunConfig(
     optim=OptimConfig(eps=1e-5, warmup=1500 / 10_000),
 )
 
-# Theirs is a mesh of 2 across; ours is of .8, and every length is .4 of theirs. Their Laplacian is a mean over vertices
-# and axes, ours a sum over axes: the weight is a third of theirs, and 1 / .4^2 of that for the lengths.
+# Their mesh is 2 across, ours .8, so every length is .4 of theirs. Their Laplacian is a mean over vertices and axes,
+# ours sums over axes: the weight is a third of theirs, times 1 / .4^2 for the lengths.
 _LENGTH = 0.4
 _LAPLACIAN = 1 / 3 / _LENGTH**2
 CLIP_MESH = RunConfig(
@@ -181,5 +181,5 @@ def changed(config: RunConfig, changes: dict[str, tuple[object, str]]) -> RunCon
 
 def baseline(name: str, offline: bool) -> RunConfig:
     """The preset of a baseline, with toybox-clip or for public CLIPs."""
-    found = BASELINES[name]
-    return replace(changed(found.config, found.offline) if offline else found.config, preset=name)
+    entry = BASELINES[name]
+    return replace(changed(entry.config, entry.offline) if offline else entry.config, preset=name)

@@ -1,4 +1,4 @@
-"""What the settings of a run may be."""
+"""Checks of a run's settings."""
 
 from __future__ import annotations
 
@@ -31,7 +31,8 @@ def setting(config: RunConfig, path: str):
 
 
 def clean_texts(config: RunConfig) -> RunConfig:
-    """The config with its texts in normal form (`clean_text`). Raises PromptError that says which cannot be used."""
+    """The config with its texts in normal form (`clean_text`). Raises PromptError that names a text that cannot be
+    used."""
     guidance = dataclasses.replace(
         config.guidance,
         negative=clean_text(config.guidance.negative, "the negative prompt"),
@@ -102,7 +103,7 @@ def check_config(config: RunConfig) -> None:
 
 
 def guidance_problems(config: GuidanceConfig, clip: ClipConfig, accumulate: int) -> dict[str, bool]:
-    """What settings of guidance cannot be together -> whether they are."""
+    """Message about settings of guidance that exclude each other -> whether this config has them."""
     rescales = config.rescale > 0 and config.rescale_of == "clean"
     weighs = config.rule in ("linear", "csd", "nfsd", "bridge")
     return {

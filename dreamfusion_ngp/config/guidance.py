@@ -1,4 +1,4 @@
-"""Settings of guidance by subject. Their keys are all `guidance.NAME`; a function that needs one subject takes its
+"""Settings of guidance by subject. All keys are `guidance.NAME`; a function that needs one subject only takes that
 class.
 """
 
@@ -11,41 +11,41 @@ from .limits import choice, interval, maybe, maybe_choice, number
 
 @dataclass(frozen=True)
 class MachineConfig:
-    """How the model is run."""
+    """How the model runs: precision, memory, compilation."""
 
     precision: str = choice("auto", "float32", "float16", "bfloat16")  # float16: on the CPU auto
-    slice: int | None = maybe(1, 256)  # views encoded and judged at a time; None: all
-    checkpoint: bool = False  # the encoder's activations are computed anew in the backward
+    slice: int | None = maybe(1, 256)  # views encoded and denoised at a time; None: all
+    checkpoint: bool = False  # the encoder's activations are recomputed in the backward pass
     offload: bool = False  # the UNet is on the GPU only while it works
     compile: str | None = maybe_choice("default", "reduce-overhead", "max-autotune")  # of the UNet, by torch.compile
 
 
 @dataclass(frozen=True)
 class WordsConfig:
-    """What the model is told beside the prompt."""
+    """What the text encoder gets besides the prompt."""
 
     view_words: str = choice("paper", "fine", "degrees", "none")  # config/prompts.py
     mode_words: bool = False  # name the shading mode; only for models that know the words
     keep_view: bool = False  # the unconditional branch keeps the view words
     view_blend: str = choice("nearest", "linear", "perp-neg")  # linear, perp-neg: embeddings mixed
     negative: str = ""  # negative prompt: the text of the unconditional branch
-    flaws: str = ""  # rule bridge: words that make of the prompt the text to leave behind
+    flaws: str = ""  # rule bridge: words added to the prompt for the text to move away from
 
 
 @dataclass(frozen=True)
 class RuleConfig:
-    """What becomes of the model's answers."""
+    """How the model's predictions become a gradient."""
 
     rule: str = choice(
         "sds", "linear", "csd", "nfsd", "bridge", "x0", "asd", "ism", "sdi", "vsd", "rfds", "rfds_rev"
-    )  # of distillation: guidance/distill/, one a file; `--rule` brings its settings, too (config/rules.py)
+    )  # of distillation: guidance/distill/, one per file; `--rule` also sets what goes with it (config/rules.py)
     weighting: str = choice("sigma2", "uniform", "clean", "velocity")  # w(t) (sds.py)
     weights: tuple[float, float, float, float] = number((1.0, -1.0, 0.0, 0.0), -1e6, 1e6)  # rule linear: text, empty
     # text, negative prompt, noise
     denoise_steps: int = number(1, 1, 100)  # rule sdi: from z_t to the target; 1: at once
     lr_lora: float = number(1e-4, 0, 1e3)  # rule vsd: of the LoRA and its conditioning
     clip_clean: bool = False  # the guided clean image is clipped to [-1, 1]
-    rescale: float = number(0.0, 0, 1)  # share of the rescaling of what guidance makes
+    rescale: float = number(0.0, 0, 1)  # strength of the rescaling of the guided prediction
     rescale_of: str = choice("prediction", "clean")  # sds.rescale_guidance of a view; sds.rescale_clean
     clip_gradient: float | None = maybe(1e-30, 1e9)  # largest norm of a pixel's gradient (sds.clip_pixels)
 
@@ -57,19 +57,19 @@ class NoiseConfig:
     t_range: tuple[float, float] = interval(0.02, 0.98, 0, 1)  # of the schedule
     t_max_end: float = number(0.98, 0, 1)  # upper end at the end of the run (annealed linearly)
     t_window: float = number(1.0, 0, 1)  # width: t is at least the upper end less this
-    t_min_start: float = number(0.0, 0, 1)  # lower end at the start, where above t_range[0], to which it falls linearly
-    t_anneal: float = number(1.0, 1e-6, 1)  # fraction of the run at whose end both ends have arrived
+    t_min_start: float = number(0.0, 0, 1)  # lower end at the start if above t_range[0], to which it falls linearly
+    t_anneal: float = number(1.0, 1e-6, 1)  # fraction of the run after which both ends are final
     t_shared: bool = False  # one t for all views of a step
-    t_shifted: bool = False  # a flow's t counts the noise levels that its scheduler shifts
-    noise: str = choice("fresh", "shared")  # shared: it turns with the object (guidance/shared_noise.py)
-    noise_refresh: int = number(1000, 1, 1 << 40)  # parts of steps in which shared noise becomes another
+    t_shifted: bool = False  # a flow model's t goes by the shifted noise levels of its scheduler
+    noise: str = choice("fresh", "shared")  # shared: attached to the object (guidance/shared_noise.py)
+    noise_refresh: int = number(1000, 1, 1 << 40)  # batches of views until shared noise is wholly replaced
 
 
 @dataclass(frozen=True)
 class GuidanceConfig(MachineConfig, WordsConfig, RuleConfig, NoiseConfig):
     """Which model, and everything about it."""
 
-    kind: str = choice("diffusion", "clip")  # of the model: what it distils, or a CLIP's cosine (ClipConfig)
+    kind: str = choice("diffusion", "clip")  # a diffusion model to distil, or the cosine of a CLIP (ClipConfig)
     model: str = "toybox"  # "toybox", "toybox-256", "toybox-mv", "toybox-clip", or a short name, hub id or folder
     scale: float | None = None  # uncond + scale (cond - uncond); None: the model's own default
     resolution: int | None = maybe(1, 4096)  # pixels a side of what a latent model sees; None: its own
@@ -82,17 +82,17 @@ class GuidanceConfig(MachineConfig, WordsConfig, RuleConfig, NoiseConfig):
 
     @property
     def layers(self) -> bool:
-        """Whether a rendering is given as colours over black and opacity, which the guidance puts before backgrounds of
-        its own."""
+        """Whether the guidance takes renderings as colours over black plus opacity, and composites them with
+        backgrounds of its own."""
         return self.kind == "clip"
 
 
 @dataclass(frozen=True)
 class ClipConfig:
-    """What a CLIP is shown of a rendering (guidance.kind "clip"), and what it is told. Defaults: Dream Fields'."""
+    """The crops, backgrounds and texts for a CLIP (guidance.kind "clip"). Defaults: Dream Fields'."""
 
-    windows: int = number(8, 1, 64)  # of each rendering, each before a background of its own
-    share: tuple[float, float] = interval(80 / 88, 80 / 88, 0.05, 1)  # of a rendering's side, of a window's
+    windows: int = number(8, 1, 64)  # crops of each rendering, each with a background of its own
+    share: tuple[float, float] = interval(80 / 88, 80 / 88, 0.05, 1)  # side of a crop, as a share of a rendering's side
     backgrounds: tuple[str, ...] = ("noise", "checker", "fourier")  # drawn from; there is "flat", too
     blur: tuple[float, float] = interval(0.0, 10.0, 0, 100)  # deviation in pixels of a picture of 224 a side
     kernel: int = number(15, 1, 99)  # taps of the blur there

@@ -15,9 +15,9 @@ def to_dict(config) -> dict:
 
 
 def from_dict(cls, data: dict):
-    """Inverse of `to_dict`: nested dataclasses and tuples are restored. A missing key takes its default, so that what
-    was stored before the key existed can be read: the default of a new key is what was done without it. Raises
-    UsageError that names the key for an unknown one, a value of another type, and a number that is not finite."""
+    """Inverse of `to_dict`: nested dataclasses and tuples are restored. A missing key takes its default, so that older
+    files can be read: the default of a new key must be the behaviour from before it existed. Raises UsageError that
+    names the key for an unknown one, a value of another type, and a number that is not finite."""
     if not isinstance(data, dict):
         raise UsageError(f"{cls.__name__}: expected an object, got {type(data).__name__}")
     kinds = typing.get_type_hints(cls)
@@ -43,6 +43,6 @@ def _restore(name: str, value, kind):
     if kind is float and type(value) is int and abs(value) < 1 << 63:
         value = float(value)
     if type(value) is not kind or (isinstance(value, float) and not math.isfinite(value)):
-        wanted = kind if options else getattr(kind, "__name__", kind)
-        raise UsageError(f"{name}: expected {wanted}, got {repr(value)[:60]}")
+        expected = kind if options else getattr(kind, "__name__", kind)
+        raise UsageError(f"{name}: expected {expected}, got {repr(value)[:60]}")
     return value

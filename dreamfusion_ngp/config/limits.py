@@ -1,4 +1,4 @@
-"""What the number, interval or word of a setting may be, said beside it."""
+"""Fields of the config dataclasses with their limits: numbers, intervals, choices."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Presets of public models: the published configuration that each starts from, and what it changes, with reasons."""
+"""Presets for public models: the published configuration that each starts from, and its changes, with reasons."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from .schema import RunConfig
 
 @dataclass(frozen=True)
 class Preset:
-    """base: what it starts from.  changes: path of a setting -> (value, why it is not the base's)."""
+    """base: the configuration it starts from. changes: path of a setting -> (value, why it differs from the base)."""
 
     base: Published
     changes: dict[str, tuple[object, str]]
@@ -114,5 +114,5 @@ DETAILS = {
 
 def build(name: str) -> RunConfig:
     """The preset called `name`, of those in DETAILS."""
-    found = replace(convert(DETAILS[name].base), preset=name)
-    return changed(found, DETAILS[name].changes)
+    config = replace(convert(DETAILS[name].base), preset=name)
+    return changed(config, DETAILS[name].changes)

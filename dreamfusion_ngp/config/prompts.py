@@ -55,8 +55,8 @@ DEGREE_VIEWS = 24 * 7
 
 
 def degree_views(azimuth, elevation):
-    """The numbers, from 0 to DEGREE_VIEWS - 1, of what `degree_view` says of n cameras: arrays (n,) in radians, (n,)
-    int64."""
+    """The numbers, from 0 to DEGREE_VIEWS - 1, of the words that `degree_view` has for n cameras: arrays (n,) in
+    radians -> (n,) int64."""
     import numpy as np
 
     a, e = (np.round(np.degrees(angle) / 15.0).astype(np.int64) for angle in (azimuth, elevation))
@@ -68,8 +68,8 @@ VIEW_WORDS = {"paper": paper_view, "fine": fine_view, "degrees": degree_view, "n
 
 @dataclass(frozen=True)
 class ViewText:
-    """The words of one view: an embedding of `start` and one of `end`, mixed as share : 1 - share, and words to be
-    steered away from with their weights (below zero)."""
+    """The words of one view: the embeddings of `start` and `end`, mixed as share : 1 - share, and words to steer away
+    from, with their weights (below zero)."""
 
     start: str
     end: str
@@ -89,10 +89,10 @@ def blended_view(azimuth: float, elevation: float) -> ViewText:
 
 
 def perp_neg_view(azimuth: float, elevation: float) -> ViewText:
-    """`blended_view` with what it is not: from the front not the side and the reverse, from behind not the front
-    (Perp-Neg, Armandpour et al. 2023). Weights are -(a exp(-b r) + c), r the share of the nearer words; a, b and c are
-    those in common use (threestudio's defaults), which end at 0 where the words themselves are wanted. Overhead nothing
-    is weighed, but two texts are named all the same, so that every view has as many branches."""
+    """`blended_view` with negative views: "side" from the front and the reverse, "front" from behind (Perp-Neg,
+    Armandpour et al. 2023). Weights are -(a exp(-b r) + c), r the share of the nearer words; a, b and c are those in
+    common use (threestudio's defaults), which reach 0 where the words apply themselves. Overhead the weights are 0, but
+    there are still two texts, so that every view has the same number of branches."""
     text = blended_view(azimuth, elevation)
     r = text.share
     if text.start == "overhead view":
@@ -117,8 +117,8 @@ def view_text(words: str, blend: str, azimuth: float, elevation: float) -> ViewT
     return (perp_neg_view if blend == "perp-neg" else blended_view)(azimuth, elevation)
 
 
-# Only for models that know the words (the embedded prior): an unlit, a lit and an untextured rendering, in the order of
-# the modes in `lights`.
+# Only for models trained with these words (the embedded prior): an unlit, a lit and an untextured rendering, in the
+# order of the modes in `lights`.
 MODE_WORDS = ("flat colors", "lit", "clay")
 
 
@@ -127,7 +127,7 @@ def view_prompt(prompt: str, view: str, mode: str = "") -> str:
     return ", ".join(part for part in (prompt, view, mode) if part)
 
 
-# Weights, LoRAs, blends and flags in the spellings of AUTOMATIC1111, ComfyUI, compel, NovelAI and Midjourney.
+# Weights, LoRAs, blends and flags in the syntax of AUTOMATIC1111, ComfyUI, compel, NovelAI and Midjourney.
 FOREIGN = re.compile(
     r"<(?:lora|lyco|loha|hypernet|embedding)\w*:[^<>]*>|\bembedding:\S+|__[\w/]+__"
     r"|\([^()]*:\s*[-+]?\d*\.?\d+\s*\)|\({2,}[^()]*\){2,}|\([^()]*\)(?:\d*\.\d+|[+-]+)|\w{2,}\+\+"
@@ -137,17 +137,16 @@ FOREIGN = re.compile(
 
 
 def foreign_syntax(text: str) -> list[str]:
-    """The parts of a text that other programs take for more than words: "(mug:1.2)", "[mug]", "<lora:toy:1>", "BREAK".
-    A text in capitals says AND as a word."""
-    found = dict.fromkeys(FOREIGN.findall(text))
-    return [part for part in found if not (part.isalpha() and text == text.upper())]
+    """The parts of a text that are prompt syntax in other programs: "(mug:1.2)", "[mug]", "<lora:toy:1>", "BREAK". In a
+    text that is all capitals, AND is a word."""
+    matches = dict.fromkeys(FOREIGN.findall(text))
+    return [part for part in matches if not (part.isalpha() and text == text.upper())]
 
 
 def clean_prompt(text: str, name: str = "the prompt") -> str:
-    """The prompt in normal form (`clean_text`). Raises PromptError for empty or over-long text and for characters that
-    are none.
-
-    Whatever is a character stays text: slashes, dots and quotes have no meaning here. What cannot be seen is no prompt.
+    """The prompt in normal form (`clean_text`). Raises PromptError for a text that is empty (or invisible) or too long,
+    and for codes that are no characters. All other characters are plain text: slashes, dots and quotes have no special
+    meaning.
     """
     text = clean_text(text, name)
     if not lookalike(text):

@@ -8,7 +8,7 @@
     timesteps from int(a T) to int(b T), both drawn      t in [a, b + 1 / T)
     growth of the grid from level to level               resolution of the finest level
 
-What a configuration says and this package has no setting for is listed in docs/guidance.md.
+Settings of a configuration that this package does not have are listed in docs/guidance.md.
 """
 
 from __future__ import annotations
@@ -119,8 +119,8 @@ DREAMFUSION_IF = Published(
     **THREESTUDIO,
 )
 
-# Its loss is a mean of squares times a random weight of mean 1/2 for each view, so that its expected gradient is the
-# residual's mean. Timesteps are indices of the scheduler's table, whose first entry is pure noise.
+# Its loss is a mean of squares times a random weight of mean 1/2 per view, so the expected gradient is the mean
+# residual. Timesteps are indices into the scheduler's table, whose first entry is pure noise.
 RFDS_SD3 = Published(
     source="RFDS (Yang et al., ICLR 2025), configs/rfds_sd3.yaml at 235e39f",
     steps=15_000,
@@ -150,9 +150,9 @@ RFDS_SD3 = Published(
 )
 
 
-# Its loss is half the sum of squares of all numbers of all views over the count of views, of clean images: the gradient
-# is theirs, as with weighting "clean". Distances are U(.8, 1) / tan(fov / 2), that is twice the focal length in image
-# widths. It renders 8 views of 64 pixels, and from step 5000 on 4 of 256.
+# Its loss is half the sum of squared differences of clean images over all numbers of all views, divided by the number
+# of views: weighting "clean" has the same gradient. Distances are U(.8, 1) / tan(fov / 2), that is twice the focal
+# length in image widths. It renders 8 views of 64 pixels, and from step 5000 on 4 of 256.
 MVDREAM_SD21 = Published(
     source="MVDream-threestudio, configs/mvdream-sd21-rescale0.5.yaml at efcd6c3",
     steps=10_000,
@@ -191,8 +191,8 @@ MVDREAM_SD21 = Published(
 
 
 def mean_weight(weight: float, reduction: int) -> float:
-    """The weight of a loss beside a distillation loss that is a mean, given that beside one summed over `reduction`
-    numbers of a view."""
+    """A loss weight tuned against a distillation loss summed over `reduction` numbers of a view, converted for one that
+    is a mean."""
     return weight / reduction
 
 

@@ -1,5 +1,5 @@
-"""Recipes of several stages with a model of one's own, by published numbers: threestudio's configurations of the
-stages, and the papers' where they differ. None was tuned or run here.
+"""Multi-stage recipes for public models, with published numbers: threestudio's configurations of the stages, and the
+papers' where they differ. None was tuned or run here.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ VOLUME = Published(
     distance=(1.0, 1.5),
     fov=(40.0, 70.0),
     elevation=(-10.0, 45.0),
-    jitter=(0.1, 0.2, 0.02),  # what its loader does unless told
+    jitter=(0.1, 0.2, 0.02),  # its loader's defaults
     radius=1.0,
     lit_probability=0.0,
     scale=7.5,

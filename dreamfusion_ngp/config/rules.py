@@ -1,5 +1,5 @@
-"""What comes with a distillation rule: settings of its paper, each with its reason, where a model of one's own guides,
-and those that the embedded priors want instead. `with_rule` sets them over a preset, whose own are for `sds`.
+"""Settings that come with a distillation rule, each with its reason: its paper's for public models, and others for the
+embedded priors. `with_rule` sets them over a preset, whose own are for `sds`.
 """
 
 from __future__ import annotations
@@ -12,9 +12,9 @@ from .schema import RunConfig
 
 @dataclass(frozen=True)
 class Rule:
-    """source: where it was published.  cost: UNet evaluations for a view.  models: setting of GuidanceConfig ->
-    (value, why), for models of one's own.  toys: the same for the embedded priors, whose noise levels, scale and
-    weighting are otherwise those of the preset."""
+    """source: where it was published.  cost: UNet evaluations per view. models: setting of GuidanceConfig -> (value,
+    why), for public models.  toys: the same for the embedded priors, whose noise levels, scale and weighting are
+    otherwise those of the preset."""
 
     source: str
     cost: str
@@ -130,10 +130,10 @@ RULES = {
 
 
 def with_rule(config: RunConfig, name: str, toys: bool) -> RunConfig:
-    """The config, and those of the stages after it, with the rule called `name` and what comes with it. toys: an
-    embedded prior guides. Raises UsageError that lists the known ones."""
+    """The config, and those of the stages after it, with the rule called `name` and its settings. toys: an embedded
+    prior guides. Raises UsageError that lists the known ones."""
     if name not in RULES:
         raise UsageError(f"unknown rule {name!r}; known rules: {', '.join(RULES)}")
-    found = RULES[name].toys if toys else RULES[name].models
-    guidance = replace(config.guidance, rule=name, **{key: value for key, (value, _) in found.items()})
+    settings = RULES[name].toys if toys else RULES[name].models
+    guidance = replace(config.guidance, rule=name, **{key: value for key, (value, _) in settings.items()})
     return replace(config, guidance=guidance, then=config.then and with_rule(config.then, name, toys))

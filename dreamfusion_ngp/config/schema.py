@@ -10,7 +10,7 @@ from .limits import choice, interval, maybe, number
 
 @dataclass(frozen=True)
 class JitterConfig:
-    """Away from the plan. Keys `camera.NAME`, as all of CameraConfig."""
+    """Random offsets of the cameras. Keys `camera.NAME`, like all of CameraConfig."""
 
     position_jitter: float = number(0.1, 0, 1e3)  # world units, uniform in each axis
     look_at_std: float = number(0.2, 0, 1e3)  # world units (the paper's N(0, 0.2 I), read as a deviation)
@@ -23,12 +23,12 @@ class CameraConfig(JitterConfig):
 
     elevation: tuple[float, float] = interval(-10.0, 90.0, -90, 90)  # degrees
     uniform_angle_probability: float = number(0.5, 0, 1)  # else uniform in area on the upper half-sphere
-    low_elevation: float = number(0.0, 0, 100)  # b of Beta(1, b), by which it is drawn from the range; 0: as above
+    low_elevation: float = number(0.0, 0, 100)  # elevation from the range by Beta(1, b) with this b; 0: as above
     distance: tuple[float, float] = interval(1.0, 1.5, 1e-3, 1e3)  # world units from the origin
     focal: tuple[float, float] = interval(0.7, 1.35, 1e-2, 1e2)  # image widths; full field of view 71 to 41 degrees
     distance_per_focal: bool = False  # distance is multiplied by the focal length: constant framing
     stratified_azimuth: bool = False  # views of one step evenly spaced around the object
-    ring: int | None = maybe(1, 16)  # so many views are of one: evenly spaced, all else alike, lamp and background too
+    ring: int | None = maybe(1, 16)  # so many views are a ring around one object: evenly spaced, in the same light
 
 
 @dataclass(frozen=True)
@@ -45,7 +45,7 @@ class LightConfig:
 
 @dataclass(frozen=True)
 class NetworkConfig:
-    """The hash grid and the layer behind it. Keys `field.NAME`, as all of FieldConfig."""
+    """The hash grid and the layer behind it. Keys `field.NAME`, like all of FieldConfig."""
 
     levels: int = number(16, 1, 32)
     features: int = number(2, 1, 8)  # per level
@@ -55,13 +55,13 @@ class NetworkConfig:
     interpolation: str = choice("linear", "smoothstep")
     hidden: int = number(64, 1, 128)  # width of the one hidden ReLU layer
     half_table: bool = False  # kernels read a float16 copy of the table; Adam keeps the float32
-    backend: str = choice("native", "tinycudann")  # of the encoding; tinycudann: where that package is
+    backend: str = choice("native", "tinycudann")  # of the encoding; tinycudann: if that package is installed
     tensor_cores: bool = False  # CUDA, sm_80: products with W1 in split bfloat16; no gain seen
 
 
 @dataclass(frozen=True)
 class FieldConfig(NetworkConfig):
-    """What the network's outputs are, where they are asked for, and how they begin."""
+    """What the network's outputs mean, the domain, and the start."""
 
     kind: str = choice("density", "sdf")  # what the first output is: density before the activation, signed distance
     bound: float = number(0.75, 1e-3, 1e3)  # world units: the scene is the cube [-bound, bound]^3
@@ -77,7 +77,7 @@ class FieldConfig(NetworkConfig):
 
 @dataclass(frozen=True)
 class OccupancyConfig:
-    """The grid of empty space. Keys `render.NAME`, as all of RenderConfig."""
+    """The occupancy grid. Keys `render.NAME`, like all of RenderConfig."""
 
     occupancy_resolution: int = number(64, 4, 512)  # cells per axis
     occupancy_decay: float = number(0.95, 0, 1)  # per update
@@ -87,7 +87,7 @@ class OccupancyConfig:
 
 @dataclass(frozen=True)
 class RenderConfig(OccupancyConfig):
-    """Training views of a volume; their size and background are those of a mesh, too."""
+    """Training views of a volume; resolution and background also apply to a mesh."""
 
     resolution: int = number(64, 1, 4096)  # pixels of a square training view
     step: float = number(1.5 * 3**0.5 / 256, 1e-6, 1e3)  # world units between samples (the cube's diagonal in 256)
@@ -99,9 +99,9 @@ class RenderConfig(OccupancyConfig):
 
 @dataclass(frozen=True)
 class TransmittanceConfig:
-    """Dream Fields' loss. Keys `loss.NAME`, as all of LossConfig."""
+    """Dream Fields' loss. Keys `loss.NAME`, like all of LossConfig."""
 
-    transmittance: float = 0.0  # mean transmittance of a view (Dream Fields), as far as its opacity is above a target
+    transmittance: float = 0.0  # mean transmittance of a view (Dream Fields), while its opacity is above a target
     opacity_target: tuple[float, float] = number((0.6, 0.12), 1e-6, 1)  # at the start and at the end of its ramp
     opacity_ramp: float = number(0.05, 0, 1)  # fraction of the run; the logarithm is linear
 
@@ -117,13 +117,13 @@ class LossConfig(TransmittanceConfig):
     smoothness: float = 0.0  # squared differences of the normals of neighbouring pixels
     entropy: float = 0.0  # binary entropy of the rays' opacity, at the end of the run
     entropy_from: float = number(0.0, 0, 1)  # fraction of the run where its linear ramp from 0 begins
-    eikonal: float = number(0.0, 0, 1e6)  # field.kind sdf: squared differences of |ds/dx| to 1
-    eikonal_points: int = number(2048, 1, 1 << 20)  # of the cube, evenly, where it is asked for besides the samples
+    eikonal: float = number(0.0, 0, 1e6)  # field.kind sdf: (|ds/dx| - 1)^2
+    eikonal_points: int = number(2048, 1, 1 << 20)  # uniform in the cube, where it is taken in addition to the samples
 
 
 @dataclass(frozen=True)
 class DetailConfig:
-    """The finer hash grid, whose colours are added to those that a surface begins with. Keys `mesh.NAME`."""
+    """The finer hash grid, whose colours are added to a surface's initial colours. Keys `mesh.NAME`."""
 
     detail_levels: int = number(8, 1, 32)  # of the hash grid whose colours are added to those of the volume
     detail_finest: int = number(512, 2, 1 << 20)  # grid lines of its finest level; its coarsest has an eighth
@@ -143,11 +143,11 @@ class SmoothConfig:
 
 @dataclass(frozen=True)
 class SphereConfig:
-    """What a stage of kind "sphere" begins with. Keys `mesh.NAME`."""
+    """The initial sphere of a stage of kind "sphere". Keys `mesh.NAME`."""
 
     sphere_level: int = number(3, 0, 5)  # a stage of kind "sphere": subdivisions of its icosahedron; 3: 642 vertices
     sphere_radius: float = number(0.4, 1e-3, 1e3)  # world units
-    subdivisions: int = number(0, 0, 3)  # by Loop's rule, of these control points, before their limit is taken
+    subdivisions: int = number(0, 0, 3)  # of the control mesh by Loop's rule, before the limit surface is taken
 
 
 @dataclass(frozen=True)
@@ -158,17 +158,17 @@ class MeshConfig(DetailConfig, SmoothConfig, SphereConfig):
     samples: int = number(1, 1, 4)  # along each side of a pixel
     refresh: int = number(10, 1, 1 << 40)  # steps between refreshes of the band around the surface
     lr_offset: float = number(1e-2, 0, 1e3)  # of the lattice points' offsets
-    show: str = choice("color", "normal")  # to the guidance; normals in the camera's axes, as (n + 1) / 2
-    learn: str = choice("all", "color")  # color: the shape stays, the finer hash grid alone learns
+    show: str = choice("color", "normal")  # rendered for the guidance; normals in camera axes, as (n + 1) / 2
+    learn: str = choice("all", "color")  # color: the shape is fixed, only the finer hash grid learns
 
 
 @dataclass(frozen=True)
 class KeepConfig:
-    """Texels of an imported mesh that stay. Keys `texture.NAME`."""
+    """Texels of an imported mesh that keep their colours. Keys `texture.NAME`."""
 
-    keep: str = ""  # named views whose well seen texels stay: of front, left, back, right, with commas
-    keep_cosine: float = number(0.5, 0, 1)  # between the normal and the sight: texels above it stay whole
-    keep_feather: float = number(0.2, 0, 1)  # cosines below `keep_cosine` over which they fade into new ones
+    keep: str = ""  # views whose well visible texels stay: of front, left, back, right, with commas
+    keep_cosine: float = number(0.5, 0, 1)  # between normal and view direction: texels above it stay unchanged
+    keep_feather: float = number(0.2, 0, 1)  # cosines below `keep_cosine` over which they fade into new colours
 
 
 @dataclass(frozen=True)
@@ -176,10 +176,10 @@ class TextureConfig(KeepConfig):
     """A stage of kind "texture": the colours of an imported mesh (docs/imported-meshes.md), or of the stage before."""
 
     source: str = ""  # path of its file
-    digest: str = ""  # SHA-256 of that file, by which a resumed run knows it
+    digest: str = ""  # SHA-256 of that file, checked when a run is resumed
     up: str | None = None  # axes of the file, as "+z" or "-y"; None: those of its format
     front: str | None = None
-    uv: str = choice("auto", "keep", "unwrap")  # the file's own UVs, a new atlas, or one where it must be
+    uv: str = choice("auto", "keep", "unwrap")  # keep the file's UVs, make a new atlas, or only if necessary
     textures: str = choice("each", "one")  # one for each image of the file, or for all of them
     size: int = number(1024, 16, 4096)  # texels a side
     faces: int = number(20000, 4, 1 << 30)  # triangles at most, of the mesh that the stage before leaves
@@ -191,10 +191,10 @@ class PassConfig:
 
     views: int = number(0, 0, 6)  # 0: none; 4: front, right, back, left; 6: with top and bottom
     resolution: int = number(256, 32, 2048)  # pixels a side of a view; the picture is 2 or 3 views wide and 2 high
-    strength: float = number(0.8, 0, 1)  # of the change: the share of the steps that are made
+    strength: float = number(0.8, 0, 1)  # of the change: the share of the denoising steps that are taken
     steps: int = number(30, 1, 1000)  # of DDIM, from pure noise
     scale: float | None = None  # guidance scale of the pass; None: the model's own, at most 7.5
-    control_scale: float = number(1.0, 0, 10)  # of what a ControlNet says
+    control_scale: float = number(1.0, 0, 10)  # of a ControlNet's residuals
     together: bool = True  # all sides in one picture; else each alone
 
 
@@ -202,10 +202,10 @@ class PassConfig:
 class PaintConfig(PassConfig):
     """Sides of a mesh that a depth-conditioned model repaints in one picture (docs/texture-stage.md)."""
 
-    cosine: float = number(0.2, 0, 1)  # between the normal and the sight: points below it count nothing in a view
-    power: float = number(6.0, 0, 64)  # of the cosine, by which a view counts
-    rim: int = number(2, 0, 64)  # pixels beside a silhouette or a jump of depth that count nothing
-    weight: float = number(1.0, 0, 1e9)  # of the mean square difference from the painted views, beside an SDS of 1
+    cosine: float = number(0.2, 0, 1)  # between normal and view direction: points below it have no weight in a view
+    power: float = number(6.0, 0, 64)  # exponent of the cosine in a view's weight
+    rim: int = number(2, 0, 64)  # pixels beside a silhouette or a depth discontinuity that have no weight
+    weight: float = number(1.0, 0, 1e9)  # of the mean squared difference from the painted views, next to an SDS of 1
     batch: int = number(8192, 64, 1 << 20)  # points a step at which that is taken
     sds: float = number(0.1, 0, 1e9)  # weight of score distillation from random cameras; 0: none
 
@@ -228,9 +228,9 @@ class RunConfig:
     kind: str = choice("volume", "mesh", "texture", "sphere")  # of this stage
     seed: int = number(0, 0, (1 << 63) - 1)
     steps: int = number(15000, 1, 1 << 40)
-    views: int = number(4, 1, 256)  # at a time: the paper's four chips, one view each
-    particles: int = number(1, 1, 4)  # volumes with seeds of their own under one guidance (rule vsd: one student)
-    accumulate: int = number(1, 1, 256)  # times `views` are drawn and differentiated per step
+    views: int = number(4, 1, 256)  # per batch: the paper's four chips, one view each
+    particles: int = number(1, 1, 4)  # volumes with different seeds under one guidance (rule vsd: one student)
+    accumulate: int = number(1, 1, 256)  # batches of `views` that are rendered and differentiated per step
     cuda_graphs: bool = True  # where there is a CUDA device and accumulate is 1
     camera: CameraConfig = CameraConfig()
     light: LightConfig = LightConfig()
