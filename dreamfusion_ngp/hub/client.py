@@ -1,4 +1,4 @@
-"""The hub's client: its settings checked before it is asked anything, its errors turned into one line each."""
+"""The hub's client: its settings are checked before any request, and each of its errors becomes one line."""
 
 from __future__ import annotations
 
@@ -17,15 +17,15 @@ PROXIES = "HTTP_PROXY, HTTPS_PROXY or ALL_PROXY"
 
 
 class Refusal(PriorError):
-    """A repository that will not give the model; another one may."""
+    """A repository that does not provide the model; another one may."""
 
 
 class TokenRefusal(Refusal):
-    """A hub that does not take the token; without it the hub may give the model."""
+    """A hub that rejects the token; without it the hub may still provide the model."""
 
 
 def check_timeouts() -> None:
-    """Raise PriorError for timeouts that the client cannot read: it fails when diffusers imports it, whatever for."""
+    """Raise PriorError for timeouts that the client cannot parse: it would fail as soon as diffusers imports it."""
     for name in TIMEOUTS:
         try:
             if int(os.environ.get(name, "10")) < 0:
@@ -35,8 +35,8 @@ def check_timeouts() -> None:
 
 
 def client():
-    """The hub's client. It is not to tell the hub what machine this is, which would also cost a request of its own.
-    Raises PriorError for settings that it cannot read."""
+    """The hub's client, with its telemetry off, which would also cost a request. Raises PriorError for settings that it
+    cannot parse."""
     check_timeouts()
     os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
     import huggingface_hub
@@ -47,15 +47,15 @@ def client():
 
 
 def timeout() -> int:
-    """Seconds to wait for what the hub knows of a model: HF_HUB_ETAG_TIMEOUT, else HF_HUB_DOWNLOAD_TIMEOUT, else the
-    client's default."""
+    """Seconds to wait for a model's metadata: HF_HUB_ETAG_TIMEOUT, else HF_HUB_DOWNLOAD_TIMEOUT, else the client's
+    default."""
     constants = client().constants
     return constants.HF_HUB_ETAG_TIMEOUT if os.environ.get(TIMEOUTS[0]) else constants.HF_HUB_DOWNLOAD_TIMEOUT
 
 
 def check_settings() -> None:
-    """Raise PriorError for an environment with which nothing can be asked, or kept: HF_ENDPOINT, proxies or
-    certificates, no home."""
+    """Raise PriorError for an environment in which no request can be made, or no model kept: bad HF_ENDPOINT, proxies
+    or certificates, no home folder."""
     constants = client().constants
     endpoint = constants.ENDPOINT
     if constants.HF_HUB_CACHE.startswith("~"):  # as it was written: the client would make a folder of that name
@@ -90,16 +90,16 @@ def hub_errors(model: str, repo: str, revision: str | None = None):
         yield
     except (PriorError, MemoryError):
         raise
-    except Exception as error:  # beside its own the client lets through those of its HTTP, JSON and TLS libraries
+    except Exception as error:  # besides its own the client lets through errors of its HTTP, JSON and TLS libraries
         raise explain(error, model, repo, revision) from None
 
 
 def explain(error: BaseException, model: str, repo: str, revision: str | None) -> PriorError:
-    """What an error of the client means for the fetching of a repository."""
+    """The client's error as a PriorError that says what it means for fetching the repository."""
     errors, constants = client().errors, client().constants
     if type(error) in (errors.LocalEntryNotFoundError, ValueError) and error.__cause__ is not None:
         error = error.__cause__  # why a file's entry could not be had
-    http_error = errors.HfHubHTTPError.__bases__[0]  # of whichever HTTP library the client is built on
+    http_error = errors.HfHubHTTPError.__bases__[0]  # from whichever HTTP library the client uses
     again = f"dreamfusion-ngp fetch {model}"
     if isinstance(error, errors.HfHubHTTPError):
         return explain_answer(error, repo, revision, again)
@@ -128,7 +128,7 @@ def explain(error: BaseException, model: str, repo: str, revision: str | None) -
 
 
 def explain_answer(error, repo: str, revision: str | None, again: str) -> PriorError:
-    """What a hub's answer with an error status means. error: the client's HfHubHTTPError."""
+    """A PriorError for an HTTP error status of the hub. error: the client's HfHubHTTPError."""
     errors, place = client().errors, f"{client().constants.ENDPOINT}/{repo}"
     status, sent = getattr(error.response, "status_code", "an error"), sent_token(error)
     if sent and (
@@ -160,7 +160,7 @@ def explain_answer(error, repo: str, revision: str | None, again: str) -> PriorE
 
 
 def explain_network(error: BaseException, endpoint: str, again: str) -> PriorError:
-    """Why no answer came. error: one of the HTTP library's."""
+    """A PriorError that says why there was no response. error: one of the HTTP library's."""
     causes = [error]
     while (deeper := causes[-1].__cause__ or causes[-1].__context__) is not None and deeper not in causes:
         causes.append(deeper)
@@ -184,13 +184,13 @@ def explain_network(error: BaseException, endpoint: str, again: str) -> PriorErr
 
 
 def sent_token(error) -> bool:
-    """Whether the request that was answered with an error carried a token."""
+    """Whether the failed request carried a token."""
     request = getattr(error.response, "request", None)
     return "authorization" in getattr(request, "headers", ())
 
 
 def token_source() -> str:
-    """Where the client has its token from."""
+    """Where the client takes its token from."""
     for name in ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN"):
         if os.environ.get(name, "").strip():
             return name

@@ -3,8 +3,8 @@ offline.
 
 Nothing here is called unless a hub id (or a short name, which stands for hub ids) was chosen. The files lie in the
 hub's own cache (HF_HOME, HF_HUB_CACHE), shared with other programs; what was fetched is recorded in our cache folder.
-The environment's HF_HUB_OFFLINE, HF_TOKEN, HF_ENDPOINT, HF_HUB_ETAG_TIMEOUT and HF_HUB_DOWNLOAD_TIMEOUT are the
-client's and are honoured by it.
+The client honours the environment variables HF_HUB_OFFLINE, HF_TOKEN, HF_ENDPOINT, HF_HUB_ETAG_TIMEOUT and
+HF_HUB_DOWNLOAD_TIMEOUT.
 """
 
 from __future__ import annotations
@@ -39,33 +39,33 @@ __all__ = [
 
 
 def repositories(model: str) -> tuple[tuple[str, ...], str | None]:
-    """`names.on_the_hub` of a model that is there. Raises PriorError for another."""
-    found = on_the_hub(model)
-    if found is None:
+    """`names.on_the_hub` of a model; raises PriorError for one that is not on the hub."""
+    source = on_the_hub(model)
+    if source is None:
         raise PriorError(f"{model!r} is no model of the hub; give a short name of one, or owner/name")
-    return found
+    return source
 
 
 def locate(model: str) -> Snapshot:
-    """The snapshot of a model that `names.on_the_hub` knows: from this machine if one is there, else from the hub, its
-    repositories tried in order. Raises PriorError: one line with what to do next."""
+    """The snapshot of a model that `names.on_the_hub` knows: from this machine if possible, else from the hub, whose
+    repositories are tried in order. Raises PriorError: one line with what to do next."""
     repos, revision = repositories(model)
     for repo in repos:
-        if found := on_this_machine(repo, revision, model):
-            return found
+        if snapshot := on_this_machine(repo, revision, model):
+            return snapshot
     return fetch(model)
 
 
 def pinned(model: str) -> str:
-    """A name that means the same from anywhere and later on: a folder absolute, a short name or hub id with its
-    revision (fetched if need be), "" and embedded priors as they are."""
+    """A name that stays valid anywhere and later on: an absolute path for a folder, the hub id with revision for a
+    short name or hub id (fetched if necessary); "" and embedded priors are returned as they are."""
     if model in EMBEDDED:
         return model
     return locate(model).name if on_the_hub(model) else str(folder_of(model))
 
 
 def model_path(model: str) -> Path:
-    """The local folder of a model by any name but an embedded prior's; fetched where it is on the hub only. Raises
+    """The local folder of a model by any name except an embedded prior's; fetched if it is on the hub only. Raises
     PriorError."""
     if on_the_hub(model):
         return locate(model).folder
@@ -74,7 +74,7 @@ def model_path(model: str) -> Path:
 
 
 def fetch(model: str, show=lambda line: None) -> Snapshot:
-    """Download what is missing of a model and what is damaged, and record it. show: called with lines of text. Raises
+    """Download the missing and damaged files of a model, and record them. show: called with lines of text. Raises
     PriorError."""
     repos, revision = repositories(model)
     if client().constants.HF_HUB_OFFLINE:
@@ -90,10 +90,10 @@ def fetch(model: str, show=lambda line: None) -> Snapshot:
 
 
 def offline(model: str, repos: tuple[str, ...], revision: str | None) -> Snapshot:
-    """The first whole snapshot, where no request may be made."""
+    """The first complete snapshot on this machine, for offline mode."""
     for repo in repos:
-        if found := on_this_machine(repo, revision, model):
-            return found
+        if snapshot := on_this_machine(repo, revision, model):
+            return snapshot
     name = "HF_HUB_OFFLINE" if os.environ.get("HF_HUB_OFFLINE") else "TRANSFORMERS_OFFLINE"
     raise PriorError(
         f"{model} is not whole on this machine and {name} is set; "
@@ -102,7 +102,7 @@ def offline(model: str, repos: tuple[str, ...], revision: str | None) -> Snapsho
 
 
 def download_or_refuse(model: str, repo: str, revision: str | None, show) -> Snapshot:
-    """Download from one repository, without the token where the hub refuses it. Raises PriorError."""
+    """Download from one repository, and again without the token if the hub refuses it. Raises PriorError."""
     refused = None
     try:
         with hub_errors(model, repo, revision):
@@ -117,7 +117,7 @@ def download_or_refuse(model: str, repo: str, revision: str | None, show) -> Sna
 
 
 def download(model: str, repo: str, revision: str | None, show, refused: TokenRefusal | None = None) -> Snapshot:
-    """Fetch and check one repository's files that a pipeline needs. refused: why the token is not sent."""
+    """Fetch and check the files of one repository that a pipeline needs. refused: why the token is not sent."""
     token = False if refused else None
     info = client().HfApi().model_info(repo, revision=revision, files_metadata=True, timeout=timeout(), token=token)
     if refused:
@@ -131,11 +131,11 @@ def download(model: str, repo: str, revision: str | None, show, refused: TokenRe
             )
         )
 
-    wanted, folder = wanted_files(repo, listed, get)
-    check_room(model, sum(listed[path].size or 0 for path in wanted if not (folder / path).exists()), folder, show)
-    show(f"{repo} at {folder.name[:12]}: {len(wanted)} files")
+    paths, folder = files_to_fetch(repo, listed, get)
+    check_room(model, sum(listed[path].size or 0 for path in paths if not (folder / path).exists()), folder, show)
+    show(f"{repo} at {folder.name[:12]}: {len(paths)} files")
     files = {}
-    for path in wanted:
+    for path in paths:
         files[path], wrong = examine(get(path), listed[path])
         if wrong:
             files[path], wrong = examine(get(path, force=True), listed[path])
@@ -145,8 +145,9 @@ def download(model: str, repo: str, revision: str | None, show, refused: TokenRe
     return record(Snapshot(repo, folder.name, folder, files), revision)
 
 
-def wanted_files(repo: str, listed: dict, get) -> tuple[list[str], Path]:
-    """What to fetch of a repository, and the folder of its snapshot. Raises Refusal where no model can be had."""
+def files_to_fetch(repo: str, listed: dict, get) -> tuple[list[str], Path]:
+    """The files to fetch from a repository, and the folder of its snapshot. Raises Refusal if it holds no usable
+    model."""
     root = "model_index.json" if "model_index.json" in listed else "config.json"
     if root not in listed:
         raise Refusal(f"{repo} holds no model in diffusers format: it has no model_index.json and no config.json")
@@ -154,17 +155,17 @@ def wanted_files(repo: str, listed: dict, get) -> tuple[list[str], Path]:
     index = read_json(path) if root == "model_index.json" else None
     if index == {}:
         raise Refusal(f"{repo}: its model_index.json is damaged or empty")
-    wanted = needed_files(listed, index)
+    paths = needed_files(listed, index)
     for part in weighted_parts(index):
         inside = [name for name in listed if os.path.dirname(name) == part]
-        found = best_weights([name for name in inside if name.endswith(".safetensors")], HALF_FIRST)
-        if found is None:
+        weights = best_weights([name for name in inside if name.endswith(".safetensors")], HALF_FIRST)
+        if weights is None:
             raise Refusal(f"{repo}{f': {part}' if part else ''} {unread_weights(inside)}")
-        if found.missing:
+        if weights.missing:
             raise Refusal(
-                f"{repo}: {found.paths[0]} is incomplete: shards are missing: {', '.join(map(str, found.missing))}"
+                f"{repo}: {weights.paths[0]} is incomplete: shards are missing: {', '.join(map(str, weights.missing))}"
             )
-    return wanted, path.parent
+    return paths, path.parent
 
 
 def check_room(model: str, missing: int, folder: Path, show) -> None:

@@ -1,4 +1,4 @@
-"""Configs for a model of one's own choice."""
+"""Configs for another guidance model."""
 
 from __future__ import annotations
 
@@ -18,7 +18,8 @@ def guided(config: RunConfig, model: str) -> RunConfig:
 
 
 def with_model(guidance: GuidanceConfig, model: str) -> GuidanceConfig:
-    """View and mode words beyond the paper's four are known to the embedded priors only."""
+    """The guidance settings for `model`. View words beyond the paper's four, and mode words, are for the embedded
+    priors only, which know them."""
     if model in TOYBOXES:
         return replace(guidance, model=model)
     words = "none" if guidance.view_words == "none" else "paper"

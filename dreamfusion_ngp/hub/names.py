@@ -21,15 +21,15 @@ TOYBOXES = {
     MULTIVIEW_TOYBOX: "toybox-mv",
     CLIP_TOYBOX: "toybox-clip",
 }
-EMBEDDED = {"", *TOYBOXES, DEPTH_TOYBOX}  # what lies in no folder of the user's and is on no hub
-# Of the others "fast".
+EMBEDDED = {"", *TOYBOXES, DEPTH_TOYBOX}  # neither in a folder of the user nor on a hub
+# All others have "fast".
 TOYBOX_PRESETS = {LATENT_TOYBOX: "toybox-256", MULTIVIEW_TOYBOX: "toybox-mv", CLIP_TOYBOX: "dreamfields"}
 
 
 @dataclass(frozen=True)
 class Alias:
-    """repos: hub ids of the same weights, tried in order.  preset: of runs with it (config/presets.py).  licence: as
-    the repository states it.  gated: whether its terms must be accepted on its page first."""
+    """repos: hub ids of the same weights, tried in order.  preset: for runs with this model (config/presets.py).
+    licence: as the repository states it.  gated: whether its terms must be accepted on its page first."""
 
     repos: tuple[str, ...]
     preset: str
@@ -37,8 +37,8 @@ class Alias:
     gated: bool = False
 
 
-# Stability AI took the Stable Diffusion 2 repositories off the hub in November 2025, Runway those of 1.5 in 2024: what
-# stands here are the copies that others keep.
+# Stability AI took the Stable Diffusion 2 repositories off the hub in November 2025, Runway those of 1.5 in 2024: these
+# are copies that others keep.
 ALIASES = {
     "sd14": Alias(("CompVis/stable-diffusion-v1-4",), "sd15", "CreativeML OpenRAIL-M"),
     "sd15": Alias(("stable-diffusion-v1-5/stable-diffusion-v1-5",), "sd15", "CreativeML OpenRAIL-M"),
@@ -54,7 +54,7 @@ ALIASES = {
     "if": Alias(("DeepFloyd/IF-I-XL-v1.0",), "if", "DeepFloyd IF licence", gated=True),
     "if-l": Alias(("DeepFloyd/IF-I-L-v1.0",), "if", "DeepFloyd IF licence", gated=True),
     "if-m": Alias(("DeepFloyd/IF-I-M-v1.0",), "if", "DeepFloyd IF licence", gated=True),
-    # The three of DreamFusion's table. What the hub holds of the first two in safetensors may be a community's copy.
+    # The three of DreamFusion's table. Of the first two the hub may hold safetensors only as a community's copy.
     "clip-b32": Alias(("openai/clip-vit-base-patch32",), "dreamfields", "MIT"),
     "clip-b16": Alias(("openai/clip-vit-base-patch16",), "dreamfields", "MIT"),
     "clip-l14": Alias(("openai/clip-vit-large-patch14",), "dreamfields", "MIT"),
@@ -79,12 +79,12 @@ FILES = (".safetensors", ".ckpt", ".bin", ".pt", ".pth", ".gguf", ".json", ".git
 
 
 def on_the_hub(model: str) -> tuple[tuple[str, ...], str | None] | None:
-    """The repositories to try for a model's name and the revision that it asks for; None for an embedded prior and for
-    a folder.
+    """The repositories to try for a model's name, and the revision in it; None for an embedded prior and for a folder.
 
     A short name wins over a folder of that name (write ./sd21 for the folder). "owner/name" or "owner/name@revision" is
-    a hub id unless a folder "owner" is here, which makes it a path; with the hash of a whole commit, as `hub.pinned`
-    writes it, it always is an id. So is the address of a model's page. Raises PriorError for any other address.
+    a hub id, unless there is a local folder "owner", which makes it a path; with a full commit hash, as `hub.pinned`
+    writes it, it is always an id. The address of a model's page is a hub id, too. Raises PriorError for any other
+    address.
     """
     if model in ALIASES:
         return ALIASES[model].repos, None
@@ -98,7 +98,7 @@ def on_the_hub(model: str) -> tuple[tuple[str, ...], str | None] | None:
 
 
 def hub_id(model: str) -> re.Match | None:
-    """The parts of an id that the hub would take: 1 "owner/name", 2 revision."""
+    """Match of an id that the hub would accept: group 1 is "owner/name", group 2 the revision."""
     match = HUB_ID.fullmatch(model)
     if not match or ".." in model or "--" in match[1] or len(match[1]) > 96 or match[1].split("/")[0] in PAGES:
         return None
@@ -106,8 +106,8 @@ def hub_id(model: str) -> re.Match | None:
 
 
 def hub_page(model: str) -> tuple[str, str | None] | None:
-    """The id and revision that the address of a model's page names; None for what is no address. The hub may be a
-    mirror (HF_ENDPOINT). Raises PriorError for an address of another place or of something else than a model."""
+    """The id and revision in the address of a model's page; None for anything but an address. The hub may be a mirror
+    (HF_ENDPOINT). Raises PriorError for an address that is not on a hub, or not a model's."""
     if match := hub_id(model.removeprefix("hf://").removeprefix("models/")) if model.startswith("hf://") else None:
         return match[1], match[2]
     if "://" not in model and (model.split("/")[0].lower() not in HUB_HOSTS or os.path.exists(folder_of(model))):
@@ -117,7 +117,7 @@ def hub_page(model: str) -> tuple[str, str | None] | None:
     except ValueError as error:
         raise PriorError(f"{model} is no address: {error}") from None
     endpoint = os.environ.get("HF_ENDPOINT", "").strip().rstrip("/")
-    if endpoint and model.startswith(endpoint + "/"):  # which may lie in a folder of its host
+    if endpoint and model.startswith(endpoint + "/"):  # a mirror may be in a subfolder of its host
         path = urlsplit(model[len(endpoint) :]).path
     elif address.netloc.lower() in HUB_HOSTS and address.scheme in ("http", "https"):
         path = address.path
@@ -131,8 +131,8 @@ def hub_page(model: str) -> tuple[str, str | None] | None:
     if rest[:1] == ["refs"]:  # refs/pr/1
         rest = ["/".join(rest[:3]), *rest[3:]]
     revision = rest[0] if rest and view in ("tree", "blob", "resolve", "raw", "commit") else None
-    wanted = f"{owner}/{name}" + (f"@{revision}" if revision else "")
-    if not hub_id(wanted):
+    candidate = f"{owner}/{name}" + (f"@{revision}" if revision else "")
+    if not hub_id(candidate):
         raise PriorError(
             f"{model} is not the page of a model, which is {endpoint or 'https://huggingface.co'}/owner/name"
         )
@@ -145,19 +145,19 @@ def hub_page(model: str) -> tuple[str, str | None] | None:
 
 
 def page_of(model: str) -> str:
-    """The address of a hub id's page, which means the hub whatever folders are here."""
+    """The address of a hub id's page; unlike the id, it cannot be taken for a local folder."""
     match = hub_id(model)
     assert match is not None, model
     return f"https://huggingface.co/{match[1]}" + (f"/tree/{match[2]}" if match[2] else "")
 
 
 def folder_of(model: str) -> Path:
-    """The local folder that a model's name means."""
+    """A model's name as the path of a local folder."""
     return Path(os.path.expanduser(model)).absolute()
 
 
 def check_folder(folder: Path, model: str = "") -> None:
-    """Raise PriorError unless there is such a folder. model: what was given for it."""
+    """Raise PriorError unless the folder exists. model: the name that was given for it."""
     if os.path.isdir(folder):
         return
     if os.path.isfile(folder):
@@ -178,5 +178,5 @@ def preset_name(model: str, pipeline: str) -> str:
         return ALIASES[model].preset
     if model in TOYBOXES:
         return TOYBOX_PRESETS.get(model, "fast")
-    known = (preset for start, preset in CLASS_PRESETS.items() if pipeline.startswith(start))
-    return next(known, "sd21")
+    matches = (preset for start, preset in CLASS_PRESETS.items() if pipeline.startswith(start))
+    return next(matches, "sd21")

@@ -1,4 +1,4 @@
-"""Snapshots of repositories on this machine: what of them a pipeline needs, whether it is all there and as it was.
+"""Snapshots of repositories on this machine: which files a pipeline needs, whether they are complete and unchanged.
 
 They lie in the hub's own cache, shared with other programs; records of what was fetched lie in our cache folder.
 """
@@ -24,9 +24,9 @@ SHA256, SHA1 = re.compile("[0-9a-f]{64}"), "git's SHA-1"
 
 @dataclass(frozen=True)
 class Snapshot:
-    """A whole model on this machine. files: path -> {"size", "sha256", "checked", "by"}, where checked is the time of
-    the file's last change (ns) when its content was last read, and by the hash of the hub's that it was checked
-    against: "SHA-256", "git's SHA-1", "" where the hub gives none; not there where another program fetched it."""
+    """A complete model on this machine. files: path -> {"size", "sha256", "checked", "by"}. checked: the file's
+    modification time (ns) when its content was last read. by: the hub's hash that it was checked against: "SHA-256",
+    "git's SHA-1", or "" if the hub gives none; missing if another program fetched the file."""
 
     repo: str
     revision: str
@@ -50,8 +50,8 @@ class Snapshot:
 
 
 def parts_of(index: dict | None) -> list[str]:
-    """The folders of the parts that a model_index.json names and a pipeline needs; "" alone for None, a repository that
-    is a single part."""
+    """The folders of the components that a model_index.json names and a pipeline needs; [""] for None, a repository
+    that is a single component."""
     return (
         [""]
         if index is None
@@ -64,24 +64,25 @@ def parts_of(index: dict | None) -> list[str]:
 
 
 def weighted_parts(index: dict | None) -> list[str]:
-    """Those that have weights."""
+    """The folders among `parts_of` that hold weights."""
     return [name for name in parts_of(index) if not re.search("tokenizer|scheduler|processor|extractor", name)]
 
 
 def needed_files(listed: Iterable[str], index: dict | None, order: Sequence[str] = HALF_FIRST) -> list[str]:
-    """Of a repository's files those that its parts need: configs, vocabularies, and one set of weights in safetensors
-    format for each, by default the half-precision one where there is one."""
-    found = ["model_index.json"] if index is not None else []
+    """The files of a repository that a pipeline needs: configs, vocabularies, and for each component one set of weights
+    in safetensors format, by default in half precision if available."""
+    paths = ["model_index.json"] if index is not None else []
     for part in parts_of(index):
         inside = [path for path in sorted(listed) if os.path.dirname(path) == part]
-        found += [path for path in inside if path.endswith((".json", ".txt", ".model"))]
-        found += choose_weights([path for path in inside if path.endswith(".safetensors")], order)
-    return list(dict.fromkeys(found))
+        paths += [path for path in inside if path.endswith((".json", ".txt", ".model"))]
+        paths += choose_weights([path for path in inside if path.endswith(".safetensors")], order)
+    return list(dict.fromkeys(paths))
 
 
 def examine(path: Path, entry) -> tuple[dict, str]:
-    """The record of a fetched file, and what is wrong with it as the end of a sentence ("" if nothing), by what the hub
-    lists of it: its SHA-256, or git's hash of it (of its pointer, for a large one), else its size and form."""
+    """The record of a fetched file, and what is wrong with it as the end of a sentence ("" if nothing). Checked against
+    what the hub lists: its SHA-256, or git's hash of it (for a large file, of its LFS pointer), else its size and
+    header."""
     size, sha256 = path.stat().st_size, digest(path)
     by, wrong = "", ""
     if entry.lfs and entry.lfs.sha256:
@@ -100,14 +101,14 @@ def examine(path: Path, entry) -> tuple[dict, str]:
 
 
 def git_hash(data: bytes) -> str:
-    """The name under which git keeps a file."""
+    """Git's blob id of a file's content."""
     return hashlib.sha1(f"blob {len(data)}\0".encode() + data).hexdigest()
 
 
 def on_this_machine(repo: str, revision: str | None, model: str) -> Snapshot | None:
-    """The snapshot of a repository in the hub's cache: that of `revision`, else the one that was fetched last, else
-    whatever another program left there if it is whole. None if there is none or files are missing. Raises PriorError
-    for a damaged one."""
+    """The snapshot of a repository in the hub's cache: that of `revision`, else the last one fetched, else one that
+    another program fetched, if it is complete. None if there is none or files are missing. Raises PriorError for a
+    damaged one."""
     storage = Path(client().constants.HF_HUB_CACHE) / f"models--{repo.replace('/', '--')}"
     saved = read_record(record_path(repo, revision))
     for commit in [saved["revision"]] if saved else commits(storage, revision):
@@ -123,8 +124,8 @@ def on_this_machine(repo: str, revision: str | None, model: str) -> Snapshot | N
 
 
 def commits(storage: Path, revision: str | None) -> list[str]:
-    """The commits that a revision may mean in the hub's cache, which keeps those of names in refs/ (unless the commit
-    itself was asked for). Without one, where the cache does not say: all, newest first."""
+    """The commits that a revision may mean in the hub's cache: a branch or tag is looked up in refs/, a commit hash is
+    itself. Without a revision, and if refs/ has no main: all commits in the cache, newest first."""
     if named := read_text(storage / "refs" / (revision or "main")):
         return [named] if re.fullmatch(r"\w[\w.-]*", named, re.ASCII) else []
     if revision:
@@ -134,8 +135,8 @@ def commits(storage: Path, revision: str | None) -> list[str]:
 
 
 def present_files(folder: Path, recorded: dict[str, dict]) -> dict[str, dict]:
-    """Records of the files of a snapshot, {} unless it is whole: of those that were recorded and of those that would be
-    loaded beside or instead of them because another program has put them there."""
+    """Records of the files of a snapshot, {} unless it is complete: of the recorded files, and of files from other
+    programs that would be loaded besides or instead of them."""
     if not folder.is_dir() or not all((folder / path).is_file() for path in recorded):
         return {}
     listed = [
@@ -150,21 +151,21 @@ def present_files(folder: Path, recorded: dict[str, dict]) -> dict[str, dict]:
 
 
 def is_whole(listed: list[str], index: dict | None) -> bool:
-    """Whether these files are a model: something of every part; a config and a complete set of weights where there are
-    weights."""
+    """Whether these files are a complete model: every component is there, and those with weights have a config and all
+    shards."""
     if not set(parts_of(index)) <= {os.path.dirname(path) for path in listed}:
         return False
     for part in weighted_parts(index):
         inside = [path for path in listed if os.path.dirname(path) == part]
-        found = best_weights(inside)
-        if found is None or found.missing or f"{part}/config.json".lstrip("/") not in inside:
+        weights = best_weights(inside)
+        if weights is None or weights.missing or f"{part}/config.json".lstrip("/") not in inside:
             return False
     return True
 
 
 def foreign_record(path: Path) -> dict:
-    """The record of a file that another program fetched. The hub's cache names large files by their SHA-256; where
-    repositories share them, that name is a link to one by another hash."""
+    """The record of a file that another program fetched. The hub's cache names large files by their SHA-256; for files
+    shared between repositories that name is a link to one with another hash."""
     blob = os.path.basename(os.readlink(path)) if path.is_symlink() else ""
     entry = {"size": path.stat().st_size, "sha256": blob, "checked": 0}
     if SHA256.fullmatch(blob):
@@ -174,8 +175,8 @@ def foreign_record(path: Path) -> dict:
 
 
 def change(path: Path, entry: dict) -> str:
-    """How a file differs from what was recorded; "" if it does not. Its content is read if it changed since it last
-    was."""
+    """How a file differs from its record; "" if it does not. Its content is read only if it was modified since the last
+    check."""
     stat = path.stat()
     if stat.st_size != entry["size"]:
         return f"it has {stat.st_size} bytes instead of {entry['size']}"
@@ -188,28 +189,28 @@ def change(path: Path, entry: dict) -> str:
 
 
 def record(snapshot: Snapshot, revision: str | None) -> Snapshot:
-    """Write down what a snapshot holds: as that of its own and of the asked `revision`, or as the repository's last. A
-    folder that cannot be written costs the time of checking again, no more."""
+    """Write the records of a snapshot: for its commit, and for the `revision` it was asked by, or as the repository's
+    latest. If the folder cannot be written, the files are checked again next time, nothing worse."""
     data = {"repo": snapshot.repo, "revision": snapshot.revision, "files": snapshot.files}
-    for asked in {revision, snapshot.revision}:
-        if read_json(record_path(snapshot.repo, asked)) != data:
-            keep(record_name(snapshot.repo, asked), json.dumps(data, indent=1).encode())
+    for rev in {revision, snapshot.revision}:
+        if read_json(record_path(snapshot.repo, rev)) != data:
+            keep(record_name(snapshot.repo, rev), json.dumps(data, indent=1).encode())
     return snapshot
 
 
 def record_name(repo: str, revision: str | None) -> str:
-    """Of a record in the cache."""
+    """The file of a record in the cache."""
     return "hub/" + repo.replace("/", "--") + (f"@{revision.replace('/', '--')}" if revision else "") + ".json"
 
 
 def record_path(repo: str, revision: str | None) -> Path | None:
-    """None where there is no cache."""
+    """The path of a record; None without a cache folder."""
     folder = cache_folder()
     return folder and folder / record_name(repo, revision)
 
 
 def read_record(path: Path | None) -> dict:
-    """A record; {} where there is none, or one that `record` did not write."""
+    """A record; {} if there is none, or if `record` did not write it."""
     data = read_json(path)
     revision, files = data.get("revision"), data.get("files")
     right = (
@@ -223,7 +224,7 @@ def read_record(path: Path | None) -> dict:
 
 
 def is_inside(name: str) -> bool:
-    """Whether a path stays in the folder that it is relative to."""
+    """Whether a relative path stays inside its folder."""
     path = PurePosixPath(name)
     return name.isprintable() and not path.is_absolute() and path.parts != () and ".." not in path.parts
 
@@ -245,7 +246,7 @@ def digest(path: Path) -> str:
 
 
 def read_json(path: Path | None) -> dict:
-    """A JSON object; {} where there is none."""
+    """The JSON object in a file; {} if there is none."""
     if path is None:
         return {}
     try:

@@ -1,4 +1,4 @@
-"""Files of weights: which of those that lie side by side are a model's, and whether they are whole.
+"""Files of weights: which files of a folder are the model's, and whether they are complete.
 
 The names are diffusers' and transformers': NAME[.VARIANT][-00001-of-00002].safetensors, in older folders
 NAME-00001-of-00002.VARIANT.safetensors. The same rule chooses what is fetched from a hub and what is loaded.
@@ -17,7 +17,7 @@ from pathlib import Path
 
 from ..base.errors import PriorError
 
-NAMES = ("diffusion_pytorch_model", "model", "pytorch_model")  # of whole models, before adapters and the like
+NAMES = ("diffusion_pytorch_model", "model", "pytorch_model")  # of whole models, preferred to adapters and the like
 FULL_FIRST = ("", "fp32", "fp16", "bf16", "ema")  # variants in order of preference; "" is none, full precision
 HALF_FIRST = ("fp16", "", "fp32", "bf16", "ema")  # for downloads: half the bytes
 FILE = re.compile(
@@ -44,7 +44,7 @@ class WeightSet:
 
 
 def weight_sets(paths: Iterable[str]) -> list[WeightSet]:
-    """The sets that files of weights in one folder form, complete or not."""
+    """The sets of weights in one folder, complete or not."""
     groups: dict[tuple, dict[int, str]] = {}
     for path in paths:
         if match := FILE.fullmatch(os.path.basename(path)):
@@ -63,25 +63,26 @@ def weight_sets(paths: Iterable[str]) -> list[WeightSet]:
 
 
 def best_weights(paths: Iterable[str], order: Sequence[str] = FULL_FIRST) -> WeightSet | None:
-    """The set to use of the files in one folder: a complete one, the first variant of `order` that is there, else
-    another, weights that are no moving average last."""
+    """The set of weights to use in a folder. Preferred are complete sets, then standard names (NAMES), then variants in
+    the order of `order`; "non_ema", no moving average, comes last."""
 
-    def rank(found: WeightSet):
-        known = order.index(found.variant) if found.variant in order else len(order) + ("non_ema" in found.variant)
-        name = NAMES.index(found.name) if found.name in NAMES else len(NAMES)
-        return bool(found.missing), name, known, found.variant, len(found.paths)
+    def rank(weights: WeightSet):
+        variant = weights.variant
+        variant_rank = order.index(variant) if variant in order else len(order) + ("non_ema" in variant)
+        name_rank = NAMES.index(weights.name) if weights.name in NAMES else len(NAMES)
+        return bool(weights.missing), name_rank, variant_rank, variant, len(weights.paths)
 
     return min(weight_sets(paths), key=rank, default=None)
 
 
 def choose_weights(paths: Iterable[str], order: Sequence[str] = HALF_FIRST) -> list[str]:
-    """The files of the set to use of those that lie side by side; by default the one to fetch."""
-    found = best_weights(paths, order)
-    return list(found.paths) if found else []
+    """The files of the best set; by default in the order for downloads."""
+    best = best_weights(paths, order)
+    return list(best.paths) if best else []
 
 
 def unread_weights(names: Iterable[str]) -> str:
-    """What to say of a place without weights in safetensors format, by the names of its files."""
+    """The end of an error message about a place without safetensors weights, by the names of its files."""
     others = sorted(os.path.basename(name) for name in names if name.endswith(UNREAD))
     if not others:
         return "has no weights in safetensors format, nor in another"
@@ -93,25 +94,25 @@ def unread_weights(names: Iterable[str]) -> str:
 
 
 def part_weights(part: Path) -> WeightSet:
-    """The weights to load of a folder that holds one model. Raises PriorError if there are none, shards are missing, or
-    a file is not what its name says."""
+    """The weights to load from a model's folder. Raises PriorError if there are none, shards are missing, or a file is
+    damaged."""
     names = sorted(os.listdir(part))
-    found = best_weights(str(part / name) for name in names)
-    if found is None:
+    weights = best_weights(str(part / name) for name in names)
+    if weights is None:
         raise PriorError(f"{part} {unread_weights(names)}")
-    if found.missing:
+    if weights.missing:
         raise PriorError(
-            f"{part} is incomplete: of the weights {found} shards are missing: {', '.join(map(str, found.missing))}"
+            f"{part} is incomplete: of the weights {weights} shards are missing: {', '.join(map(str, weights.missing))}"
         )
-    for path in found.paths:
+    for path in weights.paths:
         if reason := fault(Path(path)):
             raise PriorError(f"{path} {reason}")
-    return found
+    return weights
 
 
 def fault(path: Path) -> str:
     """What is visibly wrong with a file of a model, as the end of a sentence; "" if nothing: git-lfs pointers, and
-    safetensors files whose header is damaged or tells another length."""
+    safetensors files whose header is damaged or states another length."""
     from safetensors import SafetensorError, safe_open
 
     if is_lfs_pointer(path):
@@ -131,7 +132,7 @@ def fault(path: Path) -> str:
 
 
 def is_lfs_pointer(path: Path) -> bool:
-    """Whether a file is the few lines that git checks out instead of a large one where git-lfs is missing."""
+    """Whether a file is the short pointer that git checks out instead of a large file if git-lfs is missing."""
     try:
         with open(path, "rb") as file:
             return file.read(len(LFS_START)) == LFS_START
@@ -140,29 +141,29 @@ def is_lfs_pointer(path: Path) -> bool:
 
 
 @contextmanager
-def loadable(part: Path, found: WeightSet, name: str) -> Iterator[tuple[Path, str | None]]:
-    """A folder and a variant from which a library that calls its weights `name` loads `found`: `part` itself, or one of
-    links where the files are named otherwise or have no index. Raises PriorError if that cannot be made."""
-    if has_standard_names(part, found, name):
-        yield part, found.variant or None
+def loadable(part: Path, weights: WeightSet, name: str) -> Iterator[tuple[Path, str | None]]:
+    """A folder and a variant from which a library that expects weights called `name` loads `weights`: `part` itself, or
+    a folder of links if the files have other names or no index. Raises PriorError if the links cannot be made."""
+    if has_standard_names(part, weights, name):
+        yield part, weights.variant or None
         return
     with ExitStack() as stack:
         try:
             folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="dreamfusion_ngp-")))
-            link_standard_names(part, found, name, folder)
+            link_standard_names(part, weights, name, folder)
         except OSError as error:
             raise PriorError(
-                f"{found.paths[0]}: a folder of links to it cannot be made ({error}); TMPDIR names another place"
+                f"{weights.paths[0]}: a folder of links to it cannot be made ({error}); TMPDIR names another place"
             ) from error
         yield folder, None
 
 
-def has_standard_names(part: Path, found: WeightSet, name: str) -> bool:
-    """Whether the libraries find the files by themselves. An index decides over a single file, so one that lists
-    anything else is in the way."""
-    suffix = f".{found.variant}" if found.variant else ""
+def has_standard_names(part: Path, weights: WeightSet, name: str) -> bool:
+    """Whether the libraries find the files without links. They prefer an index to a single file, so an index that lists
+    other files is in the way."""
+    suffix = f".{weights.variant}" if weights.variant else ""
     index = part / f"{name}.safetensors.index{suffix}.json"
-    files = [os.path.basename(path) for path in found.paths]
+    files = [os.path.basename(path) for path in weights.paths]
     if files == [f"{name}{suffix}.safetensors"]:
         return not index.exists()
     try:
@@ -172,24 +173,24 @@ def has_standard_names(part: Path, found: WeightSet, name: str) -> bool:
     return listed == set(files) and all(file.startswith(f"{name}{suffix}-") for file in files)
 
 
-def link_standard_names(part: Path, found: WeightSet, name: str, folder: Path) -> None:
-    """Fill `folder` with links to the files of `part`, the weights under the names of `name`, with an index if they are
-    several."""
+def link_standard_names(part: Path, weights: WeightSet, name: str, folder: Path) -> None:
+    """Fill `folder` with links to the files of `part`, the weights under names made from `name`, with an index for
+    several shards."""
     from safetensors import safe_open
 
     for path in part.iterdir():
         if path.is_file() and not path.name.endswith((".safetensors", ".index.json", *UNREAD)):
             (folder / path.name).symlink_to(path.resolve())
-    if len(found.paths) == 1:
-        (folder / f"{name}.safetensors").symlink_to(Path(found.paths[0]).resolve())
+    if len(weights.paths) == 1:
+        (folder / f"{name}.safetensors").symlink_to(Path(weights.paths[0]).resolve())
         return
     where = {}
-    for number, path in enumerate(found.paths, 1):
-        shard = f"{name}-{number:05d}-of-{len(found.paths):05d}.safetensors"
+    for number, path in enumerate(weights.paths, 1):
+        shard = f"{name}-{number:05d}-of-{len(weights.paths):05d}.safetensors"
         (folder / shard).symlink_to(Path(path).resolve())
         with safe_open(path, "np") as file:
             where |= dict.fromkeys(file.keys(), shard)
-    size = sum(os.path.getsize(path) for path in found.paths)
+    size = sum(os.path.getsize(path) for path in weights.paths)
     (folder / f"{name}.safetensors.index.json").write_text(
         json.dumps({"metadata": {"total_size": size}, "weight_map": where}), encoding="utf-8"
     )
