@@ -25,7 +25,7 @@ from ..guidance.painter import Painter, load_painter
 from ..guidance.protocol import Guidance
 from ..optimise.loop import train
 from ..optimise.painted_views import kept_share
-from ..optimise.painting import Silent, made_anew, shown
+from ..optimise.painting import Silent, render_sides, repaint_sides
 from ..render.sides import Sides, look_at_sides, look_up, side_cameras, view_weights
 from ..runs.handover import mesh_of
 from ..runs.outputs import load_state
@@ -101,7 +101,9 @@ def agreement(stage: TextureStage, painter: Painter, together: bool) -> float:
     paint = config.paint
     vertices, faces = stage.surface()
     sides = look_at_sides(vertices, faces, side_cameras(config.camera, 4), paint.resolution)
-    made = made_anew(painter, shown(stage.surface, sides, config), sides, kept_share(stage.surface, sides), config)
+    made = repaint_sides(
+        painter, render_sides(stage.surface, sides, config), sides, kept_share(stage.surface, sides), config
+    )
     return disagreement(made.to(sides.depth), sides, view_weights(sides, paint.cosine, paint.power, paint.rim))
 
 
@@ -146,7 +148,7 @@ def draw(stage: TextureStage, path: Path) -> None:
     size = SIZE if stage.views is None else config.paint.resolution
     vertices, faces = stage.surface()
     sides = look_at_sides(vertices, faces, side_cameras(config.camera, 4), size)
-    rows = [torch.cat(list(shown(stage.surface, sides, config)), 1)]
+    rows = [torch.cat(list(render_sides(stage.surface, sides, config)), 1)]
     if stage.views is not None:
         rows.insert(0, torch.cat(list(stage.views), 1))
     pixels = (torch.cat(rows).clamp(0, 1) * 255).round().to(torch.uint8).cpu().numpy()

@@ -15,7 +15,7 @@ from ..ops.field import recycle_gradient
 
 class Adam:
     """Fused Adam over (parameter, learning rate) pairs. moments, nonfinite: its whole state apart from the step number;
-    nonfinite counts the updates of single numbers that were left out (ops/adam.py)."""
+    nonfinite counts updates of single numbers that were skipped (ops/adam.py)."""
 
     def __init__(self, pairs: Sequence[tuple[Tensor, float]], config: OptimConfig):
         self.pairs, self.config = pairs, config
@@ -24,15 +24,16 @@ class Adam:
         self.nonfinite = torch.zeros(1, dtype=torch.int64, device=pairs[0][0].device)
 
     def factors(self, step: int, steps: int) -> list[tuple[float, float]]:
-        """What `step` needs for every parameter at `step` (from 0) of `steps`: linear warm-up, cosine to `final`."""
+        """The `factors` of the method `step`, one pair per parameter, at step `step` (from 0) of `steps`: linear
+        warm-up, then cosine decay to `final`."""
         config = self.config
         warmup = min(1.0, (step + 1) / max(1.0, config.warmup * steps))
         factor = warmup * (config.final + (1 - config.final) * 0.5 * (1 + math.cos(math.pi * step / steps)))
         return [adam_factors(rate * factor, *config.betas, step + 1) for _, rate in self.pairs]
 
     def step(self, factors: Sequence[Tensor]) -> None:
-        """Apply the gradients, with one tensor (2,) of `factors` per parameter, and leave none. A parameter without a
-        gradient has one of zero."""
+        """Apply the gradients, with one tensor (2,) of `factors` per parameter, and clear them. A missing gradient
+        counts as zero."""
         config = self.config
         for (parameter, _), (first, second), factor in zip(self.pairs, self.moments, factors, strict=True):
             if parameter.grad is None:
@@ -52,8 +53,8 @@ class Adam:
 
 
 def unsound(tensors: dict[str, Tensor]) -> str:
-    """What is wrong with the numbers of a state, "" if nothing is: one is not finite, or one of Adam's second moments,
-    means of squares, is negative."""
+    """What is wrong with the numbers of a state: one is not finite, or one of Adam's second moments, means of squares,
+    is negative. "" if nothing is wrong."""
     for name, value in tensors.items():
         if value.is_floating_point() and not value.isfinite().all():
             return f"{name} holds a number that is not finite"

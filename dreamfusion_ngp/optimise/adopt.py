@@ -1,4 +1,4 @@
-"""A surface on a lattice that begins as another surface: its field learns the signed distance and the colours."""
+"""Fits a lattice surface to another surface: its field learns the signed distance and the colours."""
 
 from __future__ import annotations
 
@@ -15,16 +15,16 @@ from ..scene.surface import Surface
 from ..scene.tetra_surface import TetraSurface
 
 STEPS = 250
-BATCH = 1 << 12  # points of each kind a step
+BATCH = 1 << 12  # points of each kind per step
 WIDTH = 0.03  # world units over which log(density / level) changes by 1
-FURTHEST = 4.0  # of it: beyond, only the sign matters
-SPREADS = (0.01, 0.08)  # world units around the surface, of the points that are asked about
+FURTHEST = 4.0  # clamps log(density / level): beyond it, only the sign matters
+SPREADS = (0.01, 0.08)  # world units around the surface, of the sampled points
 POINTS = 1 << 17  # around the surface with each spread, and evenly in the cube
 LEARNING_RATE = 1e-2
 
 
 @dataclass(frozen=True)
-class Lesson:
+class Targets:
     """Points (N, 3) and their log(density / level) (N,); points (M, 3) on the surface and their colours (M, 3)."""
 
     x: Tensor
@@ -34,18 +34,18 @@ class Lesson:
 
 
 def adopt(surface: TetraSurface, source: Surface, seed: int) -> None:
-    """Let `surface` begin with the shape and the colours of `source`, whose triangles need not be closed. Raises
-    MeshError where nothing is inside of them."""
+    """Give `surface` the shape and the colours of `source`, whose triangles need not be closed. Raises MeshError where
+    they enclose nothing."""
     device = surface.offset.device
-    lesson = lesson_of(source, surface.bound, seed)
-    if not bool((lesson.value > 0).any()):
+    targets = targets_of(source, surface.bound, seed)
+    if not bool((targets.value > 0).any()):
         raise MeshError("nothing is inside of its triangles: there is no solid whose shape could be refined")
-    learn(surface, Lesson(*(v.to(device) for v in vars(lesson).values())), seed)
+    learn(surface, Targets(*(v.to(device) for v in vars(targets).values())), seed)
     surface.begin_at(0.0)
 
 
 @torch.no_grad()
-def lesson_of(source: Surface, bound: float, seed: int) -> Lesson:
+def targets_of(source: Surface, bound: float, seed: int) -> Targets:
     vertices, faces = source()
     solid = Solid(vertices.cpu().numpy(), faces.long().cpu().numpy(), bound, seed)
     random = generator(seed, 1, Stream.INIT)
@@ -58,21 +58,21 @@ def lesson_of(source: Surface, bound: float, seed: int) -> Lesson:
     where = faces.device
     color = source.paint(on.to(where), face.int().to(where), barycentric.to(where))
     value = torch.from_numpy(distance / WIDTH).float().clamp(-FURTHEST, FURTHEST)
-    return Lesson(torch.from_numpy(x).float(), value, on, color.cpu())
+    return Targets(torch.from_numpy(x).float(), value, on, color.cpu())
 
 
-def learn(surface: TetraSurface, lesson: Lesson, seed: int) -> None:
+def learn(surface: TetraSurface, targets: Targets, seed: int) -> None:
     """STEPS steps of Adam on the field's density and on all colours."""
     parameters = [p for group in ("grid", "mlp") for p in surface.parameter_groups()[group]]
     optimiser = torch.optim.Adam(parameters, LEARNING_RATE, betas=(0.9, 0.99), eps=1e-15)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, STEPS, LEARNING_RATE / 30)
-    random, device = generator(seed, 2, Stream.INIT), lesson.x.device
+    random, device = generator(seed, 2, Stream.INIT), targets.x.device
     for _ in range(STEPS):
-        rows = torch.from_numpy(random.integers(len(lesson.x), size=BATCH)).to(device)
-        some = torch.from_numpy(random.integers(len(lesson.on), size=BATCH)).to(device)
-        value = surface.values(lesson.x[rows]) + surface.log_level  # log density, whose level is 1
-        shape = (value - lesson.value[rows]).abs().mean()
-        color = (surface.color(lesson.on[some]) - lesson.color[some]).square().mean()
+        rows = torch.from_numpy(random.integers(len(targets.x), size=BATCH)).to(device)
+        some = torch.from_numpy(random.integers(len(targets.on), size=BATCH)).to(device)
+        value = surface.values(targets.x[rows]) + surface.log_level  # log density, whose level is 1
+        shape = (value - targets.value[rows]).abs().mean()
+        color = (surface.color(targets.on[some]) - targets.color[some]).square().mean()
         optimiser.zero_grad(set_to_none=False)
         (shape + 10 * color).backward()
         optimiser.step()

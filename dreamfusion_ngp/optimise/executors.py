@@ -1,10 +1,10 @@
 """The step in CUDA graphs: one launch each for rays, rendering, and backward with update, instead of some hundred.
 
-A function runs as it is when its kind is seen for the first time, which loads its kernels, and is captured at the
-second. Kinds differ in resolution, background and tier: the rows of the buffers of samples, a power of two. The rays of
-a step are cast while the guidance of the step before it works, and their number goes to the host meanwhile, so a tier
-always holds all samples that the budget admits, and no step depends on it. After an update of the occupancy grid the
-rays are cast at once, and the tier is the budget.
+The first call of each kind runs eagerly, which loads its kernels; the second is captured. Kinds differ in resolution,
+background and tier, the number of rows in the sample buffers, a power of two. The rays of a step are cast while the
+guidance of the step before it works, and their number of samples reaches the host meanwhile, so a tier always holds all
+samples that the budget admits, and no result depends on it. After an update of the occupancy grid the rays are cast at
+once, and the tier is the budget.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ SMALLEST_TIER = 1 << 15  # rows: below, kernels do not get faster
 
 
 class Eager:
-    """The functions of a step as they are."""
+    """The functions of a step, called directly."""
 
     def draw(self, state: State, number: int) -> Draw:
         return draw(state.config, number)
@@ -34,12 +34,12 @@ class Eager:
         rays = cast_rays(state, drawn.size)
         return look(state, rays.cut(rays.rows()), drawn.network)
 
-    def learn(self, state: State, seen: Look, d_rgb: Tensor, last: bool) -> None:
-        learn(state, seen, d_rgb, last)
+    def learn(self, state: State, rendering: Look, d_rgb: Tensor, last: bool) -> None:
+        learn(state, rendering, d_rgb, last)
 
 
 class Notice:
-    """Numbers of the device on the host: sent without waiting; reading waits until they have arrived."""
+    """Device numbers copied to the host: `send` does not wait, `read` waits until they have arrived."""
 
     def __init__(self, like: Tensor):
         self.host = torch.empty(like.shape, dtype=like.dtype, pin_memory=like.is_cuda)
@@ -57,19 +57,19 @@ class Notice:
 
 
 class Graphed:
-    """`Eager` for one state, in graphs. The pictures that `look` returns hold until the next `look`."""
+    """`Eager` for one state, in graphs. The pictures that `look` returns are valid until the next `look`."""
 
     def __init__(self, state: State, rays: Capture, step: Capture, smallest: int = SMALLEST_TIER):
-        """rays, step: capture the functions before and after; each with memory of its own, as the rays of the next step
-        are cast between the rendering of a step and its backward."""
+        """rays captures ray casting, step captures rendering and backward. Each has memory of its own, as the rays of
+        the next step are cast between the rendering of a step and its backward."""
         self.captures, self.smallest = {"cast": rays, "look": step, "learn": step}, smallest
         self.graphs, self.warm, self.gradients = {}, set(), {}
         self.kind: tuple = ()
-        self.seen: Look | None = None
+        self.rendering: Look | None = None
         self.ahead: tuple[Draw, Rays] | None = None
         self.notice = Notice(state.occupancy.bits.new_empty(2, dtype=torch.int64))
 
-    def run(self, name: str, kind: tuple, function: Callable[[], Any]) -> Any:
+    def call(self, name: str, kind: tuple, function: Callable[[], Any]) -> Any:
         if kind not in self.warm:
             return self.captures[name].warm(function)
         if (name, kind) not in self.graphs:
@@ -80,7 +80,7 @@ class Graphed:
 
     def cast(self, state: State, drawn: Draw) -> Rays:
         fill_eye(state, drawn)
-        rays = self.run("cast", (drawn.size,), lambda: cast_rays(state, drawn.size))
+        rays = self.call("cast", (drawn.size,), lambda: cast_rays(state, drawn.size))
         self.warm.add((drawn.size,))
         return rays
 
@@ -95,14 +95,16 @@ class Graphed:
         else:
             rays, rows = self.cast(state, drawn), state.config.render.budget
         self.kind = drawn.size, drawn.network, rows
-        self.seen = None  # its graph would hold what autograd remembers of the parameters
-        seen = self.seen = self.run("look", self.kind, lambda: look(state, rays.cut(rows).clone(), drawn.network))
+        self.rendering = None  # its autograd graph would hold on to nodes of the parameters
+        rendering = self.rendering = self.call(
+            "look", self.kind, lambda: look(state, rays.cut(rows).clone(), drawn.network)
+        )
         self.ahead = self.look_ahead(state, drawn.number + 1)
         return replace(
-            seen,
-            terms={name: term.detach().clone() for name, term in seen.terms.items()},
-            opacity=seen.opacity.clone(),
-            info=seen.info.clone(),
+            rendering,
+            terms={name: term.detach().clone() for name, term in rendering.terms.items()},
+            opacity=rendering.opacity.clone(),
+            info=rendering.info.clone(),
         )
 
     def look_ahead(self, state: State, number: int) -> tuple[Draw, Rays] | None:
@@ -114,13 +116,13 @@ class Graphed:
         self.notice.send(rays.samples.info)
         return drawn, rays
 
-    def learn(self, state: State, seen: Look, d_rgb: Tensor, last: bool) -> None:
-        size, captured = self.kind[0], self.seen  # `seen` has copies: a graph holds on to what it was captured with
+    def learn(self, state: State, rendering: Look, d_rgb: Tensor, last: bool) -> None:
+        size, captured = self.kind[0], self.rendering  # `rendering` holds copies; a graph needs its own tensors
         assert captured is not None
         if size not in self.gradients:
             self.gradients[size] = torch.empty_like(d_rgb)
-        given = self.gradients[size].copy_(d_rgb)
-        self.run("learn", self.kind, lambda: learn(state, captured, given, last))
+        gradient = self.gradients[size].copy_(d_rgb)
+        self.call("learn", self.kind, lambda: learn(state, captured, gradient, last))
         self.warm.add(self.kind)
 
 
@@ -130,8 +132,8 @@ def tier(samples: int, budget: int, smallest: int = SMALLEST_TIER) -> int:
 
 
 def executor(state: State) -> Eager | Graphed:
-    """What runs the steps of `state`: graphs on a CUDA device if its config says so, but not with parts of a step
-    (`accumulate`), which would add to each other's gradients, nor with a field that cannot be captured. They change no
+    """What runs the steps of `state`: CUDA graphs where device and config allow it, except with parts of a step
+    (`accumulate`), which would add to each other's gradients, or a field that cannot be captured. Graphs change no
     result."""
     device = state.occupancy.bits.device
     if (

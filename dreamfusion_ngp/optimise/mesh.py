@@ -1,4 +1,4 @@
-"""Stages of surfaces under score distillation: that of a mesh (Magic3D, Lin et al. 2023, section 3.2)."""
+"""Stages that optimise a surface by score distillation. The mesh stage is Magic3D's (Lin et al. 2023, section 3.2)."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from .step import Draw, draw
 
 
 class SurfaceStage:
-    """A `Stage` (stage.py) of a surface. A subclass says how one starts."""
+    """A `Stage` (stage.py) that optimises a surface. Subclasses say how it starts."""
 
     def __init__(self, config: RunConfig, device: str | torch.device, surface: Surface):
         self.config, self.step, self.whole, self.before = config, 0, True, 0
@@ -46,7 +46,7 @@ class SurfaceStage:
         return self.surface.parameter_groups()
 
     def advance(self, guidance: Guidance, clock: Callable[[], float]) -> StepRecord:
-        """Make one step: `accumulate` times draw views and differentiate, and update with the last."""
+        """Make one step: draw views and differentiate `accumulate` times; the last part updates."""
         config = self.config
         records = [self.differentiate(guidance, part, clock) for part in range(config.accumulate)]
         self.step += 1
@@ -59,24 +59,24 @@ class SurfaceStage:
         config, step, began = self.config, self.step, clock()
         drawn = draw(config, step * config.accumulate + part)
         ready = clock()
-        seen = self.look(drawn)
-        losses = self.losses(seen)
+        rendering = self.look(drawn)
+        losses = self.losses(rendering)
         rendered = clock()
-        output = guidance(seen.rgb.detach(), drawn.views, drawn.number, drawn.progress)
+        output = guidance(rendering.rgb.detach(), drawn.views, drawn.number, drawn.progress)
         terms = {"sds": output.value.detach(), **{name: value.detach() for name, (_, value) in losses.items()}}
         check_finite(terms, step)
         guided = clock()
         self.whole = part < config.accumulate - 1
-        self.learn(seen, output.gradient, losses, last=part == config.accumulate - 1)
+        self.learn(rendering, output.gradient, losses, last=part == config.accumulate - 1)
         done = clock()
         seconds = {"guidance": guided - rendered, "field": (rendered - ready) + (done - guided), "other": ready - began}
-        counts = torch.tensor([len(seen.faces), 0], device=self.device)
-        opacity = seen.opacity.detach().mean()
+        counts = torch.tensor([len(rendering.faces), 0], device=self.device)
+        opacity = rendering.opacity.detach().mean()
         return StepRecord(step, terms, output.log, opacity, counts, self.adam.nonfinite, seconds)
 
     def look(self, drawn: Draw) -> MeshRendering:
         views, layers = drawn.views, self.config.guidance.layers
-        seen = render_mesh(
+        rendering = render_mesh(
             self.surface,
             views.cameras,
             views.shading,
@@ -85,19 +85,23 @@ class SurfaceStage:
             samples=self.config.mesh.samples,
             show=self.config.mesh.show,
         )
-        return replace(seen, rgb=torch.cat([seen.rgb, seen.opacity[..., None]], -1)) if layers else seen
+        if not layers:
+            return rendering
+        return replace(rendering, rgb=torch.cat([rendering.rgb, rendering.opacity[..., None]], -1))
 
-    def losses(self, seen: MeshRendering) -> dict[str, tuple[float, Tensor]]:
+    def losses(self, rendering: MeshRendering) -> dict[str, tuple[float, Tensor]]:
         """(weight, value) of the regularisers."""
         return {}
 
     def stepped(self) -> None:
         """Called after every step."""
 
-    def learn(self, seen: MeshRendering, d_rgb: Tensor, losses: dict[str, tuple[float, Tensor]], last: bool) -> None:
+    def learn(
+        self, rendering: MeshRendering, d_rgb: Tensor, losses: dict[str, tuple[float, Tensor]], last: bool
+    ) -> None:
         """Add the gradient of a part of a step, and after the last part update everything."""
         parameters, parts = [p for p, _ in self.adam.pairs], self.config.accumulate
-        outputs = [seen.rgb, *(weight * value for weight, value in losses.values())]
+        outputs = [rendering.rgb, *(weight * value for weight, value in losses.values())]
         incoming = [d_rgb.contiguous() / parts, *(torch.full_like(value, 1 / parts) for _, value in losses.values())]
         gradients = torch.autograd.grad(outputs, parameters, incoming, allow_unused=True)
         for parameter, gradient in zip(parameters, gradients, strict=True):
@@ -111,7 +115,7 @@ class SurfaceStage:
         self.check_update()
 
     def check_update(self) -> None:
-        """Raise DivergenceError if the reason why Adam left something out is in the state itself."""
+        """Raise DivergenceError where the state itself is why Adam skipped an update."""
         adam = self.adam
         if (adam.nonfinite.is_cuda and self.step % CHECK_INTERVAL_CUDA) or int(adam.nonfinite) == adam.examined:
             return
@@ -122,12 +126,12 @@ class SurfaceStage:
             )
 
     def tensors(self) -> dict[str, Tensor]:
-        found = {f"surface.{k}": v.data for k, v in self.surface.named_parameters()}
-        found |= {f"surface.{k}": v for k, v in self.surface.state().items()}
+        tensors = {f"surface.{k}": v.data for k, v in self.surface.named_parameters()}
+        tensors |= {f"surface.{k}": v for k, v in self.surface.state().items()}
         for i, (first, second) in enumerate(self.adam.moments):
-            found |= {f"adam.{i}.first": first, f"adam.{i}.second": second}
-        found |= {"adam.nonfinite": self.adam.nonfinite}
-        return found | {f"guidance.{k}": v.data for k, v in self.guided.items()}
+            tensors |= {f"adam.{i}.first": first, f"adam.{i}.second": second}
+        tensors |= {"adam.nonfinite": self.adam.nonfinite}
+        return tensors | {f"guidance.{k}": v.data for k, v in self.guided.items()}
 
     def counters(self) -> dict[str, int]:
         return {"before": self.before}
@@ -153,9 +157,9 @@ class SurfaceStage:
 
 
 class SolidStage(SurfaceStage):
-    """The stage of a closed surface with colours in space, whose mesh is exported anew.
+    """The stage of a closed surface with a field of colours, exported as a new mesh.
 
-    frame: (4,) float64, where the mesh's file has the scene's origin, and its units to one of the world.
+    frame: (4,) float64: the scene's origin in the coordinates of the mesh's file, and file units per world unit.
     """
 
     surface: TetraSurface | ControlSurface
@@ -170,7 +174,7 @@ class SolidStage(SurfaceStage):
 
 
 class MeshStage(SolidStage):
-    """The surface of a volume, on a lattice: its shape, and its colours."""
+    """The stage of a surface on a lattice, in shape and colours, which starts from a volume's."""
 
     surface: TetraSurface
 
@@ -194,8 +198,8 @@ class MeshStage(SolidStage):
 
     @torch.no_grad()
     def take_over(self, previous: Stage) -> None:
-        """Begin with the surface and the colours of a finished volume, or of another surface, an imported mesh's say.
-        Raises UsageError for another kind of scene, ExportError for an empty one, MeshError for a mesh that holds
+        """Start from the surface and the colours of a finished volume, or of another surface such as an imported mesh.
+        Raises UsageError for another kind of scene, ExportError for an empty one, MeshError for a mesh that encloses
         nothing."""
         if isinstance(previous, SurfaceStage):
             if not self.copy(previous):
@@ -204,21 +208,21 @@ class MeshStage(SolidStage):
             if (frame := getattr(previous, "frame", None)) is not None:
                 self.frame.copy_(frame)
             return
-        made = previous.tensors()
+        tensors = previous.tensors()
         for name, value in self.surface.field.named_parameters():
-            if (found := made.get(f"field.{name}")) is None or found.shape != value.shape:
+            if (start := tensors.get(f"field.{name}")) is None or start.shape != value.shape:
                 raise UsageError("a mesh starts from a volume with the same field")
-            value.copy_(found)
+            value.copy_(start)
         self.surface.refresh()
         self.surface.begin()
         self.restore(0, {})
 
     def copy(self, previous: SurfaceStage) -> bool:
-        """Begin as a mesh on the same lattice ended, its shape and colours as they are. Returns whether it is one."""
-        own, made = self.surface.state_dict(), previous.surface.state_dict()
-        if not isinstance(previous, MeshStage) or any(made[k].shape != v.shape for k, v in own.items()):
+        """Take over the shape and colours of a mesh on the same lattice as they are. Returns False for any other."""
+        current, state = self.surface.state_dict(), previous.surface.state_dict()
+        if not isinstance(previous, MeshStage) or any(state[k].shape != v.shape for k, v in current.items()):
             return False
-        self.surface.load_state_dict(made)
+        self.surface.load_state_dict(state)
         self.surface.reopen()
         return True
 
@@ -226,15 +230,15 @@ class MeshStage(SolidStage):
         if self.step % self.config.mesh.refresh == 0:
             self.surface.refresh_band()
 
-    def losses(self, seen: MeshRendering) -> dict[str, tuple[float, Tensor]]:
-        """(weight, value) of those that the config asks for."""
+    def losses(self, rendering: MeshRendering) -> dict[str, tuple[float, Tensor]]:
+        """(weight, value) of the regularisers to which the config gives a weight."""
         config, surface = self.config.mesh, self.surface
-        found = {}
+        terms = {}
         if config.consistency:
-            found["consistency"] = (config.consistency, consistency_loss(seen.vertices, seen.faces))
+            terms["consistency"] = (config.consistency, consistency_loss(rendering.vertices, rendering.faces))
         if config.laplacian:
             weight = laplacian_weight(config, self.step / self.config.steps)
-            found["laplacian"] = (weight, laplacian_loss(seen.vertices, seen.faces))
+            terms["laplacian"] = (weight, laplacian_loss(rendering.vertices, rendering.faces))
         if config.sign_change:
-            found["sign_change"] = (config.sign_change, sign_change_loss(surface.value, surface.band.edges))
-        return found
+            terms["sign_change"] = (config.sign_change, sign_change_loss(surface.value, surface.band.edges))
+        return terms

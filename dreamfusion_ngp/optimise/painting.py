@@ -1,8 +1,8 @@
-"""The stage of a texture: one picture of all sides by a depth-conditioned model, then colours that agree with it and,
-a little, with score distillation (TextMesh, Tsalicoglou et al., 3DV 2024, section 3.3).
+"""The texture stage: a depth-conditioned model paints all sides in one picture, then the colours are optimised to match
+it, with a little score distillation (TextMesh, Tsalicoglou et al., 3DV 2024, section 3.3).
 
-The paper's gradient is that of a mean square on four painted views plus lambda times that of score distillation. Views
-weigh by a power of the cosine, as in SyncMVD (Liu et al. 2023).
+The paper's gradient is that of the mean square error on four painted views plus lambda times that of score
+distillation. Views are weighted by a power of the cosine, as in SyncMVD (Liu et al. 2023).
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from ..render.sides import Sides, look_at_sides, side_cameras, view_weights
 from ..scene.painted_surface import PaintedSurface
 from ..scene.views import Views
 from .mesh import SurfaceStage
-from .painted_views import Points, filled, joined, kept_share, matched, points_of, views_loss
+from .painted_views import Points, fill_unseen, join, kept_share, match_colors, points_of, views_loss
 from .stage import StepRecord
 
 log = logging.getLogger(__name__)
@@ -33,8 +33,8 @@ DARKEST = 0.3  # of the background behind painted views: black would bleed into 
 
 
 class PaintStage(SurfaceStage):
-    """A `Stage` of a surface that keeps its shape. views: (B, H, H, 3) what was painted, before the first step zeros;
-    (0,) where the config asks for none. painted: whether it was."""
+    """A `Stage` of a surface that keeps its shape. views: (B, H, H, 3) the painted views, zeros before the first step;
+    None where the config asks for none. painted: whether they are painted."""
 
     surface: PaintedSurface
     load: Callable[..., Painter] = staticmethod(load_painter)
@@ -43,7 +43,7 @@ class PaintStage(SurfaceStage):
         super().__init__(config, device, surface)
         count, side = config.paint.views, config.paint.resolution
         self.views = torch.zeros(count, side, side, 3, device=self.device) if count else None
-        self.painted, self.points = False, None  # the points: made when they are asked for
+        self.painted, self.points = False, None  # points: made at first use
 
     def tensors(self) -> dict[str, Tensor]:
         return super().tensors() | ({} if self.views is None else {"paint.views": self.views})
@@ -62,7 +62,7 @@ class PaintStage(SurfaceStage):
 
     @torch.no_grad()
     def paint(self, painter: Painter) -> None:
-        """Let `painter` make the views anew from what they show now."""
+        """Let `painter` repaint the views, from how they look now."""
         assert self.views is not None
         sides = self.sides()
         self.views.copy_(painted_views(self.surface, sides, painter, self.config))
@@ -75,37 +75,39 @@ class PaintStage(SurfaceStage):
         cameras = side_cameras(self.config.camera, paint.views)
         return look_at_sides(vertices.detach(), faces, cameras, paint.resolution)
 
-    def losses(self, seen: MeshRendering) -> dict[str, tuple[float, Tensor]]:
+    def losses(self, rendering: MeshRendering) -> dict[str, tuple[float, Tensor]]:
         paint = self.config.paint
         if self.views is None:
             return {}
         if self.points is None:
-            self.points = self.spoken_of(self.views)
-        if not len(self.points):  # nothing is seen well enough, or all of it stays
+            self.points = self.painted_points(self.views)
+        if not len(self.points):  # no view sees anything well enough, or all of it is kept
             return {}
         random = generator(self.config.seed, self.step + 1, Stream.PAINT)
         return {"views": (paint.weight, views_loss(self.surface, self.points, paint.batch, random))}
 
-    def spoken_of(self, views: Tensor) -> Points:
-        """The points whose colours `views` say, or say those of the neighbours of."""
+    def painted_points(self, views: Tensor) -> Points:
+        """The points that `views` colour, and those coloured like their neighbours."""
         paint, sides = self.config.paint, self.sides()
         weight = view_weights(sides, paint.cosine, paint.power, paint.rim)
-        known = points_of(views, sides, weight)
-        if not len(known):
-            return known
+        points = points_of(views, sides, weight)
+        if not len(points):
+            return points
         painted = points_of(views, sides, weight * (1 - kept_share(self.surface, sides)))
-        return joined(painted, filled(self.surface, sides, weight, known, self.config.seed))
+        return join(painted, fill_unseen(self.surface, sides, weight, points, self.config.seed))
 
     def differentiate(self, guidance: Guidance, part: int, clock: Callable[[], float]) -> StepRecord:
         distils = self.views is None or self.config.paint.sds > 0
         return super().differentiate(guidance if distils else Silent(), part, clock)
 
-    def learn(self, seen: MeshRendering, d_rgb: Tensor, losses: dict[str, tuple[float, Tensor]], last: bool) -> None:
-        super().learn(seen, d_rgb if self.views is None else d_rgb * self.config.paint.sds, losses, last)
+    def learn(
+        self, rendering: MeshRendering, d_rgb: Tensor, losses: dict[str, tuple[float, Tensor]], last: bool
+    ) -> None:
+        super().learn(rendering, d_rgb if self.views is None else d_rgb * self.config.paint.sds, losses, last)
 
 
 class Silent:
-    """A guidance that wants nothing."""
+    """A guidance whose gradient is zero."""
 
     def __call__(self, image: Tensor, views: Views, part: int, progress: float) -> GuidanceOutput:
         return GuidanceOutput(torch.zeros_like(image), image.new_zeros(()), {})
@@ -115,34 +117,34 @@ class Silent:
 
 
 def painted_views(surface: PaintedSurface, sides: Sides, painter: Painter, config: RunConfig) -> Tensor:
-    """(B, H, H, 3) the sides of a surface made anew, with one another's colours and with those of what stays."""
+    """(B, H, H, 3) the sides of a surface repainted, their colours matched to one another and to what is kept."""
     paint = config.paint
-    original, kept = shown(surface, sides, config), kept_share(surface, sides)
-    made = made_anew(painter, original, sides, kept, config)
+    original, kept = render_sides(surface, sides, config), kept_share(surface, sides)
+    views = repaint_sides(painter, original, sides, kept, config)
     weight = view_weights(sides, paint.cosine, paint.power, paint.rim)
-    return matched(made.to(original), sides, weight, original, kept)
+    return match_colors(views.to(original), sides, weight, original, kept)
 
 
-def made_anew(painter: Painter, original: Tensor, sides: Sides, kept: Tensor, config: RunConfig) -> Tensor:
-    """(B, H, H, 3) on the CPU, what a painter makes of sides that look as `original` (B, H, H, 3) and of which `kept`
-    (B, H, H) stays: all in one picture, or each alone with noise of its own."""
+def repaint_sides(painter: Painter, original: Tensor, sides: Sides, kept: Tensor, config: RunConfig) -> Tensor:
+    """(B, H, H, 3) on the CPU: the sides `original` (B, H, H, 3) repainted, except where `kept` (B, H, H): all in one
+    picture, or each alone with its own noise."""
     paint, columns = config.paint, config.paint.views // 2
-    known = kept if bool(kept.any()) else None
+    mask = kept if bool(kept.any()) else None
     if paint.together:
         depth = tiled(sides.depth, columns)
-        stays = None if known is None else tiled(known, columns)
+        stays = None if mask is None else tiled(mask, columns)
         whole = tiled(original, columns), depth_picture(depth, depth > 0)
         return untiled(repaint(painter, *whole, paint, config.seed, stays), columns)
-    depth, made = depth_picture(sides.depth, sides.seen), []
+    depth, views = depth_picture(sides.depth, sides.seen), []
     for i in range(paint.views):
         one = slice(i, i + 1)
-        stays = None if known is None else known[one]
-        made.append(repaint(painter, original[one], depth[one], paint, config.seed + i, stays))
-    return torch.cat(made)
+        stays = None if mask is None else mask[one]
+        views.append(repaint(painter, original[one], depth[one], paint, config.seed + i, stays))
+    return torch.cat(views)
 
 
-def shown(surface: PaintedSurface, sides: Sides, config: RunConfig) -> Tensor:
-    """(B, H, H, 3) the sides as they are, unlit, over one flat colour."""
+def render_sides(surface: PaintedSurface, sides: Sides, config: RunConfig) -> Tensor:
+    """(B, H, H, 3) the sides as they look now, unlit, over one flat colour."""
     count, device = len(sides.depth), sides.depth.device
     color = generator(config.seed, 1, Stream.PAINT).uniform(DARKEST, 1, 3)
     background = sent(color, device, torch.float32).expand(count, 3)

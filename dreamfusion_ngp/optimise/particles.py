@@ -1,5 +1,5 @@
 """Several volumes of one prompt under one guidance: the particles of VSD (Wang et al., "ProlificDreamer", NeurIPS 2023,
-algorithm 1), whose student learns from all of them. Other rules judge each by itself."""
+algorithm 1), whose student learns from all of them. Other rules treat each alone."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ from .volume import VolumeStage
 
 
 class ParticleStage:
-    """A `Stage` (stage.py) of `config.particles` volumes, each with a seed of its own. A step is one of each of them.
-    What is shown is the first, and what a later stage goes on with.
+    """A `Stage` (stage.py) of `config.particles` volumes, each with its own seed. One step advances each of them once.
+    The first is the one that is shown and that a later stage goes on with.
 
-    members: the volumes. Tensors of the first have the names that a volume alone has, those of the others end in their
+    members: the volumes. Tensors of the first have the names that a single volume has, those of the others end in their
     number, "field.table@1".
     """
 
@@ -54,10 +54,10 @@ class ParticleStage:
         return replace(merged, nonfinite=sum(r.nonfinite for r in records))
 
     def tensors(self) -> dict[str, Tensor]:
-        found = {}
+        tensors = {}
         for i, member in enumerate(self.members):
-            found |= {f"{name}@{i}" if i else name: value for name, value in member.tensors().items()}
-        return found | {f"guidance.{k}": v.data for k, v in self.guided.items()}
+            tensors |= {f"{name}@{i}" if i else name: value for name, value in member.tensors().items()}
+        return tensors | {f"guidance.{k}": v.data for k, v in self.guided.items()}
 
     def counters(self) -> dict[str, int]:
         refreshed = {f"refreshed@{i}" if i else "refreshed": m.refreshed for i, m in enumerate(self.members)}
@@ -76,7 +76,7 @@ class ParticleStage:
 
 
 class Numbered:
-    """A guidance whose random numbers for member i of `count` are its own."""
+    """A guidance with separate random numbers for member i of `count`."""
 
     def __init__(self, guidance: Guidance, i: int, count: int):
         self.guidance, self.i, self.count = guidance, i, count

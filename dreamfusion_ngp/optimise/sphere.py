@@ -30,10 +30,10 @@ class SphereStage(SolidStage):
             raise UsageError("a sphere is the first stage of a run; it takes nothing over")
         return cls(config, device)
 
-    def losses(self, seen: MeshRendering) -> dict[str, tuple[float, Tensor]]:
-        config, surface, found = self.config.mesh, self.surface, {}
+    def losses(self, rendering: MeshRendering) -> dict[str, tuple[float, Tensor]]:
+        config, surface, terms = self.config.mesh, self.surface, {}
         if weight := laplacian_weight(config, self.step / self.config.steps):
-            found["laplacian"] = (weight, laplacian_loss(surface.control, surface.control_faces))
+            terms["laplacian"] = (weight, laplacian_loss(surface.control, surface.control_faces))
         if config.consistency:
-            found["consistency"] = (config.consistency, consistency_loss(seen.vertices, seen.faces))
-        return found
+            terms["consistency"] = (config.consistency, consistency_loss(rendering.vertices, rendering.faces))
+        return terms

@@ -1,4 +1,4 @@
-"""What a stage of a run is to the loop, the checkpoint and the folder of the run; and what one of its steps reports."""
+"""The interface of a stage to the loop, the checkpoint and the folder of the run, and the record of a step."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ CHECK_INTERVAL_CUDA = 16  # steps between looks at the loss terms on CUDA: a loo
 @dataclass(frozen=True)
 class StepRecord:
     """What one step did. terms: loss terms, unweighted. log: the guidance's own numbers. seconds: {"guidance", "field",
-    "other"}. samples: taken and dropped. nonfinite: updates of single numbers left out so far in the run because they
+    "other"}. samples: taken and dropped. nonfinite: updates of single numbers skipped so far in the run because they
     would not have been finite. Values are tensors on the device until `plain()` reads them."""
 
     step: int
@@ -64,10 +64,10 @@ class Picture(Protocol):
 class Stage(Protocol):
     """A scene, its renderer and its optimiser, from a first step to `config.steps`.
 
-    step: number of the next step, from 0.  before: steps of the stages before it in the run.  whole: False while
-    parameters are those of no step, in the middle of an update: what is saved then could not be resumed.  weights:
-    digests of the guidance's weights, by which a resumed run knows them.  guided: the tensors that the guidance
-    changes, kept with those of the stage.
+    step: number of the next step, from 0.  before: steps of the stages before it in the run.  whole: False in the
+    middle of an update, when the parameters belong to no step and a save could not be resumed.  weights: digests of the
+    guidance's weights, which a resumed run compares.  guided: the tensors that the guidance changes, kept with those of
+    the stage.
     """
 
     config: RunConfig
@@ -97,7 +97,7 @@ class Stage(Protocol):
         ...
 
     def restore(self, step: int, counters: Mapping[str, int]) -> None:
-        """Be at `step`, after `tensors` were overwritten with those of that step."""
+        """Set the step and the counters, after `tensors` were overwritten with those of that step."""
         ...
 
     def show(self, cameras: Cameras, shading: Tensor, colors: Tensor, resolution: int) -> Iterator[Picture]:
@@ -111,25 +111,27 @@ class Stage(Protocol):
 
 
 def adopt(stage: Stage, guidance: Guidance) -> None:
-    """Let `stage` hold the tensors that `guidance` changes, which get the values that the stage has of them, those of a
+    """Let `stage` hold the tensors that `guidance` changes, after they got the values that the stage has from a
     checkpoint. Raises CheckpointError where the two do not fit."""
-    own = guidance.tensors() if hasattr(guidance, "tensors") else {}
-    if own is stage.guided:
+    tensors = guidance.tensors() if hasattr(guidance, "tensors") else {}
+    if tensors is stage.guided:
         return
-    if (stage.guided or stage.step) and kinds(own) != kinds(stage.guided):
+    if (stage.guided or stage.step) and kinds(tensors) != kinds(stage.guided):
         raise CheckpointError(
-            f"the checkpoint holds tensors of another guidance: {shown(stage.guided)}; this one has {shown(own)}"
+            f"the checkpoint holds tensors of another guidance: {summary(stage.guided)}; "
+            f"this one has {summary(tensors)}"
         )
     for name, value in stage.guided.items():
-        own[name].data.copy_(value)
-    stage.guided = own
+        tensors[name].data.copy_(value)
+    stage.guided = tensors
 
 
 def kinds(tensors: Mapping[str, Tensor]) -> dict:
+    """Shapes and dtypes by name."""
     return {name: (value.shape, value.dtype) for name, value in tensors.items()}
 
 
-def shown(tensors: Mapping[str, Tensor]) -> str:
+def summary(tensors: Mapping[str, Tensor]) -> str:
     """Names and shapes, the first few of them."""
     listed = [f"{name} {tuple(value.shape)}" for name, value in list(tensors.items())[:3]]
     return ", ".join([*listed, "..."] if len(tensors) > 3 else listed) or "none"

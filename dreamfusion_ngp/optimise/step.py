@@ -36,14 +36,13 @@ from .adam import Adam
 CAMERA = ("c2w", "focal", "azimuth", "elevation")
 REGULARISERS = ("orientation", "opacity_loss", "entropy", "smoothness", "eikonal", "transmittance")
 
-EIKONAL_STRIDE = 4  # one sample in so many: the backward of the field passes over samples that nothing asks about
+EIKONAL_STRIDE = 4  # one sample in so many: the backward of the field skips samples without a gradient
 
 
 class State:
     """Everything that a run changes: field, background network, occupancy grid, optimiser, and the number of the next
-    step. refreshed: the part (`Draw.number`) before which the grid was refreshed last. whole: False while parameters
-    are those of no step, in the middle of an update. weights: digests of the guidance's weights, by which a resumed run
-    knows them. eye, numbers: what the functions of a step read; filled before each."""
+    step. refreshed: the part (`Draw.number`) before which the grid was refreshed last. whole, weights, guided: see
+    `Stage` (stage.py). eye, numbers: what the functions of a step read; filled before each."""
 
     def __init__(self, config: RunConfig, device: str | torch.device, field: Field | None = None):
         """field: instead of that of `config.field`."""
@@ -88,31 +87,32 @@ class State:
         self.show_progress(0.0)
 
     def schedule(self, progress: float) -> dict[str, np.ndarray]:
-        """What changes in the field during the run, by the names of `numbers`."""
+        """The scheduled values of the field, by their names in `numbers`."""
         return {f"field.{name}": value for name, value in self.field.schedule(progress).items()}
 
     def show_progress(self, progress: float) -> None:
-        """Let the field be that of a fraction of the run, between steps and for pictures; a step does it by itself."""
+        """Set the field's scheduled values for a fraction of the run, between steps and for pictures; a step sets its
+        own."""
         for name, value in self.schedule(progress).items():
             self.numbers[name].copy_(torch.from_numpy(value), non_blocking=True)
 
     def tensors(self) -> dict[str, Tensor]:
         """Named tensors of the whole state, in place: what a checkpoint holds apart from the config and the step."""
-        found = {f"field.{k}": v.data for k, v in self.field.named_parameters()}
+        tensors = {f"field.{k}": v.data for k, v in self.field.named_parameters()}
         if self.background is not None:
-            found |= {f"background.{k}": v.data for k, v in self.background.named_parameters()}
-        found |= {f"occupancy.{k}": v for k, v in self.occupancy.named_buffers()}
+            tensors |= {f"background.{k}": v.data for k, v in self.background.named_parameters()}
+        tensors |= {f"occupancy.{k}": v for k, v in self.occupancy.named_buffers()}
         for i, (first, second) in enumerate(self.adam.moments):
-            found |= {f"adam.{i}.first": first, f"adam.{i}.second": second}
-        found |= {"adam.nonfinite": self.adam.nonfinite}
-        return found | {f"guidance.{k}": v.data for k, v in self.guided.items()}
+            tensors |= {f"adam.{i}.first": first, f"adam.{i}.second": second}
+        tensors |= {"adam.nonfinite": self.adam.nonfinite}
+        return tensors | {f"guidance.{k}": v.data for k, v in self.guided.items()}
 
 
 @dataclass(frozen=True)
 class Draw:
-    """What is random in a part of a step, but for the guidance and the jitter. number: of parts before it in the run.
-    progress: fraction of the run. colors: (B, 3) backgrounds. network: the background network in their place. size:
-    pixels a side."""
+    """The random choices of a part of a step, except those of the guidance and the jitter. number: how many parts come
+    before it in the run. progress: fraction of the run. colors: (B, 3) backgrounds. network: whether the background
+    network takes their place. size: pixels a side."""
 
     number: int
     progress: float
@@ -136,13 +136,13 @@ def draw(config: RunConfig, number: int) -> Draw:
 
 
 def fill_eye(state: State, drawn: Draw) -> None:
-    """What `cast_rays` reads."""
+    """Fill in what `cast_rays` reads."""
     cameras = {name: getattr(drawn.views.cameras, name) for name in CAMERA}
     state.eye.fill(stream=kernel_stream(drawn.number, Stream.MARCH), **cameras)
 
 
 def fill_numbers(state: State, drawn: Draw) -> None:
-    """What `look`, `learn` and every other call of the field read."""
+    """Fill in what `look`, `learn` and every other call of the field read."""
     config = state.config
     step, weights = drawn.number // config.accumulate, config.loss
     state.numbers.fill(
@@ -164,7 +164,7 @@ def fill_numbers(state: State, drawn: Draw) -> None:
 
 
 def eikonal_points(state: State, number: int) -> np.ndarray:
-    """(P, 3) float32 of the scene's cube, uniform, for part `number`; none where nothing is asked of them."""
+    """(P, 3) float32, uniform in the scene's cube, for part `number`; P is 0 without an eikonal loss."""
     shape = tuple(state.numbers["points"].shape)
     return (2 * uniform(shape, state.config.seed, number, Stream.EIKONAL) - 1) * np.float32(state.field.bound)
 
@@ -176,7 +176,7 @@ def refresh_is_due(config: RunConfig, number: int) -> bool:
 
 @dataclass(frozen=True)
 class Look:
-    """A rendering with its loss terms, as long as the gradient is to come. rgb: (B, H, W, 3), what the guidance sees,
+    """A rendering with its loss terms, kept until its gradient arrives. rgb: (B, H, W, 3), what the guidance sees,
     or (B, H, W, 4) layers. penalty: their weighted sum. opacity: mean. info: (2,) samples taken and dropped."""
 
     rgb: Tensor
@@ -200,7 +200,7 @@ def cast_rays(state: State, size: int) -> Rays:
 
 
 def look(state: State, rays: Rays, network: bool) -> Look:
-    """Render `rays`, before the background network or plain colours."""
+    """Render `rays` over the background network or plain colours."""
     config, numbers = state.config, state.numbers
     background = state.background if network else flat_background(numbers["colors"])
     if config.guidance.layers:
@@ -214,30 +214,29 @@ def look(state: State, rays: Rays, network: bool) -> Look:
     return Look(rgb, terms, penalty, opacity.detach().mean(), rendering.info)
 
 
-def losses(state: State, seen: Rendering) -> dict[str, Tensor]:
-    """The regularisers of a rendering, unweighted, those of REGULARISERS that always count and that the config asks
-    for."""
+def losses(state: State, rendering: Rendering) -> dict[str, Tensor]:
+    """The unweighted regularisers of a rendering: three that are always computed, others if the config weights them."""
     terms = {
-        "orientation": orientation_loss(seen.orientation),
-        "opacity_loss": opacity_loss(seen.opacity),
-        "entropy": entropy_loss(seen.opacity),
+        "orientation": orientation_loss(rendering.orientation),
+        "opacity_loss": opacity_loss(rendering.opacity),
+        "entropy": entropy_loss(rendering.opacity),
     }
     if state.config.loss.smoothness:
-        terms["smoothness"] = smoothness_loss(seen.normal, seen.opacity)
+        terms["smoothness"] = smoothness_loss(rendering.normal, rendering.opacity)
     if state.config.loss.eikonal:
         _, _, elsewhere = state.field(state.numbers["points"])
-        some = seen.gradient[::EIKONAL_STRIDE], (seen.count + EIKONAL_STRIDE - 1) // EIKONAL_STRIDE
+        some = rendering.gradient[::EIKONAL_STRIDE], (rendering.count + EIKONAL_STRIDE - 1) // EIKONAL_STRIDE
         terms["eikonal"] = eikonal_loss(*some) + eikonal_loss(elsewhere)
     if state.config.loss.transmittance:
-        terms["transmittance"] = transmittance_loss(seen.opacity, state.numbers["target"])
+        terms["transmittance"] = transmittance_loss(rendering.opacity, state.numbers["target"])
     return terms
 
 
-def learn(state: State, seen: Look, d_rgb: Tensor, last: bool) -> None:
-    """Add the gradient of a part of a step, given that of `seen.rgb`, and after the last part update everything."""
+def learn(state: State, rendering: Look, d_rgb: Tensor, last: bool) -> None:
+    """Add the gradient of a part of a step, given that of `rendering.rgb`; after the last part update everything."""
     parameters, parts = [p for p, _ in state.adam.pairs], state.config.accumulate
-    penalty = seen.penalty if parts == 1 else seen.penalty / parts
-    gradients = torch.autograd.grad((seen.rgb, penalty), parameters, (d_rgb, None), allow_unused=True)
+    penalty = rendering.penalty if parts == 1 else rendering.penalty / parts
+    gradients = torch.autograd.grad((rendering.rgb, penalty), parameters, (d_rgb, None), allow_unused=True)
     for parameter, gradient in zip(parameters, gradients, strict=True):
         if gradient is not None:
             parameter.grad = gradient if parameter.grad is None else parameter.grad.add_(gradient)

@@ -1,4 +1,4 @@
-"""The stage of a volume: a field under score distillation, DreamFusion's loop (Poole et al., ICLR 2023)."""
+"""The volume stage: a field under score distillation, DreamFusion's loop (Poole et al., ICLR 2023)."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ EAGER = Eager()
 class VolumeStage(State):
     """A `Stage` (stage.py) whose steps run in CUDA graphs where they can."""
 
-    run: Eager | Graphed | None = None  # made at the first step: what it captures must stay where it is
+    executor: Eager | Graphed | None = None  # made at the first step: what it captures must stay where it is
 
     @classmethod
     def start(cls, config: RunConfig, device: str | torch.device, previous: Stage | None = None) -> Self:
@@ -35,18 +35,18 @@ class VolumeStage(State):
         return stage
 
     def take_over(self, previous: Stage) -> None:
-        """Begin with the scene of a volume with the same networks and grid; the optimiser begins anew."""
-        own = {k: v for k, v in self.tensors().items() if not k.startswith(("adam.", "guidance."))}
-        made = previous.tensors()
-        if any(k not in made or made[k].shape != v.shape for k, v in own.items()):
+        """Start from the scene of a volume with the same networks and grid, with a fresh optimiser."""
+        targets = {k: v for k, v in self.tensors().items() if not k.startswith(("adam.", "guidance."))}
+        tensors = previous.tensors()
+        if any(k not in tensors or tensors[k].shape != v.shape for k, v in targets.items()):
             raise UsageError("a volume goes on from a volume with the same field, background and occupancy grid only")
-        for name, value in own.items():
-            value.copy_(made[name])
+        for name, value in targets.items():
+            value.copy_(tensors[name])
         self.restore(0, {})
 
     def advance(self, guidance: Guidance, clock: Callable[[], float]) -> StepRecord:
-        self.run = self.run or executor(self)
-        return train_step(self, guidance, self.config, clock, self.run)
+        self.executor = self.executor or executor(self)
+        return train_step(self, guidance, self.config, clock, self.executor)
 
     def counters(self) -> dict[str, int]:
         return {"refreshed": self.refreshed, "before": self.before}
@@ -62,7 +62,7 @@ class VolumeStage(State):
         config = self.config.render
         for i in range(len(cameras)):
             one = slice(i, i + 1)
-            while True:  # the training budget would cut rays off where many pixels are asked for
+            while True:  # at a high resolution the training budget would cut rays off
                 args = (self.field, self.occupancy, cameras[one], shading[one], flat_background(colors[one]), config)
                 result = render(*args, resolution=resolution)
                 if not int(result.info[1]):
@@ -75,10 +75,11 @@ class VolumeStage(State):
 
 
 def train_step(
-    state: State, guidance: Guidance, config: RunConfig, clock: Callable[[], float], run: Eager | Graphed = EAGER
+    state: State, guidance: Guidance, config: RunConfig, clock: Callable[[], float], executor: Eager | Graphed = EAGER
 ) -> StepRecord:
-    """One step: `accumulate` times draw views and differentiate, and update with the last. run: `executor(state)`."""
-    records = [differentiate(state, guidance, config, part, clock, run) for part in range(config.accumulate)]
+    """One step: draw views and differentiate `accumulate` times; the last part updates. executor: as the function of
+    that name makes it."""
+    records = [differentiate(state, guidance, config, part, clock, executor) for part in range(config.accumulate)]
     state.step += 1
     state.whole = True
     return records[0] if len(records) == 1 else merge(records)
@@ -90,37 +91,39 @@ def differentiate(
     config: RunConfig,
     part: int,
     clock: Callable[[], float],
-    run: Eager | Graphed = EAGER,
+    executor: Eager | Graphed = EAGER,
 ) -> StepRecord:
-    """Draw views, render, distil, and add the gradient of the part `part` of a step; the last part updates. What is
-    random in it, and in the guidance, is that of the number of parts before it in the run."""
+    """Draw views, render, distil, and add the gradient of part `part` of a step; the last part updates. Its random
+    numbers, and the guidance's, are a function of the seed and the number of parts before it in the run."""
     step, began = state.step, clock()
-    drawn = run.draw(state, step * config.accumulate + part)
+    drawn = executor.draw(state, step * config.accumulate + part)
     fill_numbers(state, drawn)
     ready = clock()
-    if refresh_is_due(config, drawn.number) and state.refreshed != drawn.number:  # else a step that is made again
+    if (
+        refresh_is_due(config, drawn.number) and state.refreshed != drawn.number
+    ):  # not twice where an interrupted step is made again
         state.occupancy.update(state.field.density, config.seed, step, full=step == 0)
         state.refreshed = drawn.number
-    seen = run.look(state, drawn)
+    rendering = executor.look(state, drawn)
     rendered = clock()
-    output = guidance(seen.rgb.detach(), drawn.views, drawn.number, drawn.progress)
-    terms = {"sds": output.value.detach(), **{k: v.detach() for k, v in seen.terms.items()}}
+    output = guidance(rendering.rgb.detach(), drawn.views, drawn.number, drawn.progress)
+    terms = {"sds": output.value.detach(), **{k: v.detach() for k, v in rendering.terms.items()}}
     check_finite(terms, step)
     gradient = output.gradient.contiguous()
     d_rgb = gradient if config.accumulate == 1 else gradient / config.accumulate
     guided = clock()
     state.whole = part < config.accumulate - 1
-    run.learn(state, seen, d_rgb, last=part == config.accumulate - 1)
+    executor.learn(state, rendering, d_rgb, last=part == config.accumulate - 1)
     if part == config.accumulate - 1:
         check_update(state, step)
     done = clock()
     seconds = {"guidance": guided - rendered, "field": (rendered - ready) + (done - guided), "other": ready - began}
-    return StepRecord(step, terms, output.log, seen.opacity, seen.info, state.adam.nonfinite, seconds)
+    return StepRecord(step, terms, output.log, rendering.opacity, rendering.info, state.adam.nonfinite, seconds)
 
 
 def check_update(state: State, step: int) -> None:
-    """Raise DivergenceError if the reason why Adam left something out in `step` is in the state itself, and so would
-    stay: name the tensor. A gradient that is not finite is counted, and the run goes on. On CUDA only every
+    """Raise DivergenceError, which names the tensor, where the state itself is why Adam skipped an update in `step`:
+    that would not pass. A gradient that is not finite is only counted, and the run goes on. On CUDA only every
     CHECK_INTERVAL_CUDA steps."""
     adam = state.adam
     if (adam.nonfinite.is_cuda and step % CHECK_INTERVAL_CUDA) or int(adam.nonfinite) == adam.examined:

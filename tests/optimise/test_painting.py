@@ -13,8 +13,8 @@ from dreamfusion_ngp.config.schema import MeshConfig, OptimConfig, PaintConfig
 from dreamfusion_ngp.guidance.protocol import GuidanceOutput
 from dreamfusion_ngp.optimise import painting
 from dreamfusion_ngp.optimise.loop import train
-from dreamfusion_ngp.optimise.painted_views import matched
-from dreamfusion_ngp.optimise.painting import shown
+from dreamfusion_ngp.optimise.painted_views import match_colors
+from dreamfusion_ngp.optimise.painting import render_sides
 from dreamfusion_ngp.render.sides import look_at_sides, view_weights
 from dreamfusion_ngp.runs.checkpoint import load_checkpoint, save_checkpoint
 from dreamfusion_ngp.runs.texture import TextureStage
@@ -55,7 +55,7 @@ def painter(monkeypatch):
         return made if known is None else torch.where(known[..., None] > 0.5, pictures, made)
 
     monkeypatch.setattr(painting, "repaint", paint)
-    monkeypatch.setattr(painting, "matched", lambda views, *rest: views)
+    monkeypatch.setattr(painting, "match_colors", lambda views, *rest: views)
     monkeypatch.setattr(TextureStage, "load", lambda stage, config, device: None)
     return seen
 
@@ -192,12 +192,12 @@ def test_views_of_one_ball_are_given_one_another_s_colours():
     offset = torch.tensor([[0.05, 0, 0], [0, 0.06, 0], [0, 0, -0.05], [-0.06, 0, 0.05]])
     weight = view_weights(sides, 0.2, 6.0, 2)
     painted = true + offset[:, None, None]
-    found = matched(painted, sides, weight, true, torch.zeros_like(weight))
+    found = match_colors(painted, sides, weight, true, torch.zeros_like(weight))
     there = weight > 0
     assert spread(found - true, there) < 0.2 * spread(painted - true, there)
     kept = torch.zeros_like(weight)
     kept[0] = 1
-    assert (matched(painted, sides, weight, true, kept) - true)[there].abs().max() < 0.02
+    assert (match_colors(painted, sides, weight, true, kept) - true)[there].abs().max() < 0.02
 
 
 def spread(difference, there):
@@ -209,7 +209,7 @@ def spread(difference, there):
 def test_sides_are_shown_unlit_as_they_are(box):
     stage = stage_of(box)
     sides = stage.sides()
-    image = shown(stage.surface, sides, stage.config)
+    image = render_sides(stage.surface, sides, stage.config)
     middle = image[:, SIDE // 2 - 2 : SIDE // 2 + 2, SIDE // 2 - 2 : SIDE // 2 + 2].mean((1, 2)) * 255
     grays = middle.round().int()
     assert set(grays[:, 0].tolist()) <= {40, 80, 120, 160, 200, 240} and len(set(grays[:, 0].tolist())) == 4
