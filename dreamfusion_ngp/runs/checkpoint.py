@@ -1,5 +1,5 @@
 """Checkpoints: one safetensors file with every tensor of a run; config, step and format in its header, written
-atomically. None with a number that is not finite is ever saved or loaded."""
+atomically. A checkpoint with a number that is not finite is neither saved nor loaded."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ from .stages import start as start_stage
 __all__ = ["load_checkpoint", "save_checkpoint"]
 
 FORMAT = "dreamfusion_ngp.checkpoint.1"
-GUIDED = "guidance."  # how the names of tensors that a guidance changes begin
+GUIDED = "guidance."  # prefix of the names of tensors that a guidance changes
 
 
 def save_checkpoint(path: Path, state: Stage) -> None:
     """Write `path` in one step: a crash leaves the old file or the new one, never half of one. Raises OutputError, and
-    DivergenceError, with the old file left as it is, for a state that `unsound` finds fault with."""
+    DivergenceError for an `unsound` state, with the old file left as it is."""
     from safetensors.torch import save
 
     header = {
@@ -53,9 +53,9 @@ def load_checkpoint(
     steps: int | None = None,
     start: Callable[[RunConfig, str | torch.device], Stage] = start_stage,
 ) -> Stage:
-    """The stage saved in `path`, on `device`. steps: replaces the configured number of steps (to run on). start: what
-    makes the stage of a config, where it is one of your own. Settings that the file's config lacks, since it is older
-    than they are, have their defaults.
+    """The stage saved in `path`, on `device`. steps: replaces the configured number of steps (to run on). start: makes
+    the stage of a config, for a stage class of your own. Settings that an older file's config lacks have their
+    defaults.
 
     Raises CheckpointError for a missing, truncated or foreign file, or one whose tensors do not fit its config or are
     `unsound`, and UsageError for `steps` out of range.
@@ -70,15 +70,17 @@ def load_checkpoint(
     guided = {k: tensors.pop(k) for k in [*tensors] if k.startswith(GUIDED)}
     if fitting := getattr(stage, "fitting", None):  # its tensors have sizes that its config does not say
         stage = fitting(tensors)
-    own = stage.tensors()
-    for name in {"adam.nonfinite", "frame"} & set(own):
-        tensors.setdefault(name, own[name])  # older files lack it
-    if set(own) != set(tensors) or any((own[k].shape, own[k].dtype) != (v.shape, v.dtype) for k, v in tensors.items()):
+    targets = stage.tensors()
+    for name in {"adam.nonfinite", "frame"} & set(targets):
+        tensors.setdefault(name, targets[name])  # older files lack it
+    if set(targets) != set(tensors) or any(
+        (targets[k].shape, targets[k].dtype) != (v.shape, v.dtype) for k, v in tensors.items()
+    ):
         raise CheckpointError(f"{path}: its tensors do not fit its config; was it written by another version?")
     if fault := unsound(tensors | guided):
         raise CheckpointError(f"{path}: {fault}; the file is damaged, or the run went wrong before it was saved")
     for name, value in tensors.items():
-        own[name].copy_(value)
+        targets[name].copy_(value)
     stage.guided = {k.removeprefix(GUIDED): v.to(stage.device) for k, v in guided.items()}
     stage.weights = weights
     stage.restore(step, counters)
@@ -100,10 +102,10 @@ def _header(path: Path, header: dict) -> tuple[RunConfig, int, dict]:
     return config, step, weights
 
 
-def _counters(path: Path, header: dict, known: dict[str, int]) -> dict[str, int]:
-    """Those of the stage's counters that the file has. Raises CheckpointError."""
+def _counters(path: Path, header: dict, names: dict[str, int]) -> dict[str, int]:
+    """The counters called `names`, those that the file has. Raises CheckpointError."""
     try:
-        counters = {name: int(header[name]) for name in known if name in header}
+        counters = {name: int(header[name]) for name in names if name in header}
         if min(counters.values(), default=0) < -1:
             raise ValueError(", ".join(f"{name} {value}" for name, value in counters.items()))
     except ValueError as error:

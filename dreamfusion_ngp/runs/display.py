@@ -14,8 +14,8 @@ from ..config.schema import FieldConfig
 from ..optimise.stage import Stage
 from ..scene.cameras import orbit
 
-DISPLAY_DISTANCE, DISPLAY_FOCAL = 1.55, 1.25  # world units, image widths: the whole object with a margin, in the
-# default cube; further off in a wider one
+# World units, image widths: shows the whole object with a margin, in the default cube; further off in a wider one.
+DISPLAY_DISTANCE, DISPLAY_FOCAL = 1.55, 1.25
 DISPLAY_BACKGROUND = (0.92, 0.92, 0.92)
 
 

@@ -1,4 +1,4 @@
-"""The folder that a run leaves behind: names, lock, config, metrics."""
+"""The output folder of a run: names, lock, config, metrics."""
 
 from __future__ import annotations
 
@@ -65,8 +65,8 @@ def make_new(base: Path) -> Path:
 
 @contextmanager
 def lock_run(folder: Path):
-    """Keep every other process from running in `folder` for the length of the block. The kernel lifts the lock with the
-    end of the process, however it ends. Raises UsageError where another process has it. On Windows, and on a file
+    """Keep other processes from running in `folder` for the length of the block. The operating system releases the lock
+    when the process ends, however it ends. Raises UsageError where another process holds it. On Windows, and on a file
     system without locks, there is none."""
     with writing(folder / LOCK):
         number = take_lock(folder / LOCK)
@@ -101,7 +101,7 @@ def take_lock(path: Path) -> int | None:
                 os.ftruncate(number, 0)
                 os.write(number, b"%d\n" % os.getpid())
                 return number
-        os.close(number)  # whoever had it has just removed the file
+        os.close(number)  # its last holder has just removed the file
 
 
 def holder(path: Path) -> str:
@@ -116,13 +116,13 @@ def config_bytes(config: RunConfig) -> bytes:
 
 
 def reopen_run(folder: Path, state: Stage) -> None:
-    """Bring a run's folder to where `state` stands: config.json as it goes on, later metrics dropped, what a killed
-    process left half-written removed. Raises OutputError where it cannot be written."""
+    """Bring a run's folder to the step of `state`: write its config to config.json, drop later metrics, remove what a
+    killed process left half-written. Raises OutputError where it cannot be written."""
     with writing(folder / "previews"):
         (folder / "previews").mkdir(exist_ok=True)
     for place in (folder, folder / "previews"):
         sweep(place)
-    if not state.before:  # else it is that of the first stage
+    if not state.before:  # else config.json is that of the first stage
         with writing(folder / CONFIG):
             write_atomically(folder / CONFIG, config_bytes(state.config))
     truncate_metrics(folder, state.before + state.step)
@@ -140,7 +140,7 @@ def checkpoint_of(run: Path) -> Path:
 def find_runs(paths: list[Path], depth: int = DEPTH) -> list[Path]:
     """The folders of runs that `paths` are or hold, at most `depth` folders below, each once. Links and hidden folders
     are not searched. Raises CheckpointError for one without."""
-    found = []
+    folders = []
     for path in paths:
         inside = [] if path.is_file() or (path / CHECKPOINT).is_file() else sorted(below(path, depth))
         if not inside and path.is_dir() and not (path / CHECKPOINT).is_file():
@@ -148,8 +148,8 @@ def find_runs(paths: list[Path], depth: int = DEPTH) -> list[Path]:
                 f"{path} holds no {CHECKPOINT}, nor do the {depth} levels of folders in it; give the "
                 "folder of a run (outputs/<prompt>/<time>), or look deeper with --depth"
             )
-        found += [checkpoint_of(p).parent.resolve() for p in inside or [path]]
-    return list(dict.fromkeys(found))
+        folders += [checkpoint_of(p).parent.resolve() for p in inside or [path]]
+    return list(dict.fromkeys(folders))
 
 
 def below(folder: Path, depth: int):
@@ -181,7 +181,7 @@ def truncate_metrics(folder: Path, step: int) -> None:
 
 
 def recorded_step(line: str) -> float:
-    """The step of a line of metrics; infinity for what is no record."""
+    """The step of a line of metrics; infinity for a line that is no record."""
     try:
         step = json.loads(line)["step"]
     except (ValueError, TypeError, KeyError):

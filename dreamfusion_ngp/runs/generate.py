@@ -23,7 +23,7 @@ from .checkpoint import load_checkpoint
 from .folder import CHECKPOINT, checkpoint_of, create_run, lock_run, reopen_run
 from .interrupt import Interrupt
 from .outputs import export_run, render_run
-from .recorder import Conveniences, Observer, Recorder
+from .recorder import BestEffort, Observer, Recorder
 from .saver import Saver
 from .stages import follow, next_config, stage_configs, start, steps_in_all
 
@@ -71,15 +71,16 @@ def check_prompt(config: RunConfig) -> RunConfig:
 
 
 def pin_model(config: RunConfig) -> RunConfig:
-    """The config with models that mean the same from anywhere and later on; fetches what is on the hub only."""
+    """The config with its models pinned to fixed revisions and absolute paths; fetches those that are only on the
+    hub."""
     guidance = config.guidance
     from ..guidance.inversions import read_inversion
     from ..guidance.styles import read_entry
 
-    found = {name: pinned(getattr(guidance, name)) for name in ("model", "vae", "control")}
+    models = {name: pinned(getattr(guidance, name)) for name in ("model", "vae", "control")}
     loras = tuple(str(read_entry(entry)) for entry in guidance.loras)
     embeddings = tuple(str(read_inversion(entry)) for entry in guidance.embeddings)
-    guidance = replace(guidance, **found, loras=loras, embeddings=embeddings)
+    guidance = replace(guidance, **models, loras=loras, embeddings=embeddings)
     return replace(config, guidance=guidance, then=config.then and pin_model(config.then))
 
 
@@ -99,13 +100,13 @@ def optimise(
     saver.save()
     failures, meshes, pictures = [], {}, {}
     with Interrupt(saver.rescue, catch_signals) as interrupt:
-        with saver.kept():
+        with saver.saved_on_error():
             recorder = Recorder(state, folder, saver, interrupt, observer)
             state = train_all(state, guidance, recorder, saver)
         seconds = time.monotonic() - recorder.began
         try:
             saver.save()
-        except OutputError as error:  # what else can be made is, from the state in memory
+        except OutputError as error:  # mesh and pictures are still made, from the state in memory
             failures.append(error)
         interrupt.ending = True
         if not interrupt.hurried:
@@ -114,7 +115,7 @@ def optimise(
                 meshes = export_run(state, folder, formats, **placing)
             except Exception as error:  # the pictures, which a run can do without, show why there is no mesh
                 failures.append(error)
-            pictures = Conveniences()(render_run, state, folder) or {}
+            pictures = BestEffort()(render_run, state, folder) or {}
             log.info("checkpoint  %s\npreviews    %s", folder / CHECKPOINT, folder / "previews")
     raise_failures(failures)
     step = state.before + state.step
@@ -143,7 +144,7 @@ def train_all(stage: Stage, guidance, recorder: Recorder, saver: Saver) -> Stage
 
 
 def raise_failures(failures: list[Exception]) -> None:
-    """Raise the last of `failures`, if any; what one line can say of two, as one OutputError."""
+    """Raise the last of `failures`, if any; two that are both known errors, as one OutputError."""
     if len(failures) > 1 and isinstance(failures[1], DreamfusionError):
         raise OutputError("; ".join(map(str, failures)))
     if failures:
@@ -151,8 +152,8 @@ def raise_failures(failures: list[Exception]) -> None:
 
 
 def log_summary(state: Stage, recorder: Recorder, seconds: float) -> None:
-    made = state.before + state.step - recorder.first
-    log.info("optimised %d steps in %.0f s: %s", made, seconds, shares(recorder.times))
+    steps = state.before + state.step - recorder.first
+    log.info("optimised %d steps in %.0f s: %s", steps, seconds, shares(recorder.times))
     if state.device.type == "cuda":
         log.info(
             "GPU memory  %.2f GB of tensors at most, %.2f GB reserved",
@@ -175,7 +176,8 @@ def shares(times: dict[str, float]) -> str:
 
 
 def log_memory_plan(guidance, state: Stage) -> None:
-    """What a run with a model of one's own will take, before it starts. Nothing for the embedded prior."""
+    """Log the memory that a run with the user's own model will take, before it starts; nothing for the embedded
+    prior."""
     config, device = state.config, state.device
     if config.guidance.model in TOYBOXES or config.guidance.kind == "clip":
         return
@@ -185,7 +187,7 @@ def log_memory_plan(guidance, state: Stage) -> None:
     learnt = [t for name, t in tensors.items() if name.startswith(("field", "background"))]  # these have gradients too
     field = sum(t.numel() * t.element_size() for t in (*tensors.values(), *learnt))
     try:
-        parts = {
+        sizes = {
             "field and optimiser": field,
             **plan(guidance.denoiser, config.views, resolution_at(config.render, 1.0)),
         }
@@ -193,8 +195,8 @@ def log_memory_plan(guidance, state: Stage) -> None:
         log.info("memory plan not known: %s", str(error).splitlines()[0])
         return
     free = torch.cuda.mem_get_info(device)[0] + torch.cuda.memory_allocated(device) if device.type == "cuda" else None
-    log.info("%s (plus %d samples at most)", plan_text(parts, free), config.render.budget)
-    if device.type == "cpu" and parts["UNet"] > LARGE_FOR_A_CPU:
+    log.info("%s (plus %d samples at most)", plan_text(sizes, free), config.render.budget)
+    if device.type == "cpu" and sizes["UNet"] > LARGE_FOR_A_CPU:
         log.info("note        a step of a model of this size takes minutes on a CPU; it is meant for a GPU")
 
 
@@ -233,7 +235,7 @@ def generate(
     from ..guidance.load import load_guidance
     from ..guidance.painter import check_painter
 
-    for stage in stage_configs(config):  # a model of a later stage that is not there is known now
+    for stage in stage_configs(config):  # a missing model of a later stage is an error now
         weights.weights_of(stage)
         if stage.paint.views:
             check_painter(stage)
@@ -285,6 +287,6 @@ def resume(
         state.weights = weights.check_weights(state.config, state.weights)
         loaded = load_guidance(state.config, state.device)
         reopen_run(folder, state)
-        made, whole = state.before + state.step, state.before + steps_in_all(state.config)
-        log.info("%r: resuming at step %d of %d", state.config.prompt, made, whole)
+        done, total = state.before + state.step, state.before + steps_in_all(state.config)
+        log.info("%r: resuming at step %d of %d", state.config.prompt, done, total)
         return optimise(state, loaded, folder, formats, observer=observer, catch_signals=catch_signals, **placing)

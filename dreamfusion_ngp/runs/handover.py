@@ -1,4 +1,4 @@
-"""A finished scene as a mesh with an atlas: what a texture stage goes on from, and what its checkpoint holds of it."""
+"""A finished scene as a mesh with an atlas: what a texture stage starts from, and its tensors in the checkpoint."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from ..optimise.stage import Stage
 from ..scene.imported import ImportedMesh, Material, Part, Texture
 from ..scene.isolevel import query
 
-HELD = ("vertices", "faces", "uv", "uv_faces", "image")  # of a mesh, by the names of the checkpoint's tensors
+NAMES = ("vertices", "faces", "uv", "uv_faces", "image")  # of a mesh, by the names of the checkpoint's tensors
 PREFIX = "mesh."
 
 
@@ -24,14 +24,14 @@ def mesh_of(stage: Stage, config: TextureConfig) -> ImportedMesh:
     """The surface of a finished volume or mesh stage, its largest piece, of at most `config.faces` triangles, with an
     atlas of `config.size` texels a side and its colours in it. Raises ExportError for an empty or not finite scene, and
     where there is no atlas."""
-    made = surface_of(stage, config.faces) if isinstance(stage, SolidStage) else volume_surface(stage, config.faces)
-    mesh, color = made
+    surface = surface_of if isinstance(stage, SolidStage) else volume_surface
+    mesh, color = surface(stage, config.faces)
     textured = bake_texture(mesh, color, size=config.size)
     return whole_mesh(mesh.vertices, mesh.faces, textured.uv, textured.faces, textured.image)
 
 
 def volume_surface(stage, faces: int):
-    """(Mesh, colours of points on it, see `export.texture.Color`) of a volume, as an export makes it."""
+    """A volume's mesh, as an export makes it, and the function of its colours (`export.texture.Color`)."""
     field, where = stage.field, stage.device
     solid, density, albedo = (
         lambda x, ask=ask: ask(x.to(where)).cpu() for ask in (field.solid, field.density, field.albedo)
@@ -42,7 +42,7 @@ def volume_surface(stage, faces: int):
 
 @torch.no_grad()
 def surface_of(stage, faces: int):
-    """The same of a mesh stage."""
+    """As `volume_surface`, of a mesh stage."""
     vertices, triangles = stage.surface()
     mesh = Mesh(vertices.double().cpu().numpy(), triangles.long().cpu().numpy())
     mesh, _ = finish(mesh, faces=faces, keep_all=False, smooth=0, smallest=0.0)
@@ -71,23 +71,23 @@ def whole_mesh(vertices, faces, uv, uv_faces, image) -> ImportedMesh:
 
 
 def triangle(size: int) -> ImportedMesh:
-    """The least mesh: what stands for one until a checkpoint's is there."""
+    """The smallest mesh, a placeholder until that of a checkpoint is loaded."""
     corner = np.array([[0.0, 0.0, 0.0], [0.1, 0.0, 0.0], [0.0, 0.1, 0.0]])
     return whole_mesh(corner, [[0, 1, 2]], corner[:, :2] * 10, [[0, 1, 2]], np.zeros((size, size, 3), np.uint8))
 
 
-def held(mesh: ImportedMesh) -> dict[str, Tensor]:
-    """Tensors that say what a mesh of `whole_mesh` is."""
+def mesh_tensors(mesh: ImportedMesh) -> dict[str, Tensor]:
+    """The tensors from which `mesh_in` makes a mesh of `whole_mesh` again."""
     image = mesh.textures[0].image
     values = (mesh.vertices, mesh.faces, mesh.uv, mesh.uv_faces, image)
-    return {PREFIX + name: torch.from_numpy(np.array(value)) for name, value in zip(HELD, values, strict=True)}
+    return {PREFIX + name: torch.from_numpy(np.array(value)) for name, value in zip(NAMES, values, strict=True)}
 
 
 def mesh_in(tensors: Mapping[str, Tensor]) -> ImportedMesh | None:
-    """The inverse of `held`; None where they hold none, or none that could be one."""
-    if any(PREFIX + name not in tensors for name in HELD):
+    """The inverse of `mesh_tensors`; None where the tensors hold no mesh, or an invalid one."""
+    if any(PREFIX + name not in tensors for name in NAMES):
         return None
-    vertices, faces, uv, uv_faces, image = (tensors[PREFIX + name].cpu().numpy() for name in HELD)
+    vertices, faces, uv, uv_faces, image = (tensors[PREFIX + name].cpu().numpy() for name in NAMES)
     shaped = vertices.shape[1:] == (3,) and uv.shape[1:] == (2,) and faces.shape == uv_faces.shape
     shaped = shaped and faces.shape[1:] == (3,) and image.ndim == 3 and len(faces) and faces.dtype.kind != "f"
     if not shaped or faces.min() < 0 or uv_faces.min() < 0:

@@ -1,4 +1,4 @@
-"""Signals that end a run, caught so that they cost no work."""
+"""Catches the signals that end a run, so that no work is lost."""
 
 from __future__ import annotations
 
@@ -9,17 +9,16 @@ import threading
 from collections.abc import Callable
 from contextlib import suppress
 
-STOPS = ("SIGINT", "SIGTERM")  # Ctrl-C, kill: of these a second one is heard
+STOPS = ("SIGINT", "SIGTERM")  # Ctrl-C, kill: a second one of these counts too
 LOSSES = ("SIGHUP", "SIGXCPU", "SIGUSR1", "SIGUSR2")  # a closed terminal, limits of a shell or a batch system
 
 
 class Interrupt:
-    """A signal once: finish the step, save and export. Ctrl-C or SIGTERM twice: save and stop. Thrice: stop at once.
-    Later (`ending`), when everything is saved: Ctrl-C and SIGTERM stop, the others are noted only.
+    """First signal: finish the step, save and export. Second Ctrl-C or SIGTERM: save and stop. Third: stop at once.
+    Once everything is saved (`ending`): Ctrl-C and SIGTERM stop, the others are only recorded.
 
-    rescue: called to save what there is; returns False where the state is in the middle of an update. catch: False
-    leaves all signals alone. signal: the first one's number, 0 before. hurried: whether a second asked to stop without
-    exports.
+    rescue: saves the state; returns False in the middle of an update. catch: False leaves all signals alone. signal:
+    number of the first one, 0 before. hurried: whether a second one asked to stop without exports.
     """
 
     def __init__(self, rescue: Callable[[], bool], catch: bool = True):
@@ -28,11 +27,11 @@ class Interrupt:
 
     def __enter__(self):
         self.old = {}
-        if self.catches and threading.current_thread() is threading.main_thread():  # no other may catch signals
-            known = {getattr(signal, name) for name in STOPS + LOSSES if hasattr(signal, name)}
+        if self.catches and threading.current_thread() is threading.main_thread():  # no other thread may catch signals
+            signals = {getattr(signal, name) for name in STOPS + LOSSES if hasattr(signal, name)}
             self.stopping = {signal.SIGINT, signal.SIGTERM}
-            # nohup ignores SIGHUP, and a program around this one may use the others: both have their reasons.
-            chosen = [s for s in known if s in self.stopping or signal.getsignal(s) == signal.SIG_DFL]
+            # Handlers that are already set stay: nohup ignores SIGHUP, a program around this one may use the others.
+            chosen = [s for s in signals if s in self.stopping or signal.getsignal(s) == signal.SIG_DFL]
             self.old = {s: signal.signal(s, self.catch) for s in chosen}
         return self
 
@@ -53,7 +52,7 @@ class Interrupt:
     def stop(self, number: int) -> None:
         """Save, unless this is the third time, and end the process."""
         self.hurried = True
-        with suppress(Exception):  # whatever hinders a save, the process is to end
+        with suppress(Exception):  # the process must end even if the save fails
             if self.stops == 2 and not self.rescue():
                 return  # the step's end, which is near, saves and stops
         if sys.stdout.isatty():
@@ -63,6 +62,6 @@ class Interrupt:
 
 
 def say(text: str) -> None:
-    """A line on standard error, by the system alone: a signal may have come in the middle of a print."""
+    """Write a line to standard error by a system call, since the signal may have interrupted a print."""
     with suppress(OSError):
         os.write(2, f"\n{text}\n".encode())

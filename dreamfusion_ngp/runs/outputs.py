@@ -1,4 +1,4 @@
-"""What can be made of a run again: its mesh files, its turntable and contact sheet."""
+"""Outputs that can be made again from a run's checkpoint: mesh files, turntable, contact sheet."""
 
 from __future__ import annotations
 
@@ -45,8 +45,7 @@ def export(
 
 
 def export_run(state: Stage, folder: Path, formats: tuple[str, ...] = ("glb",), **options) -> dict[str, Path]:
-    """`export` for a state in memory. Of several particles, those after the first are written into folders of their
-    own."""
+    """`export` for a state in memory. Particles after the first are written into folders of their own."""
     for i, member in enumerate(particles(state)[1:], 2):
         export_run(member, folder / f"particle-{i}", formats, **options)
     from ..export.isosurface import Mesh
@@ -98,7 +97,8 @@ def particles(state: Stage) -> list[VolumeStage]:
 def export_own(
     state: TextureStage, folder: Path, formats, size: float = STL_SIZE, origin: str = "scene", **others
 ) -> dict:
-    """The mesh of a run that made its own, with its atlas and the texture as it is now: nothing else is asked for."""
+    """Export the mesh that an earlier stage of the run made, with its atlas and present texture; `others` are
+    ignored."""
     from ..export.isosurface import Mesh
     from ..export.meshes import export_textured
 
@@ -119,7 +119,7 @@ def render(
 
 
 def render_run(state: Stage, folder: Path, *, frames: int = 48, resolution: int = 192) -> dict[str, Path]:
-    """`render` for a state in memory. Of several particles as `export_run`."""
+    """`render` for a state in memory; several particles as in `export_run`."""
     for i, member in enumerate(particles(state)[1:], 2):
         render_run(member, folder / f"particle-{i}", frames=frames, resolution=resolution)
     from ..export.video import contact_sheet, write_turntable
@@ -131,7 +131,7 @@ def render_run(state: Stage, folder: Path, *, frames: int = 48, resolution: int 
     try:
         paths["turntable"] = write_turntable(folder / "turntable.mp4", pictures, fps=16)
         log.info("turntable   %s", paths["turntable"])
-    except ExportError as error:  # the sheet may do all the same
+    except ExportError as error:  # the sheet may still be written
         failure = error
     chosen = [pictures[i * frames // 8] for i in range(8)]
     paths["sheet"] = contact_sheet(folder / "contact_sheet.png", chosen, columns=2)

@@ -1,4 +1,4 @@
-"""What is kept of a running optimisation: metrics, previews, checkpoints; and what an observer of it is told."""
+"""Records a running optimisation, as metrics, previews and checkpoints, and notifies its observer."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from .stages import steps_in_all
 
 log = logging.getLogger(__name__)
 
-FIRST_PREVIEW = 8.0  # seconds after the start; the first picture is wanted early
+FIRST_PREVIEW = 8.0  # seconds after the start: users want a first picture early
 PREVIEW_INTERVAL = 45.0  # seconds
 LOG_INTERVAL = 10  # steps
 
@@ -27,9 +27,9 @@ LOG_INTERVAL = 10  # steps
 class Progress:
     """How far a run is.
 
-    step: steps that it has made of `steps` in all; `first` when this process took it up, `seconds` ago. figures: of the
-    last step, as `StepRecord.plain()` has them; {} before the first. occupied: share of the scene's cells that may hold
-    something. preview: of the newest picture, its path in the run's folder, or "". ending: no step follows.
+    step: steps made so far, of `steps` in all. first: step at which this process started, `seconds` ago. figures: of
+    the last step, as `StepRecord.plain()` has them; {} before the first. occupied: share of the scene's cells that may
+    hold something. preview: path of the newest picture in the run's folder, or "". ending: no step follows.
     """
 
     step: int
@@ -45,9 +45,9 @@ class Progress:
 Observer = Callable[[Progress], None]
 
 
-class Conveniences:
-    """Runs what a run can do without. The first thing that goes wrong in it is logged, in one line; only a
-    DivergenceError is raised."""
+class BestEffort:
+    """Calls functions whose failure must not end a run. The first error is logged, in one line; only a DivergenceError
+    is raised."""
 
     def __init__(self):
         self.warned = False
@@ -66,36 +66,36 @@ class Conveniences:
 
 class Recorder:
     """Called with the record of every step: writes metrics, previews and checkpoints, and calls the observer before the
-    first step, every LOG_INTERVAL steps and at the end. Nothing of it stops the run but a state that is not to be
-    saved."""
+    first step, every LOG_INTERVAL steps and at the end. None of its errors stops the run, except that of a diverged
+    state."""
 
     def __init__(
         self, state: Stage, folder: Path, saver: Saver, interrupt: Interrupt, observer: Observer | None = None
     ):
         self.state, self.folder, self.saver, self.interrupt, self.observer = state, folder, saver, interrupt, observer
-        self.spare = Conveniences()
+        self.best_effort = BestEffort()
         self.began = time.monotonic()
         self.first = state.before + state.step
         self.next_preview = self.began + FIRST_PREVIEW
         self.preview = ""
         self.times = {"guidance": 0.0, "field": 0.0, "other": 0.0}  # seconds
-        self.spare(self.tell, {}, self.made_all)
+        self.best_effort(self.notify, {}, self.finished)
 
     def __call__(self, record: StepRecord) -> bool:
         now = time.monotonic()
         for key, seconds in record.seconds.items():
             self.times[key] += seconds
-        self.spare(self.saver.save_if_due)  # what cannot be written may be later; at the end it is an error
+        self.best_effort(self.saver.save_if_due)  # a failed write may succeed later; at the end it is an error
         last = self.state.step == self.state.config.steps
         due = record.step % LOG_INTERVAL == 0 or last
         if due:
-            self.spare(append_metrics, self.folder, self.figures(record))
+            self.best_effort(append_metrics, self.folder, self.figures(record))
         if now > self.next_preview or last:
-            self.preview = self.spare(write_preview, self.folder, self.state) or self.preview
+            self.preview = self.best_effort(write_preview, self.folder, self.state) or self.preview
             self.next_preview = time.monotonic() + PREVIEW_INTERVAL
         stopped = bool(self.interrupt.signal)
         if due or stopped:
-            self.spare(self.tell, self.figures(record), self.made_all or stopped)
+            self.best_effort(self.notify, self.figures(record), self.finished or stopped)
         self.times["other"] += time.monotonic() - now
         return stopped
 
@@ -104,15 +104,15 @@ class Recorder:
         self.state = state
 
     @property
-    def made_all(self) -> bool:
+    def finished(self) -> bool:
         """Whether no step follows, in this stage or a later one."""
         return self.state.step >= self.state.config.steps and self.state.config.then is None
 
     def figures(self, record: StepRecord) -> dict[str, float]:
-        """Of a step, which is counted from the start of the run."""
+        """The numbers of a step, which is counted from the start of the run."""
         return {**record.plain(), "step": self.state.before + record.step}
 
-    def tell(self, figures: dict[str, float], ending: bool) -> None:
+    def notify(self, figures: dict[str, float], ending: bool) -> None:
         if self.observer is None:
             return
         state, seconds = self.state, time.monotonic() - self.began

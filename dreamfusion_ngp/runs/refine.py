@@ -1,4 +1,4 @@
-"""The refinement of a mesh that another program made."""
+"""Refinement of a mesh that another program made."""
 
 from __future__ import annotations
 
@@ -36,20 +36,21 @@ def refine(
     observer: Observer | None = None,
     catch_signals: bool = False,
 ) -> RunResult:
-    """Repaint an imported mesh for `prompt`: its textures alone change; vertices, triangles, their order, UVs, place
-    and size stay. Writes it, with its new images, into a new run under `root`, under its own name.
+    """Repaint an imported mesh for `prompt`: only its textures change; vertices, triangles, their order, UVs, place and
+    size stay. Writes it, with its new images, into a new run under `root`, under its own name.
 
-    geometry: the shape changes as well: after its texture the mesh is made anew, closed, on a lattice, with an atlas of
-    its own, and written as mesh.glb, upright, at the old place and size.
+    geometry: the shape changes too: after the texture stage the mesh is built again as a closed surface on a lattice,
+    with a new atlas, and written as mesh.glb, upright, at the old place and size.
 
-    depth: a depth-conditioned model first paints four sides of it in one picture (docs/texture-stage.md), as the config
-    says, with `guidance.control`. only_back: as `keep_views` with "front" where that names none.
+    depth: a depth-conditioned model first paints four sides in one picture (docs/texture-stage.md), as the config says,
+    with `guidance.control`. only_back: as `keep_views` with "front", if that names no view.
 
     mesh: a GLB, glTF, OBJ, PLY or STL file (docs/imported-meshes.md). uv: "keep" its UVs, "unwrap" it anew, or "auto",
     anew only where UVs are missing or overlap. textures: "each" image its own, or "one" for all. size: texels a side.
-    keep_views: of "front", "left", "back" and "right", views whose well seen texels stay as they are. up, front: axes
-    of the file where its format does not say. config: settings; default: the preset "refine", or "refine-geometry". The
-    other arguments, the result and the errors are those of `generate`; MeshError for a file that cannot be used.
+    keep_views: of "front", "left", "back" and "right", views whose clearly visible texels stay as they are. up, front:
+    axes of the file where its format does not define them. config: settings; default: the preset "refine", or
+    "refine-geometry". The other arguments, the result and the errors are those of `generate`; MeshError for a file that
+    cannot be used.
     """
     keep_views = kept_views(",".join(keep_views)) or (("front",) if only_back else ())
     path, names = Path(mesh), ",".join(keep_views)
@@ -57,8 +58,8 @@ def refine(
     if geometry:
         check_geometry(base, names)
     base = with_depth(base) if depth else base
-    said = dict(source=str(path.resolve()), digest=digest_of(path), up=up, front=front, keep=names)
-    source = replace(base.texture, uv=uv, textures=textures, size=size, **said)
+    file = dict(source=str(path.resolve()), digest=digest_of(path), up=up, front=front, keep=names)
+    source = replace(base.texture, uv=uv, textures=textures, size=size, **file)
     config = replace(base, kind="texture", prompt=prompt, texture=source)
     return generate(config, root, device=device, observer=observer, catch_signals=catch_signals)
 
@@ -71,12 +72,12 @@ def digest_of(path: Path) -> str:
 
 
 def with_depth(config: RunConfig) -> RunConfig:
-    """A config that paints four sides, if it paints none."""
+    """The config, set to paint four sides if it paints none."""
     return config if config.paint.views else replace(config, paint=replace(config.paint, views=4))
 
 
 def check_geometry(config: RunConfig, kept: str) -> None:
-    """Raise UsageError for what a new shape cannot have."""
+    """Raise UsageError for settings that a new shape excludes."""
     if kept:
         raise UsageError("a new shape has a new texture, so no view of it can be kept: --geometry or --keep-views")
     if config.then is None:

@@ -27,7 +27,7 @@ from ..scene.views import Views
 from .generate import check_prompt
 
 SIDES = 4  # pictures of a row: front, right, back, left
-MOST_SCALE = 7.5  # of samples: the scales that distil a scene burn a picture
+MOST_SCALE = 7.5  # of samples: the higher scales of distillation oversaturate pictures
 
 log = logging.getLogger(__name__)
 
@@ -69,7 +69,7 @@ def sample(
     guidance = load_guidance(config, choose_device(device))
     if not isinstance(guidance, ScoreDistillation):
         raise UsageError(f"sample: {config.guidance.model} is a CLIP, which draws no pictures")
-    settings = sampled(config.guidance, guidance, scale)
+    settings = sample_settings(config.guidance, guidance, scale)
     log.info("samples     %d rows at guidance scale %g", rows, settings.scale)
     with guidance.resident():
         decode = decoder(guidance.denoiser, model_folder(config))
@@ -79,10 +79,10 @@ def sample(
     return Samples(written, torch.stack(pictures), float(settings.scale or 0.0), time.monotonic() - began)
 
 
-def sampled(
+def sample_settings(
     config: GuidanceConfig, guidance: ScoreDistillation[DiffusionDenoiser], scale: float | None
 ) -> GuidanceConfig:
-    """The settings of guidance for pictures: a lower scale, clean pictures within their range, no rescaling."""
+    """Guidance settings for sampling pictures: a lower scale, clean pictures within their range, no rescaling."""
     return replace(
         config,
         scale=min(guidance.denoiser.scale, MOST_SCALE) if scale is None else scale,
@@ -111,7 +111,7 @@ def draw_row(
 
 
 def side_views(config: RunConfig, sides: int, elevation: float) -> Views:
-    """Unlit views from the front, and on around the object, at the middle of the config's lenses and distances."""
+    """Unlit views evenly around the object, from the front on, at the mean focal length and distance of the config."""
     camera = config.camera
     focal, distance = float(np.mean(camera.focal)), float(np.mean(camera.distance))
     cameras = orbit(

@@ -1,4 +1,4 @@
-"""When the state of a run is saved: at its start, ever more seldom while it goes on, and on every way out of it."""
+"""When the state of a run is saved: at the start, then at growing intervals, and however the run ends."""
 
 from __future__ import annotations
 
@@ -14,28 +14,28 @@ from .folder import CHECKPOINT
 
 log = logging.getLogger(__name__)
 
-SHORTEST, LONGEST = 5.0, 60.0  # seconds between saves: as many as the run is old, within these
+SHORTEST, LONGEST = 5.0, 60.0  # seconds between saves: the age of the run, clamped to these
 
 
 class Saver:
-    """Saves `state` into `folder`. step: of the checkpoint that it left there, None before the first."""
+    """Saves `state` into `folder`. step: of the last checkpoint that it wrote, None before the first."""
 
     def __init__(self, state: Stage, folder: Path):
         self.state, self.path, self.step = state, folder / CHECKPOINT, None
         self.began = self.due = time.monotonic()
 
     def save(self) -> None:
-        """Raises OutputError, or DivergenceError, which says what the checkpoint holds, for a state that is not to be
-        saved."""
-        if self.step == self.made:
+        """Write the checkpoint, unless this step is saved. Raises OutputError, and for a diverged state
+        DivergenceError, which says what the checkpoint holds."""
+        if self.step == self.steps_made:
             return
         try:
             with writing(self.path):
-                self.path.parent.mkdir(parents=True, exist_ok=True)  # it may be gone since the run began
+                self.path.parent.mkdir(parents=True, exist_ok=True)  # it may have been deleted since the run began
             save_checkpoint(self.path, self.state)
         except DivergenceError as error:
-            raise DivergenceError(f"{error}; {self.told()}") from None
-        self.step = self.made
+            raise DivergenceError(f"{error}; {self.checkpoint_note()}") from None
+        self.step = self.steps_made
 
     def follow(self, state: Stage) -> None:
         """Save the next stage of the run from now on."""
@@ -43,12 +43,12 @@ class Saver:
         self.save()
 
     @property
-    def made(self) -> int:
-        """Steps of the run."""
+    def steps_made(self) -> int:
+        """Steps of the run so far, those of earlier stages too."""
         return self.state.before + self.state.step
 
     def save_if_due(self) -> None:
-        """Save after the first step and then by the time."""
+        """Save after the first step, then when the interval has passed."""
         if time.monotonic() < self.due:
             return
         try:
@@ -58,15 +58,15 @@ class Saver:
             self.due = now + min(max(now - self.began, SHORTEST), LONGEST)
 
     def rescue(self) -> bool:
-        """Save from anywhere in a step. False where parameters are in the middle of an update, which cannot be kept."""
+        """Save at any point of a step. Returns False in the middle of an update, which cannot be saved."""
         if self.state.whole:
             self.save()
         return self.state.whole
 
     @contextmanager
-    def kept(self):
-        """Save after an exception of the block, which is raised all the same; a DivergenceError says what the
-        checkpoint holds. The step that was interrupted is made again when the run is resumed."""
+    def saved_on_error(self):
+        """Save after an exception of the block, and raise it; a DivergenceError says what the checkpoint holds. A
+        resumed run makes the interrupted step again."""
         try:
             yield
         except BaseException as error:
@@ -76,10 +76,10 @@ class Saver:
             except Exception as other:  # the error that ended the block is the one to see
                 hindered = f" (the last steps could not be saved: {' '.join(str(other).split())})"
             if not isinstance(error, DivergenceError):
-                log.info("stopped at step %d; %s%s", self.made, self.told(), hindered)
-            elif self.told() not in str(error):
-                raise DivergenceError(f"{error}; {self.told()}") from None
+                log.info("stopped at step %d; %s%s", self.steps_made, self.checkpoint_note(), hindered)
+            elif self.checkpoint_note() not in str(error):
+                raise DivergenceError(f"{error}; {self.checkpoint_note()}") from None
             raise
 
-    def told(self) -> str:
+    def checkpoint_note(self) -> str:
         return "there is no checkpoint" if self.step is None else f"{self.path} is good, of step {self.step}"

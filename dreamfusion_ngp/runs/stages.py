@@ -1,4 +1,4 @@
-"""The stages of a run one after the other: which class is which, and what the next one begins with."""
+"""The stages of a run in order: their classes, and how each starts from the one before."""
 
 from __future__ import annotations
 
@@ -33,14 +33,14 @@ def next_config(config: RunConfig) -> RunConfig | None:
 
 
 def stage_configs(config: RunConfig) -> list[RunConfig]:
-    """Those of all stages, in order."""
+    """The configs of all stages, in order."""
     following = next_config(config)
     return [config, *(stage_configs(following) if following else [])]
 
 
 def follow(stage: Stage) -> Stage | None:
-    """The stage after a finished one, with what that one has made; None after the last. Raises UsageError where the one
-    cannot take over from the other, ExportError for an empty scene."""
+    """The stage after a finished one, started from its scene; None after the last. Raises UsageError where it cannot
+    take over that scene, ExportError for an empty one."""
     config = next_config(stage.config)
     if config is None:
         return None
@@ -50,5 +50,5 @@ def follow(stage: Stage) -> Stage | None:
 
 
 def steps_in_all(config: RunConfig) -> int:
-    """Of this stage and those after it."""
+    """Steps of this stage and those after it."""
     return config.steps + (steps_in_all(config.then) if config.then else 0)

@@ -1,4 +1,4 @@
-"""The stage of a texture: a mesh, imported or of the stage before, whose colours are optimised while all else stays."""
+"""The texture stage: optimises only the colours of a mesh, imported or made by the stage before."""
 
 from __future__ import annotations
 
@@ -25,36 +25,38 @@ from ..scene.cameras import clip_matrices
 from ..scene.imported import NAMED_VIEWS, ImportedMesh, view_check
 from ..scene.painted_surface import Maps, PaintedSurface
 from ..scene.surface import vertex_normals
-from .handover import held, mesh_in, mesh_of, triangle
+from .handover import mesh_in, mesh_of, mesh_tensors, triangle
 
-LOOK = 768  # pixels a side of the views that say what is kept
+LOOK = 768  # pixels a side of the views that decide what is kept
 DIAGONAL = 1.05  # world units, of an imported mesh's bounding box: the median of the toys'
-RIM = 3  # pixels beside a jump of depth, where nothing counts as well seen
-CLOSE = 0.01  # world units: a point this near to what a view shows is what it shows
+RIM = 3  # pixels beside a depth discontinuity, where nothing counts as clearly visible
+CLOSE = 0.01  # world units: depth tolerance of the visibility test
 Texels = tuple[np.ndarray, np.ndarray]  # (T, T) triangles, -1 for none, and (T, T, 3) places on them
 
 
 class TextureStage(PaintStage):
-    """mesh: as it was read, with the UVs that are painted in, or what the stage before left (handover.py), which the
+    """mesh: as it was read, with the UVs of the new texture, or as the stage before made it (handover.py), which the
     checkpoint holds. texels: of each of its textures."""
 
     surface: PaintedSurface
 
-    def __init__(self, config: RunConfig, device: str | torch.device, made: ImportedMesh | None = None):
-        """made: by the stage before; None: the file that the config names, or nothing yet."""
+    def __init__(self, config: RunConfig, device: str | torch.device, mesh: ImportedMesh | None = None):
+        """mesh: made by the stage before; None: the file that the config names, or a placeholder."""
         texture = config.texture
         if texture.source:
-            before = imported(texture)
-            self.mesh = choose_uvs(before, texture.uv, texture.textures, texture.size)
+            original = imported(texture)
+            self.mesh = choose_uvs(original, texture.uv, texture.textures, texture.size)
         else:
-            before = self.mesh = triangle(texture.size) if made is None else made
+            original = self.mesh = triangle(texture.size) if mesh is None else mesh
         self.texels = [texels_of(self.mesh, number, texture.size) for number in range(len(self.mesh.textures))]
         vertices = torch.from_numpy(np.ascontiguousarray(self.mesh.vertices, dtype=np.float32))
         faces = torch.from_numpy(np.ascontiguousarray(self.mesh.faces, dtype=np.int32))
-        maps = maps_of(before, self.mesh, self.texels, texture, vertices, faces)
+        maps = maps_of(original, self.mesh, self.texels, texture, vertices, faces)
         surface = PaintedSurface(vertices, faces, maps, config.mesh, config.field.bound, config.seed)
         super().__init__(config, device, surface)
-        self.held = {} if texture.source else {name: value.to(self.device) for name, value in held(self.mesh).items()}
+        self.mesh_tensors = (
+            {} if texture.source else {name: value.to(self.device) for name, value in mesh_tensors(self.mesh).items()}
+        )
 
     @classmethod
     def start(cls, config: RunConfig, device: str | torch.device, previous: Stage | None = None) -> Self:
@@ -70,12 +72,12 @@ class TextureStage(PaintStage):
         return not self.config.texture.source
 
     def tensors(self) -> dict[str, torch.Tensor]:
-        return super().tensors() | self.held
+        return super().tensors() | self.mesh_tensors
 
     def fitting(self, tensors: Mapping[str, torch.Tensor]) -> Self:
         """The stage, before its first step, of the mesh that a checkpoint's tensors hold."""
-        made = mesh_in(tensors) if self.own else None
-        return self if made is None else type(self)(self.config, self.device, made)
+        mesh = mesh_in(tensors) if self.own else None
+        return self if mesh is None else type(self)(self.config, self.device, mesh)
 
     @property
     def frame(self) -> torch.Tensor:
@@ -84,13 +86,13 @@ class TextureStage(PaintStage):
         return torch.from_numpy(np.append(-self.mesh.matrix[:3, 3] * units, units))
 
     def images(self) -> dict[int, np.ndarray]:
-        """(T, T, 3) uint8 sRGB of every texture as it is now; texels of no triangle near those of one repeat it."""
-        found = {}
+        """(T, T, 3) uint8 sRGB of every texture as it is now; charts are padded into the texels around them."""
+        images = {}
         for number, (face, place) in enumerate(self.texels):
             where = (torch.from_numpy(v).to(self.device) for v in (face, place))
             image = (self.surface.repainted(number, *where) * 255).round().byte().cpu().numpy()
-            found[number] = padded(image, face >= 0)
-        return found
+            images[number] = pad(image, face >= 0)
+        return images
 
     @torch.no_grad()
     def vertex_colors(self) -> np.ndarray:
@@ -118,21 +120,21 @@ def imported(config: TextureConfig) -> ImportedMesh:
 
 
 def framed_mesh(path: Path, config: TextureConfig) -> ImportedMesh:
-    """The mesh at the size at which the embedded world's toys are seen."""
+    """The mesh, scaled to the size of the embedded world's toys."""
     mesh = read_mesh(path, config.up, config.front)
     extent = np.ptp(mesh.vertices[np.unique(mesh.faces)].astype(np.float64), axis=0)
     return read_mesh(path, config.up, config.front, side=float(extent.max() * DIAGONAL / np.linalg.norm(extent)))
 
 
 def texels_of(mesh: ImportedMesh, number: int, size: int) -> Texels:
-    """Which triangle of the mesh has which texel of a texture, and its place there."""
+    """The triangle of the mesh at each texel of a texture, and its barycentric place there."""
     rows = np.flatnonzero((mesh.face_texture() == number) & mesh.originals() & (mesh.uv_faces >= 0).all(1))
     if not len(rows):
         return np.full((size, size), -1, np.int32), np.zeros((size, size, 3))
     corner = mesh.uv[mesh.uv_faces[rows]]
     corner = corner - np.floor(corner.min(1, keepdims=True))  # into the image, where it is repeated
-    found, place = rasterise(corner.reshape(-1, 2), np.arange(3 * len(rows)).reshape(-1, 3), size)
-    return np.where(found >= 0, rows[found], -1).astype(np.int32), place
+    row, place = rasterise(corner.reshape(-1, 2), np.arange(3 * len(rows)).reshape(-1, 3), size)
+    return np.where(row >= 0, rows[row], -1).astype(np.int32), place
 
 
 def maps_of(
@@ -143,7 +145,7 @@ def maps_of(
     vertices: torch.Tensor,
     faces: torch.Tensor,
 ) -> Maps:
-    """The textures as the file has them, and what of them is kept."""
+    """The textures as the file has them, and how much of each texel is kept."""
     images = [start_image(before, mesh, number, config.size) for number in range(len(mesh.textures))]
     views = kept_views(config.keep)
     kept = [kept_texels(mesh, one, views, config, vertices, faces) for one in texels]
@@ -158,7 +160,7 @@ def maps_of(
 
 
 def kept_views(text: str) -> tuple[str, ...]:
-    """The names in "front,left". Raises UsageError for others."""
+    """The view names in a text such as "front,left". Raises UsageError for unknown ones."""
     names = tuple(name for name in (part.strip().lower() for part in text.split(",")) if name)
     for name in names:
         if name not in NAMED_VIEWS:
@@ -175,14 +177,14 @@ def kept_texels(
     vertices: torch.Tensor,
     faces: torch.Tensor,
 ) -> torch.Tensor:
-    """(T, T) in [0, 1]: 1 where one of the views sees a texel at a cosine of at least `keep_cosine`, away from the rims
-    of what it sees, falling to 0 over `keep_feather`."""
+    """(T, T) in [0, 1]: 1 where one of the views sees a texel at a cosine of at least `keep_cosine`, away from depth
+    discontinuities, falling to 0 over `keep_feather`."""
     face, place = (torch.from_numpy(v) for v in texels)
-    kept, seen = torch.zeros(face.shape), face >= 0
-    if not views or not seen.any():
+    kept, inside = torch.zeros(face.shape), face >= 0
+    if not views or not inside.any():
         return kept
-    corners = faces[face[seen].long()].long()
-    weight = place[seen][..., None].float()
+    corners = faces[face[inside].long()].long()
+    weight = place[inside][..., None].float()
     x = (vertices[corners] * weight).sum(1)
     normal = torch.nn.functional.normalize((vertex_normals(vertices, faces)[corners] * weight).sum(1), dim=-1)
     named, cameras = view_check(mesh)
@@ -190,7 +192,7 @@ def kept_texels(
     for i, view in enumerate(named):
         if view.name in views:
             best = torch.maximum(best, seen_well(vertices, faces, x, normal, cameras[i : i + 1], config))
-    kept[seen] = best
+    kept[inside] = best
     return kept
 
 
@@ -215,8 +217,8 @@ def seen_well(vertices, faces, x, normal, camera, config: TextureConfig) -> torc
     def look_up(values: torch.Tensor) -> torch.Tensor:
         return torch.nn.functional.grid_sample(values, grid, mode="nearest", align_corners=False)[0, 0, 0]
 
-    # What is near the rim of something before it, or before something else, is not seen well.
-    slope = 2 * RIM / LOOK / float(camera.focal) * 2.0  # of a surface at a slant, world units over the window
+    # A point next to the silhouette of a nearer surface, or on a silhouette itself, is not clearly visible.
+    slope = 2 * RIM / LOOK / float(camera.focal) * 2.0  # depth change of a slanted surface over the window, world units
     distance = toward.norm(dim=-1)
     clear = (look_up(nearest) > distance - CLOSE - 4 * slope) & (look_up(furthest) < distance + CLOSE + 4 * slope)
     visible = (look_up(depth) > distance - CLOSE) & clear
@@ -225,14 +227,14 @@ def seen_well(vertices, faces, x, normal, camera, config: TextureConfig) -> torc
     return ((cosine - low) / max(config.keep_feather, 1e-6)).clamp(0, 1) * visible
 
 
-def padded(image: np.ndarray, covered: np.ndarray, reach: int = 8) -> np.ndarray:
-    """An image whose texels within `reach` of a covered one, but not covered, repeat the nearest."""
+def pad(image: np.ndarray, covered: np.ndarray, reach: int = 8) -> np.ndarray:
+    """The image with texels that are not covered, but within `reach` of covered ones, set to the nearest of those."""
     from scipy.ndimage import distance_transform_edt
 
     if covered.all() or not covered.any():
         return image
-    found: Any = distance_transform_edt(~covered, return_indices=True)
-    away, (row, column) = found
+    nearest: Any = distance_transform_edt(~covered, return_indices=True)
+    away, (row, column) = nearest
     near = away <= reach
     out = image.copy()
     out[near] = image[row[near], column[near]]

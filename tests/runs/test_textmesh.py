@@ -17,7 +17,7 @@ from dreamfusion_ngp.optimise.mesh import MeshStage
 from dreamfusion_ngp.optimise.volume import VolumeStage
 from dreamfusion_ngp.runs.checkpoint import load_checkpoint, save_checkpoint
 from dreamfusion_ngp.runs.generate import generate, resume
-from dreamfusion_ngp.runs.handover import held, mesh_in, mesh_of, textured_mesh
+from dreamfusion_ngp.runs.handover import mesh_in, mesh_of, mesh_tensors, textured_mesh
 from dreamfusion_ngp.runs.outputs import export, render
 from dreamfusion_ngp.runs.stages import start
 from dreamfusion_ngp.runs.texture import TextureStage
@@ -102,13 +102,13 @@ def test_a_mesh_stage_hands_on_as_well(volume):
 
 def test_what_is_held_is_the_mesh(volume):
     mesh = mesh_of(volume, TextureConfig(size=SIZE, faces=300))
-    again = mesh_in(held(mesh))
+    again = mesh_in(mesh_tensors(mesh))
     for name in ("vertices", "faces", "uv", "uv_faces"):
         assert np.array_equal(getattr(again, name), getattr(mesh, name))
     assert np.array_equal(again.textures[0].image, mesh.textures[0].image)
     textured = textured_mesh(mesh, mesh.textures[0].image)
     assert np.array_equal(textured.vertices[textured.faces], mesh.vertices[mesh.faces])
-    tensors = held(mesh)
+    tensors = mesh_tensors(mesh)
     assert mesh_in({}) is None and mesh_in({**tensors, "mesh.faces": tensors["mesh.faces"][:, :2]}) is None
     assert mesh_in({**tensors, "mesh.uv": tensors["mesh.uv"][:3]}) is None
 
@@ -137,7 +137,7 @@ def test_stopped_in_either_stage_and_resumed(made, tmp_path, at, monkeypatch):
 def test_a_checkpoint_whose_mesh_is_none(made, tmp_path):
     """One line, not a stack of calls: tensors that no mesh could be."""
     stage = load_checkpoint(made.folder / "checkpoint.safetensors", "cpu")
-    stage.held["mesh.faces"] = stage.held["mesh.faces"] + len(stage.mesh.vertices)
+    stage.mesh_tensors["mesh.faces"] = stage.mesh_tensors["mesh.faces"] + len(stage.mesh.vertices)
     save_checkpoint(tmp_path / "c", stage)
     with pytest.raises(CheckpointError, match="do not fit its config"):
         load_checkpoint(tmp_path / "c", "cpu")
