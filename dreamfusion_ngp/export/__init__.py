@@ -1,1 +1,1 @@
-"""From a field to files: meshes, textures, videos."""
+"""Writes a scene to files: meshes, textures, videos."""

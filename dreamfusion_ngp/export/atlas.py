@@ -1,5 +1,5 @@
-"""UV atlases by xatlas, in a process of its own: it can crash where a mesh is dense, and would take a run with it. The
-mesh and the atlas go through pipes, which need no folder to write to."""
+"""UV atlases by xatlas, in a separate process: xatlas can crash on a dense mesh, and would take a run with it. The mesh
+and the atlas go through pipes, which need no folder to write to."""
 
 from __future__ import annotations
 
@@ -14,18 +14,18 @@ PADDING = 4  # texels between charts
 
 
 class AtlasError(Exception):
-    """xatlas did not come back with an atlas; says why."""
+    """xatlas made no atlas; the message says why."""
 
 
 def make_atlas(vertices: np.ndarray, faces: np.ndarray, normals: np.ndarray, size: int):
     """(source vertex of every new vertex (W,), faces (F, 3), uv (W, 2) in [0, 1], number of textures) for a mesh of
     float32 vertices and normals (V, 3) and uint32 faces (F, 3), for textures of size x size texels. Raises
     AtlasError."""
-    given = io.BytesIO()
-    np.savez(given, vertices=vertices, faces=faces, normals=normals, size=size)
-    try:  # in a session of its own: a terminal that is closed ends its programs, but not this one
+    buffer = io.BytesIO()
+    np.savez(buffer, vertices=vertices, faces=faces, normals=normals, size=size)
+    try:  # in its own session: closing the terminal ends its programs, but not this one
         child = subprocess.run(
-            [sys.executable, "-P", __file__], input=given.getvalue(), capture_output=True, start_new_session=True
+            [sys.executable, "-P", __file__], input=buffer.getvalue(), capture_output=True, start_new_session=True
         )
     except OSError as error:
         raise AtlasError(f"{sys.executable} cannot be started: {error.strerror or error}") from None
@@ -39,7 +39,7 @@ def make_atlas(vertices: np.ndarray, faces: np.ndarray, normals: np.ndarray, siz
 def main() -> None:
     """The child: a mesh on standard input, its atlas on standard output."""
     answer = os.fdopen(os.dup(1), "wb")
-    os.dup2(2, 1)  # what xatlas prints is not to be in the answer
+    os.dup2(2, 1)  # keeps what xatlas prints out of the answer
     import xatlas
 
     with np.load(io.BytesIO(sys.stdin.buffer.read())) as mesh:
@@ -48,12 +48,12 @@ def main() -> None:
         options.resolution, options.padding = int(mesh["size"]), PADDING
     atlas.generate(pack_options=options)
     source, faces, uv = atlas[0]
-    found = io.BytesIO()
-    np.savez(found, source=source, faces=faces, uv=uv, count=atlas.atlas_count)
+    buffer = io.BytesIO()
+    np.savez(buffer, source=source, faces=faces, uv=uv, count=atlas.atlas_count)
     with answer:
-        answer.write(found.getvalue())
+        answer.write(buffer.getvalue())
 
 
 if __name__ == "__main__":
     main()
-    os._exit(0)  # the atlas is written: a crash while xatlas is unloaded must not cost it
+    os._exit(0)  # the atlas is written: a crash while xatlas unloads must not lose it

@@ -9,17 +9,17 @@ from ..base.errors import UsageError
 
 
 class Convention(NamedTuple):
-    """What a program that reads the format takes for granted. A length of 1 in the scene is 1 metre."""
+    """What programs that read the format assume. A length of 1 in the scene is 1 metre."""
 
     up: str
-    front: str  # the way that the front of the object faces
+    front: str  # the direction that the object's front faces
     unit: str
 
 
-# Every format as its readers expect it, so that all files come up standing, facing the viewer of the front view and
-# not mirrored. glTF prescribes its axes and metres. OBJ prescribes nothing, and importers take it for +Y up. Blender
-# and slicers read PLY and STL as they are, in their own axes: +Z up, and Blender's front view looks along +Y, at what
-# faces -Y. Slicers take the numbers of an STL for millimetres.
+# Every format as its readers expect it, so that all files open upright, facing the viewer in the front view, and not
+# mirrored. glTF prescribes its axes and metres. OBJ prescribes nothing; importers assume +Y up. Blender and slicers
+# read PLY and STL as they are, in their own axes: +Z up, and Blender's front view looks along +Y, at what faces -Y.
+# Slicers read the numbers of an STL as millimetres.
 CONVENTIONS = {
     "glb": Convention("+Y", "+Z", "metres"),
     "obj": Convention("+Y", "+Z", "metres"),

@@ -1,4 +1,4 @@
-"""From a density field to a closed triangle mesh: sampling, the iso-level rule, marching cubes, components, decimation.
+"""Extracts a closed triangle mesh from a density field: sampling, iso-level, marching cubes, components, decimation.
 
 Arrays are numpy on the host. Grids are indexed [x, y, z]; vertices are world units, +Y up, the front faces +Z.
 """
@@ -14,7 +14,7 @@ from ..base.errors import ExportError
 from ..scene.isolevel import iso_level, sample_grid
 
 CLIP = 4.0  # marching cubes sees log(density / level) within +-CLIP
-NUDGE = 0.02  # and never closer to 0 than this: no slivers around grid points
+NUDGE = 0.02  # and never closer to 0 than this, which avoids slivers around grid points
 
 
 @dataclass(frozen=True)
@@ -36,12 +36,12 @@ def extract_mesh(
     level: float | None = None,
     device="cpu",
 ) -> tuple[Mesh, dict]:
-    """The surface of a density field as a closed mesh with outward faces, and figures about it.
+    """The surface of a density field as a closed mesh with outward faces, and statistics of it.
 
     density: callable, points (N, 3) float32 -> (N,) density per world unit. resolution: samples per axis of [-bound,
     bound]^3. faces: budget; 0 keeps all. keep_all: keep every separate piece, not only the largest. smooth:
     iterations of Taubin smoothing (volume-preserving). level: density of the surface; None: by `iso_level`. Walls of
-    closed cavities are dropped: nobody sees them. Where the field reaches the side of the cube, the mesh is closed
+    closed cavities are dropped, as they are invisible. Where the field reaches a side of the cube, the mesh is closed
     there.
     Raises ExportError for an empty or not finite field.
     """
@@ -55,8 +55,8 @@ def extract_mesh(
 
 
 def finish(mesh: Mesh, *, faces: int, keep_all: bool, smooth: int, smallest: float) -> tuple[Mesh, dict]:
-    """The outer shells of a closed mesh, smoothed and simplified as `extract_mesh` says, and figures about it.
-    smallest: volume of the pieces that keep_all keeps."""
+    """The outer shells of a closed mesh, smoothed and simplified as in `extract_mesh`, and statistics. smallest: least
+    volume of the pieces that keep_all keeps."""
     mesh, pieces = outer_shells(mesh, keep_all, smallest)
     extracted = len(mesh.faces)
     if smooth:
@@ -74,15 +74,15 @@ def finish(mesh: Mesh, *, faces: int, keep_all: bool, smooth: int, smallest: flo
 
 
 def touches_bound(grid: np.ndarray, level: float) -> float:
-    """Share of the cells on the cube's sides that are inside the solid: well above 0 means an object cut off, or
-    fog."""
+    """Share of the cells on the cube's sides that are inside the solid: well above 0 means that the object is cut off,
+    or fog."""
     sides = np.ones(grid.shape, dtype=bool)
     sides[1:-1, 1:-1, 1:-1] = False
     return float((grid[sides] > level).mean())
 
 
 def marching_cubes(grid: np.ndarray, level: float, bound: float) -> Mesh:
-    """Lewiner's marching cubes on log(density / level): trained fields are far closer to linear in it than in the
+    """Lewiner's marching cubes on log(density / level): the log of a trained field is far closer to linear than its
     density."""
     from skimage.measure import marching_cubes as lewiner
 
@@ -97,8 +97,7 @@ def marching_cubes(grid: np.ndarray, level: float, bound: float) -> Mesh:
 
 
 def outer_shells(mesh: Mesh, keep_all: bool, smallest: float = 0.0) -> tuple[Mesh, int]:
-    """The piece that encloses most (or, keep_all, every one of at least `smallest` volume) and the number of pieces
-    there were.
+    """The piece that encloses most (keep_all: every one of at least `smallest` volume) and the number of pieces before.
 
     A cavity's wall encloses a negative volume, so it is never kept.
     """
@@ -116,14 +115,14 @@ def outer_shells(mesh: Mesh, keep_all: bool, smallest: float = 0.0) -> tuple[Mes
 
 
 def compact(mesh: Mesh) -> Mesh:
-    """Without the vertices that no face uses."""
+    """The mesh without the vertices that no face uses."""
     used, faces = np.unique(mesh.faces, return_inverse=True)
     return Mesh(mesh.vertices[used], faces.reshape(-1, 3))
 
 
 def decimate(mesh: Mesh, faces: int) -> Mesh:
-    """Quadric edge collapse (Garland and Heckbert 1997) to about `faces` faces; gentler, then not at all, where that
-    would open the mesh."""
+    """Quadric edge collapse (Garland and Heckbert 1997) to about `faces` faces. Where that would open the mesh, less
+    aggressively, then not at all."""
     import fast_simplification
 
     if len(mesh.faces) <= faces:
@@ -139,7 +138,7 @@ def decimate(mesh: Mesh, faces: int) -> Mesh:
 
 
 def taubin(mesh: Mesh, iterations: int, shrink: float = 0.5, grow: float = -0.53) -> Mesh:
-    """Taubin's smoothing (1995): Laplacian steps that alternately shrink and grow, so that the volume stays."""
+    """Taubin's smoothing (1995): Laplacian steps that alternately shrink and grow, which preserves the volume."""
     from scipy.sparse import coo_matrix, diags
 
     f, n = mesh.faces, len(mesh.vertices)

@@ -80,8 +80,8 @@ def export_surface(
     frame: Sequence[float] | np.ndarray = SCENE,
     device="cpu",
 ) -> dict:
-    """As `export_mesh`, of a closed surface that is there: albedo gives the colours of points on it. frame: (4,), the
-    place in the files of the scene's origin, and their units to one of the world."""
+    """As `export_mesh`, of an existing closed surface: albedo gives the colours of points on it. frame: (4,), the
+    scene's origin in the coordinates of the files, and file units per world unit."""
     check_limits(texture, faces)
     place = (Path(folder).resolve(), check_formats(formats), texture, check_size(size), check_origin(origin))
     if not len(mesh.faces):
@@ -99,8 +99,8 @@ def export_textured(
     size: float = STL_SIZE,
     origin: str = "scene",
 ) -> dict:
-    """As `export_mesh`, of a closed mesh that has a texture: `textured` is the same with a vertex for each of its UVs.
-    colors: (V, 3) in [0, 1], of its vertices, for formats without a texture."""
+    """As `export_mesh`, of a closed mesh that has a texture: `textured` is the same mesh with a vertex per UV. colors:
+    (V, 3) in [0, 1], of its vertices, for formats without a texture."""
     place = (Path(folder).resolve(), check_formats(formats), len(textured.image), check_size(size))
     return write_mesh(mesh, lambda points, normals: colors, *place, check_origin(origin), textured=textured)
 
@@ -116,7 +116,7 @@ def write_mesh(
     frame: Sequence[float] | np.ndarray = SCENE,
     textured: TexturedMesh | None = None,
 ) -> dict:
-    """The files of `export_mesh` for a mesh and its colours, and the part of what it returns that is about them.
+    """Write the files of `export_mesh` for a mesh and its colours. Returns their paths and the sides of an STL.
     textured: the mesh with its atlas and texture, where it has them already."""
     stats, files = {}, {}
     placed = Mesh(mesh.vertices * frame[3] + np.asarray(frame[:3]), mesh.faces)
@@ -152,7 +152,7 @@ def of_size(mesh: Mesh, size: float) -> Mesh:
 
 
 def origin_of(vertices: np.ndarray, origin: str) -> np.ndarray:
-    """(3,) the place in the scene, +Y up, that becomes the origin of a file."""
+    """(3,) the point of the scene, +Y up, that becomes the origin of a file."""
     if origin == "scene":
         return np.zeros(3)
     low, high = vertices.min(0), vertices.max(0)
@@ -165,8 +165,8 @@ def turned(mesh: Mesh, shift: np.ndarray) -> Mesh:
     return Mesh((mesh.vertices + shift) @ Z_UP, mesh.faces)
 
 
-def said(name: str) -> str:
-    """The axes and the unit of a format, as its files say them."""
+def convention_text(name: str) -> str:
+    """The axes and the unit of a format, as its files state them."""
     convention = CONVENTIONS[name]
     return f"{convention.unit}, {convention.up} up, front {convention.front}"
 
@@ -177,7 +177,7 @@ def check_finite(*arrays: np.ndarray) -> None:
 
 
 def write_files(folder: Path, files: dict[str, bytes]) -> dict[str, str]:
-    """Each file in one step. Returns absolute paths by extension."""
+    """Write each file atomically. Returns absolute paths by extension."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
         for name, data in files.items():
@@ -221,7 +221,7 @@ def glb_bytes(textured: TexturedMesh) -> bytes:
 
 def obj_files(textured: TexturedMesh) -> dict[str, bytes]:
     """Wavefront OBJ with its material and texture beside it."""
-    lines = [f"# {said('obj')}", "mtllib mesh.mtl", "o mesh", "usemtl surface"]
+    lines = [f"# {convention_text('obj')}", "mtllib mesh.mtl", "o mesh", "usemtl surface"]
     lines += ["v {:.6f} {:.6f} {:.6f}".format(*v) for v in textured.vertices]
     lines += ["vt {:.6f} {:.6f}".format(*v) for v in textured.uv]
     lines += ["vn {:.4f} {:.4f} {:.4f}".format(*v) for v in textured.normals]
@@ -235,7 +235,7 @@ def obj_files(textured: TexturedMesh) -> dict[str, bytes]:
 
 
 def ply_bytes(mesh: Mesh, color: np.ndarray) -> bytes:
-    """Binary PLY with normals and vertex colours (8 bits, sRGB), and a comment that says its axes."""
+    """Binary PLY with normals and vertex colours (8 bits, sRGB), and a comment that states its axes."""
     import trimesh
     from trimesh.exchange.ply import export_ply
 
@@ -245,14 +245,14 @@ def ply_bytes(mesh: Mesh, color: np.ndarray) -> bytes:
         mesh.vertices, mesh.faces, vertex_normals=vertex_normals(mesh), vertex_colors=rgba, process=False
     )
     head, body = export_ply(solid, vertex_normal=True).split(b"\nelement ", 1)
-    return head + f"\ncomment {said('ply')}\nelement ".encode() + body
+    return head + f"\ncomment {convention_text('ply')}\nelement ".encode() + body
 
 
 def stl_bytes(mesh: Mesh) -> bytes:
-    """Binary STL: the shape alone; its header of 80 bytes says the unit and the axes."""
+    """Binary STL: only the shape; its 80-byte header states the unit and the axes."""
     import trimesh
     from trimesh.exchange.stl import export_stl
 
     check_finite(mesh.vertices)
     data = export_stl(trimesh.Trimesh(mesh.vertices, mesh.faces, process=False))
-    return f"dreamfusion_ngp: {said('stl')}".encode().ljust(80, b"\0") + data[80:]
+    return f"dreamfusion_ngp: {convention_text('stl')}".encode().ljust(80, b"\0") + data[80:]

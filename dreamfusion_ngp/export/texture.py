@@ -1,4 +1,4 @@
-"""A texture for a mesh: a UV atlas, and colours baked from the field at the texels' places on the surface."""
+"""A texture for a mesh: a UV atlas, and colours baked from the field at the texels' points on the surface."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ from .atlas import AtlasError, make_atlas
 from .isosurface import Mesh, vertex_normals
 
 MAX_TEXTURE = 4096
-MAX_FACES = 200_000  # xatlas takes minutes for as many, and hours for the million of a run that diverged
+MAX_FACES = 200_000  # xatlas takes minutes for so many, and hours for the million of a run that diverged
 
 # Points of the surface and its normals there, each (N, 3), -> colours (N, 3) in [0, 1].
 Color = Callable[[np.ndarray, np.ndarray], np.ndarray]
 
-# A texel's colour is what a ray along the inward normal sees: DEPTHS samples STEP apart, the first of them half a
-# step outside. The albedo right on the iso-level has little weight in any rendering, so it is the least trained.
+# A texel's colour is that of a ray along the inward normal: DEPTHS samples STEP apart, the first half a step outside.
+# The albedo right at the iso-level has little weight in any rendering, so it is the least trained.
 DEPTHS = 4
 STEP = 0.01  # world units
 
@@ -47,9 +47,9 @@ def unwrap(mesh: Mesh, texture: int) -> tuple[np.ndarray, np.ndarray, np.ndarray
             "few were asked for it is noise, which cannot be simplified: look at the previews, the run "
             "may have diverged. The formats ply and stl need no texture"
         )
-    parts = mesh.vertices.astype(np.float32), mesh.faces.astype(np.uint32), vertex_normals(mesh).astype(np.float32)
+    arrays = mesh.vertices.astype(np.float32), mesh.faces.astype(np.uint32), vertex_normals(mesh).astype(np.float32)
     try:
-        source, faces, uv, count = make_atlas(*parts, texture)
+        source, faces, uv, count = make_atlas(*arrays, texture)
     except AtlasError as error:
         raise ExportError(
             f"no UV atlas for {len(mesh.faces):,} faces: {error}; try fewer faces. The formats ply and "
@@ -63,7 +63,7 @@ def unwrap(mesh: Mesh, texture: int) -> tuple[np.ndarray, np.ndarray, np.ndarray
 
 
 def rasterise(uv: np.ndarray, faces: np.ndarray, size: int) -> tuple[np.ndarray, np.ndarray]:
-    """Which texels' centres lie in which triangle: (size, size) face index or -1, row 0 at the top; (size, size, 3)
+    """The triangle under each texel's centre: (size, size) face index or -1, row 0 at the top; (size, size, 3)
     barycentric weights."""
     flat = torch.from_numpy(np.ascontiguousarray(uv, dtype=np.float64)) * 2 - 1
     position = torch.cat([flat, torch.zeros(len(flat), 1), torch.ones(len(flat), 1)], 1)[None]
@@ -98,11 +98,11 @@ def bake_texture(mesh: Mesh, color: Color, *, size: int) -> TexturedMesh:
         raise UsageError(f"texture size must be between 16 and {MAX_TEXTURE} texels, got {size}")
     source, faces, uv = unwrap(mesh, size)
     vertices, normals = mesh.vertices[source], vertex_normals(mesh)[source]
-    found, weights = rasterise(uv, faces, size)
-    covered = found >= 0
+    face, weights = rasterise(uv, faces, size)
+    covered = face >= 0
     if not covered.any():
         raise ExportError(f"no texel of the {size} x {size} texture lies on the surface; try a larger texture")
-    corners, weight = faces[found[covered]], weights[covered][..., None]
+    corners, weight = faces[face[covered]], weights[covered][..., None]
     points = (vertices[corners] * weight).sum(1)
     normal = (normals[corners] * weight).sum(1)
     normal /= np.maximum(np.linalg.norm(normal, axis=1, keepdims=True), 1e-12)

@@ -60,10 +60,10 @@ def write_mp4(path: Path, frames: np.ndarray, fps: int) -> None:
 
     height, width = frames.shape[1:3]
     frames = np.pad(frames, ((0, 0), (0, height % 2), (0, width % 2), (0, 0)), mode="edge")  # yuv420p halves both sides
-    given = ["-f", "rawvideo", "-pix_fmt", "rgb24", "-s", f"{frames.shape[2]}x{frames.shape[1]}", "-r", str(fps)]
-    wanted = ["-vcodec", "libx264", "-pix_fmt", "yuv420p", "-crf", "15", "-movflags", "+faststart", "-f", "mp4"]
+    input_args = ["-f", "rawvideo", "-pix_fmt", "rgb24", "-s", f"{frames.shape[2]}x{frames.shape[1]}", "-r", str(fps)]
+    output_args = ["-vcodec", "libx264", "-pix_fmt", "yuv420p", "-crf", "15", "-movflags", "+faststart", "-f", "mp4"]
     done = subprocess.run(
-        [imageio_ffmpeg.get_ffmpeg_exe(), "-y", "-v", "error", *given, "-i", "-", "-an", *wanted, str(path)],
+        [imageio_ffmpeg.get_ffmpeg_exe(), "-y", "-v", "error", *input_args, "-i", "-", "-an", *output_args, str(path)],
         input=frames.data.cast("B"),
         capture_output=True,
         start_new_session=True,
