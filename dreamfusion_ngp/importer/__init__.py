@@ -1,1 +1,1 @@
-"""Meshes of other programs: read, examined, unwrapped where they must be, written back as they were."""
+"""Meshes of other programs: read, examined, unwrapped where needed, written back with everything else unchanged."""

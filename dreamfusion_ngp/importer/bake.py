@@ -1,4 +1,4 @@
-"""The colours that a mesh has, as images in its UVs: what a refinement of its textures starts from."""
+"""Bakes the colours of a mesh into images in its UVs, from which a refinement of its textures starts."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ POINTS_PER_CALL = 1 << 20
 
 
 def start_image(before: ImportedMesh, mesh: ImportedMesh, texture: int, size: int) -> np.ndarray:
-    """(size, size, 3) uint8 sRGB: the colours of `before`, as its file shows them without light, in the UVs of `mesh`,
-    which `choose_uvs` made of it. Texels that no triangle covers repeat the nearest that one does.
+    """(size, size, 3) uint8 sRGB: the unlit colours of `before`, in the UVs of `mesh`, which `choose_uvs` made of it.
+    Texels that no triangle covers repeat the nearest covered one.
 
-    An image that is kept whole is only brought to the size, the same to the bit where it has it. Raises UsageError for
-    a size outside of 16 to 4096.
+    An image whose UVs are kept is only resized, and stays bit-identical where it has the size. Raises UsageError for a
+    size outside of 16 to 4096.
     """
     if not 16 <= size <= MAX_TEXTURE:
         raise UsageError(f"texture size must be between 16 and {MAX_TEXTURE} texels, got {size}")
@@ -63,19 +63,19 @@ def baked(before: ImportedMesh, mesh: ImportedMesh, rows: np.ndarray, size: int)
     corner = mesh.uv[index]
     corner = corner - np.floor(corner.min(1, keepdims=True, initial=np.inf))  # into the image, where it is repeated
     inner = np.arange(3 * len(rows)).reshape(-1, 3)
-    found, weights = rasterise(corner.reshape(-1, 2), inner, size)
-    covered = found >= 0
+    triangle, weights = rasterise(corner.reshape(-1, 2), inner, size)
+    covered = triangle >= 0
     image = np.zeros((size, size, 3), np.uint8)
     if not covered.any():
         return image + np.uint8(128)
-    image[covered] = colors_at(before, rows[found[covered]], weights[covered].astype(np.float32))
+    image[covered] = colors_at(before, rows[triangle[covered]], weights[covered].astype(np.float32))
     nearest: Any = distance_transform_edt(~covered, return_distances=False, return_indices=True)
     row, column = nearest
     return image[row, column]
 
 
 def colors_at(mesh: ImportedMesh, face: np.ndarray, weights: np.ndarray) -> np.ndarray:
-    """(N, 3) uint8 sRGB of a mesh at points of its triangles: (N,) which, (N, 3) barycentric weights."""
+    """(N, 3) uint8 sRGB of a mesh at points of its triangles: face (N,), weights (N, 3) barycentric."""
     out = np.empty((len(face), 3), np.uint8)
     which = mesh.face_texture()
     factors = np.stack([m.color[:3] for m in mesh.materials])
@@ -110,7 +110,7 @@ def sampled(texture: Texture, uv: np.ndarray) -> np.ndarray:
 
 
 def wrapped(index: np.ndarray, size: int, wrap: str) -> np.ndarray:
-    """Texel numbers in [0, size) of any whole numbers."""
+    """Texel indices in [0, size) of any whole numbers, by the wrap mode."""
     if wrap == "clamp":
         return index.clip(0, size - 1).astype(np.int64)
     if wrap == "mirror":

@@ -1,4 +1,4 @@
-"""A glTF document of plain arrays: what PLY and STL files are turned into, whose own formats hold no texture."""
+"""Builds a glTF document from arrays. PLY and STL files, which hold no texture, are converted into one."""
 
 from __future__ import annotations
 
@@ -11,13 +11,14 @@ TYPES = {"f": 5126, "u": 5125}
 
 
 class Builder:
-    """The JSON and the buffer of a document that grows by accessors. Every view begins at a multiple of 16 bytes."""
+    """Builds the JSON and the buffer of a document, one accessor at a time. Every view begins at a multiple of 16
+    bytes."""
 
     def __init__(self, json: dict) -> None:
         self.json, self.chunks, self.length = json, [], 0
 
     def view(self, data: bytes, **fields) -> int:
-        """A new buffer view; its number."""
+        """Add a buffer view. Returns its number."""
         views = self.json.setdefault("bufferViews", [])
         views.append({"buffer": 0, "byteOffset": self.length, "byteLength": len(data)} | fields)
         padded = data + b"\0" * (-len(data) % 16)
@@ -26,11 +27,11 @@ class Builder:
         return len(views) - 1
 
     def accessor(self, values: np.ndarray, kind: str, target: int = ARRAY_BUFFER) -> int:
-        """An accessor of float32 or uint32 values; its number."""
+        """Add an accessor of float32 or uint32 values. Returns its number."""
         accessors = self.json.setdefault("accessors", [])
         view = self.view(np.ascontiguousarray(values).tobytes(), target=target)
-        found = {"bufferView": view, "componentType": TYPES[values.dtype.kind], "count": len(values), "type": kind}
-        accessors.append(found)
+        entry = {"bufferView": view, "componentType": TYPES[values.dtype.kind], "count": len(values), "type": kind}
+        accessors.append(entry)
         return len(accessors) - 1
 
     def document(self) -> Document:
@@ -84,7 +85,7 @@ def document_of(
 
 
 def flipped(uv: np.ndarray) -> np.ndarray:
-    """(N, 2) float32 UVs with their origin at the other of top left and bottom left."""
+    """(N, 2) float32 UVs with their origin moved from top left to bottom left, or back."""
     return uv * np.array([1, -1], np.float32) + np.array([0, 1], np.float32)
 
 

@@ -1,4 +1,4 @@
-"""Bytes of a mesh file and of the files that it names, which must lie beside it."""
+"""Reads a mesh file and the files that it names, which must lie beside it."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from ..base.errors import MeshError
 MAX_FILE = 1 << 30  # bytes
 
 
-def shown(text) -> str:
-    """A text of a file, short enough for a message of one line."""
+def excerpt(text) -> str:
+    """A text from a file, cut short for a message of one line."""
     text = repr(text)
     return text if len(text) <= 60 else text[:57] + "..."
 
@@ -24,14 +24,16 @@ def shown(text) -> str:
 def read_file(path: Path, limit: int = MAX_FILE) -> bytes:
     """The bytes of an ordinary file. Raises MeshError, without the file's name."""
     try:
-        number = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))  # no pipe waits
+        number = os.open(
+            path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
+        )  # does not block on a pipe
         with open(number, "rb") as file:
-            found = os.fstat(number)
-            if not stat.S_ISREG(found.st_mode):
+            status = os.fstat(number)
+            if not stat.S_ISREG(status.st_mode):
                 raise MeshError("is not a file")
-            if found.st_size > limit:
-                raise MeshError(f"has {found.st_size:,} bytes; more than {limit:,} are not read")
-            return file.read(found.st_size)
+            if status.st_size > limit:
+                raise MeshError(f"has {status.st_size:,} bytes; more than {limit:,} are not read")
+            return file.read(status.st_size)
     except (OSError, ValueError) as error:
         raise MeshError(f"cannot be read: {getattr(error, 'strerror', None) or error}") from None
 
@@ -41,18 +43,18 @@ def beside(folder: Path, name: str) -> Path:
     Raises MeshError."""
     plain = name.replace("\\", "/")
     if not plain.strip() or "\0" in plain or len(plain) > 1000 or re.match(r"[A-Za-z][\w+.-]*:", plain):
-        raise MeshError(f"names {shown(name)}: only files beside it, by relative names, are read")
+        raise MeshError(f"names {excerpt(name)}: only files beside it, by relative names, are read")
     if PurePosixPath(plain).is_absolute() or ".." in PurePosixPath(plain).parts:
-        raise MeshError(f"names {shown(name)}, outside of its folder; put the file beside it and name it alone")
+        raise MeshError(f"names {excerpt(name)}, outside of its folder; put the file beside it and name it alone")
     try:
         home, path = folder.resolve(), (folder / plain).resolve()
         inside, there = path.is_relative_to(home), path.is_file()
     except (OSError, ValueError, RuntimeError):
         inside, there = True, False
     if not inside:
-        raise MeshError(f"names {shown(name)}, which leads out of its folder")
+        raise MeshError(f"names {excerpt(name)}, which leads out of its folder")
     if not there:
-        raise MeshError(f"names {shown(name)}, which is not there")
+        raise MeshError(f"names {excerpt(name)}, which is not there")
     return path
 
 
@@ -62,13 +64,13 @@ def read_beside(folder: Path, name: str, limit: int = MAX_FILE) -> bytes:
     try:
         return read_file(path, limit)
     except MeshError as error:
-        raise MeshError(f"names {shown(name)}, which {error}") from None
+        raise MeshError(f"names {excerpt(name)}, which {error}") from None
 
 
 def read_uri(folder: Path, uri) -> bytes:
-    """The bytes of a URI of glTF: data within it, or a file beside it. Raises MeshError."""
+    """The bytes of a glTF URI: inline data, or a file beside the mesh. Raises MeshError."""
     if not isinstance(uri, str):
-        raise MeshError(f"has the URI {shown(uri)}")
+        raise MeshError(f"has the URI {excerpt(uri)}")
     if not uri.startswith("data:"):
         return read_beside(folder, os.fsdecode(unquote_to_bytes(uri)))
     head, comma, body = uri.partition(",")
@@ -81,4 +83,4 @@ def read_uri(folder: Path, uri) -> bytes:
             else unquote_to_bytes(body)
         )
     except (ValueError, binascii.Error):
-        raise MeshError(f"has a damaged data URI, {shown(uri)}") from None
+        raise MeshError(f"has a damaged data URI, {excerpt(uri)}") from None

@@ -1,4 +1,4 @@
-"""glTF 2.0: the container, its JSON and its buffers, every number of it checked before it is used.
+"""glTF 2.0: the container, its JSON and its buffers; every number is checked before it is used.
 
 Specification: Khronos, glTF 2.0 (ISO/IEC 12113:2022).
 """
@@ -14,13 +14,13 @@ from pathlib import Path
 import numpy as np
 
 from ..base.errors import MeshError
-from .files import read_uri, shown
+from .files import excerpt, read_uri
 
 MAGIC, JSON_CHUNK, BIN_CHUNK = 0x46546C67, 0x4E4F534A, 0x004E4942
 MAX_JSON = 1 << 26  # bytes
 COMPONENTS = {5120: "<i1", 5121: "<u1", 5122: "<i2", 5123: "<u2", 5125: "<u4", 5126: "<f4"}
 WIDTHS = {"SCALAR": 1, "VEC2": 2, "VEC3": 3, "VEC4": 4}
-# What may be required of a reader. All else would change the triangles or the colours that are read.
+# Extensions that a file may require. Any other would change the triangles or the colours that are read.
 KNOWN_EXTENSIONS = {"KHR_mesh_quantization", "KHR_texture_transform", "EXT_texture_webp", "KHR_lights_punctual"}
 LISTS = (
     "accessors",
@@ -44,7 +44,7 @@ ADVICE = {
 
 @dataclass
 class Document:
-    """json: the document. buffers: its buffers. images: bytes of the images that lie in files, by their number."""
+    """json: the document. buffers: its buffers. images: bytes of the images in separate files, by image number."""
 
     json: dict
     buffers: list[bytes]
@@ -59,18 +59,18 @@ def parse_json(data: bytes) -> dict:
         return value
 
     try:
-        found = json.loads(data.decode("utf-8-sig"), parse_constant=number, parse_float=number)
+        document = json.loads(data.decode("utf-8-sig"), parse_constant=number, parse_float=number)
     except (ValueError, RecursionError):
         raise MeshError("has JSON that cannot be read") from None
-    if not isinstance(found, dict):
+    if not isinstance(document, dict):
         raise MeshError("has JSON that is no object")
-    return found
+    return document
 
 
 def read_glb(data: bytes, folder: Path) -> Document:
     """The document of a GLB file. Raises MeshError."""
     if data[:4] != b"glTF"[: len(data[:4])] or not data:
-        raise MeshError(f"is not a GLB file: it begins with {shown(data[:8])}")
+        raise MeshError(f"is not a GLB file: it begins with {excerpt(data[:8])}")
     if len(data) < 20:
         raise MeshError("is cut short")
     _, version, length = struct.unpack_from("<III", data)
@@ -93,14 +93,14 @@ def read_glb(data: bytes, folder: Path) -> Document:
 
 
 def read_gltf(data: bytes, folder: Path) -> Document:
-    """The document of a .gltf file, whose buffers and images lie in `folder` or in it. Raises MeshError."""
+    """The document of a .gltf file, whose buffers and images lie in `folder` or inside the file. Raises MeshError."""
     if not data.lstrip(b"\xef\xbb\xbf \t\r\n").startswith(b"{") or len(data) > MAX_JSON * 8:
         raise MeshError("is not a glTF file: it is no JSON object")
     return complete(parse_json(data), None, folder)
 
 
 def complete(document: dict, binary: bytes | None, folder: Path) -> Document:
-    """With the buffers and images that `document` names. Raises MeshError."""
+    """The document with the buffers and images that it names loaded. Raises MeshError."""
     check_version(document)
     for kind in LISTS:
         listing(document, kind)
@@ -120,13 +120,13 @@ def complete(document: dict, binary: bytes | None, folder: Path) -> Document:
     for number, image in enumerate(listing(document, "images")):
         if "bufferView" not in image:
             images[number] = read_uri(folder, image.get("uri"))
-    found = Document(document, buffers, images)
-    check_references(found)
-    return found
+    result = Document(document, buffers, images)
+    check_references(result)
+    return result
 
 
 def check_references(document: Document) -> None:
-    """Raise MeshError where something that may never be shown could not be written back."""
+    """Raise MeshError for broken references, also in what the scene does not show: it must be written back too."""
     for view in range(len(listing(document.json, "bufferViews"))):
         view_bytes(document, view)
     for holder in listing(document.json, "accessors") + listing(document.json, "images"):
@@ -145,47 +145,47 @@ def check_references(document: Document) -> None:
 def check_version(document: dict) -> None:
     version = document.get("asset", {}).get("version") if isinstance(document.get("asset"), dict) else None
     if not isinstance(version, str) or not version.startswith("2."):
-        raise MeshError(f"has no glTF 2 in it: asset.version is {shown(version)}")
+        raise MeshError(f"has no glTF 2 in it: asset.version is {excerpt(version)}")
     for key in ("extensionsUsed", "extensionsRequired"):
         if not isinstance(document.get(key, []), list):
             raise MeshError(f"is damaged: {key} is no list")
     for name in document.get("extensionsRequired", []):
         if not isinstance(name, str) or (name not in KNOWN_EXTENSIONS and not name.startswith(KNOWN_PREFIX)):
-            raise MeshError(f"needs the extension {shown(name)}, which is not read{ADVICE.get(str(name), '')}")
+            raise MeshError(f"needs the extension {excerpt(name)}, which is not read{ADVICE.get(str(name), '')}")
 
 
 def listing(holder: dict, key: str) -> list[dict]:
     """A list of objects of the document, empty where it is missing. Raises MeshError."""
-    found = holder.get(key, [])
-    if not isinstance(found, list) or not all(isinstance(one, dict) for one in found):
+    items = holder.get(key, [])
+    if not isinstance(items, list) or not all(isinstance(one, dict) for one in items):
         raise MeshError(f"is damaged: {key} is no list of objects")
-    return found
+    return items
 
 
 def child(holder: dict, key: str) -> dict:
     """An object within an object, empty where it is missing. Raises MeshError."""
-    found = holder.get(key, {})
-    if not isinstance(found, dict):
+    value = holder.get(key, {})
+    if not isinstance(value, dict):
         raise MeshError(f"is damaged: {key} is no object")
-    return found
+    return value
 
 
 def integer(holder: dict, key: str, default: int | None = None, *, low: int = 0, high: int = 1 << 40, what: str) -> int:
     """A whole number. Raises MeshError."""
-    found = holder.get(key, default)
-    if type(found) is float and found.is_integer():
-        found = int(found)
-    if type(found) is not int or not low <= found <= high:
-        raise MeshError(f"is damaged: {key} of {what} is {shown(found)}")
-    return found
+    value = holder.get(key, default)
+    if type(value) is float and value.is_integer():
+        value = int(value)
+    if type(value) is not int or not low <= value <= high:
+        raise MeshError(f"is damaged: {key} of {what} is {excerpt(value)}")
+    return value
 
 
 def entry(document: dict, kind: str, number, what: str) -> dict:
     """document[kind][number], of a list that `complete` has checked. Raises MeshError."""
-    found = document.get(kind, [])
-    if type(number) is not int or not 0 <= number < len(found):
-        raise MeshError(f"is damaged: {what} names {kind}[{shown(number)}], of which there are {len(found)}")
-    return found[number]
+    entries = document.get(kind, [])
+    if type(number) is not int or not 0 <= number < len(entries):
+        raise MeshError(f"is damaged: {what} names {kind}[{excerpt(number)}], of which there are {len(entries)}")
+    return entries[number]
 
 
 def name_of(holder: dict, otherwise: str) -> str:
@@ -209,24 +209,24 @@ def view_bytes(document: Document, number) -> memoryview:
 
 
 def accessor_count(document: Document, number) -> int:
-    """The number of elements of an accessor, for which there are bytes. Raises MeshError."""
+    """The number of elements of an accessor, checked against its buffer. Raises MeshError."""
     return len(accessor(document, number))
 
 
 def accessor(document: Document, number, types: tuple[str, ...] = tuple(WIDTHS)) -> np.ndarray:
-    """(count, width) elements of an accessor as they are stored, not copied. Raises MeshError."""
-    found = entry(document.json, "accessors", number, "a primitive")
-    kind, component = found.get("type"), found.get("componentType")
+    """(count, width) elements of an accessor in their stored type, a view of its buffer. Raises MeshError."""
+    info = entry(document.json, "accessors", number, "a primitive")
+    kind, component = info.get("type"), info.get("componentType")
     if kind not in types or not isinstance(kind, str) or not isinstance(component, int) or component not in COMPONENTS:
-        raise MeshError(f"is damaged: accessor {number} is of type {shown(kind)}, {shown(component)}")
-    if "sparse" in found or "bufferView" not in found:
+        raise MeshError(f"is damaged: accessor {number} is of type {excerpt(kind)}, {excerpt(component)}")
+    if "sparse" in info or "bufferView" not in info:
         raise MeshError(f"has a sparse accessor ({number}), which is not read")
-    count = integer(found, "count", low=1, what=f"accessor {number}")
-    data = view_bytes(document, found["bufferView"])
+    count = integer(info, "count", low=1, what=f"accessor {number}")
+    data = view_bytes(document, info["bufferView"])
     scalar, width = np.dtype(COMPONENTS[component]), WIDTHS[kind]
     size = scalar.itemsize * width
-    offset = integer(found, "byteOffset", 0, what=f"accessor {number}")
-    view = entry(document.json, "bufferViews", found["bufferView"], "an accessor")
+    offset = integer(info, "byteOffset", 0, what=f"accessor {number}")
+    view = entry(document.json, "bufferViews", info["bufferView"], "an accessor")
     stride = integer(
         view, "byteStride", size, low=size, high=252 if "byteStride" in view else size, what="a buffer view"
     )
@@ -237,8 +237,8 @@ def accessor(document: Document, number, types: tuple[str, ...] = tuple(WIDTHS))
 
 
 def as_float(document: Document, number, types: tuple[str, ...]) -> np.ndarray:
-    """(count, width) float32 values of an accessor: whole numbers that are marked normalized stand for [-1, 1] or
-    [0, 1]. Raises MeshError."""
+    """(count, width) float32 values of an accessor; normalized integers are mapped to [-1, 1] or [0, 1]. Raises
+    MeshError."""
     raw = accessor(document, number, types)
     values = raw.astype(np.float32)
     if raw.dtype.kind != "f" and entry(document.json, "accessors", number, "a primitive").get("normalized") is True:

@@ -1,4 +1,4 @@
-"""Changes of a glTF document that leave all other bytes as they are, and its packing as one GLB file."""
+"""Edits a glTF document, leaving all other bytes as they are, and packs it as one GLB file."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ WEBP = "EXT_texture_webp"
 
 
 class Edit:
-    """A copy of a document's JSON to change. Numbers of views, accessors and images stay what they were, since
-    extensions that are not understood may name them."""
+    """An editable copy of a document's JSON. Views, accessors and images keep their numbers, since extensions that are
+    not understood may refer to them."""
 
     def __init__(self, document: Document) -> None:
         self.document, self.json = document, copy.deepcopy(document.json)
@@ -25,24 +25,24 @@ class Edit:
         self.before = used_views(self.json)
 
     def append(self, kind: str, entry: dict) -> int:
-        """A new entry of a list of the document; its number."""
+        """Add an entry to a list of the document. Returns its number."""
         entries = self.json.setdefault(kind, [])
         entries.append(entry)
         return len(entries) - 1
 
     def attach(self, holder: dict, data: bytes, **fields) -> None:
-        """Give an accessor or an image these bytes, in a view of its own with these fields."""
+        """Give an accessor or an image new bytes, in its own view with these fields."""
         for key in ("bufferView", "byteOffset", "uri"):
             holder.pop(key, None)
         self.pending[id(holder)] = holder, data, fields
 
     def alias(self, holder: dict, other: dict) -> None:
-        """Let an image that nothing shows any more, but which keeps its number, lie on the bytes of another."""
+        """Let an image that is no longer used, but keeps its number, share the bytes of another."""
         holder.clear()
         self.aliases.append((holder, other))
 
     def glb(self) -> bytes:
-        """The file. Views whose accessors and images have got other bytes leave it."""
+        """The file, without views that nothing uses any more."""
         for number, data in self.document.images.items():
             if "uri" in self.json["images"][number]:
                 kind = {b"\x89P": "image/png", b"\xff\xd8": "image/jpeg"}.get(data[:2], "image/webp")
@@ -69,7 +69,7 @@ class Edit:
         return packed(self.json, bytes(body))
 
     def drop_unused_webp(self) -> None:
-        """Without the claim that images are WebP, where none is any more."""
+        """Remove the WebP extension from the lists of extensions where no texture uses it any more."""
         if any(WEBP in texture.get("extensions", {}) for texture in self.json.get("textures", [])):
             return
         for key in ("extensionsUsed", "extensionsRequired"):
@@ -86,8 +86,8 @@ def used_views(document: dict) -> set[int]:
 
 
 def joined(buffers: list[bytes], views: list[dict], dropped: list[int]) -> bytearray:
-    """All buffers as one, without the bytes of the views `dropped` that no other view has; the offsets in `views`
-    follow. What is cut has a multiple of ALIGNMENT bytes, so that alignments stay."""
+    """All buffers as one, without the bytes that only the views `dropped` use; the offsets in `views` are updated. Cuts
+    are multiples of ALIGNMENT bytes, so that alignments stay."""
     body, base = bytearray(), []
     for data in buffers:
         body += b"\0" * (-len(body) % ALIGNMENT)
@@ -119,14 +119,14 @@ def joined(buffers: list[bytes], views: list[dict], dropped: list[int]) -> bytea
 
 
 def merged(ranges: list[tuple[int, int]]) -> list[tuple[int, int]]:
-    """Ranges that overlap as one, in order."""
-    found: list[tuple[int, int]] = []
+    """The ranges in order, overlapping ones merged."""
+    union: list[tuple[int, int]] = []
     for low, high in sorted(ranges):
-        if found and low < found[-1][1]:
-            found[-1] = (found[-1][0], max(found[-1][1], high))
+        if union and low < union[-1][1]:
+            union[-1] = (union[-1][0], max(union[-1][1], high))
         else:
-            found.append((low, high))
-    return found
+            union.append((low, high))
+    return union
 
 
 def packed(document: dict, body: bytes) -> bytes:
@@ -144,8 +144,8 @@ def packed(document: dict, body: bytes) -> bytes:
 
 
 def texture_uses(document: dict) -> list[tuple[int, str, int]]:
-    """(material, key, texture) of every texture that a material names, in extensions too."""
-    found = []
+    """(material, key, texture) of every texture that a material uses, also in its extensions."""
+    uses = []
     for number, material in enumerate(document.get("materials", [])):
         waiting = [material]
         while waiting:
@@ -153,8 +153,8 @@ def texture_uses(document: dict) -> list[tuple[int, str, int]]:
                 if isinstance(one, dict):
                     waiting.append(one)
                     if key.endswith("Texture") and isinstance(one.get("index"), int):
-                        found.append((number, key, one["index"]))
-    return found
+                        uses.append((number, key, one["index"]))
+    return uses
 
 
 def source_of(texture: dict) -> int | None:

@@ -12,7 +12,7 @@ import numpy as np
 from ..base.errors import MeshError
 from ..scene.imported import ImportedMesh, Material, Part, Texture, named, normalisation, placed
 from .document import flipped
-from .files import shown
+from .files import excerpt
 from .gltf import WIDTHS, Document, accessor, as_float, child, entry, integer, listing, name_of, view_bytes
 from .gltf_scene import BaseColor, base_color, check_still, material_of, part_name, placed_meshes
 from .images import Decoder
@@ -24,8 +24,8 @@ TRIANGLES, STRIP, FAN = 4, 5, 6
 
 
 class Piece(NamedTuple):
-    """A primitive where a node puts it. block: the number of its vertices' block. texcoord: its accessor of UVs, or
-    None. first: the earlier piece that shows the same primitive, or None."""
+    """A primitive as placed by a node. block: the number of its vertices' block. count: triangles. first: the earlier
+    piece with the same primitive, or None."""
 
     node: int
     mesh: int
@@ -39,7 +39,7 @@ class Piece(NamedTuple):
 
 
 class Block(NamedTuple):
-    """Vertices of one node: the accessors of their positions, UVs and colours, and how the UVs are changed."""
+    """Vertices of one node: the accessors of their positions, UVs and colours, and the transform of the UVs."""
 
     position: int
     texcoord: int | None
@@ -49,8 +49,8 @@ class Block(NamedTuple):
 
 
 class Layout(NamedTuple):
-    """What is in the arrays of a mesh: `pieces` and `blocks` in order, `bases` the colours of the materials by their
-    numbers (None: of a primitive without one)."""
+    """How the arrays of a mesh are composed: `pieces` and `blocks` in order; `bases`: base colours by material number
+    (None: primitives without a material)."""
 
     pieces: list[Piece]
     blocks: list[Block]
@@ -66,8 +66,9 @@ def triangle_count(mode: int, corners: int) -> int:
 
 
 def lay_out(document: Document) -> Layout:
-    """Which primitives the scene shows with which vertices, counted before anything is allocated. Raises MeshError."""
-    pieces, blocks, bases, met = [], {}, {}, {}
+    """The primitives that the scene shows and their vertices, counted before anything is allocated. Raises
+    MeshError."""
+    pieces, blocks, bases, earlier = [], {}, {}, {}
     faces = vertices = 0
     for place in placed_meshes(document.json):
         primitives = listing(document.json["meshes"][place.mesh], "primitives")
@@ -89,7 +90,7 @@ def lay_out(document: Document) -> Layout:
             faces += count
             if faces > MAX_FACES or vertices > MAX_VERTICES:
                 raise MeshError(f"has more than {MAX_FACES:,} triangles or {MAX_VERTICES:,} vertices")
-            first = met.setdefault((place.mesh, number), len(pieces))
+            first = earlier.setdefault((place.mesh, number), len(pieces))
             name = part_name(document.json, place, number, len(primitives))
             where = (place.node, place.mesh, number, name, place.matrix)
             pieces.append(Piece(*where, blocks[block], count, material, None if first == len(pieces) else first))
@@ -108,29 +109,29 @@ def block_of(document: Document, primitive: dict, base: BaseColor, node: int) ->
     for name, number in attributes.items():
         types = {"TEXCOORD": ("VEC2",), "COLOR": ("VEC3", "VEC4")}.get(name.split("_")[0], tuple(WIDTHS))
         if len(accessor(document, number, types)) != length:
-            raise MeshError(f"is damaged: {shown(name)} has not as many elements as its positions, {length:,}")
+            raise MeshError(f"is damaged: {excerpt(name)} has not as many elements as its positions, {length:,}")
     return Block(attributes["POSITION"], texcoord, color, base.transform.tobytes(), node), length
 
 
 def triangles(document: Document, primitive: dict, vertices: int, what: str) -> np.ndarray:
     """(F, 3) int64 indices of a primitive's triangles among its own vertices. Raises MeshError."""
     if "indices" in primitive:
-        found = accessor(document, primitive["indices"], ("SCALAR",))[:, 0]
-        if found.dtype.kind != "u":
+        index = accessor(document, primitive["indices"], ("SCALAR",))[:, 0]
+        if index.dtype.kind != "u":
             raise MeshError(f"is damaged: the indices of {what} are no unsigned whole numbers")
-        if found.size and int(found.max()) >= vertices:
-            raise MeshError(f"is damaged: {what} names vertex {int(found.max()):,} of {vertices:,}")
-        found = found.astype(np.int64)
+        if index.size and int(index.max()) >= vertices:
+            raise MeshError(f"is damaged: {what} names vertex {int(index.max()):,} of {vertices:,}")
+        index = index.astype(np.int64)
     else:
-        found = np.arange(vertices)
+        index = np.arange(vertices)
     mode = primitive.get("mode", TRIANGLES)
     if mode == TRIANGLES:
-        return found[: len(found) // 3 * 3].reshape(-1, 3)
-    first = np.arange(max(len(found) - 2, 0))
+        return index[: len(index) // 3 * 3].reshape(-1, 3)
+    first = np.arange(max(len(index) - 2, 0))
     if mode == FAN:
-        return np.stack([found[first + 1], found[first + 2], found[np.zeros_like(first)]], -1)
+        return np.stack([index[first + 1], index[first + 2], index[np.zeros_like(first)]], -1)
     odd = first % 2  # every second triangle of a strip runs the other way
-    return np.stack([found[first], found[first + 1 + odd], found[first + 2 - odd]], -1)
+    return np.stack([index[first], index[first + 1 + odd], index[first + 2 - odd]], -1)
 
 
 def block_arrays(
@@ -165,16 +166,16 @@ def gather(document: Document, layout: Layout):
     faces, uv_faces = [], []
     for piece in layout.pieces:
         k = piece.block
-        own = triangles(document, primitive_of(document.json, piece), len(blocks[k][0]), shown(piece.name))
+        corners = triangles(document, primitive_of(document.json, piece), len(blocks[k][0]), excerpt(piece.name))
         if np.linalg.det(piece.matrix[:3, :3]) < 0:
-            own = own[:, [0, 2, 1]]
-        faces.append((own + base[k]).astype(np.int32))
-        uv_faces.append((own + uv_base[k] if len(blocks[k][1]) else np.full_like(own, -1)).astype(np.int32))
+            corners = corners[:, [0, 2, 1]]
+        faces.append((corners + base[k]).astype(np.int32))
+        uv_faces.append((corners + uv_base[k] if len(blocks[k][1]) else np.full_like(corners, -1)).astype(np.int32))
     colors = None
     if any(color is not None for _, _, color in blocks):
         colors = np.concatenate([np.ones((len(p), 4), np.float32) if c is None else c for p, _, c in blocks])
     vertices = np.concatenate([points for points, _, _ in blocks])
-    uv = np.concatenate([own for _, own, _ in blocks])
+    uv = np.concatenate([uv for _, uv, _ in blocks])
     return vertices, uv, colors, np.concatenate(faces), np.concatenate(uv_faces)
 
 
@@ -186,8 +187,8 @@ def image_bytes(document: Document, number: int) -> bytes | memoryview:
 
 
 def colouring(document: Document, layout: Layout) -> tuple[tuple[Material, ...], tuple[Texture, ...], dict]:
-    """The materials in the order of their first use, their textures, and the materials' places by number. Those that
-    share an image share a texture. Raises MeshError."""
+    """The materials in the order of their first use, their textures, and each material's index by its number in the
+    document. Materials with the same image share a texture. Raises MeshError."""
     decode, textures, materials, slots, place = Decoder(), [], [], {}, {}
     for number, base in layout.bases.items():
         name = "no material" if number is None else name_of(document.json["materials"][number], f"material {number}")

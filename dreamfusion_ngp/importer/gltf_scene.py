@@ -1,4 +1,4 @@
-"""What the scene of a glTF document shows: where its nodes put which meshes, and the colours of its materials."""
+"""The scene of a glTF document: the meshes that its nodes place, and the base colours of its materials."""
 
 from __future__ import annotations
 
@@ -7,16 +7,16 @@ from typing import NamedTuple
 import numpy as np
 
 from ..base.errors import MeshError
-from .files import shown
+from .files import excerpt
 from .gltf import Document, child, entry, find_extension, integer, listing, name_of
 
 SPECULAR = "KHR_materials_pbrSpecularGlossiness"
-LARGEST = 1e30  # of places and colours; products of them stay finite
+LARGEST = 1e30  # of transforms and colours; products of them stay finite
 WRAPS = {10497: "repeat", 33648: "mirror", 33071: "clamp"}
 
 
 class Placed(NamedTuple):
-    """A mesh where a node puts it. matrix: (4, 4) float64."""
+    """A mesh as placed by a node. matrix: (4, 4) float64."""
 
     node: int
     mesh: int
@@ -24,8 +24,8 @@ class Placed(NamedTuple):
 
 
 class BaseColor(NamedTuple):
-    """What a material is coloured by. color: (4,) float32 linear. image: its number, or None. texcoord: the number of
-    the UVs. transform: (2, 3) float64 on the UVs, origin at the top left."""
+    """The base colour of a material. color: (4,) float32 linear. image: its number, or None. texcoord: number of the UV
+    set. transform: (2, 3) float64 on the UVs, origin at the top left. wrap: "repeat", "mirror" or "clamp"."""
 
     color: np.ndarray
     image: int | None
@@ -35,7 +35,7 @@ class BaseColor(NamedTuple):
 
 
 def check_still(document: dict) -> None:
-    """Raise MeshError where the mesh moves: it would have to be written back so that it still does."""
+    """Raise MeshError for animated meshes, whose animation could not be written back."""
     for kind, what in (("skins", "a skin"), ("animations", "an animation")):
         if listing(document, kind):
             raise MeshError(f"has {what}; apply or remove it where the mesh was made")
@@ -51,25 +51,25 @@ def placed_meshes(document: dict) -> list[Placed]:
     """The meshes of the scene, from the roots downwards, in the order of the file. Raises MeshError."""
     nodes = listing(document, "nodes")
     waiting = [(number, np.eye(4)) for number in reversed(roots(document, len(nodes)))]
-    found, met = [], set()
+    meshes, visited = [], set()
     while waiting:
         number, parent = waiting.pop()
         node = entry(document, "nodes", number, "a node or scene")
-        if number in met:
+        if number in visited:
             raise MeshError(f"is damaged: node {number} stands in its scene twice")
-        met.add(number)
+        visited.add(number)
         matrix = parent @ local_matrix(node, number)
         if not np.isfinite(matrix).all():
             raise MeshError(f"has a node ({number}) whose place is not finite")
         if "mesh" in node:
             entry(document, "meshes", node["mesh"], f"node {number}")
-            found.append(Placed(number, node["mesh"], matrix))
+            meshes.append(Placed(number, node["mesh"], matrix))
         waiting += [(one, matrix) for one in reversed(numbers(node, "children"))]
-    return found
+    return meshes
 
 
 def roots(document: dict, nodes: int) -> list[int]:
-    """The root nodes of the scene that is shown; without scenes, the nodes that are no children."""
+    """The root nodes of the default scene; without scenes, the nodes without a parent."""
     if scenes := listing(document, "scenes"):
         scene = integer(document, "scene", 0, what="the document")
         return numbers(entry(document, "scenes", scene if scene < len(scenes) else -1, "the document"), "nodes")
@@ -78,22 +78,22 @@ def roots(document: dict, nodes: int) -> list[int]:
 
 
 def numbers(holder: dict, key: str) -> list[int]:
-    found = holder.get(key, [])
-    if not isinstance(found, list) or not all(type(one) is int for one in found):
+    values = holder.get(key, [])
+    if not isinstance(values, list) or not all(type(one) is int for one in values):
         raise MeshError(f"is damaged: {key} is no list of numbers")
-    return found
+    return values
 
 
 def vector(holder: dict, key: str, default) -> np.ndarray:
     """(N,) float64, none of them beyond LARGEST. Raises MeshError."""
-    found = holder.get(key, default)
+    value = holder.get(key, default)
     try:
-        values = np.array(found, np.float64)
-        if isinstance(found, (list, tuple)) and values.shape == (len(default),) and (np.abs(values) < LARGEST).all():
+        values = np.array(value, np.float64)
+        if isinstance(value, (list, tuple)) and values.shape == (len(default),) and (np.abs(values) < LARGEST).all():
             return values
     except (TypeError, ValueError, OverflowError):
         pass
-    raise MeshError(f"is damaged: {key} is {shown(found)}")
+    raise MeshError(f"is damaged: {key} is {excerpt(value)}")
 
 
 def local_matrix(node: dict, number: int) -> np.ndarray:
@@ -118,14 +118,14 @@ def local_matrix(node: dict, number: int) -> np.ndarray:
 
 
 def base_holder(material: dict) -> tuple[dict, str, str]:
-    """The object of a material that has its base colour, and the keys of its texture and its colour there."""
+    """The object of a material that holds its base colour, and the keys of its texture and colour factor there."""
     if "pbrMetallicRoughness" not in material and SPECULAR in child(material, "extensions"):
         return find_extension(material, SPECULAR), "diffuseTexture", "diffuseFactor"
     return child(material, "pbrMetallicRoughness"), "baseColorTexture", "baseColorFactor"
 
 
 def base_color(document: Document, material: dict) -> BaseColor:
-    """What a material is coloured by. Raises MeshError."""
+    """The base colour of a material. Raises MeshError."""
     holder, key, factor = base_holder(material)
     color = vector(holder, factor, (1.0, 1.0, 1.0, 1.0)).astype(np.float32)
     identity = np.eye(3)[:2]
@@ -145,18 +145,20 @@ def texture_image(document: dict, texture: dict) -> int:
     source = find_extension(texture, "EXT_texture_webp").get("source", texture.get("source"))
     if source is None:
         kind = next(iter(child(texture, "extensions")), "no image")
-        raise MeshError(f"has a texture of a kind that is not read ({shown(kind)}); export its textures as PNG or JPEG")
+        raise MeshError(
+            f"has a texture of a kind that is not read ({excerpt(kind)}); export its textures as PNG or JPEG"
+        )
     entry(document, "images", source, "a texture")
     return source
 
 
 def wrap_of(document: dict, texture: dict) -> str:
-    """What lies outside [0, 1]^2; of two axes that differ, the one that does not repeat."""
+    """The wrap mode of a texture; where its axes differ, the one that does not repeat."""
     if "sampler" not in texture:
         return "repeat"
     sampler = entry(document, "samplers", texture["sampler"], "a texture")
-    found = [WRAPS.get(integer(sampler, key, 10497, what="a sampler"), "repeat") for key in ("wrapS", "wrapT")]
-    return next((wrap for wrap in found if wrap != "repeat"), "repeat")
+    wraps = [WRAPS.get(integer(sampler, key, 10497, what="a sampler"), "repeat") for key in ("wrapS", "wrapT")]
+    return next((wrap for wrap in wraps if wrap != "repeat"), "repeat")
 
 
 def uv_transform(transform: dict) -> np.ndarray:

@@ -1,4 +1,4 @@
-"""A glTF mesh written back: images replaced, UVs added where they are new, everything else as it was."""
+"""Writes a glTF mesh back: images replaced, new UVs added, everything else as it was."""
 
 from __future__ import annotations
 
@@ -14,24 +14,23 @@ from .gltf_read import Layout, Piece, primitive_of
 from .gltf_scene import base_holder
 from .images import png_bytes, with_alpha
 
-# What else of a material may show the image of its base colour, and then follows it: its glow, and the base colour in
-# the other of two notations.
+# Other textures of a material that may share the image of its base colour, and then get the new one too: emission, and
+# the base colour in the other of two notations.
 SHARED_WITH = ("emissiveTexture", "diffuseTexture", "baseColorTexture")
 KINDS = {kind.lstrip("<"): number for number, kind in COMPONENTS.items()}
 
 
 @dataclass
 class GltfSource:
-    """The document that a mesh was read from, and which of its primitives the parts of the mesh are."""
+    """The document that a mesh was read from, and the layout of its primitives in the mesh."""
 
     document: Document
     layout: Layout
 
 
 def glb_bytes(mesh: ImportedMesh, images: dict[int, np.ndarray]) -> bytes:
-    """A GLB file with the images (H, W, 3 or 4) uint8 for the textures of their numbers. Their materials show them as
-    they are: colours and vertex colours that would be multiplied with them are dropped. Textures that are not named
-    stay as they are."""
+    """A GLB file with images (H, W, 3 or 4) uint8, by texture number. Their materials show them unchanged: colour
+    factors and vertex colours that would be multiplied with them are removed. Other textures stay as they are."""
     source, edit = mesh.source, Edit(mesh.source.document)
     give_materials(edit, mesh, images)
     for texture, image in images.items():
@@ -44,13 +43,13 @@ def glb_bytes(mesh: ImportedMesh, images: dict[int, np.ndarray]) -> bytes:
 
 
 def pieces_of(mesh: ImportedMesh, texture: int) -> list[Piece]:
-    """The primitives that a texture colours, each once."""
+    """The primitives with a texture, each once."""
     place = dict(zip(mesh.source.layout.bases, mesh.materials, strict=True))
     return [p for p in mesh.source.layout.pieces if p.first is None and place[p.material].texture == texture]
 
 
 def give_materials(edit: Edit, mesh: ImportedMesh, images: dict[int, np.ndarray]) -> None:
-    """A material for the primitives without one that are to show an image."""
+    """Add a material to the primitives without one that get an image."""
     plain = [piece for texture in images for piece in pieces_of(mesh, texture) if piece.material is None]
     if plain:
         number = edit.append("materials", {"name": "surface"})
@@ -59,7 +58,7 @@ def give_materials(edit: Edit, mesh: ImportedMesh, images: dict[int, np.ndarray]
 
 
 def members_of(mesh: ImportedMesh, texture: int, edit: Edit) -> list[int]:
-    """The numbers of the materials that show a texture, in the document that is changed."""
+    """The numbers of the materials that show a texture, in the edited document."""
     numbers = {primitive_of(edit.json, piece)["material"] for piece in pieces_of(mesh, texture)}
     return sorted(numbers)
 
@@ -67,32 +66,32 @@ def members_of(mesh: ImportedMesh, texture: int, edit: Edit) -> list[int]:
 def set_image(
     edit: Edit, members: list[int], image: np.ndarray, before: np.ndarray | None, texcoord: int | None
 ) -> None:
-    """Let the materials `members` show an image, in the place of their own where nothing else shows that. texcoord: the
-    UVs to show it by, or None for those that each has."""
+    """Let the materials `members` show an image, which replaces their own where nothing else uses that. texcoord: the
+    number of the UV set, or None for the one that each has."""
     textures = edit.json.setdefault("textures", [])
     allowed = SHARED_WITH if texcoord is None else ()
     uses = texture_uses(edit.json)
     holders = [base_holder(edit.json["materials"][number]) for number in members]
-    own = {holder[key]["index"] for holder, key, _ in holders if key in holder}
+    used = {holder[key]["index"] for holder, key, _ in holders if key in holder}
     base = {key for _, key, _ in holders}
     foreign = {t for material, key, t in uses if material not in members or (key not in base and key not in allowed)}
-    own_images = {source for t in own if (source := source_of(textures[t])) is not None}
-    foreign_images = {source_of(one) for t, one in enumerate(textures) if t not in own or t in foreign}
-    number = next(iter(sorted(own_images - foreign_images)), None)
+    used_images = {source for t in used if (source := source_of(textures[t])) is not None}
+    foreign_images = {source_of(one) for t, one in enumerate(textures) if t not in used or t in foreign}
+    number = next(iter(sorted(used_images - foreign_images)), None)
     if number is None:
         number = edit.append("images", {})
     entry = edit.json["images"][number]
     entry["mimeType"] = "image/png"
     edit.attach(entry, png_bytes(with_alpha(image, before)))
-    for t in own - foreign:
+    for t in used - foreign:
         show(textures[t], number)
-    for unseen in own_images - foreign_images - {number}:
+    for unseen in used_images - foreign_images - {number}:
         edit.alias(edit.json["images"][unseen], entry)
     added = None
     for material, (holder, key, factor) in zip(members, holders, strict=True):
         if key not in holder:
             holder[key] = {}
-        if holder[key].get("index") not in own - foreign:
+        if holder[key].get("index") not in used - foreign:
             sampler = {k: v for k, v in textures[holder[key]["index"]].items() if k == "sampler"} if holder[key] else {}
             added = edit.append("textures", {"source": number} | sampler) if added is None else added
             holder[key]["index"] = added
@@ -118,13 +117,13 @@ def show(texture: dict, image: int) -> None:
 
 
 def whiten(holder: dict, factor: str) -> None:
-    """Without the colour that the image would be multiplied by; its alpha stays."""
+    """Reset the colour factor that the image would be multiplied by; its alpha stays."""
     if factor in holder and holder[factor][:3] != [1, 1, 1]:
         holder[factor] = [1.0, 1.0, 1.0, holder[factor][3]]
 
 
 def move_uvs(info: dict, texcoord: int) -> None:
-    """Let a material show its texture by other UVs, as they are."""
+    """Let a material use another UV set, without a transform."""
     info["texCoord"] = texcoord
     if "KHR_texture_transform" in info.get("extensions", {}):
         del info["extensions"]["KHR_texture_transform"]
@@ -133,7 +132,7 @@ def move_uvs(info: dict, texcoord: int) -> None:
 
 
 def drop_colors(edit: Edit, primitive: dict, document: Document) -> None:
-    """Without vertex colours, unless all are white."""
+    """Remove vertex colours, unless all are white."""
     number = primitive["attributes"].get("COLOR_0")
     if number is None:
         return
@@ -144,17 +143,17 @@ def drop_colors(edit: Edit, primitive: dict, document: Document) -> None:
 
 
 def add_uvs(edit: Edit, mesh: ImportedMesh, texture: int) -> int:
-    """Give the primitives of a texture the mesh's new UVs as one more set: the number of it. Vertices that have several
-    UVs become several, as glTF indexes both alike."""
+    """Give the primitives of a texture the mesh's new UVs as an additional set. Returns its number. Vertices with
+    several UVs are split, as glTF has one index for both."""
     pieces = pieces_of(mesh, texture)
     names = {name for piece in pieces for name in primitive_of(edit.json, piece)["attributes"]}
     texcoord = 1 + max((int(name[9:]) for name in names if name[:9] == "TEXCOORD_" and name[9:].isdigit()), default=-1)
     layout, owners = mesh.source.layout, accessor_owners(edit.json)
     base = np.cumsum([0] + [len(accessor(edit.document, block.position)) for block in layout.blocks])
-    wanted = {id(piece) for piece in pieces}
+    ids = {id(piece) for piece in pieces}
     ends = np.cumsum([piece.count for piece in layout.pieces])
     for piece, end in zip(layout.pieces, ends, strict=True):
-        if id(piece) not in wanted or not piece.count:
+        if id(piece) not in ids or not piece.count:
             continue
         rows = slice(end - piece.count, end)
         faces, uv_faces = mesh.faces[rows].astype(np.int64) - base[piece.block], mesh.uv_faces[rows].astype(np.int64)
@@ -177,7 +176,7 @@ def add_uvs(edit: Edit, mesh: ImportedMesh, texture: int) -> int:
 
 
 def accessor_owners(document: dict) -> dict[int, set]:
-    """Which primitives name each accessor."""
+    """The primitives that use each accessor."""
     owners: dict[int, set] = {}
     for m, mesh in enumerate(document.get("meshes", [])):
         for p, primitive in enumerate(mesh.get("primitives", [])):
@@ -187,7 +186,8 @@ def accessor_owners(document: dict) -> dict[int, set]:
 
 
 def gathered(edit: Edit, number: int, rows: np.ndarray, alone: bool) -> int:
-    """An accessor with these rows of another, in its place where only one primitive names that: its number."""
+    """Make an accessor of these rows of accessor `number`, which it replaces if only one primitive uses that (`alone`).
+    Returns its number."""
     old = edit.document.json["accessors"][number]
     values = accessor(edit.document, number)[rows]
     fields = {key: old[key] for key in ("normalized", "name") if key in old}
@@ -197,8 +197,8 @@ def gathered(edit: Edit, number: int, rows: np.ndarray, alone: bool) -> int:
 
 
 def fill(edit: Edit, number: int | None, fields: dict, values: np.ndarray, target: int) -> int:
-    """Make accessor `number`, a new one for None, one of these values (N, C): its number. Rows of vertices begin at
-    multiples of 4 bytes."""
+    """Fill accessor `number`, a new one for None, with these values (N, C). Returns its number. Rows of vertex
+    attributes begin at multiples of 4 bytes."""
     number = edit.append("accessors", {}) if number is None else number
     entry = edit.json["accessors"][number]
     entry.clear()

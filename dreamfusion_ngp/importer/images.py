@@ -15,7 +15,7 @@ MAX_PIXELS = 1 << 28  # of all images of a mesh together
 
 
 class Decoder:
-    """Decodes the images of one mesh; counts their pixels before it decodes any."""
+    """Decodes the images of one mesh; checks their size before decoding."""
 
     def __init__(self) -> None:
         self.pixels = 0
@@ -48,7 +48,7 @@ class Decoder:
 
 
 def checked_image(image) -> np.ndarray:
-    """(H, W, 3 or 4) uint8 as it is. Raises ValueError for another array."""
+    """`image`, which must be (H, W, 3 or 4) uint8. Raises ValueError for another array."""
     image = np.asarray(image)
     if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] not in (3, 4) or 0 in image.shape:
         raise ValueError(f"an image must be (H, W, 3 or 4) uint8, got {image.dtype} {image.shape}")
@@ -58,7 +58,7 @@ def checked_image(image) -> np.ndarray:
 
 
 def with_alpha(image: np.ndarray, before: np.ndarray | None) -> np.ndarray:
-    """`image` (H, W, 3), with the alpha of the image that it takes the place of where that has one."""
+    """`image` (H, W, 3), with the alpha of the image that it replaces, if that has one."""
     from PIL import Image
 
     if before is None or before.shape[2] == 3 or image.shape[2] == 4:

@@ -1,4 +1,4 @@
-"""MTL files: the materials of an OBJ, of which the diffuse colour and its map are read."""
+"""MTL files: the materials of an OBJ. Only the diffuse colour and its map are read."""
 
 from __future__ import annotations
 
@@ -7,10 +7,10 @@ from dataclasses import dataclass
 import numpy as np
 
 from ..base.errors import MeshError
-from .files import shown
+from .files import excerpt
 
 MAX_MTL = 1 << 24  # bytes
-# How many words follow an option of a map; of three numbers at most, the first is needed.
+# How many words follow each option of a map. VECTORS: options with up to three numbers, the first required.
 OPTIONS = {
     "-blendu": 1,
     "-blendv": 1,
@@ -46,13 +46,13 @@ def mtl_lines(data: bytes) -> list[str]:
 
 
 def materials_of(lines: list[str]) -> dict[str, MtlMaterial]:
-    """The materials by name; of two with one name the later. Raises MeshError."""
-    found, now = {}, None
+    """The materials by name; the later of two with one name. Raises MeshError."""
+    materials, now = {}, None
     for number, line in enumerate(lines):
         word, _, rest = line.strip().partition(" ")
         key, rest = word.lower(), rest.strip()
         if key == "newmtl":
-            now = found[rest] = MtlMaterial(rest, number)
+            now = materials[rest] = MtlMaterial(rest, number)
         elif now is None:
             continue
         elif key == "kd":
@@ -64,10 +64,10 @@ def materials_of(lines: list[str]) -> dict[str, MtlMaterial]:
             options, now.map = map_options(rest)
             if options.get("-o", VECTORS["-o"]) != VECTORS["-o"] or options.get("-s", VECTORS["-s"]) != VECTORS["-s"]:
                 raise MeshError(
-                    f"has a map of {shown(now.name)} that is moved or scaled (-o, -s); put that into its UVs"
+                    f"has a map of {excerpt(now.name)} that is moved or scaled (-o, -s); put that into its UVs"
                 )
             now.clamp = options.get("-clamp") == "on"
-    return found
+    return materials
 
 
 def number_of(word: str) -> float | None:

@@ -1,6 +1,6 @@
-"""OBJ files: positions, UVs and polygons as they are indexed in the text, which is kept for writing it back.
+"""OBJ files: positions, UVs and polygons with the file's own indices; the text is kept for writing it back.
 
-Polygons become fans of triangles. Vertices are not merged or split; faces stay in the order of the file. Format:
+Polygons become fans of triangles. Vertices are not merged or split; faces keep the order of the file. Format:
 Wavefront, Object Files (.obj), appendix B1 of its Advanced Visualizer manual.
 """
 
@@ -14,7 +14,7 @@ import numpy as np
 from ..base.errors import MeshError
 from ..scene.imported import ImportedMesh, Material, Part, Texture, named, normalisation
 from .document import linear
-from .files import beside, read_beside, shown
+from .files import beside, excerpt, read_beside
 from .gltf_read import MAX_FACES, MAX_MATERIALS, MAX_VERTICES
 from .images import Decoder
 from .mtl import MAX_MTL, MtlMaterial, materials_of, mtl_lines
@@ -25,10 +25,10 @@ GREY = (0.8, 0.8, 0.8)
 
 @dataclass
 class ObjSource:
-    """What is needed to write the file back. text: its bytes. lines: where they are. face_lines: (P,) the lines of the
-    polygons, of `corners` (P,) corners each. indices: (C, 3) int64 of every corner: position, UV, normal, from 0, -1
-    where it has none. places: (F, 3) which corners the triangles have. polygon: (F,) which polygon they are of.
-    mtl: the lines of the libraries. folder: where they were."""
+    """What is needed to write the file back. text: its bytes. lines: their lines. face_lines: (P,) line numbers of the
+    polygons, with `corners` (P,) corners each. indices: (C, 3) int64 of every corner: position, UV, normal, from 0, -1
+    for none. places: (F, 3) the triangles' corners. polygon: (F,) the polygon of each triangle. mtl: the lines of the
+    libraries. folder: where they were."""
 
     text: bytes
     lines: Lines
@@ -77,7 +77,7 @@ def read_obj(data: bytes, folder: Path, name: str, up: str, front: str, side: fl
 
 
 def columns(lines: Lines, keyword: bytes, least: int, what: str) -> tuple[np.ndarray, np.ndarray]:
-    """(L, 8) float64, the numbers of the lines of a keyword with zeros after them, and (L,) how many each has."""
+    """(L, at most 8) float64, the numbers on the lines of a keyword, padded with zeros, and (L,) how many each has."""
     text = lines.joined(lines.starting(keyword), len(keyword))
     counts = words_per_line(text) if text else np.zeros(0, np.int64)
     if len(counts) and not least <= counts.min() <= counts.max() <= 8:
@@ -113,8 +113,8 @@ def vertices_of(lines: Lines) -> tuple[np.ndarray, np.ndarray, np.ndarray | None
 
 
 def polygons(lines: Lines, vertices: int, uvs: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """(P,) the lines of the polygons, (P,) how many corners they have, (C, 3) int64 position, UV and normal of every
-    corner, from 0, -1 where it has none. Raises MeshError."""
+    """(P,) the polygons' line numbers, (P,) their numbers of corners, (C, 3) int64 indices of position, UV and normal
+    of every corner, from 0, -1 for none. Raises MeshError."""
     face_lines = lines.starting(b"f")
     text = lines.joined(face_lines, 1)
     if not len(face_lines):
@@ -144,7 +144,7 @@ def polygons(lines: Lines, vertices: int, uvs: int) -> tuple[np.ndarray, np.ndar
 
 
 def slashes_per_word(text: bytes, words: int) -> np.ndarray:
-    """(W,) how many slashes are in each word."""
+    """(W,) the number of slashes in each word."""
     data = np.frombuffer(text, np.uint8)
     word = data > 32
     start = word.copy()
@@ -154,8 +154,8 @@ def slashes_per_word(text: bytes, words: int) -> np.ndarray:
 
 
 def resolve(index: np.ndarray, lines: Lines, keyword: bytes, face_lines, corners, limit: int) -> None:
-    """From 1 or, counted back from the line, below 0, to from 0, in place; 0, which stands for none, becomes -1. Raises
-    MeshError."""
+    """Convert indices from OBJ's (from 1, or negative, counted back from their line) to indices from 0, in place; 0,
+    which stands for none, becomes -1. Raises MeshError."""
     back = np.flatnonzero(index < 0)
     if len(back):
         before = np.searchsorted(lines.starting(keyword), face_lines)
@@ -168,11 +168,11 @@ def resolve(index: np.ndarray, lines: Lines, keyword: bytes, face_lines, corners
 
 
 def spans(lines: Lines, keywords: list[bytes], face_lines: np.ndarray) -> tuple[list[str], np.ndarray]:
-    """The texts of the last of these lines before each polygon: all of them, in the order of their first polygons, and
-    (P,) int32 which one each polygon has. "" before the first."""
-    found = sorted((int(line), len(word)) for word in keywords for line in lines.starting(word))
-    texts = [""] + [lines.rest(line, skip).decode("utf-8", "surrogateescape") for line, skip in found]
-    last = np.searchsorted(np.array([line for line, _ in found], np.int64), face_lines)
+    """The text of the last line with one of these keywords before each polygon, "" if there is none: the texts in the
+    order of their first polygons, and (P,) int32 the text of each polygon."""
+    marks = sorted((int(line), len(word)) for word in keywords for line in lines.starting(word))
+    texts = [""] + [lines.rest(line, skip).decode("utf-8", "surrogateescape") for line, skip in marks]
+    last = np.searchsorted(np.array([line for line, _ in marks], np.int64), face_lines)
     names, of_text = {}, np.zeros(len(texts), np.int32)
     for k in np.unique(last):
         of_text[k] = names.setdefault(texts[k], len(names))
@@ -181,34 +181,34 @@ def spans(lines: Lines, keywords: list[bytes], face_lines: np.ndarray) -> tuple[
 
 def libraries(lines: Lines, folder: Path) -> list[str]:
     """The lines of all libraries that the file names. Raises MeshError."""
-    found, names = [], []
+    library, names = [], []
     for line in lines.starting(b"mtllib"):
         text = lines.rest(line, len(b"mtllib")).decode("utf-8", "surrogateescape")
         several = len(text.split()) > 1 and not (folder / text).is_file()  # names, or one with spaces in it
         names += text.split() if several else [text]
     for name in dict.fromkeys(names):
         try:
-            found += mtl_lines(read_beside(folder, name, MAX_MTL))
+            library += mtl_lines(read_beside(folder, name, MAX_MTL))
         except MeshError as error:
             raise MeshError(f"{error} (its line mtllib; without that line it is read in one grey)") from None
-    return found
+    return library
 
 
 def colouring(
-    known: dict[str, MtlMaterial], names: list[str], folder: Path
+    library: dict[str, MtlMaterial], names: list[str], folder: Path
 ) -> tuple[tuple[Material, ...], tuple[Texture, ...]]:
-    """The materials `names` and their textures. Those that name one image share a texture. A material with an image is
-    coloured by that alone, as most programs show it. Raises MeshError."""
+    """The materials `names`, looked up in `library`, and their textures. Materials with the same image share a texture.
+    A material with an image has no other colour, as in most programs. Raises MeshError."""
     if len(names) > MAX_MATERIALS:
         raise MeshError(f"has more than {MAX_MATERIALS:,} materials")
     decode, slots, materials, textures = Decoder(), {}, [], []
     for name in names:
-        one = known.get(name, MtlMaterial(name, -1, GREY))
+        one = library.get(name, MtlMaterial(name, -1, GREY))
         path = beside(folder, one.map) if one.map else None
         key = path or ("material", name)
         if key not in slots:
             slots[key] = len(textures)
-            image = decode(read_beside(folder, one.map), f"image {shown(one.map)}") if one.map else None
+            image = decode(read_beside(folder, one.map), f"image {excerpt(one.map)}") if one.map else None
             textures.append(Texture(name or "no material", image, "clamp" if one.clamp else "repeat"))
         rgb = (1.0, 1.0, 1.0) if path else one.color
         materials.append(Material(name, slots[key], np.append(linear(rgb), np.float32(one.alpha))))

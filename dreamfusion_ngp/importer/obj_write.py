@@ -1,4 +1,4 @@
-"""An OBJ written back: its text with the lines changed that must be, beside it one MTL and the images."""
+"""Writes an OBJ back: its text with only the necessary lines changed, one MTL and the images."""
 
 from __future__ import annotations
 
@@ -14,34 +14,35 @@ from .images import png_bytes, with_alpha
 from .mtl import MAPS, map_options, materials_of
 from .obj_read import ObjSource
 
-SURFACE = "surface"  # the material of polygons that had none
+SURFACE = "surface"  # name of the material of polygons without one
 
 
 def obj_files(mesh: ImportedMesh, images: dict[int, np.ndarray], stem: str) -> dict[str, bytes]:
-    """The files of an OBJ with the images (H, W, 3 or 4) uint8 for the textures of their numbers, by name: `stem`.obj,
-    .mtl, the new images, and the other maps of its materials that lie beside the old file."""
-    shown = {texture: f"{stem}_{texture}.png" if len(images) > 1 else f"{stem}.png" for texture in images}
+    """The files of an OBJ by name: `stem`.obj, `stem`.mtl, the new images, and the other maps of its materials that lie
+    beside the old file. images: (H, W, 3 or 4) uint8 by texture number."""
+    file_names = {texture: f"{stem}_{texture}.png" if len(images) > 1 else f"{stem}.png" for texture in images}
     files = {
-        name: png_bytes(with_alpha(images[texture], mesh.textures[texture].image)) for texture, name in shown.items()
+        name: png_bytes(with_alpha(images[texture], mesh.textures[texture].image))
+        for texture, name in file_names.items()
     }
     source = mesh.source
     surface = SURFACE
     while surface in materials_of(source.mtl):
         surface += "_"
     renamed = {one.name: one.name or surface for one in mesh.materials}
-    wanted = {renamed[one.name]: shown[one.texture] for one in mesh.materials if one.texture in shown}
+    image_names = {renamed[one.name]: file_names[one.texture] for one in mesh.materials if one.texture in file_names}
     unwrapped = {renamed[one.name] for one in mesh.materials if mesh.textures[one.texture].unwrapped}
-    library, maps = new_library(source, wanted, unwrapped, stem)
+    library, maps = new_library(source, image_names, unwrapped, stem)
     edits = library_edits(source, stem)
     if any(texture.unwrapped for texture in mesh.textures):
         edits += face_edits(mesh)
-    if "" in renamed and wanted.get(surface):
+    if "" in renamed and image_names.get(surface):
         edits.append((start_of(source, source.face_lines[0]), 0, f"usemtl {surface}\n".encode()))
     return {f"{stem}.obj": edited(source.text, edits), f"{stem}.mtl": library} | maps | files
 
 
 def edited(text: bytes, edits: list[tuple[int, int, bytes]]) -> bytes:
-    """A text with pieces (place, length, replacement) changed; what is put at one place stays in order."""
+    """The text with edits (place, length, replacement) applied; edits at the same place stay in order."""
     out, at = [], 0
     for place, length, new in sorted(edits, key=lambda one: (one[0], one[1])):
         out += [text[at:place], new]
@@ -55,7 +56,7 @@ def start_of(source: ObjSource, line: int) -> int:
 
 
 def library_edits(source: ObjSource, stem: str) -> list[tuple[int, int, bytes]]:
-    """The file names its new library in the place of the first one that it named, and no other."""
+    """Edits that name the new library where the first one was named, and comment out the others."""
     lines, name = source.lines.starting(b"mtllib"), f"mtllib {stem}.mtl".encode()
     if not len(lines):
         return [(0, 0, name + b"\n")]
@@ -68,29 +69,29 @@ def library_edits(source: ObjSource, stem: str) -> list[tuple[int, int, bytes]]:
 
 
 def new_library(
-    source: ObjSource, wanted: dict[str, str], unwrapped: set[str], stem: str
+    source: ObjSource, image_names: dict[str, str], unwrapped: set[str], stem: str
 ) -> tuple[bytes, dict[str, bytes]]:
-    """The MTL of all libraries in one, in which the materials `wanted` show the images of these names, and the other
-    maps that it names, by their new names. Unwrapped materials lose theirs, which were made for the old UVs."""
-    known, out, maps, now = materials_of(source.mtl), [], {}, None
+    """One MTL of all libraries, and the other maps that it names, by their new file names. image_names: file names of
+    the new images by material. Unwrapped materials lose their other maps, which were made for the old UVs."""
+    materials, out, maps, now = materials_of(source.mtl), [], {}, None
     for number, line in enumerate(source.mtl):
         word, _, rest = line.strip().partition(" ")
         key = word.lower()
         if key == "newmtl":
             now = rest.strip()
             out.append(line)
-            if now in wanted and known[now].line == number:
-                out += ["Kd 1 1 1", f"map_Kd {wanted[now]}"]
+            if now in image_names and materials[now].line == number:
+                out += ["Kd 1 1 1", f"map_Kd {image_names[now]}"]
             continue
-        if now in wanted and (key in ("kd", "map_kd") or (key == "map_ka" and same_map(rest, known[now].map))):
+        if now in image_names and (key in ("kd", "map_kd") or (key == "map_ka" and same_map(rest, materials[now].map))):
             continue
         if key.startswith(MAPS):
             if now in unwrapped:
                 continue
             line = moved_map(source, line, rest, maps, stem)
         out.append(line)
-    for name in wanted.keys() - known.keys():
-        out += [f"newmtl {name}", "Kd 1 1 1", f"map_Kd {wanted[name]}"]
+    for name in image_names.keys() - materials.keys():
+        out += [f"newmtl {name}", "Kd 1 1 1", f"map_Kd {image_names[name]}"]
     text = "\n".join(out) + "\n"
     return text.encode("utf-8", "surrogateescape"), dict(maps.values())
 
@@ -100,8 +101,8 @@ def same_map(rest: str, name: str | None) -> bool:
 
 
 def moved_map(source: ObjSource, line: str, rest: str, maps: dict[str, tuple[str, bytes]], stem: str) -> str:
-    """The line of a map with the new name of its file, which is added to `maps`. A map that is not beside the old file
-    stays as it is named."""
+    """The line of a map with the new name of its file, which is added to `maps`. A map whose file is not beside the old
+    OBJ keeps its name."""
     name = map_options(rest.strip())[1]
     if name not in line:
         return line
@@ -117,8 +118,8 @@ def moved_map(source: ObjSource, line: str, rest: str, maps: dict[str, tuple[str
 
 
 def face_edits(mesh: ImportedMesh) -> list[tuple[int, int, bytes]]:
-    """The new UVs before the first polygon, and every polygon by absolute numbers: those of unwrapped textures as
-    triangles, whose corners may lie apart in the atlas, the others as they were."""
+    """Edits that insert the new UVs before the first polygon and rewrite every polygon with absolute indices: those of
+    unwrapped textures as triangles, whose corners may lie apart in the atlas, the others as they were."""
     source = mesh.source
     first_face = int(source.face_lines[0])
     uv_lines = source.lines.starting(b"vt")
@@ -128,7 +129,7 @@ def face_edits(mesh: ImportedMesh) -> list[tuple[int, int, bytes]]:
     block = "".join(f"vt {u!s} {v!s}\n" for u, v in new).encode()
 
     def uv_number(index: np.ndarray) -> np.ndarray:
-        """From 1, after the new UVs have come between the old ones; 0 for none."""
+        """Indices from 1, once the new UVs are inserted between the old ones; 0 for none."""
         return np.where(
             index < 0,
             0,
@@ -147,13 +148,13 @@ def face_edits(mesh: ImportedMesh) -> list[tuple[int, int, bytes]]:
         start, end = int(source.lines.start[line]), int(source.lines.end[line])
         length = len(source.text[start:end].rstrip(b"\r"))
         rows = slice(of_polygon[k], of_polygon[k + 1])
-        own = corner[None, first_corner[k] : first_corner[k] + source.corners[k]]
-        edits.append((start, length, face_text(triangle[rows] if changed[rows.start] else own)))
+        polygon = corner[None, first_corner[k] : first_corner[k] + source.corners[k]]
+        edits.append((start, length, face_text(triangle[rows] if changed[rows.start] else polygon)))
     return edits
 
 
 def face_text(polygons: np.ndarray) -> bytes:
-    """The lines of polygons (P, C, 3) of absolute numbers, 0 for none."""
+    """The lines of polygons (P, C, 3) of absolute indices, 0 for none."""
 
     def word(v: int, vt: int, vn: int) -> str:
         return f"{v}/{vt or ''}/{vn}" if vn else f"{v}/{vt}" if vt else str(v)

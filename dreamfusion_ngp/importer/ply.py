@@ -11,7 +11,7 @@ from typing import NamedTuple
 import numpy as np
 
 from ..base.errors import MeshError
-from .files import shown
+from .files import excerpt
 from .text import fans, parse_numbers, words_per_line
 
 KINDS = {
@@ -85,7 +85,8 @@ def read_ply(data: bytes) -> Ply:
 
 
 def split(vertices: np.ndarray, faces: np.ndarray, uv: np.ndarray, colors: np.ndarray | None):
-    """A vertex for every pair of vertex and UV (F, 3, 2) that a corner has, in the order of their first corners."""
+    """The mesh with one vertex per distinct pair of vertex and corner UV (F, 3, 2), in the order of their first
+    corners."""
     rows = np.stack([faces.ravel(), np.ascontiguousarray(uv).view(np.int64).ravel()])
     order = np.lexsort(rows[::-1])
     new = np.concatenate([[True], (np.diff(rows[:, order]) != 0).any(0)])
@@ -102,7 +103,7 @@ def split(vertices: np.ndarray, faces: np.ndarray, uv: np.ndarray, colors: np.nd
 def header(data: bytes) -> tuple[list[Element], str | None, str | None, int]:
     """(elements, byte order or None for text, the texture's name or None, where the body begins). Raises MeshError."""
     if data[:3] != b"ply":
-        raise MeshError(f"is not a PLY file: it begins with {shown(data[:8])}")
+        raise MeshError(f"is not a PLY file: it begins with {excerpt(data[:8])}")
     end = re.compile(rb"(?m)^end_header\s*?(\r\n|\n|\r)").search(data, 0, MAX_HEADER)
     if not end:
         raise MeshError("is cut short or damaged: its header does not end")
@@ -117,7 +118,7 @@ def header(data: bytes) -> tuple[list[Element], str | None, str | None, int]:
                 elements.append(Element(words[1], int(words[2]), []))
                 if not 0 <= elements[-1].count <= len(data):
                     raise MeshError(
-                        f"is damaged or cut short: {elements[-1].count:,} of {shown(words[1])} in {len(data):,} bytes"
+                        f"is damaged or cut short: {elements[-1].count:,} of {excerpt(words[1])} in {len(data):,} bytes"
                     )
             elif words[0] == "property" and words[1] == "list":
                 elements[-1].properties.append(Property(words[4], KINDS[words[3]], LENGTHS[words[2]]))
@@ -126,7 +127,7 @@ def header(data: bytes) -> tuple[list[Element], str | None, str | None, int]:
             elif words[0] == "comment" and words[1:2] and words[1].lower() == "texturefile":
                 texture = " ".join(words[2:])
         except (IndexError, KeyError, ValueError):
-            raise MeshError(f"is damaged: its header has the line {shown(' '.join(words))}") from None
+            raise MeshError(f"is damaged: its header has the line {excerpt(' '.join(words))}") from None
     if len({element.name for element in elements}) != len(elements):
         raise MeshError("is damaged: its header names an element twice")
     return elements, orders[lines[0][1]], texture, end.end()
@@ -134,10 +135,10 @@ def header(data: bytes) -> tuple[list[Element], str | None, str | None, int]:
 
 def binary_values(data: bytes, at: int, elements: list[Element], order: str) -> dict:
     """Columns of the elements by name: arrays (N,), or for lists (lengths (N,), all values). Raises MeshError."""
-    found = {}
+    columns = {}
     for element in elements:
-        found[element.name], at = binary_element(data, at, element, order)
-    return found
+        columns[element.name], at = binary_element(data, at, element, order)
+    return columns
 
 
 def binary_element(data: bytes, at: int, element: Element, order: str) -> tuple[dict, int]:
@@ -147,7 +148,7 @@ def binary_element(data: bytes, at: int, element: Element, order: str) -> tuple[
             p.name: np.zeros(0) if p.length is None else (np.zeros(0, np.int64), np.zeros(0))
             for p in element.properties
         }, at
-    lengths, where = {}, at  # of the lists in the first row, taken for those of all
+    lengths, where = {}, at  # lengths of the lists in the first row, assumed for all rows
     for p in element.properties:
         kinds = np.dtype(order + (p.length or p.kind)), np.dtype(order + p.kind)
         if p.length is not None:
@@ -204,15 +205,15 @@ def text_values(body: bytes, elements: list[Element]) -> dict:
     words = words_per_line(text if text.endswith(b"\n") else text + b"\n")
     words = words[words > 0]
     numbers = parse_numbers(text, np.float64, int(words.sum()), "a row")
-    found, line, at = {}, 0, 0
+    columns, line, at = {}, 0, 0
     for element in elements:
         rows = words[line : line + element.count]
         if len(rows) < element.count:
-            raise MeshError(f"is cut short: it has {len(rows):,} of {element.count:,} rows of {shown(element.name)}")
+            raise MeshError(f"is cut short: it has {len(rows):,} of {element.count:,} rows of {excerpt(element.name)}")
         values = numbers[at : at + rows.sum()]
-        found[element.name] = text_element(values, rows, element)
+        columns[element.name] = text_element(values, rows, element)
         line, at = line + element.count, at + int(rows.sum())
-    return found
+    return columns
 
 
 def text_element(values: np.ndarray, rows: np.ndarray, element: Element) -> dict:
@@ -221,7 +222,7 @@ def text_element(values: np.ndarray, rows: np.ndarray, element: Element) -> dict
     end = place + rows
     for p in element.properties:
         if len(place) and (place >= end).any():
-            raise MeshError(f"is cut short or damaged: a row of {shown(element.name)} is too short")
+            raise MeshError(f"is cut short or damaged: a row of {excerpt(element.name)} is too short")
         if p.length is None:
             columns[p.name], place = values[place], place + 1
             continue
@@ -230,7 +231,7 @@ def text_element(values: np.ndarray, rows: np.ndarray, element: Element) -> dict
             raise MeshError("is damaged: a list has a length that cannot be")
         counts = counts.astype(np.int64)
         if (place + 1 + counts > end).any():
-            raise MeshError(f"is cut short or damaged: a row of {shown(element.name)} is too short")
+            raise MeshError(f"is cut short or damaged: a row of {excerpt(element.name)} is too short")
         first = np.repeat(place + 1 - (np.cumsum(counts) - counts), counts)
         columns[p.name] = counts, values[first + np.arange(len(first))]
         place = place + 1 + counts
@@ -238,11 +239,11 @@ def text_element(values: np.ndarray, rows: np.ndarray, element: Element) -> dict
 
 
 def colors_of(vertex: dict, element: Element) -> np.ndarray | None:
-    """(V, 4) float32 sRGB of a vertex element, or None. Whole numbers count to their type's largest."""
+    """(V, 4) float32 sRGB of a vertex element, or None. Integers are scaled by the largest of their type."""
     names = ["red", "green", "blue"] + (["alpha"] if "alpha" in vertex else [])
     if not set(names) <= vertex.keys():
         return None
     kinds = {p.name: p.kind for p in element.properties}
     full = [np.iinfo(kinds[name]).max if kinds[name][0] in "iu" else 1.0 for name in names]
-    found = np.stack([np.asarray(vertex[n], np.float32) / f for n, f in zip(names, full, strict=True)], -1)
-    return np.concatenate([found, np.ones((len(found), 4 - found.shape[1]), np.float32)], 1).clip(0, 1)
+    colors = np.stack([np.asarray(vertex[n], np.float32) / f for n, f in zip(names, full, strict=True)], -1)
+    return np.concatenate([colors, np.ones((len(colors), 4 - colors.shape[1]), np.float32)], 1).clip(0, 1)

@@ -23,13 +23,13 @@ SUFFIXES = (".glb", ".gltf", ".obj", ".ply", ".stl")
 
 
 def read_mesh(path, up: str | None = None, front: str | None = None, side: float = SIDE) -> ImportedMesh:
-    """The mesh of a GLB, glTF, OBJ, PLY or STL file, turned upright, in the middle of the scene, its longest side
-    `side` world units.
+    """The mesh of a GLB, glTF, OBJ, PLY or STL file, turned upright, centred in the scene, its longest side `side`
+    world units.
 
     up, front: axes of the file, as "+z" or "-y". By default those of its format: glTF +Y up, front +Z by its standard;
-    OBJ the same, PLY and STL +Z up, front -Y, as Blender has them, where the formats say nothing.
-    Raises UsageError for axes or another suffix; MeshError, one line that begins with the file's name, for all that is
-    not a still mesh of triangles with finite numbers whose files lie beside it (docs/imported-meshes.md).
+    OBJ the same, PLY and STL +Z up, front -Y, as in Blender, since these formats define none.
+    Raises UsageError for bad axes or another suffix; MeshError, one line that begins with the file's name, for anything
+    but a static mesh of triangles with finite numbers whose files lie beside it (docs/imported-meshes.md).
     """
     path = Path(path)
     kind = path.suffix.lower()
@@ -63,7 +63,7 @@ def imported(document: Document, name: str, up: str, front: str, side: float) ->
 
 
 def of_plain_file(mesh: ImportedMesh, rotation: np.ndarray) -> ImportedMesh:
-    """With the coordinates of its file for those of the document, in which a node turns it."""
+    """The mesh in the coordinates of its file; those of the document are turned by its node."""
     turned = np.eye(4)
     turned[:3, :3] = rotation
     return replace(mesh, matrix=mesh.matrix @ turned, parts=tuple(replace(p, node=np.eye(4)) for p in mesh.parts))

@@ -1,4 +1,4 @@
-"""STL files, binary and text: triangles alone. A vertex is what stands in the file: three for every triangle."""
+"""STL files, binary and text: triangles only, with three separate vertices each, as in the file."""
 
 from __future__ import annotations
 

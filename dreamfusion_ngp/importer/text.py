@@ -1,4 +1,4 @@
-"""Text files of millions of lines, read by numpy: which lines there are, what numbers stand in some of them."""
+"""Parses text files of millions of lines with numpy: finds lines by keyword and reads their numbers."""
 
 from __future__ import annotations
 
@@ -8,16 +8,16 @@ import warnings
 import numpy as np
 
 from ..base.errors import MeshError
-from .files import shown
+from .files import excerpt
 
 SPACES = (32, 9, 13, 11, 12)
 NEWLINE = 10
-SLOW_INDENT = 64  # characters: deeper ones are passed line by line
+SLOW_INDENT = 64  # characters: deeper indents are stripped line by line
 
 
 class Lines:
-    """The lines of a text. data: (N,) uint8. start, end: (L,) int64, the first character that is no space, and the
-    newline (or the end)."""
+    """The lines of a text. data: (N,) uint8. start, end: (L,) int64, the positions of the first character that is no
+    space, and of the newline (or the end)."""
 
     def __init__(self, text: bytes) -> None:
         self.data = np.frombuffer(text, np.uint8)
@@ -41,12 +41,12 @@ class Lines:
 
     def starting(self, keyword: bytes) -> np.ndarray:
         """The numbers of the lines whose first word is `keyword`."""
-        found = np.arange(len(self))
+        lines = np.arange(len(self))
         for k, letter in enumerate(keyword):
-            found = found[self._at(self.start[found] + k) == letter]
-        after = self.start[found] + len(keyword)
-        whole = (after >= self.end[found]) | np.isin(self._at(after), SPACES)
-        return found[whole & (after <= self.end[found])]
+            lines = lines[self._at(self.start[lines] + k) == letter]
+        after = self.start[lines] + len(keyword)
+        whole = (after >= self.end[lines]) | np.isin(self._at(after), SPACES)
+        return lines[whole & (after <= self.end[lines])]
 
     def rest(self, line: int, skip: int) -> bytes:
         """A line from its `skip`th character on, without spaces around it."""
@@ -75,16 +75,16 @@ def words_per_line(text: bytes) -> np.ndarray:
 
 
 def parse_numbers(text: bytes, dtype, count: int, what: str) -> np.ndarray:
-    """(count,) numbers between spaces. Raises MeshError that names `what`."""
+    """(count,) numbers separated by spaces. Raises MeshError that names `what`."""
     with warnings.catch_warnings(action="error"):
         try:
-            found = np.fromstring(text, dtype, sep=" ") if text.strip() else np.zeros(0, dtype)
+            numbers = np.fromstring(text, dtype, sep=" ") if text.strip() else np.zeros(0, dtype)
         except (ValueError, DeprecationWarning):
-            found = np.zeros(0, dtype)
-    if len(found) != count:
+            numbers = np.zeros(0, dtype)
+    if len(numbers) != count:
         bad = next((word for word in text.split() if not is_number(word, dtype)), b"")
-        raise MeshError(f"has {what} with {shown(bad.decode(errors='replace'))}, which is no number")
-    return found
+        raise MeshError(f"has {what} with {excerpt(bad.decode(errors='replace'))}, which is no number")
+    return numbers
 
 
 def is_number(word: bytes, dtype) -> bool:
@@ -96,8 +96,8 @@ def is_number(word: bytes, dtype) -> bool:
 
 
 def fans(counts: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Polygons of `counts` corners (P,), one after the other, as fans of triangles: (T, 3) places of their corners and
-    (T,) which polygon each is of."""
+    """Consecutive polygons of `counts` (P,) corners as fans of triangles: (T, 3) indices of their corners and (T,) the
+    polygon of each."""
     polygon = np.repeat(np.arange(len(counts)), counts - 2)
     first = np.cumsum(counts) - counts
     within = np.arange(len(polygon)) - (np.cumsum(counts - 2) - (counts - 2))[polygon]

@@ -1,4 +1,4 @@
-"""UVs that can hold a texture: the file's own where they can, a new atlas where they cannot."""
+"""UVs that can hold a texture: those of the file where suitable, else a new atlas."""
 
 from __future__ import annotations
 
@@ -16,12 +16,11 @@ from ..scene.uvs import UvReport, examine_uvs
 
 MODES = ("auto", "keep", "unwrap")
 TEXTURES = ("each", "one")
-OVERLAP = 0.005  # of the covered texels: what rounding at the borders of charts makes stays far below
+OVERLAP = 0.005  # of the covered texels: overlap from rounding at chart borders stays far below
 
 
 def choose_uvs(mesh: ImportedMesh, uv: str = "auto", textures: str = "each", size: int = 1024) -> ImportedMesh:
-    """The mesh with UVs for textures of size x size texels that each part of its surface has to itself. Vertices and
-    triangles stay as they are.
+    """The mesh with UVs without overlap, for textures of size x size texels. Vertices and triangles stay as they are.
 
     uv: "keep", the file's own; "unwrap", a new atlas for every texture; "auto", a new one only for textures whose UVs
     are missing or overlap. textures: "each", one for each image (or each material without one) of the file; "one" for
@@ -53,7 +52,7 @@ def unfit(report: UvReport, texture: Texture) -> bool:
 
 
 def together(mesh: ImportedMesh) -> ImportedMesh:
-    """With one texture for all materials."""
+    """The mesh with one texture for all materials."""
     wrap = next((texture.wrap for texture in mesh.textures if texture.wrap != "repeat"), "repeat")
     return replace(
         mesh, textures=(Texture("all", None, wrap),), materials=tuple(replace(m, texture=0) for m in mesh.materials)
@@ -61,7 +60,7 @@ def together(mesh: ImportedMesh) -> ImportedMesh:
 
 
 def unwrapped(mesh: ImportedMesh, texture: int, size: int) -> ImportedMesh:
-    """With a new atlas for one of its textures, whose UVs come after those of the mesh. Raises MeshError."""
+    """The mesh with a new atlas for one of its textures, whose UVs are appended. Raises MeshError."""
     rows = np.flatnonzero((mesh.face_texture() == texture) & mesh.originals())
     if len(rows) > MAX_FACES:
         raise MeshError(
@@ -96,8 +95,8 @@ def unwrapped(mesh: ImportedMesh, texture: int, size: int) -> ImportedMesh:
 
 
 def welded(mesh: ImportedMesh, rows: np.ndarray) -> Mesh:
-    """Some triangles of a mesh, with one vertex for all at one place: xatlas finds the same charts either way, but
-    gives every vertex a UV, three a triangle for an STL."""
+    """Some triangles of a mesh, with vertices at the same point merged: xatlas finds the same charts either way, but
+    gives every vertex a UV, which would be three per triangle for an STL."""
     corners = mesh.vertices[mesh.faces[rows].ravel()]
     place = weld(corners, float(np.abs(corners).max()))
     first = np.full(place.max() + 1, len(corners))
@@ -106,8 +105,8 @@ def welded(mesh: ImportedMesh, rows: np.ndarray) -> Mesh:
 
 
 def copy_uvs(mesh: ImportedMesh, uv_faces: np.ndarray, texture: int) -> None:
-    """Give parts that are copies the UVs of their originals, in place; a mirrored one runs the other way round. Files
-    with copies have the triangles of each part together."""
+    """Give instanced parts the UVs of their originals, in place; the triangles of a mirrored one run the other way
+    round. In files with instances, the triangles of each part are contiguous."""
     starts = np.searchsorted(mesh.face_part, np.arange(len(mesh.parts) + 1))
     for number, part in enumerate(mesh.parts):
         rows = slice(starts[number], starts[number + 1])

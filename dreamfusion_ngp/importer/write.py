@@ -1,4 +1,4 @@
-"""Writing a mesh back with new images: what was in its file stays where and as it was."""
+"""Writes a mesh back with new images; everything else in its file stays as it was."""
 
 from __future__ import annotations
 
@@ -16,15 +16,14 @@ from .obj_write import obj_files
 
 
 def suffix_of(mesh: ImportedMesh) -> str:
-    """The suffix that a mesh is written back with: ".obj" for an OBJ, ".glb" for all others, as PLY and STL hold no
-    texture, and a .gltf is put into one file."""
+    """The suffix with which a mesh is written back: ".obj" for an OBJ, ".glb" for all others, as PLY and STL hold no
+    texture, and a .gltf becomes one file."""
     return ".obj" if isinstance(mesh.source, ObjSource) else ".glb"
 
 
 def mesh_files(mesh: ImportedMesh, images: dict[int, np.ndarray], stem: str) -> dict[str, bytes]:
-    """The files of a mesh by their names, the mesh last. images: (H, W, 3 or 4) uint8 sRGB for textures by their
-    numbers; textures that are not named keep their images, unless they were unwrapped. Raises ValueError for other
-    images."""
+    """The files of a mesh by name, the mesh last. images: (H, W, 3 or 4) uint8 sRGB by texture number; the other
+    textures keep their images, unless they were unwrapped. Raises ValueError for other images."""
     if bad := [number for number in images if number not in range(len(mesh.textures))]:
         raise ValueError(f"the mesh has {len(mesh.textures)} textures, no number {bad[0]}")
     if bare := [number for number, one in enumerate(mesh.textures) if one.unwrapped and number not in images]:
@@ -37,11 +36,11 @@ def mesh_files(mesh: ImportedMesh, images: dict[int, np.ndarray], stem: str) -> 
 
 
 def write_mesh(mesh: ImportedMesh, path, images: dict[int, np.ndarray]) -> list[str]:
-    """Write a mesh back, with new images for the textures of their numbers, in the format it came in (`suffix_of`): the
-    absolute paths, the mesh last. Vertices, triangles, their order, names, nodes, place and size are those of the file
-    that was read; UVs too, unless they were unwrapped.
+    """Write a mesh back in its own format (`suffix_of`), with new images by texture number. Returns the absolute paths,
+    the mesh last. Vertices, triangles, their order, names, nodes, place and size are those of the file that was read;
+    UVs too, unless they were unwrapped.
 
-    Every file is written in one step. Raises UsageError for another suffix, ExportError where a file cannot be written,
+    Every file is written atomically. Raises UsageError for another suffix, ExportError where a file cannot be written,
     ValueError for images of another kind.
     """
     path = Path(path)
