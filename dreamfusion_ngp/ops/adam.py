@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from .call import launch
-from .checks import check_positive, check_scalar_type, check_tensor, stays
+from .checks import check_positive, check_scalar_type, check_tensor, device_numbers
 from .register import Op
 
 
@@ -30,11 +30,11 @@ def adam_step(
 ) -> None:
     """One step of Adam, in place; the numbers are those of torch.optim.Adam. Afterwards `grad` is zero.
 
-    An element whose new value or new moments would be NaN or infinite is left out: its parameter and moments stay as
-    they are, and `nonfinite` is raised by one. So is one whose second moment is negative, and so are all where one of
-    `factors` is NaN, infinite or negative. The reason may be a gradient that is not finite, or so large that its square
-    is not (float32: from about 1e20), or what was in the parameter or the moments before. Several parameters may share
-    one `nonfinite`; the caller zeroes it.
+    An element is skipped if its new value or moments would be NaN or infinite: its parameter and moments stay as they
+    are, and `nonfinite` goes up by one. An element with a negative second moment is skipped, too, and all are if one of
+    `factors` is NaN, infinite or negative. The cause may be a gradient that is not finite, or whose square overflows
+    (float32: from about 1e20), or bad values in the parameter or the moments before. Several parameters may share one
+    `nonfinite`; the caller zeroes it.
 
     Args:
         param, grad, exp_avg, exp_avg_sq: one shape, contiguous, float32, or float64 on the CPU; all are changed.
@@ -58,8 +58,8 @@ def adam_step(
     if factors is None:
         check_below("lr", lr, inf)
         check_positive("adam_step", step=step)
-    given = adam_factors(lr, beta1, beta2, step) if factors is None else factors
-    pair = stays("adam_step", "factors", given, 2, dtype=dtype, like=param)
+    pair = adam_factors(lr, beta1, beta2, step) if factors is None else factors
+    pair = device_numbers("adam_step", "factors", pair, 2, dtype=dtype, like=param)
     _adam_step(*(value.detach() for value in tensors.values()), nonfinite, pair, beta1, beta2, eps, weight_decay)
 
 

@@ -1,4 +1,4 @@
-"""Antialias: the mean over the samples of a pixel, and the gradient by vertices of what is seen where."""
+"""Antialias: the mean over the samples of a pixel, and the gradient of visibility with respect to the vertices."""
 
 from __future__ import annotations
 
@@ -52,12 +52,12 @@ class Inputs(NamedTuple):
     samples: int
 
 
-class Wanted(NamedTuple):
+class NeedsGrad(NamedTuple):
     want_position: bool
 
 
 _antialias = Op("antialias", Inputs, returns="out")
-_antialias_backward = Op("antialias_backward", tensors("d_out"), Inputs, Wanted, returns="d_image d_position")
+_antialias_backward = Op("antialias_backward", tensors("d_out"), Inputs, NeedsGrad, returns="d_image d_position")
 
 
 @_antialias.shapes
@@ -76,14 +76,14 @@ def _forward(inputs):
 
 
 @_antialias_backward.shapes
-def _gradients(incoming, inputs, wanted):
-    d_position = torch.empty_like(inputs.position) if wanted.want_position else inputs.position.new_empty(0)
+def _gradients(incoming, inputs, needs_grad):
+    d_position = torch.empty_like(inputs.position) if needs_grad.want_position else inputs.position.new_empty(0)
     return torch.empty_like(inputs.image), d_position
 
 
 @_antialias_backward.kernel
-def _backward(incoming, inputs, wanted):
-    d_image, d_position = _gradients(incoming, inputs, wanted)
+def _backward(incoming, inputs, needs_grad):
+    d_image, d_position = _gradients(incoming, inputs, needs_grad)
     _, height, width, channels = inputs.image.shape
     launch(
         "antialias_backward",
@@ -94,7 +94,7 @@ def _backward(incoming, inputs, wanted):
         image=inputs.image,
         d_out=incoming.d_out,
         d_image=d_image,
-        d_position=d_position if wanted.want_position else None,
+        d_position=d_position if needs_grad.want_position else None,
         channels=channels,
         samples=inputs.samples,
         rows=height // inputs.samples,
@@ -106,7 +106,7 @@ def _backward(incoming, inputs, wanted):
 @_antialias.backward
 def _differentiate(saved, d_out):
     (inputs,) = saved.inputs
-    moves = saved.wanted["position"]
+    moves = saved.needs_grad["position"]
     d_image, d_position = _antialias_backward(d_out, *inputs, moves)
     return {"image": d_image, "position": d_position if moves else None}
 

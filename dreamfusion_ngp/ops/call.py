@@ -1,4 +1,4 @@
-"""How a kernel is called: the module for the tensor's device, where and how it runs, tensors as addresses."""
+"""How a kernel is launched: on the tensor's device and the current stream, with tensors as addresses."""
 
 from __future__ import annotations
 
@@ -32,8 +32,8 @@ def launch(kernel: str, where: Tensor, **arguments: object) -> None:
 
 
 def cleared(shape: Sequence[int], like: Tensor) -> Tensor:
-    """Zeros with the dtype and device of `like`. On the CPU the pages of a large tensor cost ten times the clearing
-    unless they are huge ones, so native code asks for these."""
+    """Zeros with the dtype and device of `like`. On the CPU, page faults of a large tensor cost ten times the clearing
+    unless the pages are huge ones, so native code asks for those."""
     if like.is_cuda:
         return like.new_zeros(shape)
     fresh = like.new_empty(shape)

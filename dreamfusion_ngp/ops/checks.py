@@ -65,9 +65,10 @@ def check_positive(op: str, **values: float) -> None:
             raise ValueError(f"{op}: {name} must be a finite number above 0, got {value}")
 
 
-def stays(op: str, name: str, value: object, size: int, *, dtype: torch.dtype, like: Tensor) -> Tensor:
-    """`size` numbers that an op reads when its kernel runs, so that they may change between runs of a CUDA graph: a
-    tensor (size,), floating or not like `dtype`, stays where it is; numbers become a new tensor beside `like`."""
+def device_numbers(op: str, name: str, value: object, size: int, *, dtype: torch.dtype, like: Tensor) -> Tensor:
+    """The (size,) tensor that a kernel reads its numbers from when it runs, so that they may change between replays of
+    a CUDA graph. A tensor, floating point or integer as `dtype` is, is used in place; plain numbers become a new tensor
+    on the device of `like`."""
     if isinstance(value, Tensor):
         floating = value.is_floating_point() and dtype.is_floating_point
         check_tensor(op, name, value, (size,), dtype=value.dtype if floating else dtype, like=like)

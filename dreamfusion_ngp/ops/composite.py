@@ -39,7 +39,7 @@ def composite(
 
         alpha_i = 1 - exp(-sigma_i * step),  w_i = T_i * alpha_i,  T_1 = 1,  T_(i+1) = T_i * (1 - alpha_i)
 
-    A ray ends behind the sample that takes T below 1e-4, in both directions; later samples get zero gradients.
+    A ray ends after the sample that takes T below 1e-4, in forward and backward; later samples get zero gradients.
 
     Args:
         sigma (N,), rgb (N, 3), normal (N, 3): float32, or float64 on the CPU; the differentiable arguments.
@@ -80,9 +80,9 @@ class Inputs(NamedTuple):
 
 Outputs = tensors("color opacity depth normals orient")
 Incoming = tensors("d_color d_opacity d_depth d_normals d_orient")
-Kept = tensors("color opacity depth normals")  # outputs that backward reads
+SavedOutputs = tensors("color opacity depth normals")  # those that the backward reads
 _composite = Op("composite", Inputs, returns="color opacity depth normals orient")
-_composite_backward = Op("composite_backward", Incoming, Kept, Inputs, returns="d_sigma d_rgb d_normal")
+_composite_backward = Op("composite_backward", Incoming, SavedOutputs, Inputs, returns="d_sigma d_rgb d_normal")
 
 
 def _sizes(inputs: Inputs) -> dict[str, int]:
@@ -117,8 +117,8 @@ def _backward(incoming, outputs, inputs):
 
 @partial(_composite.backward, keep_outputs=True)
 def _differentiate(saved, *incoming):
-    *kept, _ = saved.outputs
-    d_sigma, d_rgb, d_normal = _composite_backward(incoming, Kept(*kept), *saved.inputs)
+    *outputs, _ = saved.outputs
+    d_sigma, d_rgb, d_normal = _composite_backward(incoming, SavedOutputs(*outputs), *saved.inputs)
     return {"sigma": d_sigma, "rgb": d_rgb, "normal": d_normal}
 
 

@@ -1,13 +1,13 @@
-"""Tables of hash grids, given to tiny-cuda-nn and Dr.Jit and taken from them.
+"""Tables of hash grids, converted to and from those of tiny-cuda-nn and Dr.Jit.
 
-Both hash and interpolate as this package does. They differ in roundings (layout.py). A table of a layout whose
-`convention` is the other's is the other's table, number for number. Any other is moved corner by corner, which finds
-the rows again where offsets or the lengths of levels differ. It is refused where a row of the one stands for corners
-that have several in the other: past the last corner of an axis a dense level wraps, and where it wraps to depends on
-its number of rows.
+Both libraries hash and interpolate as this package does, but round differently (layout.py). A table whose layout has
+the other library's `convention` is that library's table, number for number. Any other table is copied corner by corner,
+which handles different offsets and lengths of levels. It is refused if corners that share a row in one table have
+different rows in the other: a dense level wraps past the last corner of an axis, and where it wraps to depends on its
+number of rows.
 
-What no move changes is the scale: a table of convention "native" is looked up by tiny-cuda-nn with a scale in float32,
-by up to 1e-6 of a level's resolution beside ours: 1.4e-3 of a cell where 2048 is the finest.
+No conversion changes the scale: tiny-cuda-nn looks up a table of convention "native" with a float32 scale, which
+differs from ours by up to 1e-6 of a level's resolution: 1.4e-3 of a cell where 2048 is the finest.
 
 Checked against tiny-cuda-nn 2.0 (grid.h: grid_scale, grid_resolution, grid_index) and Dr.Jit 1.5 (hashgrid.py).
 """
@@ -44,7 +44,7 @@ def to_tinycudann(table: Tensor, layout: GridLayout) -> Tensor:
 
     table  (layout.entries, layout.features), any floating dtype and device.
     Returns a flat tensor of the same dtype and device. Raises ValueError for a table of another shape, and for one
-    whose rows the other cannot keep apart, naming the level and what differs.
+    whose rows the other layout cannot keep apart; the message names the level and what differs.
     """
     return _exported(table, layout, "tinycudann")
 
@@ -92,7 +92,7 @@ def _imported(params: Tensor, layout: GridLayout, peer: str) -> Tensor:
 
 
 def _peer_layout(op: str, layout: GridLayout, peer: str) -> GridLayout:
-    """The layout as the peer rounds it."""
+    """The layout with the peer's rounding."""
     if not isinstance(layout, GridLayout):
         raise TypeError(f"{op}: layout must be a GridLayout, got {type(layout).__name__}")
     try:
@@ -112,20 +112,21 @@ def _peer_layout(op: str, layout: GridLayout, peer: str) -> GridLayout:
 
 
 def _move(op: str, table: Tensor, source: GridLayout, target: GridLayout, peer: str) -> Tensor:
-    """`table` of `source` as a table of `target`, so that every corner that a lookup can reach has its values."""
+    """`table` of layout `source` as a table of layout `target`: every corner that a lookup can reach keeps its
+    values."""
     moved = table.new_zeros(target.entries, target.features)
     for level in range(source.levels):
-        given = table[source.offset[level] : source.offset[level + 1]]
-        place = moved[target.offset[level] : target.offset[level + 1]]
-        if (source.resolution[level], len(given)) == (target.resolution[level], len(place)) or (
+        src = table[source.offset[level] : source.offset[level + 1]]
+        dst = moved[target.offset[level] : target.offset[level + 1]]
+        if (source.resolution[level], len(src)) == (target.resolution[level], len(dst)) or (
             _is_hashed(source, level) and _is_hashed(target, level)
         ):
-            place.copy_(given)
+            dst.copy_(src)
             continue
         edge = math.floor(max(source.scale[level], target.scale[level]) + 0.5) + 2
-        values, rows = given[_corner_rows(source, level, edge)], _corner_rows(target, level, edge)
-        place[rows] = values
-        if not ((place[rows] == values) | (place[rows].isnan() & values.isnan())).all():
+        values, rows = src[_corner_rows(source, level, edge)], _corner_rows(target, level, edge)
+        dst[rows] = values
+        if not ((dst[rows] == values) | (dst[rows].isnan() & values.isnan())).all():
             ours, theirs = (source, target) if target.convention == peer else (target, source)
             raise ValueError(
                 f"{op}: level {level} has {ours.resolution[level]} corners along an axis and {_rows(ours, level)} rows "

@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.utils.weak import WeakTensorKeyDictionary
 
 from .call import cleared, launch
-from .checks import check_count, check_positive, check_scalar_type, check_tensor, stays
+from .checks import check_count, check_positive, check_scalar_type, check_tensor, device_numbers
 from .hashgrid import Grid, GridLayout, check_table, native_layout
 from .register import Op, tensors
 
@@ -58,7 +58,7 @@ def field(
                   "none" is 0
     count         (1,) int64, the number of valid leading rows; the rest are zero and get no gradient
     shadow        float16, the table's shape, contiguous: read in its place, forward and backward, with all sums in
-                  the table's type. The gradient is still the table's. CUDA kernels read it as it is for 16 or 8 levels
+                  the table's type. The gradient is still the table's. CUDA kernels read it directly for 16 or 8 levels
                   of 2 features; else it is converted first
     tensor_cores  products with W1, forward and backward, on tensor cores: every factor as two bfloat16 (16 bits of
                   mantissa, results within 1e-4 of the largest), sums in float32. Where there are such kernels: CUDA
@@ -96,7 +96,8 @@ def field_density(
 
 
 def _check(op, x, table, W1, b1, W2, b2, layout, bound, level_weight, blob, count, shadow, tensor_cores):
-    """Check everything; return the levels' weights, the layout's fields and the settings, as the registered ops do."""
+    """Check everything; return the level weights, the layout's fields and the settings, as the registered ops take
+    them."""
     dtype = check_scalar_type(op, "x", x)
     check_tensor(op, "x", x, (None, 3), dtype=dtype, text="(N, 3)")
     check_table(op, table, layout, x)
@@ -115,7 +116,7 @@ def _check(op, x, table, W1, b1, W2, b2, layout, bound, level_weight, blob, coun
             raise ValueError(
                 f"{op}: level_weight must be {layout.levels} finite numbers, one per level, got {level_weight}"
             )
-    weights = stays(op, "level_weight", level_weight, layout.levels, dtype=dtype, like=x)
+    weights = device_numbers(op, "level_weight", level_weight, layout.levels, dtype=dtype, like=x)
     check_count(op, count, x)
     if shadow is not None:
         check_tensor(op, "shadow", shadow, tuple(table.shape), dtype=torch.float16, like=x)
@@ -140,14 +141,14 @@ def _check_blob(op: str, blob: Blob) -> tuple[int, float, float]:
     return BLOBS.index(kind), float(strength), float(radius)
 
 
-_recycled = WeakTensorKeyDictionary()  # parameter -> its last gradient, zero by now
+_recycled = WeakTensorKeyDictionary()  # parameter -> its last gradient buffer, all zero
 
 
 def recycle_gradient(parameter: Tensor) -> None:
-    """Take `parameter.grad` away, which must be zero, as adam_step leaves it. The next backward of `field` for which
-    `parameter` is the table accumulates into it.
+    """Take away `parameter.grad`, which must be zero, as adam_step leaves it, for reuse: the next backward of `field`
+    with `parameter` as the table accumulates into it.
 
-    A gradient left in place is added to what the backward returns, in a pass over both; one that is let go is
+    A gradient that stays in place costs a pass that adds the backward's result to it; one that is freed must be
     allocated and cleared again. For a large table either costs more than adam_step.
     """
     _recycled[parameter] = parameter.grad
@@ -193,7 +194,7 @@ def _has_kernels(table: Tensor, grid: Grid) -> bool:
 
 
 def _launch(kernel: str, x: Tensor, network: Network, grid: Grid, settings: Settings, **tensors: Tensor | None) -> None:
-    """Run a kernel of the field. Where none reads the shadow, the table is the shadow's values."""
+    """Launch a kernel of the field. If none can read the shadow, it gets a table converted from it."""
     shadow = settings.shadow
     if shadow is not None and not _has_kernels(network.table, grid):
         network, shadow = network._replace(table=shadow.to(network.table.dtype)), None
@@ -222,7 +223,7 @@ def _outputs(points, *others):
 
 
 @_field.kernel
-def _run(points, network, grid, settings):
+def _forward(points, network, grid, settings):
     h, rgb_raw, grad_h = _outputs(points)
     _launch("field_forward", points.x, network, grid, settings, h=h, rgb_raw=rgb_raw, grad_h=grad_h)
     return h, rgb_raw, grad_h
@@ -234,28 +235,28 @@ def _density(points, *others):
 
 
 @_field_density.kernel
-def _run_density(points, network, grid, settings):
+def _forward_density(points, network, grid, settings):
     h = _density(points)
     _launch("field_forward", points.x, network, grid, settings, h=h, rgb_raw=None, grad_h=None)
     return h
 
 
-def _parts(network: Network) -> list[Tensor]:
-    """The parameters whose gradients are one vector, one after the other."""
+def _mlp_weights(network: Network) -> list[Tensor]:
+    """The parameters whose gradients lie in one vector, one after the other."""
     return [network.W1, network.b1, network.W2, network.b2]
 
 
 @_field_backward.shapes
 def _gradients(cotangents, points, network, *others):
     """Gradients of the table, and of W1, b1, W2, b2 in one vector."""
-    weights = sum(part.numel() for part in _parts(network))
-    return torch.empty_like(network.table), points.x.new_empty(weights)
+    size = sum(weight.numel() for weight in _mlp_weights(network))
+    return torch.empty_like(network.table), points.x.new_empty(size)
 
 
 @_field_backward.kernel
-def _run_backward(cotangents, points, network, grid, settings):
-    weights = sum(part.numel() for part in _parts(network))
-    grad_table, grad_weights = _zero_gradient(network.table), points.x.new_zeros(weights)
+def _backward(cotangents, points, network, grid, settings):
+    size = sum(weight.numel() for weight in _mlp_weights(network))
+    grad_table, grad_weights = _zero_gradient(network.table), points.x.new_zeros(size)
     gradients = dict(grad_table=grad_table, grad_weights=grad_weights)
     _launch("field_backward", points.x, network, grid, settings, **cotangents._asdict(), **gradients)
     return grad_table, grad_weights
@@ -265,9 +266,9 @@ def _run_backward(cotangents, points, network, grid, settings):
 def _differentiate(saved, d_h, d_rgb_raw, d_grad_h):
     _, network, *_ = saved.inputs
     grad_table, grad_weights = _field_backward(d_h, d_rgb_raw, d_grad_h, *saved.inputs)
-    parts = _parts(network)
-    pieces = grad_weights.split([part.numel() for part in parts])
-    W1, b1, W2, b2 = (piece.view(part.shape) for piece, part in zip(pieces, parts, strict=True))
+    weights = _mlp_weights(network)
+    pieces = grad_weights.split([part.numel() for part in weights])
+    W1, b1, W2, b2 = (piece.view(part.shape) for piece, part in zip(pieces, weights, strict=True))
     return {"table": grad_table, "W1": W1, "b1": b1, "W2": W2, "b2": b2}
 
 

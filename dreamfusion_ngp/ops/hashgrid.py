@@ -1,8 +1,8 @@
 """Multiresolution hash-grid encoding (Mueller et al. 2022, "Instant Neural Graphics Primitives", section 3).
 
-The layout of the table and the lookup follow tiny-cuda-nn and Dr.Jit, which differ from each other, and from this
-package, in roundings: of a level's scale and of its number of rows. A `GridLayout` can have either one's `convention`;
-`to_tinycudann`, `from_tinycudann`, `to_drjit` and `from_drjit` exchange tables, and refuse what cannot be exchanged.
+The layout of the table and the lookup follow tiny-cuda-nn and Dr.Jit. These and this package round a level's scale and
+number of rows differently. A `GridLayout` can follow the `convention` of either; `to_tinycudann`, `from_tinycudann`,
+`to_drjit` and `from_drjit` convert tables, and refuse those that cannot be converted.
 """
 
 from __future__ import annotations
@@ -82,7 +82,7 @@ def layout_of(grid: Grid) -> GridLayout:
 
 @cache
 def native_layout(grid: Grid):
-    """The `_C.GridLayout`, made once: a kernel copies it."""
+    """The `_C.GridLayout`, cached: kernels copy it."""
     layout = layout_of(grid)
     return native().GridLayout(
         scale=layout.scale,
@@ -106,7 +106,7 @@ _grad_x_backward = Op(
 
 
 def _launch(kernel: str, inputs: Any, grid: Grid, rows: Rows, **outputs: Tensor) -> None:
-    """Run a kernel of the grid. inputs: a group of tensors, x among them."""
+    """Launch a kernel of the grid. inputs: a group of tensors with a field x."""
     x = inputs.x
     launch(kernel, x, grid=native_layout(grid), n=x.shape[0], count=rows.count, **inputs._asdict(), **outputs)
 
@@ -164,24 +164,25 @@ def _run_grad_x_backward(inputs, grid, rows):
 @_encode.backward
 def _differentiate_encode(saved, grad_y):
     inputs, grid, rows = saved.inputs
-    found = {}
-    if saved.wanted["x"]:
-        found["x"] = _grad_x(grad_y, inputs, grid, rows)
-    if saved.wanted["table"]:
-        found["table"] = _grad_table(grad_y, inputs.x, grid, rows)
-    return found
+    gradients = {}
+    if saved.needs_grad["x"]:
+        gradients["x"] = _grad_x(grad_y, inputs, grid, rows)
+    if saved.needs_grad["table"]:
+        gradients["table"] = _grad_table(grad_y, inputs.x, grid, rows)
+    return gradients
 
 
 @_grad_table.backward
 def _differentiate_grad_table(saved, direction):
-    """grad_table is the adjoint of encoding, linear in grad_y: its own adjoint encodes `direction` as if the table."""
+    """grad_table is the adjoint of encoding and linear in grad_y; its own adjoint encodes with `direction` as the
+    table."""
     inputs, grid, rows = saved.inputs
-    found = {}
-    if saved.wanted["grad_y"]:
-        found["grad_y"] = _encode(inputs.x, direction, grid, rows)
-    if saved.wanted["x"]:
-        found["x"] = _grad_x(inputs, direction, grid, rows)
-    return found
+    gradients = {}
+    if saved.needs_grad["grad_y"]:
+        gradients["grad_y"] = _encode(inputs.x, direction, grid, rows)
+    if saved.needs_grad["x"]:
+        gradients["x"] = _grad_x(inputs, direction, grid, rows)
+    return gradients
 
 
 @_grad_x.backward

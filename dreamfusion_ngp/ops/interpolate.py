@@ -1,4 +1,4 @@
-"""Interpolate: numbers at the vertices of a mesh to the pixels that show it."""
+"""Interpolate: vertex attributes of a mesh to the pixels that show it."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from .register import Op, tensors
 
 
 def interpolate(attribute: Tensor, faces: Tensor, fragments: Fragments) -> Tensor:
-    """Mean of an attribute of a triangle's vertices, weighted by the barycentrics of the pixel.
+    """An attribute of the vertices of each pixel's triangle, weighted by the pixel's barycentrics.
 
     Args:
-        attribute: (B, V, C) or, for all views, (1, V, C) float32, or float64 on the CPU; differentiable. With texture
-            coordinates that are indexed apart from the vertices, give those with triangles of their own.
+        attribute: (B, V, C) or, for all views, (1, V, C) float32, or float64 on the CPU; differentiable. For texture
+            coordinates with indices of their own, pass those as `faces`.
         faces: (F, 3) int32.
-        fragments: of `rasterise`, or with its `face` and other barycentrics (B, H, W, 3); differentiable.
+        fragments: of `rasterise`, or its `face` with other barycentrics (B, H, W, 3); differentiable.
 
     Returns (B, H, W, C), zero where no triangle is. Differentiable once. Raises TypeError or ValueError that names the
     argument.

@@ -1,4 +1,4 @@
-"""The shape of a hash-grid table: the numbers of its levels, as this package or one of two others rounds them."""
+"""The shape of a hash-grid table: sizes of its levels, as rounded by this package or one of two others."""
 
 from __future__ import annotations
 
@@ -15,22 +15,22 @@ CONVENTIONS = ("native", "tinycudann", "drjit")
 
 @dataclass(frozen=True)
 class GridLayout:
-    """Shape of a hash-grid table, and what a lookup needs of it.
+    """Shape of a hash-grid table, and the numbers that a lookup needs.
 
     All numbers that decide an index are computed once, here, so that they are the same on every device: level l has
     scale_l = base_resolution * b^l - 1 and ceil(scale_l) + 1 corners along an axis, where b^(levels - 1) =
     finest_resolution / base_resolution. Its corners are stored densely where they fit into 2^log2_table rows and are
     hashed where they do not; the number of rows is a multiple of 8. Levels follow each other in the table.
 
-    convention: who rounds. "native": scales in float64. "tinycudann": in float32, as tiny-cuda-nn does, to the last bit
-    or two of its exp2f (a GPU's may differ from the CPU's); so lookups are where its own are, and the few tables that
-    have another size there (where a scale is a whole number) have it here. "drjit": the rows of a dense level are a
-    multiple of `features`, not of 8.
+    convention: whose rounding. "native": scales in float64. "tinycudann": scales in float32, as in tiny-cuda-nn, up to
+    the last bit or two of its exp2f (a GPU's may differ from the CPU's), so lookups hit the same places, and the few
+    tables whose size differs there (where a scale is a whole number) have that size here. "drjit": the rows of a dense
+    level are a multiple of `features`, not of 8.
     """
 
     levels: int = 16
     features: int = 2  # per level
-    log2_table: int = 19  # of the most rows that a level may have
+    log2_table: int = 19  # log2 of the largest number of rows in a level
     base_resolution: int = 16
     finest_resolution: int = 2048
     interpolation: str = "linear"  # or "smoothstep": continuous first derivatives
@@ -78,7 +78,8 @@ class GridLayout:
 
     @cached_property
     def scale(self) -> tuple[float, ...]:
-        """Cells along an axis, less half a cell at each end; rounded to float32: float64 sees the same cells."""
+        """Cells along an axis, less half a cell at each end; rounded to float32, so that float64 lookups use the same
+        cells."""
         return tuple(array("f", self._scale))
 
     @cached_property
@@ -110,5 +111,5 @@ class GridLayout:
 
     @property
     def arguments(self) -> tuple[int, int, int, int, int, str, str]:
-        """What the registered ops take for a layout: its fields."""
+        """The fields, as the registered ops take a layout."""
         return tuple(getattr(self, field.name) for field in fields(self))

@@ -1,4 +1,4 @@
-"""March: the samples of rays that lie in occupied cells, packed ray by ray into a buffer of fixed size."""
+"""March: samples along rays in occupied cells, packed ray by ray into a buffer of fixed size."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ import torch
 from torch import Tensor
 
 from .call import launch
-from .checks import check_positive, check_scalar_type, check_tensor, stays
+from .checks import check_positive, check_scalar_type, check_tensor, device_numbers
 from .register import Op
 
 BLOCK_EDGE = 4  # cells; the march skips empty blocks of BLOCK_EDGE^3
 LARGEST_RESOLUTION = 1024
 LONGEST_LATTICE = 1 << 20  # steps
-LARGEST_BUDGET = (1 << 31) - 1  # of rows, and of rays: both are named by int32
+LARGEST_BUDGET = (1 << 31) - 1  # of rows, and of rays: both have int32 indices
 
 
 class Samples(NamedTuple):
@@ -78,7 +78,7 @@ def march(
         raise ValueError(f"march: step is too small for bound {bound}, got {step}")
     if not 1 <= budget <= LARGEST_BUDGET:
         raise ValueError(f"march: budget must be in [1, {LARGEST_BUDGET}], got {budget}")
-    stream = stays("march", "stream", stream, 1, dtype=torch.int64, like=rays_o)
+    stream = device_numbers("march", "stream", stream, 1, dtype=torch.int64, like=rays_o)
     return Samples(
         *_march(rays_o.detach(), rays_d.detach(), bitfield, resolution, bound, near, step, budget, seed, stream)
     )
@@ -87,12 +87,12 @@ def march(
 def check_resolution(op: str, resolution: int) -> None:
     """Raise ValueError unless `resolution` is a multiple of 4 that the kernels can take."""
     if not 0 < resolution <= LARGEST_RESOLUTION or resolution % BLOCK_EDGE:
-        wanted = f"a multiple of {BLOCK_EDGE}, at most {LARGEST_RESOLUTION}"
-        raise ValueError(f"{op}: resolution must be {wanted}, got {resolution}")
+        expected = f"a multiple of {BLOCK_EDGE}, at most {LARGEST_RESOLUTION}"
+        raise ValueError(f"{op}: resolution must be {expected}, got {resolution}")
 
 
 def lattice_length(bound: float, step: float) -> int:
-    """The most samples that a ray can have: those of the cube's diagonal."""
+    """The most samples that a ray can have: those along the cube's diagonal."""
     return ceil(min(2.0 * sqrt(3.0) * bound / step, 2.0 * LONGEST_LATTICE)) + 1
 
 

@@ -18,9 +18,9 @@ def occupancy_update(
 ) -> None:
     """Decay the grid, raise the listed cells to their new values, write the bits. Changes `grid` and `bitfield`.
 
-    Every value is multiplied by `decay`; then grid[cells] = max(grid[cells], sigma), in whatever order, so cells may be
+    Every value is multiplied by `decay`; then grid[cells] = max(grid[cells], sigma), in any order, so cells may be
     listed many times. A cell is occupied if its value is above min(threshold, mean of the grid). If fewer than 1/4096
-    of the cells would be occupied, all are: a field that is empty for a while is not locked out for ever.
+    of the cells would be occupied, all are: a field that is empty for a while can still recover.
 
     A sigma that is NaN or infinite never enters the grid: its cell keeps its value and is occupied until the next
     update. Values of the grid that are not finite, or negative, are replaced by 0. Cells outside the grid are ignored.

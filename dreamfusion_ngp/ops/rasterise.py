@@ -13,7 +13,7 @@ from .checks import check_scalar_type, check_tensor
 from .register import Op, tensors
 
 LARGEST_SIZE = 1 << 15  # pixels a side
-LARGEST_COUNT = (1 << 31) - 1  # of triangles and of vertices: both are named by int32
+LARGEST_COUNT = (1 << 31) - 1  # of triangles and of vertices: both have int32 indices
 
 
 class Fragments(NamedTuple):
@@ -80,14 +80,14 @@ class Inputs(NamedTuple):
     cull: bool
 
 
-class Given(NamedTuple):
+class BackwardInputs(NamedTuple):
     position: Tensor
     faces: Tensor
     face: Tensor
 
 
 _rasterise = Op("rasterise", Inputs, returns="depth barycentric face")
-_rasterise_backward = Op("rasterise_backward", tensors("d_depth d_barycentric"), Given, returns="d_position")
+_rasterise_backward = Op("rasterise_backward", tensors("d_depth d_barycentric"), BackwardInputs, returns="d_position")
 
 
 def mesh_arguments(position: Tensor, faces: Tensor, height: int, width: int) -> dict:
@@ -123,19 +123,19 @@ def _forward(inputs):
 
 
 @_rasterise_backward.shapes
-def _gradient(incoming, given):
-    return torch.empty_like(given.position)
+def _gradient(incoming, inputs):
+    return torch.empty_like(inputs.position)
 
 
 @_rasterise_backward.kernel
-def _backward(incoming, given):
-    d_position = _gradient(incoming, given)
-    height, width = given.face.shape[1:]
+def _backward(incoming, inputs):
+    d_position = _gradient(incoming, inputs)
+    height, width = inputs.face.shape[1:]
     launch(
         "rasterise_backward",
-        given.position,
-        **mesh_arguments(given.position, given.faces, height, width),
-        face=given.face,
+        inputs.position,
+        **mesh_arguments(inputs.position, inputs.faces, height, width),
+        face=inputs.face,
         **incoming._asdict(),
         d_position=d_position,
     )

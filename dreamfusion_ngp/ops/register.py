@@ -1,6 +1,6 @@
-"""How an op becomes one of torch's: `Op` declares it, then takes its kernel, the shapes of its outputs, its backward.
+"""How an op is registered with torch: `Op` declares it; its kernel, output shapes and backward are added by decorators.
 
-Arguments come in groups, each a NamedTuple, and functions take the groups: what an argument is called is written once.
+Arguments come in groups, each a NamedTuple, and functions take the groups, so every argument is named only once.
 """
 
 from __future__ import annotations
@@ -34,11 +34,11 @@ def tensors(names: str) -> Any:
 
 
 class Saved(NamedTuple):
-    """What a backward is given."""
+    """The saved values that a backward function gets."""
 
     inputs: Sequence[Any]  # the groups of the op's arguments
     outputs: tuple[Tensor, ...]  # () unless the op keeps them
-    wanted: dict[str, bool]  # which arguments need a gradient
+    needs_grad: dict[str, bool]  # which arguments need a gradient
 
 
 class Op:
@@ -56,7 +56,7 @@ class Op:
         self.fields = tuple(types)
         self.holds_tensor = [i for i, field in enumerate(types) if "Tensor" in types[field].__forward_arg__]
         ends = list(accumulate((len(group._fields) for group in groups), initial=0))
-        self.parts = [(group._make, slice(*ends)) for group, ends in zip(groups, pairwise(ends), strict=True)]
+        self.group_slices = [(group._make, slice(*ends)) for group, ends in zip(groups, pairwise(ends), strict=True)]
         arguments = ", ".join(f"{self._type(field, types[field])} {field}" for field in self.fields)
         outputs = [f"Tensor {output}" for output in returns.split()]
         torch.library.define(
@@ -79,10 +79,10 @@ class Op:
         return self.overload(*flat)
 
     def _grouped(self, flat: Sequence) -> list[tuple]:
-        return [make(flat[part]) for make, part in self.parts]
+        return [make(flat[part]) for make, part in self.group_slices]
 
     def shapes(self, function: Callable) -> Callable:
-        """Decorator of function(*groups) -> the outputs, of their shapes and types, with nothing in them."""
+        """Decorator of function(*groups) -> empty outputs of the right shapes and types."""
         torch.library.register_fake(self.name, lambda *flat: function(*self._grouped(flat)))
         return function
 
@@ -91,17 +91,17 @@ class Op:
 
         changed = [self.fields.index(field) for field in sorted(self.changes)]
 
-        def run(*flat):
+        def call(*flat):
             packed = list(flat)
             for i in self.holds_tensor:
                 if packed[i] is not None and not packed[i].is_contiguous():
                     packed[i] = packed[i].contiguous()
-            found = function(*self._grouped(packed))
+            outputs = function(*self._grouped(packed))
             if changed:
                 increment_version([flat[i] for i in changed])
-            return found
+            return outputs
 
-        torch.library.impl(self.name, DEVICES)(run)
+        torch.library.impl(self.name, DEVICES)(call)
         return function
 
     def backward(self, function: Callable, *, keep_outputs: bool = False) -> Callable:
@@ -110,22 +110,22 @@ class Op:
         def save(ctx, inputs, output):
             outputs = output if isinstance(output, tuple) else (output,)
             ctx.mark_non_differentiable(*(v for v in outputs if not v.is_floating_point()))
-            kept = (*inputs, *outputs) if keep_outputs else inputs
-            ctx.save_for_backward(*(v if isinstance(v, Tensor) else None for v in kept))
-            ctx.others = [None if isinstance(v, Tensor) else v for v in kept]
+            values = (*inputs, *outputs) if keep_outputs else inputs
+            ctx.save_for_backward(*(v if isinstance(v, Tensor) else None for v in values))
+            ctx.others = [None if isinstance(v, Tensor) else v for v in values]
 
         def differentiate(ctx, *gradients):
-            kept = [other if v is None else v for v, other in zip(ctx.saved_tensors, ctx.others, strict=True)]
-            inputs, outputs = self._grouped(kept), tuple(kept[len(self.fields) :])
-            wanted = dict(zip(self.fields, ctx.needs_input_grad, strict=True))
-            found = function(Saved(inputs, outputs, wanted), *gradients)
-            return tuple(found.get(field) for field in self.fields)
+            values = [other if v is None else v for v, other in zip(ctx.saved_tensors, ctx.others, strict=True)]
+            inputs, outputs = self._grouped(values), tuple(values[len(self.fields) :])
+            needs_grad = dict(zip(self.fields, ctx.needs_input_grad, strict=True))
+            gradient_of = function(Saved(inputs, outputs, needs_grad), *gradients)
+            return tuple(gradient_of.get(field) for field in self.fields)
 
         torch.library.register_autograd(self.name, differentiate, setup_context=save)
         return function
 
     def final(self, message: str) -> None:
-        """This op has no derivative; whoever asks for it gets a RuntimeError."""
+        """This op has no derivative: differentiating it raises RuntimeError."""
 
         def refuse(ctx, *gradients):
             raise RuntimeError(message)

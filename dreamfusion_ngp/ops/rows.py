@@ -1,4 +1,4 @@
-"""Rows in use: what `count` means to the functions that are written in torch."""
+"""Rows in use: `count` for functions written in torch."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Shade: density, lit colour and normal of samples from what the field returns."""
+"""Shade: density, lit colour and normal of samples, from the outputs of the field."""
 
 from __future__ import annotations
 

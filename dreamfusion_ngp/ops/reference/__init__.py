@@ -1,4 +1,4 @@
-"""The slow, obvious torch twin of every op: the specification, and the oracle of the tests.
+"""The slow, obvious torch twin of every op: its specification, and the tests' reference.
 
 Same arguments and results as the public functions, any float dtype, any device; gradients by autograd. No checks.
 """

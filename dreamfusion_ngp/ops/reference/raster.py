@@ -1,9 +1,10 @@
 """Rasterise, interpolate and antialias: every pixel against every triangle, and edges that move pixel values.
 
-Another method than the kernels', by which they can be judged. Visibility is the sign of perspective barycentrics at
-every pixel, without projection, edge functions, bounds or clipping. The gradient of edges is that of a splat: where two
-neighbours meet, the sides of a projected triangle are cut with the line between their centres, the crossing moves by
-autograd, and half of the difference of the two is added to each. No derivative is written by hand.
+The method differs from the kernels', so it is an independent check. Visibility is the sign of perspective barycentrics
+at every pixel, without projection, edge functions, bounds or clipping. The gradient of edges: where two neighbouring
+pixels show different triangles, the sides of a projected triangle are intersected with the line between the pixel
+centres, the intersection moves by autograd, and half of the pixels' difference times that shift is added to each. No
+derivative is written by hand.
 """
 
 from __future__ import annotations
@@ -32,7 +33,7 @@ def plane_at(corners: Tensor, point: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def rasterise(position: Tensor, faces: Tensor, size: tuple[int, int], *, cull: bool = False) -> Fragments:
-    """Whose pixel it is on an edge is left to rounding."""
+    """Which triangle gets a pixel on a shared edge is left to rounding."""
     height, width = size
     point, views = pixel_centres(height, width, position), len(position)
     face = torch.full((views, height, width), -1, dtype=torch.int32, device=position.device)
@@ -45,13 +46,13 @@ def rasterise(position: Tensor, faces: Tensor, size: tuple[int, int], *, cull: b
         w = (b * corners[..., 3]).sum(-1)
         x, y = (corners[..., k] - point[..., None, k] * corners[..., 3] for k in (0, 1))
         turn = (x.roll(-1, -1) * y.roll(-2, -1) - x.roll(-2, -1) * y.roll(-1, -1)).sum(-1)
-        seen = (b >= 0).all(-1) & (w > 0) & (depth >= -1) & (depth <= 1) & (depth < best)
+        visible = (b >= 0).all(-1) & (w > 0) & (depth >= -1) & (depth <= 1) & (depth < best)
         if cull:
-            seen &= turn > 0
-        face[seen], best[seen] = number, depth[seen]
+            visible &= turn > 0
+        face[visible], best[visible] = number, depth[visible]
     b, depth = plane_at(corners_of(position, faces, face), point)
-    found = face >= 0
-    return Fragments(face, torch.where(found, depth, 1.0), torch.where(found[..., None], b, 0.0))
+    hit = face >= 0
+    return Fragments(face, torch.where(hit, depth, 1.0), torch.where(hit[..., None], b, 0.0))
 
 
 def corners_of(values: Tensor, faces: Tensor, face: Tensor) -> Tensor:
@@ -82,8 +83,8 @@ def antialias(image: Tensor, position: Tensor, faces: Tensor, fragments: Fragmen
 
 
 def edge_shift(position: Tensor, faces: Tensor, fragments: Fragments, axis: int) -> Tensor:
-    """For all pairs of neighbours along image axis 1 or 2: zero, whose gradient is that of the place of the edge
-    between them, in pixels along the axis."""
+    """For all pairs of neighbours along image axis 1 or 2: zero, with the gradient of the position of the edge between
+    them, in pixels along the axis."""
     height, width = fragments.face.shape[1:]
     point, length = pixel_centres(height, width, position), fragments.face.shape[axis] - 1
     pixel = (2 / width, 0.0) if axis == 2 else (0.0, -2 / height)
@@ -98,8 +99,8 @@ def edge_shift(position: Tensor, faces: Tensor, fragments: Fragments, axis: int)
     moves_r = (right >= 0) & ((left < 0) | (two & ~both & (inside_l | (jump > 0))))
     scale = step[0 if axis == 2 else 1]
     shift = torch.zeros_like(here[..., 0]).expand(left.shape)
-    for moves, corners, own, there in ((moves_l, corners_l, here, step), (moves_r, corners_r, here + step, -step)):
-        shift = shift + torch.where(moves & (left != right), crossing(corners, own, there, axis) / scale, 0.0)
+    for moves, corners, centre, offset in ((moves_l, corners_l, here, step), (moves_r, corners_r, here + step, -step)):
+        shift = shift + torch.where(moves & (left != right), crossing(corners, centre, offset, axis) / scale, 0.0)
     across = point.new_tensor((0.0, -2 / height) if axis == 2 else (2 / width, 0.0))
     meeting = intersection(corners_l, corners_r, here, step, across)
     return shift + torch.where(both & two & (left != right), meeting, 0.0)
@@ -109,15 +110,16 @@ def inside(corners: Tensor, point: Tensor) -> Tensor:
     return (plane_at(corners, point)[0] > 0).all(-1)
 
 
-def crossing(corners: Tensor, own: Tensor, step: Tensor, axis: int) -> Tensor:
-    """Zero, with the gradient of the clip-space coordinate where a triangle ends between `own` and own + step."""
+def crossing(corners: Tensor, centre: Tensor, step: Tensor, axis: int) -> Tensor:
+    """Zero, with the gradient of the screen coordinate where a triangle ends between the pixel `centre` and centre +
+    step."""
     screen = corners[..., :2] / corners[..., 3:]
     start, end = screen, screen.roll(-1, -2)
     along, across = (0, 1) if axis == 2 else (1, 0)
-    t = ((own[..., None, across] - start[..., across]) / (end[..., across] - start[..., across])).detach()
+    t = ((centre[..., None, across] - start[..., across]) / (end[..., across] - start[..., across])).detach()
     t = torch.where(t.isfinite(), t, -1.0)
     where = (1 - t) * start[..., along] + t * end[..., along]
-    way = ((where - own[..., None, along]) / step[along]).detach()
+    way = ((where - centre[..., None, along]) / step[along]).detach()
     hit = (t >= 0) & (t <= 1) & (way >= 0) & (way <= 1)
     first = torch.where(hit, way, 2.0).argmin(-1, keepdim=True)
     where = where.gather(-1, first)[..., 0]
@@ -125,8 +127,8 @@ def crossing(corners: Tensor, own: Tensor, step: Tensor, axis: int) -> Tensor:
 
 
 def intersection(left: Tensor, right: Tensor, here: Tensor, step: Tensor, aside: Tensor) -> Tensor:
-    """Zero, with the gradient of where the depths of two triangles are equal between `here` and here + step, weighted
-    by the square of its direction, of which `aside`, a pixel in the other direction, has the other part."""
+    """Zero, with the gradient of the point between `here` and here + step where two triangles have the same depth,
+    weighted by along^2 / (along^2 + across^2), the share of this axis; `aside` is the step along the other axis."""
 
     def difference(point: Tensor) -> Tensor:
         return plane_at(left, point)[1] - plane_at(right, point)[1]
@@ -142,7 +144,8 @@ def intersection(left: Tensor, right: Tensor, here: Tensor, step: Tensor, aside:
 def jumps(
     left: Tensor, right: Tensor, faces: Tensor, face_l: Tensor, face_r: Tensor, here: Tensor, step: Tensor
 ) -> Tensor:
-    """-1 where L hides R, 1 where R hides L, by a jump of depth beyond their slopes between triangles apart; else 0."""
+    """-1 where L hides R, 1 where R hides L: the triangles share no vertex, and the depths differ by more than their
+    slopes explain; else 0."""
     vertices = [faces.long()[face.long().clamp(min=0)] for face in (face_l, face_r)]
     apart = ~(vertices[0][..., :, None] == vertices[1][..., None, :]).flatten(-2).any(-1)
     depths = [[plane_at(corners, p)[1] for p in (here, here + step)] for corners in (left, right)]
