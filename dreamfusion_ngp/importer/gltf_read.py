@@ -10,7 +10,7 @@ from typing import NamedTuple
 import numpy as np
 
 from ..base.errors import MeshError
-from ..scene.imported import ImportedMesh, Material, Part, Texture, named, normalisation, placed
+from ..scene.imported import ImportedMesh, Material, Part, Texture, normalisation, transform_points, used_vertices
 from .document import flipped
 from .files import excerpt
 from .gltf import WIDTHS, Document, accessor, as_float, child, entry, integer, listing, name_of, view_bytes
@@ -141,7 +141,7 @@ def block_arrays(
     colours (V, 4) float32 or None. Raises MeshError."""
     uv, colors = np.zeros((0, 2), np.float32), None
     with np.errstate(over="ignore", invalid="ignore"):
-        points = placed(as_float(document, block.position, ("VEC3",)), matrix)
+        points = transform_points(as_float(document, block.position, ("VEC3",)), matrix)
         if block.texcoord is not None:
             transform = np.frombuffer(block.transform).reshape(2, 3)
             uv = as_float(document, block.texcoord, ("VEC2",))
@@ -211,12 +211,12 @@ def mesh_of(document: Document, name: str, up: str, front: str, side: float, sou
     layout = lay_out(document)
     points, uv, colors, faces, uv_faces = gather(document, layout)
     materials, textures, place = colouring(document, layout)
-    matrix = normalisation(points[named(len(points), faces)], up, front, side)
+    matrix = normalisation(points[used_vertices(len(points), faces)], up, front, side)
     counts = [piece.count for piece in layout.pieces]
     kinds = np.array([place[piece.material] for piece in layout.pieces], np.int32)
     return ImportedMesh(
         name=name,
-        vertices=placed(points, matrix).astype(np.float32),
+        vertices=transform_points(points, matrix).astype(np.float32),
         faces=faces,
         uv=uv,
         uv_faces=uv_faces,

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from ..base.errors import MeshError
-from ..scene.imported import ImportedMesh, Material, Part, Texture, named, normalisation
+from ..scene.imported import ImportedMesh, Material, Part, Texture, normalisation, used_vertices
 from .document import linear
 from .files import beside, excerpt, read_beside
 from .gltf_read import MAX_FACES, MAX_MATERIALS, MAX_VERTICES
@@ -56,7 +56,7 @@ def read_obj(data: bytes, folder: Path, name: str, up: str, front: str, side: fl
     names, of_line = spans(lines, [b"usemtl"], face_lines)
     materials, textures = colouring(materials_of(mtl), names, folder)
     parts, part_of_line = spans(lines, [b"o", b"g"], face_lines)
-    matrix = normalisation(points[named(len(points), faces)], up, front, side)
+    matrix = normalisation(points[used_vertices(len(points), faces)], up, front, side)
     if any(texture.image is not None for texture in textures):
         colors = None  # programs that show both are rare
     return ImportedMesh(

@@ -19,8 +19,8 @@ from ..config.schema import CameraConfig
 class Cameras:
     """A batch of B pinhole cameras.
 
-    c2w: (B, 3, 4) float32, camera to world.  focal: (B,) focal length in image widths (the paper's lambda_f).
-    azimuth, elevation: (B,) radians, of the position before jitter; they choose the view words of the prompt.
+    c2w: (B, 3, 4) float32, camera to world.  focal: (B,) focal length in image widths (the paper's lambda_f). azimuth,
+    elevation: (B,) radians, of the position before jitter; they determine the view words of the prompt.
     """
 
     c2w: torch.Tensor
@@ -32,7 +32,7 @@ class Cameras:
         return self.c2w.shape[0]
 
     def __getitem__(self, part: slice | np.ndarray) -> Cameras:
-        """Some of them: a slice, or an array of indices or of bools."""
+        """A subset: part is a slice, or an array of indices or bools."""
         return Cameras(self.c2w[part], self.focal[part], self.azimuth[part], self.elevation[part])
 
     @property
@@ -87,7 +87,8 @@ def orbit(azimuth_deg, elevation_deg, distance, focal) -> Cameras:
 
 
 def pole_safe_up(azimuth: torch.Tensor, elevation: torch.Tensor) -> torch.Tensor:
-    """(B, 3): d position / d elevation. World up after orthogonalisation, and still defined straight overhead."""
+    """(B, 3): d position / d elevation. After orthogonalisation this is world up, but it is also defined straight
+    overhead."""
     return torch.stack(
         [-torch.sin(elevation) * torch.sin(azimuth), torch.cos(elevation), -torch.sin(elevation) * torch.cos(azimuth)],
         -1,
@@ -96,8 +97,8 @@ def pole_safe_up(azimuth: torch.Tensor, elevation: torch.Tensor) -> torch.Tensor
 
 def sample_elevation(config: CameraConfig, n: int, random: np.random.Generator) -> np.ndarray:
     """(n,) radians: with the configured probability uniform in angle over the whole range (which favours the pole),
-    else uniform in area over the part of the range on the upper half-sphere (DreamFusion A.2). `low_elevation` b: by
-    Beta(1, b) from the range, whose lower end is likeliest (CLIP-Mesh)."""
+    else uniform in area over the part of the range on the upper half-sphere (DreamFusion A.2). `low_elevation` b:
+    Beta(1, b) over the range, most likely at its lower end (CLIP-Mesh)."""
     low, high = (math.radians(d) for d in config.elevation)
     if config.low_elevation:
         return low + (high - low) * (1 - (1 - random.random(n)) ** (1 / config.low_elevation))
@@ -116,8 +117,8 @@ def sample_azimuth(config: CameraConfig, n: int, random: np.random.Generator) ->
 
 def sample_cameras(config: CameraConfig, n: int, random: np.random.Generator) -> Cameras:
     """n cameras of DreamFusion A.2: position on a spherical shell plus uniform jitter, look-at point and up vector with
-    Gaussian jitter, random focal length. The draws come from `random` alone, in a fixed order. With `config.ring` every
-    so many are one camera, turned around the vertical axis (`around`)."""
+    Gaussian jitter, random focal length. All draws come from `random`, in a fixed order. With `config.ring` each group
+    of that many is one camera, rotated around the vertical axis (`around`)."""
     if config.ring is not None and config.ring > 1:
         first = sample_cameras(replace(config, ring=None), -(-n // config.ring), random)
         steps = torch.arange(config.ring) * 2 * math.pi / config.ring
@@ -139,8 +140,8 @@ def sample_cameras(config: CameraConfig, n: int, random: np.random.Generator) ->
 
 
 def around(vectors: torch.Tensor, views: int) -> torch.Tensor:
-    """(n views, 3, ...): each of vectors (n, 3, ...) in world units, followed by those that `views` even steps of the
-    azimuth around the vertical axis make of it."""
+    """(n views, 3, ...): each of the vectors (n, 3, ...), in world units, rotated around the vertical axis by `views`
+    even steps of the azimuth, from 0."""
     angle = torch.arange(views, dtype=vectors.dtype, device=vectors.device) * 2 * math.pi / views
     zero, one = torch.zeros_like(angle), torch.ones_like(angle)
     rows = [[angle.cos(), zero, angle.sin()], [zero, one, zero], [-angle.sin(), zero, angle.cos()]]
@@ -164,15 +165,15 @@ def camera_rays(cameras: Cameras, resolution: int) -> tuple[torch.Tensor, torch.
     local = torch.stack([x, y], -1)[None] / cameras.focal[:, None, None, None]
     local = torch.cat([local, -torch.ones_like(local[..., :1])], -1)
     rotation = cameras.c2w[:, None, None, :, :3]
-    direction = (rotation * local[..., None, :]).sum(-1)  # no matrix product: on a GPU that may be in TF32
+    direction = (rotation * local[..., None, :]).sum(-1)  # no matrix product, which on a GPU may use TF32
     direction = torch.nn.functional.normalize(direction, dim=-1)
     origin = cameras.position[:, None, None, :].expand_as(direction)
     return origin.reshape(-1, 3).contiguous(), direction.reshape(-1, 3).contiguous()
 
 
 def clip_matrices(cameras: Cameras, near: float, far: float) -> torch.Tensor:
-    """(B, 4, 4) float32 from the world to the clip space of square images, as `ops.rasterise` takes it: x to the right,
-    y up, -w at the distance `near` along the axis of sight and w at `far` (world units)."""
+    """(B, 4, 4) float32, world to the clip space of square images, as `ops.rasterise` takes it: x to the right, y up, z
+    = -w at distance `near` along the optical axis and w at `far` (world units)."""
     rotation = cameras.c2w[:, :, :3].transpose(1, 2)
     shift = -(rotation * cameras.position[:, None]).sum(-1)
     x, y, z = torch.cat([rotation, shift[..., None]], -1).unbind(1)  # rows of world to camera, which looks down -z

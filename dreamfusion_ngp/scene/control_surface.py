@@ -1,5 +1,5 @@
-"""A closed surface by control points: the limit of Loop's subdivision of a sphere's triangles, which move (CLIP-Mesh,
-Mohammad Khalid et al. 2022, section 3.1)."""
+"""A closed surface with control points: the limit of Loop subdivision of a triangulated sphere whose vertices move
+(CLIP-Mesh, Mohammad Khalid et al. 2022, section 3.1)."""
 
 from __future__ import annotations
 
@@ -32,8 +32,8 @@ def icosphere(level: int) -> tuple[np.ndarray, np.ndarray]:
 
 
 def edges_of(faces: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Of a closed mesh: ends (E, 2) of the edges, the corners (E, 2) opposite to them, and the edges (F, 3) from each
-    corner of a face to the next."""
+    """For a closed mesh: ends (E, 2) of the edges, the corners (E, 2) opposite to them, and the edge numbers (F, 3)
+    from each corner of a face to the next."""
     directed = np.stack([faces, np.roll(faces, -1, 1)], -1).reshape(-1, 2)
     ends, row = np.unique(np.sort(directed, 1), axis=0, return_inverse=True)
     row = row.reshape(-1)
@@ -42,27 +42,28 @@ def edges_of(faces: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
 
 
 def cut_in_four(faces: np.ndarray, middle: np.ndarray) -> np.ndarray:
-    """(4 F, 3): each face cut at the vertices (F, 3) in the middles of its edges."""
+    """(4 F, 3): each face split in four at the midpoints of its edges, vertices (F, 3)."""
     (a, b, c), (ab, bc, ca) = faces.T, middle.T
-    parts = [np.stack(part, 1) for part in ((a, ab, ca), (ab, b, bc), (ca, bc, c), (ab, bc, ca))]
-    return np.concatenate(parts)
+    quarters = [np.stack(corners, 1) for corners in ((a, ab, ca), (ab, b, bc), (ca, bc, c), (ab, bc, ca))]
+    return np.concatenate(quarters)
 
 
 def neighbours(count: int, faces: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """(count, count) float64, 1 where two vertices share an edge; and the number of neighbours (count,) of each."""
     ends = edges_of(faces)[0]
-    found = np.zeros((count, count))
-    found[ends[:, 0], ends[:, 1]] = found[ends[:, 1], ends[:, 0]] = 1.0
-    return found, found.sum(1)
+    adjacency = np.zeros((count, count))
+    adjacency[ends[:, 0], ends[:, 1]] = adjacency[ends[:, 1], ends[:, 0]] = 1.0
+    return adjacency, adjacency.sum(1)
 
 
 def loop_weight(valence: np.ndarray) -> np.ndarray:
-    """Loop's beta (Loop 1987): what each of a vertex's neighbours counts in one step of subdivision."""
+    """Loop's beta (Loop 1987): the weight of each neighbour of a vertex in one subdivision step."""
     return (0.625 - (0.375 + 0.25 * np.cos(2 * np.pi / valence)) ** 2) / valence
 
 
 def loop_step(count: int, faces: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """One step of Loop's subdivision: a matrix (count + E, count) from vertices to finer ones, and their faces."""
+    """One step of Loop subdivision: a matrix (count + E, count) from the vertices to the finer ones, and the new
+    faces."""
     near, valence = neighbours(count, faces)
     beta = loop_weight(valence)
     ends, opposite, middle = edges_of(faces)
@@ -73,15 +74,15 @@ def loop_step(count: int, faces: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 def loop_limit(count: int, faces: np.ndarray) -> np.ndarray:
-    """(count, count): from vertices to where subdivision for ever would take them."""
+    """(count, count): matrix from vertices to their positions on the limit surface."""
     near, valence = neighbours(count, faces)
     weight = 1 / (valence + 0.375 / loop_weight(valence))
     return near * weight[:, None] + np.diag(1 - valence * weight)
 
 
 class ControlSurface(Surface):
-    """control: (V, 3) points in world units, at first on a sphere. Its triangles do not change, so it has no holes. The
-    colour at a point is that of a hash grid in space, as of the other surfaces here: seams of a map are none of it."""
+    """control: (V, 3) points in world units, at first on a sphere. The triangles are fixed, so it has no holes. Colours
+    come from a hash grid in space, as for the other surfaces here, so there are no UV seams."""
 
     limit: Tensor
     faces: Tensor

@@ -14,9 +14,9 @@ from .field import CHUNK, Field
 from .fields import HashField
 from .isolevel import LEVEL
 
-SHARPNESS = 150.0  # of `solid`: it falls by e within 1 / SHARPNESS world units
+SHARPNESS = 150.0  # of `solid`: it falls by a factor of e over 1 / SHARPNESS world units
 FURTHEST = 30.0  # of its exponent
-FIRST = 0.1  # share of the usual range of the weights of the distance: at first the sphere is all there is
+FIRST = 0.1  # factor of the initial weights for the distance, so that the start is nearly the sphere alone
 HALF = math.log(2.0)
 
 
@@ -24,24 +24,24 @@ def log_laplace_density(distance: Tensor, beta: Tensor) -> Tensor:
     """log(Psi_beta(-s) / beta) of distances s of any shape, negative inside, in world units: Psi is the distribution
     function of Laplace's distribution of zero mean and scale beta, exp(u / beta) / 2 for u <= 0 and 1 - exp(-u / beta)
     / 2 above. Finite, with finite gradients, wherever s / beta is."""
-    alpha, log_beta = (spread(value, distance) for value in (1 / beta, beta.log()))
+    alpha, log_beta = (expand_exactly(value, distance) for value in (1 / beta, beta.log()))
     tail = -distance.abs() * alpha  # <= 0 on both sides, so that no exponential overflows
     return torch.where(distance < 0, torch.log1p(-0.5 * tail.exp()), tail - HALF) - log_beta
 
 
-def spread(value: Tensor, like: Tensor) -> Tensor:
-    """A number () for every element of another tensor; its gradient is summed in float64, so that rows that are not in
-    use, whose gradient is zero, do not change it: neither do the sizes of buffers in CUDA graphs."""
+def expand_exactly(value: Tensor, like: Tensor) -> Tensor:
+    """A scalar () expanded to the shape of another tensor; its gradient is summed in float64, so that unused rows,
+    whose gradient is zero, do not change the rounding: the result does not depend on buffer sizes in CUDA graphs."""
     return value.double().expand(like.shape).to(like.dtype)
 
 
 class DistanceField(HashField):
     """s(x) = |x| - sphere + o(x), with o the first output of the hash grid's network; s < 0 inside. The density is
-    alpha Psi_beta(-s), alpha = 1 / beta, with beta = floor + exp(log_beta), which is learnt.
+    alpha Psi_beta(-s), alpha = 1 / beta, where beta = floor + exp(log_beta) is learnt.
 
-    forward gives h = log density, and as grad_h the negative gradient of s, which has the direction of dh/dx and a
-    length of 1 where s is a distance: normals and the eikonal loss come from one and the same output. The sphere is the
-    cone of `ops.field`, turned over: it costs nothing, and its gradient is exact.
+    forward returns h = log density, and as grad_h the negative gradient of s, which has the direction of dh/dx and
+    length 1 where s is a distance: normals and the eikonal loss use the same output. The sphere is the cone of
+    `ops.field` with the opposite sign: it costs nothing, and its gradient is exact.
     """
 
     level = LEVEL

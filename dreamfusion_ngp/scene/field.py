@@ -1,4 +1,4 @@
-"""What a radiance field is to the rest of the package: an nn.Module with a handful of methods."""
+"""The interface of a radiance field: an nn.Module with a handful of methods."""
 
 from __future__ import annotations
 
@@ -13,14 +13,13 @@ CHUNK = 1 << 17  # points per call of the queries without gradient; bounds the m
 
 
 class Field(torch.nn.Module):
-    """A radiance field over the cube [-bound, bound]^3, in world units. A subclass gives `bound`, `activation`,
-    `forward` and `parameter_groups`; the other methods suit most fields as they stand.
+    """A radiance field over the cube [-bound, bound]^3, in world units. A subclass defines `bound`, `activation`,
+    `forward` and `parameter_groups`; the defaults of the other methods suit most fields.
 
-    bound: half a side of the cube.  activation: how density follows from the first output h, "exp" (exp(min(h, 15)))
-    or "softplus". The shade kernel applies it, fused with its derivative, so a field with another rule returns the
-    logarithm of its density and says "exp": the density of a signed distance s is then h = log sigma(s).  capturable:
-    whether a CUDA graph can hold its calls.  level: of `solid`, where the surface lies; None: it is not known, and is
-    sought (scene/isolevel.py).
+    bound: half a side of the cube.  activation: how density follows from the first output h, "exp" (exp(min(h, 15))) or
+    "softplus". The shade kernel applies it, fused with its derivative, so a field with another rule returns its log
+    density and says "exp": for a signed distance s, h = log sigma(s). capturable: whether its calls can be captured in
+    a CUDA graph. level: value of `solid` on the surface; None: not known, to be determined (scene/isolevel.py).
     """
 
     bound: float
@@ -31,8 +30,8 @@ class Field(torch.nn.Module):
     @abstractmethod
     def forward(self, x: Tensor, count: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor]:
         """x (N, 3) world points -> h (N,) density before the activation, rgb_raw (N, 3) colour before the sigmoid,
-        grad_h (N, 3) = dh/dx, whose negative direction is the normal; all with autograd. count: () int64 tensor, the
-        rows of x that matter; what the others return is not read."""
+        grad_h (N, 3) = dh/dx, whose negative direction is the normal; all with autograd. count: (1,) int64 tensor, the
+        number of leading rows of x in use; the results of other rows are not read."""
 
     @abstractmethod
     def parameter_groups(self) -> dict[str, list[torch.nn.Parameter]]:
@@ -40,14 +39,14 @@ class Field(torch.nn.Module):
         (`optim.lr_mlp`)."""
 
     def schedule(self, progress: float) -> dict[str, np.ndarray]:
-        """Numbers (float32) that change during a run, at a fraction `progress` of it; their shapes do not change."""
+        """Numbers (float32) that change during a run, at a fraction `progress` of it; their shapes are fixed."""
         return {}
 
     def bind(self, numbers: Mapping[str, Tensor]) -> None:
         """Read the numbers of `schedule` from these tensors, which the optimisation fills before each step."""
 
     def refresh(self) -> None:
-        """Make anew what is computed from the parameters ahead of time; called after every change of them."""
+        """Recompute what is derived from the parameters; called after every change of them."""
 
     def activate(self, h: Tensor) -> Tensor:
         """Density per world unit from h, any shape."""
@@ -66,8 +65,8 @@ class Field(torch.nn.Module):
 
     @torch.no_grad()
     def solid(self, x: Tensor) -> Tensor:
-        """(N,) what meshes are made from, at world points (N, 3), in chunks, without gradient: the density, or another
-        number that exceeds `level` inside."""
+        """(N,) the scalar field for mesh extraction, at world points (N, 3), in chunks, without gradient: the density,
+        or another number that exceeds `level` inside."""
         if self.level is None:
             return self.density(x)
         return torch.cat([self.log_solid(part).exp() for part in x.split(CHUNK)])

@@ -24,9 +24,9 @@ class HashField(Field):
 
     Parameters: table (entries, features); w1 (hidden, levels * features), b1 (hidden); w2 (4, hidden), b2 (4): density
     and three colour outputs. All float32; with `half_table` every lookup reads a float16 copy of the table, `shadow`.
-    level_weight (levels): factors of the levels, those of the start of a run until they are filled anew. With the
-    backend "tinycudann" tiny-cuda-nn encodes, from the same table, and torch does the rest.
-    Initial values are drawn from `seed` alone, the same on every device.
+    level_weight (levels): factors of the levels; until `bind` those at the start of a run. With the backend
+    "tinycudann" tiny-cuda-nn encodes, from the same table, and torch does the rest. Initial values are drawn from
+    `seed` alone, the same on every device.
     """
 
     shadow: Tensor | None
@@ -45,7 +45,7 @@ class HashField(Field):
             interpolation=config.interpolation,
             convention=config.backend,
         )
-        self.encoding = None  # of tiny-cuda-nn, made at the first use: then the device is known
+        self.encoding = None  # of tiny-cuda-nn, made at the first use, when the device is known
         random = generator(seed, 0, Stream.INIT)
         width, hidden = config.levels * config.features, config.hidden
 

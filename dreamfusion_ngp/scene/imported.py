@@ -1,7 +1,7 @@
-"""A mesh that another program made: its triangles, UVs and materials, where it stood in its file, where it stands here.
+"""A mesh from another program: triangles, UVs, materials, and the transform from its file to the scene.
 
-The world is the scene's: +Y up, front +Z, in world units. UVs are indexed apart from the vertices, so that a new atlas
-leaves vertices and triangles as they are.
+World coordinates are the scene's: +Y up, front +Z, in world units. UVs have indices of their own, so that a new atlas
+leaves vertices and triangles unchanged.
 """
 
 from __future__ import annotations
@@ -14,8 +14,8 @@ import numpy as np
 from ..base.errors import MeshError, UsageError
 from .cameras import Cameras, orbit
 
-# World units, the longest side of an imported mesh: that of the toys, which the presets' cameras stand around (at 1.0
-# or more from the origin) and the volume recipes' cube of side 1.5 holds, however the mesh is turned about +Y.
+# World units, the longest side of an imported mesh, as of the toys: it suits the presets' cameras, 1.0 or more from the
+# origin, and fits the volume recipes' cube of side 1.5, however the mesh is turned about +Y.
 SIDE = 1.0
 AXES = {
     sign + name: row * (1 if sign == "+" else -1) for name, row in zip("xyz", np.eye(3), strict=True) for sign in "+-"
@@ -25,7 +25,7 @@ NAMED_VIEWS = {"front": 0, "left": 90, "back": 180, "right": 270}  # degrees of 
 
 @dataclass(frozen=True)
 class Material:
-    """color: (4,) float32, linear RGBA, which the texture is multiplied by. texture: which one of the mesh's."""
+    """color: (4,) float32, linear RGBA factor of the texture. texture: index into the mesh's textures."""
 
     name: str
     texture: int
@@ -34,10 +34,10 @@ class Material:
 
 @dataclass(frozen=True)
 class Texture:
-    """What one image colours: the triangles of the materials that name it.
+    """One image, for the triangles of the materials that refer to it.
 
-    image: (H, W, 3 or 4) uint8 sRGB (and alpha), row 0 at the top; None where the materials have only a colour.
-    wrap: what lies outside [0, 1]^2, "repeat", "mirror" or "clamp". unwrapped: its UVs are not the file's own.
+    image: (H, W, 3 or 4) uint8 sRGB (and alpha), row 0 at the top; None where the materials have only a colour. wrap:
+    outside [0, 1]^2, "repeat", "mirror" or "clamp". unwrapped: its UVs are a new atlas, not the file's.
     """
 
     name: str
@@ -48,10 +48,10 @@ class Texture:
 
 @dataclass(frozen=True)
 class Part:
-    """What the file keeps apart: a primitive where a node of glTF puts it, an object or group of an OBJ.
+    """A separate part of the file: a glTF primitive as placed by a node, an object or group of an OBJ.
 
-    node: (4, 4) float64, from the coordinates of its vertices to those of the file. copy_of: the number of the part
-    whose triangles and UVs it shows at another place, or None.
+    node: (4, 4) float64, from the coordinates of its vertices to those of the file. copy_of: the index of the part of
+    which it is another instance (same triangles and UVs), or None.
     """
 
     name: str
@@ -63,11 +63,11 @@ class Part:
 class ImportedMesh:
     """Triangles in the order of their file.
 
-    vertices: (V, 3) float32, world units. faces: (F, 3) int32, counter-clockwise from outside (those of mirrored nodes
-    are turned round). uv: (U, 2) float32, origin at the bottom left of the image. uv_faces: (F, 3) int32 into uv, -1
-    where a corner has none. colors: (V, 4) float32 linear RGBA, which the texture is multiplied by, or None.
-    face_material, face_part: (F,) int32. matrix: (4, 4) float64, file coordinates to the world's; a turn, one scale
-    for all axes and a shift. source: what the file held, for writing it back (importer/).
+    vertices: (V, 3) float32, world units. faces: (F, 3) int32, counter-clockwise from outside (flipped under mirrored
+    nodes). uv: (U, 2) float32, origin at the bottom left of the image. uv_faces: (F, 3) int32 into uv, -1 where a
+    corner has none. colors: (V, 4) float32 linear RGBA factor of the texture, or None. face_material, face_part: (F,)
+    int32. matrix: (4, 4) float64, file to world coordinates: rotation, uniform scale and translation. source: what the
+    file held, for writing it back (importer/).
     """
 
     name: str
@@ -107,7 +107,7 @@ def axis(name: str, what: str) -> np.ndarray:
 
 
 def turn(up: str, front: str) -> np.ndarray:
-    """(3, 3) rotation from axes whose up and front are named to +Y up, front +Z. Raises UsageError."""
+    """(3, 3) rotation that takes the axis `up` to +Y and `front` to +Z. Raises UsageError."""
     y, z = axis(up, "up"), axis(front, "front")
     if abs(y @ z) > 0.5:
         raise UsageError(f"up and front must be different axes, got up {up} and front {front}")
@@ -115,8 +115,8 @@ def turn(up: str, front: str) -> np.ndarray:
 
 
 def normalisation(points: np.ndarray, up: str, front: str, side: float = SIDE) -> np.ndarray:
-    """(4, 4) float64: the matrix that turns points (N, 3) upright, puts the middle of their bounding box to the origin
-    and makes its longest side `side`. Raises MeshError where they have no extent, UsageError for bad axes."""
+    """(4, 4) float64: the matrix that turns points (N, 3) upright, centres their bounding box at the origin and scales
+    its longest side to `side`. Raises MeshError for points without extent, UsageError for bad axes."""
     rotation = turn(up, front)
     low, high = points.min(0).astype(np.float64), points.max(0).astype(np.float64)
     with np.errstate(over="ignore", divide="ignore"):
@@ -132,21 +132,21 @@ def normalisation(points: np.ndarray, up: str, front: str, side: float = SIDE) -
     return matrix
 
 
-def named(vertices: int, faces: np.ndarray) -> np.ndarray:
-    """(V,) bool: vertices that triangles name."""
-    found = np.zeros(vertices, bool)
-    found[faces] = True
-    return found
+def used_vertices(vertices: int, faces: np.ndarray) -> np.ndarray:
+    """(V,) bool: vertices that triangles use."""
+    used = np.zeros(vertices, bool)
+    used[faces] = True
+    return used
 
 
-def placed(points: np.ndarray, matrix: np.ndarray) -> np.ndarray:
+def transform_points(points: np.ndarray, matrix: np.ndarray) -> np.ndarray:
     """(N, 3) float64 points after a (4, 4) matrix."""
     return points.astype(np.float64) @ matrix[:3, :3].T + matrix[:3, 3]
 
 
 @dataclass(frozen=True)
 class NamedView:
-    """file_axis: the axis of the file on which its camera stands, as "+x", or "" where that is between axes."""
+    """file_axis: the axis of the file on which the view's camera lies, as "+x", or "" if it lies between axes."""
 
     name: str
     azimuth: int
@@ -156,7 +156,7 @@ class NamedView:
 def view_check(mesh: ImportedMesh, distance: float = 2.0, focal: float = 1.25) -> tuple[tuple[NamedView, ...], Cameras]:
     """The four named views for a preview that shows whether `up` and `front` are right, and their cameras.
 
-    distance: world units. focal: image widths; as they are, the whole mesh is seen. "left" is the object's own left,
+    distance: world units. focal: image widths; the defaults show the whole mesh. "left" is the object's own left,
     azimuth 90, the camera on +X (as in TEXTure, Richardson et al. 2023).
     """
     back = np.linalg.inv(mesh.matrix[:3, :3])

@@ -1,5 +1,5 @@
-"""The level of a density at which its surface lies, and the density on a grid. Arrays are numpy on the host, indexed
-[x, y, z]."""
+"""The iso-level of a density for surface extraction, and sampling on a grid. Arrays are numpy on the host, indexed [x,
+y, z]."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from ..base.errors import ExportError, UsageError
 CHUNK = 1 << 18  # points per call of the field
 MAX_RESOLUTION = 512  # samples per axis: 0.5 GB of grid and about twice that in marching cubes
 
-# The iso-level rule: the lower of two densities. One lets half of the light through HALF_OPAQUE world units (a part of
-# middling thickness; toys are about 1 across). The other is CREST times the highest density that an opaque ray
-# typically meets: a thin field gets a lower level, however thin it is, instead of a mesh with holes. On fields that SDS
-# made of known toys the best level was 0.4 to 0.6 of that, on made-up dense ones 3 to 7; levels read from the
-# histogram, from rendered silhouettes or from rendered depth were worse on both.
+# The iso-level rule: the lower of two densities. At the first, half of the light passes HALF_OPAQUE world units (a part
+# of medium thickness; toys are about 1 across). The other is CREST times the highest density that an opaque ray
+# typically meets, so that a thin field gets a low enough level instead of a mesh with holes. On SDS results for known
+# toys the best level was 0.4 to 0.6 of that, on synthetic dense fields 3 to 7; levels from the histogram, from rendered
+# silhouettes or from rendered depth were worse on both.
 HALF_OPAQUE = 0.15
 LEVEL = math.log(2) / HALF_OPAQUE
 CREST = 0.45
@@ -27,7 +27,7 @@ FAINTEST = 0.1  # opacity of the densest ray below which a field is empty
 def query(function, points: np.ndarray, device: str | torch.device = "cpu") -> np.ndarray:
     """`function` (torch points (N, 3) float32 on `device` -> (N, ...)) at numpy points, in chunks, as float32.
 
-    Raises ExportError where it returns a number that is not finite.
+    Raises ExportError if it returns a number that is not finite.
     """
     out = []
     for start in range(0, len(points), CHUNK):

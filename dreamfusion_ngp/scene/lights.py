@@ -27,8 +27,8 @@ def sample_modes(config: LightConfig, n: int, progress: float, random: np.random
 def sample_light_positions(
     config: LightConfig, camera_position: torch.Tensor, random: np.random.Generator
 ) -> torch.Tensor:
-    """(B, 3) float32 point-light positions: the direction is that of N(camera position, std^2 I), the distance uniform.
-    The order of draws is fixed."""
+    """(B, 3) float32 positions of point lights: the direction is that of a sample of N(camera position, std^2 I), the
+    distance is uniform. The order of draws is fixed."""
     n = camera_position.shape[0]
     noise = torch.tensor(random.normal(0.0, 1.0, (n, 3)) * config.direction_std, dtype=torch.float32)
     low, high = config.distance

@@ -7,12 +7,12 @@ from torch import Tensor
 
 from .lattice import PAIRS, Band
 
-FLATTEST = 1e-8  # least difference of the values at the ends of an edge
+FLATTEST = 1e-8  # smallest difference of the values at the ends of an edge
 
 
 def _triangles(inside: int) -> list[list[tuple[int, int]]]:
-    """The one or two triangles of a tetrahedron (0, 1, 2, 3) of positive volume whose corners in the bits of `inside`
-    are inside, as edges (inside, outside), counter-clockwise as seen from outside."""
+    """The one or two triangles of a tetrahedron (0, 1, 2, 3) of positive volume, whose inside corners are the bits of
+    `inside`: vertices as edges (inside, outside), counter-clockwise as seen from outside."""
     within = [k for k in range(4) if inside >> k & 1]
     without = [k for k in range(4) if not inside >> k & 1]
     if len(within) in (0, 4):
@@ -31,7 +31,7 @@ def _triangles(inside: int) -> list[list[tuple[int, int]]]:
 
 
 def _table() -> tuple[Tensor, Tensor]:
-    """(16, 2, 3) int64 edges, as rows of PAIRS, and (16,) how many triangles."""
+    """(16, 2, 3) int64 edges, as rows of PAIRS, and (16,) the number of triangles."""
     number = {frozenset(pair): k for k, pair in enumerate(map(tuple, PAIRS.tolist()))}
     table, counts = torch.zeros(16, 2, 3, dtype=torch.int64), torch.zeros(16, dtype=torch.int64)
     for inside in range(16):
@@ -46,12 +46,11 @@ TABLE, COUNTS = _table()
 
 
 def marching_tetrahedra(position: Tensor, value: Tensor, band: Band) -> tuple[Tensor, Tensor]:
-    """The surface between what is inside, where `value` > 0, and what is not.
+    """The surface between the inside, where `value` > 0, and the outside.
 
-    position: (P, 3), value: (P,), of the points of `band`; differentiable. On an edge with ends a, b the vertex is
-    (x_a s_b - x_b s_a) / (s_b - s_a) (Shen et al. 2021, DMTet, equation 3). Returns vertices (V, 3) and faces (F, 3)
-    int32, counter-clockwise as seen from outside; closed, but for where the band ends. The order depends on the band
-    alone.
+    position: (P, 3), value: (P,), of the points of `band`; differentiable. On an edge with ends a, b the vertex is (x_a
+    s_b - x_b s_a) / (s_b - s_a) (Shen et al. 2021, DMTet, equation 3). Returns vertices (V, 3) and faces (F, 3) int32,
+    counter-clockwise as seen from outside; closed, except where the band ends. The order depends on the band alone.
     """
     inside = value > 0
     ends = inside[band.edges]
@@ -59,7 +58,7 @@ def marching_tetrahedra(position: Tensor, value: Tensor, band: Band) -> tuple[Te
     vertex = torch.cumsum(crossed, 0) - 1  # of an edge that is crossed
     a, b = band.edges[crossed].unbind(1)
     s_a, s_b = value[a], value[b]
-    difference = s_b - s_a  # of different signs, and 0 counts as outside: never 0 but by underflow
+    difference = s_b - s_a  # the signs differ and 0 counts as outside, so it is 0 only by underflow
     safe = torch.where(
         difference.abs() < FLATTEST, torch.full_like(difference, FLATTEST).copysign(difference), difference
     )

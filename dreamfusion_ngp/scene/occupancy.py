@@ -13,7 +13,7 @@ class Occupancy(torch.nn.Module):
     """Which cells of the scene cube may hold something: a decaying maximum of the density and its bits (Mueller et al.
     2022)."""
 
-    PARTS = 4  # an update refreshes every fourth cell; four updates see them all
+    PARTS = 4  # an update refreshes every fourth cell; four updates cover all
     values: torch.Tensor  # (cells,) float32
     bits: torch.Tensor  # (cells / 8,) uint8
 

@@ -1,4 +1,4 @@
-"""A surface that stays as it is, with textures that are repainted: an imported mesh under guidance."""
+"""A fixed surface whose textures are repainted: an imported mesh under guidance."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ EDGE = 1e-2  # colours are differentiated as if they were at least this far from
 
 @dataclass(frozen=True)
 class Maps:
-    """Textures of T x T texels, row 0 at the top, and where triangles lie on them.
+    """Textures of T x T texels, row 0 at the top, and the UVs of the triangles.
 
     image: (N, T, T, 3) float32 display-referred colours in [0, 1]. kept: (N, T, T) in [0, 1], the share of a texel that
-    is not repainted. repeat: (N,) bool, what lies outside of [0, 1]^2: the image again, or its border. uv: (U, 2),
-    origin at the bottom left. uv_faces: (F, 3) int64 rows of uv, -1 where there are none. texture: (F,) int64, the
+    is not repainted. repeat: (N,) bool, whether the image repeats outside [0, 1]^2 or is clamped to its border. uv: (U,
+    2), origin at the bottom left. uv_faces: (F, 3) int64 rows of uv, -1 where there are none. texture: (F,) int64, the
     texture of a triangle.
     """
 
@@ -35,8 +35,9 @@ class Maps:
 
 
 class PaintedSurface(Surface):
-    """The colour at a point is that of its texture, moved by a hash grid in space: c = t + (1 - kept) (sigmoid(logit(t)
-    + d(x)) - t), with d = 0 at first. In space and not in the map, so that seams of the map are none of the colours."""
+    """The colour at a point is that of its texture, changed by a hash grid in space: c = t + (1 - kept)
+    (sigmoid(logit(t) + d(x)) - t), with d = 0 at first. The grid is in space, not in UV, so that colours have no
+    seams."""
 
     vertices: Tensor
     faces: Tensor
@@ -72,13 +73,13 @@ class PaintedSurface(Surface):
         return self.moved(x, color, kept)
 
     def place(self, face: Tensor, barycentric: Tensor) -> tuple[Tensor, Tensor]:
-        """The texture (N,) int64, -1 for none, and uv (N, 2) of places on triangles face (N,) int64."""
+        """The texture (N,) int64, -1 for none, and uv (N, 2) of points on triangles face (N,) int64."""
         index = self.uv_faces[face]
         uv = (self.uv[index.clamp(min=0)] * barycentric[..., None]).sum(1)
         return torch.where((index >= 0).all(1), self.texture[face], -1), uv
 
     def moved(self, x: Tensor, color: Tensor, kept: Tensor) -> Tensor:
-        """Colours (N, 3) of the textures as they are now at points (N, 3); kept: (N,)."""
+        """Current colours (N, 3) at points (N, 3) with texture colours `color` (N, 3) and kept (N,)."""
         logit = torch.logit(color.clamp(EDGE, 1 - EDGE))
         change = torch.sigmoid(logit + self.detail(x.detach())[1]) - torch.sigmoid(logit)
         return (color + (1 - kept)[:, None] * change).clamp(0, 1)
@@ -104,15 +105,15 @@ class PaintedSurface(Surface):
 
     @torch.no_grad()
     def repainted(self, number: int, face: Tensor, barycentric: Tensor) -> Tensor:
-        """(T, T, 3) the texture as it is now. face: (T, T) int32, the triangle of every texel, -1 for none, and
-        barycentric: (T, T, 3), its place on it. Texels of no triangle stay."""
+        """(T, T, 3) the current texture. face: (T, T) int32, the triangle of every texel, -1 for none; barycentric: (T,
+        T, 3), its position on the triangle. Texels without a triangle stay."""
         image = self.image[number].clone()
-        seen = face >= 0
-        corners = self.vertices[self.faces[face[seen].long()].long()]
-        x = (corners * barycentric[seen][..., None].to(corners)).sum(1)
-        old, kept = image[seen], self.kept[number][seen]
-        parts = zip(x.split(CHUNK), old.split(CHUNK), kept.split(CHUNK), strict=True)
-        image[seen] = torch.cat([self.moved(*part) for part in parts]) if len(x) else old
+        mask = face >= 0
+        corners = self.vertices[self.faces[face[mask].long()].long()]
+        x = (corners * barycentric[mask][..., None].to(corners)).sum(1)
+        old, kept = image[mask], self.kept[number][mask]
+        chunks = zip(x.split(CHUNK), old.split(CHUNK), kept.split(CHUNK), strict=True)
+        image[mask] = torch.cat([self.moved(*chunk) for chunk in chunks]) if len(x) else old
         return image
 
 

@@ -1,4 +1,4 @@
-"""What a surface is to the rest of the package: an nn.Module that gives triangles and their colours."""
+"""The interface of a surface: an nn.Module that returns triangles and their colours."""
 
 from __future__ import annotations
 
@@ -19,18 +19,18 @@ class Surface(torch.nn.Module):
 
     @abstractmethod
     def paint(self, x: Tensor, face: Tensor, barycentric: Tensor) -> Tensor:
-        """(N, 3) display-referred colours in [0, 1] with autograd, at points x (N, 3) of the surface, which are on
-        triangles `face` (N,) int32 of the last `forward`, at `barycentric` (N, 3)."""
+        """(N, 3) display-referred colours in [0, 1] with autograd, at points x (N, 3) of the surface, on triangles
+        `face` (N,) int32 of the last `forward`, at `barycentric` (N, 3)."""
 
     @abstractmethod
     def parameter_groups(self) -> dict[str, list[torch.nn.Parameter]]:
         """Every parameter in the group whose learning rate it takes, as of `scene.field.Field`."""
 
     def refresh(self) -> None:
-        """Make anew what is computed from the parameters ahead of time; called after every change of them."""
+        """Recompute what is derived from the parameters; called after every change of them."""
 
     def state(self) -> dict[str, Tensor]:
-        """Tensors besides the parameters that steps change, in place: a checkpoint holds them, too."""
+        """Tensors besides the parameters that steps change in place, for checkpoints."""
         return {}
 
     def reopen(self) -> None:
@@ -39,8 +39,8 @@ class Surface(torch.nn.Module):
 
 
 def vertex_normals(vertices: Tensor, faces: Tensor) -> Tensor:
-    """(V, 3) unit normals: means of those of the triangles around a vertex, weighted by area. Zero where there is no
-    triangle, or where they cancel. Differentiable."""
+    """(V, 3) unit normals: the area-weighted mean of the normals of the triangles around a vertex. Zero where there is
+    no triangle, or where they cancel. Differentiable."""
     index = faces.long()
     a, b, c = (vertices[index[:, k]] for k in range(3))
     normal = torch.linalg.cross(b - a, c - a)

@@ -18,21 +18,22 @@ from .marching_tetrahedra import marching_tetrahedra
 from .surface import Surface
 
 CHUNK = 1 << 17  # points per call where nothing is differentiated
-FURTHEST = 0.4  # of an offset along an axis, in steps of the lattice. A corner and the face opposite are 1.41 steps
-# apart, and come nearer by at most 2 * .4 * sqrt(3) = 1.39: no tetrahedron turns over
-LEVEL_RESOLUTION = 64  # samples per axis from which the level of a volume is found
+# Largest offset along an axis, in steps of the lattice. A corner and the opposite face are 1.41 steps apart, and come
+# nearer by at most 2 * .4 * sqrt(3) = 1.39: no tetrahedron inverts.
+FURTHEST = 0.4
+LEVEL_RESOLUTION = 64  # samples per axis to determine the iso-level of a volume
 NO_BLOB = ("none", 0.0, 1.0)
 
 
 class TetraSurface(Surface):
-    """Where a field's density is `level`: marching tetrahedra of log(density / level) at the points of a lattice, which
-    may move by less than a step.
+    """The surface where a field's density is `level`: marching tetrahedra of log(density / level) at the points of a
+    lattice, which may move by less than a step.
 
-    field: the volume's own, which goes on learning, its density as shape and its colours. detail: a finer hash grid,
-    whose colours are added before the sigmoid. offset: (points of the lattice, 3), before tanh.
-    Only a band around the surface is looked at: its tetrahedra are those of points within two edges of the surface at
-    the last `refresh_band`, and if the surface reaches their end, the band is made anew at once. A surface that is
-    nowhere near the one before is not seen.
+    field: that of the volume; its density (the shape) and colours go on learning. detail: a finer hash grid, whose
+    colours are added before the sigmoid. offset: (points of the lattice, 3), before tanh.
+    Only a band around the surface is evaluated: the tetrahedra of points within two edges of the surface at the last
+    `refresh_band`. If the surface reaches the border of the band, the band is rebuilt at once. New surface away from
+    the band is missed.
     """
 
     log_level: Tensor
@@ -56,7 +57,7 @@ class TetraSurface(Surface):
 
     @torch.no_grad()
     def begin(self) -> None:
-        """Take the surface of the field as it is. Raises ExportError for a field that is empty or not finite."""
+        """Start from the field's surface. Raises ExportError for a field that is empty or not finite."""
         if self.field.level is not None:
             return self.begin_at(math.log(self.field.level))
         device = self.offset.device
@@ -64,7 +65,7 @@ class TetraSurface(Surface):
         self.begin_at(math.log(iso_level(grid, 2 * self.bound / LEVEL_RESOLUTION)))
 
     def begin_at(self, log_level: float) -> None:
-        """Take the surface where the logarithm of the field's density is `log_level`."""
+        """Start from the surface where the log of the field's density is `log_level`."""
         self.log_level.fill_(log_level)
         self.near.fill_(True)
         self.refresh_band()
@@ -95,19 +96,19 @@ class TetraSurface(Surface):
 
     @torch.no_grad()
     def refresh_band(self) -> None:
-        """Make the band anew: from the values at the points within two edges of the present one."""
-        near = self.lattice.grown(self.near.nonzero()[:, 0].to(self.lattice.device), 2)
+        """Rebuild the band from the values at the points within two edges of the present one."""
+        near = self.lattice.dilate(self.near.nonzero()[:, 0].to(self.lattice.device), 2)
         x = self.lattice.positions(near)
         inside = torch.cat([self.values(part) > 0 for part in x.split(CHUNK)]) & ~self.lattice.on_the_rim(near)
         solid = torch.zeros_like(self.near)
         solid[near] = inside
         outside = torch.zeros_like(self.near)
         outside[near] = ~inside
-        known = solid | outside
-        touched = self._mask(self.lattice.grown(solid.nonzero()[:, 0])) & self._mask(
-            self.lattice.grown(outside.nonzero()[:, 0])
+        region = solid | outside
+        touched = self._mask(self.lattice.dilate(solid.nonzero()[:, 0])) & self._mask(
+            self.lattice.dilate(outside.nonzero()[:, 0])
         )
-        self.near.copy_(self._mask(self.lattice.grown((touched & known).nonzero()[:, 0])) & known)
+        self.near.copy_(self._mask(self.lattice.dilate((touched & region).nonzero()[:, 0])) & region)
         self._band = None
 
     def _mask(self, points: Tensor) -> Tensor:
@@ -131,8 +132,8 @@ class TetraSurface(Surface):
         return marching_tetrahedra(position, value, self.band)
 
     def evaluate(self) -> tuple[Tensor, Tensor]:
-        """Values (P,) and moved positions (P, 3) of the band's points. What is on the rim is outside: the surface is
-        closed."""
+        """Values (P,) and displaced positions (P, 3) of the band's points. Points on the rim are outside, so the
+        surface is closed."""
         band = self.band
         value = self.values(self._base)
         value = torch.where(self._rim, value.clamp(max=0.0) - 1.0, value)

@@ -1,9 +1,9 @@
-"""The field with tiny-cuda-nn's hash grid: its encoding, and the rest in torch. For comparison; the kernels of
-`ops.field` take a fraction of the time and memory (benches/RESULTS.md).
+"""The field with tiny-cuda-nn's hash-grid encoding, the rest in torch. For comparison; the kernels of `ops.field` take
+a fraction of the time and memory (benches/RESULTS.md).
 
-Normals are analytic, as in `ops.field`: grad_h is differentiated out of the encoding with create_graph=True, and the
-gradient of what is shaded by it goes through tiny-cuda-nn's second backward, which its grid has (its fully fused
-network has none, hence the network in torch). Calls follow the public interface of tiny-cuda-nn 2.0.
+Normals are analytic, as in `ops.field`: grad_h is the autograd gradient with create_graph=True, and the gradient of the
+shading goes through the second backward of tiny-cuda-nn's grid (its fully fused network has none, hence the network in
+torch). Calls follow the public interface of tiny-cuda-nn 2.0.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ class TinycudannEncoding:
     """A `tinycudann.Encoding` in float32 that takes its table at every call. layout: of convention "tinycudann".
 
     Raises NativeError if the package is not installed or cannot be used, if it works on another kind of device, and if
-    it does not find the same numbers in a table as the kernels of this package.
+    its lookups in a table do not match those of this package's kernels.
     """
 
     def __init__(self, layout: GridLayout, device: torch.device):
@@ -38,7 +38,7 @@ class TinycudannEncoding:
             raise _unusable("the package tinycudann is not installed") from None
         except Exception as error:  # it asks for a GPU when it is imported
             raise _unusable((str(error).strip().splitlines() or [type(error).__name__])[0]) from None
-        self.module.jit_fusion = False  # its compiled kernels have no second backward
+        self.module.jit_fusion = False  # its JIT kernels have no second backward
         where = self.module.params.device.type
         if where != device.type:
             raise _unusable(f"tinycudann works on {where}, and this is on {device.type}")
@@ -50,7 +50,7 @@ class TinycudannEncoding:
 
     @torch.no_grad()
     def _check(self, device: torch.device) -> None:
-        """A resolution that hangs on a rounding can be another on a GPU; then almost every row is."""
+        """A resolution that depends on rounding can differ on a GPU; then almost every row differs."""
         size, random = self.module.params.numel(), torch.Generator().manual_seed(0)
         table = torch.rand(self.layout.entries, self.layout.features, generator=random).to(device)
         u = torch.rand(1024, 3, generator=random).to(device)
@@ -79,7 +79,7 @@ def tinycudann_field(
     blob: tuple[str, float, float],
     count: Tensor | None = None,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """h (N,), rgb_raw (N, 3), grad_h (N, 3) of `ops.field.field`, with the same arguments but for the encoding."""
+    """h (N,), rgb_raw (N, 3), grad_h (N, 3) of `ops.field.field`, with the same arguments except for the encoding."""
     if not len(x):
         return x.new_zeros(0), x.new_zeros(0, 3), x.new_zeros(0, 3)
     learning = torch.is_grad_enabled()

@@ -1,6 +1,6 @@
-"""What is wrong with the triangles of an imported mesh: holes, edges of many faces, flipped and degenerate faces.
+"""Topological defects of an imported mesh: holes, non-manifold edges, flipped and degenerate faces.
 
-Vertices at one place count as one: formats with one index for all attributes split them at seams, and an STL
+Vertices at the same position count as one: formats with one index for all attributes split them at seams, and STL
 shares none.
 """
 
@@ -10,18 +10,18 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from .imported import ImportedMesh, named
+from .imported import ImportedMesh, used_vertices
 
 CELLS = 1 << 19
 
 
 @dataclass(frozen=True)
 class TopologyReport:
-    """Counts. pieces: what hangs together by edges of two faces. holes: chains of boundary edges. boundary_edges: of
-    one face. non_manifold_edges: of three or more. flipped: faces that run against the most of their piece. inside_out:
-    faces of closed pieces whose volume is negative. one_sided: faces of pieces that cannot be oriented (a Moebius
-    strip). degenerate: faces without area. duplicate: faces with the corners of an earlier one, in any order; these and
-    faces whose corners coincide are left out of the other counts."""
+    """Counts. pieces: sets of faces connected by edges of two faces. holes: chains of boundary edges. boundary_edges:
+    edges of one face. non_manifold_edges: of three or more. flipped: faces oriented against the majority of their
+    piece. inside_out: faces of closed pieces whose volume is negative. one_sided: faces of pieces that cannot be
+    oriented (a Moebius strip). degenerate: faces without area. duplicate: faces with the corners of an earlier one, in
+    any order; these and faces whose corners coincide are left out of the other counts."""
 
     faces: int
     vertices: int
@@ -36,7 +36,7 @@ class TopologyReport:
     duplicate: int
 
     def complaints(self) -> list[str]:
-        """What a person who repairs the mesh would look for, a line each; empty for a closed and oriented mesh."""
+        """The defects to repair, a line each; empty for a closed and oriented mesh."""
         lines = {
             f"{self.holes:,} holes ({self.boundary_edges:,} edges of one triangle)": self.boundary_edges,
             f"{self.non_manifold_edges:,} edges of more than two triangles": self.non_manifold_edges,
@@ -50,16 +50,16 @@ class TopologyReport:
 
 
 def weld(points: np.ndarray, largest: float) -> np.ndarray:
-    """(V,) int64, the number of the place of each point (V, 3), whose coordinates reach to `largest` from the origin.
-    Places are cells of 1 / CELLS of that, some 16 steps of float32, so that ends of a seam that were computed apart
-    (sin 0 and sin 2 pi) count as one."""
+    """(V,) int64, a number for the position of each point (V, 3), whose coordinates are at most `largest`. Points in
+    one cell of largest / CELLS, some 16 float32 steps, have one number, so that both sides of a seam with different
+    rounding (sin 0 and sin 2 pi) count as one."""
     cell = np.rint(points.astype(np.float64) * (CELLS / largest)).clip(-CELLS, CELLS).astype(np.int64) + CELLS
     key = (cell[:, 0] * (2 * CELLS + 1) + cell[:, 1]) * (2 * CELLS + 1) + cell[:, 2]
     return np.unique(key, return_inverse=True)[1]
 
 
 def examine_topology(mesh: ImportedMesh) -> TopologyReport:
-    """Seconds for a million triangles."""
+    """Counts the defects of a mesh. Takes seconds for a million triangles."""
     faces = weld(mesh.vertices, np.abs(mesh.vertices[mesh.faces]).max())[mesh.faces]
     a, b, c = (mesh.vertices[mesh.faces[:, k]].astype(np.float64) for k in range(3))
     area = np.linalg.norm(np.cross(b - a, c - a), axis=1)
@@ -77,7 +77,7 @@ def examine_topology(mesh: ImportedMesh) -> TopologyReport:
     inverted = (~open_piece & (total < 0))[piece] & ~one_sided
     return TopologyReport(
         faces=len(faces),
-        vertices=int(named(int(faces.max()) + 1, faces).sum()),
+        vertices=int(used_vertices(int(faces.max()) + 1, faces).sum()),
         pieces=len(open_piece),
         holes=edges.holes(),
         boundary_edges=int((edges.uses == 1).sum()),
@@ -96,16 +96,16 @@ def duplicates(faces: np.ndarray, among: np.ndarray) -> np.ndarray:
     corners = np.sort(faces[rows], axis=1)
     order = np.lexsort(corners.T[::-1])  # stable: the earliest of equals comes first
     same = np.concatenate([[False], (np.diff(corners[order], axis=0) == 0).all(1)]) if len(rows) else np.zeros(0, bool)
-    found = np.zeros(len(faces), bool)
-    found[rows[order[same]]] = True
-    return found
+    mask = np.zeros(len(faces), bool)
+    mask[rows[order[same]]] = True
+    return mask
 
 
 class Edges:
-    """The 3 F half-edges of faces (F, 3), sorted so that those of one edge lie together.
+    """The 3 F half-edges of faces (F, 3), sorted so that those of one edge are adjacent.
 
-    low, high: (3F,) the ends of each. face: (3F,) whose. forward: (3F,) bool, whether it runs from low to high. number:
-    (3F,) of the edge. uses: (3F,) how many faces the edge has."""
+    low, high: (3F,) the ends of each. face: (3F,) its face. forward: (3F,) bool, whether it runs from low to high.
+    number: (3F,) of its edge. uses: (3F,) the number of faces of its edge."""
 
     def __init__(self, faces: np.ndarray) -> None:
         start, end = faces.ravel(), faces[:, [1, 2, 0]].ravel()
@@ -122,12 +122,13 @@ class Edges:
         self.uses = np.bincount(self.number, minlength=0)[self.number] if len(key) else np.zeros(0, np.int64)
 
     def pairs(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """(faces, faces, whether they agree) of the edges of two faces: such faces run along it in opposite ways."""
+        """For edges of two faces: (one face, other face, whether they are consistently oriented, with opposite
+        half-edges)."""
         at = np.flatnonzero(self.uses == 2)[::2]
         return self.face[at], self.face[at + 1], self.forward[at] != self.forward[at + 1]
 
     def holes(self) -> int:
-        """Chains of boundary edges that hang together."""
+        """The number of connected chains of boundary edges."""
         from scipy.sparse import coo_matrix
         from scipy.sparse.csgraph import connected_components
 
@@ -141,11 +142,11 @@ class Edges:
 
 
 def orientation(edges: Edges) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """(F,) the piece of each face, (F,) bool whether it runs against the most of its piece, (F,) bool whether its piece
-    cannot be oriented.
+    """(F,) the piece of each face, (F,) bool whether it is oriented against the majority of its piece, (F,) bool
+    whether its piece cannot be oriented.
 
     Each face has two nodes, as it is and flipped; faces that agree across an edge link equal nodes, others unequal
-    ones. A piece that can be oriented falls into two mirrored components; one that cannot is a single one.
+    ones. A piece that can be oriented splits into two mirrored components; one that cannot is a single component.
     """
     from scipy.sparse import coo_matrix
     from scipy.sparse.csgraph import connected_components
@@ -160,9 +161,9 @@ def orientation(edges: Edges) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     _, label = connected_components(graph, directed=False)
     as_is, flipped = label[:n], label[n:]
     _, piece = np.unique(np.minimum(as_is, flipped), return_inverse=True)
-    first = as_is < flipped  # the component of the two that these faces are in as they are
+    first = as_is < flipped  # whether a face, unflipped, is in the first of the two components
     count = np.bincount(piece, minlength=1)
-    minority = 2 * np.bincount(piece, first, minlength=1) < count  # the faces of `first` are the fewer
+    minority = 2 * np.bincount(piece, first, minlength=1) < count  # whether the faces of `first` are the minority
     tie = 2 * np.bincount(piece, first, minlength=1) == count
     against = np.where((minority | tie)[piece], first, ~first)
     return piece, against & (as_is != flipped), as_is == flipped

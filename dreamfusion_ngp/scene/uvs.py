@@ -1,4 +1,4 @@
-"""Whether the UVs of an imported mesh can hold a texture of their own: missing, outside, overlapping, degenerate."""
+"""Whether the UVs of an imported mesh can take a new texture: missing, outside, overlapping, degenerate."""
 
 from __future__ import annotations
 
@@ -10,19 +10,19 @@ from .imported import ImportedMesh
 
 SIZE = 1024  # texels a side of the map that overlaps are counted on
 SUBTEXELS = 256  # corners are rounded to this part of a texel, so that edges are exact
-MAX_ROWS = 1 << 25  # rows of triangles that are counted: the map is made smaller until they are fewer
+MAX_ROWS = 1 << 25  # rows of triangles to count: the map is made smaller until there are fewer
 ROWS_PER_CALL = 1 << 20
-TILES = 3  # the widest that a triangle reaches, in images, when its first corner lies in the first
+TILES = 3  # how far a triangle can reach, in images, when its lowest corner is in the first
 
 
 @dataclass(frozen=True)
 class UvReport:
-    """The UVs of the triangles of one texture. faces: how many those are; copies of parts are left out.
+    """The UVs of the triangles of one texture. faces: their number, without copies of parts.
 
     missing: triangles without UVs. outside: with a corner outside [0, 1]^2, by more than half a texel of the map.
     degenerate: without area in the texture. mirrored: clockwise there. tiled: larger than the image; these overlap
-    themselves. coverage: the part of the image that triangles cover. overlap: the part of that which more than one
-    covers, the image being repeated. size: texels a side of the map on which the last two are counted.
+    themselves. coverage: the share of the image that triangles cover. overlap: the share of that which more than one
+    triangle covers, with the image repeated. size: texels a side of the map on which the last two are counted.
     """
 
     faces: int
@@ -36,7 +36,7 @@ class UvReport:
     size: int
 
     def complaints(self) -> list[str]:
-        """What keeps the UVs from holding a texture of their own, a line each, and what may look wrong with them."""
+        """What keeps the UVs from taking a new texture or may look wrong, a line each."""
         lines = {
             f"{self.missing:,} triangles without UVs": self.missing,
             f"{self.overlap:.1%} of the texture is used more than once": self.overlap > 5e-4,
@@ -48,9 +48,9 @@ class UvReport:
 
 
 def examine_uvs(mesh: ImportedMesh, texture: int, size: int = SIZE) -> UvReport:
-    """What the UVs of the triangles of one of the mesh's textures are like. Exact for corners rounded to 1/256 texel:
-    the texel centres in each triangle, by the top-left rule, so that neighbours share none. Seconds for a million
-    triangles."""
+    """Examine the UVs of the triangles of one of the mesh's textures. Counts are exact for corners rounded to 1/256
+    texel: the texel centres in each triangle, by the top-left rule, so that neighbours share none. Takes seconds for a
+    million triangles."""
     rows = (mesh.face_texture() == texture) & mesh.originals()
     index = mesh.uv_faces[rows]
     has = (index >= 0).all(1)
@@ -82,8 +82,8 @@ def cross(corner: np.ndarray) -> np.ndarray:
 
 
 def texel_counts(corner: np.ndarray, size: int) -> np.ndarray:
-    """(S, S) int32: how many of the triangles (N, 3, 2), none larger than the image, have each texel's centre in them,
-    the image being repeated. S is `size`, or less where there were too many rows to go through."""
+    """(S, S) int32: how many of the triangles (N, 3, 2), none larger than the image, contain each texel's centre, with
+    the image repeated. S is `size`, or less if there were too many rows."""
     heights = np.ptp(corner[..., 1], axis=1) if len(corner) else np.zeros(0)
     while size > 16 and (heights * size).sum() > MAX_ROWS:
         size //= 2
@@ -108,8 +108,9 @@ def texel_counts(corner: np.ndarray, size: int) -> np.ndarray:
 
 
 def add_spans(change: np.ndarray, fixed: np.ndarray, low: np.ndarray, high: np.ndarray, size: int) -> None:
-    """Add to `change`, whose running sums along rows are counts, 1 where the triangles (N, 3, 2), counter-clockwise in
-    units of 1 / SUBTEXELS texels, begin in each of the rows from `low` to `high`, and -1 where they end."""
+    """Rasterise triangles (N, 3, 2), counter-clockwise in units of 1 / SUBTEXELS texels, over their rows `low` to
+    `high`: add 1 to `change`, whose running sums along rows are the counts, where a triangle begins, and -1 where it
+    ends."""
     rows = (high - low + 1).clip(0)
     which = np.repeat(np.arange(len(fixed)), rows)
     row = np.arange(len(which)) - (np.cumsum(rows) - rows)[which] + low[which]
@@ -118,10 +119,10 @@ def add_spans(change: np.ndarray, fixed: np.ndarray, low: np.ndarray, high: np.n
     for k in range(3):
         (ax, ay), (bx, by) = fixed[which, k].T, fixed[which, (k + 1) % 3].T
         dx, dy = bx - ax, by - ay
-        # Inside is left of a -> b: dx (y - ay) - dy (x - ax) > 0, or = 0 on edges that own their points: those that
-        # run downwards and, of the level ones, those that run to the left. Of two triangles at an edge one owns it.
-        own = (dy < 0) | ((dy == 0) & (dx < 0))
-        free = dx * (y - ay) + dy * ax - ~own  # dy x <= free, x in the same units
+        # Inside is left of a -> b: dx (y - ay) - dy (x - ax) > 0, or = 0 on edges that include their points: those that
+        # run downwards and, of the level ones, those that run to the left. Of two triangles at an edge one includes it.
+        inclusive = (dy < 0) | ((dy == 0) & (dx < 0))
+        free = dx * (y - ay) + dy * ax - ~inclusive  # dy x <= free, x in the same units
         center = free - dy * (SUBTEXELS // 2)  # dy (SUBTEXELS i) <= center for the texel i
         step = dy * SUBTEXELS
         up, down = step > 0, step < 0

@@ -1,4 +1,4 @@
-"""What one optimisation step looks at: cameras, lights and shading modes, drawn together from one seeded generator."""
+"""The views of an optimisation step: cameras, lights and shading modes, drawn together from one seeded generator."""
 
 from __future__ import annotations
 
@@ -25,15 +25,15 @@ class Views:
         return len(self.cameras)
 
     def __getitem__(self, part: slice | np.ndarray) -> Views:
-        """Some of them: a slice, or an array of indices or of bools."""
+        """A subset: part is a slice, or an array of indices or bools."""
         return Views(self.cameras[part], self.shading[part], self.modes[part])
 
 
 def sample_views(
     camera: CameraConfig, light: LightConfig, n: int, progress: float, random: np.random.Generator
 ) -> Views:
-    """n views for a run at `progress` in [0, 1]. Every draw comes from `random`, in a fixed order. The sides of a ring
-    (`camera.ring`) have one shading mode, and a lamp that turns with the camera."""
+    """n views for a run at `progress` in [0, 1]. Every draw comes from `random`, in a fixed order. The views of a ring
+    (`camera.ring`) share one shading mode, and the light rotates with the camera."""
     cameras, ring = sample_cameras(camera, n, random), camera.ring or 1
     modes = sample_modes(light, -(-n // ring), progress, random).repeat(ring)[:n]
     position = around(sample_light_positions(light, cameras.position[::ring], random), ring)[:n]

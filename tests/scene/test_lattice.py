@@ -64,11 +64,11 @@ def test_a_point_grows_to_its_neighbours():
     place = lattice.place(everything(lattice))
     for middle in ([6, 6, 6], [5, 7, 5]):
         start = int((place == torch.tensor(middle)).all(1).nonzero())
-        near = lattice.grown(torch.tensor([start]))
+        near = lattice.dilate(torch.tensor([start]))
         away = (place[near] - place[start]).abs()
         assert len(near) == 15 and (away.square().sum(1) <= 4).all()
-        two = lattice.grown(torch.tensor([start]), 2)
-        assert torch.equal(two, lattice.grown(near)) and torch.equal(two, two.sort().values)
+        two = lattice.dilate(torch.tensor([start]), 2)
+        assert torch.equal(two, lattice.dilate(near)) and torch.equal(two, two.sort().values)
 
 
 def test_a_band_is_part_of_the_whole():

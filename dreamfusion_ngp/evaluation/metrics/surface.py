@@ -13,7 +13,7 @@ import torch
 from ...base.errors import ExportError
 from ...export.isosurface import CLIP, Mesh, compact, marching_cubes, outer_shells
 from ...scene.isolevel import LEVEL, iso_level, sample_grid
-from ...scene.solid import spread
+from ...scene.solid import points_on_faces
 from ...toybox.world.shapes import PARAMETERS, distance
 from .volume import COARSE_SCALES, COARSE_YAWS, SCALES, fill_cavities, pieces, refine
 
@@ -38,7 +38,7 @@ class Surface:
 def sample_faces(mesh: Mesh, n: int, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
     """(n, 3) points on a mesh, uniform by area and stratified: one in every n-th part of the faces' total area; and
     (n,) the number of each one's face."""
-    face, weight = spread(mesh.vertices, mesh.faces, n, np.random.default_rng(seed))
+    face, weight = points_on_faces(mesh.vertices, mesh.faces, n, np.random.default_rng(seed))
     a, b, c = (weight[:, i : i + 1] * mesh.vertices[mesh.faces[face, i]] for i in range(3))
     return a + b + c, face
 
