@@ -26,7 +26,7 @@ from ..guidance.protocol import Guidance
 from ..optimise.loop import train
 from ..optimise.painted_views import kept_share
 from ..optimise.painting import Silent, render_sides, repaint_sides
-from ..render.sides import Sides, look_at_sides, look_up, side_cameras, view_weights
+from ..render.sides import Sides, rasterise_sides, sample_view, side_cameras, view_weights
 from ..runs.handover import mesh_of
 from ..runs.outputs import load_state
 from ..runs.texture import TextureStage
@@ -72,7 +72,7 @@ def true_colors(prompt: str, x: Tensor) -> Tensor:
 def psnr(stage: TextureStage, cameras: Cameras) -> float:
     """Of the unlit colours in the pixels that show the surface, in dB."""
     vertices, faces = stage.surface()
-    sides = look_at_sides(vertices, faces, cameras, SIZE)
+    sides = rasterise_sides(vertices, faces, cameras, SIZE)
     found = stage.surface.paint(*(values[sides.seen] for values in (sides.x, sides.face, sides.barycentric)))
     square = (found.cpu().clamp(0, 1) - true_colors(stage.config.prompt, sides.x[sides.seen])).square().mean()
     return round(-10 * float(square.log10()), 2)
@@ -88,7 +88,7 @@ def disagreement(views: Tensor, sides: Sides, weight: Tensor) -> float:
         for j in range(len(views)):
             if i == j:
                 continue
-            found, same = look_up(sides, j, torch.cat([views[j], weight[j][..., None]], -1), sides.x[i][here])
+            found, same = sample_view(sides, j, torch.cat([views[j], weight[j][..., None]], -1), sides.x[i][here])
             both = weight[i][here] * found[:, 3] * same
             total += float((both[:, None] * (found[:, :3] - views[i][here]).square()).sum()) / 3
             count += float(both.sum())
@@ -100,7 +100,7 @@ def agreement(stage: TextureStage, painter: Painter, together: bool) -> float:
     config = replace(stage.config, paint=replace(stage.config.paint, views=4, together=together))
     paint = config.paint
     vertices, faces = stage.surface()
-    sides = look_at_sides(vertices, faces, side_cameras(config.camera, 4), paint.resolution)
+    sides = rasterise_sides(vertices, faces, side_cameras(config.camera, 4), paint.resolution)
     made = repaint_sides(
         painter, render_sides(stage.surface, sides, config), sides, kept_share(stage.surface, sides), config
     )
@@ -147,7 +147,7 @@ def draw(stage: TextureStage, path: Path) -> None:
     config = stage.config
     size = SIZE if stage.views is None else config.paint.resolution
     vertices, faces = stage.surface()
-    sides = look_at_sides(vertices, faces, side_cameras(config.camera, 4), size)
+    sides = rasterise_sides(vertices, faces, side_cameras(config.camera, 4), size)
     rows = [torch.cat(list(render_sides(stage.surface, sides, config)), 1)]
     if stage.views is not None:
         rows.insert(0, torch.cat(list(stage.views), 1))

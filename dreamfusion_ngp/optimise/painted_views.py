@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from ..base.slots import sent
-from ..render.sides import Sides, look_up
+from ..render.sides import Sides, sample_view
 from ..scene.painted_surface import PaintedSurface
 from ..scene.solid import sample_triangles
 
@@ -62,7 +62,7 @@ def match_colors(views: Tensor, sides: Sides, weight: Tensor, original: Tensor, 
         for j in range(count):
             if i == j:
                 continue
-            other, same = look_up(sides, j, torch.cat([views[j], weight[j][..., None]], -1), sides.x[i][here])
+            other, same = sample_view(sides, j, torch.cat([views[j], weight[j][..., None]], -1), sides.x[i][here])
             both = (weight[i][here] * other[:, 3] * same).double()
             if int((both > 0).sum()) >= FEW:
                 difference = both[:, None] * (other[:, :3] - views[i][here])
@@ -104,7 +104,7 @@ def fill_unseen(surface: PaintedSurface, sides: Sides, weight: Tensor, visible: 
     face = sent(samples.face, device, torch.int32)
     unseen = torch.ones(len(x), dtype=torch.bool, device=device)
     for view in range(len(weight)):
-        share, same = look_up(sides, view, weight[view][..., None], x)
+        share, same = sample_view(sides, view, weight[view][..., None], x)
         unseen &= (share[:, 0] * same) <= 0
     unseen &= (kept := surface.texels(*surface.place(face.long(), barycentric))[1]) < 1
     x, counts = x[unseen], HEARSAY * visible.weight.mean() * (1 - kept[unseen])

@@ -20,7 +20,7 @@ from ..guidance.depth import depth_picture, tiled, untiled
 from ..guidance.painter import Painter, load_painter, repaint
 from ..guidance.protocol import Guidance, GuidanceOutput
 from ..render.mesh import MeshRendering, render_mesh
-from ..render.sides import Sides, look_at_sides, side_cameras, view_weights
+from ..render.sides import Sides, rasterise_sides, side_cameras, view_weights
 from ..scene.painted_surface import PaintedSurface
 from ..scene.views import Views
 from .mesh import SurfaceStage
@@ -73,7 +73,7 @@ class PaintStage(SurfaceStage):
         vertices, faces = self.surface()
         paint = self.config.paint
         cameras = side_cameras(self.config.camera, paint.views)
-        return look_at_sides(vertices.detach(), faces, cameras, paint.resolution)
+        return rasterise_sides(vertices.detach(), faces, cameras, paint.resolution)
 
     def losses(self, rendering: MeshRendering) -> dict[str, tuple[float, Tensor]]:
         paint = self.config.paint

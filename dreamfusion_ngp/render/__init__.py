@@ -1,1 +1,1 @@
-"""From a scene to pictures, with gradients, and the losses on them."""
+"""Differentiable rendering of a scene, and losses on renderings."""

@@ -1,5 +1,5 @@
-"""Regularisers as free functions of a rendering: DreamFusion's (appendix A.2), and two of later methods. All are means
-over rays, in the scale of an SDS loss that is a mean over pixels and channels."""
+"""Regularisers as functions of a rendering: DreamFusion's (appendix A.2), and those of other methods. All are means
+over rays, on the scale of an SDS loss that is a mean over pixels and channels."""
 
 from __future__ import annotations
 
@@ -30,9 +30,9 @@ def entropy_loss(opacity: Tensor) -> Tensor:
 
 def smoothness_loss(normal: Tensor, opacity: Tensor) -> Tensor:
     """Mean over pixels of the squared difference between the normals of a pixel and of its neighbours to the right and
-    below, where both are opaque: flat where nothing asks for detail. normal: (B, H, W, 3); opacity: (B, H, W), which
-    weighs and gets no gradient. After the 2D normal smoothness of stable-dreamfusion and threestudio, which does not
-    weigh."""
+    below, where both are opaque: flat where nothing asks for detail. normal: (B, H, W, 3); opacity: (B, H, W), the
+    weights, without gradient. After the 2D normal smoothness of stable-dreamfusion and threestudio, which has no
+    weights."""
     weight = opacity.detach()
     right = (normal[:, :, 1:] - normal[:, :, :-1]).square().sum(-1) * weight[:, :, 1:] * weight[:, :, :-1]
     below = (normal[:, 1:] - normal[:, :-1]).square().sum(-1) * weight[:, 1:] * weight[:, :-1]
@@ -41,19 +41,19 @@ def smoothness_loss(normal: Tensor, opacity: Tensor) -> Tensor:
 
 def eikonal_loss(gradient: Tensor, count: Tensor | None = None) -> Tensor:
     """Mean of (|ds/dx| - 1)^2 over the gradients (N, 3) of a signed distance in world units (IGR, Gropp et al. 2020).
-    count: (1,) int64 tensor, the leading rows that are in use; None: all."""
+    count: (1,) int64 tensor, the number of leading rows in use; None: all."""
     miss = ((gradient.square().sum(-1) + 1e-12).sqrt() - 1).square()
     if count is None:
         return miss.mean()
     used = torch.arange(len(miss), device=miss.device) < count
-    total = (miss * used).sum(dtype=torch.float64)  # the order of a sum of float32 would show how long the buffer is
+    total = (miss * used).sum(dtype=torch.float64)  # a float32 sum would depend on the length of the buffer
     return (total / count.clamp(min=1)[0]).to(miss.dtype)
 
 
 def transmittance_loss(opacity: Tensor, target: Tensor) -> Tensor:
-    """Minus the mean over views of min(1 - target, mean transmittance): what is more opaque on average than the target
-    becomes clearer (Jain et al., "Zero-Shot Text-Guided Object Generation with Dream Fields", CVPR 2022, equation 6).
-    opacity: (B, H, W). target: (), mean opacity of a view."""
+    """Minus the mean over views of min(1 - target, mean transmittance): views more opaque than the target become
+    clearer (Jain et al., "Zero-Shot Text-Guided Object Generation with Dream Fields", CVPR 2022, equation 6). opacity:
+    (B, H, W). target: (), mean opacity of a view."""
     return -torch.minimum(1 - opacity.mean((1, 2)), 1 - target).mean()
 
 
@@ -70,6 +70,6 @@ def orientation_weight(config: LossConfig, progress: float) -> float:
 
 
 def entropy_weight(config: LossConfig, progress: float) -> float:
-    """Linear ramp of the entropy weight from 0 at `entropy_from` to its full value at the end of the run: earlier, what
-    is half there is still being decided."""
+    """Linear ramp of the entropy weight from 0 at `entropy_from` to its full value at the end of the run: earlier,
+    half-transparent parts are still undecided."""
     return config.entropy * max(0.0, progress - config.entropy_from) / max(1.0 - config.entropy_from, 1e-9)

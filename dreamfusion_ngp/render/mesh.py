@@ -1,4 +1,4 @@
-"""Surfaces to pictures: rasterising, shading, antialiasing."""
+"""Rendering of surfaces: rasterising, shading, antialiasing."""
 
 from __future__ import annotations
 
@@ -13,16 +13,15 @@ from ..ops.rasterise import rasterise
 from ..scene.cameras import Cameras, clip_matrices
 from ..scene.surface import Surface, vertex_normals
 
-NEAREST = 0.02  # world units from the camera; nothing is seen before
+NEAREST = 0.02  # near plane: world units from the camera
 
 
 @dataclass(frozen=True)
 class MeshRendering:
     """B square views of H x W pixels.
 
-    rgb: (B, H, W, 3) over the background.  opacity, depth: (B, H, W), depth along the axis of sight in world units, 0
-    where nothing is.  normal: (B, H, W, 3), unit normals times opacity.  vertices, faces: of the
-    surface.
+    rgb: (B, H, W, 3) over the background.  opacity, depth: (B, H, W), depth along the optical axis in world units, 0
+    where nothing is. normal: (B, H, W, 3), unit normals times opacity. vertices, faces: of the surface.
     """
 
     rgb: Tensor
@@ -34,8 +33,8 @@ class MeshRendering:
 
 
 def lambert(albedo: Tensor, normal: Tensor, x: Tensor, rows: Tensor) -> Tensor:
-    """(N, 3) colours of surface points x (N, 3) under their rows (N, 6) of shading: light x, y, z in world units,
-    ambient, diffuse, textureless (0 or 1: white instead of albedo). As ops.shade, for samples of a volume."""
+    """(N, 3) colours of surface points x (N, 3) for rows (N, 6) of shading: light x, y, z in world units, ambient,
+    diffuse, textureless (0 or 1: white instead of albedo). The same as ops.shade for samples of a volume."""
     light = torch.nn.functional.normalize(rows[:, :3] - x, dim=-1)
     color = torch.where(rows[:, 5:] > 0.5, 1.0, albedo)
     return color * (rows[:, 3:4] + rows[:, 4:5] * (normal * light).sum(-1, keepdim=True).clamp(min=0))
@@ -55,9 +54,9 @@ def render_mesh(
     """Render `surface` from `cameras`, on its device, with one row of `shading` (B, 6) and one colour of `background`
     (B, 3) for each.
 
-    resolution: pixels a side. samples: along each side of a pixel, which are drawn and shaded each. far: world units;
-    nothing is seen beyond. show: what `rgb` is, the "color" under its light or the "normal" as (n + 1) / 2, x to the
-    right, y up and z towards the camera. Differentiable by the surface: colours, shading, silhouettes and occlusions.
+    resolution: pixels a side. samples: along each side of a pixel, each one rasterised and shaded. far: far plane,
+    world units. show: what `rgb` is, the lit "color", or the "normal" as (n + 1) / 2, x to the right, y up and z
+    towards the camera. Differentiable with respect to the surface: colours, shading, silhouettes and occlusions.
     """
     vertices, faces = surface()
     device = vertices.device
@@ -65,7 +64,7 @@ def render_mesh(
     size = resolution * samples
     homogeneous = torch.cat([vertices, torch.ones_like(vertices[:, :1])], 1)
     matrices = clip_matrices(cameras, NEAREST, far)
-    position = (matrices[:, None] * homogeneous[None, :, None]).sum(-1)  # no matrix product: that may be in TF32
+    position = (matrices[:, None] * homogeneous[None, :, None]).sum(-1)  # no matrix product, which may use TF32
     fragments = rasterise(position, faces, (size, size))
     attributes = torch.cat([vertices, vertex_normals(vertices, faces)], 1)[None]
     seen = fragments.face >= 0

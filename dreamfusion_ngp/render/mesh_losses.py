@@ -1,4 +1,4 @@
-"""Regularisers of surfaces, as free functions of closed meshes or of values on a lattice."""
+"""Regularisers of surfaces, as functions of closed meshes or of values on a lattice."""
 
 from __future__ import annotations
 
@@ -10,7 +10,8 @@ from ..scene.surface import vertex_normals
 
 
 def directed_edges(faces: Tensor) -> tuple[Tensor, Tensor]:
-    """(3 F,) int64 starts and ends of the edges of faces (F, 3); in a closed mesh every edge is there both ways."""
+    """(3 F,) int64 starts and ends of the half-edges of faces (F, 3); in a closed mesh every edge occurs in both
+    directions."""
     index = faces.long()
     return index.flatten(), index.roll(-1, 1).flatten()
 
@@ -44,8 +45,8 @@ def laplacian_weight(config: MeshConfig, progress: float) -> float:
 
 def sign_change_loss(value: Tensor, edges: Tensor) -> Tensor:
     """Mean over edges (E, 2) whose ends differ in sign of the binary cross-entropy of each end's value (P,), as a
-    logit, with the sign of the other: fewer edges are crossed, and loose parts shrink (Munkberg et al. 2022, nvdiffrec,
-    equation 2)."""
+    logit, with the sign of the other: fewer edges cross the surface, and loose parts shrink (Munkberg et al. 2022,
+    nvdiffrec, equation 2)."""
     a, b = value[edges].unbind(1)
     crossed = (a > 0) != (b > 0)
     a, b = a[crossed], b[crossed]

@@ -1,4 +1,4 @@
-"""The sides of a surface as a painter sees them: which point of it is in every pixel, and how well."""
+"""The sides of a surface for painting: which surface point is in every pixel, and how well it is visible."""
 
 from __future__ import annotations
 
@@ -17,16 +17,17 @@ from .mesh import NEAREST
 FAR = 100.0  # world units
 AROUND = ((0, 0), (90, 0), (180, 0), (270, 0))  # azimuth and elevation, degrees: front, left (the object's own), back,
 POLES = ((0, 90), (0, -90))  # right; and top and bottom
-CLOSE = 0.01  # world units: a point this near to what a view shows is what it shows
+CLOSE = 0.01  # world units: a point this near to the visible surface counts as visible
 
 
 @dataclass(frozen=True)
 class Sides:
-    """Views of H x H pixels, what is at their centres.
+    """Views of H x H pixels, sampled at the pixel centres.
 
-    cameras: the B of them.  seen: (B, H, H) bool.  face: (B, H, H) int32, -1 where nothing is.  barycentric, x, normal:
-    (B, H, H, 3), places on the triangles, points in world units, unit normals.  depth: (B, H, H) along the axis of
-    sight, world units.  cosine: (B, H, H), between the normal and the way to the camera.  All 0 where nothing is.
+    cameras: B of them. seen: (B, H, H) bool, whether there is a surface. face: (B, H, H) int32, -1 where nothing is.
+    barycentric, x, normal: (B, H, H, 3), positions on the triangles, points in world units, unit normals. depth: (B, H,
+    H) along the optical axis, world units. cosine: (B, H, H), between the normal and the direction to the camera. All
+    others are 0 where nothing is.
     """
 
     cameras: Cameras
@@ -43,7 +44,7 @@ class Sides:
 
 
 def side_cameras(config: CameraConfig, count: int) -> Cameras:
-    """Four cameras around the scene, or six with those above and below, at the middle of the config's lenses and
+    """Four cameras around the scene, or six with those above and below, at the mean of the config's focal lengths and
     distances."""
     focal, distance = float(np.mean(config.focal)), float(np.mean(config.distance))
     azimuth, elevation = zip(*(AROUND + POLES)[:count], strict=True)
@@ -51,8 +52,8 @@ def side_cameras(config: CameraConfig, count: int) -> Cameras:
 
 
 @torch.no_grad()
-def look_at_sides(vertices: Tensor, faces: Tensor, cameras: Cameras, resolution: int) -> Sides:
-    """What `cameras` see of a surface, vertices (V, 3) float32 and faces (F, 3) int32, on its device."""
+def rasterise_sides(vertices: Tensor, faces: Tensor, cameras: Cameras, resolution: int) -> Sides:
+    """Rasterise a surface, vertices (V, 3) float32 and faces (F, 3) int32, from `cameras`, on the surface's device."""
     cameras = cameras.to(vertices.device)
     fragments = rasterise(clip(vertices, cameras), faces, (resolution, resolution))
     seen = fragments.face >= 0
@@ -70,13 +71,13 @@ def clip(points: Tensor, cameras: Cameras) -> Tensor:
     """(B, N, 4) of points (N, 3) in the clip space of B cameras."""
     homogeneous = torch.cat([points, torch.ones_like(points[:, :1])], 1)
     matrices = clip_matrices(cameras, NEAREST, FAR)
-    return (matrices[:, None] * homogeneous[None, :, None]).sum(-1)  # no matrix product: that may be in TF32
+    return (matrices[:, None] * homogeneous[None, :, None]).sum(-1)  # no matrix product, which may use TF32
 
 
 @torch.no_grad()
 def view_weights(sides: Sides, cosine: float, power: float, rim: int) -> Tensor:
-    """(B, H, H) in [0, 1]: how much a view says of what it sees: the cosine to a `power`, nothing below a least
-    `cosine`, and nothing within `rim` pixels of a silhouette or of a jump of depth, where colours bleed."""
+    """(B, H, H) in [0, 1], the weight of a view's pixels: the cosine to the `power`; 0 where it is below `cosine`, and
+    within `rim` pixels of a silhouette or a depth discontinuity, where colours bleed."""
     weight = sides.cosine.clamp(min=0) ** power * (sides.cosine >= max(cosine, 1e-3))
     if not rim:
         return weight * sides.seen
@@ -84,34 +85,34 @@ def view_weights(sides: Sides, cosine: float, power: float, rim: int) -> Tensor:
     window, stride, padding = 2 * rim + 1, 1, rim
     farthest = torch.nn.functional.max_pool2d(depth, window, stride, padding)[:, 0]
     nearest = -torch.nn.functional.max_pool2d(-depth, window, stride, padding)[:, 0]
-    allowed = CLOSE + 2 * across(sides, rim) * slant(sides)  # of a surface that goes on
+    allowed = CLOSE + 2 * across(sides, rim) * slant(sides)  # the depth range of a continuous surface
     even = (farthest - sides.depth < allowed) & (sides.depth - nearest < allowed)
     return weight * (sides.seen & even)
 
 
 @torch.no_grad()
-def look_up(sides: Sides, view: int, values: Tensor, x: Tensor) -> tuple[Tensor, Tensor]:
-    """What one of the views has at points x (N, 3) of the surface: (N, C) of its values (H, H, C), and (N,) bool,
-    whether the point is what is seen there. The nearest pixel."""
+def sample_view(sides: Sides, view: int, values: Tensor, x: Tensor) -> tuple[Tensor, Tensor]:
+    """Sample one of the views at points x (N, 3) of the surface, by the nearest pixel: (N, C) of `values` (H, H, C),
+    and (N,) bool, whether the point is visible in the view."""
     one = sides[view : view + 1]
     at = clip(x, one.cameras)[0]
     grid = (at[:, :2] / at[:, 3:]) * at.new_tensor([1.0, -1.0])
-    allowed = CLOSE + across(one, 1)[0] * slant(one)[0]  # a pixel's middle is not where the point is
+    allowed = CLOSE + across(one, 1)[0] * slant(one)[0]  # the point is not exactly at the pixel's centre
     layers = torch.cat([values, one.depth[0][..., None], allowed[..., None]], -1).permute(2, 0, 1)[None]
-    found = torch.nn.functional.grid_sample(layers, grid[None, None], mode="nearest", align_corners=False)
-    found = found[0, :, 0].T
+    pixel = torch.nn.functional.grid_sample(layers, grid[None, None], mode="nearest", align_corners=False)
+    pixel = pixel[0, :, 0].T
     depth = ((one.cameras.position - x) * one.cameras.c2w[0, :, 2]).sum(-1)
     inside = (grid.abs() <= 1).all(-1)
-    same = inside & ((found[:, -2] - depth).abs() < found[:, -1]) & (found[:, -2] > 0)
-    return found[:, :-2], same
+    same = inside & ((pixel[:, -2] - depth).abs() < pixel[:, -1]) & (pixel[:, -2] > 0)
+    return pixel[:, :-2], same
 
 
 def across(sides: Sides, pixels: int) -> Tensor:
-    """(B, H, H) world units that so many pixels are wide where the surface is."""
+    """(B, H, H) width of so many pixels at the depth of the surface, world units."""
     return pixels * sides.depth / (sides.depth.shape[-1] * sides.cameras.focal[:, None, None])
 
 
 def slant(sides: Sides) -> Tensor:
-    """(B, H, H): how much deeper a surface is a unit further to the side, as far as it is at least a little seen."""
+    """(B, H, H): slope of the depth, its change per unit sideways, bounded where the surface is nearly edge-on."""
     cosine = sides.cosine.clamp(min=0.1)
     return (1 - cosine**2).clamp(min=0).sqrt() / cosine

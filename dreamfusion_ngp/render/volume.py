@@ -1,4 +1,4 @@
-"""Rays to pictures: marching, shading, compositing."""
+"""Volume rendering: ray marching, shading, compositing."""
 
 from __future__ import annotations
 
@@ -45,12 +45,12 @@ class Rays:
     size: int
 
     def cut(self, rows: int) -> Rays:
-        """With buffers of `rows` rows of samples: at least as many as are in use."""
+        """The same rays with sample buffers of `rows` rows, at least as many as are in use."""
         s = self.samples
         return replace(self, samples=s._replace(t=s.t[:rows], ray_id=s.ray_id[:rows], x=s.x[:rows]))
 
     def clone(self) -> Rays:
-        """In memory of their own."""
+        """A copy of the rays and samples."""
         return Rays(self.directions.clone(), Samples(*(v.clone() for v in self.samples)), self.size)
 
     def rows(self) -> int:

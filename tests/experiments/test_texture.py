@@ -10,7 +10,7 @@ from support.tiny_runs import TINY
 from dreamfusion_ngp.experiments import texture
 from dreamfusion_ngp.experiments.texture import disagreement, main, true_colors
 from dreamfusion_ngp.optimise.volume import VolumeStage
-from dreamfusion_ngp.render.sides import look_at_sides, view_weights
+from dreamfusion_ngp.render.sides import rasterise_sides, view_weights
 from dreamfusion_ngp.scene.cameras import orbit
 from dreamfusion_ngp.toybox.prior.depth_model import start_depth_prior
 from dreamfusion_ngp.toybox.prior.latent_model import load_latent_prior
@@ -28,7 +28,7 @@ def test_disagreement_is_that_of_points_that_two_views_see():
     """Views of a ball that say the same differ by nothing, and by what is added to one of two."""
     ball = trimesh.creation.icosphere(subdivisions=4, radius=0.5)
     surface = torch.tensor(ball.vertices, dtype=torch.float32), torch.tensor(ball.faces, dtype=torch.int32)
-    sides = look_at_sides(*surface, orbit([0.0, 90.0], 0.0, 1.5, 1.2), 128)
+    sides = rasterise_sides(*surface, orbit([0.0, 90.0], 0.0, 1.5, 1.2), 128)
     weight, views = view_weights(sides, 0.2, 6.0, 2), sides.x * 0.5 + 0.5
     assert disagreement(views, sides, weight) < 0.02
     views[1] += 0.1

@@ -15,7 +15,7 @@ from dreamfusion_ngp.optimise import painting
 from dreamfusion_ngp.optimise.loop import train
 from dreamfusion_ngp.optimise.painted_views import match_colors
 from dreamfusion_ngp.optimise.painting import render_sides
-from dreamfusion_ngp.render.sides import look_at_sides, view_weights
+from dreamfusion_ngp.render.sides import rasterise_sides, view_weights
 from dreamfusion_ngp.runs.checkpoint import load_checkpoint, save_checkpoint
 from dreamfusion_ngp.runs.texture import TextureStage
 from dreamfusion_ngp.scene.cameras import orbit
@@ -187,7 +187,7 @@ def test_views_of_one_ball_are_given_one_another_s_colours():
     true."""
     ball = trimesh.creation.icosphere(subdivisions=4, radius=0.5)
     surface = torch.tensor(ball.vertices, dtype=torch.float32), torch.tensor(ball.faces, dtype=torch.int32)
-    sides = look_at_sides(*surface, orbit([0.0, 90.0, 180.0, 270.0], 0.0, 1.5, 1.2), 96)
+    sides = rasterise_sides(*surface, orbit([0.0, 90.0, 180.0, 270.0], 0.0, 1.5, 1.2), 96)
     true = (sides.x * 0.5 + 0.5) * sides.seen[..., None]
     offset = torch.tensor([[0.05, 0, 0], [0, 0.06, 0], [0, 0, -0.05], [-0.06, 0, 0.05]])
     weight = view_weights(sides, 0.2, 6.0, 2)

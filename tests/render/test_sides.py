@@ -6,7 +6,7 @@ import torch
 import trimesh
 
 from dreamfusion_ngp.config.presets import preset
-from dreamfusion_ngp.render.sides import look_at_sides, look_up, side_cameras, view_weights
+from dreamfusion_ngp.render.sides import rasterise_sides, sample_view, side_cameras, view_weights
 from dreamfusion_ngp.scene.cameras import orbit
 
 
@@ -21,7 +21,7 @@ def ball():
 
 def test_points_depths_and_cosines_of_a_ball(ball):
     """On the ball, as far as the camera is less what faces it; the cosine is 1 in the middle and 0 at the rim."""
-    sides = look_at_sides(*ball, side_cameras(preset("refine").camera, 4), 65)
+    sides = rasterise_sides(*ball, side_cameras(preset("refine").camera, 4), 65)
     x = sides.x[sides.seen]
     torch.testing.assert_close(x.norm(dim=-1), torch.full((len(x),), 0.5), atol=3e-3, rtol=0)
     distance = sides.cameras.position.norm(dim=-1)
@@ -40,7 +40,7 @@ def test_the_sides_are_front_left_back_right_top_and_bottom():
 
 
 def test_weights_fall_with_the_cosine_and_end_before_rims(ball):
-    sides = look_at_sides(*ball, orbit([0.0], 0.0, 1.5, 1.2), 64)
+    sides = rasterise_sides(*ball, orbit([0.0], 0.0, 1.5, 1.2), 64)
     weight = view_weights(sides, 0.2, 6.0, 2)
     there = weight > 0
     torch.testing.assert_close(weight[there], sides.cosine[there] ** 6)
@@ -55,7 +55,7 @@ def test_a_jump_of_depth_is_a_rim():
     """A plate before another: beside the near one's edge neither counts."""
     near, far = trimesh.creation.box(extents=(0.3, 0.6, 0.05)), trimesh.creation.box(extents=(0.8, 0.6, 0.05))
     near.apply_translation([0, 0, 0.3])
-    sides = look_at_sides(*surface(trimesh.util.concatenate([near, far])), orbit([0.0], 0.0, 1.5, 1.2), 64)
+    sides = rasterise_sides(*surface(trimesh.util.concatenate([near, far])), orbit([0.0], 0.0, 1.5, 1.2), 64)
     weight, row = view_weights(sides, 0.2, 6.0, 2)[0, 32], sides.depth[0, 32]
     jumps = (row.diff().abs() > 0.2).nonzero()[:, 0].tolist()
     inner = [k for k in jumps if sides.seen[0, 32, k] and sides.seen[0, 32, k + 1]]
@@ -66,13 +66,13 @@ def test_a_jump_of_depth_is_a_rim():
 
 def test_a_view_is_looked_up_where_it_sees_a_point(ball):
     """Of the points that two views share the one finds in the other the same place; of others nothing."""
-    sides = look_at_sides(*ball, orbit([0.0, 90.0], 0.0, 1.5, 1.2), 128)
+    sides = rasterise_sides(*ball, orbit([0.0, 90.0], 0.0, 1.5, 1.2), 128)
     points = sides.x[0][sides.seen[0]]
-    found, same = look_up(sides, 1, torch.cat([sides.x[1], sides.cosine[1][..., None]], -1), points)
+    found, same = sample_view(sides, 1, torch.cat([sides.x[1], sides.cosine[1][..., None]], -1), points)
     assert 0.2 < same.float().mean() < 0.6
     clear = same & (found[:, 3] > 0.4)
     assert clear.sum() > 300 and (found[clear, :3] - points[clear]).norm(dim=-1).max() < 0.05
     away = points[(points[:, 0] < -0.1)]
-    assert not look_up(sides, 1, sides.x[1], away)[1].any()
+    assert not sample_view(sides, 1, sides.x[1], away)[1].any()
     outside = torch.tensor(np.array([[0.0, 5.0, 0.0]]), dtype=torch.float32)
-    assert not look_up(sides, 1, sides.x[1], outside)[1].any()
+    assert not sample_view(sides, 1, sides.x[1], outside)[1].any()
