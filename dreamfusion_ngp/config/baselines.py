@@ -107,11 +107,11 @@ BASELINES = {
         "google-research/google-research, dreamfields/ at 07a851d, configuration of medium quality",
         DREAM_FIELDS,
         (
-            "the field is a hash grid, not a mip-NeRF of 128 features and 4 residual blocks; its learning rates are "
-            "this package's, with their warm-up",
+            "the field is a hash grid, not a mip-NeRF of 128 features and 4 residual blocks; its learning rates and "
+            "their warm-up are this package's",
             "the origin does not follow the centre of the density",
-            "8 windows are those of one view on one device; there every device has a view of its own",
-            "a window is resized by a triangle filter that averages where it shrinks, there by a bilinear one",
+            "the 8 windows are those of one view on one device; in Dream Fields every device has its own view",
+            "a triangle filter, which averages when it shrinks, resizes a window; Dream Fields uses a bilinear one",
         ),
         {
             "guidance.model": ("toybox-clip", "the embedded one"),
@@ -143,12 +143,12 @@ BASELINES = {
         "NasirKhalid24/CLIP-Mesh at e588c12, configs/single.yml",
         CLIP_MESH,
         (
-            "no diffusion prior of image embeddings (its weights are a pickle): the text alone, as there with an empty "
-            "prior_path",
-            "colours are of a hash grid in space, not of a texture of 512^2 with an alpha; no normal map, no "
-            "low-pass on maps, and so no second layer behind a clear one",
-            "the light is this package's point light; the object is not moved off the middle",
-            "the learning rate falls by a cosine to where theirs, an exponential, ends",
+            "no diffusion prior for image embeddings (its weights are a pickle): the text alone, as in CLIP-Mesh with "
+            "an empty prior_path",
+            "colours come from a hash grid in space, not from a texture of 512^2 with alpha; no normal map, no "
+            "low-pass filter on maps, and therefore no second layer behind a transparent one",
+            "the light is this package's point light; the object is not moved off centre",
+            "the learning rate falls by a cosine to the final value of CLIP-Mesh's exponential schedule",
         ),
         {
             "guidance.model": ("toybox-clip", "the embedded one"),
