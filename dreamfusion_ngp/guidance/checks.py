@@ -1,4 +1,4 @@
-"""What the configs of a pipeline folder promise, checked before anything large is loaded or run."""
+"""Checks of a pipeline folder's configs, before anything large is loaded or run."""
 
 from __future__ import annotations
 
@@ -10,17 +10,17 @@ from ..base.errors import PriorError
 
 LONGEST_SCHEDULE = 100_000  # timesteps; the models that exist have a thousand
 LARGEST_SIDE = 4096  # pixels
-TERMINAL = 2.0**-24  # abar where a schedule ends in pure noise, as in diffusers' Euler: one divides by it
+TERMINAL = 2.0**-24  # abar where a schedule ends in pure noise, as in diffusers' Euler: it is divided by
 
 
 def present(index: dict, name: str) -> bool:
-    """Whether a model_index.json names a part (and not null)."""
+    """Whether a model_index.json has a component (not null)."""
     entry = index.get(name)
     return isinstance(entry, list) and bool(entry) and bool(entry[0])
 
 
 def what_it_is(index: dict) -> str:
-    """What a pipeline is whose parts, by its model_index.json, belong to none of the families; "" where unknown."""
+    """What kind of pipeline a model_index.json describes that belongs to none of the families; "" if unknown."""
 
     def has(*names: str) -> bool:
         return any(present(index, name) for name in names)
@@ -43,8 +43,8 @@ def what_it_is(index: dict) -> str:
 
 
 def check_steps(config: dict, path: Path) -> None:
-    """Raise PriorError unless a scheduler's config, from `path`, has a number of timesteps that can be made a table of,
-    and as many trained betas, where it has any."""
+    """Raise PriorError unless a scheduler's config, from `path`, has a usable number of timesteps, and as many trained
+    betas, if any."""
     steps, betas = config.get("num_train_timesteps", 1000), config.get("trained_betas")
     if type(steps) is not int or not 1 <= steps <= LONGEST_SCHEDULE:
         raise PriorError(
@@ -56,7 +56,8 @@ def check_steps(config: dict, path: Path) -> None:
 
 
 def checked_abar(abar, path: Path) -> np.ndarray:
-    """Cumulative products of a noise schedule, (T,) float64, above 0. Raises PriorError for what is none."""
+    """Cumulative products of a noise schedule, (T,) float64, clamped above 0. Raises PriorError for an invalid
+    schedule."""
     abar = np.asarray(abar, np.float64)
     table = abar.ndim == 1 and len(abar) > 0 and np.isfinite(abar).all()
     if not table or abar.min() < 0 or abar.max() > 1 or (np.diff(abar) > 1e-6).any() or abar[-1] >= 1:
@@ -68,7 +69,8 @@ def checked_abar(abar, path: Path) -> np.ndarray:
 
 
 def square_side(size, place: str) -> int | None:
-    """The one number in a `sample_size`, which may be a pair; None for null. Raises PriorError for anything else."""
+    """The side in a `sample_size`, which may be a number or a pair; None for null. Raises PriorError for anything
+    else."""
     pair = list(size) if isinstance(size, (list, tuple)) else [size, size]
     if size is None:
         return None
@@ -91,7 +93,8 @@ def check_side(pixels: int, place: str) -> None:
 
 
 def text_widths(unet) -> list[int]:
-    """The widths of text embeddings that the layers of a UNet2DConditionModel want: one, in a sound model."""
+    """The widths of text embeddings that the layers of a UNet2DConditionModel expect: a single one, in a sound
+    model."""
     cross = unet.encoder_hid_dim or unet.cross_attention_dim
     if not isinstance(cross, (list, tuple)):
         return [cross]
@@ -103,19 +106,19 @@ def text_widths(unet) -> list[int]:
     return sorted(used | {cross[-1]} if "CrossAttn" in str(unet.mid_block_type) else used or set(cross))
 
 
-def width_problem(wanted: list, given: int) -> str:
-    """What does not fit the width of the text embeddings, or ""."""
-    if set(wanted) == {given}:
+def width_problem(expected: list, actual: int) -> str:
+    """A mismatch between the widths that a UNet expects and that of the text embeddings, or ""."""
+    if set(expected) == {actual}:
         return ""
-    return f"it wants text embeddings of width {' and '.join(map(str, wanted))}, the text encoder gives {given}"
+    return f"it wants text embeddings of width {' and '.join(map(str, expected))}, the text encoder gives {actual}"
 
 
-def foreign_conditions(unet, addition: tuple, told: tuple[str, ...] = ()) -> str:
-    """What a UNet2DConditionModel wants to be told beside a text, or "". addition: the values of addition_embed_type
-    that can be served.  told: names of what else it is told."""
+def foreign_conditions(unet, addition: tuple, provided: tuple[str, ...] = ()) -> str:
+    """Conditions other than a text that a UNet2DConditionModel expects, or "". addition: the supported values of
+    addition_embed_type. provided: names of further conditions that it gets."""
     if unet.time_cond_proj_dim:
         return "it is distilled with a guidance scale built in; such a model is no teacher here"
-    wanted = [
+    conditions = [
         f"{name} {value!r}"
         for name, value in (
             ("class_embed_type", unet.class_embed_type),
@@ -123,14 +126,14 @@ def foreign_conditions(unet, addition: tuple, told: tuple[str, ...] = ()) -> str
             ("addition_embed_type", None if unet.addition_embed_type in addition else unet.addition_embed_type),
             ("encoder_hid_dim_type", None if unet.encoder_hid_dim_type == "text_proj" else unet.encoder_hid_dim_type),
         )
-        if value and name not in told
+        if value and name not in provided
     ]
-    return f"it wants conditions other than text ({', '.join(wanted)})" if wanted else ""
+    return f"it wants conditions other than text ({', '.join(conditions)})" if conditions else ""
 
 
 def vae_factor(vae, place: str) -> int:
-    """Pixels a side for one latent. Raises PriorError unless it is a VAE for pictures in colour whose config says how
-    its latents are scaled, by one factor and one shift."""
+    """Pixels a side for one latent. Raises PriorError unless it is a VAE for RGB pictures whose config has the scaling
+    of its latents, one factor and one shift."""
     c, kind = vae.config, type(vae).__name__
     if kind not in ("AutoencoderKL", "AutoencoderTiny"):
         raise PriorError(f"{place} is a {kind}, not an AutoencoderKL or AutoencoderTiny")

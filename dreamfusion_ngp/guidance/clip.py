@@ -1,4 +1,4 @@
-"""Guidance by CLIP: renderings are pulled towards the text in the space that a dual encoder has for both, as in Dream
+"""Guidance by CLIP: renderings are pulled towards the text in the joint embedding space of a dual encoder, as in Dream
 Fields (Jain et al., CVPR 2022) and CLIP-Mesh (Mohammad Khalid et al., SIGGRAPH Asia 2022)."""
 
 from __future__ import annotations
@@ -19,11 +19,11 @@ from .clip_pictures import backgrounds, before, draw_windows, windows
 from .dual_encoder import encoder_folder, encoder_kind, load_dual_encoder
 from .protocol import GuidanceOutput
 
-BOOST = 1024.0  # of the loss in a half-precision backward, whose gradients are below the smallest numbers there
+BOOST = 1024.0  # loss scale for a half-precision backward, whose gradients would underflow
 
 
 class Encoder(Protocol):
-    """What shows how far pictures and texts are apart; see `dual_encoder.DualEncoder`."""
+    """Embeds pictures and texts in one space; see `dual_encoder.DualEncoder`."""
 
     size: int
 
@@ -33,8 +33,8 @@ class Encoder(Protocol):
 
 
 class ClipGuidance:
-    """See `protocol.Guidance` for the call. The loss of a view is minus the mean, over windows of it before random
-    backgrounds, of the cosine with its text, plus `clip.negative` times that with the negative text.
+    """See `protocol.Guidance` for the call. The loss of a view is the mean, over its crops on random backgrounds, of
+    minus the cosine with its text, plus `clip.negative` times the cosine with the negative text.
 
     Text: the prompt with the words of its view (`guidance.view_words`; both papers have none).
     """
@@ -54,15 +54,17 @@ class ClipGuidance:
         random, count = generator(self.config.seed, part, Stream.GUIDANCE), self.clip.windows
         place = draw_windows(n * count, self.clip.share, random)
         behind = backgrounds(self.clip, n * count, self.encoder.size, random, image.device)
-        wanted, unwanted = self.texts(views), self.encoder.encode_texts([self.negative]) if self.negative else None
+        positive, negative = self.texts(views), self.encoder.encode_texts([self.negative]) if self.negative else None
         size, gradients, cosines = self.config.guidance.slice or n, [], []
         for i in range(0, n, size):
             rows = slice(i * count, (i + size) * count)
             leaf = image[i : i + size].detach().requires_grad_()
             with torch.enable_grad():
-                seen = self.encoder.encode_images(before(windows(leaf, place[rows], self.encoder.size), behind[rows]))
-                cosine = (seen * wanted[i : i + size].repeat_interleave(count, 0)).sum(1)
-                loss = -cosine if unwanted is None else self.clip.negative * (seen @ unwanted[0]) - cosine
+                embeddings = self.encoder.encode_images(
+                    before(windows(leaf, place[rows], self.encoder.size), behind[rows])
+                )
+                cosine = (embeddings * positive[i : i + size].repeat_interleave(count, 0)).sum(1)
+                loss = -cosine if negative is None else self.clip.negative * (embeddings @ negative[0]) - cosine
                 total = loss.sum() * (BOOST / (n * count))
             gradients.append(torch.autograd.grad(total, leaf)[0] / BOOST)
             cosines.append(torch.stack([loss.detach(), cosine.detach()]))
@@ -74,8 +76,8 @@ class ClipGuidance:
         angles = (a.cpu().double().numpy() for a in (views.cameras.azimuth, views.cameras.elevation))
         texts = [view_prompt(self.config.prompt, self.words(a, e)) for a, e in zip(*angles, strict=True)]
         different = sorted(set(texts))
-        found = torch.cat([self.encoder.encode_texts([text]) for text in different])
-        return found[np.searchsorted(different, texts)]
+        embeddings = torch.cat([self.encoder.encode_texts([text]) for text in different])
+        return embeddings[np.searchsorted(different, texts)]
 
 
 def load_clip_guidance(config: RunConfig, device: torch.device) -> ClipGuidance:
@@ -85,5 +87,5 @@ def load_clip_guidance(config: RunConfig, device: torch.device) -> ClipGuidance:
 
 
 def check_clip(config: RunConfig) -> None:
-    """Raise PriorError for what can be known to be wrong with the model's folder without loading its weights."""
+    """Raise PriorError for errors in the model's folder that can be detected without loading the weights."""
     encoder_kind(encoder_folder(config.guidance.model), config.guidance.model)

@@ -1,7 +1,7 @@
-"""What CLIP is shown of a rendering: windows of it, each before a random background, as Dream Fields augments them
-(Jain et al., CVPR 2022, section 3.3; google-research/dreamfields, augment.py at 1d49f2c).
+"""The pictures for CLIP: crops of a rendering ("windows"), each over a random background, the augmentations of Dream
+Fields (Jain et al., CVPR 2022, section 3.3; google-research/dreamfields, augment.py at 1d49f2c).
 
-Every random number is drawn on the host; what is made of them is made on the device. Resizing and blurring are matrix
+Every random number is drawn on the host; the pictures are computed on the device. Resizing and blurring are matrix
 products, whose backward is deterministic on every device.
 """
 
@@ -14,15 +14,15 @@ from torch import Tensor
 from ..base.slots import sent
 from ..config.schema import ClipConfig
 
-USUAL = 224  # pixels a side of what CLIP sees, for which blurs are given
-DEVIATION, DECAY = 0.2, 1.5  # of the Fourier texture's spectrum, and its fall with the frequency
+USUAL = 224  # pixels a side of CLIP's input, the unit of blurs
+DEVIATION, DECAY = 0.2, 1.5  # of the Fourier texture's spectrum, and the exponent of its decay with frequency
 # Square root of the covariance of ImageNet's colours, divided by its largest column (lucid, param/color.py).
 COLORS = torch.tensor([[0.26, 0.09, 0.02], [0.27, 0.00, -0.05], [0.27, -0.09, 0.03]]) / 0.4619524
 
 
 def resampling(start: Tensor, length: Tensor, n: int, size: int) -> Tensor:
-    """(B, size, n) float32: matrices that resize windows of B rows of n pixels, from `start` (B,) on and `length` (B,)
-    pixels long, to `size` pixels: a triangle filter, as wide as two pixels of the coarser of both. Rows sum to 1."""
+    """(B, size, n) float32: matrices that resize a window of n pixels, from `start` (B,) and `length` (B,) pixels long,
+    to `size` pixels, with a triangle filter two pixels wide, of the coarser side. Rows sum to 1."""
     at = torch.arange(size, device=start.device) + 0.5
     centre = start[:, None] + at * (length / size)[:, None]
     reach = (length / size).clamp(min=1.0)[:, None, None]
@@ -39,8 +39,8 @@ def draw_windows(n: int, share: tuple[float, float], random: np.random.Generator
 
 
 def windows(image: Tensor, place: np.ndarray, size: int) -> Tensor:
-    """(n, C, size, size): windows of images (B, H, H, C) at `place` (n, 3) as `draw_windows` has it, n / B of each,
-    which are neighbours. Differentiable."""
+    """(n, C, size, size): windows of images (B, H, H, C) at `place` (n, 3) (see `draw_windows`), n / B consecutive ones
+    of each image. Differentiable."""
     count, height = len(place) // len(image), image.shape[1]
     top, left, length = sent(place * height, image.device, torch.float32).unbind(1)
     down, across = resampling(top, length, height, size), resampling(left, length, height, size)
@@ -51,21 +51,21 @@ def windows(image: Tensor, place: np.ndarray, size: int) -> Tensor:
 def backgrounds(
     config: ClipConfig, n: int, size: int, random: np.random.Generator, device: str | torch.device = "cpu"
 ) -> Tensor:
-    """(n, 3, size, size) in [0, 1]: each of a kind drawn from `config.backgrounds`, all but flat colours blurred.
+    """(n, 3, size, size) in [0, 1]: each of a kind drawn from `config.backgrounds`; all except flat ones are blurred.
 
     noise: uniform, pixel by pixel. checker: of two colours, with whole numbers of cells. fourier: a texture whose
     spectrum falls like natural pictures'. flat: one colour.
     """
     kinds, makers = config.backgrounds, {"noise": noise, "checker": checker, "fourier": fourier, "flat": flat}
-    drawn, found = random.integers(len(kinds), size=n), torch.empty(n, 3, size, size, device=device)
+    choice, pictures = random.integers(len(kinds), size=n), torch.empty(n, 3, size, size, device=device)
     for index, kind in enumerate(kinds):
-        rows = np.flatnonzero(drawn == index)
+        rows = np.flatnonzero(choice == index)
         if len(rows):
-            found[sent(rows, device)] = makers[kind](len(rows), size, random, device, config.cells)
+            pictures[sent(rows, device)] = makers[kind](len(rows), size, random, device, config.cells)
     low, high = config.blur
     sigma = (low + (high - low) * random.random(n)) * size / USUAL
-    sigma[np.array([kind == "flat" for kind in kinds])[drawn]] = 0.0
-    return blurred(found, sent(sigma, device, torch.float32), round(config.kernel // 2 * size / USUAL))
+    sigma[np.array([kind == "flat" for kind in kinds])[choice]] = 0.0
+    return blurred(pictures, sent(sigma, device, torch.float32), round(config.kernel // 2 * size / USUAL))
 
 
 def noise(n: int, size: int, random: np.random.Generator, device, cells) -> Tensor:
@@ -92,8 +92,8 @@ def fourier(n: int, size: int, random: np.random.Generator, device, cells) -> Te
 
 
 def blurred(image: Tensor, sigma: Tensor, reach: int) -> Tensor:
-    """Images (B, C, H, H) under Gaussians of deviations `sigma` (B,) pixels, cut off `reach` pixels from their middle
-    and at the border."""
+    """Images (B, C, H, H) blurred by Gaussians of deviation `sigma` (B,) pixels, truncated at `reach` pixels and at the
+    border."""
     away = torch.arange(image.shape[-1], device=image.device)
     away = (away[:, None] - away).abs()
     weight = torch.exp(-0.5 * (away / sigma.clamp(min=1e-3)[:, None, None]).square()) * (away <= reach)
@@ -102,5 +102,6 @@ def blurred(image: Tensor, sigma: Tensor, reach: int) -> Tensor:
 
 
 def before(layers: Tensor, background: Tensor) -> Tensor:
-    """(B, 3, H, H) in [0, 1]: layers (B, 4, H, H), colours over black and opacity, before a background (B, 3, H, H)."""
+    """(B, 3, H, H) in [0, 1]: layers (B, 4, H, H), colours over black and opacity, composited over a background (B, 3,
+    H, H)."""
     return (layers[:, :3] + (1 - layers[:, 3:]) * background).clamp(0, 1)

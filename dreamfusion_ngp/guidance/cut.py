@@ -1,4 +1,5 @@
-"""What a model does not read of a text: its end, where it is too long, and other programs' syntax. Both are said."""
+"""Parts of a text that a model ignores: the end of a text that is too long, and other programs' syntax. Both are
+logged."""
 
 from __future__ import annotations
 
@@ -30,12 +31,11 @@ def fit_prompt(
     name: str = "prompt",
     reads: str = "the model reads",
 ) -> str:
-    """`prompt`, without what at its end a tokenizer has no room for beside the view and mode words.
+    """`prompt`, cut at its end so that it fits a tokenizer together with the view and mode words.
 
-    It is cut between words, in a text without spaces between what a reader takes for characters, and so is a first word
-    that is too long. A plain truncation would cut the view words first and leave a model that cannot tell front from
-    back. What is cut is logged as a warning. name: of the text, for messages. Raises PromptError where not even the
-    first character fits.
+    It is cut between words; a text without spaces, or a first word that is too long, between characters as a reader
+    sees them. Plain truncation would cut the view words first, and the model could not tell front from back. A warning
+    says what is cut. name: of the text, for messages. Raises PromptError where not even the first character fits.
     """
     limit = min(t.model_max_length for t in tokenizers)
 
@@ -57,23 +57,23 @@ def fit_prompt(
 
 
 def places(text: str, within_words: bool) -> list[int]:
-    """Where a text may be cut: before spaces, at its end, and beside the characters of scripts without spaces; or
-    after each character, as a reader counts characters."""
-    found, at, characters = [], 0, graphemes(text)
+    """Positions where a text may be cut: before spaces, at its end, and next to characters of scripts without spaces;
+    within words after each character as a reader counts them."""
+    cuts, at, characters = [], 0, graphemes(text)
     for character, following in zip(characters, [*characters[1:], " "], strict=True):
         at += len(character)
         between = within_words or following[0].isspace() or UNSPACED.match(character) or UNSPACED.match(following)
         if between and not character.isspace():
-            found.append(at)
-    return found
+            cuts.append(at)
+    return cuts
 
 
 def note_syntax(text: str, name: str) -> None:
-    """Log a warning for what another program would take for more than words."""
-    if found := foreign_syntax(text):
+    """Log a warning for prompt syntax of other programs."""
+    if matches := foreign_syntax(text):
         log.warning(
             "the %s contains %s: the syntax of other programs (weights, LoRAs, BREAK) means nothing here; the "
             "model is given the text as it stands",
             name,
-            ", ".join(found[:4]),
+            ", ".join(matches[:4]),
         )

@@ -1,4 +1,4 @@
-"""Where the embedded models lie in this installation."""
+"""The folders of the embedded models in this installation."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ PRIORS = Path(__file__).parents[1] / "toybox" / "priors"
 
 
 def embedded_folder(model: str) -> Path:
-    """The folder of a model of TOYBOXES. Raises PriorError where it is not part of the installation."""
+    """The folder of a model of TOYBOXES. Raises PriorError if it is not part of the installation."""
     folder = PRIORS / TOYBOXES[model]
     if not folder.is_dir():
         raise PriorError(

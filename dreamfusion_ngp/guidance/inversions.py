@@ -1,5 +1,5 @@
-"""Embeddings of textual inversion (Gal et al., ICLR 2023) from files of one's own: a word for a prompt that stands for
-vectors which somebody has learnt."""
+"""Embeddings of textual inversion (Gal et al., ICLR 2023) from the user's files: a new word for prompts that stands for
+learnt vectors."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from .reader import Reader
 from .styles import file_in
 
 ENTRY = re.compile(r"(?P<path>.+?\.safetensors|.+?)(?::(?P<token>[^:]+?))??(?::(?P<digest>[0-9a-f]{64}))?", re.DOTALL)
-ANY_TOKEN = ("emb_params", "clip_l", "clip_g")  # names in files that do not say the word
+ANY_TOKEN = ("emb_params", "clip_l", "clip_g")  # tensor names in files that do not name the word
 
 
 @dataclass(frozen=True)
@@ -37,15 +37,15 @@ class Inversion:
         return [self.token, *(f"{self.token}_{i}" for i in range(1, count))]
 
     def vectors(self) -> list[Tensor]:
-        """(n, width) float32 for each text encoder, that of SDXL's first before its second. Raises PriorError."""
+        """(n, width) float32 for each text encoder, in SDXL's order. Raises PriorError."""
         state = read(self.path)
-        found = [state[name] for name in ("clip_l", "clip_g") if name in state] or list(state.values())
-        found = [value[None] if value.ndim == 1 else value for value in found]
-        if len(found) > 1 and set(state) != {"clip_l", "clip_g"}:
+        vectors = [state[name] for name in ("clip_l", "clip_g") if name in state] or list(state.values())
+        vectors = [value[None] if value.ndim == 1 else value for value in vectors]
+        if len(vectors) > 1 and set(state) != {"clip_l", "clip_g"}:
             raise PriorError(f"{self.path} holds {len(state)} tensors; an embedding is one, or clip_l and clip_g")
-        if any(v.ndim != 2 or not v.numel() or not v.is_floating_point() or not v.isfinite().all() for v in found):
+        if any(v.ndim != 2 or not v.numel() or not v.is_floating_point() or not v.isfinite().all() for v in vectors):
             raise PriorError(f"{self.path} is no embedding: it should hold (vectors, width) finite numbers")
-        return [value.float() for value in found]
+        return [value.float() for value in vectors]
 
 
 def read(path: Path) -> dict[str, Tensor]:
@@ -63,18 +63,18 @@ def read_inversion(text: str) -> Inversion:
     """The embedding of an entry of `guidance.embeddings`, "FILE_OR_FOLDER[:WORD[:SHA-256]]". The word is by default the
     one in the file, else the file's name. Raises UsageError and PriorError: no such file, another format, other
     contents than the digest says."""
-    found = ENTRY.fullmatch(text)
-    if found is None:
+    match = ENTRY.fullmatch(text)
+    if match is None:
         raise UsageError("--embedding wants FILE_OR_FOLDER[:WORD]; the path is empty")
-    path = file_in(Path(found["path"]).expanduser(), "--embedding").absolute()
+    path = file_in(Path(match["path"]).expanduser(), "--embedding").absolute()
     digest = hashlib.sha256(path.read_bytes()).hexdigest()
-    if found["digest"] not in (None, digest):
+    if match["digest"] not in (None, digest):
         raise PriorError(
             f"{path} is another embedding than the run was started with (its SHA-256 is {digest[:12]}, not "
-            f"{found['digest'][:12]}); put that one back, or start a new run"
+            f"{match['digest'][:12]}); put that one back, or start a new run"
         )
     named = [name for name in read(path) if name not in ANY_TOKEN]
-    token = found["token"] or (named[0] if len(named) == 1 else path.stem)
+    token = match["token"] or (named[0] if len(named) == 1 else path.stem)
     if not token.strip() or token != token.strip() or " " in token:
         raise UsageError(f"--embedding: {token!r} is not one word; give one: {path}:WORD")
     return Inversion(path, token, digest)
@@ -92,25 +92,25 @@ class Inversions:
             raise UsageError(f"--embedding: two files for {min(twice)!r}; give one another word: FILE:WORD")
 
     def key(self) -> str:
-        """What of them decides the embedding of a text, "" for none."""
+        """The part of a cache key that depends on the embeddings, "" for none."""
         return " ".join(f"{item.token}:{item.digest}" for item in self.items)
 
     def into_readers(self, readers: Sequence[Reader]) -> None:
-        """Let the tokenizers know the words. Raises PriorError where a file is for another model, UsageError for a word
-        that is known already."""
+        """Add the words to the tokenizers. Raises PriorError if a file is for another model, UsageError for a word that
+        is there already."""
         for item in self.items:
             vectors = item.vectors()
-            widths, wanted = [v.shape[1] for v in vectors], [reader.width for reader in readers]
-            if widths != wanted:
+            widths, expected = [v.shape[1] for v in vectors], [reader.width for reader in readers]
+            if widths != expected:
                 raise PriorError(
                     f"{item.path} has vectors of {' and '.join(map(str, widths))} numbers, and this model's texts take "
-                    f"{' and '.join(map(str, wanted))}: it is for another base model"
+                    f"{' and '.join(map(str, expected))}: it is for another base model"
                 )
             for reader, value in zip(readers, vectors, strict=True):
                 reader.add(item.tokens(len(value)))
 
     def into_encoders(self, readers: Sequence[Reader], models: Sequence[Any]) -> None:
-        """Put the vectors into the tables of the text encoders, models of transformers, behind what is there."""
+        """Append the vectors to the embedding tables of the text encoders, models of transformers."""
         for k, (reader, model) in enumerate(zip(readers, models, strict=True)):
             model.resize_token_embeddings(reader.rows, mean_resizing=False)
             table = model.get_input_embeddings().weight

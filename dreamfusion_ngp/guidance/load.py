@@ -33,22 +33,22 @@ def load_guidance(
 ) -> ScoreDistillation[DiffusionDenoiser] | ClipGuidance:
     """The guidance of a run, on `device`, of the kind that the config names. `config.guidance.model` is an embedded
     prior, a local folder in diffusers format (of a CLIP in transformers'), or a short name or hub id (hub/names.py),
-    which alone may lead to a download. rule: a distillation rule of one's own instead of `config.guidance.rule`. Raises
-    PriorError where the model is missing, damaged, or of a kind that is not understood, and UsageError for a rule that
-    is not for it."""
+    which alone may lead to a download. rule: a custom distillation rule instead of `config.guidance.rule`. Raises
+    PriorError if the model is missing, damaged, or of an unsupported kind, and UsageError for a rule that does not
+    support it."""
     if config.guidance.kind == "clip":
         return load_clip_guidance(config, torch.device(device))
     folder = model_folder(config)
-    found = family(folder)
+    model_family = family(folder)
     if rule is None:
-        check_rule(config.guidance, found)
-    denoiser = DiffusionDenoiser(found, config, folder, torch.device(device))
+        check_rule(config.guidance, model_family)
+    denoiser = DiffusionDenoiser(model_family, config, folder, torch.device(device))
     rule = rule or rule_of(config.guidance, denoiser, config.seed)
     return ScoreDistillation(config, denoiser, rule, denoiser.resident)
 
 
 def check_guidance(config: RunConfig) -> None:
-    """Raise PriorError for what can be known to be wrong with the model's folder without loading its weights."""
+    """Raise PriorError for errors in the model's folder that can be detected without loading the weights."""
     if config.guidance.kind == "clip":
         check_clip(config)
         return
@@ -57,13 +57,13 @@ def check_guidance(config: RunConfig) -> None:
 
 
 def family(folder: Path) -> Family:
-    """That of the model in a folder. Raises PriorError where there is none."""
+    """The family of the model in a folder. Raises PriorError if there is none."""
     if is_dual_encoder(folder):
         raise PriorError(f"{folder} holds a CLIP, no diffusion model: guide with it by preset dreamfields or clipmesh")
     index = read_index(folder)
-    for found in FAMILIES:
-        if found.accepts(index):
-            return found
+    for candidate in FAMILIES:
+        if candidate.accepts(index):
+            return candidate
     reason = f" ({what})" if (what := what_it_is(index)) else ""
     raise PriorError(
         f"{folder} holds a {index.get('_class_name', 'pipeline')}, which is not understood{reason}; what "
@@ -72,6 +72,6 @@ def family(folder: Path) -> Family:
 
 
 def model_folder(config: RunConfig) -> Path:
-    """The local folder of the config's model; fetched where it is on the hub only."""
+    """The local folder of the config's model; fetched if it is on the hub only."""
     model = config.guidance.model
     return embedded_folder(model) if model in TOYBOXES else model_path(model)

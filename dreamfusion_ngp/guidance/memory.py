@@ -1,4 +1,4 @@
-"""How much memory guidance will take, found by running its networks on tensors without contents."""
+"""The memory that guidance will take, measured by running its networks on meta tensors."""
 
 from __future__ import annotations
 
@@ -16,38 +16,38 @@ from torch.utils._pytree import tree_leaves
 from ..scene.cameras import orbit
 from .denoisers.diffusion import DiffusionDenoiser, Rows
 
-LORA = ".vsd."  # in the names of what `student.Student` adds to a network
+LORA = ".vsd."  # in the names of parameters that `student.Student` adds to a network
 
 
 class Peak(TorchDispatchMode):
-    """Counts the bytes of all tensors that are made under it and live at the same time; `most` is their largest sum.
-    What an op needs while it runs, and the gaps of an allocator, are not seen."""
+    """Counts the bytes of all tensors that are created under it and alive at the same time; `most` is the peak. Scratch
+    memory of ops and fragmentation of the allocator are not counted."""
 
     def __init__(self):
         super().__init__()
         self.now = self.most = 0
-        self.seen: set[int] = set()
+        self.live: set[int] = set()
 
     def __torch_dispatch__(self, op, types, args=(), kwargs=None):
-        known = {_storage(a)._cdata for a in tree_leaves((args, kwargs)) if isinstance(a, Tensor)}
+        inputs = {_storage(a)._cdata for a in tree_leaves((args, kwargs)) if isinstance(a, Tensor)}
         result = op(*args, **(kwargs or {}))
         for tensor in tree_leaves(result):
             if isinstance(tensor, Tensor):
-                self.count(_storage(tensor), known)
+                self.count(_storage(tensor), inputs)
         return result
 
-    def count(self, storage, known: set[int]) -> None:
+    def count(self, storage, inputs: set[int]) -> None:
         key = storage._cdata
-        if key in known or key in self.seen:  # a view of an argument, or counted already
+        if key in inputs or key in self.live:  # a view of an argument, or counted already
             return
-        self.seen.add(key)
+        self.live.add(key)
         size = storage.nbytes()
         self.now += size
         self.most = max(self.most, self.now)
         weakref.finalize(storage, self.release, key, size)
 
     def release(self, key: int, size: int) -> None:
-        self.seen.discard(key)
+        self.live.discard(key)
         self.now -= size
 
 
@@ -56,7 +56,7 @@ def _storage(tensor: Tensor):
 
 
 class Attention(torch.autograd.Function):
-    """The memory of fused attention: it keeps its inputs and its output, not the matrix of weights."""
+    """The memory of fused attention: it saves its inputs and its output, not the matrix of weights."""
 
     @staticmethod
     def forward(ctx, query, key, value):
@@ -71,27 +71,27 @@ class Attention(torch.autograd.Function):
 
 @contextmanager
 def fused_attention():
-    """`Attention` instead of torch's, which on meta tensors would make the whole matrix. A mode of torch would do
-    it more neatly, but it is off where checkpointing computes anew."""
+    """`Attention` instead of torch's, which on meta tensors would create the whole matrix. A torch function mode would
+    be neater, but it is off where checkpointing recomputes."""
     functional = torch.nn.functional
-    own = functional.scaled_dot_product_attention
+    original = functional.scaled_dot_product_attention
     functional.scaled_dot_product_attention = lambda query, key, value, *_, **__: Attention.apply(query, key, value)
     try:
         yield
     finally:
-        functional.scaled_dot_product_attention = own
+        functional.scaled_dot_product_attention = original
 
 
-def peak(run: Callable[[], object]) -> int:
-    """Bytes of tensors that `run`, which works on meta tensors, has alive at most, on top of what was there before."""
+def peak(work: Callable[[], object]) -> int:
+    """Peak bytes of the tensors that `work`, which runs on meta tensors, creates."""
     counter = Peak()
     with fused_attention(), counter:
-        run()
+        work()
     return counter.most
 
 
 def empty(module: torch.nn.Module) -> dict[str, Tensor]:
-    """A module's parameters and buffers without contents."""
+    """A module's parameters and buffers as meta tensors."""
     named = [*module.named_parameters(), *module.named_buffers()]
     return {name: torch.empty_like(value, device="meta") for name, value in named}
 
@@ -125,8 +125,8 @@ class Predicting(torch.nn.Module):
     def forward(self, rows: Rows) -> Tensor:
         return self.denoiser[0].ends.call(self.cast, rows)
 
-    def cast(self, batch: Tensor, *given, **named):
-        return self.network(batch.to(self.denoiser[0].dtype), *given, **named)
+    def cast(self, batch: Tensor, *args, **named):
+        return self.network(batch.to(self.denoiser[0].dtype), *args, **named)
 
 
 def encoder_work(denoiser: DiffusionDenoiser, views: int, resolution: int) -> int:
@@ -134,17 +134,17 @@ def encoder_work(denoiser: DiffusionDenoiser, views: int, resolution: int) -> in
     module = Encoding(denoiser)
     state = empty(module)
 
-    def run():
+    def work():
         image = torch.empty(views, resolution, resolution, 3, device="meta", requires_grad=True)
         torch.func.functional_call(module, state, (image,))
 
     with torch.enable_grad():
-        return peak(run)
+        return peak(work)
 
 
 def network_work(denoiser: DiffusionDenoiser, views: int, branches: int, learns: str = "") -> int:
-    """Bytes of the network's activations for `views` views with `branches` texts each; with those that the gradient of
-    parameters needs, where their names hold `learns`."""
+    """Bytes of the network's activations for `views` views with `branches` texts each; including those for the gradient
+    of parameters whose names contain `learns`."""
     module, n, texts = Predicting(denoiser), views * branches, denoiser.texts
     state = empty(module)
     learnt = [value.requires_grad_() for name, value in state.items() if learns and learns in name]
@@ -153,7 +153,7 @@ def network_work(denoiser: DiffusionDenoiser, views: int, branches: int, learns:
         shape, dtype = texts.embeddings[key].shape[1:], torch.int64 if key == "mask" else denoiser.dtype
         return None if key == "mask" and not texts.masked else torch.empty(n, *shape, device="meta", dtype=dtype)
 
-    def run():
+    def work():
         z, steps = torch.empty(n, *denoiser.shape, device="meta"), torch.zeros(n, device="meta")
         cameras, view = orbit([0.0] * views, 0.0, 1.0, 1.0), np.tile(np.arange(views), branches)
         answer = torch.func.functional_call(module, state, (Rows(z, steps, pick, cameras, view),))
@@ -161,11 +161,12 @@ def network_work(denoiser: DiffusionDenoiser, views: int, branches: int, learns:
             torch.autograd.grad(answer, learnt, torch.empty_like(answer))
 
     with torch.set_grad_enabled(bool(learnt)):
-        return peak(run)
+        return peak(work)
 
 
 def lora_work(denoiser: DiffusionDenoiser, views: int) -> dict[str, int]:
-    """Bytes of the LoRA that rule vsd has put into the network, with its gradients and moments, and of a lesson."""
+    """Bytes of the LoRA that rule vsd adds to the network, with gradients and moments, and of the activations of its
+    training."""
     network = denoiser.network
     learnt = sum(p.numel() for name, p in network.named_parameters() if LORA in name)
     network.enable_adapters()
@@ -176,28 +177,28 @@ def lora_work(denoiser: DiffusionDenoiser, views: int) -> dict[str, int]:
 
 
 def plan(denoiser: DiffusionDenoiser, views: int, resolution: int) -> dict[str, int]:
-    """Bytes by what they are for, with `views` renders of `resolution` pixels a side at a time; in the worst moment all
-    live at once."""
+    """Bytes by use, for `views` renders of `resolution` pixels a side at a time; in the worst case all are needed at
+    once."""
     config, vae = denoiser.config, denoiser.ends.vae
     size, together, branches = min(config.slice or views, views), denoiser.ends.views, 2
     if config.view_blend == "perp-neg":
         branches = 4
-    seen = views if denoiser.views_together else size
-    if together > 1 and config.slice:  # so many objects at a time, of one text
-        seen, branches = min(max(1, config.slice // together) * together, views), 1
-    parts = {"UNet": weights(denoiser.network), "UNet at work": network_work(denoiser, seen, branches)}
+    batch = views if denoiser.views_together else size
+    if together > 1 and config.slice:  # slices are whole objects, and one text at a time
+        batch, branches = min(max(1, config.slice // together) * together, views), 1
+    sizes = {"UNet": weights(denoiser.network), "UNet at work": network_work(denoiser, batch, branches)}
     views = size
     if config.rule == "vsd":
-        parts |= lora_work(denoiser, views)
+        sizes |= lora_work(denoiser, views)
     if vae is not None:
-        parts |= {"encoder": weights(vae), "encoder at work": encoder_work(denoiser, views, resolution)}
-    return parts
+        sizes |= {"encoder": weights(vae), "encoder at work": encoder_work(denoiser, views, resolution)}
+    return sizes
 
 
-def plan_text(parts: dict[str, int], free: int | None) -> str:
-    """One line with a plan in GB; with `free` bytes known and too few of them, a second line with what to do."""
-    total = sum(parts.values())
-    listed = ", ".join(f"{name} {size / 1e9:.2f}" for name, size in parts.items())
+def plan_text(sizes: dict[str, int], free: int | None) -> str:
+    """The plan as one line, in GB; a second line with advice if `free` bytes are known and too few."""
+    total = sum(sizes.values())
+    listed = ", ".join(f"{name} {size / 1e9:.2f}" for name, size in sizes.items())
     line = f"memory plan {total / 1e9:.2f} GB: {listed}"
     if free is None:
         return line

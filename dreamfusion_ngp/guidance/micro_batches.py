@@ -1,5 +1,5 @@
-"""The rows of a batch side by side on the CPU's cores. A network on small pictures has little for the threads of one
-convolution to share, and they sleep between two (OMP_WAIT_POLICY=PASSIVE): a core for each row wakes once."""
+"""Splits a batch over the CPU's cores. On small pictures the threads of one convolution have little work to share, and
+sleep between convolutions (OMP_WAIT_POLICY=PASSIVE); with one core per row each wakes once."""
 
 from __future__ import annotations
 
@@ -13,20 +13,20 @@ from torch import Tensor
 
 
 @torch.no_grad()
-def in_parts(function: Callable[[slice], Tensor], rows: int, device: torch.device) -> Tensor:
-    """What `function` gives for all `rows` of a batch, asked for parts of it at once where there are several CPU
-    threads to work on them. Without autograd."""
+def in_micro_batches(function: Callable[[slice], Tensor], rows: int, device: torch.device) -> Tensor:
+    """`function` of all `rows` of a batch, called on slices of it in parallel if there are several CPU threads. Without
+    autograd."""
     threads = torch.get_num_threads()
-    parts = min(threads, rows) if device.type == "cpu" else 1
-    if parts < 2:
+    count = min(threads, rows) if device.type == "cpu" else 1
+    if count < 2:
         return function(slice(0, rows))
-    cuts = [rows * i // parts for i in range(parts + 1)]
-    return torch.cat(list(_workers(parts, threads // parts).map(torch.no_grad()(function), map(slice, cuts, cuts[1:]))))
+    cuts = [rows * i // count for i in range(count + 1)]
+    return torch.cat(list(_workers(count, threads // count).map(torch.no_grad()(function), map(slice, cuts, cuts[1:]))))
 
 
 @cache
 def _workers(count: int, threads: int) -> ThreadPoolExecutor:
-    """`count` Python threads, whose operators have `threads` threads each."""
+    """`count` Python threads, whose torch operators use `threads` threads each."""
     before, all_there = torch.get_num_threads(), threading.Barrier(count)
 
     def begin() -> None:

@@ -1,4 +1,4 @@
-"""When in a run a distillation rule works, and the random numbers that it may draw beside times and noise."""
+"""The point in a run at which a distillation rule is called, and random numbers for it besides times and noise."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from torch import Tensor
 from ..base.rng import Stream, generator
 from ..base.slots import sent
 
-NOISES = 1 << 8  # that a rule may draw in a part of a step
+NOISES = 1 << 8  # that a rule may draw per batch
 
 
 @dataclass(frozen=True)
 class Moment:
-    """seed, part, progress: as `protocol.Guidance` has them.  views: how many the part of the step has.  rows: those
-    that the rule is asked about, None for all. What is drawn is a function of seed and part, the same however views are
+    """seed, part, progress: as for `protocol.Guidance`. views: the number of views in the batch. rows: those in this
+    call of the rule, None for all. Random numbers are a function of seed and part, the same however views are
     sliced."""
 
     seed: int

@@ -1,5 +1,5 @@
-"""Folders of MVDream's weights, as different ports left them, read without the code that they bring: each holds the
-network that diffusers' UNet2DConditionModel is with a projection of the camera, under one of two sets of names.
+"""Folders of MVDream's weights from different ports, read without their code: each holds a network that is diffusers'
+UNet2DConditionModel plus a projection of the camera, under one of two naming schemes.
 
     ashawkey/mvdream-sd2.1-diffusers      unet/: names of latent diffusion, with camera_embed
     KokeCacao/mvdream-*-hf                the same behind "unet."
@@ -24,7 +24,7 @@ from .checks import present
 from .multiview import CAMERA
 from .pipeline_folder import find_weights, fitting, read_config
 
-PROJECTION = "camera_proj"  # the folder of a projection that lies apart
+PROJECTION = "camera_proj"  # the folder of a separate projection
 FOREIGN = ("MultiViewUNetModel", "MultiViewUNetWrapperModel", "MultiViewUNet2DConditionModel")
 STOCK = "UNet2DConditionModel"
 RESNET = {
@@ -48,15 +48,15 @@ IMAGE_KEYS = re.compile(r"^image_embed\.|to_[kv]_ip\b")  # of ImageDream, in dif
 
 
 def is_multiview(index: dict) -> bool:
-    """Whether a model_index.json is one of a port of MVDream, or of a folder that this package writes."""
+    """Whether a model_index.json is of a port of MVDream, or of a folder that this package writes."""
     unet = index.get("unet")
     named = isinstance(unet, list) and len(unet) == 2 and unet[1] in FOREIGN
     return str(index.get("_class_name")).startswith("MVDream") or named or present(index, PROJECTION)
 
 
 def as_stock(folder: Path, index: dict) -> dict:
-    """The index with the UNet as what it is in diffusers. Raises PriorError for ImageDream, and for weights that are
-    there as pickles only, with the command that converts them."""
+    """The index with diffusers' class for the UNet. Raises PriorError for ImageDream, and for weights that are pickles
+    only, with the command that converts them."""
     if is_imagedream(read_config(folder, "unet"), ()):
         raise PriorError(imagedream(folder))
     for part in ("unet", "vae", "text_encoder", PROJECTION):
@@ -69,10 +69,10 @@ def as_stock(folder: Path, index: dict) -> dict:
 
 def pickle_advice(path: Path) -> str:
     read = f"torch.load('{path.name}', map_location='cpu', weights_only=True).items()"
-    kept = f"{{k: v.contiguous() for k, v in {read}}}, '{path.with_suffix('.safetensors').name}'"
+    tensors = f"{{k: v.contiguous() for k, v in {read}}}, '{path.with_suffix('.safetensors').name}'"
     return (
         f"{path} is a pickle, which may run code and is never read; where you trust it, convert it once: "
-        f'cd {path.parent} && python -c "import torch, safetensors.torch as s; s.save_file({kept})"'
+        f'cd {path.parent} && python -c "import torch, safetensors.torch as s; s.save_file({tensors})"'
     )
 
 
@@ -89,7 +89,7 @@ def imagedream(folder: Path) -> str:
 
 def load_unet(folder: Path, index: dict, name: str, dtype: torch.dtype | None = None) -> Any:
     """The UNet of a folder, a UNet2DConditionModel: frozen, in eval mode, on the CPU, in `dtype` (default: float32).
-    Raises PriorError unless its weights are those of its config, no one missing and none left over."""
+    Raises PriorError unless the weights match the config, none missing and none left over."""
     from diffusers import UNet2DConditionModel  # pyright: ignore[reportPrivateImportUsage]
 
     part, config = folder / name, read_config(folder, name)
@@ -105,7 +105,7 @@ def load_unet(folder: Path, index: dict, name: str, dtype: torch.dtype | None = 
 
 
 def read_weights(folder: Path, name: str) -> dict[str, Tensor]:
-    """All tensors of a part, with those of a projection that lies apart under the names of the part's own."""
+    """All tensors of a component, with those of a separate projection under the names of a built-in one."""
     from safetensors.torch import load_file
 
     state: dict[str, Tensor] = {}
@@ -127,7 +127,7 @@ def diffusers_names(state: dict[str, Tensor], config: dict) -> dict[str, Tensor]
 
 
 def diffusers_name(key: str, layers: int) -> str:
-    """That of a key of latent diffusion's UNet with `layers` residual blocks a level."""
+    """diffusers' name for a key of latent diffusion's UNet with `layers` residual blocks a level."""
     block, _, tensor = key.rpartition(".")
     if block in ENDS:
         return f"{ENDS[block]}.{tensor}"
@@ -156,8 +156,8 @@ def stock_config(config: dict, state: dict[str, Tensor]) -> dict:
     """The arguments of UNet2DConditionModel for a port's config.json and its weights under diffusers' names."""
     camera = {"class_embed_type": "projection", "projection_class_embeddings_input_dim": CAMERA}
     if "model_channels" not in config:
-        known = inspect.signature(stock_class()).parameters
-        return {key: value for key, value in config.items() if key in known} | camera
+        parameters = inspect.signature(stock_class()).parameters
+        return {key: value for key, value in config.items() if key in parameters} | camera
     channels = [config["model_channels"] * factor for factor in config["channel_mult"]]
     attends = [1 << level in config["attention_resolutions"] for level in range(len(channels))]
     per_head = config.get("num_head_channels", -1)
@@ -172,7 +172,7 @@ def stock_config(config: dict, state: dict[str, Tensor]) -> dict:
         "down_block_types": ["CrossAttnDownBlock2D" if attends[i] else "DownBlock2D" for i in range(len(channels))],
         "up_block_types": ["CrossAttnUpBlock2D" if a else "UpBlock2D" for a in reversed(attends)],
         "cross_attention_dim": config["context_dim"],
-        "attention_head_dim": heads,  # diffusers' name for how many there are
+        "attention_head_dim": heads,  # diffusers' name for the number of heads
         "transformer_layers_per_block": config.get("transformer_depth", 1),
         "use_linear_projection": projection is not None and projection.ndim == 2,
     }
@@ -184,13 +184,13 @@ def stock_class() -> type:
     return UNet2DConditionModel
 
 
-def check_same(part: Path, wanted: dict[str, torch.Size], state: dict[str, Tensor]) -> None:
-    """Raise PriorError unless the weights have the names and shapes `wanted`."""
+def check_same(part: Path, expected: dict[str, torch.Size], state: dict[str, Tensor]) -> None:
+    """Raise PriorError unless the weights have the names and shapes of `expected`."""
     groups = {
-        "missing": sorted(wanted.keys() - state.keys()),
-        "unknown": sorted(state.keys() - wanted.keys()),
-        "of the wrong shape": sorted(k for k in wanted.keys() & state.keys() if wanted[k] != state[k].shape),
+        "missing": sorted(expected.keys() - state.keys()),
+        "unknown": sorted(state.keys() - expected.keys()),
+        "of the wrong shape": sorted(k for k in expected.keys() & state.keys() if expected[k] != state[k].shape),
     }
     wrong = [f"{len(keys)} {what} (the first is {keys[0]})" for what, keys in groups.items() if keys]
     if wrong:
-        raise PriorError(f"{part}: of {len(wanted)} weights of a UNet of several views {', '.join(wrong)}")
+        raise PriorError(f"{part}: of {len(expected)} weights of a UNet of several views {', '.join(wrong)}")

@@ -1,9 +1,9 @@
-"""Pictures as a UNet sees them: f x f pixels packed into one, and where each of them is.
+"""Input pictures of a UNet: f x f pixels packed into channels, and maps of the position.
 
 A UNet with 3 f^2 input channels takes packed pictures; one with 3 f^2 + 6 takes six fixed maps of the position as well.
-A convolution knows only from the zeros around a picture where it is; with the maps it knows from the start (Liu et al.
-2018, "An intriguing failing of convolutional neural networks and the CoordConv solution"), which is what a text alone
-needs to place a thing in pure noise.
+A convolution can infer its position only from the zero padding; with the maps it knows it directly (Liu et al. 2018,
+"An intriguing failing of convolutional neural networks and the CoordConv solution"), which it needs to place an object
+from text alone, in pure noise.
 """
 
 from __future__ import annotations
@@ -38,8 +38,8 @@ def unpack(packed: Tensor) -> Tensor:
 
 @lru_cache
 def position_maps(size: int, device: str | torch.device = "cpu") -> Tensor:
-    """(1, 6, size, size) float32 on a device, where they stay: x, y, cos pi x, cos pi y, sin pi x, sin pi y with x, y
-    in (-1, 1) at the pixels' centres, each of unit variance as the noise is."""
+    """(1, 6, size, size) float32 on a device, cached: x, y, cos pi x, cos pi y, sin pi x, sin pi y with x, y in (-1, 1)
+    at the pixels' centres, each scaled to unit variance like the noise."""
     axis = (torch.arange(size) + 0.5) * 2 / size - 1
     y, x = torch.meshgrid(axis, axis, indexing="ij")
     linear, waves = math.sqrt(3.0), math.sqrt(2.0)

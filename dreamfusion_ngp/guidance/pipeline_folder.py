@@ -1,4 +1,4 @@
-"""The parts of a pipeline folder in diffusers format, loaded one by one: from local files, safetensors only, never
+"""The components of a pipeline folder in diffusers format, loaded one by one: from local files, safetensors only, never
 remote code."""
 
 from __future__ import annotations
@@ -24,8 +24,8 @@ from .checks import check_steps, checked_abar
 from .schedule import Schedule, abar_of_flow, flow_abar
 
 log = logging.getLogger(__name__)
-BIG = 2 << 30  # bytes of weights on disk above which a part is held in bfloat16 (T5-XXL), else in float32
-LONG = 200  # characters of another library's message, of which then only the first sentence is shown
+BIG = 2 << 30  # bytes of weights on disk above which a component is kept in bfloat16 (T5-XXL), else in float32
+LONG = 200  # characters of another library's message above which only its first sentence is shown
 BASES = {
     "unet": ("diffusers", "ModelMixin"),
     "vae": ("diffusers", "ModelMixin"),
@@ -38,7 +38,7 @@ BASES = {
     "tokenizer_2": ("transformers", "PreTrainedTokenizerBase"),
     "tokenizer_3": ("transformers", "PreTrainedTokenizerBase"),
 }
-STANDARD_NAMES = {"diffusers": "diffusion_pytorch_model", "transformers": "model"}  # of weights, as they look for them
+STANDARD_NAMES = {"diffusers": "diffusion_pytorch_model", "transformers": "model"}  # of weights, in these libraries
 WEIGHTED = ("unet", "camera_proj", "transformer", "vae", "text_encoder", "text_encoder_2", "text_encoder_3")
 
 
@@ -59,7 +59,7 @@ def read_index(folder: Path) -> dict:
 
 
 def read_config(folder: Path, name: str) -> dict:
-    """config.json of a part."""
+    """config.json of a component."""
     return read_object(folder / name / "config.json")
 
 
@@ -77,8 +77,8 @@ def read_object(path: Path) -> dict:
 
 
 def part_class(folder: Path, index: dict, name: str) -> type:
-    """The class that model_index.json names for a part, if it is one of diffusers' or transformers' own and of the
-    right kind."""
+    """The class that model_index.json names for a component; it must be one of diffusers' or transformers' own and of
+    the right kind."""
     entry = index.get(name)
     library, base = BASES[name]
     if not (isinstance(entry, list) and len(entry) == 2 and all(isinstance(e, str) for e in entry)):
@@ -89,47 +89,47 @@ def part_class(folder: Path, index: dict, name: str) -> type:
             "code from a model folder is never run"
         )
     module = importlib.import_module(library)
-    found, wanted = getattr(module, entry[1], None), getattr(module, base)
-    if not (isinstance(found, type) and issubclass(found, wanted)):
+    cls, base_class = getattr(module, entry[1], None), getattr(module, base)
+    if not (isinstance(cls, type) and issubclass(cls, base_class)):
         raise PriorError(
             f"{folder}: its {name} is {'.'.join(entry)}, which this version of {library} does not have as a {name}"
         )
-    return found
+    return cls
 
 
 def load_model(
     folder: Path, index: dict, name: str, dtype: torch.dtype | None = None, *, kind: str | None = None
 ) -> Any:
-    """The part `name` with its weights, a torch.nn.Module: frozen, in eval mode, on the CPU, in `dtype` (default:
-    float32, or bfloat16 where it is BIG). kind: the part that it is, where the folder has another name."""
+    """The component `name` with its weights, a torch.nn.Module: frozen, in eval mode, on the CPU, in `dtype` (default:
+    float32, or bfloat16 if it is BIG). kind: the kind of component, if its folder has another name."""
     part, kind = folder / name, kind or name
-    cls, found = part_class(folder, index, kind), find_weights(folder, name)
-    if found.variant not in ("", "fp16") or found.name not in NAMES:
-        log.warning("%s: the weights are %s", part, found)
-    dtype = dtype or (torch.bfloat16 if sum(map(os.path.getsize, found.paths)) > BIG else torch.float32)
-    # The frugal loading of diffusers needs accelerate, which is no dependency, and says so on the terminal.
+    cls, weights = part_class(folder, index, kind), find_weights(folder, name)
+    if weights.variant not in ("", "fp16") or weights.name not in NAMES:
+        log.warning("%s: the weights are %s", part, weights)
+    dtype = dtype or (torch.bfloat16 if sum(map(os.path.getsize, weights.paths)) > BIG else torch.float32)
+    # Low-memory loading in diffusers needs accelerate, which is no dependency, and prints so on the terminal.
     frugal = {"low_cpu_mem_usage": False} if BASES[kind][0] == "diffusers" else {}
-    with loadable(part, found, STANDARD_NAMES[BASES[kind][0]]) as (source, variant):
+    with loadable(part, weights, STANDARD_NAMES[BASES[kind][0]]) as (source, variant):
         model, info = _load(
             cls, part, source, dtype=dtype, variant=variant, use_safetensors=True, output_loading_info=True, **frugal
         )
     if info["missing_keys"] or info["mismatched_keys"]:
         bad = sorted(map(str, [*info["missing_keys"], *info["mismatched_keys"]]))
         raise PriorError(f"{part}: {len(bad)} weights are missing or have the wrong shape, the first is {bad[0]}")
-    # The libraries may keep the type of the file. torch's own method: that of diffusers warns of layers not there.
+    # The libraries may keep the dtype of the file. torch's own method, as that of diffusers warns about missing layers.
     torch.nn.Module.to(model, dtype=dtype)
     return model.eval().requires_grad_(False)
 
 
 def load_blank(folder: Path, index: dict, name: str) -> Any:
-    """A text encoder, a torch.nn.Module, without its weights, on the meta device, as its config describes it."""
+    """A text encoder, a torch.nn.Module, made from its config without weights, on the meta device."""
     cls = part_class(folder, index, name)
     with fitting(f"{folder / name} cannot be loaded as {cls.__name__}"), torch.device("meta"):
         return cls(cls.config_class.from_pretrained(folder / name, local_files_only=True))
 
 
 def load_vae(model: str) -> Any:
-    """A VAE, a torch.nn.Module, in a folder or hub repository of its own (an AutoencoderTiny, say), or that of a whole
+    """A VAE, a torch.nn.Module, from a folder or hub repository of its own (an AutoencoderTiny, say) or from a whole
     pipeline: frozen, in eval mode, on the CPU, float32."""
     path = model_path(model)
     if (path / "model_index.json").is_file():
@@ -142,7 +142,7 @@ def load_vae(model: str) -> Any:
 
 
 def find_weights(folder: Path, name: str) -> WeightSet:
-    """The weights of a part. Raises PriorError if there are none, or a file is not whole."""
+    """The weights of a component. Raises PriorError if there are none, or a file is incomplete."""
     if not (folder / name).is_dir():
         raise PriorError(f"{folder} is incomplete: {name}/ is missing")
     return part_weights(folder / name)
@@ -154,8 +154,8 @@ def load_tokenizer(folder: Path, index: dict, name: str = "tokenizer"):
 
 
 def check_parts(folder: Path, index: dict, names: Sequence[str]) -> None:
-    """Raise PriorError unless the parts `names` of a pipeline folder are there, with whole files of weights, and of
-    classes that are understood."""
+    """Raise PriorError unless the components `names` of a pipeline folder are there, with complete weights, and of
+    supported classes."""
     for name in names:
         if name in WEIGHTED:
             find_weights(folder, name)
@@ -181,15 +181,15 @@ def installed(module: str) -> bool:
         return False
 
 
-def load_schedule(folder: Path, index: dict, said: str | None = None, shifted: bool = False) -> Schedule:
-    """That of the folder's scheduler. said: another prediction type than the scheduler's.  shifted: the noise levels of
-    a flow are those that the scheduler shifts (Esser et al. 2024), not evenly spaced."""
+def load_schedule(folder: Path, index: dict, override: str | None = None, shifted: bool = False) -> Schedule:
+    """The noise schedule of the folder's scheduler. override: prediction type instead of the scheduler's. shifted: a
+    flow has the shifted noise levels of its scheduler (Esser et al. 2024), not evenly spaced ones."""
     path = folder / "scheduler" / "scheduler_config.json"
     check_steps(read_object(path), path)
     scheduler = _load(part_class(folder, index, "scheduler"), folder / "scheduler")
     if type(scheduler).__name__ == "FlowMatchEulerDiscreteScheduler":
-        if said:
-            raise PriorError(f"{folder}: a rectified flow predicts a velocity; prediction_type cannot be {said}")
+        if override:
+            raise PriorError(f"{folder}: a rectified flow predicts a velocity; prediction_type cannot be {override}")
         if shifted:
             s, times = (x.double().numpy()[::-1].copy() for x in (scheduler.sigmas, scheduler.timesteps))
             return Schedule(checked_abar(abar_of_flow(s), path), "flow", times.astype(np.float32))
@@ -200,7 +200,7 @@ def load_schedule(folder: Path, index: dict, said: str | None = None, shifted: b
             f"guidance.t_shifted is for models of a rectified flow; {folder} has a {type(scheduler).__name__}"
         )
     abar = getattr(scheduler, "alphas_cumprod", None)
-    prediction = said or scheduler.config.get("prediction_type", "epsilon")
+    prediction = override or scheduler.config.get("prediction_type", "epsilon")
     if abar is None or prediction not in ("epsilon", "v_prediction", "sample"):
         raise PriorError(
             f"{folder}: {type(scheduler).__name__} with prediction type {prediction!r} is not understood; "
@@ -212,22 +212,22 @@ def load_schedule(folder: Path, index: dict, said: str | None = None, shifted: b
 
 @contextmanager
 def no_progress_bar():
-    """transformers draws a bar for every model that it loads; ours is the only progress to see."""
+    """Turn off transformers' progress bars for loading models; only our own progress is shown."""
     from transformers.utils import logging as transformers_logging
 
-    drawn = transformers_logging.is_progress_bar_enabled()
+    enabled = transformers_logging.is_progress_bar_enabled()
     transformers_logging.disable_progress_bar()
     try:
         yield
     finally:
-        if drawn:
+        if enabled:
             transformers_logging.enable_progress_bar()
 
 
 @contextmanager
 def fitting(problem: str):
-    """Turn whatever the block raises into a PriorError of one line that begins with `problem`: diffusers, transformers
-    and torch raise anything from OSError to their own for a folder that is damaged or whose parts do not fit."""
+    """Turn any exception in the block into a PriorError of one line that begins with `problem`: diffusers, transformers
+    and torch raise anything from OSError to their own errors for a damaged folder or components that do not fit."""
     try:
         yield
     except (DreamfusionError, MemoryError):
@@ -242,7 +242,7 @@ def fitting(problem: str):
 
 
 def _load(cls: type, part: Path, source: Path | None = None, **options):
-    """The class's object from `source`, by default the part's folder, which messages name."""
+    """An object of the class from `source`, by default the component's folder, which messages name."""
     if not part.is_dir():
         raise PriorError(f"{part.parent} is incomplete: {part.name}/ is missing")
     with fitting(f"{part} cannot be loaded as {cls.__name__}"), no_progress_bar():

@@ -1,4 +1,5 @@
-"""Protocols of guidance, what pulls a rendering towards its text: a guidance, and the two that one is composed of."""
+"""Protocols of guidance, which pulls a rendering towards its text: the guidance, and the denoiser and rule that make
+one up."""
 
 from __future__ import annotations
 
@@ -15,14 +16,14 @@ from ..scene.views import Views
 from .moment import Moment
 from .schedule import Schedule
 
-# What `Denoiser.answers` can be asked for: the prompt with the words of its view; the prompt alone; nothing (the words
-# of the view, with `guidance.keep_view`); the negative prompt; the prompt with the words of `guidance.flaws`.
+# The texts for `Denoiser.answers`: the prompt with the words of its view; the prompt alone; nothing (with
+# `guidance.keep_view` the words of the view); the negative prompt; the prompt with the words of `guidance.flaws`.
 TEXTS = ("text", "plain", "empty", "negative", "flawed")
 
 
 @dataclass(frozen=True)
 class GuidanceOutput:
-    """What a guidance says of a batch of images.
+    """The result of a guidance for a batch of images.
 
     gradient: float32, of the images' shape, of the guidance's loss on the images, mean-reduced over views.  value: the
     loss, a 0-d tensor.  log: numbers or detached 0-d tensors to record.
@@ -34,26 +35,25 @@ class GuidanceOutput:
 
 
 class Guidance(Protocol):
-    """Judges renderings.
+    """Loss and gradient on renderings.
 
     image: (B, H, W, 3) float32 in [0, 1], without autograd; with `GuidanceConfig.layers` (B, H, W, 4), colours over
-    black and opacity, and so is the gradient.  views: the B views it shows.  part: how many parts of
-    steps the run has made; all randomness is a function of the run's seed and of it.  progress: fraction of the run in
-    [0, 1).
+    black and opacity, and so is the gradient.  views: of the B images. part: the number of batches before in the run;
+    all randomness is a function of it and the run's seed. progress: fraction of the run in [0, 1).
     """
 
     def __call__(self, image: Tensor, views: Views, part: int, progress: float) -> GuidanceOutput: ...
 
     def tensors(self) -> dict[str, Tensor]:
-        """Named tensors that the guidance changes as it works, in place: they go into the checkpoint. {} if frozen."""
+        """Named tensors that the guidance changes in place as it learns, for the checkpoint. {} if frozen."""
         ...
 
 
 @dataclass(frozen=True)
 class Predictions:
-    """What a network predicts of B noisy views, in the terms of its schedule's `prediction`.
+    """Predictions of a network for B noisy views, in the terms of its schedule's `prediction`.
 
-    uncond, cond: (B, C, h, w) float32.  negatives: N more of them, for texts to steer away from, with weights (N, B).
+    uncond, cond: (B, C, h, w) float32. negatives: N more, for texts to steer away from, with weights (N, B).
     """
 
     uncond: Tensor
@@ -62,16 +62,17 @@ class Predictions:
     weights: Tensor | None = None
 
     @staticmethod
-    def joined(parts: Sequence[Predictions]) -> Predictions:
-        """Those of parts of the views as one."""
-        negatives = tuple(torch.cat(n) for n in zip(*(p.negatives for p in parts), strict=True))
-        said = [p.weights for p in parts if p.weights is not None]
-        weights = torch.cat(said, 1) if said else None
-        return Predictions(torch.cat([p.uncond for p in parts]), torch.cat([p.cond for p in parts]), negatives, weights)
+    def joined(slices: Sequence[Predictions]) -> Predictions:
+        """The predictions for slices of the views, concatenated."""
+        negatives = tuple(torch.cat(n) for n in zip(*(p.negatives for p in slices), strict=True))
+        all_weights = [p.weights for p in slices if p.weights is not None]
+        weights = torch.cat(all_weights, 1) if all_weights else None
+        uncond, cond = torch.cat([p.uncond for p in slices]), torch.cat([p.cond for p in slices])
+        return Predictions(uncond, cond, negatives, weights)
 
 
 def settled_scale(config: GuidanceConfig) -> float:
-    """The guidance scale of a config in which there is one, as in that which a `Distill` is given."""
+    """The guidance scale of a config that must have one, such as a `Distill` gets."""
     assert config.scale is not None
     return config.scale
 
@@ -79,8 +80,8 @@ def settled_scale(config: GuidanceConfig) -> float:
 class Denoiser(Protocol):
     """A diffusion model on `device`, with its texts.
 
-    shape: (C, h, w) of what it sees of one view.  scale: guidance scale, uncond + scale (cond - uncond), where the
-    config names none.  views_together: whether the views of a step are one thing to it, and so must come in one call.
+    shape: (C, h, w) of its input for one view. scale: guidance scale, uncond + scale (cond - uncond), if the config has
+    none. views_together: whether it processes the views of a step jointly, so that they must come in one call.
     """
 
     shape: tuple[int, int, int]
@@ -94,8 +95,8 @@ class Denoiser(Protocol):
         ...
 
     def predict(self, z: Tensor, t: np.ndarray, views: Views) -> Predictions:
-        """Of z (b, C, h, w) = alpha_t x + sigma_t eps at (b,) int64 timesteps, without autograd. views: the b views,
-        with their cameras."""
+        """Predictions for z (b, C, h, w) = alpha_t x + sigma_t eps at (b,) int64 timesteps, without autograd. views:
+        the b views, with their cameras."""
         ...
 
     def answers(self, z: Tensor, t: np.ndarray, views: Views, texts: Sequence[str]) -> tuple[Tensor, ...]:
@@ -106,10 +107,10 @@ class Denoiser(Protocol):
 class Distill(Protocol):
     """A distillation rule: a flat function, called without autograd.
 
-    x: (b, C, h, w), encoded images.  noise: of its shape.  t: (b,) int64 timesteps.  config: with its `scale` settled.
-    moment: when in the run, and more random numbers. Returns the gradient (b, C, h, w) on x of one view, before the
-    mean over views and numbers. A rule that learns is a class with such a `__call__` and `tensors()`, as a guidance has
-    it; with `views_together` it is asked about all views of a part at once, however they are sliced.
+    x: (b, C, h, w), encoded images.  noise: of its shape.  t: (b,) int64 timesteps.  config: with a `scale`. moment:
+    the point in the run, and more random numbers. Returns the gradient (b, C, h, w) on x of one view, before the mean
+    over views and numbers. A rule that learns is a class with this `__call__` and with `tensors()` like a guidance's;
+    with `views_together` it gets all views of a batch at once, however they are sliced.
     """
 
     def __call__(

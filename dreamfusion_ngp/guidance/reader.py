@@ -1,4 +1,4 @@
-"""A pipeline folder's tokenizer, held to what the text encoder beside it can take."""
+"""A pipeline folder's tokenizer, limited to what its text encoder can take."""
 
 from __future__ import annotations
 
@@ -9,15 +9,14 @@ import torch
 from ..base.errors import PriorError, UsageError
 from .pipeline_folder import fitting, load_blank, load_tokenizer, read_config
 
-USUAL = 77  # tokens: CLIP's length, where neither tokenizer nor encoder has one
+USUAL = 77  # tokens: CLIP's length, if neither tokenizer nor encoder has one
 LONGEST = 4096  # tokens; a tokenizer that was saved without a length says 1e30
 
 
 class Reader:
-    """Texts to token numbers, as the tokenizer itself. `model_max_length` is the number of tokens with which the
-    encoder is called: the tokenizer's own or `length`, and no more than the encoder has positions for. Raises
-    PriorError where the tokenizer fails, and for a token that the encoder has no embedding for. inversion: whether an
-    added token may stand for several vectors."""
+    """Texts to token ids, like the tokenizer itself. `model_max_length` is the number of tokens for the encoder: the
+    tokenizer's own or `length`, and at most the encoder's positions. Raises PriorError if the tokenizer fails, and for
+    a token without an embedding in the encoder. inversion: whether an added token may stand for several vectors."""
 
     def __init__(self, folder: Path, index: dict, encoder: str, length: int | None = None, inversion: bool = False):
         name = "tokenizer" + encoder.removeprefix("text_encoder")
@@ -27,8 +26,8 @@ class Reader:
         table = blank.get_input_embeddings()
         plain = isinstance(table, torch.nn.Embedding)
         self.rows, self.width = (table.num_embeddings, table.embedding_dim) if plain else (None, None)
-        own = told_length(self.tokenizer.model_max_length, self.place) if length is None else length
-        self.model_max_length = min([n for n in (own, positions(blank)) if n is not None], default=USUAL)
+        limit = declared_length(self.tokenizer.model_max_length, self.place) if length is None else length
+        self.model_max_length = min([n for n in (limit, positions(blank)) if n is not None], default=USUAL)
 
     def __call__(self, texts: list[str], **options):
         with fitting(f"{self.place} cannot read a text"):
@@ -49,10 +48,10 @@ class Reader:
         )
 
     def add(self, tokens: list[str]) -> None:
-        """Let the tokenizer know new tokens, whose embeddings stand behind those that are there. Raises UsageError for
-        one that it knows already."""
-        known = self.tokenizer.get_vocab()
-        if old := [token for token in tokens if token in known]:
+        """Add tokens to the tokenizer, whose embeddings follow the existing ones. Raises UsageError for one that it has
+        already."""
+        vocabulary = self.tokenizer.get_vocab()
+        if old := [token for token in tokens if token in vocabulary]:
             raise UsageError(f"{self.place} knows the word {old[0]!r} already: give the embedding another, FILE:WORD")
         self.tokenizer.add_tokens(tokens)
         self.rows = max(self.rows or 0, len(self.tokenizer))
@@ -70,8 +69,8 @@ class Reader:
         return text
 
 
-def told_length(length, place: Path) -> int | None:
-    """The length that a tokenizer says, None where it says none. Raises PriorError for what is no length."""
+def declared_length(length, place: Path) -> int | None:
+    """The maximum length in a tokenizer's config, None if it has none. Raises PriorError for an invalid one."""
     if length is None or (isinstance(length, (int, float)) and length > LONGEST):
         return None
     if isinstance(length, bool) or not isinstance(length, (int, float)) or length != int(length) or length < 1:
@@ -80,13 +79,13 @@ def told_length(length, place: Path) -> int | None:
 
 
 def positions(encoder: torch.nn.Module) -> int | None:
-    """How many tokens a text encoder has positions for; None where they are relative."""
+    """The number of positions of a text encoder; None if they are relative."""
     for name, module in encoder.named_modules():
         last = name.rpartition(".")[2]
         if isinstance(module, torch.nn.Embedding) and (
             last.startswith("position_embedding") or last in ("embed_positions", "wpe")
         ):
-            # RoBERTa's positions are counted from behind the padding's, OPT's from 2.
+            # RoBERTa's positions start after the padding index, OPT's at 2.
             first = getattr(module, "offset", 0 if module.padding_idx is None else module.padding_idx + 1)
             return module.num_embeddings - first
     return None

@@ -1,4 +1,4 @@
-"""The distillation rules by name, and which models they are for."""
+"""The distillation rules by name, and the models that they support."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ OF_FLOWS = ("rfds", "rfds_rev")
 
 
 def check_rule(config: GuidanceConfig, family: Family) -> None:
-    """Raise UsageError where the rule of a config is not for its model, or lacks a package."""
+    """Raise UsageError if the rule of a config does not support its model, or needs a missing package."""
     if config.rule == "vsd":
         check_student(config, family)
     if config.rule in OF_FLOWS and not family.flow:
@@ -39,5 +39,5 @@ def check_rule(config: GuidanceConfig, family: Family) -> None:
 
 
 def rule_of(config: GuidanceConfig, denoiser: DiffusionDenoiser, seed: int) -> Distill:
-    """The rule that a config names, for that denoiser."""
+    """The rule that a config names, for the denoiser."""
     return Variational(Student(denoiser, seed)) if config.rule == "vsd" else FUNCTIONS[config.rule]

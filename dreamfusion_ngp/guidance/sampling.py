@@ -1,4 +1,4 @@
-"""Pictures from a guidance model, by DDIM (Song et al. 2021): what it knows of a prompt, before a run asks it."""
+"""Pictures sampled from a guidance model by DDIM (Song et al. 2021), to see what it makes of a prompt before a run."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from .denoisers.diffusion import DiffusionDenoiser
 from .pipeline_folder import load_vae
 from .protocol import Denoiser
 
-FIRST = 0.99  # of the schedule: some end where nothing is left of a picture
+FIRST = 0.99  # of the schedule: some schedules end at zero signal
 
 
 def times_of(denoiser: Denoiser, steps: int) -> np.ndarray:
@@ -26,9 +26,9 @@ def times_of(denoiser: Denoiser, steps: int) -> np.ndarray:
 
 
 def ddim(denoiser: Denoiser, noise: Tensor, views: Views, config: GuidanceConfig, steps: int) -> Tensor:
-    """What the denoiser sees behind noise (b, C, h, w) of the b views in `steps` steps without new noise, guided by the
-    config's scale: x (b, C, h, w) in the model's range."""
-    return denoised(denoiser, noise, times_of(denoiser, steps), views, config)
+    """Samples x (b, C, h, w) in the model's range from noise (b, C, h, w), for the b views, in `steps` deterministic
+    steps, guided by the config's scale."""
+    return ddim_loop(denoiser, noise, times_of(denoiser, steps), views, config)
 
 
 @torch.no_grad()
@@ -40,12 +40,12 @@ def image_to_image(
     config: GuidanceConfig,
     steps: int,
     strength: float,
-    known: Tensor | None = None,
+    keep: Tensor | None = None,
 ) -> Tensor:
-    """Encoded pictures x (b, C, h, w) made anew (Meng et al., "SDEdit", ICLR 2022): with `noise` of the timestep at
-    which `strength` of the steps of `ddim` are left, as diffusers' image-to-image pipelines count them, int(steps *
-    strength), and from there by these steps. known: (b, 1, h, w) in [0, 1], the share of a place that stays: at every
-    step what is there is x with the noise of that step (Lugmayr et al., "RePaint", CVPR 2022, without its repeats)."""
+    """Image-to-image on encoded pictures x (b, C, h, w) (Meng et al., "SDEdit", ICLR 2022): `noise` is added for the
+    timestep at which `strength` of the steps of `ddim` are left, int(steps * strength) as in diffusers' pipelines, and
+    these steps follow. keep: (b, 1, h, w) in [0, 1], the share of a latent that is kept: after every step it is
+    replaced by x with that step's noise (Lugmayr et al., "RePaint", CVPR 2022, without its repeats)."""
     left = min(int(steps * strength), steps)
     if left < 1:
         return x
@@ -53,14 +53,14 @@ def image_to_image(
     alpha, sigma = denoiser.schedule.coefficients(np.full(len(x), times[0]), x)
 
     def put_back(z: Tensor, alpha: Tensor, sigma: Tensor) -> Tensor:
-        return z if known is None else known * (alpha * x + sigma * noise) + (1 - known) * z
+        return z if keep is None else keep * (alpha * x + sigma * noise) + (1 - keep) * z
 
-    made = denoised(denoiser, alpha * x + sigma * noise, times, views, config, put_back)
-    return made if known is None else known * x + (1 - known) * made
+    result = ddim_loop(denoiser, alpha * x + sigma * noise, times, views, config, put_back)
+    return result if keep is None else keep * x + (1 - keep) * result
 
 
 @torch.no_grad()
-def denoised(
+def ddim_loop(
     denoiser: Denoiser,
     z: Tensor,
     times: np.ndarray,
@@ -68,7 +68,8 @@ def denoised(
     config: GuidanceConfig,
     change: Callable[[Tensor, Tensor, Tensor], Tensor] = lambda z, alpha, sigma: z,
 ) -> Tensor:
-    """x (b, C, h, w) behind z at the first of `times`, by DDIM over them. change: of (z, alpha, sigma) after a step."""
+    """The clean x (b, C, h, w) from z at the first of `times`, by DDIM over these. change: applied to (z, alpha, sigma)
+    after each step."""
     schedule, n, x = denoiser.schedule, len(z), z
     for now, then in pairwise(times):
         t, after = np.full(n, now), np.full(n, then)
@@ -81,8 +82,8 @@ def denoised(
 
 
 def decoder(denoiser: DiffusionDenoiser, folder: Path) -> Callable[[Tensor], Tensor]:
-    """A function of x (b, C, h, w) that gives pictures (b, H, H, 3) float32 in [0, 1] on the CPU. The decoder of a
-    latent model is loaded anew: guidance does not keep it. Raises PriorError where that cannot be done."""
+    """A function from x (b, C, h, w) to pictures (b, H, H, 3) float32 in [0, 1] on the CPU. The decoder of a latent
+    model is loaded again, as guidance does not keep it. Raises PriorError if that fails."""
     if denoiser.ends.vae is None:
         return shown
     vae = load_vae(denoiser.config.vae or str(folder)).to(denoiser.device)

@@ -1,4 +1,4 @@
-"""Noise schedules of diffusion models and of rectified flows, and what a step draws from them.
+"""Noise schedules of diffusion models and of rectified flows, and the sampling of timesteps and noise.
 
 z_t = alpha_t x + sigma_t eps with alpha_t^2 = abar_t and sigma_t^2 = 1 - abar_t.
 """
@@ -18,8 +18,8 @@ from ..config.guidance import NoiseConfig
 
 @dataclass(frozen=True)
 class Schedule:
-    """abar: (T,) float64 cumulative products, on the host.  prediction: what the model predicts, see
-    `predicted_noise`.  times: (T,) numbers that the model is told for the timesteps, by default 0 to T - 1."""
+    """abar: (T,) float64 cumulative products, on the host.  prediction: what the model predicts, see `predicted_noise`.
+    times: (T,) the model's time input for each timestep, by default 0 to T - 1."""
 
     abar: np.ndarray
     prediction: str = "epsilon"
@@ -36,13 +36,13 @@ class Schedule:
         """alpha_t and sigma_t, each (b, 1, 1, 1), in the dtype and on the device of `like`."""
         return signal_and_noise(self.abar, t, like)
 
-    def told(self, t: np.ndarray) -> np.ndarray:
-        """(b,) numbers that the model is told for timesteps t (b,) int64."""
+    def model_times(self, t: np.ndarray) -> np.ndarray:
+        """(b,) the model's time input for timesteps t (b,) int64."""
         assert self.times is not None
         return self.times[t]
 
     def noise(self, output: Tensor, z: Tensor, alpha: Tensor, sigma: Tensor) -> Tensor:
-        """eps_hat of what the model predicts of z."""
+        """eps_hat from the model's output for z."""
         return predicted_noise(output, z, alpha, sigma, self.prediction)
 
 
@@ -52,7 +52,7 @@ def t_max(config: NoiseConfig, progress: float) -> float:
 
 
 def t_min(config: NoiseConfig, progress: float) -> float:
-    """Lower end of t at `progress`, where no window narrows it: from t_min_start to t_range[0], linearly (MVDream)."""
+    """Lower end of t at `progress`, without the window: from t_min_start to t_range[0], linearly (MVDream)."""
     start = max(config.t_min_start, config.t_range[0])
     return start + (config.t_range[0] - start) * annealed(config, progress)
 
@@ -65,23 +65,23 @@ def sample_timesteps(config: NoiseConfig, draws: np.ndarray, progress: float, le
     """(n,) int64 timesteps of a schedule of `length` steps, for the n views of a step.
 
     t ~ U(t_min, t_max) for each view (paper: U(0.02, 0.98)), its lower end raised to t_max - t_window: with a narrow
-    window and an annealed upper end, noise only falls in the course of the run (Huang et al., "DreamTime", ICLR 2024).
-    Stratified: the interval is cut into n equal parts, and each view gets one of them at random. With t_shared
-    all views get the t of the first, from the whole interval. draws: (2, n) uniform numbers in [0, 1); the first row
-    orders the parts, the second places t in its part.
+    window and an annealed upper end, the noise falls steadily over the run (Huang et al., "DreamTime", ICLR 2024).
+    Stratified: the interval is cut into n equal strata, and each view gets one of them at random. With t_shared all
+    views get the t of the first, from the whole interval. draws: (2, n) uniform numbers in [0, 1); the first row orders
+    the strata, the second places t in its stratum.
     """
     n, high = draws.shape[1], t_max(config, progress)
-    parts = 1 if config.t_shared else n
+    strata = 1 if config.t_shared else n
     low = min(high, max(t_min(config, progress), high - config.t_window))
-    t = low + (high - low) * (np.argsort(draws[0, :parts], kind="stable") + draws[1, :parts]) / parts
-    return np.clip((t * length).astype(np.int64), 0, length - 1).repeat(n // parts)
+    t = low + (high - low) * (np.argsort(draws[0, :strata], kind="stable") + draws[1, :strata]) / strata
+    return np.clip((t * length).astype(np.int64), 0, length - 1).repeat(n // strata)
 
 
-def draw(
+def sample_noise(
     config: NoiseConfig, shape: tuple[int, ...], *, seed: int, part: int, progress: float, length: int
 ) -> tuple[np.ndarray, np.ndarray]:
     """(B,) int64 timesteps of a schedule of `length` steps and float32 noise of `shape` (B, C, H, W): functions of
-    (seed, part) alone, the same on every device and however the views of a step are cut into parts."""
+    (seed, part) alone, the same on every device and however the views of a step are sliced."""
     random = generator(seed, part, Stream.GUIDANCE)
     t = sample_timesteps(config, random.random((2, shape[0])), progress, length)
     return t, random.standard_normal(shape, dtype=np.float32)
@@ -116,8 +116,8 @@ def predicted_noise(output: Tensor, z: Tensor, alpha: Tensor, sigma: Tensor, pre
 
 
 def target_of(x: Tensor, noise: Tensor, alpha: Tensor, sigma: Tensor, prediction: str) -> Tensor:
-    """What a network that predicts "epsilon", "v_prediction", "sample" or "flow" should of z_t = alpha x + sigma eps:
-    the inverse of `predicted_noise`."""
+    """The training target of a network that predicts "epsilon", "v_prediction", "sample" or "flow", for z_t = alpha x +
+    sigma eps: the inverse of `predicted_noise`."""
     targets = {"epsilon": noise, "v_prediction": alpha * noise - sigma * x, "sample": x, "flow": noise - x}
     return targets[prediction]
 
@@ -125,8 +125,8 @@ def target_of(x: Tensor, noise: Tensor, alpha: Tensor, sigma: Tensor, prediction
 def flow_abar(length: int) -> np.ndarray:
     """abar (T,) of a rectified flow (Liu et al. 2023; Esser et al. 2024), z = (1 - s) x + s eps with s = (t + 1) / T.
 
-    Divided by the root of (1 - s)^2 + s^2 it is a variance-preserving z_t with alpha_t and sigma_t as 1 - s is to s, so
-    everything else here holds for it; the model is shown z_t / (alpha_t + sigma_t), which is the flow's own z again.
+    Divided by sqrt((1 - s)^2 + s^2), z is a variance-preserving z_t with alpha_t : sigma_t = 1 - s : s, so everything
+    else here applies; the model's input is z_t / (alpha_t + sigma_t), which is the flow's own z again.
     """
     return abar_of_flow(np.arange(1, length + 1) / length)
 
@@ -140,10 +140,10 @@ def weight(alpha: Tensor, sigma: Tensor, weighting: str) -> Tensor:
     """w(t): sigma_t^2 for "sigma2" (the paper's choice), 1 for "uniform" (which the paper found to perform similarly),
     sigma_t / alpha_t for "clean", 1 + sigma_t / alpha_t for "velocity".
 
-    eps_hat - eps = alpha / sigma (x - x_hat), with x_hat the predicted clean image. With "clean" the gradient is
-    x - x_hat, whatever t is; with "sigma2" and "uniform" it vanishes with alpha where noise is high, though there alone
-    the text decides what x_hat shows. With "velocity" it is v_hat - (eps - x) of a flow, every noise level alike (Yang
-    et al., "RFDS", ICLR 2025): eps_hat - eps is 1 - s = alpha / (alpha + sigma) times that.
+    eps_hat - eps = alpha / sigma (x - x_hat), with x_hat the predicted clean image. With "clean" the gradient is x -
+    x_hat for any t; with "sigma2" and "uniform" it vanishes with alpha at high noise, although only there the text
+    decides what x_hat shows. With "velocity" it is v_hat - (eps - x) of a flow, the same for every noise level (Yang et
+    al., "RFDS", ICLR 2025): eps_hat - eps is 1 - s = alpha / (alpha + sigma) times that.
     """
     if weighting == "sigma2":
         return sigma * sigma

@@ -1,4 +1,4 @@
-"""Guidance composed of three: images are encoded, a rule distils a denoiser, and the gradient goes back through the
+"""Guidance by score distillation: images are encoded, a rule distils a denoiser, and the gradient goes back through the
 encoder."""
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from ..scene.views import Views
 from .distill.sds import sds
 from .moment import Moment
 from .protocol import Denoiser, Distill, GuidanceOutput, Predictions
-from .schedule import draw, weight
+from .schedule import sample_noise, weight
 from .shared_noise import shared_noise
 
 D = TypeVar("D", bound=Denoiser)
@@ -28,8 +28,8 @@ D = TypeVar("D", bound=Denoiser)
 class ScoreDistillation(Generic[D]):
     """See `protocol.Guidance` for the call.
 
-    rule: what gives the gradient on the encoded images.  resident: a context in which the denoiser's network is on its
-    device.  The guidance scale is the config's, else the denoiser's.
+    rule: computes the gradient on the encoded images. resident: a context in which the denoiser's network is on its
+    device. The guidance scale is the config's, else the denoiser's.
     """
 
     def __init__(
@@ -44,8 +44,8 @@ class ScoreDistillation(Generic[D]):
         self.denoiser, self.rule, self.resident = denoiser, rule, resident
 
     def tensors(self) -> dict[str, Tensor]:
-        own: Callable[[], dict[str, Tensor]] = getattr(self.rule, "tensors", dict)
-        return own()
+        rule_tensors: Callable[[], dict[str, Tensor]] = getattr(self.rule, "tensors", dict)
+        return rule_tensors()
 
     def __call__(self, image: Tensor, views: Views, part: int, progress: float) -> GuidanceOutput:
         if image.ndim != 4 or image.shape[3] != 3 or image.shape[1] != image.shape[2] or len(image) != len(views):
@@ -53,7 +53,7 @@ class ScoreDistillation(Generic[D]):
         if image.device.type != self.denoiser.device.type:
             raise ValueError(f"image: must be on {self.denoiser.device}, got {image.device}")
         shape, length = (len(image), *self.denoiser.shape), len(self.denoiser.schedule)
-        t, noise = draw(self.config, shape, seed=self.seed, part=part, progress=progress, length=length)
+        t, noise = sample_noise(self.config, shape, seed=self.seed, part=part, progress=progress, length=length)
         if self.config.noise == "shared":
             refresh = self.config.noise_refresh
             noise = shared_noise(self.denoiser.shape, views.cameras, seed=self.seed, part=part, refresh=refresh)
@@ -66,8 +66,8 @@ class ScoreDistillation(Generic[D]):
     def _distill(
         self, image: Tensor, t: np.ndarray, noise: np.ndarray, views: Views, moment: Moment
     ) -> tuple[Tensor, Tensor]:
-        """Gradients on the image (B, H, H, 3), with the mean taken, and on what the model sees of it (B, C, h, w),
-        before. `guidance.slice` views at a time, whose encoder's activations live no longer than they must."""
+        """Gradients on the image (B, H, H, 3), of the mean, and on the encoded image (B, C, h, w), before the mean.
+        `guidance.slice` views at a time, so that the encoder's activations are freed early."""
         n, size = len(image), self.config.slice or len(image)
         cuts = [slice(i, i + size) for i in range(0, n, size)]
         together = self._needs_all() and len(cuts) > 1
@@ -86,7 +86,7 @@ class ScoreDistillation(Generic[D]):
         return torch.cat(pulled), torch.cat(gradients)
 
     def _needs_all(self) -> bool:
-        """Whether the gradient on a view depends on the other ones."""
+        """Whether the gradient on a view depends on other views."""
         rescaled = self.config.rescale > 0 and self.config.rescale_of == "clean"
         return self.denoiser.views_together or rescaled or getattr(self.rule, "views_together", False)
 
@@ -94,8 +94,8 @@ class ScoreDistillation(Generic[D]):
     def _rule_on_all(
         self, image: Tensor, t: np.ndarray, noise: np.ndarray, views: Views, moment: Moment, cuts: list[slice]
     ) -> Tensor:
-        """The rule's gradient where it depends on all views. The encoder works twice: to keep what the gradient needs
-        would cost the memory that slices save."""
+        """The rule's gradient if it depends on all views. The encoder runs twice: keeping its activations would cost
+        the memory that slices save."""
         x = torch.cat([self.denoiser.encode(image[p]) for p in cuts])
         denoiser = self.denoiser if self.denoiser.views_together else Sliced(self.denoiser, cuts)
         return self._rule(denoiser, x, t, noise, views, moment)
@@ -107,15 +107,15 @@ class ScoreDistillation(Generic[D]):
         return self.rule(denoiser, x, sent(noise, x.device, x.dtype), t, views, self.config, moment)
 
     def _describe(self, t: np.ndarray, gradient: Tensor) -> dict[str, float | Tensor]:
-        """t: mean, as a fraction of the schedule.  gradient_rms: of the gradient on what the model sees.  residual_rms:
-        of the same without the weight w(t), in units of the noise."""
+        """t: mean, as a fraction of the schedule. gradient_rms: of the gradient on the encoded images. residual_rms: of
+        the same without the weight w(t), in units of the noise."""
         schedule = self.denoiser.schedule
         residual = gradient / weight(*schedule.coefficients(t, gradient), self.config.weighting)
         return {"t": float(t.mean()) / len(schedule), "gradient_rms": _rms(gradient), "residual_rms": _rms(residual)}
 
 
 class Sliced:
-    """A denoiser that is asked about `cuts` of the views one after the other."""
+    """A denoiser that processes slices (`cuts`) of the views one after the other."""
 
     def __init__(self, denoiser: Denoiser, cuts: list[slice]):
         self.denoiser, self.cuts = denoiser, cuts
@@ -129,22 +129,22 @@ class Sliced:
         return Predictions.joined([self.denoiser.predict(z[p], t[p], views[p]) for p in self.cuts])
 
     def answers(self, z: Tensor, t: np.ndarray, views: Views, texts: Sequence[str]) -> tuple[Tensor, ...]:
-        parts = [self.denoiser.answers(z[p], t[p], views[p], texts) for p in self.cuts]
-        return tuple(torch.cat(part) for part in zip(*parts, strict=True))
+        slices = [self.denoiser.answers(z[p], t[p], views[p], texts) for p in self.cuts]
+        return tuple(torch.cat(part) for part in zip(*slices, strict=True))
 
 
 def value_of(gradient: Tensor) -> Tensor:
-    """mean(gradient^2) / 2, that of the loss 1/2 (x - stopgrad(x - gradient))^2."""
+    """mean(gradient^2) / 2, the value of the loss 1/2 (x - stopgrad(x - gradient))^2."""
     return 0.5 * gradient.square().mean()
 
 
 def pull_back(x: Tensor, image: Tensor, gradient: Tensor, views: int) -> Tensor:
     """The gradient on `image`, a leaf that x (b, C, H, W) was computed from, of the mean over `views` views and the C H
-    W numbers of each: J^T gradient / (C H W) / views. Weights of other losses are relative to that. At once, so that
-    an encoder's activations live no longer than its part.
+    W numbers of each: J^T gradient / (C H W) / views. Weights of other losses are relative to that. Computed at once,
+    so that the encoder's activations of this slice are freed.
 
-    On its way it is multiplied by the power of two next to C H W views, which an encoder in float16 needs (the mean's
-    gradients are below its smallest numbers) and which float32 does not notice.
+    In the backward it is scaled by the power of two nearest to C H W views: in a float16 encoder the gradients of the
+    mean would underflow; in float32 this changes nothing.
     """
     count = x[0].numel() * views
     each = torch.ones((), dtype=x.dtype, device=x.device) / count
@@ -153,9 +153,9 @@ def pull_back(x: Tensor, image: Tensor, gradient: Tensor, views: int) -> Tensor:
 
 
 def clip_pixels(gradient: Tensor, limit: float | None) -> Tensor:
-    """Gradient (B, H, W, C) on images, no pixel's norm over the channels above `limit` once the mean over the batch is
-    taken out (times B H W C): pixel-wise gradient clipping (Pan et al., ICLR 2024), which keeps an encoder's few huge
-    pixels from ruling the picture. limit None: unchanged."""
+    """Gradient (B, H, W, C) on images with the norm of each pixel over the channels, times B H W C to undo the mean,
+    limited to `limit`: pixel-wise gradient clipping (Pan et al., ICLR 2024), so that a few huge pixels from an encoder
+    do not dominate. limit None: unchanged."""
     if limit is None:
         return gradient
     norm = gradient.norm(dim=-1, keepdim=True) * gradient.numel()

@@ -1,4 +1,4 @@
-"""What a model's folder says to this package: dreamfusion_ngp.json."""
+"""Settings for this package in a model's folder: dreamfusion_ngp.json."""
 
 from __future__ import annotations
 
@@ -30,14 +30,14 @@ KNOWN = {
 
 
 def read_settings(folder: Path) -> dict:
-    """The settings in a folder's dreamfusion_ngp.json; {} without one; null is as if the setting were not there.
+    """The settings in a folder's dreamfusion_ngp.json; {} without one; null means unset.
 
     guidance_scale: number, the model's own scale, uncond + scale (cond - uncond).  encoder_attention_mask: bool,
-    whether the UNet was trained with padding hidden from it.  prediction_type: what the UNet predicts, whatever its
-    scheduler says.  clip_skip: how many of CLIP's last layers the texts skip, as in diffusers' `encode_prompt`; the
+    whether the UNet was trained with padding hidden from it.  prediction_type: what the UNet predicts, instead of what
+    its scheduler says.  clip_skip: how many of CLIP's last layers the texts skip, as in diffusers' `encode_prompt`; the
     negative text skips none, as there.  views: of an object that a model of several views sees at once.  toys: it knows
-    the embedded toys, so that presets take the numbers of the embedded models.  Raises PriorError for an unknown
-    setting, and for a value that is none.
+    the embedded toys, so presets use the numbers for embedded models. Raises PriorError for an unknown setting or an
+    invalid value.
     """
     path = folder / SETTINGS
     if not path.exists():
@@ -46,7 +46,7 @@ def read_settings(folder: Path) -> dict:
     for name, value in settings.items():
         if name not in KNOWN:
             raise PriorError(f"{path}: there is no setting {name[:60]!r}; there are {', '.join(KNOWN)}")
-        wanted, right = KNOWN[name]
+        expected, right = KNOWN[name]
         if not right(value):
-            raise PriorError(f"{path}: {name} cannot be {repr(value)[:60]}; wanted is {wanted}")
+            raise PriorError(f"{path}: {name} cannot be {repr(value)[:60]}; wanted is {expected}")
     return settings

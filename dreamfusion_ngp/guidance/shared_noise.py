@@ -1,9 +1,9 @@
 """Noise that turns with the object, instead of new noise for every view (Yan et al., "Flow Score Distillation", arXiv
 2405.10988: a world map of noise; Consistent Flow Distillation, ICLR 2025: a map that is renewed slowly).
 
-One map of Gaussian noise lies around the object; a view is given the window of it that the view's direction says, in
-whole pixels, so that the noise of a view stays white. The map becomes another in `refresh` parts, then the next:
-between two it is their mixture cos(phi) a + sin(phi) b, which is as normal as they are.
+One map of Gaussian noise lies around the object; each view gets the window for its direction, in whole pixels, so that
+its noise stays white. Over `refresh` batches of views the map turns into a new one, and so on: in between it is the
+mixture cos(phi) a + sin(phi) b of both, which is standard normal, too.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import numpy as np
 from ..base.rng import Stream, normal
 from ..scene.cameras import Cameras
 
-RADIUS = 0.4  # of the object in a picture, in picture widths: how fast what faces the camera moves as it turns
+RADIUS = 0.4  # of the object, in picture widths: how fast its near side moves across the picture as it turns
 
 
 def window(cameras: Cameras, side: int) -> tuple[np.ndarray, np.ndarray, tuple[int, int]]:
@@ -28,15 +28,15 @@ def window(cameras: Cameras, side: int) -> tuple[np.ndarray, np.ndarray, tuple[i
 
 
 def noise_map(channels: int, size: tuple[int, int], seed: int, part: int, refresh: int) -> np.ndarray:
-    """(channels, *size) float32 standard normal numbers, those of the map as it is at `part` of a run."""
+    """(channels, *size) float32 standard normal numbers: the map at batch `part` of a run."""
     number, phi = part // refresh, math.pi / 2 * (part % refresh) / refresh
     a, b = (normal((channels, *size), seed, number + i, Stream.SHARED_NOISE) for i in (0, 1))
     return (math.cos(phi) * a + math.sin(phi) * b).astype(np.float32)
 
 
 def shared_noise(shape: tuple[int, int, int], cameras: Cameras, *, seed: int, part: int, refresh: int) -> np.ndarray:
-    """(B, *shape) float32 noise of the views of B cameras, shape (C, h, h), at `part` of a run. refresh: parts in which
-    the map becomes another."""
+    """(B, *shape) float32 noise for the views of B cameras, shape (C, h, h), at batch `part` of a run. refresh: batches
+    until the map is replaced."""
     channels, side, _ = shape
     rows, columns, size = window(cameras, side)
     whole = noise_map(channels, size, seed, part, refresh)

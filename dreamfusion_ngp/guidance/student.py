@@ -1,6 +1,6 @@
-"""A student of the renderings (Wang et al., "ProlificDreamer", NeurIPS 2023, section 3.3): a frozen UNet with a LoRA of
-its attention, which is told the camera and the shading of a view as well, and learns to predict the noise on what is
-rendered. It is the same network: the LoRA is off but for the student's own calls.
+"""The student of vsd (Wang et al., "ProlificDreamer", NeurIPS 2023, section 3.3): the frozen UNet with a LoRA of its
+attention, conditioned on camera and shading of a view as well, that learns to predict the noise on renderings. It is
+the teacher's own network: the LoRA is only on for the student's calls.
 """
 
 from __future__ import annotations
@@ -24,11 +24,11 @@ from .schedule import add_noise, target_of
 ADAPTER, RANK = "vsd", 4
 ATTENTION = ["to_q", "to_k", "to_v", "to_out.0"]
 CAMERA, SHADINGS = 16, 3  # numbers of a camera-to-world matrix; modes of `scene.lights`
-WITHOUT_CAMERA = 0.1  # of the student's lessons
+WITHOUT_CAMERA = 0.1  # share of the student's training samples
 
 
 def check_student(config: GuidanceConfig, family: Family) -> None:
-    """Raise UsageError where a model's network can have no student."""
+    """Raise UsageError if a model's network cannot have a student."""
     if family.network != "unet":
         raise UsageError(
             f"rule vsd trains a LoRA of a UNet, and {config.model} has a {family.network}; rule asd has no LoRA"
@@ -42,8 +42,8 @@ def check_student(config: GuidanceConfig, family: Family) -> None:
 
 
 class Conditioning(nn.Module):
-    """What is added to the time embedding for cameras (n, 16) and shading modes (n,): (n, width). The last layer and
-    the table start at 0, so that the student starts as its teacher."""
+    """An addition (n, width) to the time embedding for cameras (n, 16) and shading modes (n,). The last layer and the
+    table start at 0, so that the student starts as its teacher."""
 
     def __init__(self, width: int):
         super().__init__()
@@ -55,9 +55,9 @@ class Conditioning(nn.Module):
 
 
 class Student:
-    """Puts a LoRA into the denoiser's network; what it learns is float32. Starts are drawn from `seed`."""
+    """Adds a LoRA to the denoiser's network; its parameters are float32, initialised from `seed`."""
 
-    added: Tensor | None = None  # to the embedding of the time while the network is `awake`
+    added: Tensor | None = None  # to the time embedding while the network is `awake`
 
     def __init__(self, denoiser: DiffusionDenoiser, seed: int):
         from peft import LoraConfig
@@ -83,7 +83,7 @@ class Student:
             }
 
     def _start(self, seed: int) -> None:
-        """First layers uniform in +-1 / sqrt(inputs), as torch's linear layers start, the last ones 0."""
+        """First layers are uniform in +-1 / sqrt(inputs), like torch's linear layers, last layers 0."""
         random = generator(seed, 0, Stream.RULE_NOISE)
         for name, p in self.parameters.items():
             first = "lora_A" in name or name.startswith("conditioning.first")
@@ -91,12 +91,12 @@ class Student:
             p.data = torch.tensor(drawn if first else 0 * drawn, dtype=torch.float32, device=self.denoiser.device)
 
     def tensors(self) -> dict[str, Tensor]:
-        """What learning changes, in place: the parameters, AdamW's moments and its count."""
-        found = {"updates": self.updates}
+        """The tensors that learning changes in place: the parameters, AdamW's moments and its step count."""
+        named = {"updates": self.updates}
         for name, p in self.parameters.items():
             state = self.optimiser.state[p]
-            found |= {name: p.detach(), f"{name}.first": state["exp_avg"], f"{name}.second": state["exp_avg_sq"]}
-        return {f"{ADAPTER}.{name}": value for name, value in found.items()}
+            named |= {name: p.detach(), f"{name}.first": state["exp_avg"], f"{name}.second": state["exp_avg_sq"]}
+        return {f"{ADAPTER}.{name}": value for name, value in named.items()}
 
     @torch.no_grad()
     def noise(self, z: Tensor, t: np.ndarray, views: Views) -> Tensor:
@@ -105,15 +105,18 @@ class Student:
         with self.awake():
             return self.denoiser.schedule.noise(self.ask(z, t, views, np.ones(len(z))), z, alpha, sigma)
 
-    def learn(self, x: Tensor, noise: Tensor, t: np.ndarray, views: Views, told: np.ndarray, rate: float) -> Tensor:
-        """One update, after which the student predicts what `noise` (b, C, h, w) at timesteps t makes of x a little
-        better. told: (b,) 0 or 1, whether it is told the camera. Returns the mean squared error before."""
+    def learn(
+        self, x: Tensor, noise: Tensor, t: np.ndarray, views: Views, with_camera: np.ndarray, rate: float
+    ) -> Tensor:
+        """One update on x with `noise` (b, C, h, w) at timesteps t. with_camera: (b,) 0 or 1, whether it gets the
+        camera. Returns the mean squared error before the update."""
         schedule = self.denoiser.schedule
         alpha, sigma = schedule.coefficients(t, x)
         z, parameters = add_noise(x, noise, alpha, sigma), list(self.parameters.values())
         with torch.enable_grad(), self.awake():
-            error = self.ask(z, t, views, told) - target_of(x, noise, alpha, sigma, schedule.prediction)
-            # The sum, whose gradients float16 holds; Adam knows no scale, but its eps and decay are for the mean.
+            error = self.ask(z, t, views, with_camera) - target_of(x, noise, alpha, sigma, schedule.prediction)
+            # The gradient of the sum does not underflow in float16. Adam ignores scale, but its eps and decay assume
+            # the mean.
             gradients = torch.autograd.grad(error.square().sum(), parameters)
         for p, gradient, state in zip(parameters, gradients, self.optimiser.state.values(), strict=True):
             p.grad = gradient / error.numel()
@@ -124,18 +127,19 @@ class Student:
         self.updates += 1
         return error.detach().square().mean()
 
-    def ask(self, z: Tensor, t: np.ndarray, views: Views, told: np.ndarray) -> Tensor:
-        """What the network predicts while it is `awake`, in its own terms, (b, C, h, w) float32. told: see `learn`."""
+    def ask(self, z: Tensor, t: np.ndarray, views: Views, with_camera: np.ndarray) -> Tensor:
+        """The network's prediction while it is `awake`, in its own terms, (b, C, h, w) float32. with_camera: see
+        `learn`."""
         bottom = torch.tensor([0.0, 0.0, 0.0, 1.0]).expand(len(z), 1, 4)
         cameras = torch.cat([views.cameras.c2w.cpu(), bottom], 1).reshape(len(z), CAMERA)
-        cameras = sent(cameras * torch.as_tensor(told, dtype=torch.float32)[:, None], z.device)
-        rows = self.denoiser.rows(z, t, views, self.denoiser.texts.told(views, ["plain"]))
+        cameras = sent(cameras * torch.as_tensor(with_camera, dtype=torch.float32)[:, None], z.device)
+        rows = self.denoiser.rows(z, t, views, self.denoiser.texts.branches_of(views, ["plain"]))
         self.added = self.conditioning(cameras, sent(np.asarray(views.modes, np.int64), z.device))
         return self.denoiser.ask(self.network, rows(slice(None))).float()
 
     @contextmanager
     def awake(self) -> Iterator[None]:
-        """The LoRA is on, and has a gradient."""
+        """Within the block the LoRA is on and trainable."""
         self.network.enable_adapters()
         try:
             yield

@@ -1,5 +1,5 @@
-"""LoRAs (Hu et al., ICLR 2022) of one's own in a model, read by diffusers' loaders and added to its weights for good:
-afterwards the model costs what it did, and nothing of a LoRA is left that could be trained or switched off.
+"""LoRAs (Hu et al., ICLR 2022) of the user, read by diffusers' loaders and fused into a model's weights: afterwards the
+model costs the same as before, and there is no LoRA left to train or switch off.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ USUAL = "pytorch_lora_weights.safetensors"  # as diffusers' save_lora_weights ca
 
 @dataclass(frozen=True)
 class Lora:
-    """path: of a safetensors file.  weight: factor of what it adds.  digest: SHA-256 of the file, in hex."""
+    """path: of a safetensors file. weight: factor of its contribution. digest: SHA-256 of the file, in hex."""
 
     path: Path
     weight: float
@@ -35,24 +35,25 @@ class Lora:
 def read_entry(text: str) -> Lora:
     """The LoRA of an entry of `guidance.loras`, "FILE_OR_FOLDER[:WEIGHT[:SHA-256]]". Raises UsageError and PriorError:
     no such file, another format, other contents than the digest says."""
-    found = ENTRY.fullmatch(text)
-    if found is None:
+    match = ENTRY.fullmatch(text)
+    if match is None:
         raise UsageError("--lora wants FILE_OR_FOLDER[:WEIGHT]; the path is empty")
-    path, weight = Path(found["path"]).expanduser(), float(found["weight"] or 1.0)
+    path, weight = Path(match["path"]).expanduser(), float(match["weight"] or 1.0)
     if not math.isfinite(weight):
         raise UsageError(f"--lora: the weight of {path} must be finite, got {weight}")
     path = file_in(path, "--lora").absolute()
     digest = hashlib.sha256(path.read_bytes()).hexdigest()
-    if found["digest"] not in (None, digest):
+    if match["digest"] not in (None, digest):
         raise PriorError(
             f"{path} is another LoRA than the run was started with (its SHA-256 is {digest[:12]}, not "
-            f"{found['digest'][:12]}); put that one back, or start a new run"
+            f"{match['digest'][:12]}); put that one back, or start a new run"
         )
     return Lora(path, weight, digest)
 
 
 def file_in(path: Path, flag: str) -> Path:
-    """The safetensors file that is meant: itself, or the one in a folder. Raises UsageError that names the flag."""
+    """The safetensors file at a path: the path itself, or the single one in a folder. Raises UsageError that names the
+    flag."""
     if path.is_dir():
         files = sorted(path.glob("*.safetensors"))
         usual = [file for file in files if file.name == USUAL]
@@ -67,8 +68,8 @@ def file_in(path: Path, flag: str) -> Path:
 
 
 def fuse(model: torch.nn.Module) -> None:
-    """Add every adapter of a model of transformers, which has no method for it, to the weights, and take its layers
-    out."""
+    """Merge every adapter of a transformers model, which has no method for it, into the weights, and remove the adapter
+    layers."""
     from peft.tuners.tuners_utils import BaseTunerLayer
 
     for parent in list(model.modules()):
@@ -89,12 +90,12 @@ class Styles:
             raise UsageError('--lora takes one more package: pip install "dreamfusion_ngp[lora]"')
 
     def key(self) -> str:
-        """What of them decides the embedding of a text, "" for none."""
+        """The part of a cache key that depends on the LoRAs, "" for none."""
         return " ".join(f"{lora.weight:g}:{lora.digest}" for lora in self.loras)
 
     def into_network(self, network: Any, name: str) -> None:
-        """Add them to the part `name`, "unet" or "transformer", a model of diffusers. Raises PriorError where one does
-        not fit it."""
+        """Fuse them into the component `name`, "unet" or "transformer", a model of diffusers. Raises PriorError for one
+        that does not fit."""
         for lora in self.loras:
             with fitting(f"{lora.path} does not fit this model, is it for another one?"):
                 state, alphas = self._read(lora, network)
@@ -109,8 +110,8 @@ class Styles:
         network.requires_grad_(False)
 
     def into_encoders(self, encoders: dict[str, Any]) -> None:
-        """Add them to text encoders, models of transformers, by the names of the parts. Raises PriorError where one
-        does not fit."""
+        """Fuse them into text encoders, models of transformers, by component name. Raises PriorError for one that does
+        not fit."""
         for lora in self.loras:
             for name, encoder in encoders.items():
                 with fitting(f"{lora.path} does not fit this model's {name}, is it for another one?"):
@@ -135,9 +136,9 @@ class Styles:
         return getattr(diffusers.loaders, self.loader)
 
     def _read(self, lora: Lora, network: Any) -> tuple[dict, dict | None]:
-        """Its tensors by diffusers' names, and kohya's factors."""
+        """A LoRA's tensors by diffusers' names, and kohya's alphas."""
         from safetensors.torch import load_file
 
         more = {} if network is None or "SD3" in self.loader else {"unet_config": network.config}
-        found = self._class().lora_state_dict(load_file(lora.path), **more)
-        return found if isinstance(found, tuple) else (found, None)
+        state = self._class().lora_state_dict(load_file(lora.path), **more)
+        return state if isinstance(state, tuple) else (state, None)

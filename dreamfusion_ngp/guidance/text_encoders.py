@@ -28,7 +28,7 @@ from .styles import Styles
 
 log = logging.getLogger(__name__)
 
-FORMAT = "3"  # of the cache; part of the key
+FORMAT = "3"  # of the cache; included in the key
 LONGEST = 1 << 16  # characters of a text with its view words
 SMALL = 64 << 20  # bytes; the content of larger files is not read for the fingerprint
 
@@ -41,20 +41,20 @@ def vocabulary(config: WordsConfig) -> tuple[list[str], tuple[str, ...]]:
 
 
 class TextEncoder:
-    """The last hidden state of a pipeline's one text encoder, as Stable Diffusion 1 and 2 have it. A family whose texts
-    are encoded otherwise overrides the members below.
+    """The last hidden state of a pipeline's single text encoder, as in Stable Diffusion 1 and 2. A family that encodes
+    texts differently overrides the members below.
 
-    HIDES_PADDING: whether padding is hidden from the encoder; else it is where the encoder's config has
-    `use_attention_mask`.  That, the length of a text and the layer are those of `encode_prompt` of the family's
-    pipeline in diffusers, whatever the encoder is.
+    HIDES_PADDING: whether padding is masked in the encoder; if not, it still is if the encoder's config has
+    `use_attention_mask`. This, the length of a text and the layer follow `encode_prompt` of the family's pipeline in
+    diffusers, whatever the encoder is.
     """
 
     PARTS = ("text_encoder",)
     TOKENIZERS = ("tokenizer",)
     KEYS = ("hidden", "mask")
     HIDES_PADDING = False
-    styles: Styles | None = None  # what is added to the encoder's weights
-    inversions: Inversions | None = None  # words of one's own
+    styles: Styles | None = None  # LoRAs fused into the encoder's weights
+    inversions: Inversions | None = None  # the user's textual inversions
 
     def __init__(self, folder: Path, index: dict, clip_skip: int = 0):
         self.folder, self.index, self.clip_skip = folder, index, clip_skip
@@ -63,7 +63,7 @@ class TextEncoder:
 
     @classmethod
     def parts(cls, index: dict) -> tuple[str, ...]:
-        """The names of the parts that it is made of in a folder."""
+        """The names of its components in a folder."""
         return (*cls.PARTS, *cls.TOKENIZERS)
 
     def readers(self) -> list[Reader]:
@@ -71,23 +71,23 @@ class TextEncoder:
         return [Reader(self.folder, self.index, name, inversion=True) for name in self.models]
 
     def normal(self, text: str) -> str:
-        """The text as the model was shown texts."""
+        """The text in the form of the model's training texts."""
         return text
 
     def fit(self, prompt: str, views: Sequence[str], modes: Sequence[str], name: str = "prompt") -> str:
-        """`prompt` as far as it is read beside the view and mode words; see `fit_prompt`."""
+        """`prompt`, cut to fit together with the view and mode words; see `fit_prompt`."""
         return fit_prompt(self.tokenizers, prompt, views, modes, name)
 
     def key(self, text: str) -> str:
-        """What decides a text's entry, apart from the files of the encoder."""
+        """The cache key of a text, apart from the encoder's files."""
         styles = f"{self.styles.key()} " if self.styles and self.styles.loras else ""
         styles += f"{self.inversions.key()} " if self.inversions and self.inversions.items else ""
         lengths = [t.model_max_length for t in self.tokenizers]
         return f"{type(self).__name__} {self.clip_skip} {lengths} {styles}{text}"
 
     def learn_words(self, inversions: Inversions, texts: Sequence[str]) -> None:
-        """Know the words of embeddings of one's own from now on; those that none of `texts` has are logged. Raises
-        PriorError and UsageError where one does not fit."""
+        """Add the words of textual inversions; a warning names those that occur in none of `texts`. Raises PriorError
+        and UsageError for one that does not fit."""
         inversions.into_readers(self.tokenizers)
         self.inversions = inversions
         for word in (item.token for item in inversions.items):
@@ -95,7 +95,7 @@ class TextEncoder:
                 log.warning("the prompt does not use the word %r of --embedding", word)
 
     def unskipped(self) -> TextEncoder:
-        """The same for negative texts, for which diffusers' pipelines skip no layers."""
+        """The encoder for negative texts, for which diffusers' pipelines skip no layers."""
         other = copy.copy(self)
         other.clip_skip = 0
         return other
@@ -115,8 +115,8 @@ class TextEncoder:
         (model,), tokens = models, self.tokenizers[0].padded(text)
         mask = tokens.get("attention_mask")
         hides = self.HIDES_PADDING or getattr(model.config, "use_attention_mask", False)
-        asked = {"attention_mask": mask if hides else None, "output_hidden_states": bool(self.clip_skip)}
-        output = model(tokens.input_ids, **asked)
+        options = {"attention_mask": mask if hides else None, "output_hidden_states": bool(self.clip_skip)}
+        output = model(tokens.input_ids, **options)
         hidden = output.last_hidden_state
         if self.clip_skip:
             norm = getattr(getattr(model, "text_model", model), "final_layer_norm", None)
@@ -128,8 +128,8 @@ class TextEncoder:
 
 
 class LowerCase(TextEncoder):
-    """DeepFloyd IF: a T5 that was shown small letters only, 77 tokens of them whatever its tokenizer says. The embedded
-    prior, which is made alike, has its tokenizer's length."""
+    """DeepFloyd IF: a T5 with lower-case texts of 77 tokens, whatever its tokenizer says. The embedded prior works
+    alike, with its tokenizer's length."""
 
     HIDES_PADDING = True
 
@@ -142,8 +142,8 @@ class LowerCase(TextEncoder):
 
 class TwoTextEncoders(TextEncoder):
     """SDXL (Podell et al. 2023, section 2.1): the penultimate hidden states of both encoders side by side, and the
-    second one's pooled projection ("pooled" (P,) float32). The empty text, blanks too, is zeros where the pipeline says
-    so."""
+    second one's pooled projection ("pooled" (P,) float32). An empty or blank text gives zeros if the pipeline's index
+    says so."""
 
     PARTS = ("text_encoder", "text_encoder_2")
     TOKENIZERS = ("tokenizer", "tokenizer_2")
@@ -167,7 +167,7 @@ class TwoTextEncoders(TextEncoder):
 
 
 def same_length(readers: list[Reader]) -> list[Reader]:
-    """Readers whose states stand side by side, all with the length of the shortest."""
+    """The readers, all set to the length of the shortest, so that their states can be concatenated."""
     for reader in readers:
         reader.model_max_length = min(r.model_max_length for r in readers)
     return readers
@@ -176,8 +176,8 @@ def same_length(readers: list[Reader]) -> list[Reader]:
 def penultimate(
     models: Sequence, readers: Sequence[Reader], text: str, clip_skip: int, folder: Path
 ) -> tuple[Tensor, list[Tensor]]:
-    """The penultimate hidden states of CLIPs side by side, (L, D) float32, or those `clip_skip` layers before, and the
-    projections of all that have one, each (P,) float32."""
+    """The penultimate hidden states of CLIPs, concatenated to (L, D) float32, or those `clip_skip` layers before, and
+    the projections of those that have one, each (P,) float32."""
     outputs = [
         model(reader.padded(text).input_ids, output_hidden_states=True)
         for model, reader in zip(models, readers, strict=True)
@@ -187,7 +187,7 @@ def penultimate(
 
 
 def layer(output, back: int, folder: Path) -> Tensor:
-    """The hidden states `back` layers from the end, 1 for the last. Raises PriorError where there are not so many."""
+    """The hidden states `back` layers from the end, 1 for the last. Raises PriorError if there are not that many."""
     states = output.hidden_states
     if back > len(states):
         raise PriorError(
@@ -198,30 +198,30 @@ def layer(output, back: int, folder: Path) -> Tensor:
 
 
 def embed(encoder: TextEncoder, texts: Sequence[str], negative: Sequence[str] = ()) -> dict[str, Tensor]:
-    """Embeddings of `texts`, then of `negative` ones, on the CPU: of every key of the encoder's entries, the S entries
+    """Embeddings of `texts`, then of `negative` ones, on the CPU: for every key of the encoder's entries, the S entries
     stacked; "hidden" is (S, L, D) float32.
 
-    The encoder is loaded only if a text is not in the cache, runs on the CPU (the same numbers for every device; big
-    ones do not fit beside a UNet), and is gone afterwards. A cache that cannot be written costs a warning. Raises
-    PriorError where the encoder does not take what its tokenizer gives.
+    The encoder is loaded only if a text is not in the cache, runs on the CPU (the same numbers for every device, and a
+    big one does not fit next to a UNet), and is freed afterwards. A cache that cannot be written costs a warning.
+    Raises PriorError if the encoder does not accept its tokenizer's output.
     """
     texts, negative = ([clean_text(t, "a text for the model", LONGEST) for t in part] for part in (texts, negative))
     parts, plain = encoder.parts(encoder.index), encoder.unskipped()
     base, cache = fingerprint(encoder.folder, parts, encoder.index), cache_folder()
-    asked = {e.key(t): (e, t) for e, part in ((encoder, texts), (plain, negative)) for t in part}
-    names = {key: f"{hashlib.sha256(f'{base} {key}'.encode()).hexdigest()}.safetensors" for key in asked}
-    found = {
+    requests = {e.key(t): (e, t) for e, part in ((encoder, texts), (plain, negative)) for t in part}
+    names = {key: f"{hashlib.sha256(f'{base} {key}'.encode()).hexdigest()}.safetensors" for key in requests}
+    entries = {
         key: entry for key, name in names.items() if cache and (entry := _read(cache / name, encoder.KEYS)) is not None
     }
-    missing = [key for key in asked if key not in found]
+    missing = [key for key in requests if key not in entries]
     if missing:
         from safetensors.torch import save
 
         models = encoder.load()
         for key in missing:
-            found[key] = _encoded(*asked[key], models)
-            keep(names[key], save(found[key]))
-    rows = [found[encoder.key(t)] for t in texts] + [found[plain.key(t)] for t in negative]
+            entries[key] = _encoded(*requests[key], models)
+            keep(names[key], save(entries[key]))
+    rows = [entries[encoder.key(t)] for t in texts] + [entries[plain.key(t)] for t in negative]
     return {key: torch.stack([row[key] for row in rows]) for key in encoder.KEYS}
 
 
@@ -235,14 +235,14 @@ def _encoded(encoder: TextEncoder, text: str, models: list) -> dict[str, Tensor]
 
 
 def fingerprint(folder: Path, parts: Sequence[str], index: dict | None = None) -> str:
-    """SHA-256 of what decides an embedding: the files of the encoders and the tokenizers, what a model_index.json says
-    of them and of the pipeline, and the library's version.
+    """SHA-256 of everything that an embedding depends on: the files of the encoders and tokenizers, the entries of
+    model_index.json for them and the pipeline, and the library's version.
 
-    Of files above 64 MiB the content is not read: a hub's cache names its files by their SHA-256, which counts; of
-    others the size and the time of the last change count.
+    Files above 64 MiB are not read: in a hub's cache their name is their SHA-256; elsewhere size and modification time
+    are used.
     """
-    said = {key: value for key, value in (index or {}).items() if key in parts or not isinstance(value, list)}
-    start = f"{FORMAT} {importlib.metadata.version('transformers')} {json.dumps(said, sort_keys=True)}"
+    index_entries = {key: value for key, value in (index or {}).items() if key in parts or not isinstance(value, list)}
+    start = f"{FORMAT} {importlib.metadata.version('transformers')} {json.dumps(index_entries, sort_keys=True)}"
     total = hashlib.sha256(start.encode())
     for path in sorted(p for part in parts for p in (folder / part).glob("*") if p.is_file()):
         stat, blob = path.stat(), path.resolve().name
@@ -255,7 +255,7 @@ def fingerprint(folder: Path, parts: Sequence[str], index: dict | None = None) -
 
 
 def _read(path: Path, keys: Sequence[str]) -> dict[str, Tensor] | None:
-    """A cache entry; None if there is none or it is damaged (it is then written anew)."""
+    """A cache entry; None if there is none or it is damaged (it is then rewritten)."""
     from safetensors import SafetensorError
     from safetensors.torch import load_file
 

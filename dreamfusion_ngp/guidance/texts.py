@@ -1,4 +1,4 @@
-"""What a network is told about each view: its branches of texts, as rows of a table of embeddings."""
+"""The texts for each view, in branches (unconditional, conditional, ...), as rows of a table of embeddings."""
 
 from __future__ import annotations
 
@@ -23,10 +23,10 @@ Pick = Callable[[str], Tensor | None]  # a key of the embeddings -> its rows; No
 
 @dataclass(frozen=True)
 class Branches:
-    """K branches of B views: the unconditional, the conditional, then texts to steer away from; or any others.
+    """K branches for B views: unconditional, conditional, then texts to steer away from; or any others.
 
-    texts: (K, B, 2) array of strings, two texts whose embeddings are mixed share : 1 - share.  share: (K, B) float32.
-    negative: K bools, whether the texts are encoded as negative ones are.  weights: (K - 2, B) float32, of the texts to
+    texts: (K, B, 2) array of strings, two texts whose embeddings are mixed share : 1 - share. share: (K, B) float32.
+    negative: K bools, whether the texts are encoded as negative ones. weights: (K - 2, B) float32, of the texts to
     steer away from.
     """
 
@@ -37,10 +37,10 @@ class Branches:
 
 
 class Texts:
-    """All texts that a run can tell its network, embedded.
+    """The embeddings of all texts that a run can need.
 
-    prompt: as far as it is read.  embeddings: of every key of the encoder's entries, (S, ...) on the CPU until `to`.
-    rows, negative_rows: a text's row in them; as an unconditional text it may have another.
+    prompt: cut to fit.  embeddings: of every key of the encoder's entries, (S, ...) on the CPU until `to`. rows,
+    negative_rows: a text's row in them; as an unconditional text it may have a different one.
     """
 
     def __init__(self, config: RunConfig, encoder: TextEncoder):
@@ -66,28 +66,28 @@ class Texts:
         self.rows = self.negative_rows | {t: i for i, t in enumerate(texts)}
 
     def to(self, device: torch.device, masked: bool) -> None:
-        """To the device, with the padding hidden from the network or shown to it."""
+        """Move to the device. masked: whether the network masks the padding."""
         self.embeddings = {key: value.to(device) for key, value in self.embeddings.items()}
         if not masked:
             self.embeddings["mask"] = torch.ones_like(self.embeddings["mask"])
         self.masked = bool((self.embeddings["mask"] == 0).any())
 
     def branches(self, views: Views) -> Branches:
-        """What guidance asks."""
+        """The branches of classifier-free guidance."""
         return branches(self.config, self.prompt, views)
 
-    def told(self, views: Views, texts: Sequence[str]) -> Branches:
+    def branches_of(self, views: Views, texts: Sequence[str]) -> Branches:
         """A branch for each of `texts`, of `protocol.TEXTS`."""
-        return told(self.config, self.prompt, views, texts)
+        return branches_of(self.config, self.prompt, views, texts)
 
-    def picker(self, said: Branches, device: torch.device, dtype: torch.dtype) -> Callable[[slice], Pick]:
-        """Of a part of the K B rows, branch by branch: a function that gives the rows of a key of the embeddings."""
-        row_of = [self.negative_rows if negative else self.rows for negative in said.negative]
+    def picker(self, branches: Branches, device: torch.device, dtype: torch.dtype) -> Callable[[slice], Pick]:
+        """A function from a slice of the K B rows, ordered by branch, to the `Pick` of these rows."""
+        row_of = [self.negative_rows if negative else self.rows for negative in branches.negative]
         start_rows, end_rows = (
-            sent([rows[s] for rows, branch in zip(row_of, said.texts[..., i], strict=True) for s in branch], device)
+            sent([rows[s] for rows, branch in zip(row_of, branches.texts[..., i], strict=True) for s in branch], device)
             for i in (0, 1)
         )
-        share, blended = sent(said.share.reshape(-1), device), bool((said.share < 1).any())
+        share, blended = sent(branches.share.reshape(-1), device), bool((branches.share < 1).any())
 
         def pick(part: slice, key: str) -> Tensor | None:
             start = self.embeddings[key][start_rows[part]]
@@ -102,37 +102,40 @@ class Texts:
 
 
 def branches(config: WordsConfig, prompt: str, views: Views) -> Branches:
-    """The branches of `views`. The unconditional text is the negative prompt, with `keep_view` with the view words."""
-    seen, modes = _seen(config, views), _modes(config, views)
-    plain = told(config, prompt, views, ("negative", "text"))
+    """The branches of guidance for `views`. The unconditional text is the negative prompt, plus the view words with
+    `keep_view`."""
+    view_texts, modes = _view_texts(config, views), _modes(config, views)
+    plain = branches_of(config, prompt, views, ("negative", "text"))
     against = [
-        [2 * (view_prompt(prompt, view.against[i][0], mode),) for view, mode in zip(seen, modes, strict=True)]
-        for i in range(len(seen[0].against))
+        [2 * (view_prompt(prompt, view.against[i][0], mode),) for view, mode in zip(view_texts, modes, strict=True)]
+        for i in range(len(view_texts[0].against))
     ]
-    share = torch.cat([plain.share, torch.ones(len(against), len(seen))])
-    weights = torch.tensor([[weight for _, weight in view.against] for view in seen]).reshape(len(seen), -1).T
+    share = torch.cat([plain.share, torch.ones(len(against), len(view_texts))])
+    weights = (
+        torch.tensor([[weight for _, weight in view.against] for view in view_texts]).reshape(len(view_texts), -1).T
+    )
     texts = np.concatenate([plain.texts, np.array(against)]) if against else plain.texts
     return Branches(texts, share, plain.negative + (False,) * len(against), weights)
 
 
-def told(config: WordsConfig, prompt: str, views: Views, texts: Sequence[str]) -> Branches:
+def branches_of(config: WordsConfig, prompt: str, views: Views, texts: Sequence[str]) -> Branches:
     """A branch for each of `texts`, of `protocol.TEXTS`."""
-    seen, modes = _seen(config, views), _modes(config, views)
+    view_texts, modes = _view_texts(config, views), _modes(config, views)
     rows = {
-        "text": lambda view, mode: _said(prompt, view, mode),
+        "text": lambda view, mode: _text_pair(prompt, view, mode),
         "plain": lambda view, mode: (prompt, prompt),
         "empty": lambda view, mode: _unconditional(config, "", view),
         "negative": lambda view, mode: _unconditional(config, config.negative, view),
-        "flawed": lambda view, mode: tuple(view_prompt(text, config.flaws) for text in _said(prompt, view, mode)),
+        "flawed": lambda view, mode: tuple(view_prompt(text, config.flaws) for text in _text_pair(prompt, view, mode)),
     }
-    found = [[rows[text](view, mode) for view, mode in zip(seen, modes, strict=True)] for text in texts]
-    mixed = torch.tensor([view.share for view in seen])
+    pairs = [[rows[text](view, mode) for view, mode in zip(view_texts, modes, strict=True)] for text in texts]
+    mixed = torch.tensor([view.share for view in view_texts])
     blended = {"text", "flawed"} | ({"empty", "negative"} if config.keep_view else set())
     share = torch.stack([mixed if text in blended else torch.ones_like(mixed) for text in texts])
-    return Branches(np.array(found), share, tuple(text in ("empty", "negative") for text in texts))
+    return Branches(np.array(pairs), share, tuple(text in ("empty", "negative") for text in texts))
 
 
-def _seen(config: WordsConfig, views: Views) -> list[ViewText]:
+def _view_texts(config: WordsConfig, views: Views) -> list[ViewText]:
     angles = zip(views.cameras.azimuth.tolist(), views.cameras.elevation.tolist(), strict=True)
     return [view_text(config.view_words, config.view_blend, *angle) for angle in angles]
 
@@ -141,9 +144,9 @@ def _modes(config: WordsConfig, views: Views) -> list[str]:
     return [MODE_WORDS[m] if config.mode_words else "" for m in views.modes]
 
 
-def _said(prompt: str, view: ViewText, mode: str) -> tuple[str, str]:
+def _text_pair(prompt: str, view: ViewText, mode: str) -> tuple[str, str]:
     return view_prompt(prompt, view.start, mode), view_prompt(prompt, view.end, mode)
 
 
 def _unconditional(config: WordsConfig, text: str, view: ViewText) -> tuple[str, str]:
-    return _said(text, view, "") if config.keep_view else (text, text)
+    return _text_pair(text, view, "") if config.keep_view else (text, text)

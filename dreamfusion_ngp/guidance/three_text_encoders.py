@@ -1,4 +1,4 @@
-"""The texts of Stable Diffusion 3, as two CLIPs and a T5 read them."""
+"""Text encoding of Stable Diffusion 3, by two CLIPs and a T5."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ from .pipeline_folder import read_config
 from .reader import Reader
 from .text_encoders import TextEncoder, penultimate, same_length
 
-T5_TOKENS = 256  # that diffusers' pipeline shows the model
+T5_TOKENS = 256  # as in diffusers' pipeline
 
 
 class ThreeTextEncoders(TextEncoder):
-    """Stable Diffusion 3 (Esser et al. 2024, section 4): the penultimate states of two CLIPs side by side, filled up
-    with zeros to the width of the T5's states, which follow them; "pooled" is the CLIPs' projections side by side. A
-    folder without the T5, the larger part of the model, has zeros in its place, as in the pipeline."""
+    """Stable Diffusion 3 (Esser et al. 2024, section 4): the penultimate states of two CLIPs, concatenated, zero-padded
+    to the width of the T5's states, and followed by these; "pooled" is both CLIPs' projections, concatenated. Without
+    the T5, the largest component, zeros take its place, as in the pipeline."""
 
     PARTS = ("text_encoder", "text_encoder_2")
     TOKENIZERS = ("tokenizer", "tokenizer_2")
@@ -46,13 +46,14 @@ class ThreeTextEncoders(TextEncoder):
         return [*same_length([first, second]), *large]
 
     def fit(self, prompt: str, views: Sequence[str], modes: Sequence[str], name: str = "prompt") -> str:
-        """The T5 reads on where the CLIPs are full; what they read ends with the view and mode words, too."""
+        """The T5 reads more than the CLIPs; the CLIPs' text, which is cut shorter, ends with the view and mode words,
+        too."""
         clips, large = self.tokenizers[:2], self.tokenizers[2:]
         if not large:
             return fit_prompt(clips, prompt, views, modes, name)
         prompt = fit_prompt(large, prompt, views, modes, name)
         start = fit_prompt(clips, prompt, views, modes, name, "the model's T5 reads on, but its CLIPs read")
-        self.short |= {view_prompt(prompt, *said): view_prompt(start, *said) for said in product(views, modes)}
+        self.short |= {view_prompt(prompt, *words): view_prompt(start, *words) for words in product(views, modes)}
         return prompt
 
     def key(self, text: str) -> str:

@@ -153,7 +153,7 @@ def test_a_sample_size_may_be_a_pair_or_null(kind, size, resolution, latent_fold
     guidance = load_guidance(config(folder, resolution=resolution), "cpu")
     assert guidance.denoiser.shape == (4, (resolution or 16) // 2, (resolution or 16) // 2)
     if kind == "sdxl":
-        assert guidance.denoiser.encode.own == 16
+        assert guidance.denoiser.encode.native_resolution == 16
 
 
 @pytest.mark.parametrize("size, resolution, pixels", [([8, 8], 0, 16), (None, 0, 64), (None, 32, 32), ([4, 8], 24, 24)])

@@ -5,7 +5,7 @@ import torch
 from support.tiny_models import config, judged
 
 from dreamfusion_ngp.guidance.load import load_guidance
-from dreamfusion_ngp.guidance.micro_batches import in_parts
+from dreamfusion_ngp.guidance.micro_batches import in_micro_batches
 
 CPU = torch.device("cpu")
 
@@ -22,7 +22,7 @@ def test_every_row_is_asked_for_once_and_threads_are_shared(restore_threads, thr
 
     for _ in range(2):
         seen.clear()
-        assert torch.equal(in_parts(function, rows, CPU), 2 * x)
+        assert torch.equal(in_micro_batches(function, rows, CPU), 2 * x)
         assert sorted(range(rows)) == sorted(i for start, stop, _ in seen for i in range(start, stop))
         assert len(seen) == parts and all(n == (threads if parts == 1 else threads // parts) for *_, n in seen)
         assert torch.get_num_threads() == threads and torch.is_grad_enabled()
@@ -37,7 +37,7 @@ def test_an_error_in_a_part_arrives(restore_threads):
         return torch.zeros(1)
 
     with pytest.raises(ValueError, match="in the second part"):
-        in_parts(function, 4, CPU)
+        in_micro_batches(function, 4, CPU)
 
 
 def test_threads_that_come_later_have_what_was_asked_for(restore_threads):
@@ -45,7 +45,7 @@ def test_threads_that_come_later_have_what_was_asked_for(restore_threads):
     import threading
 
     torch.set_num_threads(3)
-    in_parts(lambda part: torch.zeros(part.stop - part.start), 3, CPU)
+    in_micro_batches(lambda part: torch.zeros(part.stop - part.start), 3, CPU)
     found = []
     late = threading.Thread(target=lambda: found.append(torch.get_num_threads()))
     late.start(), late.join()

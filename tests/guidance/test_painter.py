@@ -53,7 +53,7 @@ def test_a_new_controlnet_changes_nothing(latent_folders, tmp_path):
     painter = load_painter(painted(latent_folders["sd"], tmp_path), "cpu")
     alone = load_guidance(replace(config_of(latent_folders["sd"], view_words="none")), "cpu").denoiser
     z, t = torch.randn(3, 4, 8, 8), np.array([10, 500, 900])
-    painter.seen.picture = torch.rand(3, 16, 16)
+    painter.depth_input.picture = torch.rand(3, 16, 16)
     mine, theirs = painter.denoiser.predict(z, t, views()), alone.predict(z, t, views())
     assert torch.equal(mine.cond, theirs.cond) and torch.equal(mine.uncond, theirs.uncond)
 
@@ -64,7 +64,7 @@ def test_its_prediction_is_that_of_diffusers_modules(latent_folders, depth_folde
 
     painter = load_painter(painted(latent_folders["sd"], depth_folders["sd"]), "cpu")
     z, t, depth = torch.randn(3, 4, 8, 8), np.array([10, 500, 900]), torch.rand(3, 16, 16)
-    painter.seen.picture = depth
+    painter.depth_input.picture = depth
     found = painter.denoiser.predict(z, t, views())
     control = ControlNetModel.from_pretrained(depth_folders["sd"])
     unet = UNet2DConditionModel.from_pretrained(latent_folders["sd"] / "unet")

@@ -17,8 +17,8 @@ from dreamfusion_ngp.guidance.classifier_free import (
 from dreamfusion_ngp.guidance.protocol import Predictions
 from dreamfusion_ngp.guidance.schedule import (
     Schedule,
-    draw,
     predicted_noise,
+    sample_noise,
     sample_timesteps,
     signal_and_noise,
     t_max,
@@ -108,7 +108,7 @@ def test_the_gradient_is_a_mean_per_view():
     """However small it is beside the image."""
     x, target = torch.full((4, 3, 8, 8), 1e4), torch.randn(4, 3, 8, 8)
     out = run(x, lambda z, t: z * 0 + target, config=GuidanceConfig(weighting="uniform"))
-    noise = draw(PLAIN, tuple(x.shape), seed=5, part=7, progress=0.0, length=LENGTH)[1]
+    noise = sample_noise(PLAIN, tuple(x.shape), seed=5, part=7, progress=0.0, length=LENGTH)[1]
     wanted = target - torch.from_numpy(noise)
     torch.testing.assert_close(out.gradient, wanted / (3 * 8 * 8) / 4, rtol=1e-6, atol=0)
     assert float(out.value) == pytest.approx(float(wanted.square().mean()) / 2, rel=1e-5, abs=0)

@@ -87,7 +87,7 @@ def test_the_student_is_the_network_with_other_weights_and_another_time_embeddin
     said = hidden @ named["conditioning.last.weight"].T + named["conditioning.last.bias"]
     said = said + named["conditioning.shading.weight"][torch.tensor(views().modes)]
     plain.network.time_embedding.register_forward_hook(lambda _, __, out: out + said)
-    told = plain.texts.told(views(), ["plain"])
+    told = plain.texts.branches_of(views(), ["plain"])
     with torch.no_grad():
         answer = plain.ask(plain.network, plain.rows(z, t, views(), told)(slice(None))).float()
     alpha, sigma = denoiser.schedule.coefficients(t, z)

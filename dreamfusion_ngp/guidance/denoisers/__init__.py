@@ -1,1 +1,1 @@
-"""Diffusion models as guidance sees them: one file a family."""
+"""Diffusion models as denoisers: one file per family."""

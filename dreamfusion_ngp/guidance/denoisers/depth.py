@@ -1,5 +1,5 @@
-"""Models that are told of depth: Stable Diffusion 1, 2 and XL with a ControlNet (Zhang et al., ICCV 2023), and UNets
-with one input channel more, Stable Diffusion 2 depth (diffusers' StableDiffusionDepth2ImgPipeline, without its depth
+"""Depth-conditioned models: Stable Diffusion 1, 2 and XL with a ControlNet (Zhang et al., ICCV 2023), and UNets with
+one input channel more, Stable Diffusion 2 depth (diffusers' StableDiffusionDepth2ImgPipeline, without its depth
 estimator: the depth here is that of a mesh)."""
 
 from __future__ import annotations
@@ -20,16 +20,16 @@ from ..checks import foreign_conditions, text_widths, width_problem
 from ..pipeline_folder import load_model, read_config, read_object
 from ..vae import LatentEncoder
 from . import latent
-from .diffusion import Ends, Family, Parts, Rows, call_unet, place
+from .diffusion import Ends, Family, Pipeline, Rows, call_unet, place
 
-# Of a ControlNet and its UNet alike, or the one's outputs are not the other's inputs.
+# Must agree between a ControlNet and its UNet, or the outputs of one do not fit the inputs of the other.
 SHARED = ("cross_attention_dim", "block_out_channels", "in_channels", "layers_per_block", "addition_embed_type")
 
 
 @dataclass
-class Seen:
-    """What the model is shown. picture: (b, H, W) in [0, 1] of the b views (`depth_picture`); None for a trial, which
-    sees a black one."""
+class DepthInput:
+    """The depth input of a model. picture: (b, H, W) in [0, 1] of the b views (`depth_picture`); None for a trial,
+    which gets a black one."""
 
     picture: Tensor | None = None
 
@@ -37,14 +37,14 @@ class Seen:
         """(n, 1, *size) float32 for the rows of a batch."""
         if self.picture is None:
             return rows.z.new_zeros(len(rows.z), 1, *size)
-        found = self.picture[sent(rows.view, self.picture.device)][:, None].to(rows.z)
-        if found.shape[2:] == size:
-            return found
-        return torch.nn.functional.interpolate(found, size=size, mode="bicubic", align_corners=False)
+        picture = self.picture[sent(rows.view, self.picture.device)][:, None].to(rows.z)
+        if picture.shape[2:] == size:
+            return picture
+        return torch.nn.functional.interpolate(picture, size=size, mode="bicubic", align_corners=False)
 
 
 def control_problem(control: dict, unet: dict) -> str:
-    """What keeps a ControlNet from being that of a UNet, by their configs, or ""."""
+    """Why a ControlNet does not fit a UNet, by their configs, or ""."""
     if (name := control.get("_class_name")) != "ControlNetModel":
         return f"it is a {name}, not a ControlNetModel"
     if (channels := control.get("conditioning_channels", 3)) != 3:
@@ -57,36 +57,36 @@ def control_problem(control: dict, unet: dict) -> str:
 
 
 def check_control(path: Path, folder: Path) -> None:
-    """Raise PriorError unless the ControlNet in `path` looks whole and fits the pipeline in `folder`."""
+    """Raise PriorError unless the ControlNet in `path` looks complete and fits the pipeline in `folder`."""
     problem = control_problem(read_object(path / "config.json"), read_config(folder, "unet"))
     if problem:
         raise PriorError(f"{path} is no ControlNet for {folder}: {problem}")
     part_weights(path)
 
 
-def with_control(family: Family, path: Path, seen: Seen, scale: float) -> Family:
-    """A family whose network hears the ControlNet in `path`, its outputs times `scale`."""
+def with_control(family: Family, path: Path, depth_input: DepthInput, scale: float) -> Family:
+    """The family with the ControlNet in `path`, whose outputs are multiplied by `scale`."""
 
-    def surround(parts: Parts) -> Ends:
-        check_control(path, parts.folder)
+    def surround(pipeline: Pipeline) -> Ends:
+        check_control(path, pipeline.folder)
         index = {"unet": ["diffusers", "ControlNetModel"]}
-        control = load_model(path.parent, index, path.name, parts.network.dtype, kind="unet")
-        place(control, parts.device, parts.dtype is None and bfloat16_is_quick(parts.device))
-        ends = family.surround(parts)
-        return replace(ends, call=heard(ends.call, control, seen, scale, ends.encode.factor))
+        control = load_model(path.parent, index, path.name, pipeline.network.dtype, kind="unet")
+        place(control, pipeline.device, pipeline.dtype is None and bfloat16_is_quick(pipeline.device))
+        ends = family.surround(pipeline)
+        return replace(ends, call=with_residuals(ends.call, control, depth_input, scale, ends.encode.factor))
 
     return replace(family, surround=surround)
 
 
-def heard(call: Callable, control: Any, seen: Seen, scale: float, factor: int) -> Callable:
-    """`Ends.call` with what a ControlNetModel adds to the UNet's skips and middle. factor: pixels a side for one
-    latent."""
+def with_residuals(call: Callable, control: Any, depth_input: DepthInput, scale: float, factor: int) -> Callable:
+    """`Ends.call` with the residuals of a ControlNetModel added to the UNet's skip connections and middle block.
+    factor: pixels per latent along a side."""
 
-    def called(network, rows: Rows) -> Tensor:
+    def call_with_control(network, rows: Rows) -> Tensor:
         height, width = rows.z.shape[2:]
-        shown = seen.rows(rows, (height * factor, width * factor)).expand(-1, 3, -1, -1).to(control.dtype)
+        shown = depth_input.rows(rows, (height * factor, width * factor)).expand(-1, 3, -1, -1).to(control.dtype)
 
-        def told(z: Tensor, steps: Tensor, hidden: Tensor, **conditions):
+        def controlled(z: Tensor, steps: Tensor, hidden: Tensor, **conditions):
             added = conditions.get("added_cond_kwargs")
             down, middle = control(
                 z.to(control.dtype),
@@ -97,27 +97,27 @@ def heard(call: Callable, control: Any, seen: Seen, scale: float, factor: int) -
                 added_cond_kwargs=added,
                 return_dict=False,
             )
-            said = dict(down_block_additional_residuals=down, mid_block_additional_residual=middle)
-            return network(z, steps, hidden, **said, **conditions)
+            residuals = dict(down_block_additional_residuals=down, mid_block_additional_residual=middle)
+            return network(z, steps, hidden, **residuals, **conditions)
 
-        return call(told, rows)
+        return call(controlled, rows)
 
-    return called
+    return call_with_control
 
 
-def with_channel(family: Family, seen: Seen) -> Family:
-    """The family of a UNet that takes the depth as its last channel."""
+def with_channel(family: Family, depth_input: DepthInput) -> Family:
+    """The family for a UNet that takes depth as its last input channel."""
 
-    def surround(parts: Parts) -> Ends:
-        c = parts.network.config
-        problem = channel_problem(c) or width_problem(text_widths(c), parts.embeddings["hidden"].shape[-1])
+    def surround(pipeline: Pipeline) -> Ends:
+        c = pipeline.network.config
+        problem = channel_problem(c) or width_problem(text_widths(c), pipeline.embeddings["hidden"].shape[-1])
         if problem := problem or foreign_conditions(c, (None, "text")):
-            raise PriorError(f"{parts.folder}: the unet does not fit, {problem}")
-        encoder = LatentEncoder(parts, "unet", more=1)
+            raise PriorError(f"{pipeline.folder}: the unet does not fit, {problem}")
+        encoder = LatentEncoder(pipeline, "unet", more=1)
 
         def call(network, rows: Rows) -> Tensor:
             height, width = rows.z.shape[2:]
-            depth = as_channel(seen.rows(rows, (height, width)))
+            depth = as_channel(depth_input.rows(rows, (height, width)))
             return call_unet(network, replace(rows, z=torch.cat([rows.z, depth], 1)))
 
         return Ends(encoder.shape, encoder, call, vae=encoder.vae)
@@ -126,7 +126,7 @@ def with_channel(family: Family, seen: Seen) -> Family:
 
 
 def channel_problem(unet) -> str:
-    """What keeps a UNet from being one of depth to image, by its config, or ""."""
+    """Why a UNet is not a depth-to-image one, by its config, or ""."""
     if unet["in_channels"] == unet["out_channels"] + 1:
         return ""
     task = latent.TASKS.get(unet["in_channels"], "")
@@ -134,8 +134,8 @@ def channel_problem(unet) -> str:
 
 
 def as_channel(depth: Tensor) -> Tensor:
-    """(n, 1, h, w) in [-1, 1] of depth at the size of latents, from the least to the most of each, as
-    StableDiffusionDepth2ImgPipeline scales it; -1 where all of it is alike, of which that makes NaN."""
+    """(n, 1, h, w) depth at the size of latents, each scaled from its minimum and maximum to [-1, 1], as
+    StableDiffusionDepth2ImgPipeline does; -1 for constant depth, for which that gives NaN."""
     low, high = depth.flatten(1).amin(1), depth.flatten(1).amax(1)
     low, spread = low[:, None, None, None], (high - low)[:, None, None, None]
     return torch.where(spread > 1e-6, 2 * (depth - low) / spread.clamp(min=1e-6) - 1, -1.0)

@@ -1,4 +1,5 @@
-"""A frozen text-conditioned network in a local diffusers folder as a denoiser: what the families of pipelines share."""
+"""A frozen text-conditioned network from a local diffusers folder as a denoiser: the code shared by all families of
+pipelines."""
 
 from __future__ import annotations
 
@@ -21,7 +22,7 @@ from ...config.schema import RunConfig
 from ...scene.cameras import Cameras, orbit
 from ...scene.views import Views
 from ..inversions import Inversions
-from ..micro_batches import in_parts
+from ..micro_batches import in_micro_batches
 from ..pipeline_folder import check_parts, fitting, load_model, load_schedule, read_index
 from ..protocol import Predictions
 from ..settings import read_settings
@@ -30,14 +31,14 @@ from ..text_encoders import TextEncoder
 from ..texts import Branches, Pick, Texts
 
 SMALL = 100_000_000  # parameters
-SMALL_SIDE = 16  # pixels of a network, for its trial
+SMALL_SIDE = 16  # pixels a side of the network's input in its trial
 
 
 @dataclass(frozen=True)
-class Parts:
-    """What a folder has given when its family is asked what is around the network: config with clean texts; network, a
-    model of diffusers on the CPU; embeddings of all texts, (S, ...) by key; dtype of the network, None for that of the
-    files."""
+class Pipeline:
+    """What is loaded of a folder when its family adds the rest (`Family.surround`). config: with clean texts. network:
+    a model of diffusers on the CPU. embeddings: of all texts, (S, ...) by key. dtype: of the network, None for that of
+    the files."""
 
     folder: Path
     index: dict
@@ -50,9 +51,9 @@ class Parts:
 
 @dataclass(frozen=True)
 class Rows:
-    """What the network is asked at once. z: (n, C, h, w) float32.  steps: (n,) as it is told of them.  pick("hidden")
-    gives the rows (n, ...) of a key of the embeddings, pick("mask") None where no padding is hidden.  cameras: of the
-    views, view: (n,) their index in them."""
+    """The inputs of one call of the network. z: (n, C, h, w) float32. steps: (n,) the model's time input.
+    pick("hidden") gives the rows (n, ...) of a key of the embeddings, pick("mask") None if no padding is masked.
+    cameras: of the views; view: (n,) each row's index in these."""
 
     z: Tensor
     steps: Tensor
@@ -62,19 +63,18 @@ class Rows:
 
 
 def call_unet(network, rows: Rows, **conditions) -> Tensor:
-    """What a UNet2DConditionModel predicts."""
+    """The prediction of a UNet2DConditionModel."""
     hidden, mask = rows.pick("hidden"), rows.pick("mask")
     return network(rows.z, rows.steps, hidden, encoder_attention_mask=mask, **conditions).sample
 
 
 @dataclass(frozen=True)
 class Ends:
-    """What a family puts around its network.
+    """A family's additions around its network.
 
-    shape: (C, h, w) of what it sees of a view.  encode: see `Denoiser`.  call: (network, rows) -> prediction
-    (n, C, h, w).  masked: whether the padding of texts is hidden from the network.  vae: the encoder's, a model of
-    diffusers, for the memory plan.  views: of an object that the network sees at once; they lie side by side in its
-    rows.
+    shape: (C, h, w) of its input for a view. encode: see `Denoiser`.  call: (network, rows) -> prediction (n, C, h, w).
+    masked: whether the padding of texts is masked in the network. vae: the encoder's, a model of diffusers, for the
+    memory plan. views: of an object that the network takes at once; they are consecutive rows.
     """
 
     shape: tuple[int, int, int]
@@ -87,15 +87,15 @@ class Ends:
 
 @dataclass(frozen=True)
 class Family:
-    """A kind of pipelines. accepts(index): whether a model_index.json is of it.  surround(parts): check that they fit,
-    load what the network needs around it.  scale: guidance scale where neither config nor folder names one.  encoder:
-    how texts are embedded.  network, network_class: the name of the part, and its class in diffusers.  parts: more that
-    a folder must have, beyond those of the encoder.  flow: whether it is a rectified flow.  views_together: see
-    `Denoiser`.  normal: (folder, index) -> the index as diffusers would have written it.  load: of the network.
-    loader: class of diffusers.loaders that reads LoRAs for it, "" where there is none."""
+    """A kind of pipeline. accepts(index): whether a model_index.json is of this kind. surround(pipeline): checks it and
+    loads what the network needs around it. scale: guidance scale if neither config nor folder has one. encoder: how
+    texts are embedded. network, network_class: the network's component name, and its class in diffusers. parts: further
+    components that a folder must have, beyond those of the encoder. flow: whether it is a rectified flow.
+    views_together: see `Denoiser`. normal: (folder, index) -> the index as diffusers would write it. load: loads the
+    network. loader: class of diffusers.loaders that reads LoRAs for it, "" if there is none."""
 
     accepts: Callable[[dict], bool]
-    surround: Callable[[Parts], Ends]
+    surround: Callable[[Pipeline], Ends]
     scale: float
     encoder: type[TextEncoder] = TextEncoder
     network: str = "unet"
@@ -108,12 +108,12 @@ class Family:
     load: Callable[..., Any] = load_model
 
     def check(self, folder: Path) -> dict:
-        """model_index.json of a folder that looks whole, without loading it. Raises PriorError."""
+        """model_index.json of a folder that looks complete, without loading weights. Raises PriorError."""
         index = self.normal(folder, read_index(folder))
         read_settings(folder)
         check_parts(folder, index, (self.network, "scheduler", *self.parts, *self.encoder.parts(index)))
-        if (found := index[self.network][1]) != self.network_class:
-            raise PriorError(f"{folder}: its {self.network} is a {found}, not a {self.network_class}")
+        if (actual := index[self.network][1]) != self.network_class:
+            raise PriorError(f"{folder}: its {self.network} is a {actual}, not a {self.network_class}")
         return index
 
 
@@ -142,7 +142,7 @@ class DiffusionDenoiser:
         dtype = choose_dtype(self.config.precision, device)
         self.network = family.load(folder, index, family.network, dtype)
         styles.into_network(self.network, family.network)
-        self.ends = family.surround(Parts(folder, index, config, self.network, self.texts.embeddings, dtype, device))
+        self.ends = family.surround(Pipeline(folder, index, config, self.network, self.texts.embeddings, dtype, device))
         self.shape, self.encode = self.ends.shape, self.ends.encode
         self.autocast = dtype is None and bfloat16_is_quick(device)
         self.layout = place(self.network, device, self.autocast)
@@ -155,8 +155,8 @@ class DiffusionDenoiser:
             self.network.to("cpu")
 
     def _try(self, place: str) -> None:
-        """Ask the network once, about a small picture. Raises PriorError where it does not take what it will be given,
-        or gives what it cannot."""
+        """Call the network once on a small picture. Raises PriorError if it rejects its inputs or returns something
+        unusable."""
         side = self.shape[-1]
         while side > SMALL_SIDE and side % SMALL_SIDE == 0:
             side //= 2
@@ -167,7 +167,7 @@ class DiffusionDenoiser:
             first = self.texts.embeddings[key][:1].expand(n, *self.texts.embeddings[key].shape[1:])
             return (first if self.texts.masked else None) if key == "mask" else first.to(self.dtype)
 
-        steps = sent(self.schedule.told(np.zeros(n, np.int64)), self.device)
+        steps = sent(self.schedule.model_times(np.zeros(n, np.int64)), self.device)
         rows = Rows(z, steps, pick, orbit(np.arange(n) * 360 / n, 0.0, 1.0, 1.0), np.arange(n))
         with fitting(f"{place} does not take what this folder's parts give it"), torch.no_grad():
             answer = self.ask(self.network, rows)
@@ -180,9 +180,9 @@ class DiffusionDenoiser:
             )
 
     def _forward(self, graphs: bool) -> Callable:
-        """What is called instead of the network: itself, compiled, or in CUDA graphs. These are for small ones, whose
-        time is that of launches; a large one would keep its activations in the graphs' memory. An offloaded one, whose
-        weights move, cannot be in them."""
+        """The callable for the network: itself, compiled, or in CUDA graphs. Graphs are for small networks, dominated
+        by launch overhead; a large one would keep its activations in the graphs' memory. An offloaded one, whose
+        weights move, cannot be captured."""
         if self.config.compile is not None:
             return torch.compile(self.network, mode=self.config.compile)
         graphs = graphs and self.device.type == "cuda" and not self.config.offload
@@ -191,52 +191,52 @@ class DiffusionDenoiser:
         return self.network
 
     def ask(self, network: Callable, rows: Rows) -> Tensor:
-        """What `network`, or what is called instead, predicts for the rows of a batch, as the family calls it."""
+        """The prediction of `network`, or its stand-in, for the rows of a batch, called in the family's way."""
 
-        def cast(batch: Tensor, *given, **named):
-            return network(batch.to(self.dtype, memory_format=self.layout), *given, **named)
+        def cast(batch: Tensor, *args, **named):
+            return network(batch.to(self.dtype, memory_format=self.layout), *args, **named)
 
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.autocast):
             return self.ends.call(cast, rows)
 
     @torch.no_grad()
     def predict(self, z: Tensor, t: np.ndarray, views: Views) -> Predictions:
-        said = self.texts.branches(views)
-        uncond, cond, *negatives = self._predict(z, t, views, said)
-        weights = sent(said.weights, z.device, z.dtype) if negatives else None
+        branches = self.texts.branches(views)
+        uncond, cond, *negatives = self._predict(z, t, views, branches)
+        weights = sent(branches.weights, z.device, z.dtype) if negatives else None
         return Predictions(uncond, cond, tuple(negatives), weights)
 
     @torch.no_grad()
     def answers(self, z: Tensor, t: np.ndarray, views: Views, texts: Sequence[str]) -> tuple[Tensor, ...]:
         alpha, sigma = self.schedule.coefficients(t, z)
-        said = self._predict(z, t, views, self.texts.told(views, texts))
-        return tuple(self.schedule.noise(answer, z, alpha, sigma) for answer in said)
+        predictions = self._predict(z, t, views, self.texts.branches_of(views, texts))
+        return tuple(self.schedule.noise(answer, z, alpha, sigma) for answer in predictions)
 
-    def rows(self, z: Tensor, t: np.ndarray, views: Views, said: Branches) -> Callable[[slice], Rows]:
-        """What the network is asked about the K b rows of all branches: a function of which of them."""
+    def rows(self, z: Tensor, t: np.ndarray, views: Views, branches: Branches) -> Callable[[slice], Rows]:
+        """The network's inputs for the K b rows of all branches, as a function of a slice of the rows."""
         if self.schedule.prediction == "flow":
             alpha, sigma = self.schedule.coefficients(t, z)
             z = z / (alpha + sigma)
-        k = len(said.texts)
-        batch, steps = z.repeat(k, 1, 1, 1), sent(np.tile(self.schedule.told(t), k), self.device)
-        pick, view = self.texts.picker(said, self.device, self.dtype), np.tile(np.arange(len(z)), k)
+        k = len(branches.texts)
+        batch, steps = z.repeat(k, 1, 1, 1), sent(np.tile(self.schedule.model_times(t), k), self.device)
+        pick, view = self.texts.picker(branches, self.device, self.dtype), np.tile(np.arange(len(z)), k)
 
         return lambda part: Rows(batch[part], steps[part], pick(part), views.cameras, view[part])
 
-    def _predict(self, z: Tensor, t: np.ndarray, views: Views, said: Branches) -> tuple[Tensor, ...]:
-        """What the network predicts in every branch, each (b, C, h, w) float32."""
-        rows = self.rows(z, t, views, said)
+    def _predict(self, z: Tensor, t: np.ndarray, views: Views, branches: Branches) -> tuple[Tensor, ...]:
+        """The network's prediction for every branch, each (b, C, h, w) float32."""
+        rows = self.rows(z, t, views, branches)
 
         def ask(part: slice) -> Tensor:
             return self.ask(self.forward, rows(part))
 
         if self.config.compile is not None:
             torch.compiler.cudagraph_mark_step_begin()
-        return self._in_parts(ask, len(z) * len(said.texts)).float().clone().chunk(len(said.texts))
+        return self._in_slices(ask, len(z) * len(branches.texts)).float().clone().chunk(len(branches.texts))
 
-    def _in_parts(self, ask: Callable[[slice], Tensor], rows: int) -> Tensor:
-        """What `ask` gives for all rows, whose views of an object stay together: side by side on the CPU's cores, or so
-        many objects at a time as `guidance.slice` has views for."""
+    def _in_slices(self, ask: Callable[[slice], Tensor], rows: int) -> Tensor:
+        """`ask` for all rows, in slices that keep the views of an object together: in parallel on the CPU's cores, or
+        as many objects at a time as fit `guidance.slice` views."""
         together = self.ends.views if self.ends.views > 1 else rows if self.views_together else 1
 
         def objects(part: slice) -> Tensor:
@@ -247,11 +247,11 @@ class DiffusionDenoiser:
             return torch.cat([objects(slice(i, min(i + size, count))) for i in range(0, count, size)])
         if self.config.compile is not None:
             return ask(slice(0, rows))
-        return in_parts(objects, rows // together, self.device)
+        return in_micro_batches(objects, rows // together, self.device)
 
     @contextmanager
     def resident(self) -> Iterator[None]:
-        """The network is on the device, with `guidance.offload` only inside of this."""
+        """Within the block the network is on the device; with `guidance.offload` only there."""
         if self.config.offload:
             self.network.to(self.device)
         try:
@@ -264,8 +264,9 @@ class DiffusionDenoiser:
 def place(network, device: torch.device, autocast: bool) -> torch.memory_format:
     """Move the frozen network to `device` and return the layout that its input should have.
 
-    With autocast, the weights of convolutions and products are rounded to bfloat16 once, which autocast would do anew
-    at every call. On the CPU, group normalisation of bfloat16 is ten times slower in channels-last than in plain order.
+    With autocast, the weights of convolutions and linear layers are rounded to bfloat16 once, which autocast would do
+    at every call. On the CPU, bfloat16 group normalisation is ten times slower in channels-last than in contiguous
+    order.
     """
     if autocast:
         for module in network.modules():
@@ -277,5 +278,5 @@ def place(network, device: torch.device, autocast: bool) -> torch.memory_format:
 
 
 def layout_on(device: torch.device) -> torch.memory_format:
-    """The order of an image's numbers in memory that convolutions on `device` want."""
+    """The memory format that is fastest for convolutions on `device`."""
     return torch.channels_last if device.type == "cuda" else torch.contiguous_format

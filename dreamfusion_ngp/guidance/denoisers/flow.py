@@ -9,12 +9,12 @@ from ...base.errors import PriorError
 from ..checks import present
 from ..three_text_encoders import ThreeTextEncoders
 from ..vae import LatentEncoder
-from .diffusion import Ends, Family, Parts, Rows
+from .diffusion import Ends, Family, Pipeline, Rows
 
 
-def problem(parts: Parts) -> str:
-    """What does not fit the transformer, or ""."""
-    c, (width, pooled) = parts.network.config, (parts.embeddings[key].shape[-1] for key in ("hidden", "pooled"))
+def problem(pipeline: Pipeline) -> str:
+    """Why the transformer does not fit, or ""."""
+    c, (width, pooled) = pipeline.network.config, (pipeline.embeddings[key].shape[-1] for key in ("hidden", "pooled"))
     if c.out_channels not in (None, c.in_channels):
         return f"it maps {c.in_channels} channels to {c.out_channels}"
     if (c.joint_attention_dim, c.pooled_projection_dim) != (width, pooled):
@@ -25,14 +25,14 @@ def problem(parts: Parts) -> str:
     return ""
 
 
-def surround(parts: Parts) -> Ends:
-    if found := problem(parts):
-        raise PriorError(f"{parts.folder}: the transformer does not fit, {found}")
-    encoder, c = LatentEncoder(parts, "transformer"), parts.network.config
+def surround(pipeline: Pipeline) -> Ends:
+    if reason := problem(pipeline):
+        raise PriorError(f"{pipeline.folder}: the transformer does not fit, {reason}")
+    encoder, c = LatentEncoder(pipeline, "transformer"), pipeline.network.config
     side = encoder.shape[-1]
     if side % c.patch_size or side // c.patch_size > c.pos_embed_max_size:
         raise PriorError(
-            f"{parts.folder}/transformer has {c.pos_embed_max_size} x {c.pos_embed_max_size} positions for "
+            f"{pipeline.folder}/transformer has {c.pos_embed_max_size} x {c.pos_embed_max_size} positions for "
             f"patches of {c.patch_size} latents a side, which {side} latents a side do not fit; "
             "choose another guidance.resolution"
         )

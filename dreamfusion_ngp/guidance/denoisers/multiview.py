@@ -1,5 +1,5 @@
 """Models that see several views of an object at once: MVDream (Shi et al., ICLR 2024) on latents, and the embedded
-prior toybox-mv on pixels. What they have beyond the model that each comes from is in `multiview`."""
+prior toybox-mv on pixels. Their additions to the model that each comes from are in `multiview`."""
 
 from __future__ import annotations
 
@@ -16,19 +16,19 @@ from ..mvdream import as_stock, is_multiview, load_unet
 from ..settings import read_settings
 from ..text_encoders import LowerCase
 from . import latent, pixel
-from .diffusion import Ends, Family, Parts, Rows
+from .diffusion import Ends, Family, Pipeline, Rows
 
 
-def conditions_problem(parts: Parts) -> str:
-    """What the UNet wants to be told beside a text and a camera, or ""."""
-    c = parts.network.config
+def conditions_problem(pipeline: Pipeline) -> str:
+    """Conditions other than a text and a camera that the UNet expects, or ""."""
+    c = pipeline.network.config
     if (c.class_embed_type, c.projection_class_embeddings_input_dim) != ("projection", CAMERA):
         return f"it takes no camera of {CAMERA} numbers"
-    return foreign_conditions(c, (None, "text"), told=("class_embed_type",))
+    return foreign_conditions(c, (None, "text"), provided=("class_embed_type",))
 
 
 def check_run(config: RunConfig, views: int) -> None:
-    """Raise UsageError unless the views of a step are whole objects, each seen all around at one noise level."""
+    """Raise UsageError unless the views of a step are rings of `views` around an object, at one noise level."""
     model, wrong = config.guidance.model or "the model", ""
     if config.views % views:
         wrong = f"views must be a multiple of {views}, got {config.views}"
@@ -40,21 +40,21 @@ def check_run(config: RunConfig, views: int) -> None:
         raise UsageError(f"{model} sees {views} views of an object at once: {wrong} (presets mvdream, toybox-mv)")
 
 
-def with_views(surround: Callable[[Parts, str], Ends]) -> Callable[[Parts], Ends]:
-    """What a family of single views puts around its network, for several: cameras told, attention over all views."""
+def with_views(surround: Callable[[Pipeline, str], Ends]) -> Callable[[Pipeline], Ends]:
+    """The `surround` of a single-view family for several views: with cameras as input, and attention over all views."""
 
-    def surrounded(parts: Parts) -> Ends:
+    def surrounded(pipeline: Pipeline) -> Ends:
         from diffusers.models.attention_processor import AttnProcessor2_0
 
-        views = read_settings(parts.folder).get("views", VIEWS)
-        check_run(parts.config, views)
-        ends = surround(parts, conditions_problem(parts))
-        attend_jointly(parts.network, AttnProcessor2_0(), views)
+        views = read_settings(pipeline.folder).get("views", VIEWS)
+        check_run(pipeline.config, views)
+        ends = surround(pipeline, conditions_problem(pipeline))
+        attend_jointly(pipeline.network, AttnProcessor2_0(), views)
 
         def call(network, rows: Rows):
             hidden = rows.pick("hidden")
             if hidden is None:
-                raise PriorError(f"{parts.folder}: its texts are not embedded")
+                raise PriorError(f"{pipeline.folder}: its texts are not embedded")
             cameras = sent(camera_numbers(rows.cameras)[rows.view], rows.z.device, hidden.dtype)
             return ends.call(partial(network, class_labels=cameras), rows)
 

@@ -1,1 +1,1 @@
-"""Distillation rules, one a file: flat functions that give the gradient on what a denoiser sees."""
+"""Distillation rules, one per file: functions that return the gradient on a denoiser's input."""

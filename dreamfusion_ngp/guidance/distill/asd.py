@@ -1,9 +1,9 @@
-"""Asynchronous score distillation (Ma et al., "ScaleDreamer", ECCV 2024): what a model that follows the
-renderings would predict at t, as vsd trains one, the frozen model predicts at a later timestep,
+"""Asynchronous score distillation (Ma et al., "ScaleDreamer", ECCV 2024): instead of a model trained on the renderings,
+as in vsd, the frozen model's own prediction at a later (noisier) timestep is subtracted,
 
     gradient on x = w(t) (eps_hat(z_t; y, t) - eps_hat_y(z_(t+D); y, t + D)),    D ~ U(0, .1 (t - t_min)),
 
-with the guided prediction at t, the text's alone at t + D, and the same noise in both.
+with the guided prediction at t, the unguided conditional one at t + D, and the same noise in both.
 
 Cost: 3 UNet evaluations.
 """
@@ -20,7 +20,7 @@ from ..moment import Moment
 from ..protocol import Denoiser
 from ..schedule import add_noise, weight
 
-SHARE = 0.1  # of t above t_min, by which the second timestep is later at most
+SHARE = 0.1  # of t - t_min: the largest D
 
 
 def asd(
@@ -33,5 +33,5 @@ def asd(
     alpha, sigma = schedule.coefficients(t, x)
     z = add_noise(x, noise, alpha, sigma)
     noise_hat = guided_noise(denoiser.predict(z, t, views), z, alpha, sigma, schedule, config)
-    (followed,) = denoiser.answers(add_noise(x, noise, *schedule.coefficients(later, x)), later, views, ["text"])
-    return weight(alpha, sigma, config.weighting) * (noise_hat - followed)
+    (later_noise,) = denoiser.answers(add_noise(x, noise, *schedule.coefficients(later, x)), later, views, ["text"])
+    return weight(alpha, sigma, config.weighting) * (noise_hat - later_noise)

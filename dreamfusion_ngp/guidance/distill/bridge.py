@@ -1,5 +1,5 @@
-"""Score distillation as a bridge between image distributions (McAllister et al. 2024, arXiv 2406.09417):
-sds for the first four fifths of the run; then, from what such a run makes to what the text says,
+"""Score distillation as a bridge between image distributions (McAllister et al. 2024, arXiv 2406.09417): sds for the
+first four fifths of the run, then a gradient from the look of its results towards the text,
 
     gradient on x = w(t) s (eps_hat(z_t; y) - eps_hat(z_t; y with words for its flaws)).
 

@@ -1,5 +1,5 @@
-"""Classifier score distillation (Yu et al. 2023, arXiv 2310.19415): what the text adds to a
-prediction, and nothing of the noise,
+"""Classifier score distillation (Yu et al. 2023, arXiv 2310.19415): only the difference that the text makes to a
+prediction, without the noise,
 
     gradient on x = w(t) s (eps_hat(z_t; y) - (1 - p) eps_hat(z_t; empty) - p eps_hat(z_t; negative)),
 

@@ -1,12 +1,12 @@
-"""Interval score matching (Liang et al., "LucidDreamer", CVPR 2024), from its equation: no noise is drawn, x is brought
-to z_s and z_t by DDIM without a text, in strides of 200 and a last one of 50 of 1000, and
+"""Interval score matching (Liang et al., "LucidDreamer", CVPR 2024), from its equation: no noise is drawn; x is
+inverted to z_s and z_t by unconditional DDIM, in strides of 200 and a last one of 50 of 1000 timesteps, and
 
     gradient on x = w(t) (eps_hat(z_t; y, t) - eps_hat(z_s; empty, s)),    s = t - 50,
 
 with the guided prediction at t. The paper's w(t) is sigma_t / alpha_t (`guidance.weighting` "clean").
 
-Cost: 3 UNet evaluations, and one for every stride up to s, at most 5. Views are inverted together: where t is not
-shared, those of low t wait for the others.
+Cost: 3 UNet evaluations, and one for every stride up to s, at most 5. Views are inverted together: if t is not shared,
+views with low t idle while others finish.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from ..classifier_free import guided_noise
 from ..moment import Moment
 from ..protocol import Denoiser
 from ..schedule import weight
-from ..trajectory import FIRST, inverted, moved
+from ..trajectory import FIRST, ddim_invert, ddim_step
 
 STRIDE, INTERVAL = 0.2, 0.05  # of the schedule
 
@@ -39,9 +39,9 @@ def ism(
     before = np.maximum(t - interval, first)
     strides = max(1, -(-int(before.max() - first) // stride))
     times = [np.maximum(before - k * stride, first) for k in range(strides, -1, -1)]
-    z_before = inverted(schedule, x, times, unguided)
+    z_before = ddim_invert(schedule, x, times, unguided)
     noise_before = unguided(z_before, before)
-    z = moved(schedule, z_before, noise_before, before, t)
+    z = ddim_step(schedule, z_before, noise_before, before, t)
     alpha, sigma = schedule.coefficients(t, x)
     noise_hat = guided_noise(denoiser.predict(z, t, views), z, alpha, sigma, schedule, config)
     return weight(alpha, sigma, config.weighting) * (noise_hat - noise_before)

@@ -42,14 +42,14 @@ def combined(
     weights: Mapping[str, float | np.ndarray],
     of_noise: float = 0.0,
 ) -> Tensor:
-    """The gradient with a weight for each text of `protocol.TEXTS`, for all views or (b,) for each."""
+    """The gradient with a weight for each text of `protocol.TEXTS`, one for all views or (b,) per view."""
     weights = dict(weights)
     if not config.negative and "negative" in weights:
         weights["empty"] = weights.get("empty", 0.0) + weights.pop("negative")
     weights = {text: np.broadcast_to(w, t.shape) for text, w in weights.items() if np.any(w)}
     alpha, sigma = denoiser.schedule.coefficients(t, x)
-    said = denoiser.answers(add_noise(x, noise, alpha, sigma), t, views, list(weights))
+    predictions = denoiser.answers(add_noise(x, noise, alpha, sigma), t, views, list(weights))
     total = of_noise * noise
-    for w, noise_hat in zip(weights.values(), said, strict=True):
+    for w, noise_hat in zip(weights.values(), predictions, strict=True):
         total = total + sent(w.reshape(-1, 1, 1, 1).copy(), x.device, x.dtype) * noise_hat
     return weight(alpha, sigma, config.weighting) * total

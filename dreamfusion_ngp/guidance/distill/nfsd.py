@@ -1,9 +1,8 @@
-"""Noise-free score distillation (Katzir et al., ICLR 2024): instead of the noise, what of a
-prediction is no noise,
+"""Noise-free score distillation (Katzir et al., ICLR 2024): only the part of a prediction that is not noise,
 
     gradient on x = w(t) (d + s (eps_hat(z_t; y) - eps_hat(z_t; empty))),
     d = eps_hat(z_t; empty) below a fifth of the schedule, where little noise is left in z_t to predict,
-        eps_hat(z_t; empty) - eps_hat(z_t; negative) above: the way out of what is no picture.
+        eps_hat(z_t; empty) - eps_hat(z_t; negative) above: away from what is no natural picture.
 
 Without a negative prompt d is 0 above, and the rule there is csd.
 

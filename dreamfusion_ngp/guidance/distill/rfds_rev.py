@@ -1,9 +1,9 @@
-"""RFDS with reversed noise (Yang et al., "Text-to-Image Rectified Flow as Plug-and-Play Priors", ICLR 2025):
-before rfds the noise moves towards the one from which the flow would come to x,
+"""RFDS with reversed noise (Yang et al., "Text-to-Image Rectified Flow as Plug-and-Play Priors", ICLR 2025): before
+rfds the noise is moved towards the one from which the flow would arrive at x,
 
     eps <- eps + (1 - s) (v_hat_y(x_s; y, s) - (eps - x)),
 
-with the velocity of the text alone. That is the noise which it predicts, eps_hat = x_s + (1 - s) v_hat.
+with the unguided conditional velocity. That is the predicted noise, eps_hat = x_s + (1 - s) v_hat.
 
 Cost: 3 UNet evaluations (of a transformer, here).
 """

@@ -1,11 +1,11 @@
 """Score distillation via reparametrized DDIM (Lukoianov et al., NeurIPS 2024), as in threestudio: the noise in z_t is
-that from which DDIM would come to x. x is inverted, ten steps for the whole schedule, at the guidance scale -s, with .3
-of DDPM's noise at every step, up to .1 beyond t; eps is what then tells z from x, and
+the one from which DDIM would arrive at x. x is inverted, with ten steps for the whole schedule, guidance scale -s and
+.3 of DDPM's noise at every step, up to .1 beyond t; eps is the noise in the resulting z, and
 
     gradient on x = w(t) (eps_hat - eps) = x - x_hat for `guidance.weighting` "clean", the paper's.
 
-x_hat is the guided clean image of z_t at once, or with `guidance.denoise_steps` n > 1 after n steps of DDIM (the target
-of arXiv 2605.09071, by its abstract).
+x_hat is the guided clean image of z_t in one step, or with `guidance.denoise_steps` n > 1 after n steps of DDIM (the
+target of arXiv 2605.09071, by its abstract).
 
 Cost: 2 (10 t + n) UNet evaluations, t in [0, 1] and rounded up to tenths.
 """
@@ -23,9 +23,9 @@ from ..classifier_free import guided_noise
 from ..moment import Moment
 from ..protocol import Denoiser, settled_scale
 from ..schedule import add_noise, weight
-from ..trajectory import FIRST, denoised, inverted
+from ..trajectory import FIRST, ddim_denoise, ddim_invert
 
-STEP, ETA = 0.1, 0.3  # of the schedule; of the deviation that DDPM's step has
+STEP, ETA = 0.1, 0.3  # of the schedule; of the deviation of DDPM's step
 
 
 def sdi(
@@ -45,10 +45,10 @@ def sdi(
     last = np.minimum(t + np.floor(moment.uniform(1)[0] * step).astype(np.int64), len(schedule) - 1)
     between = [np.where(k < t, k, last) for k in range(step, int(t.max()), step)]
     times = [np.full_like(t, first), *between, last]
-    z = inverted(schedule, x, times, away, ETA, lambda k: moment.normal(k, x))
+    z = ddim_invert(schedule, x, times, away, ETA, lambda k: moment.normal(k, x))
     alpha, sigma = schedule.coefficients(last, x)
     noise = (z - alpha * x) / sigma
     alpha, sigma = schedule.coefficients(t, x)
     z = add_noise(x, noise, alpha, sigma)
-    clean = denoised(schedule, z, t, config.denoise_steps, guided)
+    clean = ddim_denoise(schedule, z, t, config.denoise_steps, guided)
     return weight(alpha, sigma, config.weighting) * ((z - alpha * clean) / sigma - noise)

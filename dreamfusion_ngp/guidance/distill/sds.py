@@ -2,7 +2,7 @@
 
     gradient on x = w(t) (eps_hat(z_t; y, t) - eps),    z_t = alpha_t x + sigma_t eps
 
-eps_hat is the guided prediction; the model's own Jacobian is left out. w(t) is `guidance.weighting`.
+eps_hat is the guided prediction; the model's Jacobian is left out. w(t) is `guidance.weighting`.
 
 Cost: 2 UNet evaluations.
 """

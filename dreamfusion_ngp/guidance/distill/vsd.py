@@ -1,13 +1,13 @@
-"""Variational score distillation (Wang et al., "ProlificDreamer", NeurIPS 2023), equation 9: instead of the noise, what
-a student predicts who knows the renderings,
+"""Variational score distillation (Wang et al., "ProlificDreamer", NeurIPS 2023), equation 9: instead of the noise, the
+prediction of a student trained on the renderings is subtracted,
 
     gradient on x = w(t) (eps_hat(z_t; y, t) - eps_student(z_t; y, camera, shading, t)),
 
 with the guided prediction of the frozen UNet; the student (`guidance/student.py`) is that UNet with a LoRA of rank 4,
-which learns in every step, min |eps_student - eps|^2 in the UNet's own terms at t ~ U(0, T), without a camera in a
-tenth of the lessons, by AdamW at `guidance.lr_lora`, which rises over the first fiftieth of the run as in the paper's.
+trained in every step to minimise |eps_student - eps|^2, in the UNet's own terms, at t ~ U(0, T), without a camera in a
+tenth of the samples, by AdamW at `guidance.lr_lora`, which warms up over the first fiftieth of the run as in the paper.
 
-Cost: 3 UNet evaluations, and one with its backward for a view of a lesson: `guidance.slice` views, or all.
+Cost: 3 UNet evaluations, and one with its backward per training view: `guidance.slice` views a step, or all.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ WARM_UP = 0.02  # of the run
 class Variational:
     """The rule as `protocol.Distill` has it, which learns."""
 
-    views_together = True  # one lesson a step
+    views_together = True  # one training step a batch
 
     def __init__(self, student: Student):
         self.student, self.tensors = student, student.tensors
@@ -47,14 +47,14 @@ class Variational:
         alpha, sigma = denoiser.schedule.coefficients(t, x)
         z = add_noise(x, noise, alpha, sigma)
         noise_hat = guided_noise(denoiser.predict(z, t, views), z, alpha, sigma, denoiser.schedule, config)
-        followed = self.student.noise(z, t, views)
+        student_noise = self.student.noise(z, t, views)
         self.teach(x, views, config, moment)
-        return weight(alpha, sigma, config.weighting) * (noise_hat - followed)
+        return weight(alpha, sigma, config.weighting) * (noise_hat - student_noise)
 
     def teach(self, x: Tensor, views: Views, config: GuidanceConfig, moment: Moment) -> None:
-        """One lesson about some of the views."""
-        order, when, told = moment.uniform(3)
+        """One training step of the student on some of the views."""
+        order, when, camera = moment.uniform(3)
         some = np.sort(np.argsort(order)[: config.slice or len(x)])
         t = (when[some] * len(self.student.denoiser.schedule)).astype(np.int64)
         rate, noise = config.lr_lora * min(1.0, moment.progress / WARM_UP), moment.normal(0, x)[some]
-        self.student.learn(x[some], noise, t, views[some], told[some] >= WITHOUT_CAMERA, rate)
+        self.student.learn(x[some], noise, t, views[some], camera[some] >= WITHOUT_CAMERA, rate)

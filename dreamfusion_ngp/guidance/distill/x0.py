@@ -2,8 +2,8 @@
 
     gradient on x = x - x_hat,    x_hat = (z_t - sigma_t eps_hat) / alpha_t,
 
-the guided clean image, which `guidance.rescale` of `guidance.rescale_of` "clean" brings back to the spread of the one
-of the text alone, all views together. Without that it is sds with the weighting "clean", as x - x_hat =
+the guided clean image, which `guidance.rescale` with `guidance.rescale_of` "clean" rescales to the standard deviation
+of the unguided conditional one, all views together. Without that it is sds with the weighting "clean", as x - x_hat =
 sigma_t / alpha_t (eps_hat - eps).
 
 Cost: 2 UNet evaluations.
