@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from ..toybox.prior.autoencoder import FACTOR
-from ..toybox.prior.reconstruction import cell_energy, pictures_of_all, pulled_back
+from ..toybox.prior.reconstruction import cell_energy, pictures_of_all, pull_back
 
 SEED = 999  # of the pictures; no training has it by default
 BATCH = 4
@@ -56,7 +56,7 @@ def gradient_evenness(vae, image: Tensor, rounds: int) -> dict[str, float]:
     """ "grid" and "border" of `judge_autoencoder`, over `rounds` gradients of every picture."""
     parts = [part for _ in range(rounds) for part in image.split(BATCH)]
     energy = torch.stack([cell_energy(vae, part) for part in parts]).mean(0)
-    squares = torch.stack([pulled_back(vae, part).square().mean((0, 1)) for part in parts]).mean(0)
+    squares = torch.stack([pull_back(vae, part).square().mean((0, 1)) for part in parts]).mean(0)
     inside = squares[FACTOR:-FACTOR, FACTOR:-FACTOR].mean()
     rows, columns = squares[:, FACTOR:-FACTOR].mean(1), squares[FACTOR:-FACTOR].mean(0)
     border = torch.cat([line[part] for line in (rows, columns) for part in (slice(FACTOR), slice(-FACTOR, None))])

@@ -1,6 +1,5 @@
-"""The embedded world: toys with known shapes, and the small text-to-image diffusion model that is trained on pictures
-of them.
+"""The embedded world: toys with known shapes, and small text-to-image diffusion models trained on pictures of them.
 
-`sdf`, `shapes`, `world` and `captions` make the pictures; `model` and `training` the prior; `priors/` holds its
-weights. Nothing in `generate` imports the first four: a run sees the diffusion model only.
+`world/` makes the pictures and captions, `prior/` trains the models, `priors/` holds their weights. Nothing in
+`generate` renders toys: a run sees the diffusion model only.
 """

@@ -37,13 +37,12 @@ class Oracle:
     """The guidance protocol over a bank of `size` views of `toy`, each in the three shading modes. With `camera`, a
     view conditions on its camera, else on the view words of `config.guidance.view_words` ("none": on nothing).
 
-    The background of a rendering is read from its corners, where no toy is, and the bank is shown before that
-    background.
+    The background of a rendering is read from its corners, where no toy is, and the bank is composited over it.
     """
 
     def __init__(self, config: RunConfig, toy: str, color: str, camera: bool = False, size: int = 300):
         plain = replace(config.guidance, scale=None, rescale=0.0, clip_clean=False, clip_gradient=None)
-        self.run, self.camera, self.schedule = replace(config, guidance=plain), camera, Schedule(cosine_schedule())
+        self.config, self.camera, self.schedule = replace(config, guidance=plain), camera, Schedule(cosine_schedule())
         self.describe = VIEW_WORDS[config.guidance.view_words]
         random = generator(1, 0, Stream.TEST)
         views = sample_views(config.camera, config.light, size, 1.0, random)
@@ -80,12 +79,12 @@ class Oracle:
         ):
             k = self.choice(a, e)
             banks.append((self.bank[mode, k] + self.clear[k] * color[:, None, None]) * 2 - 1)
-        return ScoreDistillation(self.run, Posterior(banks, self.schedule))(image, views, part, progress)
+        return ScoreDistillation(self.config, Posterior(banks, self.schedule))(image, views, part, progress)
 
 
 class Posterior:
-    """The denoiser protocol over one bank (K, 3, H, H) for each view, in [-1, 1]; told of a text or not, it predicts
-    the same."""
+    """The denoiser protocol over one bank (K, 3, H, H) for each view, in [-1, 1]; its prediction is the same with and
+    without a text."""
 
     scale, views_together = 1.0, True
 

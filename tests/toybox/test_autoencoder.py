@@ -13,11 +13,11 @@ from dreamfusion_ngp.toybox.prior.autoencoder import (
     build_autoencoder,
     downsamplers,
     start_as_thumbnail,
-    trained_parts,
+    trained_modules,
     unit_latents,
 )
-from dreamfusion_ngp.toybox.prior.cache import Seen
-from dreamfusion_ngp.toybox.prior.reconstruction import cropped, grid_penalty, reconstruction_loss
+from dreamfusion_ngp.toybox.prior.cache import TracedViews
+from dreamfusion_ngp.toybox.prior.reconstruction import crop, grid_penalty, reconstruction_loss
 from dreamfusion_ngp.toybox.world.tracer import GBuffer
 
 
@@ -101,7 +101,7 @@ def test_latents_of_unit_spread_mean_the_same_pictures(vae, pictures):
 
 def test_a_held_encoder_is_not_trained_and_downsamplers_never_are(vae, pictures):
     for encoder in (True, False):
-        parts = trained_parts(vae, encoder)
+        parts = trained_modules(vae, encoder)
         reconstruction_loss(vae, pictures[:1], encoder).backward()
         wanted = {id(p) for part in parts for p in part.parameters() if p.requires_grad}
         assert not any(id(p) in wanted for conv in downsamplers(vae) for p in conv.parameters())
@@ -133,14 +133,14 @@ def test_crops_are_windows_around_the_toy():
     covered[:, 40:44, 20:30] = 255
     slot = torch.arange(side * side).reshape(1, side, side).expand(n, -1, -1)  # says where a pixel was
     buffer = GBuffer(torch.zeros(n, side, side, 3), torch.zeros(n, side, side, 3), slot, covered)
-    seen = Seen(buffer, torch.zeros(n, 3), np.zeros(n), np.zeros(n), np.zeros(n, bool))
+    seen = TracedViews(buffer, torch.zeros(n, 3), np.zeros(n), np.zeros(n), np.zeros(n, bool))
     torch.manual_seed(0)
-    found = cropped(seen, 16, random).buffer
+    found = crop(seen, 16, random).buffer
     corner = found.slot[:, 0, 0]
     inside = corner[:, None, None] + torch.arange(16)[:, None] * side + torch.arange(16)
     assert torch.equal(found.slot, inside) and len(set(corner.tolist())) > 8
     assert found.alpha.flatten(1).any(1).all(), "some of the toy is in every one"
-    assert cropped(seen, side, random) is seen
+    assert crop(seen, side, random) is seen
 
 
 def test_held_out_pictures_are_the_same_for_a_seed():

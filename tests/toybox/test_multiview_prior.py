@@ -18,11 +18,11 @@ from dreamfusion_ngp.guidance.packing import pack
 from dreamfusion_ngp.scene.cameras import around, orbit, sample_cameras
 from dreamfusion_ngp.scene.lights import LAMBERTIAN
 from dreamfusion_ngp.toybox.prior import multiview_training as training
-from dreamfusion_ngp.toybox.prior.cache import Seen
+from dreamfusion_ngp.toybox.prior.cache import TracedViews
 from dreamfusion_ngp.toybox.prior.loop import read_log
 from dreamfusion_ngp.toybox.prior.loss import BLIND, caption_ids
 from dreamfusion_ngp.toybox.prior.model import PRIOR, embed_words, load_prior
-from dreamfusion_ngp.toybox.prior.multiview_model import load_multiview_prior, said_of_view, start_multiview_prior
+from dreamfusion_ngp.toybox.prior.multiview_model import load_multiview_prior, start_multiview_prior, view_embedding
 from dreamfusion_ngp.toybox.prior.multiview_sampling import four_sides, sample, sheet
 from dreamfusion_ngp.toybox.prior.multiview_training import (
     Rings,
@@ -94,7 +94,7 @@ def test_cameras_say_at_first_to_the_time_what_view_words_say(pixel, start):
     angles = [(0, 15), (90, 15), (180, 60), (315, 0)]
     told = camera_numbers(orbit(*zip(*angles, strict=True), 1.3, 1.0))
     found = start.unet.class_embedding(told)
-    wanted = torch.stack([said_of_view(pixel, *angle) for angle in angles])
+    wanted = torch.stack([view_embedding(pixel, *angle) for angle in angles])
     assert (found - wanted).norm() < 0.2 * (wanted - wanted.mean(0)).norm()
     between, ends = (start.unet.class_embedding(camera_numbers(orbit(a, 15.0, 1.3, 1.0))) for a in ([7.5], [0, 15]))
     assert (between - ends.mean(0)).norm() < 0.5 * (ends[0] - ends[1]).norm()
@@ -123,8 +123,8 @@ def test_a_ring_shows_one_toy_from_four_sides(rings):
 def test_a_round_toy_looks_the_same_from_all_sides_lights_included():
     cameras = sample_cameras(training.RING_CAMERAS, 4, np.random.default_rng(4))
     buffer = trace("cone", torch.zeros(4, PARAMETERS), cameras)
-    seen = Seen(buffer, cameras.position, cameras.azimuth.numpy(), cameras.elevation.numpy(), np.ones(4, bool))
-    shown = training.shown_rings(seen, np.array([0]), np.array([LAMBERTIAN]), np.random.default_rng(0))
+    seen = TracedViews(buffer, cameras.position, cameras.azimuth.numpy(), cameras.elevation.numpy(), np.ones(4, bool))
+    shown = training.shade_rings(seen, np.array([0]), np.array([LAMBERTIAN]), np.random.default_rng(0))
     assert (shown - shown[:1]).abs().max() < 1e-4 and shown.std() > 0.05
 
 

@@ -109,13 +109,13 @@ def test_a_step_can_be_captured_in_a_graph(tmp_path):
         pixels.prepare_for_training(prior, "cpu")
         config = replace(QUICK, batch=2)
         task = PixelTask(prior, config)
-        run = trainer.Run(task, config, tmp_path, 0, 1, "cpu", trainer.EMPTY_LOG, None, silent)
+        train = trainer.Training(task, config, tmp_path, 0, 1, "cpu", trainer.EMPTY_LOG, None, silent)
         if tape:
-            run.learn = Repeated(run.gradients, tape)
+            train.learn = Repeated(train.gradients, tape)
         task.fill()
         torch.manual_seed(0)
-        losses = [float(run.step(2 * k, 0.5)) for k in range(Repeated.WARM + 3)]
-        found.append((losses, torch.cat([p.detach().flatten() for p in run.parameters])))
+        losses = [float(train.step(2 * k, 0.5)) for k in range(Repeated.WARM + 3)]
+        found.append((losses, torch.cat([p.detach().flatten() for p in train.parameters])))
     assert tape.captured == 1 and tape.runs == 3
     assert found[0][0] == found[1][0] and torch.equal(found[0][1], found[1][1])
 
@@ -176,13 +176,13 @@ def test_what_ends_a_training_costs_none_of_it(tmp_path, monkeypatch):
         def write(self, text):
             raise BrokenPipeError(32, "Broken pipe")
 
-    def step(run, images, progress, take=trainer.Run.step):
+    def step(run, images, progress, take=trainer.Training.step):
         if images == 3 * TINY.batch:
             raise KeyboardInterrupt
         return take(run, images, progress)
 
     monkeypatch.setattr(sys, "stdout", Closed())
-    monkeypatch.setattr(trainer.Run, "step", step)
+    monkeypatch.setattr(trainer.Training, "step", step)
     with pytest.raises(KeyboardInterrupt):
         train_prior(replace(TINY, report_every=1), tmp_path / "prior", show=say)
     log = read_log(tmp_path / "prior")

@@ -97,7 +97,7 @@ def test_hidden_pictures_are_what_shown_ones_are_on_average(mode, monkeypatch):
     total, n = 0.0, 500
     for _ in range(6):
         seen = one.shelves.draw(np.full(n, house), random)
-        pictures = training.shown_pictures(seen, np.full(n, color), np.full(n, mode), random)
+        pictures = training.shade_views(seen, np.full(n, color), np.full(n, mode), random)
         total = total + pictures.double().sum(0)
     drawn = one.means.draw(np.array([house]), random)
     assert [drawn.azimuth[0], drawn.elevation[0]] == [seen.azimuth[0], seen.elevation[0]]

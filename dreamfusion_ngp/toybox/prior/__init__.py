@@ -1,1 +1,1 @@
-"""The embedded diffusion model of the toys, and its training."""
+"""The embedded diffusion models of the toys, and their training."""

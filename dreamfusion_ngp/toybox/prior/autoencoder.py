@@ -1,13 +1,13 @@
 """The autoencoder of the latent prior: an AutoencoderKL, 256 x 256 pixels to 32 x 32 latents of 4 channels, and the
 weights that it starts from.
 
-From random weights group normalisation forgets how bright a picture is, and for hours little else is learnt. So it
-starts as what it must be at least, a thumbnail that is enlarged again: a few channels carry the colours through every
-layer, whatever the others do (docs/decisions/0201-latent-prior.md).
+From random weights group normalisation loses the brightness of a picture, and for hours little else is learnt. So it
+starts as the simplest autoencoder, which shrinks a picture to a thumbnail and enlarges it: a few channels carry the
+colours through every layer, whatever the others do (docs/decisions/0201-latent-prior.md).
 
-The encoder's downsamplers are 2 x 2 averages and stay that. Guidance pulls gradients back through them: strided kernels
-that are learnt treat the pixels of a cell unlike each other, and their padding, which is on the right and at the bottom
-only, leaves stripes there. An average touches no padding.
+The encoder's downsamplers are fixed 2 x 2 averages. Guidance pulls gradients back through them: learnt strided kernels
+treat the pixels of a cell unequally, and their padding, only at the right and bottom, leaves stripes there. An average
+needs no padding.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ SIDE = 256  # pixels of what it sees
 FACTOR = 8  # pixels a side for one latent
 LATENTS = 4  # channels
 CHANNELS = (16, 32, 64, 64)
-GROUPS = 2  # of the normalisations: what carries the colours fills one of them
+GROUPS = 2  # of the normalisations: the channels that carry colours fill one of them
 LOGVAR = -6.0  # of the posterior, at the start
 
 COLORS = 3
@@ -76,24 +76,24 @@ def downsamplers(vae: Any) -> list[Any]:
     return [block.downsamplers[0].conv for block in vae.encoder.down_blocks if block.downsamplers]
 
 
-def trained_parts(vae: Any, encoder: bool) -> list[nn.Module]:
-    """The parts that a training changes, with the encoder or without; parameters that stay need no gradient."""
-    mine = [vae.post_quant_conv, vae.decoder]
-    mine = [vae.encoder, vae.quant_conv, *mine] if encoder else mine
+def trained_modules(vae: Any, encoder: bool) -> list[nn.Module]:
+    """The modules that a training changes, with or without the encoder; all other parameters are frozen."""
+    modules = [vae.post_quant_conv, vae.decoder]
+    modules = [vae.encoder, vae.quant_conv, *modules] if encoder else modules
     vae.requires_grad_(False)
-    for part in mine:
+    for part in modules:
         part.requires_grad_(True)
     for conv in downsamplers(vae):
         conv.requires_grad_(False)
-    return mine
+    return modules
 
 
 @torch.no_grad()
 def start_as_thumbnail(vae: Any, pictures: Tensor) -> None:
-    """Weights with which the latents are the colours of a blurred thumbnail and the decoder enlarges it. pictures:
-    (n, 3, H, H) in [-1, 1], by which the normalisations on the way are scaled.
+    """Set weights with which the latents are the colours of a blurred thumbnail and the decoder enlarges it. pictures:
+    (n, 3, H, H) in [-1, 1], by which the normalisations are calibrated.
 
-    Every residual block adds nothing, but for the blurs. silu(x) - silu(-x) = x carries colours through them.
+    Residual blocks add nothing, except for the blurs. silu(x) - silu(-x) = x carries colours through them.
     """
     for name, layer in vae.named_modules():
         if name.endswith(("conv2", "conv_shortcut")):
@@ -125,13 +125,13 @@ def start_as_thumbnail(vae: Any, pictures: Tensor) -> None:
 
 
 def _filter(share: float) -> Tensor:
-    """(3, 3): neighbours count `share` along both axes, the middle what is left; negative shares sharpen."""
+    """(3, 3) separable kernel: `share` for neighbours, the rest for the middle; negative shares sharpen."""
     row = torch.tensor([share, 1 - 2 * share, share])
     return row[:, None] * row
 
 
 def _clear(conv: Affine) -> None:
-    """No output to the group of the channels that carry."""
+    """Zero the outputs in the group of the colour channels."""
     group = max(OWN, len(conv.weight) // GROUPS) if len(conv.weight) > OWN else len(conv.weight)
     conv.weight[:group], conv.bias[:group] = 0, 0
 
@@ -141,7 +141,7 @@ def _add_constants(conv: Affine) -> None:
 
 
 def _enter(conv: Affine, taps: Tensor) -> None:
-    """A half's first convolution: colours come in, their negatives and the constants beside them."""
+    """Set the first convolution of the encoder or decoder: colours, their negatives and the constants."""
     _clear(conv)
     for i in range(COLORS):
         _put(conv, i, i, taps)
@@ -150,7 +150,7 @@ def _enter(conv: Affine, taps: Tensor) -> None:
 
 
 def _leave(conv: Affine, factor: float) -> None:
-    """A half's last convolution: colours out of the two signs that the activation left."""
+    """Set the last convolution of the encoder or decoder: colours from their activated positives and negatives."""
     conv.weight[:COLORS], conv.bias[:COLORS] = 0, 0
     for i in range(COLORS):
         _put_pair(conv, i, i, torch.tensor([[factor]]))
@@ -184,8 +184,8 @@ def _put_pair(conv: Affine, row: int, color: int, taps: Tensor) -> None:
 
 
 def _scale_as_met(vae: Any, norms: list[nn.GroupNorm], pictures: Tensor) -> None:
-    """Give the carrying channels of normalisations the spread of their group as weight, each before it first runs: what
-    they divide by is multiplied again."""
+    """Set the weights of the colour channels of normalisations to the spread of their group, each before it first runs,
+    so that the division by it is undone."""
 
     def scale(norm: Any, inputs: tuple[Tensor]) -> None:
         group = inputs[0].shape[1] // norm.num_groups

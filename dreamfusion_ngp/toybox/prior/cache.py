@@ -1,4 +1,4 @@
-"""Traced views of toys, kept on a device: G-buffers of every class in a ring, and the cameras that saw them."""
+"""Traced views of toys, kept on a device: a ring buffer of G-buffers for every class, and their cameras."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from ..world.tracer import GBuffer
 
 
 @dataclass(frozen=True)
-class Seen:
+class TracedViews:
     """n views. buffer: on the device. position: (n, 3) CPU tensor, of the cameras in world units. azimuth, elevation:
-    (n,) arrays, radians. framed: (n,) bool array, what `Shelves.add` was told."""
+    (n,) arrays, radians. framed: (n,) bool array, as given to `Shelves.add`."""
 
     buffer: GBuffer
     position: torch.Tensor
@@ -26,8 +26,8 @@ class Seen:
 
 
 class Shelves:
-    """`room` views of every class; new ones replace the oldest of their class. Memory that was never written is not
-    taken."""
+    """`room` views of every class; new ones replace the oldest of their class. The CPU allocates memory only as it is
+    written."""
 
     def __init__(self, room: int, device: str | torch.device = "cpu", resolution: int = 64):
         self.room, self.device, shape = room, device, (len(CLASSES), room, resolution, resolution)
@@ -41,11 +41,12 @@ class Shelves:
         self.added = np.zeros(len(CLASSES), int)  # ever
 
     def filled(self) -> np.ndarray:
-        """(classes,) views of each class that there are."""
+        """(classes,) number of views of each class."""
         return np.minimum(self.added, self.room)
 
     def add(self, index: int, buffer: GBuffer, cameras: Cameras, framed: bool = True) -> None:
-        """Views of the class `index`, one per camera (on the CPU); the first of more than there is room for go."""
+        """Add views of the class `index`, one per camera (on the CPU); of more than `room` views the first are
+        dropped."""
         n = len(cameras)
         rows = (self.added[index] + np.arange(n))[-self.room :] % self.room
         there = sent(rows, self.device)
@@ -56,21 +57,21 @@ class Shelves:
         self.framed[index, rows] = framed
         self.added[index] += n
 
-    def draw(self, classes: np.ndarray, random: np.random.Generator) -> Seen:
-        """A random view of each of `classes` (n,), which must all have some."""
+    def draw(self, classes: np.ndarray, random: np.random.Generator) -> TracedViews:
+        """A random view of each of `classes` (n,), none of which may be empty."""
         return self.at(classes, random.integers(self.filled()[classes]))
 
-    def draw_rings(self, classes: np.ndarray, views: int, random: np.random.Generator) -> Seen:
-        """`views` views that were added side by side for each of `classes` (n,): all views of a class must have come in
-        groups of so many, for which there is room."""
+    def draw_rings(self, classes: np.ndarray, views: int, random: np.random.Generator) -> TracedViews:
+        """`views` consecutively added views for each of `classes` (n,): all views of a class must have been added in
+        groups of that size, which divides `room`."""
         first = random.integers(self.filled()[classes] // views) * views
         rows = (first[:, None] + np.arange(views)).ravel()
         return self.at(np.repeat(classes, views), rows)
 
-    def at(self, classes: np.ndarray, rows: np.ndarray) -> Seen:
+    def at(self, classes: np.ndarray, rows: np.ndarray) -> TracedViews:
         """The views of `classes` (n,) in `rows` (n,)."""
         buffer = self.buffer[sent(classes, self.device), sent(rows, self.device)]
         azimuth, elevation = self.angles[classes, rows].T
-        return Seen(
+        return TracedViews(
             buffer, torch.from_numpy(self.position[classes, rows]), azimuth, elevation, self.framed[classes, rows]
         )

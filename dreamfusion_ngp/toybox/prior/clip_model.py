@@ -1,8 +1,8 @@
 """The embedded CLIP, toybox-clip: a residual network (He et al. 2016) and a text transformer, in transformers' classes
 only, joined as CLIP's are.
 
-It guides and never scores. What it shares with the judge are the toys; architecture, loss, pictures, seed and texts are
-its own: the judge has other convolutions, without normalisation over batches, and reads a bag of words.
+It guides and never scores. It shares only the toys with the judge; architecture, loss, pictures, seed and texts differ:
+the judge has other convolutions, without batch normalisation, and reads a bag of words.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from ..world.captions import WORDS
 from .model import forget_origin, quiet
 
 CLIP_PRIOR = Path(__file__).parents[1] / "priors" / "toybox-clip"
-SIZE = 64  # pixels a side of what it sees
+SIZE = 64  # pixels a side of its input
 TOKENS = 17  # of a caption, with its two ends
 DIMENSION = 96  # of the shared space
 ENDS = ("<|startoftext|>", "<|endoftext|>")
@@ -50,27 +50,27 @@ class ClipPrior:
 
 
 def build_tokenizer():
-    """CLIP's byte-pair tokenizer, with merges for the words of toys: such a word is a few tokens."""
+    """CLIP's byte-pair tokenizer, with merges for the words of toys, so that each is a few tokens."""
     from transformers import CLIPTokenizer
 
     letters = sorted(set("".join(WORDS)) | set("abcdefghijklmnopqrstuvwxyz0123456789,.'-"))
     tokens = [*letters, *(c + "</w>" for c in letters)]
-    known, merges = set(tokens), []
+    pieces, merges = set(tokens), []
     for word in WORDS:
         start, *rest = [*word[:-1], word[-1] + "</w>"]
         for piece in rest:
             if (start, piece) not in merges:
                 merges.append((start, piece))
             start += piece
-            if start not in known:
-                known.add(start)
+            if start not in pieces:
+                pieces.add(start)
                 tokens.append(start)
     vocabulary = {token: i for i, token in enumerate([*ENDS, *tokens])}
     return CLIPTokenizer(vocab=vocabulary, merges=merges, model_max_length=TOKENS)
 
 
 def build_clip(seed: int = 0) -> ClipPrior:
-    """The untrained CLIP: 1.0 million parameters. Decision 0168 says why it is no vision transformer."""
+    """The untrained CLIP: 1.0 million parameters. Decision 0168 says why it is not a vision transformer."""
     from transformers import CLIPTextConfig, ResNetConfig, VisionTextDualEncoderConfig, VisionTextDualEncoderModel
 
     torch.manual_seed(seed)
@@ -101,11 +101,11 @@ def load_clip(folder: Path = CLIP_PRIOR) -> ClipPrior:
     if not (folder / "config.json").is_file():
         raise OSError(f"{folder} has no config.json")
     with quiet():
-        found: Any = VisionTextDualEncoderModel.from_pretrained(
+        result: Any = VisionTextDualEncoderModel.from_pretrained(
             folder, local_files_only=True, use_safetensors=True, output_loading_info=True
         )
         tokenizer = CLIPTokenizer.from_pretrained(folder, local_files_only=True)
-    model, info = found
+    model, info = result
     if info["missing_keys"]:
         raise OSError(f"{folder}: {len(info['missing_keys'])} weights are missing")
     return ClipPrior(model.to(torch.float32), tokenizer)

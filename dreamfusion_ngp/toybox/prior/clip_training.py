@@ -1,10 +1,10 @@
 """The training of the embedded CLIP: `train-prior --kind clip`.
 
-CLIP's cross-entropy, with all texts there are in the place of those of a batch. Its pictures have Dream Fields' own
-backgrounds and windows, which a guidance shows it, and now and then a batch is moved to where the loss is largest
-within a small distance (Madry et al. 2018): the gradients of a network so trained look like things (Santurkar et al.
-2019, "Image Synthesis with a Single (Robust) Classifier"), those of another like noise. A public CLIP comes by some of
-that through its hundreds of millions of pictures.
+CLIP's cross-entropy, with all existing texts instead of those of a batch. Its pictures have the backgrounds and windows
+of Dream Fields, as in guidance. Some batches are adversarial, moved to where the loss is largest within a small
+distance (Madry et al. 2018): the gradients of a network trained so look like objects (Santurkar et al. 2019, "Image
+Synthesis with a Single (Robust) Classifier"), other networks' like noise. A public CLIP gets some of this from its
+hundreds of millions of pictures.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ from .loop import EMPTY_LOG, read_log, run_task
 from .loss import LIGHTS, TrainPriorConfig, random_colors
 from .pixels import check_request
 
-# Wider than the prior's and the judge's: from below to above, near and far, off the middle.
+# A wider range than the prior's and the judge's: from below to above, near and far, off-centre.
 CAMERAS = CameraConfig(
     elevation=(-10.0, 75.0),
     uniform_angle_probability=1.0,
@@ -49,13 +49,13 @@ CAMERAS = CameraConfig(
 )
 BACKGROUNDS = ClipConfig(backgrounds=("noise", "checker", "fourier", "flat", "flat"), cells=(2, 10))
 SHARE = (0.8, 1.0)  # of a picture's side, of the windows
-LIGHT = 0.5  # of the backgrounds: light greys, before which white clay is hardest to see
+LIGHT = 0.5  # of the backgrounds: light greys, on which white clay is hardest to see
 TEMPLATES = ("{}", "a photo of {}", "a 3d model of {}", "a render of {}")
 PLAIN_TEXT = 0.6  # of the batches: the toy alone
 ATTACKED, DISTANCE = 0.25, 0.5  # of the batches; Euclidean, over the 3 x 64 x 64 numbers of a picture
-CALM = 0.5  # part of a run, at its start, without attacks: what is not known yet cannot be attacked
+CALM = 0.5  # fraction of the run, at its start, without attacks: what is not learnt yet cannot be attacked
 MAX_SCALE = 50.0  # of the inner products
-FILL = 60  # views of a class before the training begins
+FILL = 60  # views of a class before the training begins; the others follow during it
 OUTER = ("vision_model.embedder.embedder.convolution", "visual_projection", "text_projection")
 
 CLIP = TrainPriorConfig(
@@ -95,7 +95,7 @@ class ClipTask:
         captions = [*map(subject, CLASSES), *whole]
         self.ids = [caption_ids(self.encoder, [t.format(c) for c in captions]) for t in TEMPLATES]
 
-    def parts(self, model: ClipPrior) -> list:
+    def modules(self, model: ClipPrior) -> list:
         return [model.model]
 
     def open(self, random: np.random.Generator, device: str) -> None:
@@ -115,11 +115,11 @@ class ClipTask:
 
     def batch(self, progress: float) -> tuple[Tensor, ...]:
         """pictures (n, 3, SIZE, SIZE) in [0, 1]; classes, colours (n,); textureless (n,) bool; ids (20 + 220, tokens)
-        of all captions; the distance (1,) to move the pictures, of none where they stay."""
+        of all captions; the distance (1,) of an attack on the pictures, or (0,) for none."""
         n, random = self.config.batch, self.random
         classes, color = random.integers(len(CLASSES), size=n), random.integers(len(COLORS), size=n)
         modes = sample_modes(LIGHTS, n, 1.0, random)
-        pictures = shown(self.shelves.draw(classes, random), color, modes, random)
+        pictures = draw_pictures(self.shelves.draw(classes, random), color, modes, random)
         template = 0 if random.random() < PLAIN_TEXT else int(random.integers(1, len(TEMPLATES)))
         moved = np.full(int(random.random() < ATTACKED and progress >= CALM), DISTANCE, np.float32)
         rest = (classes, color, modes == TEXTURELESS, self.ids[template], moved)
@@ -139,13 +139,13 @@ class ClipTask:
 def retrieval_loss(
     encoder: DualEncoder, pictures: Tensor, texts: Tensor, scale: Tensor, classes: Tensor, color: Tensor, clay: Tensor
 ) -> Tensor:
-    """Cross-entropy of a picture's class among the classes, and of its caption among all but for textureless ones."""
+    """Cross-entropy of a picture's class among the classes and, unless it is textureless, of its caption among all."""
     with autocast(pictures.device):
-        seen = encoder.encode_images(pictures)
+        features = encoder.encode_images(pictures)
     named, whole = texts.float().split([len(CLASSES), len(texts) - len(CLASSES)])
     entropy = torch.nn.functional.cross_entropy
-    colored = entropy(scale * seen @ whole.T, classes * len(COLORS) + color, reduction="none") * ~clay
-    return entropy(scale * seen @ named.T, classes) + colored.sum() / (~clay).sum().clamp(min=1)
+    colored = entropy(scale * features @ whole.T, classes * len(COLORS) + color, reduction="none") * ~clay
+    return entropy(scale * features @ named.T, classes) + colored.sum() / (~clay).sum().clamp(min=1)
 
 
 def direction(gradient: Tensor) -> Tensor:
@@ -153,23 +153,23 @@ def direction(gradient: Tensor) -> Tensor:
     return gradient / gradient.flatten(1).norm(dim=1).clamp(min=1e-12).view(-1, 1, 1, 1)
 
 
-def shown(seen, color: np.ndarray, modes: np.ndarray, random: np.random.Generator) -> Tensor:
-    """(n, 3, SIZE, SIZE) pictures in [0, 1] of views (`shelves.Seen`): lights as the paper's, colours as the prior's,
-    windows and backgrounds as Dream Fields'; some worn by noise."""
-    n, device = len(color), seen.buffer.slot.device
-    rows = sent(shading_rows(LIGHTS, sample_light_positions(LIGHTS, seen.position, random), modes), device)
+def draw_pictures(views, color: np.ndarray, modes: np.ndarray, random: np.random.Generator) -> Tensor:
+    """(n, 3, SIZE, SIZE) pictures in [0, 1] of views (`cache.TracedViews`): lights as in the paper, colours as for the
+    prior, windows and backgrounds as in Dream Fields, and a little noise."""
+    n, device = len(color), views.buffer.slot.device
+    rows = sent(shading_rows(LIGHTS, sample_light_positions(LIGHTS, views.position, random), modes), device)
     behind = backgrounds(BACKGROUNDS, n, SIZE, random, device)
     light = sent(random.uniform(0.75, 1.0, (n, 1, 1, 1)), device, torch.float32)
     behind = torch.where(sent(random.random((n, 1, 1, 1)) < LIGHT, device), light, behind)
-    picture = shade(seen.buffer, sent(random_colors(color, random), device), rows, behind.permute(0, 2, 3, 1))
+    picture = shade(views.buffer, sent(random_colors(color, random), device), rows, behind.permute(0, 2, 3, 1))
     cut = windows(picture, draw_windows(n, SHARE, random), SIZE)
     strength = sent(random.uniform(0, 0.06, (n, 1, 1, 1)), device, torch.float32)
     return (cut + strength * torch.randn_like(cut)).clamp(0, 1)
 
 
 def caption_ids(encoder: DualEncoder, captions: list[str]) -> np.ndarray:
-    """(M, longest) int64: tokens as CLIP reads them, without the padding that all of them have. What comes after a
-    caption's end says nothing: attention looks back only, and the end is what is read."""
+    """(M, longest) int64: CLIP's tokens, without the padding that all captions share. What follows a caption's end
+    token has no effect: attention is causal, and the output is read at the end token."""
     ids = encoder.tokens(captions)[0]
     ends = (ids == encoder.tokenizer.eos_token_id).int().argmax(1)
     return ids[:, : int(ends.max()) + 1].cpu().numpy()

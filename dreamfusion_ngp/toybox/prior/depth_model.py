@@ -1,9 +1,9 @@
-"""The depth prior, toybox-depth: a ControlNet (Zhang et al., ICCV 2023) on the latent prior, which stays as it is.
+"""The depth prior, toybox-depth: a ControlNet (Zhang et al., ICCV 2023) on the latent prior, which is frozen.
 
-It is diffusers' ControlNetModel and nothing else: whatever loads the public ones loads it. That class has no setting
-for the width of the embedding of time and text, which is four times the first block's, 192 where the latent UNet has
-256. So its encoder starts as the UNet's in everything but that; there the weights that count most are kept, and the
-layers that read it are fitted anew.
+It is a plain diffusers ControlNetModel, which loads like public ones. That class has no setting for the width of the
+embedding of time and text, which is four times the first block's: 192, where the latent UNet has 256. So its encoder
+starts as the UNet's except for the embedding, which keeps the most important units, and the layers that read it, which
+are fitted again.
 """
 
 from __future__ import annotations
@@ -20,14 +20,14 @@ from torch import Tensor, nn
 from ..world.captions import subject
 from ..world.shapes import CLASSES, COLORS
 from .latent_model import LATENT_PRIOR, LatentPrior, load_latent_prior
-from .latent_start import fitted, set_linear, solve, with_ones
+from .latent_start import fit_linear, set_linear, solve, with_ones
 from .loss import caption_ids
 from .model import embed_words, forget_origin, quiet
 
 DEPTH_PRIOR = Path(__file__).parents[1] / "priors" / "toybox-depth"
-GUIDANCE_SCALE = 2.0  # of painting: at 3 and 4 colours turn, brown to green and yellow to orange
-EMBEDDING = (8, 16, 32, 64)  # channels of what reads the depth, from 256 pixels a side to 32
-TIMES = 40  # at which the embedding is fitted
+GUIDANCE_SCALE = 2.0  # of painting: at 3 and 4 colours shift, brown to green and yellow to orange
+EMBEDDING = (8, 16, 32, 64)  # channels of the depth encoder, from 256 pixels a side to 32
+TIMES = 40  # timesteps at which the embedding is fitted
 RIDGE = 1e-6  # of the mean square of the features
 CONFIG = (
     "in_channels",
@@ -56,8 +56,8 @@ class DepthPrior:
     latent: LatentPrior
 
     def save(self, folder: Path) -> None:
-        """Write the folder of a ControlNet: its config, float16 safetensors, and the scale that painting takes."""
-        # torch's own method: that of diffusers warns of layers that are not there.
+        """Write the folder of a ControlNet: its config, float16 safetensors, and the guidance scale of painting."""
+        # torch's own method: that of diffusers warns of missing layers.
         half: Any = torch.nn.Module.to(copy.deepcopy(self.control), torch.float16)
         with quiet():
             half.save_pretrained(folder, safe_serialization=True)
@@ -83,56 +83,57 @@ def load_depth_prior(folder: Path = DEPTH_PRIOR, latent: Path = LATENT_PRIOR) ->
 
 @torch.no_grad()
 def start_depth_prior(latent: LatentPrior, seed: int = 0) -> DepthPrior:
-    """A ControlNet that says nothing yet, its encoder the UNet's: 2.3 million parameters."""
+    """A ControlNet without effect yet, whose encoder is the UNet's: 2.3 million parameters."""
     from diffusers import ControlNetModel  # pyright: ignore[reportPrivateImportUsage]
 
     torch.manual_seed(seed)
     unet = latent.unet
     settings = {name: unet.config[name] for name in CONFIG}
     control = ControlNetModel(conditioning_embedding_out_channels=EMBEDDING, **settings)
-    mine, known = control.state_dict(), unet.state_dict()
-    same = {name: value for name, value in known.items() if name in mine and mine[name].shape == value.shape}
+    target, source = control.state_dict(), unet.state_dict()
+    same = {name: value for name, value in source.items() if name in target and target[name].shape == value.shape}
     control.load_state_dict(same, strict=False)
     narrow(control, latent)
     return DepthPrior(control, latent)
 
 
 def narrow(control: Any, latent: LatentPrior) -> None:
-    """Fit a ControlNet's embedding of time and text, which is narrower than the UNet's, to what the UNet's blocks make
-    of it."""
-    unet, said = latent.unet, all_texts(latent)
+    """Fit a ControlNet's embedding of time and text, which is narrower than the UNet's, so that its blocks get what the
+    UNet's blocks get."""
+    unet, texts = latent.unet, all_texts(latent)
     steps = torch.linspace(0, len(latent.scheduler.alphas_cumprod) - 1, TIMES)
-    wide = embedding_of(unet, steps, said)
+    wide = embedding_of(unet, steps, texts)
     readers = list(zip(time_readers(control), time_readers(unet), strict=False))
     weight = torch.cat([theirs.weight for _, theirs in readers])
     kept = most(nn.functional.silu(wide), weight, control.time_embedding.linear_1.out_features)
     mine, theirs = control.time_embedding, unet.time_embedding
-    told = unet.time_proj(torch.arange(len(latent.scheduler.alphas_cumprod)).float())
-    hidden, goal = theirs.act(theirs.linear_1(told)), theirs(told)[:, kept]
+    times = unet.time_proj(torch.arange(len(latent.scheduler.alphas_cumprod)).float())
+    hidden, goal = theirs.act(theirs.linear_1(times)), theirs(times)[:, kept]
     units = most(hidden, theirs.linear_2.weight, mine.linear_1.out_features)
     mine.linear_1.weight.copy_(theirs.linear_1.weight[units])
     mine.linear_1.bias.copy_(theirs.linear_1.bias[units])
-    set_linear(mine.linear_2, slice(None), fitted(hidden[:, units], goal))
+    set_linear(mine.linear_2, slice(None), fit_linear(hidden[:, units], goal))
     for name in ("proj", "norm2"):
         for part in ("weight", "bias"):
             value = getattr(getattr(unet.add_embedding, name), part)
             getattr(getattr(control.add_embedding, name), part).copy_(value[kept])
-    rows, seen = with_ones(nn.functional.silu(embedding_of(control, steps, said))).double(), nn.functional.silu(wide)
+    rows = with_ones(nn.functional.silu(embedding_of(control, steps, texts))).double()
+    features = nn.functional.silu(wide)
     square = rows.T @ rows
     for reader, original in readers:
-        set_linear(reader, slice(None), solve(square, rows.T @ original(seen).double(), RIDGE))
+        set_linear(reader, slice(None), solve(square, rows.T @ original(features).double(), RIDGE))
 
 
 def all_texts(latent: LatentPrior) -> Tensor:
-    """(S, MAX_TOKENS, d): what the text encoder says of every toy in every colour, and of no text."""
+    """(S, MAX_TOKENS, d): the text encodings of every toy in every colour, and of the empty text."""
     texts = ["", *(subject(name, color) for name in CLASSES for color in COLORS)]
     return embed_words(latent.text_encoder, torch.tensor(caption_ids(latent.tokenizer, texts)))
 
 
-def embedding_of(network: Any, steps: Tensor, said: Tensor) -> Tensor:
-    """(steps x texts, d): what the blocks of a UNet, or of its ControlNet, are told of times and texts."""
+def embedding_of(network: Any, steps: Tensor, texts: Tensor) -> Tensor:
+    """(steps x texts, d): the embedding of times and texts that the blocks of a UNet, or of its ControlNet, read."""
     time = network.time_embedding(network.time_proj(steps))
-    return (time[:, None] + network.add_embedding(said)).flatten(0, 1)
+    return (time[:, None] + network.add_embedding(texts)).flatten(0, 1)
 
 
 def time_readers(network: Any) -> list[Any]:
@@ -142,5 +143,5 @@ def time_readers(network: Any) -> list[Any]:
 
 
 def most(features: Tensor, weight: Tensor, count: int) -> Tensor:
-    """Indices of the `count` columns of features (n, d) that say most to a layer of weights (m, d), in order."""
+    """Indices of the `count` columns of features (n, d) with most effect on a layer of weights (m, d), in order."""
     return (features.std(0) * weight.norm(dim=0)).topk(count).indices.sort().values

@@ -38,20 +38,20 @@ def _sample_batch(prior, texts, depth, scale, steps, seed):
     device = next(prior.control.parameters()).device
     tokens = tokenize(latent.tokenizer, texts + [""] * n).to(device)
     abar = latent.scheduler.alphas_cumprod.to(device)
-    seen = depth.to(device)[:, None].repeat(2, 3, 1, 1)
+    condition = depth.to(device)[:, None].repeat(2, 3, 1, 1)
     with autocast(device):
         hidden = latent.text_encoder(tokens.input_ids).last_hidden_state
 
     def clean(x, now):
         both = torch.cat([x, x])
         with autocast(device):
-            down, mid = prior.control(both, now.to(device), hidden, controlnet_cond=seen, return_dict=False)
+            down, mid = prior.control(both, now.to(device), hidden, controlnet_cond=condition, return_dict=False)
             noise = latent.unet(
                 both, now.to(device), hidden, down_block_additional_residuals=down, mid_block_additional_residual=mid
             ).sample
         cond, uncond = noise.float().chunk(2)
-        found = uncond + scale * (cond - uncond)
-        return ((x - (1 - abar[now]).sqrt() * found) / abar[now].sqrt()).clamp(-FARTHEST, FARTHEST)
+        guided = uncond + scale * (cond - uncond)
+        return ((x - (1 - abar[now]).sqrt() * guided) / abar[now].sqrt()).clamp(-FARTHEST, FARTHEST)
 
     shape = (n, LATENTS, depth.shape[1] // FACTOR, depth.shape[2] // FACTOR)
     noise = np.random.default_rng(seed).normal(size=shape)
@@ -62,14 +62,14 @@ def _sample_batch(prior, texts, depth, scale, steps, seed):
 
 
 def true_depth(names: list[str], elevations: list[float], seed: int = 0) -> Tensor:
-    """(n, 4, 256, 256) depth in world units, 0 where nothing is: a toy of every class named, in random proportions,
-    from azimuths 0, 90, 180 and 270 degrees."""
-    random, found = np.random.default_rng([seed, 23]), []
+    """(n, 4, 256, 256) depth in world units, 0 where there is no surface: a toy of each class in `names`, in random
+    proportions, from azimuths 0, 90, 180 and 270 degrees."""
+    random, maps = np.random.default_rng([seed, 23]), []
     for name, elevation in zip(names, elevations, strict=True):
         cameras = four_sides([0.0], [elevation])
         u = torch.tensor(random.uniform(-1, 1, (1, PARAMETERS)).repeat(4, 0), dtype=torch.float32)
-        found.append(depth_of(trace(name, u, cameras, SIDE), cameras))
-    return torch.stack(found)
+        maps.append(depth_of(trace(name, u, cameras, SIDE), cameras))
+    return torch.stack(maps)
 
 
 def sheet(prior, path, *, scale: float = 4.0, steps: int = 30, seed: int = 0) -> None:
@@ -82,11 +82,11 @@ def sheet(prior, path, *, scale: float = 4.0, steps: int = 30, seed: int = 0) ->
     toys = [subject(c, names[i * 5 % len(names)]) for i, c in enumerate(CLASSES)]
     one, four = depth[:, 1], tiled(depth.flatten(0, 1))
     cells = []
-    for seen, view in ((one, "az90 el15"), (four, "")):
-        shown = depth_picture(seen, seen > 0)
+    for metric, view in ((one, "az90 el15"), (four, "")):
+        condition = depth_picture(metric, metric > 0)
         texts = [view_prompt(toy, view, MODE_WORDS[0]) for toy in toys]
-        drawn = sample(prior, texts, shown, scale=scale, steps=steps, seed=seed)
-        for pictures in (shown[..., None].expand(-1, -1, -1, 3), drawn):
+        images = sample(prior, texts, condition, scale=scale, steps=steps, seed=seed)
+        for pictures in (condition[..., None].expand(-1, -1, -1, 3), images):
             side = pictures.shape[1] // SHEET_SIDE
             small = torch.nn.functional.avg_pool2d(pictures.permute(0, 3, 1, 2), side)
             cells.append(small.permute(0, 2, 3, 1))

@@ -1,7 +1,7 @@
 """The training of the depth prior, toybox-depth: single views, and four sides of a toy in one picture.
 
-A tile is four views of 256 pixels in a picture of 512: the latent UNet, which is frozen, is convolutional but for the
-attention in its middle, and so sees toys at the size that it knows (docs/decisions/0162-toybox-depth.md).
+A tile is four views of 256 pixels in a picture of 512: the frozen latent UNet is convolutional except for the attention
+in its middle block, so toys have the size that it was trained on (docs/decisions/0162-toybox-depth.md).
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ from .model import Prior, embed_words
 from .optimizer import OUTER
 from .pixels import check_request, prepare_for_training
 
-SINGLE_SHARE = 0.5  # of the batches: single views, which are learnt from four times as fast
+SINGLE_SHARE = 0.5  # of the batches: single views, on which training is four times as fast
 
 DEPTH = TrainPriorConfig(
     images=200_000,
@@ -72,7 +72,7 @@ class DepthTask:
         self.model, self.config = model, config
         self.sheet: Callable[[Any, Path], None] | None = partial(sheet, steps=config.sheet_steps)
 
-    def parts(self, model: DepthPrior) -> list:
+    def modules(self, model: DepthPrior) -> list:
         return [model.control]
 
     def open(self, random: np.random.Generator, device: str) -> None:
@@ -85,8 +85,8 @@ class DepthTask:
         self.rings.grow()
 
     def batch(self, progress: float) -> tuple[Tensor, ...]:
-        """z (n, 4, h, w), pictures of depth (n, 3, 8 h, 8 w), ids (n, MAX_TOKENS) and steps (n,): so many single views,
-        or a quarter as many tiles."""
+        """z (n, 4, h, w), pictures of depth (n, 3, 8 h, 8 w), ids (n, MAX_TOKENS) and steps (n,): `config.batch` single
+        views, or a quarter as many tiles."""
         single, random = self.random.random() < SINGLE_SHARE, self.random
         n = self.config.batch if single else self.config.batch // VIEWS
         classes, rings = self.rings.draw(n, random)
@@ -103,16 +103,16 @@ class DepthTask:
         else:
             z = tiled(rings.z.flatten(0, 1).permute(0, 2, 3, 1)).permute(0, 3, 1, 2).contiguous()
             depth = tiled(rings.depth.flatten(0, 1))
-        seen = depth_picture(depth, depth > 0)[:, None].repeat(1, 3, 1, 1)
-        told = caption_ids(self.model.latent.tokenizer, texts), sample_noise_levels(n, random, 0.0)
-        return z, seen, *(sent(values, z.device) for values in told)
+        condition = depth_picture(depth, depth > 0)[:, None].repeat(1, 3, 1, 1)
+        rest = caption_ids(self.model.latent.tokenizer, texts), sample_noise_levels(n, random, 0.0)
+        return z, condition, *(sent(values, z.device) for values in rest)
 
     def loss(self, z: Tensor, depth: Tensor, ids: Tensor, steps: Tensor) -> Tensor:
         return control_loss(self.model, z, depth, ids, steps)
 
 
 def control_loss(prior: DepthPrior, z: Tensor, depth: Tensor, ids: Tensor, steps: Tensor) -> Tensor:
-    """`latents.noise_loss` of a UNet that its ControlNet tells of pictures of depth (n, 3, 8 h, 8 w) in [0, 1]."""
+    """`latents.noise_loss` of a UNet with its ControlNet, given pictures of depth (n, 3, 8 h, 8 w) in [0, 1]."""
     latent = prior.latent
     abar = latent.scheduler.alphas_cumprod[steps].view(-1, 1, 1, 1)
     noise = torch.randn_like(z)
@@ -121,10 +121,10 @@ def control_loss(prior: DepthPrior, z: Tensor, depth: Tensor, ids: Tensor, steps
         hidden = embed_words(latent.text_encoder, ids)
     with autocast(z.device):
         down, mid = prior.control(noisy, steps, hidden, controlnet_cond=depth, return_dict=False)
-        found = latent.unet(
+        noise_hat = latent.unet(
             noisy, steps, hidden, down_block_additional_residuals=down, mid_block_additional_residual=mid
         ).sample
-    return ((found.float() - noise).square() / abar).mean()
+    return ((noise_hat.float() - noise).square() / abar).mean()
 
 
 def train_depth_prior(
@@ -138,7 +138,7 @@ def train_depth_prior(
     show: Callable[[str], None] = silent,
 ) -> None:
     """Train and leave the folder of a ControlNet in `out`, with `training.json` and `samples.jpg` beside it. It is for
-    the shipped latent prior, which stays as it is.
+    the shipped latent prior, which is frozen.
 
     resume: a folder to start from (weights only). The rest is as in `pixels.train_prior`. Raises UsageError or
     PriorError before anything is written where that cannot be done.

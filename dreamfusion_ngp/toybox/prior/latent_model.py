@@ -1,8 +1,8 @@
-"""The latent prior: the parts of a Stable Diffusion folder, small. It is loaded by whatever loads Stable Diffusion.
+"""The latent prior: a small Stable Diffusion folder, which loads like any other.
 
-The UNet is the pixel prior's, on latents instead of packed pixels, without maps of the position, which no such pipeline
-would give it. It predicts the noise of Stable Diffusion's schedule, whose last step still shows a fifteenth of the
-picture: of less a network that predicts noise could say nothing in half precision.
+The UNet is the pixel prior's, on latents instead of packed pixels, without maps of the position, which no Stable
+Diffusion pipeline would supply. It predicts the noise of Stable Diffusion's schedule, whose last step still shows a
+fifteenth of the picture: with less, a network that predicts noise could not determine the picture in half precision.
 """
 
 from __future__ import annotations

@@ -10,8 +10,8 @@ from .autoencoder import FACTOR, LATENTS, SIDE
 from .loss import tokenize
 from .sampling import ddim, draw_sheet
 
-FARTHEST = 4.0  # of clean latents, in their spreads: what a guess of them is cut to
-DECODED = 8  # pictures at once
+FARTHEST = 4.0  # standard deviations of clean latents, to which predictions are clamped
+DECODED = 8  # pictures decoded at once
 
 
 @torch.no_grad()
@@ -35,8 +35,8 @@ def _sample_batch(prior, texts, scale, steps, seed):
         with autocast(device):
             noise = prior.unet(torch.cat([x, x]), now.to(device), hidden).sample
         cond, uncond = noise.float().chunk(2)
-        found = uncond + scale * (cond - uncond)
-        return ((x - (1 - abar[now]).sqrt() * found) / abar[now].sqrt()).clamp(-FARTHEST, FARTHEST)
+        guided = uncond + scale * (cond - uncond)
+        return ((x - (1 - abar[now]).sqrt() * guided) / abar[now].sqrt()).clamp(-FARTHEST, FARTHEST)
 
     noise = np.random.default_rng(seed).normal(size=(n, LATENTS, side, side))
     z = ddim(clean, torch.tensor(noise, dtype=torch.float32, device=device), abar, steps)

@@ -37,9 +37,9 @@ def train_latent_prior(
     """Train `parts` ("autoencoder", "unet", or both) and leave a Stable Diffusion folder in `out`, with
     `training.json`, an entry for each part, and `samples.jpg` beside it.
 
-    resume: a folder to start from (weights only). Once its UNet has learnt, the encoder stays as it is, and the
-    autoencoder's training is its decoder's. The rest is as in `pixels.train_prior`. Raises UsageError or PriorError
-    before anything is written where that cannot be done.
+    resume: a folder to start from (weights only). Once its UNet is trained, the encoder is frozen, and training the
+    autoencoder trains only its decoder. The rest is as in `pixels.train_prior`. Raises UsageError or PriorError before
+    anything is written where that cannot be done.
     """
     out = Path(out)
     for part in parts.values():

@@ -1,4 +1,4 @@
-"""The training of the latent UNet: encoded pictures kept on a device, captions and noise drawn afresh at every use."""
+"""The training of the latent UNet: encoded pictures kept on a device, with new captions and noise at every use."""
 
 from __future__ import annotations
 
@@ -19,20 +19,20 @@ from ...scene.lights import sample_modes
 from ..world.captions import caption
 from ..world.shapes import CLASSES, COLORS
 from .autoencoder import FACTOR, LATENTS, SIDE, unit_latents
-from .cache import Seen
+from .cache import TracedViews
 from .latent_model import LatentPrior, load_latent_prior
 from .latent_sampling import sheet
 from .latent_start import start_from_pixels
 from .loop import read_log
-from .loss import LIGHTS, Reservoir, TrainPriorConfig, caption_ids, sample_noise_levels, shown_pictures
+from .loss import LIGHTS, Reservoir, TrainPriorConfig, caption_ids, sample_noise_levels, shade_views
 from .model import Prior, embed_words, load_prior
 from .optimizer import OUTER
 from .pixels import prepare_for_training
 from .reconstruction import pictures_of_all
 
-SHADES = 6  # latents of every traced view: colours, lights and backgrounds
-ENCODED = 8  # pictures at once
-START_PER_CLASS = 4  # pictures on which the start is fitted
+SHADES = 6  # latents of every traced view, with different colours, lights and backgrounds
+ENCODED = 8  # pictures encoded at once
+START_PER_CLASS = 4  # pictures on which the initial weights are fitted
 
 UNET = TrainPriorConfig(
     images=1_000_000, batch=48, learning_rate=4e-4, text_phase=0.0, views_per_class=400, score_every=3000.0
@@ -53,7 +53,7 @@ UNET_GPU = TrainPriorConfig(
 
 
 @dataclass(frozen=True)
-class Coded:
+class LatentViews:
     """n encoded pictures. z: (n, 4, 32, 32) float16 on the device; the rest are (n,) arrays: rows of the colours,
     shading modes, radians, whether the camera is one of FRAMED_CAMERAS."""
 
@@ -66,23 +66,23 @@ class Coded:
 
 
 class Latents:
-    """Encoded pictures of every class in a ring, SHADES of each view that is traced."""
+    """A ring buffer of encoded pictures for every class, SHADES of each traced view."""
 
     def __init__(self, config: TrainPriorConfig, vae, random: np.random.Generator, device: str):
         self.vae, self.random, self.device, self.room = vae, random, device, config.views_per_class * SHADES
         self.reservoir = Reservoir(replace(config, views_per_class=config.chunk), random, device, SIDE)
         shape = (len(CLASSES), self.room)
         self.z = torch.empty(*shape, LATENTS, SIDE // FACTOR, SIDE // FACTOR, dtype=torch.float16, device=device)
-        self.told = np.zeros((*shape, 5))
+        self.labels = np.zeros((*shape, 5))
         self.added = np.zeros(len(CLASSES), int)  # ever
 
     def fill(self) -> None:
-        """A chunk of every class; the rest comes while the training runs."""
+        """Trace a chunk of every class; the rest follows during the training."""
         for _ in CLASSES:
             self.grow()
 
     def grow(self) -> None:
-        """Trace a chunk of views of the next class, shade each SHADES times and encode what is seen."""
+        """Trace a chunk of views of the next class, shade each SHADES times and encode the pictures."""
         index = self.reservoir.next % len(CLASSES)
         self.reservoir.grow()
         shelves, n = self.reservoir.shelves, self.reservoir.config.chunk
@@ -90,35 +90,35 @@ class Latents:
         for part in np.array_split(views, -(-len(views) // ENCODED)):
             at = sent(part, self.device)
             azimuth, elevation = shelves.angles[index, part].T
-            seen = Seen(
+            batch = TracedViews(
                 shelves.buffer[index, at],
                 torch.from_numpy(shelves.position[index, part]),
                 azimuth,
                 elevation,
                 shelves.framed[index, part],
             )
-            self.add(index, seen)
+            self.add(index, batch)
 
-    def add(self, index: int, seen: Seen) -> None:
-        n = len(seen.position)
+    def add(self, index: int, views: TracedViews) -> None:
+        n = len(views.position)
         color, modes = self.random.integers(len(COLORS), size=n), sample_modes(LIGHTS, n, 1.0, self.random)
-        image = shown_pictures(seen, color, modes, self.random).permute(0, 3, 1, 2).contiguous() * 2 - 1
+        image = shade_views(views, color, modes, self.random).permute(0, 3, 1, 2).contiguous() * 2 - 1
         rows = (self.added[index] + np.arange(n)) % self.room
-        self.z[index, sent(rows, self.device)] = encoded(self.vae, image).half()
-        self.told[index, rows] = np.stack([color, modes, seen.azimuth, seen.elevation, seen.framed], 1)
+        self.z[index, sent(rows, self.device)] = encode(self.vae, image).half()
+        self.labels[index, rows] = np.stack([color, modes, views.azimuth, views.elevation, views.framed], 1)
         self.added[index] += n
 
-    def draw(self, classes: np.ndarray, random: np.random.Generator) -> Coded:
-        """A random latent of each of `classes` (n,), which must all have some."""
+    def draw(self, classes: np.ndarray, random: np.random.Generator) -> LatentViews:
+        """A random latent of each of `classes` (n,), none of which may be empty."""
         rows = random.integers(np.minimum(self.added, self.room)[classes])
-        color, modes, azimuth, elevation, framed = self.told[classes, rows].T
+        color, modes, azimuth, elevation, framed = self.labels[classes, rows].T
         z = self.z[sent(classes, self.device), sent(rows, self.device)]
-        return Coded(z, color.astype(int), modes.astype(int), azimuth, elevation, framed > 0)
+        return LatentViews(z, color.astype(int), modes.astype(int), azimuth, elevation, framed > 0)
 
 
 @torch.no_grad()
-def encoded(vae, image: Tensor) -> Tensor:
-    """(n, 4, 32, 32) float32: what a guidance sees of pictures (n, 3, 256, 256) in [-1, 1]."""
+def encode(vae, image: Tensor) -> Tensor:
+    """(n, 4, 32, 32) float32 latents, as a guidance sees them, of pictures (n, 3, 256, 256) in [-1, 1]."""
     with autocast(image.device):
         return vae.encode(image).latent_dist.mean.float() * vae.config.scaling_factor
 
@@ -132,7 +132,7 @@ class LatentTask:
         self.model, self.config = model, config
         self.sheet: Callable[[Any, Path], None] | None = partial(sheet, steps=config.sheet_steps)
 
-    def parts(self, model: LatentPrior) -> list:
+    def modules(self, model: LatentPrior) -> list:
         return [model.unet, model.text_encoder]
 
     def open(self, random: np.random.Generator, device: str) -> None:
@@ -147,35 +147,35 @@ class LatentTask:
     def batch(self, progress: float) -> tuple[Tensor, ...]:
         n = self.config.batch
         classes, steps = self.latents.reservoir.draw_classes(n), sample_noise_levels(n, self.random, 0.0)
-        coded, names = self.latents.draw(classes, self.random), list(COLORS)
-        told = (coded.color, coded.azimuth, coded.elevation, coded.modes, coded.framed)
+        drawn, names = self.latents.draw(classes, self.random), list(COLORS)
+        labels = (drawn.color, drawn.azimuth, drawn.elevation, drawn.modes, drawn.framed)
         texts = [
             caption(CLASSES[c], names[k], azimuth, elevation, mode, self.random, framed)
-            for c, k, azimuth, elevation, mode, framed in zip(classes, *(v.tolist() for v in told), strict=True)
+            for c, k, azimuth, elevation, mode, framed in zip(classes, *(v.tolist() for v in labels), strict=True)
         ]
         ids = caption_ids(self.model.tokenizer, texts)
-        return coded.z.float(), *(sent(values, coded.z.device) for values in (ids, steps))
+        return drawn.z.float(), *(sent(values, drawn.z.device) for values in (ids, steps))
 
     def loss(self, z: Tensor, ids: Tensor, steps: Tensor) -> Tensor:
         return noise_loss(self.model, z, ids, steps)
 
 
 def noise_loss(prior: LatentPrior, z: Tensor, ids: Tensor, steps: Tensor) -> Tensor:
-    """E || eps_hat - eps ||^2 / alpha_t^2, the squared error of v (Salimans & Ho 2022): in that of the noise alone the
-    text, which is heard where alpha is small, would hardly count. z: (n, 4, 32, 32) float32; ids: (n, MAX_TOKENS)
-    int64, whose padding is shown as in Stable Diffusion's pipelines; steps: (n,) int64 timesteps; all on the device of
+    """E || eps_hat - eps ||^2 / alpha_t^2, the squared error of v (Salimans & Ho 2022): with the error of the noise the
+    text, which matters where alpha is small, would hardly count. z: (n, 4, 32, 32) float32; ids: (n, MAX_TOKENS) int64,
+    whose padding is not masked, as in Stable Diffusion's pipelines; steps: (n,) int64 timesteps; all on the device of
     the prior and of its scheduler's table."""
     abar = prior.scheduler.alphas_cumprod[steps].view(-1, 1, 1, 1)
     noise = torch.randn_like(z)
     hidden = embed_words(prior.text_encoder, ids)
     with autocast(z.device):
-        found = prior.unet(abar.sqrt() * z + (1 - abar).sqrt() * noise, steps, hidden).sample
-    return ((found.float() - noise).square() / abar).mean()
+        noise_hat = prior.unet(abar.sqrt() * z + (1 - abar).sqrt() * noise, steps, hidden).sample
+    return ((noise_hat.float() - noise).square() / abar).mean()
 
 
 def build_task(config: TrainPriorConfig, folder: Path, device: str) -> LatentTask:
-    """The task that goes on with the prior in `folder`; one whose UNet has seen nothing starts from the shipped pixel
-    prior. Raises PriorError where its autoencoder has not been trained."""
+    """The task that resumes the prior in `folder`; an untrained UNet starts from the shipped pixel prior. Raises
+    PriorError where the autoencoder has not been trained."""
     model = load_latent_prior(folder)
     model.vae.requires_grad_(False)
     if not read_log(folder, "autoencoder")["images"]:
@@ -189,12 +189,12 @@ def build_task(config: TrainPriorConfig, folder: Path, device: str) -> LatentTas
 
 
 def begin(model: LatentPrior, pixel: Prior, seed: int) -> None:
-    """Latents of mean 0 and spread 1, and a UNet that starts from the pixel prior's; on the CPU, in every process
-    alike."""
+    """Scale latents to mean 0 and spread 1, and start the UNet from the pixel prior's; on the CPU, with the same result
+    in every process."""
     torch.manual_seed(seed)
     pictures, _ = pictures_of_all(START_PER_CLASS, seed)
     unit_latents(model.vae, pictures)
-    z = torch.cat([encoded(model.vae, part) for part in pictures.split(ENCODED)])
+    z = torch.cat([encode(model.vae, part) for part in pictures.split(ENCODED)])
     random = np.random.default_rng(seed)
     texts = [
         caption(

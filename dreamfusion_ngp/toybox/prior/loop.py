@@ -1,4 +1,4 @@
-"""The training run of a part of a prior: optimiser, moving average, saving, progress."""
+"""The training loop of the priors: optimiser, moving average, saving, progress."""
 
 from __future__ import annotations
 
@@ -27,35 +27,35 @@ EMPTY_LOG = {"images": 0, "loss": [], "scores": []}
 
 
 class Task(Protocol):
-    """What is trained. name: of its log in training.json, "" where that is all there is.  model: holds what is trained
-    and has `save(folder)`; on the device.  outer: see `MuonAdamW`.  sheet: None, or a function of a model and a path
-    that draws what people look at."""
+    """What is trained. name: of its log in training.json, "" where that is the whole file.  model: holds what is
+    trained and has `save(folder)`; on the device.  outer: see `MuonAdamW`.  sheet: None, or a function of a model and a
+    path that draws a contact sheet."""
 
     name: str
     model: Any
     outer: tuple[str, ...]
     sheet: Callable[[Any, Path], None] | None
 
-    def parts(self, model: Any) -> list[nn.Module]:
-        """The modules of `model`, or of a copy, that are trained, as far as they want gradients."""
+    def modules(self, model: Any) -> list[nn.Module]:
+        """The trained modules of `model`, or of a copy; parameters without gradients in them stay."""
         ...
 
     def open(self, random: np.random.Generator, device: str) -> None:
-        """Make room for the views; they and the batches are drawn from `random`."""
+        """Allocate the views; they and the batches are drawn from `random`."""
 
     def fill(self) -> None:
-        """Draw all the views there is room for."""
+        """Draw the first views."""
 
     def grow(self) -> None:
         """Replace some views by new ones."""
 
     def batch(self, progress: float) -> tuple[Tensor, ...]:
-        """What `loss` is asked about, on the device."""
+        """The arguments of `loss`, on the device."""
         ...
 
     @property
     def loss(self) -> Callable[..., Tensor]:
-        """A function of what `batch` gives: a scalar, for inputs of the same shapes the same work every time."""
+        """A function of what `batch` returns: a scalar. Inputs of the same shapes take the same kernels every time."""
         ...
 
 
@@ -70,26 +70,26 @@ def run_task(
     score: Callable[[Any], dict] | None,
     show: Callable[[str], None],
 ) -> None:
-    """Train the task that `build(*arguments)` makes, in as many processes as wanted. build, arguments, score, show:
+    """Train the task that `build(*arguments)` makes, in `processes` processes. build, arguments, score, show: must be
     picklable. log: the whole training.json so far."""
-    given = (build, arguments, config, Path(out), log, device, score, show)
+    task_args = (build, arguments, config, Path(out), log, device, score, show)
     if device != "cpu" or processes <= 1:
-        _run(0, 1, *given)
+        _train(0, 1, *task_args)
     else:
-        run_group(_run, processes, *given)
+        run_group(_train, processes, *task_args)
 
 
-def _run(rank, world, build, arguments, config, out, log, device, score, show) -> None:
+def _train(rank, world, build, arguments, config, out, log, device, score, show) -> None:
     if device == "cpu":
         torch.set_num_threads(1)
     task = build(*arguments)
-    with tolerant("stdout"):  # lines that nobody reads cost no work
-        Run(task, config, out, rank, world, device, log, score, show).loop()
+    with tolerant("stdout"):  # a closed pipe must not end the training
+        Training(task, config, out, rank, world, device, log, score, show).loop()
 
 
 def read_log(folder: Path, part: str = "") -> dict:
-    """training.json of a saved prior, or what it says of one part: {"images": images seen in all runs, "loss":
-    [[images, loss], ...], "scores": [{"images": ..., ...}, ...]}.
+    """training.json of a saved prior, or its entry of one part: {"images": images seen in all runs, "loss": [[images,
+    loss], ...], "scores": [{"images": ..., ...}, ...]}.
 
     Raises PriorError where it is damaged.
     """
@@ -107,7 +107,7 @@ def read_log(folder: Path, part: str = "") -> dict:
 
 
 def read_logs(folder: Path) -> dict:
-    """All of training.json; that of nothing where there is none. Raises PriorError."""
+    """All of training.json; an empty log where there is no file. Raises PriorError."""
     path = Path(folder) / "training.json"
     if not path.exists():
         return EMPTY_LOG
@@ -117,17 +117,17 @@ def read_logs(folder: Path) -> dict:
         raise PriorError(f"{path} is damaged: {error}") from error
 
 
-class Run:
-    """log: the whole training.json so far."""
+class Training:
+    """A training run of one task. log: the whole training.json so far."""
 
     def __init__(self, task: Task, config, out: Path, rank, world, device, log, score, show):
         self.task, self.config, self.out, self.score, self.show = task, config, out, score, show
         self.rank, self.world, self.device, self.log = rank, world, device, log
-        mine = log.get(task.name, EMPTY_LOG) if task.name else log
-        self.start, self.losses, self.scores = mine["images"], list(mine["loss"]), list(mine["scores"])
+        task_log = log.get(task.name, EMPTY_LOG) if task.name else log
+        self.start, self.losses, self.scores = task_log["images"], list(task_log["loss"]), list(task_log["scores"])
         self.random = np.random.default_rng([config.seed, self.start, rank])
         torch.manual_seed(int(self.random.integers(1 << 31)))
-        self.optimizer = MuonAdamW(task.parts(task.model), rank, world, task.outer)
+        self.optimizer = MuonAdamW(task.modules(task.model), rank, world, task.outer)
         self.parameters: list[Tensor] = [*self.optimizer.parameters]
         self.average = [p.detach().clone() for p in self.parameters]
         task.open(self.random, device)
@@ -146,14 +146,14 @@ class Run:
                 if images // per_step % config.trace_every == 0:
                     self.task.grow()
                 if len(recent) == config.report_every:
-                    self.report(images, progress, recent)
+                    self.log_progress(images, progress, recent)
                 if self.rank == 0 and time.monotonic() - saved > config.save_every:
                     due = time.monotonic() - scored > config.score_every
                     self.save(self.start + images, score=due)
                     saved = time.monotonic()
                     scored = saved if due else scored
             if recent:
-                self.report(images, progress, recent)
+                self.log_progress(images, progress, recent)
             if self.rank == 0:
                 long = time.monotonic() - self.began > config.score_every
                 self.save(self.start + images, score=long, with_sheet=True)
@@ -171,7 +171,7 @@ class Run:
             dist.broadcast(value, 0)
         return float(value)
 
-    def report(self, images: int, progress: float, recent: list[Tensor]) -> None:
+    def log_progress(self, images: int, progress: float, recent: list[Tensor]) -> None:
         """Log and print the mean of the recent losses, and empty their list."""
         loss = float(torch.stack(recent).mean())
         recent.clear()
@@ -199,7 +199,7 @@ class Run:
         return loss.clone()
 
     def learn(self, *batch: Tensor) -> Tensor:
-        """`gradients`; on a GPU from a graph for each set of shapes, all of which add to the same gradients."""
+        """`gradients`; on a GPU from a CUDA graph for each set of shapes, all of which add to the same gradients."""
         if self.capture is None:
             return self.gradients(*batch)
         shapes = tuple(value.shape for value in batch)
@@ -208,7 +208,7 @@ class Run:
         return self.captured[shapes](*batch)
 
     def gradients(self, *batch: Tensor) -> Tensor:
-        """The loss, its gradients and where Muon would go: the same work every time."""
+        """The loss, its gradients and Muon's goals: the same kernels every time."""
         self.optimizer.zero_grad()
         loss = self.task.loss(*batch)
         loss.backward()
@@ -229,25 +229,25 @@ class Run:
     def save(self, total: int, score: bool = False, with_sheet: bool = False) -> None:
         """Write the averaged weights into a new folder, then replace `out` by it."""
         averaged = copy.deepcopy(self.task.model)
-        parts = self.task.parts(averaged)
+        modules = self.task.modules(averaged)
         with torch.no_grad():
-            for p, a in zip(trainable(parts), self.average, strict=True):
+            for p, a in zip(trainable(modules), self.average, strict=True):
                 p.copy_(a)
-        part = self.out.with_name(self.out.name + ".part")
-        shutil.rmtree(part, ignore_errors=True)
-        averaged.save(part)
-        for module in parts:
+        folder = self.out.with_name(self.out.name + ".part")
+        shutil.rmtree(folder, ignore_errors=True)
+        averaged.save(folder)
+        for module in modules:
             module.eval()
         if score and self.score:
             self.scores.append({"images": total, **self.score(averaged)})
             self.show(f"scored {self.scores[-1]}")
-        (part / "training.json").write_text(json.dumps(self.logged(total)) + "\n")
+        (folder / "training.json").write_text(json.dumps(self.training_log(total)) + "\n")
         if with_sheet and self.config.sheet_steps and self.task.sheet:
-            self.task.sheet(averaged, part / "samples.jpg")
-        replace_folder(part, self.out)
+            self.task.sheet(averaged, folder / "samples.jpg")
+        replace_folder(folder, self.out)
         self.show(f"saved {self.out} after {total:,} images")
 
-    def logged(self, total: int) -> dict:
+    def training_log(self, total: int) -> dict:
         """training.json after `total` images of this task."""
         log = {
             "images": total,
@@ -262,11 +262,11 @@ class Run:
         return others | {self.task.name: log}
 
 
-def replace_folder(part: Path, out: Path) -> None:
-    """Put the finished folder `part` in the place of `out`."""
+def replace_folder(folder: Path, out: Path) -> None:
+    """Replace `out` by the finished `folder`."""
     old = out.with_name(out.name + ".old")
     shutil.rmtree(old, ignore_errors=True)
     if out.exists():
         out.rename(old)
-    part.rename(out)
+    folder.rename(out)
     shutil.rmtree(old, ignore_errors=True)

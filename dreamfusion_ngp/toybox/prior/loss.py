@@ -33,12 +33,12 @@ PAPER_CAMERA_SHARE = 0.2  # the rest has constant framing, what preset `fast` us
 REPAINT_PROBABILITY = 0.35  # of a secondary part, to a random colour
 COLOR_JITTER = 0.04  # standard deviation per channel
 HIGH_NOISE_POWER = 0.65  # t = u^power: more high noise, where shape and view are decided
-TEXT_SHARE, TEXT_FROM = 0.55, 0.85  # of the pictures, at t above this, where little but the text is there to go by
+TEXT_SHARE, TEXT_FROM = 0.55, 0.85  # of the pictures, at t above this, where little but the text determines them
 BLIND = 980  # timesteps from here on show nothing: 1/34 of a background, less of a toy
-BLIND_SHARE = (0.75, 0.3)  # of the pictures, at these timesteps: in the first part of a run and after
-WHOLE_CAPTIONS = 0.75  # of the captions in the first part of a run leave nothing out
+BLIND_SHARE = (0.75, 0.3)  # of the pictures, at these timesteps: in the text phase and after it
+WHOLE_CAPTIONS = 0.75  # of the captions in the text phase mention everything
 MAX_WEIGHT = 5.0  # of the squared error of a picture with little noise
-# Six primitives are learnt early, four others look alike from all sides. The views of three toys are learnt last.
+# Easy: six primitives, which are learnt early, and four toys that look alike from all sides. Hard: learnt last.
 EASY = ("sphere", "cube", "cylinder", "cone", "torus", "pyramid", "lamp", "mushroom", "tree", "snowman")
 HARD = ("airplane", "house", "mug")
 CLASS_WEIGHTS = np.array([0.4 if name in EASY else 1.6 if name in HARD else 1.0 for name in CLASSES])
@@ -54,7 +54,7 @@ class TrainPriorConfig:
     minutes: float = 0.0  # stop (and anneal) by time instead; 0: by images
     batch: int = 48  # per process
     learning_rate: float = 0.9e-3
-    text_phase: float = 0.3  # part of the run that mostly learns what the text alone says
+    text_phase: float = 0.3  # fraction of the run, at its start, that mostly learns what the text alone determines
     warmup_images: int = 3000
     final_learning_rate: float = 0.03  # factor at the end of the run (cosine)
     ema_half_life: int = 40_000  # images
@@ -84,8 +84,8 @@ GPU = TrainPriorConfig(
 
 
 class Reservoir:
-    """Views of toys that turn over. What was ever traced stays in `means`, at 64 pixels, the pixel prior's; at another
-    resolution there are none."""
+    """A reservoir of toy views in which new ones replace old ones. `means` keeps the mean of all views ever traced, at
+    64 pixels, the resolution of the pixel prior; None at others."""
 
     def __init__(
         self,
@@ -151,8 +151,8 @@ def sample_noise_levels(n: int, random: np.random.Generator, blind: float = BLIN
     """(n,) int64 timesteps of 1000, stratified: the share `blind` uniform from BLIND on; of the others TEXT_SHARE
     uniform from TEXT_FROM to BLIND, the rest u^HIGH_NOISE_POWER.
 
-    The mean picture of a class from one side is sharp, but it differs little between sides: few pictures at full noise
-    leave the view words unlearnt for very long.
+    The mean picture of a class from one side is sharp, but differs little between sides: with few pictures at full
+    noise the view words stay unlearnt for very long.
     """
     u = (np.arange(n) + random.random(n)) / n
     v = ((u - blind) / (1 - blind)).clip(0)
@@ -164,7 +164,7 @@ def sample_noise_levels(n: int, random: np.random.Generator, blind: float = BLIN
 
 
 class Source(Protocol):
-    """What `training_batch` draws from: a `Reservoir`, or another one of views. means: None where there are none."""
+    """What `training_batch` draws from, such as a `Reservoir`. means: None where there are none."""
 
     means: MeanPictures | None
     shelves: Shelves
@@ -176,30 +176,29 @@ class Source(Protocol):
 def training_batch(
     reservoir: Source, n: int, random: np.random.Generator, blind: float = BLIND_SHARE[1]
 ) -> tuple[torch.Tensor, list[str], np.ndarray]:
-    """(n, 3, 64, 64) images in [-1, 1] on the reservoir's device, their captions and the timesteps at which to show
-    them.
+    """(n, 3, 64, 64) images in [-1, 1] on the reservoir's device, their captions and their timesteps.
 
-    Where the noise hides everything (from BLIND on) the right answer is the mean of all that the caption may mean.
-    There the picture is that mean before mid-grey (`means`): the same expectation without noise in the gradient. A
-    reservoir without means shows its views at all timesteps.
+    Where the noise hides everything (from BLIND on) the optimal prediction is the mean of all pictures that fit the
+    caption. There the image is that mean over mid-grey (`means`): the same expectation without noise in the gradient.
+    A reservoir without means uses its views at all timesteps.
     """
-    steps, known = sample_noise_levels(n, random, blind), reservoir.means
-    hidden = (steps >= BLIND) & (known is not None)
+    steps, means = sample_noise_levels(n, random, blind), reservoir.means
+    hidden = (steps >= BLIND) & (means is not None)
     classes, names = reservoir.draw_classes(n), list(COLORS)
     color, modes = random.integers(len(names), size=n), sample_modes(LIGHTS, n, 1.0, random)
-    azimuth, elevation, framed, parts = np.zeros(n), np.zeros(n), np.ones(n, bool), []
-    if known is not None and hidden.any():
-        means = known.draw(classes[hidden], random)
+    azimuth, elevation, framed, chunks = np.zeros(n), np.zeros(n), np.ones(n, bool), []
+    if means is not None and hidden.any():
+        mean_views = means.draw(classes[hidden], random)
         colors = sent(mean_colors(color[hidden]), reservoir.device)
-        parts.append(pictures(means, colors, modes[hidden], 0.5))
-        azimuth[hidden], elevation[hidden] = means.azimuth, means.elevation
+        chunks.append(pictures(mean_views, colors, modes[hidden], 0.5))
+        azimuth[hidden], elevation[hidden] = mean_views.azimuth, mean_views.elevation
     if not hidden.all():
-        seen = reservoir.shelves.draw(classes[~hidden], random)
-        parts.append(shown_pictures(seen, color[~hidden], modes[~hidden], random))
-        azimuth[~hidden], elevation[~hidden], framed[~hidden] = seen.azimuth, seen.elevation, seen.framed
+        views = reservoir.shelves.draw(classes[~hidden], random)
+        chunks.append(shade_views(views, color[~hidden], modes[~hidden], random))
+        azimuth[~hidden], elevation[~hidden], framed[~hidden] = views.azimuth, views.elevation, views.framed
     order = np.argsort(np.concatenate([np.flatnonzero(hidden), np.flatnonzero(~hidden)]))
-    images = torch.cat(parts)[sent(order, reservoir.device)]
-    # While the text is all that is learnt, most captions of hidden pictures say all there is to say.
+    images = torch.cat(chunks)[sent(order, reservoir.device)]
+    # In the text phase most captions of hidden pictures mention everything.
     whole = hidden & (blind > 0.5) & (random.random(n) < WHOLE_CAPTIONS)
     texts = [
         caption(CLASSES[c], names[k], angle, height, mode, random, f, w)
@@ -210,18 +209,18 @@ def training_batch(
     return images.permute(0, 3, 1, 2) * 2 - 1, texts, steps
 
 
-def shown_pictures(seen, color: np.ndarray, modes: np.ndarray, random: np.random.Generator) -> torch.Tensor:
-    """(n, H, W, 3) pictures in [0, 1] of views (`shelves.Seen`) with random lights, backgrounds, jittered and repainted
-    colours."""
-    device = seen.buffer.slot.device
+def shade_views(views, color: np.ndarray, modes: np.ndarray, random: np.random.Generator) -> torch.Tensor:
+    """(n, H, W, 3) pictures in [0, 1] of views (`cache.TracedViews`) with random lights and backgrounds, and with
+    jittered and repainted colours."""
+    device = views.buffer.slot.device
     colors = sent(random_colors(color, random), device)
-    rows = sent(shading_rows(LIGHTS, sample_light_positions(LIGHTS, seen.position, random), modes), device)
-    return shade(seen.buffer, colors, rows, backgrounds(len(color), seen.buffer.slot.shape[-1], random, device))
+    rows = sent(shading_rows(LIGHTS, sample_light_positions(LIGHTS, views.position, random), modes), device)
+    return shade(views.buffer, colors, rows, backgrounds(len(color), views.buffer.slot.shape[-1], random, device))
 
 
 def random_colors(color: np.ndarray, random: np.random.Generator) -> torch.Tensor:
-    """(n, slots, 3) colours of the parts of toys whose main colours are rows of the palette: jittered, the secondary
-    parts repainted now and then."""
+    """(n, slots, 3) colours of the parts of toys whose main colours are rows of the palette: jittered, secondary parts
+    sometimes repainted."""
     colors = part_colors(PALETTE[color])
     repaint = torch.tensor(random.random(colors.shape[:2]) < REPAINT_PROBABILITY)
     repaint[:, [MAIN, SHADE]] = False
@@ -232,9 +231,9 @@ def random_colors(color: np.ndarray, random: np.random.Generator) -> torch.Tenso
 
 def mean_colors(color: np.ndarray) -> torch.Tensor:
     """(n, slots, 3) expected colours of the parts of toys in colours of the palette, (n,) rows of it."""
-    own = part_colors(PALETTE[color])
-    mean = (1 - REPAINT_PROBABILITY) * own + REPAINT_PROBABILITY * PALETTE.mean(0)
-    mean[:, [MAIN, SHADE]] = own[:, [MAIN, SHADE]]
+    colors = part_colors(PALETTE[color])
+    mean = (1 - REPAINT_PROBABILITY) * colors + REPAINT_PROBABILITY * PALETTE.mean(0)
+    mean[:, [MAIN, SHADE]] = colors[:, [MAIN, SHADE]]
     return mean
 
 
@@ -243,28 +242,33 @@ def denoising_loss(prior: Prior, image: torch.Tensor, ids: torch.Tensor, steps: 
     bounded where there is little noise as in Hang et al. (2023). ids: (n, MAX_TOKENS) int64, see `caption_ids`; steps:
     (n,) int64 timesteps; all on the device of the prior and of its scheduler's table."""
     noisy, weight = with_noise(prior, image, steps)
-    return (weight * (answer(prior, noisy, ids, steps) - image).square()).mean()
+    return (weight * (predict(prior, noisy, ids, steps) - image).square()).mean()
 
 
 def with_noise(prior: Prior, image: torch.Tensor, steps: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Images (n, 3, 64, 64) with noise of their timesteps, and what a squared error counts there, (n, 1, 1, 1)."""
+    """Images (n, 3, 64, 64) with noise of their timesteps, and the weight (n, 1, 1, 1) of a squared error there."""
     abar = prior.scheduler.alphas_cumprod[steps].view(-1, 1, 1, 1)
     noisy = abar.sqrt() * image + (1 - abar).sqrt() * torch.randn_like(image)
     return noisy, (1 / (1 - abar)).clamp(max=MAX_WEIGHT)
 
 
-def answer(prior: Prior, noisy: torch.Tensor, ids: torch.Tensor, steps: torch.Tensor, **told) -> torch.Tensor:
-    """(n, 3, 64, 64) float32: the pictures that the prior sees behind noisy ones. told: what else the UNet is told."""
+def predict(prior: Prior, noisy: torch.Tensor, ids: torch.Tensor, steps: torch.Tensor, **conditions) -> torch.Tensor:
+    """(n, 3, 64, 64) float32: the clean pictures that the prior predicts from noisy ones. conditions: further arguments
+    of the UNet."""
     hidden = embed_words(prior.text_encoder, ids)
     with autocast(noisy.device):
         x = prior.unet(
-            pack(noisy, prior.unet.config.in_channels), steps, hidden, encoder_attention_mask=(ids > 0).long(), **told
+            pack(noisy, prior.unet.config.in_channels),
+            steps,
+            hidden,
+            encoder_attention_mask=(ids > 0).long(),
+            **conditions,
         ).sample
     return unpack(x.float())
 
 
 def caption_ids(tokenizer, texts: list[str]) -> np.ndarray:
-    """(n, MAX_TOKENS) int64: what `tokenize` makes of captions of known words, ten times as fast; 0 is padding."""
+    """(n, MAX_TOKENS) int64: as `tokenize`, for captions of known words only, ten times as fast; 0 is padding."""
     vocabulary, ids = tokenizer.get_vocab(), np.zeros((len(texts), MAX_TOKENS), np.int64)
     for row, text in zip(ids, texts, strict=True):
         words = text.replace(",", "").split()

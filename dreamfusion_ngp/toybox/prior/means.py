@@ -1,8 +1,8 @@
-"""Mean pictures: what a caption says when noise hides all else.
+"""Mean pictures: what a caption determines when noise hides everything.
 
-At full noise the right answer of a denoiser is the mean of all pictures that the caption may mean. A picture is linear
-in the colours of its parts, so the mean over proportions, cameras and lights needs one mask per part, kept for every
-class and every view's words, and holds for any colours.
+At full noise the optimal prediction of a denoiser is the mean of all pictures that fit the caption. A picture is linear
+in the colours of its parts, so the mean over proportions, cameras and lights needs one mask per part, for every class
+and every view's words, and holds for any colours.
 """
 
 from __future__ import annotations
@@ -26,8 +26,8 @@ SLOTS = len(SLOT_COLORS)
 
 @dataclass(frozen=True)
 class Means:
-    """k means. sums: (k, 2, SLOTS, H, W), over `count` (k,) views: how much of a pixel a part covers, and how much
-    light it sends. azimuth, elevation: (k,) arrays, radians, of one of the views of each."""
+    """k means. sums: (k, 2, SLOTS, H, W), over `count` (k,) views: each part's coverage of a pixel, and the light it
+    reflects. azimuth, elevation: (k,) arrays, radians, of one of the views of each."""
 
     sums: torch.Tensor
     count: np.ndarray
@@ -41,7 +41,7 @@ class MeanPictures:
     def __init__(self, lights: LightConfig, device: str | torch.device = "cpu", resolution: int = 64):
         self.lights, self.device = lights, device
         shape = (len(CLASSES), DEGREE_VIEWS)
-        # A gigabyte, of which the CPU takes only what is written.
+        # A gigabyte, of which the CPU allocates only what is written.
         zeros = np.zeros((*shape, 2, SLOTS, resolution, resolution), np.float32)
         self.sums, self.count = torch.from_numpy(zeros).to(device), np.zeros(shape, int)
         self.angles: list[list[tuple[float, float]]] = [[] for _ in CLASSES]
@@ -49,8 +49,8 @@ class MeanPictures:
     def add(self, index: int, buffer: GBuffer, cameras: Cameras, random: np.random.Generator) -> None:
         """Add the views of `buffer` (on the device), one per camera (on the CPU), of the class `index`."""
         n = len(cameras)
-        parts = torch.nn.functional.one_hot(buffer.slot.long(), SLOTS).movedim(-1, 1)
-        coverage = parts * (buffer.alpha.float() / 255)[:, None]
+        masks = torch.nn.functional.one_hot(buffer.slot.long(), SLOTS).movedim(-1, 1)
+        coverage = masks * (buffer.alpha.float() / 255)[:, None]
         white, black, light = coverage.new_ones(n, SLOTS, 3), coverage.new_zeros(1), coverage.new_zeros(())
         for _ in range(LIGHTS_PER_VIEW):
             positions = sample_light_positions(self.lights, cameras.position, random)
@@ -58,12 +58,12 @@ class MeanPictures:
             light = light + shade(buffer, white, rows, black)[..., 0] / LIGHTS_PER_VIEW
         azimuth, elevation = cameras.azimuth.double().numpy(), cameras.elevation.double().numpy()
         words = degree_views(azimuth, elevation)
-        self.sums[index].index_add_(0, sent(words, self.device), torch.stack([coverage, parts * light[:, None]], 1))
+        self.sums[index].index_add_(0, sent(words, self.device), torch.stack([coverage, masks * light[:, None]], 1))
         np.add.at(self.count[index], words, 1)
         self.angles[index] += zip(azimuth, elevation, strict=True)
 
     def draw(self, classes: np.ndarray, random: np.random.Generator) -> Means:
-        """For each of `classes` (k,) the mean of one view's words, as often as cameras see it."""
+        """For each of `classes` (k,) the mean picture of one view's words, drawn in proportion to their views."""
         chosen = [self.angles[c][random.integers(len(self.angles[c]))] for c in classes]
         azimuth, elevation = np.array(chosen).T
         words = degree_views(azimuth, elevation)
@@ -76,7 +76,7 @@ class MeanPictures:
 
 
 def pictures(means: Means, colors: torch.Tensor, modes: np.ndarray, background: float) -> torch.Tensor:
-    """(k, H, W, 3) the mean pictures with parts in colors (k, SLOTS, 3), by shading modes (k,), before a grey
+    """(k, H, W, 3) the mean pictures with parts in colors (k, SLOTS, 3), by shading modes (k,), over a grey
     background."""
     device = means.sums.device
     unlit, plain, count = (
@@ -84,7 +84,7 @@ def pictures(means: Means, colors: torch.Tensor, modes: np.ndarray, background: 
         for values in (modes == ALBEDO, modes == TEXTURELESS, means.count)
     )
     coverage, light = means.sums.unbind(1)
-    parts = light + unlit * (coverage - light)
+    weights = light + unlit * (coverage - light)
     colors = torch.maximum(colors, plain[..., 0])
     behind = (count[..., 0] - coverage.sum(1))[..., None] * background
-    return (torch.einsum("nshw,nsc->nhwc", parts, colors) + behind) / count
+    return (torch.einsum("nshw,nsc->nhwc", weights, colors) + behind) / count

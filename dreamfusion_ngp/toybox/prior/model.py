@@ -1,15 +1,15 @@
 """The architecture of the embedded prior, in diffusers and transformers classes only, and its folder on disk.
 
-A 64 x 64 picture enters the UNet as a 32 x 32 one with 12 channels (2 x 2 pixel unshuffle): with 4 x 4 edges stay
-blurred however long it trains (docs/decisions/0001-pixel-packing-of-the-prior.md). Whoever uses the UNet reads the
-factor from its channels: in_channels = 3 * factor^2 + 6, the last six for maps of the position (`packing`).
+A 64 x 64 picture enters the UNet as a 32 x 32 one with 12 channels (2 x 2 pixel unshuffle): with 4 x 4, edges stay
+blurred however long it trains (docs/decisions/0001-pixel-packing-of-the-prior.md). Callers read the factor from the
+UNet's channels: in_channels = 3 * factor^2 + 6, the last six for maps of the position (`packing`).
 
-The UNet predicts the clean picture. Noise, or v, would have to travel through 96 channels in 48 dimensions that hold no
-structure, where the pixels of a toy lie near a few (Li and He 2025, "Back to Basics: Let Denoising Generative Models
-Denoise"); the measurement is in docs/decisions/0006-prior-learns-by-muon.md.
+The UNet predicts the clean picture. Noise, or v, would have to pass through 96 channels in 48 dimensions without
+structure, while the pixels of toys lie near a space of few dimensions (Li and He 2025, "Back to Basics: Let Denoising
+Generative Models Denoise"); the measurement is in docs/decisions/0006-prior-learns-by-muon.md.
 
-The text encoder is a table of words, without layers: the order says nothing in these captions, and words that were
-mixed by attention, or pooled, soon say little but the colour.
+The text encoder is an embedding table, without layers: word order has no meaning in these captions, and words that
+attention mixed, or that were pooled, soon expressed little but the colour.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ IF_OMITS = ("safety_checker", "feature_extractor", "watermarker")  # of the part
 GUIDANCE_SCALE = 2.5  # uncond + scale (cond - uncond): at 4 purple turns blue and outlines grow, at 7 more so
 
 
-# Of the UNets of both priors: 32 x 32 positions, whatever stands at one.
+# Config of the UNets of both priors: 32 x 32 positions, of packed pixels or latents.
 SHAPE: dict[str, Any] = dict(
     sample_size=32,
     block_out_channels=(48, 96, 144),
@@ -51,8 +51,8 @@ SHAPE: dict[str, Any] = dict(
 
 @contextlib.contextmanager
 def quiet():
-    """Within it diffusers and transformers print errors only: no progress bars for a few megabytes, no advice about a
-    cast that is meant. What was set before is restored."""
+    """Inside the block diffusers and transformers print errors only: no progress bars for a few megabytes, no advice
+    about an intended cast. The settings are restored afterwards."""
     from diffusers.utils import logging as diffusers_logging
     from transformers.utils import logging as transformers_logging
 
@@ -87,8 +87,8 @@ class Prior:
 
 
 def save_parts(folder: Path, pipeline: str, parts: dict, omitted: tuple[str, ...]) -> None:
-    """Write a folder of the diffusers class `pipeline`: model_index.json, which names the parts and says that others
-    are left out, and a subfolder for each; models as float16 safetensors."""
+    """Write a folder of the diffusers class `pipeline`: model_index.json, which lists the parts and the omitted ones,
+    and a subfolder for each part; models as float16 safetensors."""
     import diffusers
     import torch
 
@@ -97,7 +97,7 @@ def save_parts(folder: Path, pipeline: str, parts: dict, omitted: tuple[str, ...
     with quiet():
         for name, part in parts.items():
             index[name] = ["diffusers", type(part).__name__]
-            if name == "tokenizer":  # what was loaded would write where it came from into its config
+            if name == "tokenizer":  # a loaded tokenizer would write its origin into its config
                 wrap_tokenizer(part.backend_tokenizer).save_pretrained(folder / name)
                 index[name] = ["transformers", "PreTrainedTokenizerFast"]
             elif isinstance(part, torch.nn.Module):
@@ -144,7 +144,7 @@ def wrap_tokenizer(tokenizer):
 
 
 def build_text_encoder(words: int):
-    """An untrained table of words of width 128."""
+    """An untrained embedding table of words, of width 128."""
     import torch
     from transformers import T5Config, T5EncoderModel
 
@@ -164,7 +164,7 @@ def build_text_encoder(words: int):
         )
     )
     with torch.no_grad():
-        text_encoder.shared.weight[:2] = 0  # </s> and padding say nothing
+        text_encoder.shared.weight[:2] = 0  # </s> and padding carry nothing
     return text_encoder
 
 
@@ -184,8 +184,8 @@ def build_prior(seed: int = 0) -> Prior:
 
 
 def embed_words(text_encoder, ids):
-    """(n, T, d): what the text encoder says to tokens (n, T), as a product with its table instead of a lookup, whose
-    backward sorts the tokens and cannot be captured in a CUDA graph."""
+    """(n, T, d) text encoder outputs for tokens (n, T), by a product with its table instead of a lookup, whose backward
+    sorts the tokens and cannot be captured in a CUDA graph."""
     import torch
 
     table = text_encoder.shared.weight
@@ -208,7 +208,7 @@ def load_parts(folder: Path, names: tuple[str, ...]) -> dict:
     )
     from transformers import PreTrainedTokenizerFast, T5EncoderModel
 
-    folder, found = Path(folder), {}
+    folder, parts = Path(folder), {}
     classes = {"unet": UNet2DConditionModel, "vae": AutoencoderKL, "text_encoder": T5EncoderModel}
     others = {"tokenizer": PreTrainedTokenizerFast, "scheduler": DDPMScheduler}
     if not (folder / "tokenizer" / "tokenizer.json").is_file():
@@ -216,35 +216,35 @@ def load_parts(folder: Path, names: tuple[str, ...]) -> dict:
     with quiet():
         for name in names:
             if name in others:
-                found[name] = others[name].from_pretrained(folder / name, local_files_only=True)
+                parts[name] = others[name].from_pretrained(folder / name, local_files_only=True)
                 continue
             model, info = classes[name].from_pretrained(
                 folder / name, local_files_only=True, use_safetensors=True, output_loading_info=True
             )
             if info["missing_keys"]:  # the libraries would put random numbers in their place
                 raise OSError(f"{folder / name}: {len(info['missing_keys'])} weights are missing")
-            found[name] = model.to(torch.float32)
-    return found
+            parts[name] = model.to(torch.float32)
+    return parts
 
 
 def in_order(vocabulary: dict[str, int]) -> list[str]:
-    """The words, by their numbers."""
+    """The words, in the order of their numbers."""
     return sorted(vocabulary, key=lambda word: vocabulary[word])
 
 
 def with_all_words(prior: Prior) -> Prior:
-    """`prior` with the vocabulary of today: words that were added at its end since it was saved get rows of zeros, so
-    that it answers as before until they are trained. Raises ValueError where the vocabulary is another one."""
+    """`prior` with the current vocabulary: words that were appended since it was saved get rows of zeros, so that its
+    output is the same until they are trained. Raises ValueError for another vocabulary."""
     import torch
 
     tokenizer, table = build_tokenizer(), prior.text_encoder.shared.weight.detach()
-    words, known = (in_order(each.get_vocab()) for each in (tokenizer, prior.tokenizer))
-    if words[: len(known)] != known or len(table) != len(known):
+    words, old = (in_order(each.get_vocab()) for each in (tokenizer, prior.tokenizer))
+    if words[: len(old)] != old or len(table) != len(old):
         raise ValueError("its vocabulary is not that of the toybox")
-    if len(known) < len(words):
+    if len(old) < len(words):
         prior.text_encoder.resize_token_embeddings(len(words), mean_resizing=False)
         with torch.no_grad():
-            prior.text_encoder.shared.weight[: len(known)] = table
-            prior.text_encoder.shared.weight[len(known) :] = 0
+            prior.text_encoder.shared.weight[: len(old)] = table
+            prior.text_encoder.shared.weight[len(old) :] = 0
     prior.tokenizer = tokenizer
     return prior

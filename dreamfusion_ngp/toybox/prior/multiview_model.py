@@ -1,7 +1,7 @@
 """The multi-view prior, toybox-mv: the pixel prior whose UNet sees four views of one toy at once.
 
-Beside the pixel prior's weights it has a projection of the camera, and attention in the block before the middle one. It
-is a UNet of its own, not an addition to the other's: whatever loads MVDream loads it.
+Besides the pixel prior's weights it has a projection of the camera, and attention in the block before the middle one.
+It is a complete UNet, not an adapter, and loads like MVDream.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ def load_multiview_prior(folder: Path = MULTIVIEW_PRIOR) -> MultiviewPrior:
 
 
 def together(prior: Prior) -> MultiviewPrior:
-    """A prior whose UNet knows cameras, its views seen at once."""
+    """A prior whose UNet takes cameras, with attention across the views."""
     from diffusers.models.attention_processor import AttnProcessor2_0
 
     attend_jointly(prior.unet, AttnProcessor2_0())
@@ -57,8 +57,8 @@ def together(prior: Prior) -> MultiviewPrior:
 
 @torch.no_grad()
 def start_multiview_prior(pixel: Prior, seed: int = 0) -> MultiviewPrior:
-    """The pixel prior as one of several views: its weights, new attention that says nothing yet (the last layer of each
-    is zero), and a camera that says what the pixel prior's view words say."""
+    """The pixel prior extended to several views: its weights, new attention with a zero last layer, and a camera
+    projection fitted to the pixel prior's view words."""
     from diffusers import UNet2DConditionModel  # pyright: ignore[reportPrivateImportUsage]
 
     torch.manual_seed(seed)
@@ -74,36 +74,35 @@ def start_multiview_prior(pixel: Prior, seed: int = 0) -> MultiviewPrior:
         if name.endswith("proj_out") and not name.startswith("mid_block"):
             nn.init.zeros_(module.weight)
             nn.init.zeros_(module.bias)
-    tell_camera(unet, pixel)
+    fit_camera(unet, pixel)
     return together(Prior(unet, pixel.text_encoder, pixel.tokenizer, pixel.scheduler))
 
 
-def tell_camera(unet: Any, pixel: Prior) -> None:
-    """Fit the camera's projection, of a UNet2DConditionModel, to what the view words in degrees add to the embedding of
-    the time, in the mean over toys: random features of the camera, and a second layer by least squares with a little
-    ridge."""
+def fit_camera(unet: Any, pixel: Prior) -> None:
+    """Fit the camera projection of a UNet2DConditionModel to what the view words in degrees add to the time embedding,
+    averaged over toys: random features of the camera, then a second layer by least squares with a small ridge."""
     from .latent_start import set_linear, solve, with_ones
 
     angles = [(azimuth, elevation) for azimuth in range(0, 360, 15) for elevation in range(0, 91, 15)]
     azimuths, elevations = zip(*angles, strict=True)
     cameras = camera_numbers(orbit(azimuths, elevations, 1.3, 1.0))
-    added = torch.stack([said_of_view(pixel, *angle) for angle in angles])
+    added = torch.stack([view_embedding(pixel, *angle) for angle in angles])
     layer = unet.class_embedding
     layer.linear_1.weight.mul_(SHARPNESS)
     hidden = with_ones(layer.act(layer.linear_1(cameras))).double()
     set_linear(layer.linear_2, slice(None), solve(hidden.T @ hidden, hidden.T @ added.double(), RIDGE))
 
 
-def said_of_view(pixel: Prior, azimuth: float, elevation: float) -> torch.Tensor:
+def view_embedding(pixel: Prior, azimuth: float, elevation: float) -> torch.Tensor:
     """What view words add to the pixel prior's embedding of texts, degrees."""
     view = degree_view(*torch.deg2rad(torch.tensor([azimuth, elevation])).tolist())
     texts = [(subject(c, list(COLORS)[i % len(COLORS)]), MODE_WORDS[i % 3]) for i, c in enumerate(CLASSES)]
-    with_view, without = (embedded(pixel, [view_prompt(toy, v, mode) for toy, mode in texts]) for v in (view, ""))
+    with_view, without = (text_embedding(pixel, [view_prompt(toy, v, mode) for toy, mode in texts]) for v in (view, ""))
     return (with_view - without).mean(0)
 
 
-def embedded(pixel: Prior, texts: list[str]) -> torch.Tensor:
-    """(n, d): what the UNet's added embedding makes of texts."""
+def text_embedding(pixel: Prior, texts: list[str]) -> torch.Tensor:
+    """(n, d): the UNet's added embedding of texts."""
     from .loss import caption_ids
     from .model import embed_words
 

@@ -23,7 +23,7 @@ FOCAL = float(np.mean(FRAMED_CAMERAS.focal))  # of sampled views; the distance i
 
 
 def four_sides(azimuths: Sequence[float], elevations: Sequence[float]) -> Cameras:
-    """VIEWS cameras for each of n objects, side by side: the first at its azimuth, the others a quarter further each
+    """VIEWS adjacent cameras for each of n objects: the first at its azimuth, each other a quarter turn further
     (degrees)."""
     around = np.asarray(azimuths, float)[:, None] + np.arange(VIEWS) * 360 / VIEWS
     return orbit(around.ravel(), np.repeat(elevations, VIEWS), FOCAL * np.mean(FRAMED_CAMERAS.distance), FOCAL)
@@ -63,8 +63,8 @@ def _sample_batch(prior, texts: list[str], cameras: Tensor, scale: float, steps:
     def clean(x, now):
         with autocast(device):
             packed, mask = pack(torch.cat([x, x]), prior.unet.config.in_channels), tokens.attention_mask
-            found = prior.unet(packed, now.to(device), hidden, cameras, encoder_attention_mask=mask).sample
-        cond, uncond = unpack(found.float()).chunk(2)
+            output = prior.unet(packed, now.to(device), hidden, cameras, encoder_attention_mask=mask).sample
+        cond, uncond = unpack(output.float()).chunk(2)
         return (uncond + scale * (cond - uncond)).clamp(-1, 1)
 
     x = torch.tensor(noise, dtype=torch.float32, device=device)

@@ -1,7 +1,7 @@
-"""The training of the multi-view prior, toybox-mv: four sides of one toy at once, and single pictures between them.
+"""The training of the multi-view prior, toybox-mv, on four sides of one toy at once and, in between, single pictures.
 
-Where noise hides everything the right answer is the mean of all pictures that text and camera may mean. The pixel prior
-knows it by view words: there it is the teacher, whose answers have no noise of their own.
+Where noise hides everything the optimal prediction is the mean of all pictures that fit text and camera. The pixel
+prior has learnt it for view words: there it is the teacher, whose predictions have no sampling noise.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from ...scene.lights import sample_light_positions, sample_modes, shading_rows
 from ..world.captions import caption
 from ..world.shapes import CLASSES, COLORS, PARAMETERS
 from ..world.tracer import shade, trace
-from .cache import Seen, Shelves
+from .cache import Shelves, TracedViews
 from .loop import EMPTY_LOG, read_log, run_task
 from .loss import (
     BLIND,
@@ -35,10 +35,10 @@ from .loss import (
     GPU,
     LIGHTS,
     TrainPriorConfig,
-    answer,
     backgrounds,
     caption_ids,
     denoising_loss,
+    predict,
     random_colors,
     sample_noise_levels,
     training_batch,
@@ -51,10 +51,10 @@ from .multiview_sampling import sheet
 from .optimizer import OUTER
 from .pixels import check_request, prepare_for_training
 
-SINGLE_SHARE = 0.3  # of the batches: pictures of no camera, with view words, each seen alone (MVDream's share)
-HIDDEN_SHARE = (0.6, 0.3)  # of the rings, from BLIND on: in the first part of a run and after
+SINGLE_SHARE = 0.3  # of the batches: pictures without cameras, with view words, each alone (MVDream's share)
+HIDDEN_SHARE = (0.6, 0.3)  # of the rings, from BLIND on: in the text phase and after it
 RING_CAMERAS = replace(FRAMED_CAMERAS, stratified_azimuth=False, position_jitter=0.0, up_std=0.0, ring=VIEWS)
-FILL = 80  # views of a class before the training begins; the others come while it runs
+FILL = 80  # views of a class before the training begins; the others follow during it
 
 MULTIVIEW = TrainPriorConfig(
     images=400_000,
@@ -70,8 +70,8 @@ MULTIVIEW_GPU = replace(GPU, images=4_000_000, learning_rate=8e-4, ema_half_life
 
 
 class Rings:
-    """Views of toys that turn over, in groups of VIEWS: one toy, one lens, distance and elevation, a quarter apart, no
-    jitter. Otherwise as `loss.Reservoir`, without means."""
+    """As `loss.Reservoir`, without means, for groups of VIEWS views: one toy, one lens, distance and elevation, a
+    quarter turn apart, no jitter."""
 
     means: MeanPictures | None = None
 
@@ -99,9 +99,9 @@ class Rings:
 
 @dataclass(frozen=True)
 class Batch:
-    """n rings. images: (n VIEWS, 3, 64, 64) in [-1, 1], those of a toy side by side.  cameras: (n VIEWS, 16).  texts:
-    n captions without view words.  steps: (n,) timesteps, of the first k rings from BLIND on.  views: their k VIEWS
-    captions with view words."""
+    """n rings. images: (n VIEWS, 3, 64, 64) in [-1, 1], those of a toy adjacent.  cameras: (n VIEWS, 16).  texts: n
+    captions without view words.  steps: (n,) timesteps; those of the first k rings are at or above BLIND.  views: the k
+    VIEWS captions with view words of these."""
 
     images: Tensor
     cameras: Tensor
@@ -111,38 +111,38 @@ class Batch:
 
 
 def ring_batch(rings: Rings, n: int, random: np.random.Generator, hidden: float) -> Batch:
-    """hidden: share of the rings that noise hides."""
+    """n rings of views. hidden: share of the rings that noise hides."""
     k, names = round(hidden * n), list(COLORS)
     hide = BLIND + (1000 - BLIND) * (np.arange(k) + random.random(k)) / max(k, 1)
     steps = np.concatenate([hide.astype(np.int64), sample_noise_levels(n - k, random, 0.0)])
     classes = rings.draw_classes(n)
-    seen = rings.shelves.draw_rings(classes, VIEWS, random)
+    views = rings.shelves.draw_rings(classes, VIEWS, random)
     color, modes = random.integers(len(names), size=n), sample_modes(LIGHTS, n, 1.0, random)
-    images = shown_rings(seen, color, modes, random).permute(0, 3, 1, 2) * 2 - 1
-    cameras = camera_numbers(orbit(*np.rad2deg([seen.azimuth, seen.elevation]), distance=1.0, focal=1.0))
+    images = shade_rings(views, color, modes, random).permute(0, 3, 1, 2) * 2 - 1
+    cameras = camera_numbers(orbit(*np.rad2deg([views.azimuth, views.elevation]), distance=1.0, focal=1.0))
     texts = [
         caption(CLASSES[c], names[k], 0.0, 0.0, mode, random, views=False)
         for c, k, mode in zip(classes.tolist(), color.tolist(), modes.tolist(), strict=True)
     ]
-    angles = zip(seen.azimuth[: k * VIEWS], seen.elevation[: k * VIEWS], strict=True)
+    angles = zip(views.azimuth[: k * VIEWS], views.elevation[: k * VIEWS], strict=True)
     return Batch(images, cameras, texts, steps, [with_view(texts[i // VIEWS], *at) for i, at in enumerate(angles)])
 
 
 def with_view(text: str, azimuth: float, elevation: float) -> str:
-    """A caption with the words of a view in degrees, which stand before those of the shading mode."""
+    """A caption with the words of a view in degrees, inserted before those of the shading mode."""
     toy, _, mode = text.rpartition(", ") if text.endswith(MODE_WORDS) else (text, "", "")
     return view_prompt(toy, degree_view(azimuth, elevation), mode)
 
 
-def shown_rings(seen: Seen, color: np.ndarray, modes: np.ndarray, random: np.random.Generator) -> Tensor:
-    """(n VIEWS, H, W, 3) pictures in [0, 1]: a ring of views has one background, the same colours of parts, and a lamp
-    that turns with the camera. color, modes: (n,)."""
-    n, device = len(color), seen.buffer.slot.device
+def shade_rings(views: TracedViews, color: np.ndarray, modes: np.ndarray, random: np.random.Generator) -> Tensor:
+    """(n VIEWS, H, W, 3) pictures in [0, 1]: the views of a ring share the background and the colours of parts, and
+    their lamp turns with the camera. color, modes: (n,)."""
+    n, device = len(color), views.buffer.slot.device
     colors = sent(random_colors(color, random).repeat_interleave(VIEWS, 0), device)
-    light = around(sample_light_positions(LIGHTS, seen.position[::VIEWS], random), VIEWS)
+    light = around(sample_light_positions(LIGHTS, views.position[::VIEWS], random), VIEWS)
     rows = sent(shading_rows(LIGHTS, light, modes.repeat(VIEWS)), device)
-    behind = backgrounds(n, seen.buffer.slot.shape[-1], random, device).repeat_interleave(VIEWS, 0)
-    return shade(seen.buffer, colors, rows, behind)
+    behind = backgrounds(n, views.buffer.slot.shape[-1], random, device).repeat_interleave(VIEWS, 0)
+    return shade(views.buffer, colors, rows, behind)
 
 
 class MultiviewTask:
@@ -154,7 +154,7 @@ class MultiviewTask:
         self.model, self.teacher, self.config = prior, teacher, config
         self.sheet: Callable[[Any, Path], None] | None = partial(sheet, steps=config.sheet_steps)
 
-    def parts(self, model: MultiviewPrior) -> list:
+    def modules(self, model: MultiviewPrior) -> list:
         return [model.unet, model.text_encoder]
 
     def open(self, random: np.random.Generator, device: str) -> None:
@@ -175,9 +175,9 @@ class MultiviewTask:
             ids, cameras, views = caption_ids(tokenizer, texts), torch.empty(0, CAMERA), []
         else:
             hidden = HIDDEN_SHARE[progress >= self.config.text_phase]
-            found = ring_batch(self.rings, n // VIEWS, self.random, hidden)
-            image, cameras, views = found.images, found.cameras, found.views
-            ids, steps = caption_ids(tokenizer, found.texts).repeat(VIEWS, 0), found.steps.repeat(VIEWS)
+            rings = ring_batch(self.rings, n // VIEWS, self.random, hidden)
+            image, cameras, views = rings.images, rings.cameras, rings.views
+            ids, steps = caption_ids(tokenizer, rings.texts).repeat(VIEWS, 0), rings.steps.repeat(VIEWS)
         rest = (ids, steps, cameras, caption_ids(tokenizer, views))
         return image, *(sent(values, image.device) for values in rest)
 
@@ -191,13 +191,13 @@ class MultiviewTask:
 def ring_loss(
     prior: MultiviewPrior, teacher: Prior, image: Tensor, ids: Tensor, steps: Tensor, cameras: Tensor, views: Tensor
 ) -> Tensor:
-    """`loss.denoising_loss` of rings of views, those of the first ones against what the teacher answers to their view
-    words. See `MultiviewTask.batch`."""
+    """`loss.denoising_loss` of rings of views; the targets of the first ones are the teacher's predictions for their
+    view words. See `MultiviewTask.batch`."""
     noisy, weight = with_noise(prior, image, steps)
     k = len(views)
     with torch.no_grad():
-        told = answer(teacher, noisy[:k], views, steps[:k])
-    error = answer(prior, noisy, ids, steps, class_labels=cameras) - torch.cat([told, image[k:]])
+        targets = predict(teacher, noisy[:k], views, steps[:k])
+    error = predict(prior, noisy, ids, steps, class_labels=cameras) - torch.cat([targets, image[k:]])
     return (weight * error.square()).mean()
 
 
@@ -213,8 +213,8 @@ def train_multiview_prior(
 ) -> None:
     """Train and leave a diffusers folder in `out`, with `training.json` and `samples.jpg` beside it.
 
-    resume: a folder to start from (weights only); without one the shipped pixel prior is where it starts. The rest is
-    as in `pixels.train_prior`. Raises UsageError or PriorError before anything is written where that cannot be done.
+    resume: a folder to start from (weights only); default: the shipped pixel prior. The rest is as in
+    `pixels.train_prior`. Raises UsageError or PriorError before anything is written where that cannot be done.
     """
     check_request(config, Path(out), device)
     if config.batch % VIEWS or config.chunk % VIEWS or config.views_per_class % VIEWS:

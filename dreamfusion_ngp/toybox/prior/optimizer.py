@@ -13,25 +13,25 @@ from torch import Tensor, nn
 from ...base.errors import UsageError
 
 MATRIX_RATE = 16.0  # Muon's learning rate in units of AdamW's: 0.02 where that is 1.25e-3
-# Not hidden, though matrices: what enters and leaves the network, and tables that are looked up.
+# Matrices that are not hidden: the first and last layers of the network (embedding tables are left out by type).
 OUTER: tuple[str, ...] = ("conv_in", "conv_out")
 
 
 def check_device(verb: str, device: str) -> None:
-    """Raise UsageError where a training on `device` cannot be."""
+    """Raise UsageError where a training cannot use `device`."""
     if device != "cpu" and not (device.split(":")[0] == "cuda" and torch.cuda.is_available()):
         raise UsageError(f"{verb}: cannot use device {device!r} here")
 
 
 class MuonAdamW:
-    """Muon and AdamW behind one step; `parameters` lists what they train, in the order of the modules, without those
-    that want no gradient. outer: names of layers that are not hidden.
+    """Muon and AdamW behind one step; `parameters` lists what they train, in the order of the modules, without frozen
+    ones. outer: names of layers that are not hidden.
 
-    A step is `aim`, which finds from the gradients where Muon would take the matrices at a rate of 1 and is the same
-    work every time (a CUDA graph can hold it), and `move`, by AdamW's rate of the step.
+    A step is `aim`, which computes the goals of the matrices, where Muon would take them at a learning rate of 1, with
+    the same kernels every time (a CUDA graph can hold it), then `move`, by AdamW's learning rate of the step.
 
-    With averaged gradients every process of `world` would compute the same update. Orthogonal matrices are costly, so
-    each process computes its share of them and sends it to the others (a process group must be there).
+    With averaged gradients every process of `world` would compute the same update. Orthogonalisation is costly, so each
+    process computes its share of the matrices and sends it to the others (a process group must exist).
     """
 
     def __init__(self, modules: list[nn.Module], rank: int = 0, world: int = 1, outer: tuple[str, ...] = OUTER):
@@ -42,8 +42,8 @@ class MuonAdamW:
         self.flat = [as_matrix(p.detach(), p) for p in self.matrices]  # share the storage: a step moves the kernels
         by_size = sorted(self.flat, key=Tensor.numel, reverse=True)
         self.shares = [by_size[r::world] for r in range(world)]
-        self.own = self.shares[rank]
-        self.goals = [matrix.clone() for matrix in self.own]
+        self.local = self.shares[rank]
+        self.goals = [matrix.clone() for matrix in self.local]
         self.muon = torch.optim.Muon(self.goals, lr=1.0, momentum=0.95, weight_decay=0.01)
         rest = [p for p in self.parameters if id(p) not in hidden]
         self.adam = torch.optim.AdamW(rest, lr=0.0, betas=(0.9, 0.99), weight_decay=0.01, fused=True)
@@ -58,14 +58,14 @@ class MuonAdamW:
     def aim(self) -> None:
         for matrix, p in zip(self.flat, self.matrices, strict=True):
             matrix.grad = None if p.grad is None else as_matrix(p.grad, p)
-        torch._foreach_copy_(self.goals, self.own)  # pyright: ignore[reportPrivateImportUsage]
-        for goal, matrix in zip(self.goals, self.own, strict=True):
+        torch._foreach_copy_(self.goals, self.local)  # pyright: ignore[reportPrivateImportUsage]
+        for goal, matrix in zip(self.goals, self.local, strict=True):
             goal.grad = matrix.grad
         self.muon.step()
 
     @torch.no_grad()
     def move(self, rate: float) -> None:
-        torch._foreach_lerp_(self.own, self.goals, rate * MATRIX_RATE)  # pyright: ignore[reportPrivateImportUsage]
+        torch._foreach_lerp_(self.local, self.goals, rate * MATRIX_RATE)  # pyright: ignore[reportPrivateImportUsage]
         for group in self.adam.param_groups:
             group["lr"] = rate
         self.adam.step()
@@ -84,7 +84,7 @@ class MuonAdamW:
 
 
 def trainable(modules: list[nn.Module]) -> list[nn.Parameter]:
-    """The parameters of modules that want gradients, in order."""
+    """The parameters of modules that require gradients, in order."""
     return [p for module in modules for p in module.parameters() if p.requires_grad]
 
 

@@ -49,8 +49,8 @@ def train_prior(
 
 
 def check_request(config: TrainPriorConfig, out: Path, device: str, mark: str = "model_index.json") -> None:
-    """Whatever would fail hours later, or in another process, fails here. mark: the file by which a prior of the kind
-    is known, which may be replaced."""
+    """Raise UsageError now for what would fail hours later, or in another process. mark: the file that identifies a
+    prior of this kind, which may be replaced."""
     for name in ("images", "batch", "views_per_class", "chunk", "trace_every", "report_every", "sheet_steps"):
         least = 0 if name == "sheet_steps" else 1
         if getattr(config, name) < least:
@@ -87,9 +87,9 @@ def build_task(config: TrainPriorConfig, resume: Path | None, device: str) -> Pi
 
 
 def prepare_for_training(prior: Prior, device: str) -> None:
-    """Plain attention, whose backward is quicker than that of the fused one on a CPU, and for 64 positions and 16 words
-    no matter on a GPU. On a CPU plain memory order, in which bf16 group normalisation is several times as fast as
-    channels last (20 % of a step)."""
+    """Use plain attention, whose backward on a CPU is faster than that of fused attention; on a GPU it makes no
+    difference for 64 positions and 16 words. On a CPU use contiguous memory order, in which bf16 group normalisation is
+    several times as fast as in channels-last (20 % of a step)."""
     from diffusers.models.attention_processor import AttnProcessor
 
     prior.unet.set_attn_processor(AttnProcessor())
@@ -108,7 +108,7 @@ class PixelTask:
         self.model, self.config = prior, config
         self.sheet: Callable[[Any, Path], None] | None = partial(sheet, steps=config.sheet_steps)
 
-    def parts(self, model: Prior) -> list:
+    def modules(self, model: Prior) -> list:
         return [model.unet, model.text_encoder]
 
     def open(self, random: np.random.Generator, device: str) -> None:

@@ -1,4 +1,4 @@
-"""A function in several CPU processes at once, which exchange tensors through a process group."""
+"""Runs a function in several CPU processes, which exchange tensors through a process group."""
 
 from __future__ import annotations
 
@@ -25,16 +25,16 @@ def run_group(function: Callable[..., None], world: int, *args) -> None:
     """Call `function(rank, world, *args)` in `world` processes of one thread each, the members of the default process
     group (gloo, over the loopback interface), and wait for all of them.
 
-    function, args: picklable. A member that has returned may be gone: the last exchange of tensors must be over for it.
+    function, args: picklable. A member may exit once it has returned, so no exchange of tensors may need it after that.
     KeyboardInterrupt and SystemExit in the caller, SIGINT and SIGTERM in any member become one KeyboardInterrupt in the
-    first member. The others go on for as long as it takes to save what it wants, and none outlives the call.
+    first member. The others keep running until it has saved, and none outlives the call.
     Raises torch.multiprocessing.ProcessRaisedException, which holds the traceback, where the function raised, and
     PriorError where a process was killed.
     """
     processes: list[Any] = []
     with tempfile.TemporaryDirectory() as folder:
         try:
-            with postponed():  # in the members, too, until they listen: an import that is stopped prints a traceback
+            with postponed():  # in the members too, until they handle signals: an interrupted import prints a traceback
                 members: Any = start_processes(
                     _member, (world, f"file://{folder}/rendezvous", function, args), nprocs=world, join=False
                 )
@@ -57,7 +57,7 @@ def run_group(function: Callable[..., None], world: int, *args) -> None:
 
 @contextlib.contextmanager
 def postponed():
-    """STOPS are heard after the block. A process that starts in it hears them when it unblocks them."""
+    """Block STOPS until after the block. A process started in it receives them once it unblocks them."""
     resource_tracker.ensure_running()  # whose start, with the first process, would unblock them
     before = signal.pthread_sigmask(signal.SIG_BLOCK, STOPS)
     try:
@@ -67,7 +67,7 @@ def postponed():
 
 
 def stop(processes: Sequence[BaseProcess]) -> None:
-    """Ask the first process to end and wait for it; then kill the others, which would wait for it in an exchange."""
+    """Interrupt the first process and wait for it; then kill the others, which would wait for it in an exchange."""
     try:
         for process in processes[:1]:
             if process.is_alive() and process.pid:
@@ -82,10 +82,10 @@ def stop(processes: Sequence[BaseProcess]) -> None:
 
 def _member(rank: int, world: int, rendezvous: str, function: Callable[..., None], args: tuple) -> None:
     for number in STOPS:
-        signal.signal(number, signal.SIG_DFL)  # there is nothing to save before the group stands
+        signal.signal(number, signal.SIG_DFL)  # there is nothing to save before the group exists
     signal.pthread_sigmask(signal.SIG_UNBLOCK, STOPS)
     parent = parent_process()
-    if parent is not None and not parent.is_alive():  # it died before its death was a signal, torch's, to this process
+    if parent is not None and not parent.is_alive():  # it died before torch had set its death signal
         leave(1)
     torch.set_num_threads(1)
     os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")

@@ -1,4 +1,4 @@
-"""The training of the latent prior's autoencoder: crops around toys and whole pictures, each shaded afresh."""
+"""The training of the latent prior's autoencoder, on freshly shaded crops around toys and whole pictures."""
 
 from __future__ import annotations
 
@@ -13,18 +13,18 @@ from ...base.slots import sent
 from ...scene.lights import sample_modes
 from ..world.shapes import COLORS
 from ..world.tracer import GBuffer
-from .autoencoder import FACTOR, LATENTS, SIDE, start_as_thumbnail, trained_parts
-from .cache import Seen
+from .autoencoder import FACTOR, LATENTS, SIDE, start_as_thumbnail, trained_modules
+from .cache import TracedViews
 from .latent_model import LatentPrior, build_latent_prior, load_latent_prior
 from .loop import read_log
-from .loss import LIGHTS, Reservoir, TrainPriorConfig, shown_pictures
+from .loss import LIGHTS, Reservoir, TrainPriorConfig, shade_views
 from .optimizer import OUTER
 
 CROP = 128  # pixels a side
-WHOLE = 0.2  # of the steps see whole pictures, a quarter as many: normalisation must know both
+WHOLE = 0.2  # of the steps use whole pictures, a quarter as many: normalisation must learn both sizes
 EDGES = 0.5  # weight of the absolute error of differences between neighbours
-KL = 1e-4  # weight of the mean per latent
-GRID = 0.3  # weight of the grid's measure, taken on a window of CROP pixels of one picture of a step
+KL = 1e-4  # weight of the mean divergence per latent
+GRID = 0.3  # weight of `grid_penalty`, on a window of CROP pixels of one picture per step
 
 AUTOENCODER = TrainPriorConfig(
     images=40_000,
@@ -55,7 +55,7 @@ AUTOENCODER_GPU = TrainPriorConfig(
 
 
 class AutoencoderTask:
-    """See `loop.Task`. The encoder learns until a UNet has learnt its latents."""
+    """See `loop.Task`. The encoder is trained until a UNet has learnt its latents, then frozen."""
 
     name, sheet = "autoencoder", None
     outer: tuple[str, ...] = (*OUTER, "")  # "": the 1 x 1 convolutions around the latents
@@ -63,10 +63,10 @@ class AutoencoderTask:
     def __init__(self, model: LatentPrior, config: TrainPriorConfig, encoder: bool):
         """encoder: whether it learns."""
         self.model, self.config, self.encoder = model, config, encoder
-        self.parts(model)
+        self.modules(model)
 
-    def parts(self, model: LatentPrior) -> list:
-        return trained_parts(model.vae, self.encoder)
+    def modules(self, model: LatentPrior) -> list:
+        return trained_modules(model.vae, self.encoder)
 
     def open(self, random: np.random.Generator, device: str) -> None:
         self.random, self.reservoir = random, Reservoir(self.config, random, device, SIDE)
@@ -79,9 +79,9 @@ class AutoencoderTask:
 
     def pictures(self, n: int, side: int) -> Tensor:
         """(n, 3, side, side) in [-1, 1]: crops around a point of a toy, or whole pictures."""
-        seen = cropped(self.reservoir.shelves.draw(self.reservoir.draw_classes(n), self.random), side, self.random)
+        views = crop(self.reservoir.shelves.draw(self.reservoir.draw_classes(n), self.random), side, self.random)
         modes = sample_modes(LIGHTS, n, 1.0, self.random)
-        image = shown_pictures(seen, self.random.integers(len(COLORS), size=n), modes, self.random)
+        image = shade_views(views, self.random.integers(len(COLORS), size=n), modes, self.random)
         return image.permute(0, 3, 1, 2).contiguous() * 2 - 1
 
     def batch(self, progress: float) -> tuple[Tensor, ...]:
@@ -93,12 +93,12 @@ class AutoencoderTask:
         return reconstruction_loss(self.model.vae, image, self.encoder)
 
 
-def cropped(seen: Seen, side: int, random: np.random.Generator) -> Seen:
+def crop(views: TracedViews, side: int, random: np.random.Generator) -> TracedViews:
     """Views of `side` pixels around a random covered pixel, placed at random in them."""
-    buffer, whole = seen.buffer, seen.buffer.slot.shape[-1]
+    buffer, whole = views.buffer, views.buffer.slot.shape[-1]
     if side >= whole:
-        return seen
-    n, device = len(seen.position), buffer.slot.device
+        return views
+    n, device = len(views.position), buffer.slot.device
     covered = (buffer.alpha.flatten(1) > 0).float() + 1e-9
     middle = torch.multinomial(covered, 1)[:, 0]
     shift = sent(random.integers(side, size=(2, n)), device)
@@ -106,13 +106,13 @@ def cropped(seen: Seen, side: int, random: np.random.Generator) -> Seen:
     y, x = corner.clamp(0, whole - side)[..., None] + torch.arange(side, device=device)
     picked = (torch.arange(n, device=device)[:, None, None], y[:, :, None], x[:, None, :])
     windows = GBuffer(*(values[picked] for values in (buffer.position, buffer.normal, buffer.slot, buffer.alpha)))
-    return Seen(windows, seen.position, seen.azimuth, seen.elevation, seen.framed)
+    return TracedViews(windows, views.position, views.azimuth, views.elevation, views.framed)
 
 
 def reconstruction_loss(vae, image: Tensor, encoder: bool) -> Tensor:
-    """Absolute and squared error of pictures (n, 3, H, H) in [-1, 1] that come back, absolute error of their edges, the
-    divergence of the posterior from a unit normal (Rombach et al. 2022, without the adversary, whose inventions a
-    guidance would pull into the scene), and the grid in the encoder's gradient. encoder: whether it learns."""
+    """Absolute and squared error of reconstructed pictures (n, 3, H, H) in [-1, 1], absolute error of their edges, the
+    divergence of the posterior from a unit normal (Rombach et al. 2022, without the adversary, whose invented detail a
+    guidance would pull into the scene), and the grid in the encoder's gradient. encoder: whether it is trained."""
     with torch.set_grad_enabled(encoder), autocast(image.device):
         moments = vae.quant_conv(vae.encoder(image)).float()
     mean, logvar = moments.chunk(2, 1)
@@ -135,7 +135,7 @@ def window(image: Tensor) -> Tensor:
 
 
 def grid_penalty(vae, image: Tensor) -> Tensor:
-    """Variance over the pixels of a cell of the energy of what the encoder pulls back from random gradients, relative
+    """Variance, over the pixels of a cell, of the energy of random gradients pulled back through the encoder, relative
     to its mean."""
     with torch.enable_grad():
         energy = cell_energy(vae, image, create_graph=True)
@@ -143,20 +143,20 @@ def grid_penalty(vae, image: Tensor) -> Tensor:
 
 
 def cell_energy(vae, image: Tensor, create_graph: bool = False, margin: int = 1) -> Tensor:
-    """(8, 8): mean squared gradient of unit noise on the latents, by the place of a pixel (of image (n, 3, H, H) in
+    """(8, 8): mean squared gradient of unit noise on the latents, by the position of a pixel (of image (n, 3, H, H) in
     [-1, 1]) within its cell; without the `margin` outermost cells."""
-    gradient = pulled_back(vae, image, create_graph)
+    gradient = pull_back(vae, image, create_graph)
     edge = margin * FACTOR
     inner = gradient[..., edge:-edge, edge:-edge] if edge else gradient
     n = inner.shape[-1] // FACTOR
     return inner.square().unflatten(-2, (n, FACTOR)).unflatten(-1, (n, FACTOR)).mean((0, 1, 2, 4))
 
 
-def pulled_back(vae, image: Tensor, create_graph: bool = False) -> Tensor:
-    """(n, 3, H, H): the gradient on pictures of unit noise on their latents."""
-    seen = image.detach().requires_grad_()
-    z = vae.quant_conv(vae.encoder(seen))[:, :LATENTS]
-    (gradient,) = torch.autograd.grad(z, seen, torch.randn_like(z), create_graph=create_graph)
+def pull_back(vae, image: Tensor, create_graph: bool = False) -> Tensor:
+    """(n, 3, H, H): the gradient on pictures from unit noise on their latents."""
+    x = image.detach().requires_grad_()
+    z = vae.quant_conv(vae.encoder(x))[:, :LATENTS]
+    (gradient,) = torch.autograd.grad(z, x, torch.randn_like(z), create_graph=create_graph)
     return gradient
 
 
@@ -169,14 +169,14 @@ def pictures_of_all(per_class: int, seed: int, device: str = "cpu") -> tuple[Ten
     buffer = GBuffer(*(values.transpose(0, 1).flatten(0, 1) for values in vars(reservoir.shelves.buffer).values()))
     position = torch.from_numpy(reservoir.shelves.position).transpose(0, 1).flatten(0, 1)
     n, nothing = len(position), np.zeros(len(position))
-    seen = Seen(buffer, position, nothing, nothing, nothing > 0)
+    views = TracedViews(buffer, position, nothing, nothing, nothing > 0)
     modes = sample_modes(LIGHTS, n, 1.0, random)
-    image = shown_pictures(seen, random.integers(len(COLORS), size=n), modes, random)
+    image = shade_views(views, random.integers(len(COLORS), size=n), modes, random)
     return image.permute(0, 3, 1, 2).contiguous() * 2 - 1, buffer.alpha[:, None] > 0
 
 
 def build_task(config: TrainPriorConfig, folder: Path | None, device: str) -> AutoencoderTask:
-    """The task that goes on with the prior in `folder`, or begins one."""
+    """The task that resumes the prior in `folder`, or starts a new one."""
     model = load_latent_prior(folder) if folder else build_latent_prior(config.seed)
     if folder is None:
         start_as_thumbnail(model.vae, pictures_of_all(1, config.seed)[0])

@@ -1,4 +1,4 @@
-"""Pictures from the prior: a deterministic DDIM sampler with classifier-free guidance, and the sheet people look at."""
+"""Pictures from the prior: a deterministic DDIM sampler with classifier-free guidance, and the contact sheet."""
 
 from __future__ import annotations
 
@@ -41,16 +41,16 @@ def _sample_batch(prior, texts, scale, steps, seed):
     def clean(x, now):
         with autocast(device):
             packed = pack(torch.cat([x, x]), prior.unet.config.in_channels)
-            found = prior.unet(packed, now.to(device), hidden, encoder_attention_mask=tokens.attention_mask).sample
-        cond, uncond = unpack(found.float()).chunk(2)
+            output = prior.unet(packed, now.to(device), hidden, encoder_attention_mask=tokens.attention_mask).sample
+        cond, uncond = unpack(output.float()).chunk(2)
         return (uncond + scale * (cond - uncond)).clamp(-1, 1)
 
     return (ddim(clean, x, abar, steps).permute(0, 2, 3, 1).cpu() + 1) / 2
 
 
 def ddim(clean: Callable, x: torch.Tensor, abar: torch.Tensor, steps: int) -> torch.Tensor:
-    """What DDIM (Song et al. 2021) makes of noise x in `steps` steps. clean: (noisy, timestep) -> a guess of what is
-    behind it.  abar: (T,) on the device of x."""
+    """Sample from noise x by DDIM (Song et al. 2021) in `steps` steps. clean: (noisy, timestep) -> the predicted clean
+    picture.  abar: (T,) on the device of x."""
     for now, then in pairwise(torch.linspace(len(abar) - 10, 0, steps + 1).round().long()):
         x0 = clean(x, now)
         eps = (x - abar[now].sqrt() * x0) / (1 - abar[now]).sqrt()

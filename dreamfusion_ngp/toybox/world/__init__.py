@@ -1,1 +1,1 @@
-"""The toys: shapes whose truth is known, their pictures and captions."""
+"""The toys: shapes with known ground truth, their pictures and captions."""

@@ -29,11 +29,12 @@ RUN_TOGETHER = re.compile(f"(an?|the)?({'|'.join(COLORS)}|grey)?({'|'.join(CLASS
 
 log = logging.getLogger(__name__)
 
-# Dropout rates of training captions. No text at all trains the unconditional branch; view words without a subject train
-# one that keeps the view; the rest lets every shorter caption work.
+# Dropout rates of training captions. Empty text trains the unconditional branch, view words without a subject a branch
+# that keeps the view; the other rates let every shorter caption work.
 P_EMPTY, P_NO_SUBJECT, P_NO_COLOR, P_NO_VIEW, P_NO_MODE = 0.08, 0.07, 0.08, 0.10, 0.35
 P_NO_COLOR_IF_CLAY, P_PHOTO = 0.3, 0.08
-# Of the views that are named. Degrees are kept for constant framing (`framed`), and so say how large the toy is too.
+# Shares of the captions with a view. Degrees are only used with constant framing (`framed`), so they imply the size of
+# the toy too.
 P_DEGREES, P_PAPER_VIEW = 0.7, 0.15
 
 
@@ -54,9 +55,9 @@ def caption(
     whole: bool = False,
     views: bool = True,
 ) -> str:
-    """A training caption for a picture of a toy; which parts it names is drawn from `random` (always seven draws).
-    framed: the camera is one of config.FRAMED_CAMERAS.  whole: it names all parts, the view in degrees.
-    views: whether it may name the view."""
+    """A training caption for a picture of a toy; `random` decides what it mentions (always seven draws). framed: the
+    camera is one of config.FRAMED_CAMERAS.  whole: it mentions everything, the view in degrees.  views: whether it may
+    mention the view."""
     draw = random.random(7)
     if not framed:
         draw[4] *= 1 - P_DEGREES
@@ -78,18 +79,18 @@ def caption(
 
 
 def words_of(text: str) -> list[str]:
-    """The words of a text, in small letters, without punctuation, hyphens and quotes, in the spelling of WORDS. Words
-    that run together, as where a zero-width space stood between them, are taken apart: "redmug" is "red", "mug"."""
+    """The words of a text, in lower case, without punctuation, hyphens and quotes, in the spelling of WORDS. Words that
+    run together, as after removing a zero-width space, are split: "redmug" is "red", "mug"."""
     plain = unicodedata.normalize("NFKC", visible(text)).lower().replace("3-d", "3d")
-    found: list[str] = []
+    words: list[str] = []
     for word in filter(None, BETWEEN_WORDS.split(plain)):
-        parts = None if word in WORDS else RUN_TOGETHER.fullmatch(word)
-        found += [part for part in parts.groups() if part] if parts else [word]
-    return [SPELLINGS.get(word, word) for word in found]
+        match = None if word in WORDS else RUN_TOGETHER.fullmatch(word)
+        words += [part for part in match.groups() if part] if match else [word]
+    return [SPELLINGS.get(word, word) for word in words]
 
 
 def known_words(text: str, name: str) -> str:
-    """`text` in the words of the embedded prior; those that it does not know are left out with a warning."""
+    """`text` in the vocabulary of the embedded prior; unknown words are dropped with a warning."""
     words = words_of(text)
     if unknown := [word for word in words if word not in WORDS]:
         log.warning("the embedded prior does not know these words of %s and ignores them: %s", name, ", ".join(unknown))

@@ -273,7 +273,7 @@ STRETCH = 0.12  # u_0..u_2 = +-1 stretch an axis by this much
 
 
 def parts(name, p, u: torch.Tensor):
-    """Distances (B, N) of every part of `name`, a class or a toy function of one's own, with its slot.
+    """Distances (B, N) of every part of `name`, a class or any toy function, with its slot.
 
     p: (x, y, z), each (B, N). u: (B, PARAMETERS) in [-1, 1].
     """
@@ -294,6 +294,6 @@ def distance(name, p, u: torch.Tensor) -> torch.Tensor:
 
 def distance_and_slot(name, p, u: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """(B, N) signed distance and (B, N) uint8 slot of the nearest part."""
-    found = parts(name, p, u)
-    d, nearest = torch.stack([d.expand_as(p[0]) for d, _ in found]).min(0)
-    return d, torch.tensor([slot for _, slot in found], dtype=torch.uint8, device=d.device)[nearest]
+    pairs = parts(name, p, u)
+    d, nearest = torch.stack([d.expand_as(p[0]) for d, _ in pairs]).min(0)
+    return d, torch.tensor([slot for _, slot in pairs], dtype=torch.uint8, device=d.device)[nearest]

@@ -15,7 +15,7 @@ from .shapes import MAIN, SHADE, SLOT_COLORS, distance, distance_and_slot
 
 EXTENT = 0.69  # world units: toys lie within a sphere of this radius, stretched proportions included
 MAX_STEPS = 64
-SURFACE = 0.05  # pixel footprints: a ray this close has met the surface
+SURFACE = 0.05  # pixel footprints: a ray this close has hit the surface
 EDGE = 0.2  # pixel footprints inside and outside a silhouette, between which coverage falls from 1 to 0
 POSITION_SCALE = 127 / EXTENT
 
@@ -46,9 +46,9 @@ def trace(name, u: torch.Tensor, cameras: Cameras, resolution: int = 64) -> GBuf
     """G-buffers of the toy `name` (a class or a function, see `shapes.parts`) with proportions u (B, PARAMETERS), one
     view per camera.
 
-    The coverage of a pixel is read from the least distance along its ray in units of the pixel's footprint, which
+    A pixel's coverage is a function of the least distance along its ray, in units of the pixel's footprint, which
     anti-aliases silhouettes without extra rays. The edge is as wide inside as outside, so that areas are right on
-    average, and less than a pixel wide, so that it does not show where parts overlap by little.
+    average, and less than a pixel wide, so that it is invisible where parts overlap by little.
     """
     batch = len(cameras)
     origin, direction = camera_rays(cameras, resolution)
@@ -57,10 +57,10 @@ def trace(name, u: torch.Tensor, cameras: Cameras, resolution: int = 64) -> GBuf
     instance = rays // (resolution * resolution)
     least, t_best = _march(name, u[instance], origin[rays], direction[rays], footprint[rays], t, t_far)
     coverage = ((EDGE - least) / (2 * EDGE)).clamp(0.0, 1.0)
-    seen = coverage.gt(0).nonzero()[:, 0]
-    ray = rays[seen]
-    point = origin[ray] + direction[ray] * t_best[seen, None]
-    normal, slot = _surface(name, u[instance[seen]], point)
+    hits = coverage.gt(0).nonzero()[:, 0]
+    ray = rays[hits]
+    point = origin[ray] + direction[ray] * t_best[hits, None]
+    normal, slot = _surface(name, u[instance[hits]], point)
 
     def image(values, channels=()):
         out = torch.zeros(batch * resolution * resolution, *channels, dtype=values.dtype, device=values.device)
@@ -71,12 +71,12 @@ def trace(name, u: torch.Tensor, cameras: Cameras, resolution: int = 64) -> GBuf
         image((point * POSITION_SCALE).round().clamp(-127, 127).to(torch.int8), (3,)),
         image((normal * 127).round().to(torch.int8), (3,)),
         image(slot),
-        image((coverage[seen] * 255).round().to(torch.uint8)),
+        image((coverage[hits] * 255).round().to(torch.uint8)),
     )
 
 
 def _enter_sphere(origin, direction):
-    """Rays that meet the sphere around the toy: their indices, entry and exit distances."""
+    """Rays that hit the sphere around the toy: their indices, entry and exit distances."""
     b = (origin * direction).sum(-1)
     discriminant = b * b - ((origin * origin).sum(-1) - EXTENT * EXTENT)
     rays = discriminant.gt(1e-6).nonzero()[:, 0]
@@ -85,11 +85,10 @@ def _enter_sphere(origin, direction):
 
 
 def _march(name, u, origin, direction, footprint, t, t_far):
-    """Least distance of every ray in pixel footprints, down to -EDGE, and where it met the surface or came closest to
-    it.
+    """Least distance of every ray in pixel footprints, down to -EDGE, and the ray parameter at which it hit the surface
+    or came closest to it.
 
-    Marches towards the surface that lies EDGE of a pixel deeper than the toy's. Rays that arrive or leave drop out of
-    the batch.
+    Marches towards the surface EDGE pixels below the toy's. Rays that hit or leave the sphere drop out of the batch.
     """
     best = torch.full_like(t, 1e3)
     t_best = t.clone()
