@@ -1,4 +1,4 @@
-"""How good a result is: geometry against the true toy, faces that are one too many, retrieval by a judge.
+"""How good a result is: geometry compared with the true toy, extra faces, retrieval by a judge.
 
-Nothing in generation imports this package: the true shape is looked at afterwards, never before.
+Nothing in generation imports this package: the true shape is only used afterwards.
 """

@@ -1,4 +1,4 @@
-"""How well an autoencoder of toys gives pictures back, and how evenly its encoder pulls gradients back to them."""
+"""How well an autoencoder of toys reconstructs pictures, and how evenly gradients pull back through its encoder."""
 
 from __future__ import annotations
 
@@ -15,10 +15,11 @@ BATCH = 4
 
 
 def judge_autoencoder(prior, *, per_class: int = 1, gradients: int = 64) -> dict:
-    """Of 20 `per_class` held-out pictures: decibels of whole pictures and of the toys' pixels, means of both; "noisy",
-    the same of whole pictures from latents with a tenth of their spread as noise. Of the encoder's gradients, over
-    `gradients` of them: "grid", largest by smallest energy of a pixel in its cell, and "border", largest and smallest
-    energy of the rows and columns of the outermost cell, by that inside. "spread" of each latent channel."""
+    """On 20 `per_class` held-out pictures: mean PSNR in dB of whole pictures and of the toys' pixels; "noisy", that of
+    whole pictures from latents with a tenth of their spread as noise. Of `gradients` gradients through the encoder:
+    "grid", the ratio of the largest to the smallest energy of a pixel in its cell, and "border", the largest and
+    smallest energy of the rows and columns of the outermost cell, relative to that inside. "spread" of each latent
+    channel."""
     vae = prior.vae
     device = next(vae.parameters()).device
     image, covered = (values.to(device) for values in pictures_of_all(per_class, SEED))
@@ -41,9 +42,9 @@ def reconstruction(vae, image: Tensor, covered: Tensor) -> dict[str, float]:
         toy.append(decibels((error * cover).sum((1, 2, 3)) / (3 * cover.sum((1, 2, 3)))))
         noisy.append(decibels((again - part).square().mean((1, 2, 3)) / 4))
         codes.append(z)
-    found = {"psnr": whole, "psnr_toy": toy, "noisy": noisy}
+    figures = {"psnr": whole, "psnr_toy": toy, "noisy": noisy}
     spread = torch.cat(codes).std((0, 2, 3)).tolist()
-    return {name: float(torch.cat(values).mean()) for name, values in found.items()} | {
+    return {name: float(torch.cat(values).mean()) for name, values in figures.items()} | {
         f"spread_{i}": value for i, value in enumerate(spread)
     }
 
@@ -54,12 +55,12 @@ def decibels(square: Tensor) -> Tensor:
 
 def gradient_evenness(vae, image: Tensor, rounds: int) -> dict[str, float]:
     """ "grid" and "border" of `judge_autoencoder`, over `rounds` gradients of every picture."""
-    parts = [part for _ in range(rounds) for part in image.split(BATCH)]
-    energy = torch.stack([cell_energy(vae, part) for part in parts]).mean(0)
-    squares = torch.stack([pull_back(vae, part).square().mean((0, 1)) for part in parts]).mean(0)
+    batches = [part for _ in range(rounds) for part in image.split(BATCH)]
+    energy = torch.stack([cell_energy(vae, part) for part in batches]).mean(0)
+    squares = torch.stack([pull_back(vae, part).square().mean((0, 1)) for part in batches]).mean(0)
     inside = squares[FACTOR:-FACTOR, FACTOR:-FACTOR].mean()
     rows, columns = squares[:, FACTOR:-FACTOR].mean(1), squares[FACTOR:-FACTOR].mean(0)
     border = torch.cat([line[part] for line in (rows, columns) for part in (slice(FACTOR), slice(-FACTOR, None))])
     border = border / inside
-    found = {"grid": energy.max() / energy.min(), "border_least": border.min(), "border_most": border.max()}
-    return {name: round(float(value), 3) for name, value in found.items()}
+    figures = {"grid": energy.max() / energy.min(), "border_least": border.min(), "border_most": border.max()}
+    return {name: round(float(value), 3) for name, value in figures.items()}

@@ -1,4 +1,4 @@
-"""Which side of a toy a picture shows, and which sides look alike: the two ends of a table do."""
+"""Which side of a toy a picture shows, and which sides look alike, as the two ends of a table do."""
 
 from __future__ import annotations
 
@@ -17,17 +17,17 @@ LIKE = 0.125  # difference of pictures; a turn by 15 degrees makes .05 of a snow
 
 @cache
 def alike(name: str) -> torch.Tensor:
-    """(24, 24) bool: whether azimuth j may be taken for i (in steps of AZIMUTH_STEP), being NEAR it, or because the
-    true toy of the class looks much the same (LIKE)."""
+    """(24, 24) bool: whether azimuth j counts as i (in steps of AZIMUTH_STEP), because it is NEAR, or because the true
+    toy of the class looks much the same from there (LIKE)."""
     cameras = judging_cameras(range(0, 360, AZIMUTH_STEP))
-    seen = features(toy_pictures(name, COLORS["red"], cameras=cameras, resolution=64))
-    turn = (torch.arange(len(seen))[:, None] - torch.arange(len(seen))) * AZIMUTH_STEP
+    vectors = features(toy_pictures(name, COLORS["red"], cameras=cameras, resolution=64))
+    turn = (torch.arange(len(vectors))[:, None] - torch.arange(len(vectors))) * AZIMUTH_STEP
     near = ((turn + 180) % 360 - 180).abs() <= NEAR
-    return near | (torch.cdist(seen, seen, compute_mode="donot_use_mm_for_euclid_dist") <= LIKE)
+    return near | (torch.cdist(vectors, vectors, compute_mode="donot_use_mm_for_euclid_dist") <= LIKE)
 
 
 def right_sides(retrieval: Retrieval, pictures: torch.Tensor, name: str, azimuths: list[int]) -> torch.Tensor:
     """(N,) bool: whether each of the pictures (N, H, W, 3) of a class retrieves its azimuth (degrees, multiples of
     AZIMUTH_STEP), or one from which the toy looks `alike`."""
-    found = retrieved_azimuths(retrieval, pictures, name) // AZIMUTH_STEP
-    return alike(name)[torch.tensor(azimuths) // AZIMUTH_STEP, found]
+    index = retrieved_azimuths(retrieval, pictures, name) // AZIMUTH_STEP
+    return alike(name)[torch.tensor(azimuths) // AZIMUTH_STEP, index]

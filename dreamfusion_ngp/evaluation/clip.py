@@ -12,8 +12,8 @@ from .judge_training import held_out
 
 class ClipRetrieval:
     """model: a dual encoder, or its name: a short one ("clip-b32", "clip-b16", "clip-l14": the paper's three), a hub id
-    (fetched once), or a folder in transformers format, of CLIP or SigLIP. Raises PriorError with what to do where it
-    cannot be had."""
+    (fetched once), or a folder in transformers format, of CLIP or SigLIP. Raises PriorError, which says what to do,
+    where it is not available."""
 
     def __init__(self, model: str | DualEncoder, device: str | torch.device = "cpu"):
         self.encoder = model if isinstance(model, DualEncoder) else load_dual_encoder(model, device)
@@ -33,16 +33,16 @@ class ClipRetrieval:
 
     @torch.no_grad()
     def images(self, pictures: torch.Tensor) -> torch.Tensor:
-        parts = self.prepare(pictures).split(BATCH)
-        return torch.cat([self.encoder.encode_images(p.to(self.encoder.device)) for p in parts]).cpu()
+        batches = self.prepare(pictures).split(BATCH)
+        return torch.cat([self.encoder.encode_images(p.to(self.encoder.device)) for p in batches]).cpu()
 
     def texts(self, captions: list[str]) -> torch.Tensor:
-        """The same captions are asked for with every run: computed once."""
+        """(M, D) of length 1, on the CPU; the same captions are encoded only once."""
         return self.encoder.encode_texts(captions).cpu()
 
 
 def judge_clip(prior: ClipPrior) -> dict:
-    """What the embedded CLIP finds of true toys that its training has not seen, as the judge's log has it."""
-    found = held_out(ClipRetrieval(prior.encoder()), views=False)
-    worst = found.pop("worst")
-    return {name: round(value, 4) for name, value in found.items()} | {"worst": worst["class"]}
+    """The accuracy of the embedded CLIP on true toys that its training has not seen, as in the judge's log."""
+    accuracy = held_out(ClipRetrieval(prior.encoder()), views=False)
+    worst = accuracy.pop("worst")
+    return {name: round(value, 4) for name, value in accuracy.items()} | {"worst": worst["class"]}

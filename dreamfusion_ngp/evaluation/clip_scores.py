@@ -1,5 +1,5 @@
-"""What a CLIP says of pictures beyond R-Precision: the CLIP score (Hessel et al. 2021), CLIP-IQA (Wang et al., AAAI
-2023); and which runs came to nothing."""
+"""CLIP's scores of pictures besides R-Precision: the CLIP score (Hessel et al. 2021), CLIP-IQA (Wang et al., AAAI
+2023); and which runs have diverged."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import torch
 from .clip import ClipRetrieval
 from .pictures import Pictures
 
-# CLIP-IQA: the share of the first of two texts, as those who compare text-to-3D methods ask it (Lukoianov et al. 2024).
+# CLIP-IQA: softmax share of the first of two texts; pairs as in comparisons of text-to-3D (Lukoianov et al. 2024).
 PAIRS = {
     "quality": ("Good photo.", "Bad photo."),
     "sharpness": ("Sharp photo.", "Blurry photo."),
@@ -19,12 +19,12 @@ EMPTY, FULL = 0.005, 0.9  # mean opacity of the views below and above which a ru
 
 def clip_figures(clip: ClipRetrieval, pictures: Pictures, prompt: str) -> dict[str, float]:
     """Means over the lit views. clip_score: 100 cosine with the prompt. iqa_*: 0 to 1."""
-    seen = clip.images(pictures.lit)
-    found = {"clip_score": 100 * float((seen @ clip.texts([prompt])[0]).mean())}
+    features = clip.images(pictures.lit)
+    figures = {"clip_score": 100 * float((features @ clip.texts([prompt])[0]).mean())}
     scale = float(clip.encoder.model.logit_scale.exp())
     for name, pair in PAIRS.items():
-        found[f"iqa_{name}"] = float((scale * seen @ clip.texts(list(pair)).T).softmax(1)[:, 0].mean())
-    return found
+        figures[f"iqa_{name}"] = float((scale * features @ clip.texts(list(pair)).T).softmax(1)[:, 0].mean())
+    return figures
 
 
 def diverged(pictures: Pictures | None) -> bool:

@@ -1,4 +1,4 @@
-"""How many of the depth prior's samples show what they were told, by the embedded judge and by their silhouettes."""
+"""How many of the depth prior's samples fit their captions, by the embedded judge, and their depth, by silhouettes."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from ..toybox.world.captions import subject
 from ..toybox.world.shapes import CLASSES, COLORS
 from .judge import SIZE, Judge, load_judge
 from .multiview import CONTRAST, backdrop
-from .prior import Asked, judged
+from .prior import Request, judge_pictures
 
 VIEWS = 4
 ELEVATIONS = (0, 30)  # degrees, in turn
@@ -33,48 +33,48 @@ def judge_depth_prior(
     depth, intersection over union. colors: the mean difference of the mean colour of a toy between sides of a tile, in
     one channel. judge: the embedded one by default. Raises CheckpointError where there is none."""
     judge, names = judge or load_judge(), list(COLORS)
-    asked = [
-        Asked(
+    requests = [
+        Request(
             CLASSES[i % len(CLASSES)], names[(i // len(CLASSES) + i * 5) % len(names)], 90 * (i % 4), ELEVATIONS[i % 2]
         )
         for i in range(samples)
     ]
-    depth = true_depth([one.name for one in asked], [float(one.elevation) for one in asked], seed)
+    depth = true_depth([one.name for one in requests], [float(one.elevation) for one in requests], seed)
     alone = depth[torch.arange(samples), torch.arange(samples) % 4]
     settings = {"scale": scale, "steps": steps, "seed": seed}
-    found = {}
+    figures = {}
     for kind, maps, count in (("single", alone, 1), ("tile", tiled(depth.flatten(0, 1)), VIEWS)):
         texts = [
-            one.text if count == 1 else view_prompt(subject(one.name, one.color), "", MODE_WORDS[0]) for one in asked
+            one.text if count == 1 else view_prompt(subject(one.name, one.color), "", MODE_WORDS[0]) for one in requests
         ]
         pictures = sample(prior, texts, depth_picture(maps, maps > 0), **settings)
         views = pictures if count == 1 else untiled(pictures)
         truth = (maps if count == 1 else untiled(maps)) > 0
-        found[kind] = scores(judge, views, truth, [one for one in asked for _ in range(count)])
+        figures[kind] = scores(judge, views, truth, [one for one in requests for _ in range(count)])
         if count > 1:
-            found[kind]["colors"] = disagreement(views, truth)
-    return {"samples": samples, **found, **settings}
+            figures[kind]["colors"] = disagreement(views, truth)
+    return {"samples": samples, **figures, **settings}
 
 
-def scores(judge: Judge, views: Tensor, truth: Tensor, asked: list[Asked]) -> dict:
+def scores(judge: Judge, views: Tensor, truth: Tensor, requests: list[Request]) -> dict:
     """class, color and overlap of pictures (n, H, W, 3) with silhouettes (n, H, W)."""
-    records = judged(judge, views, asked)
+    records = judge_pictures(judge, views, requests)
     shares = {key: round(float(np.mean([record[key] for record in records])), 4) for key in ("class", "color")}
     return shares | {"overlap": round(float(overlap(views, truth).mean()), 4)}
 
 
 def overlap(views: Tensor, truth: Tensor) -> Tensor:
-    """(n,) intersection over union of what differs from the background in pictures (n, H, W, 3) with silhouettes
+    """(n,) intersection over union of the foreground of pictures (n, H, W, 3), by its contrast, with silhouettes
     (n, H, W) bool, at the judge's size."""
     small = torch.nn.functional.interpolate(views.permute(0, 3, 1, 2), size=SIZE, mode="area").permute(0, 2, 3, 1)
-    wanted = torch.nn.functional.interpolate(truth[:, None].float(), size=SIZE, mode="area")[:, 0] >= 0.5
-    seen = (small - backdrop(small)).abs().amax(-1) > CONTRAST
-    return (seen & wanted).sum((1, 2)) / (seen | wanted).sum((1, 2)).clamp(min=1)
+    target = torch.nn.functional.interpolate(truth[:, None].float(), size=SIZE, mode="area")[:, 0] >= 0.5
+    mask = (small - backdrop(small)).abs().amax(-1) > CONTRAST
+    return (mask & target).sum((1, 2)) / (mask | target).sum((1, 2)).clamp(min=1)
 
 
 def disagreement(views: Tensor, truth: Tensor) -> float:
-    """Mean difference, in one channel, of the mean colours of the toy between two sides of the four of a toy. views:
-    (4 n, H, W, 3)."""
+    """Mean difference, per channel, between the mean colours of two of the four sides of a toy. views: (4 n, H, W,
+    3)."""
     weight = truth[..., None].float()
     mean = ((views * weight).sum((1, 2)) / weight.sum((1, 2)).clamp(min=1)).unflatten(0, (-1, VIEWS))
     pairs = (mean[:, :, None] - mean[:, None]).abs().mean(-1)

@@ -1,4 +1,4 @@
-"""Runs scored one by one and together, into files or as lines of text."""
+"""Scores runs, singly and together, into files or as lines of text."""
 
 from __future__ import annotations
 
@@ -32,26 +32,26 @@ def evaluate(
     With `out` that folder gets evaluation.json (the judge's score on true renderings, means and spreads, all runs),
     table.md and index.html. show: called with a line per run. Of several runs one without a result, an empty scene,
     counts as zero; alone it raises ExportError."""
-    found, among = find_runs(list(map(Path, runs)), depth), read_captions(Path(captions)) if captions else []
+    folders, distractors = find_runs(list(map(Path, runs)), depth), read_captions(Path(captions)) if captions else []
     out = None if out is None else Path(out)
     if out is not None:
         with writing(out):
             out.mkdir(parents=True, exist_ok=True)
     retrieval = scoring.load_retrieval(clip, Path(judge) if judge else None, choose_device(device))
-    score, records, pictures = scoring.score if len(found) == 1 else scoring.attempt, [], []
-    for path in found:
+    score, records, pictures = scoring.score if len(folders) == 1 else scoring.attempt, [], []
+    for path in folders:
         state, folder = load_state(path, device)
-        record, views = score(state, folder, retrieval, among)
+        record, views = score(state, folder, retrieval, distractors)
         write_text(folder / "evaluation.json", json.dumps(record, indent=1))
         records.append(record)
         pictures.append(sheet.thumbnails(views) if views else "")
         show(f"{record['prompt']}, seed {record['seed']}: {folder} {record.get('failed', '')}".rstrip())
-    known = retrieval and {
+    judge_record = retrieval and {
         "name": retrieval.name,
         "held_out": getattr(retrieval, "log", {}).get("held_out"),
-        "truth": scoring.truth(retrieval, [r["prompt"] for r in records], among),
+        "truth": scoring.truth(retrieval, [r["prompt"] for r in records], distractors),
     }
-    result = {"judge": known, "figures": scoring.summary(records), "runs": records}
+    result = {"judge": judge_record, "figures": scoring.summary(records), "runs": records}
     if out is not None:
         write_text(out / "evaluation.json", json.dumps(result, indent=1))
         write_text(out / "table.md", scoring.table(records, result["figures"]))
@@ -65,7 +65,7 @@ def write_text(path: Path, text: str) -> None:
 
 
 def evaluation_text(result: dict) -> str:
-    """The figures of one run as lines of text; of several as a table. First how good the judge is on true toys."""
+    """The figures of one run as lines of text, of several as a table, with the judge's accuracy on true toys."""
     if len(result["runs"]) > 1:
         return f"{sheet.judge_text(result['judge'])}\n{scoring.table(result['runs'], result['figures'])}"
     lines = [

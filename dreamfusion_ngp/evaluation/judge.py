@@ -1,4 +1,4 @@
-"""The embedded judge: a small image-text dual encoder for toys, the retrieval model where no CLIP is at hand."""
+"""The embedded judge: a small image-text dual encoder for toys, the retrieval model without a CLIP."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from ..toybox.world.captions import WORDS, words_of
 
 FORMAT = "dreamfusion_ngp.judge.1"
 EMBEDDED = Path(__file__).parent / "judge.safetensors"
-SIZE = 64  # pixels a side of what it sees
+SIZE = 64  # pixels a side of its input
 DIMENSION = 64  # of the shared space
 WIDTHS = (32, 64, 96, 128)
 MAX_SCALE = 50.0  # of the inner products in training
@@ -39,7 +39,7 @@ class Residual(nn.Module):
 
 
 def image_encoder() -> nn.Sequential:
-    """(N, 3, 64, 64) -> (N, DIMENSION). The last map, 4 x 4, is flattened: where things are tells toys apart."""
+    """(N, 3, 64, 64) -> (N, DIMENSION). The last map, 4 x 4, is flattened, since positions distinguish toys."""
     layers: list[nn.Module] = []
     for before, width in pairwise((3, *WIDTHS)):
         layers += [nn.Conv2d(before, width, 3, stride=2, padding=1)]
@@ -54,8 +54,8 @@ def image_encoder() -> nn.Sequential:
 
 
 class Judge(nn.Module):
-    """Text: the sum of its words' embeddings, then two layers; words it does not know say nothing. log: what was
-    measured in training (`judge_training`)."""
+    """Text: the sum of its words' embeddings, then two layers; unknown words are ignored. log: measurements of the
+    training (`judge_training`)."""
 
     name = "toybox judge"
 
@@ -95,7 +95,7 @@ class Judge(nn.Module):
 
 
 def word_counts(captions: list[str]) -> torch.Tensor:
-    """(M, words): how often each of WORDS stands in each of M captions."""
+    """(M, words): how often each of WORDS occurs in each of M captions."""
     counts = torch.zeros(len(captions), len(WORDS))
     for row, caption in zip(counts, captions, strict=True):
         for word in words_of(caption):
@@ -116,7 +116,7 @@ def save_judge(path: Path, judge: Judge) -> None:
 
 
 def load_judge(path: Path = EMBEDDED) -> Judge:
-    """Raises CheckpointError where there is none, for another file, and for one whose vocabulary is not today's."""
+    """Raises CheckpointError where there is none, for another kind of file, and for another vocabulary."""
     from safetensors import SafetensorError, safe_open
 
     if not Path(path).is_file():

@@ -1,4 +1,4 @@
-"""The judge as a guide, for the table's grey row alone: what a method scores when it is pulled by what scores it."""
+"""The judge as a guide, only for the grey row of the table: a method guided by the model that scores it."""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
 """Training of the embedded judge: `dreamfusion-ngp train-judge`.
 
-Its pictures are of the same toys as the prior's and share nothing else with them: cameras have longer lenses and no
-jitter, none is at the elevation from which results are judged; colours differ by brightness and hue, not by noise;
-backgrounds are checkerboards, stripes and light greys. Blur and noise stand for what an optimisation leaves.
+Its pictures show the same toys as the prior's and share nothing else with them: cameras have longer lenses and no
+jitter, none is at the elevation from which results are judged; colours vary by brightness and hue, not by noise;
+backgrounds are checkerboards, stripes and light greys. Blur and noise imitate the artefacts of an optimisation.
 """
 
 from __future__ import annotations
@@ -31,15 +31,15 @@ from .pictures import AZIMUTHS, ELEVATION, judging_cameras, shaded
 from .retrieval import AZIMUTH_STEP, azimuth_captions, retrieved, toy_captions
 
 FOCAL = (1.4, 2.2)  # image widths; the prior's end at 1.35
-FRAMING = (1.2, 1.5)  # distance in world units by focal length
+FRAMING = (1.2, 1.5)  # distance in world units per focal length
 ELEVATIONS = (0.0, 65.0)  # degrees, except within APART of the elevation at which results are judged
 APART = 3.0
 BRIGHTNESS, HUE = (0.75, 1.15), 0.06  # factor; largest change of a channel
 REPAINT = 0.4  # probability, of a secondary part, of any colour
-CLAY_SHARE, FLAT_SHARE = 0.4, 0.15  # of the pictures: textureless; albedo as it is; the others are lit
-GREY_SHARE = 0.4  # of the backgrounds; before them white clay is hardest to see
+CLAY_SHARE, FLAT_SHARE = 0.4, 0.15  # of the pictures: textureless; unlit; the others are lit
+GREY_SHARE = 0.4  # of the backgrounds; on these white clay is hardest to see
 REPORT_EVERY = 15.0  # seconds
-OUTER = ("image.0",)  # what takes pictures in is no hidden matrix
+OUTER = ("image.0",)  # the first convolution is not a hidden matrix
 PALETTE = torch.tensor(list(COLORS.values()))
 
 
@@ -78,7 +78,7 @@ class Views:
 
 
 def training_cameras(n: int, random: np.random.Generator):
-    """n cameras that neither the prior's training nor the evaluation has."""
+    """n cameras that occur neither in the prior's training nor in the evaluation."""
     low, high = ELEVATIONS
     elevation = low + (high - low - 2 * APART) * random.random(n)
     elevation = np.where(elevation > ELEVATION - APART, elevation + 2 * APART, elevation)
@@ -136,21 +136,21 @@ def training_batch(views: Views, n: int, random: np.random.Generator):
     device of the views."""
     classes, color = random.integers(len(CLASSES), size=n), random.integers(len(COLORS), size=n)
     clay = random.random(n) < CLAY_SHARE
-    seen = views.shelves.draw(classes, random)
-    colors, rows = training_colors(color, random), training_lights(seen.position, clay, random)
+    batch = views.shelves.draw(classes, random)
+    colors, rows = training_colors(color, random), training_lights(batch.position, clay, random)
     pictures = shade(
-        seen.buffer, sent(colors, views.device), sent(rows, views.device), backgrounds(n, random, views.device)
+        batch.buffer, sent(colors, views.device), sent(rows, views.device), backgrounds(n, random, views.device)
     )
     return (
         wear(pictures.clamp(0, 1), random),
         *(sent(values, views.device) for values in (classes, color, clay)),
-        sent(np.rad2deg(seen.azimuth), views.device, torch.float32),
+        sent(np.rad2deg(batch.azimuth), views.device, torch.float32),
     )
 
 
 class RetrievalLoss:
-    """Cross-entropy of the class's caption among the toys' for every picture, plus, for coloured ones, that of the
-    whole caption among all toys in all colours, plus, where there is a front, that of the azimuth of the class."""
+    """Cross-entropy of the class's caption among all toys for every picture, plus, for coloured ones, that of the whole
+    caption among all toys in all colours, plus, for toys with a front, that of the azimuth."""
 
     def __init__(self, judge: Judge):
         colored, plain = toy_captions()
@@ -163,17 +163,17 @@ class RetrievalLoss:
     def __call__(self, pictures, classes, color, clay, azimuth) -> torch.Tensor:
         judge, device = self.judge, pictures.device
         with autocast(device):
-            seen = judge.encode_images(pictures)
+            features = judge.encode_images(pictures)
         named, whole, views = judge.encode_counts(self.counts).split(self.sizes)
-        scale, n = judge.scale(), len(seen)
-        loss = torch.nn.functional.cross_entropy(scale * seen @ named.T, classes)
+        scale, n = judge.scale(), len(features)
+        loss = torch.nn.functional.cross_entropy(scale * features @ named.T, classes)
         colors = torch.nn.functional.cross_entropy(
-            scale * seen @ whole.T, classes * len(COLORS) + color, reduction="none"
+            scale * features @ whole.T, classes * len(COLORS) + color, reduction="none"
         )
-        own = views.view(len(CLASSES), -1, views.shape[1])[classes]
-        nearest = (azimuth / AZIMUTH_STEP).round().long() % own.shape[1]
+        azimuth_rows = views.view(len(CLASSES), -1, views.shape[1])[classes]
+        nearest = (azimuth / AZIMUTH_STEP).round().long() % azimuth_rows.shape[1]
         sides = torch.nn.functional.cross_entropy(
-            scale * (own @ seen[..., None]).view(n, -1), nearest, reduction="none"
+            scale * (azimuth_rows @ features[..., None]).view(n, -1), nearest, reduction="none"
         )
         return loss + masked_mean(colors, ~clay) + masked_mean(sides, self.has_front[classes])
 
@@ -183,20 +183,20 @@ def masked_mean(values: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
 
 
 def held_out(retrieval, views: bool = True) -> dict:
-    """Accuracy in [0, 1] on true toys, canonical, from the evaluation's own cameras: the row "GT images" of the paper's
-    table. color: of 220 captions, lit; geo: of 20, textureless; view: lit, the azimuth, where there is a front
-    (`azimuths`), of a model that knows words for it (`views`); worst: the class with the lowest of the first two, and
-    it."""
+    """Accuracy in [0, 1] on true toys, canonical, from the cameras of the evaluation: the row "GT images" of the
+    paper's table. color: among 220 captions, lit; geo: among 20, textureless; view: the azimuth, lit, for toys with a
+    front (`azimuths`), if the model knows words for azimuths (`views`); worst: the class with the lowest of the first
+    two, and these."""
     colored, plain = toy_captions()
     color, geo, view, cameras = [], [], [], judging_cameras()
     for index, name in enumerate(CLASSES):
         buffer = trace(name, torch.zeros(len(cameras), PARAMETERS), cameras, SIZE)
-        own = [shaded(buffer, COLORS[c], cameras) for c in COLORS]
-        lit = torch.cat([p.lit for p in own])
-        found = retrieved(retrieval, lit, colored)
+        pictures = [shaded(buffer, COLORS[c], cameras) for c in COLORS]
+        lit = torch.cat([p.lit for p in pictures])
+        picks = retrieved(retrieval, lit, colored)
         truth = torch.tensor([colored.index(subject(name, c)) for c in COLORS]).repeat_interleave(len(cameras))
-        color.append(float((found == truth).float().mean()))
-        geo.append(float((retrieved(retrieval, own[0].clay, plain) == index).float().mean()))
+        color.append(float((picks == truth).float().mean()))
+        geo.append(float((retrieved(retrieval, pictures[0].clay, plain) == index).float().mean()))
         if views and name in DIRECTIONAL:
             view.append(float(right_sides(retrieval, lit, name, list(AZIMUTHS) * len(COLORS)).float().mean()))
     lowest = min(range(len(CLASSES)), key=lambda i: min(color[i], geo[i]))

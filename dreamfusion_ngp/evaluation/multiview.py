@@ -1,8 +1,8 @@
-"""Whether four pictures show four sides of one toy, and of the one that was asked for.
+"""Whether four pictures show four sides of one toy, and of the requested one.
 
-Of 36 rows of true pictures of six classes (mug, car, chair, house, airplane, cone) 33 pass; the others stand before
-patterns, from which silhouettes cannot be told. Of 36 rows of which every picture shows another toy of the class, in
-colours and before a background of its own, none does: parts and backgrounds differ in all of them, and the mean
+Of 36 rows of true pictures of six classes (mug, car, chair, house, airplane, cone) 33 pass; the others have patterned
+backgrounds, from which silhouettes cannot be separated. Of 36 rows in which every picture shows another toy of the
+class, with its own colours and background, none passes: parts and backgrounds differ in all of them, and the mean
 resemblance of a row to one toy falls from .93 to .85 (medians)."""
 
 from __future__ import annotations
@@ -22,21 +22,21 @@ from ..toybox.world.captions import subject
 from ..toybox.world.shapes import CLASSES, COLORS, PARAMETERS
 from ..toybox.world.tracer import GBuffer, silhouette, trace
 from .judge import SIZE, Judge, load_judge
-from .prior import Asked, is_right, judged
+from .prior import Request, is_right, judge_pictures
 
 VIEWS = 4
 ELEVATIONS = (15, 45)  # degrees, in turn
-BANK = 32  # toys of a class, in random proportions, among which a row is sought
+BANK = 32  # toys of a class, in random proportions, with which a row is compared
 BORDER = 3  # pixels at the edges of a picture, where no toy is
 CONTRAST = 0.12  # of a pixel with the background, in one channel
 SHAPE = 0.7  # least intersection over union with a toy of the bank, in the mean over the views
 PAINT = 0.2  # largest difference of a part's mean colour between views, in one channel
-PART = 25  # pixels from which on a part's colour is compared
+PART = 25  # pixels: the colour of a smaller part is not compared
 
 
 @dataclass(frozen=True)
 class Bank:
-    """Toys of one class from four sides. buffer: of (BANK VIEWS) views, those of a toy side by side."""
+    """Toys of one class from four sides. buffer: of (BANK VIEWS) views, those of a toy adjacent."""
 
     buffer: GBuffer
 
@@ -61,7 +61,7 @@ def bank(name: str, elevation: int, size: int = BANK, seed: int = 17) -> Bank:
 
 
 def backdrop(pictures: Tensor) -> Tensor:
-    """(n, H, W, 3): the plane in x and y that fits the borders of pictures (n, H, W, 3) best, in every channel."""
+    """(n, H, W, 3): least-squares plane in x and y through the borders of pictures (n, H, W, 3), in every channel."""
     side = pictures.shape[1]
     axis = torch.linspace(-1, 1, side)
     y, x = torch.meshgrid(axis, axis, indexing="ij")
@@ -74,11 +74,11 @@ def backdrop(pictures: Tensor) -> Tensor:
 
 
 def resemblance(row: Tensor, toys: Bank) -> tuple[float, int]:
-    """How like a row of pictures (VIEWS, H, W, 3) is to the most similar toy of a bank, as the intersection over union
-    of their silhouettes in the mean over the views, and which one that is."""
-    found = (row - backdrop(row)).abs().amax(-1) > CONTRAST
-    known = toys.silhouettes()
-    both, either = ((f(found, known)).sum((-1, -2)) for f in (torch.logical_and, torch.logical_or))
+    """The resemblance of a row of pictures (VIEWS, H, W, 3) to the most similar toy of a bank, as the intersection over
+    union of their silhouettes, averaged over the views; and the index of that toy."""
+    masks = (row - backdrop(row)).abs().amax(-1) > CONTRAST
+    toy_masks = toys.silhouettes()
+    both, either = ((f(masks, toy_masks)).sum((-1, -2)) for f in (torch.logical_and, torch.logical_or))
     mean = (both / either.clamp(min=1)).mean(1)
     return float(mean.max()), int(mean.argmax())
 
@@ -97,35 +97,34 @@ def painted_alike(row: Tensor, slots: Tensor) -> bool:
 
 def is_one_toy(row: Tensor, name: str, elevation: int) -> bool:
     """Whether a row of unlit pictures (VIEWS, H, W, 3) in [0, 1], from azimuths 0, 90, 180 and 270, shows one toy of
-    the class: some proportions fit all sides, and so do the colours."""
+    the class: some proportions fit all sides, and the colours agree."""
     toys = bank(name, elevation)
     like, which = resemblance(row, toys)
     return like >= SHAPE and painted_alike(row, toys.slots(which))
 
 
-def asked_rows(n: int) -> list[list[Asked]]:
+def row_requests(n: int) -> list[list[Request]]:
     """n requests of VIEWS sides: all classes in turn, in changing colours."""
-    names, found = list(COLORS), []
+    names, rows = list(COLORS), []
     for i in range(n):
         lap, c = divmod(i, len(CLASSES))
         color, elevation = names[(lap + c * 5) % len(names)], ELEVATIONS[(lap + c) % len(ELEVATIONS)]
-        found.append([Asked(CLASSES[c], color, 360 // VIEWS * k, elevation) for k in range(VIEWS)])
-    return found
+        rows.append([Request(CLASSES[c], color, 360 // VIEWS * k, elevation) for k in range(VIEWS)])
+    return rows
 
 
-def judge_rows(judge: Judge, rows: Tensor, asked: list[list[Asked]]) -> dict:
-    """Shares in [0, 1] of rows (n, VIEWS, H, W, 3). class, color, view: of the pictures, as in `prior.summary`. one: of
-    the rows that are `is_one_toy`. right: of the rows all of whose pictures are right, and which are one toy; by class,
-    too."""
-    records = judged(judge, rows.flatten(0, 1), [request for row in asked for request in row])
-    ones = [is_one_toy(row, wanted[0].name, wanted[0].elevation) for row, wanted in zip(rows, asked, strict=True)]
+def judge_rows(judge: Judge, rows: Tensor, requests: list[list[Request]]) -> dict:
+    """Shares in [0, 1] of rows (n, VIEWS, H, W, 3). class, color, view: of the pictures, as in `prior.summary`. one:
+    rows that are `is_one_toy`. right: rows that are one toy and whose pictures are all right; also by class."""
+    records = judge_pictures(judge, rows.flatten(0, 1), [request for row in requests for request in row])
+    ones = [is_one_toy(row, sides[0].name, sides[0].elevation) for row, sides in zip(rows, requests, strict=True)]
     whole = [one and all(map(is_right, records[i * VIEWS : (i + 1) * VIEWS])) for i, one in enumerate(ones)]
 
     def share(values) -> float | None:
-        known = [value for value in values if value is not None]
-        return round(float(np.mean(known)), 4) if known else None
+        numbers = [value for value in values if value is not None]
+        return round(float(np.mean(numbers)), 4) if numbers else None
 
-    names = [wanted[0].name for wanted in asked]
+    names = [sides[0].name for sides in requests]
     return {
         "samples": len(rows),
         "right": share(whole),
@@ -140,29 +139,31 @@ def judge_multiview_prior(
 ) -> dict:
     """`judge_rows` of `samples` rows drawn by DDIM in `steps` steps with guidance `scale`. judge: the embedded one by
     default. Raises CheckpointError where there is none."""
-    asked = asked_rows(samples)
-    texts = [view_prompt(subject(row[0].name, row[0].color), "", MODE_WORDS[0]) for row in asked]
-    rows = sample(prior, texts, [0] * samples, [row[0].elevation for row in asked], scale=scale, steps=steps, seed=seed)
-    return judge_rows(judge or load_judge(), rows, asked) | {"scale": scale, "steps": steps, "seed": seed}
+    requests = row_requests(samples)
+    texts = [view_prompt(subject(row[0].name, row[0].color), "", MODE_WORDS[0]) for row in requests]
+    rows = sample(
+        prior, texts, [0] * samples, [row[0].elevation for row in requests], scale=scale, steps=steps, seed=seed
+    )
+    return judge_rows(judge or load_judge(), rows, requests) | {"scale": scale, "steps": steps, "seed": seed}
 
 
-def true_rows(asked: list[list[Asked]], seed: int = 0, one: bool = True) -> Tensor:
-    """(n, VIEWS, 64, 64, 3) true pictures for requests, in proportions, colours and backgrounds as random as in the
-    prior's training; one: of one toy a row, else of another in every picture."""
+def true_rows(requests: list[list[Request]], seed: int = 0, one: bool = True) -> Tensor:
+    """(n, VIEWS, 64, 64, 3) true pictures for requests, with random proportions, colours and backgrounds as in the
+    prior's training. one: one toy per row, else another one in every picture."""
     from ..toybox.prior.loss import backgrounds, random_colors
     from ..toybox.world.tracer import shade
     from .pictures import FLAT
 
     random, rows, names = np.random.default_rng([seed, 13]), [], list(COLORS)
     times = VIEWS if one else 1
-    for wanted in asked:
+    for sides in requests:
         n = VIEWS // times
         focal = random.uniform(*FRAMED_CAMERAS.focal, n).repeat(times)
         distance = focal * random.uniform(*FRAMED_CAMERAS.distance, n).repeat(times)
-        cameras = orbit([w.azimuth for w in wanted], wanted[0].elevation, distance, focal)
+        cameras = orbit([w.azimuth for w in sides], sides[0].elevation, distance, focal)
         u = torch.tensor(random.uniform(-1, 1, (n, PARAMETERS)).repeat(times, 0), dtype=torch.float32)
-        colors = random_colors(np.full(n, names.index(wanted[0].color)), random).repeat_interleave(times, 0)
+        colors = random_colors(np.full(n, names.index(sides[0].color)), random).repeat_interleave(times, 0)
         behind = backgrounds(n, SIZE, random).repeat_interleave(times, 0)
-        buffer = trace(wanted[0].name, u, cameras, SIZE)
+        buffer = trace(sides[0].name, u, cameras, SIZE)
         rows.append(shade(buffer, colors, torch.tensor([FLAT]).expand(VIEWS, -1), behind))
     return torch.stack(rows).clamp(0, 1)

@@ -1,5 +1,5 @@
 """The pictures by which results are judged: eight azimuths at 30 degrees of elevation (DreamFusion section 4), of a
-run's field or of a true toy, drawn alike."""
+run's field or of a true toy, rendered alike."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from ..toybox.world.tracer import GBuffer, part_colors, shade, trace
 AZIMUTHS = tuple(range(0, 360, 45))  # degrees
 ELEVATION = 30.0  # degrees
 RESOLUTION = 128  # pixels a side
-FLAT = (0.0, 0.0, 0.0, 1.0, 0.0, 0.0)  # row of the shade op: albedo as it is
+FLAT = (0.0, 0.0, 0.0, 1.0, 0.0, 0.0)  # row of the shade op: unlit albedo
 
 
 @dataclass(frozen=True)
@@ -38,7 +38,7 @@ class Pictures:
 
 
 def judging_cameras(azimuths=AZIMUTHS, scale: float = 1.0) -> Cameras:
-    """scale: of the object; what is seen of it stays the same (the camera's distance shrinks with 1 / scale)."""
+    """scale: of the object, whose picture stays the same (the camera's distance shrinks with 1 / scale)."""
     return orbit(azimuths, ELEVATION, DISPLAY_DISTANCE / scale, DISPLAY_FOCAL)
 
 
@@ -55,19 +55,19 @@ def lit_pictures(state, resolution: int) -> torch.Tensor:
     """(B, H, H, 3) lit pictures of a run's scene, from the cameras of `field_pictures`."""
     cameras = judging_cameras(scale=FieldConfig.bound / state.config.field.bound)
     colors = torch.tensor(DISPLAY_BACKGROUND).expand(len(cameras), 3)
-    seen = state.show(cameras, shading_rows(cameras)["lit"], colors, resolution)
-    return torch.cat([r.rgb for r in seen]).float().cpu().clamp(0, 1)
+    views = state.show(cameras, shading_rows(cameras)["lit"], colors, resolution)
+    return torch.cat([r.rgb for r in views]).float().cpu().clamp(0, 1)
 
 
 def field_pictures(state, resolution: int = RESOLUTION) -> Pictures:
     """Pictures of a run's field from the `judging_cameras`, further off where its cube is wider than the default."""
     cameras = judging_cameras(scale=FieldConfig.bound / state.config.field.bound)
-    colors, found = torch.tensor(DISPLAY_BACKGROUND).expand(len(cameras), 3), {}
+    colors, images = torch.tensor(DISPLAY_BACKGROUND).expand(len(cameras), 3), {}
     for kind, rows in shading_rows(cameras).items():
-        seen = list(state.show(cameras, rows, colors, resolution))
-        found[kind] = torch.cat([r.rgb for r in seen]).float().cpu().clamp(0, 1)
-        found["opacity"] = torch.cat([r.opacity for r in seen]).float().cpu().clamp(0, 1)
-    return Pictures(**found)
+        views = list(state.show(cameras, rows, colors, resolution))
+        images[kind] = torch.cat([r.rgb for r in views]).float().cpu().clamp(0, 1)
+        images["opacity"] = torch.cat([r.opacity for r in views]).float().cpu().clamp(0, 1)
+    return Pictures(**images)
 
 
 def toy_pictures(

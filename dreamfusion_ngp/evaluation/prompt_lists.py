@@ -1,5 +1,5 @@
-"""Lists of prompts: a caption a line, and the JSON files of public benchmarks. The files are the user's own: such lists
-have terms of their own, and most of them state none."""
+"""Lists of prompts: one caption per line, and the JSON files of public benchmarks. The user supplies the files: such
+lists have their own licences, and most state none."""
 
 from __future__ import annotations
 
@@ -25,8 +25,8 @@ def listed_prompts(path: Path, name: str = "--captions") -> list[tuple[str, str]
     except (OSError, UnicodeDecodeError) as error:
         raise UsageError(f"{name} {path}: {getattr(error, 'strerror', None) or 'is no text in UTF-8'}") from None
     if path.suffix.lower() == ".json":
-        found = entries(parsed(text, f"{name} {path}"), f"{name} {path}")
-        return [(f"entry {i}", text_of(entry, f"{name} {path}, entry {i}")) for i, entry in enumerate(found, 1)]
+        values = entries(parsed(text, f"{name} {path}"), f"{name} {path}")
+        return [(f"entry {i}", text_of(entry, f"{name} {path}, entry {i}")) for i, entry in enumerate(values, 1)]
     lines = list(enumerate(text.split("\n"), 1))
     if path.suffix.lower() != ".jsonl":
         return [(f"line {i}", line) for i, line in lines]

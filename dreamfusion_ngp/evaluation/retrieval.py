@@ -1,9 +1,9 @@
 """R-Precision (Park et al. 2021) after DreamFusion section 4: how often a retrieval model, shown a rendering, picks its
 caption among distractors.
 
-Colour: lit renderings. Geo: textureless ones, which only the shape can tell apart. Albedo: unlit ones, which the
-paper's ablation (figure 6) shows to mislead. Eight azimuths at 30 degrees of elevation; seeds and prompts are averaged
-over by whoever evaluates several runs.
+Colour: lit renderings. Geo: textureless ones, which differ only in shape. Albedo: unlit ones, which mislead, as the
+paper's ablation (figure 6) shows. Eight azimuths at 30 degrees of elevation; averaging over seeds and prompts is left
+to the caller.
 """
 
 from __future__ import annotations
@@ -47,12 +47,13 @@ class Retrieval(Protocol):
 
 @dataclass(frozen=True)
 class Pool:
-    """Captions among which that of a run (`own`, an index) is to be found: by lit and by textureless renderings."""
+    """Captions among which that of a run must be found, by lit (color) and by textureless renderings (geo). *_index:
+    that of the run's caption."""
 
     color: list[str]
-    color_own: int
+    color_index: int
     geo: list[str]
-    geo_own: int
+    geo_index: int
 
 
 def toy_captions() -> tuple[list[str], list[str]]:
@@ -61,21 +62,23 @@ def toy_captions() -> tuple[list[str], list[str]]:
 
 
 def toy_pool(prompt: str) -> Pool:
-    """The pool for a prompt of the embedded prior. Textureless renderings have no colour: they are to be told apart by
-    class alone, and so are lit ones where the prompt names no colour."""
+    """The pool for a prompt of the embedded prior. Textureless renderings have no colour, so only their class counts;
+    so it is for lit ones where the prompt names no colour."""
     name, color = parse_prompt(prompt)
     colored, plain = toy_captions()
-    own = plain.index(subject(name))
-    return Pool(colored, colored.index(subject(name, color)), plain, own) if color else Pool(plain, own, plain, own)
+    index = plain.index(subject(name))
+    if not color:
+        return Pool(plain, index, plain, index)
+    return Pool(colored, colored.index(subject(name, color)), plain, index)
 
 
 def caption_pool(prompt: str, captions: Sequence[str]) -> Pool:
-    """The paper's pool: the same captions for both kinds of renderings, the prompt among them. A caption that looks
-    like it, or has the same words in other spellings ("grey"), is the prompt's, not a distractor."""
+    """The paper's pool: the same captions for both kinds of renderings, including the prompt. A caption that looks like
+    the prompt, or has the same words in other spellings ("grey"), counts as the prompt, not as a distractor."""
     for same in (lookalike, words_of):
         keys = [same(caption) for caption in captions]
-        if (own := same(prompt)) in keys:
-            return Pool([*captions], keys.index(own), [*captions], keys.index(own))
+        if (key := same(prompt)) in keys:
+            return Pool([*captions], keys.index(key), [*captions], keys.index(key))
     return Pool([*captions, prompt], len(captions), [*captions, prompt], len(captions))
 
 
@@ -92,8 +95,8 @@ def pool_of(prompt: str, captions: Sequence[str]) -> Pool:
 
 
 def read_captions(path: Path) -> list[str]:
-    """The captions of a file (`prompt_lists`), in normal form. Of those that look alike the first stays, which is said.
-    Raises UsageError that names the line or the entry of what cannot be used."""
+    """The captions of a file (`prompt_lists`), in normal form. Of those that look alike only the first stays, with a
+    warning. Raises UsageError that names the line or the entry that cannot be used."""
     first, twins = {}, []
     for where, text in listed_prompts(Path(path)):
         caption = clean_text(text, f"--captions {path}, {where},")
@@ -107,10 +110,10 @@ def read_captions(path: Path) -> list[str]:
         log.warning(
             "--captions %s: captions that look like one before are left out: %s%s", path, ", ".join(twins[:4]), more
         )
-    found = [caption for _, caption in first.values()]
-    if not 2 <= len(found) <= MAX_CAPTIONS:
-        raise UsageError(f"--captions {path} holds {len(found)} different captions; wanted are 2 to {MAX_CAPTIONS}")
-    return found
+    unique = [caption for _, caption in first.values()]
+    if not 2 <= len(unique) <= MAX_CAPTIONS:
+        raise UsageError(f"--captions {path} holds {len(unique)} different captions; wanted are 2 to {MAX_CAPTIONS}")
+    return unique
 
 
 def retrieved(retrieval: Retrieval, pictures: torch.Tensor, captions: list[str]) -> torch.Tensor:
@@ -119,7 +122,7 @@ def retrieved(retrieval: Retrieval, pictures: torch.Tensor, captions: list[str])
 
 
 def azimuth_captions(name: str) -> list[str]:
-    """A class from each of the azimuths that have a word, in order: for retrieval models that know these words."""
+    """Captions of a class from each azimuth that has a word, in order: for retrieval models that know these words."""
     return [view_prompt(subject(name), f"az{azimuth}") for azimuth in range(0, 360, AZIMUTH_STEP)]
 
 
@@ -132,12 +135,12 @@ def r_precision(retrieval: Retrieval, pictures: Pictures, pool: Pool) -> dict:
     """Shares in [0, 1] of a run's views that retrieve its caption, and the caption that most views retrieve instead or
     as well."""
     result = {}
-    for kind, images, captions, own in (
-        ("color", pictures.lit, pool.color, pool.color_own),
-        ("geo", pictures.clay, pool.geo, pool.geo_own),
-        ("albedo", pictures.albedo, pool.color, pool.color_own),
+    for kind, images, captions, index in (
+        ("color", pictures.lit, pool.color, pool.color_index),
+        ("geo", pictures.clay, pool.geo, pool.geo_index),
+        ("albedo", pictures.albedo, pool.color, pool.color_index),
     ):
-        found = retrieved(retrieval, images, captions)
-        result[f"r_precision_{kind}"] = float((found == own).float().mean())
-        result[f"retrieved_{kind}"] = captions[int(found.mode().values)]
+        picks = retrieved(retrieval, images, captions)
+        result[f"r_precision_{kind}"] = float((picks == index).float().mean())
+        result[f"retrieved_{kind}"] = captions[int(picks.mode().values)]
     return result

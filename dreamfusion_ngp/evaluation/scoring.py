@@ -1,4 +1,4 @@
-"""Scores of runs, one by one and together: figures, means and spreads, a table."""
+"""Scores of single runs and of several: figures, means and spreads, a table."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ from ..scene.field import Field
 from ..scene.solid import sample_triangles
 from ..toybox.world.captions import parse_prompt
 from ..toybox.world.shapes import COLORS
+from .figures import DEFINITIONS, open_figures, toy_figures
 from .metrics.closed_mesh import MeshDensity
 from .metrics.surface import read_mesh
 from .pictures import Pictures, field_pictures, lit_pictures, toy_pictures
-from .report import DEFINITIONS, open_report, report
 from .retrieval import Pool, Retrieval, pool_of, r_precision
 
-SAMPLES = 200_000  # of a textured surface, where colours are looked up
-LARGE = 256  # pixels a side of the pictures that are compared one by one
+SAMPLES = 200_000  # points of a textured surface at which colours are looked up
+LARGE = 256  # pixels a side of the pictures for PSNR
 KINDS = ("color", "geo", "albedo")  # of pictures by which captions are retrieved
 NO_RETRIEVAL = dict.fromkeys(("judge", *(f"{key}_{kind}" for kind in KINDS for key in ("r_precision", "retrieved"))))
 # Columns of the table: figure, heading, digits.
@@ -46,7 +46,7 @@ COLUMNS = (
 
 
 def load_retrieval(clip: str | None, judge: Path | None, device: torch.device | str = "cpu") -> Retrieval | None:
-    """CLIP where one is named, else the judge at `judge`, else the embedded judge, None where that is not there."""
+    """The CLIP called `clip`, else the judge at `judge`, else the embedded judge; None where that is missing."""
     from .judge import EMBEDDED, load_judge
 
     if clip:
@@ -79,17 +79,17 @@ def solid_of(state) -> tuple[Callable, Callable, Mesh | None]:
 
 
 def no_gradient(function: Callable, device) -> Callable:
-    """A function of points on `device` as one of points on the CPU."""
+    """Wrap a function of points on `device` as one of points on the CPU, without gradients."""
 
     @torch.no_grad()
-    def asked(x):
+    def on_cpu(x):
         return function(x.to(device)).cpu()
 
-    return asked
+    return on_cpu
 
 
 def painted(state: TextureStage, solid: Mesh) -> Callable:
-    """Colours (N, 3) of points (N, 3): that of the texture at the nearest of SAMPLES points on the surface."""
+    """A function of points (N, 3) that gives the texture's colours (N, 3) at the nearest of SAMPLES surface points."""
     from scipy.spatial import KDTree
 
     samples = sample_triangles(solid.vertices, solid.faces, SAMPLES, 0)
@@ -107,7 +107,7 @@ def painted(state: TextureStage, solid: Mesh) -> Callable:
 
 
 def volume_of(field: Field, device) -> tuple[Callable, Callable, Mesh | None]:
-    """`solid_of` a field; its surface where the level of it is known."""
+    """`solid_of` a field, with a surface where its level is known."""
 
     def solid(x):
         return field.solid(x.to(device)).cpu()
@@ -119,7 +119,7 @@ def volume_of(field: Field, device) -> tuple[Callable, Callable, Mesh | None]:
 def score(
     state, folder: Path, retrieval: Retrieval | None = None, captions: Sequence[str] = ()
 ) -> tuple[dict, Pictures]:
-    """The figures of a run (`report.FIGURES`) and the pictures by which it was judged. state: as its checkpoint holds
+    """The figures of a run (`figures.FIGURES`) and the pictures by which it was judged. state: as its checkpoint holds
     it. captions: distractors; none: all toys in all colours.
 
     Raises PromptError for a prompt that names no toy, unless there are captions; ExportError for an empty or not finite
@@ -132,12 +132,12 @@ def score(
     density, albedo, surface = solid_of(state)
     pictures = field_pictures(state)
     if (pool or captions) and not is_toy(prompt):
-        figures = open_report(prompt, density, bound, mesh=mesh)
+        figures = open_figures(prompt, density, bound, mesh=mesh)
     else:
         from ..runs.display import render_opacity
 
         lit = lit_pictures(state, LARGE)
-        figures = report(
+        figures = toy_figures(
             prompt, density, render_opacity(state), albedo, bound, pictures, mesh=mesh, surface=surface, lit=lit
         )
     head = {
@@ -150,8 +150,8 @@ def score(
 
 
 def nothing(prompt: str, retrieval: Retrieval | None) -> dict:
-    """Figures of a run without a result (an empty scene), the worst that there are: left out of a mean, it would make
-    the others look better."""
+    """The worst possible figures, for a run without a result (an empty scene): to leave it out of a mean would make the
+    others look better."""
     zeros = dict.fromkeys(("volumetric_iou", "silhouette_iou") if is_toy(prompt) else (), 0.0)
     return zeros | dict(NO_RETRIEVAL) | {f"r_precision_{kind}": 0.0 for kind in KINDS if retrieval}
 
@@ -159,7 +159,7 @@ def nothing(prompt: str, retrieval: Retrieval | None) -> dict:
 def attempt(
     state, folder: Path, retrieval: Retrieval | None = None, captions: Sequence[str] = ()
 ) -> tuple[dict, Pictures | None]:
-    """`score`; for a run without a result `nothing`, why, and no pictures."""
+    """`score`; for a run without a result the figures of `nothing`, the reason, and no pictures."""
     try:
         return score(state, folder, retrieval, captions)
     except ExportError as error:
@@ -185,17 +185,17 @@ def is_toy(prompt: str) -> bool:
 def truth(retrieval: Retrieval, prompts: list[str], captions: Sequence[str] = ()) -> dict | None:
     """R-Precision of the true toys that the prompts name, in their canonical proportions: what a perfect result would
     score with this retrieval model (the paper's row "GT images"). None where no prompt names a toy and a colour."""
-    found = []
+    scores = []
     for prompt in dict.fromkeys(prompts):
         color = parse_prompt(prompt)[1] if is_toy(prompt) else ""
         if color:
             pictures = toy_pictures(parse_prompt(prompt)[0], COLORS[color])
-            found.append(r_precision(retrieval, pictures, pool_of(prompt, captions)))
-    if not found:
+            scores.append(r_precision(retrieval, pictures, pool_of(prompt, captions)))
+    if not scores:
         return None
     return {
-        "prompts": len(found),
-        **{key: float(np.mean([f[key] for f in found])) for key in (f"r_precision_{kind}" for kind in KINDS)},
+        "prompts": len(scores),
+        **{key: float(np.mean([f[key] for f in scores])) for key in (f"r_precision_{kind}" for kind in KINDS)},
     }
 
 
@@ -210,7 +210,7 @@ def summary(records: list[dict]) -> dict:
     worst: of one run. spread_runs: standard deviation over all runs. spread_seeds: that of the means of each seed over
     its prompts; null for a single seed.
     """
-    found = {}
+    figures = {}
     for key, _, _ in COLUMNS:
         pairs = [(float(r[key]), r["seed"]) for r in records if r.get(key) is not None]
         if pairs:
@@ -218,14 +218,14 @@ def summary(records: list[dict]) -> dict:
             seeds = [float(np.mean([v for v, s in pairs if s == seed])) for seed in sorted({s for _, s in pairs})]
             low_is_bad = key.endswith("iou") or key.startswith("r_precision") or key == "watertight"
             worst = min(values) if low_is_bad else max(values)
-            found[key] = {
+            figures[key] = {
                 "n": len(values),
                 "mean": float(np.mean(values)),
                 "worst": worst,
                 "spread_runs": spread(values),
                 "spread_seeds": spread(seeds),
             }
-    return found
+    return figures
 
 
 def cell(value, digits: int) -> str:
@@ -235,7 +235,7 @@ def cell(value, digits: int) -> str:
 
 
 def rows(records: list[dict], means: dict) -> tuple[list[str], list[list[str]]]:
-    """(headings, rows of text): one row a run, then the mean, its spread over seeds and over runs, and the worst."""
+    """(headings, rows of text): one row per run, then the mean, its spread over seeds and over runs, and the worst."""
     head = ["prompt", "seed", *(title for _, title, _ in COLUMNS)]
     body = [[r["prompt"], str(r["seed"]), *(cell(r.get(key), digits) for key, _, digits in COLUMNS)] for r in records]
     for name, key in (

@@ -11,7 +11,7 @@ from pathlib import Path
 from ..base import markdown, template
 from ..base.errors import writing
 from ..base.files import write_atomically
-from ..evaluation.report import DEFINITIONS
+from ..evaluation.figures import DEFINITIONS
 from .paper_rows import PAPER, PAPER_HEAD, TRUTH, Plan, Request
 from .tables import values, with_spread
 from .task import Task, finished

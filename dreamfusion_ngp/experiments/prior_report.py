@@ -56,7 +56,7 @@ def measure(args, show: Callable[[str], object] = silent) -> dict:
 
     from ..bench.machine import machine_class
     from ..evaluation.judge import EMBEDDED, load_judge
-    from ..evaluation.prior import judge_truth, judged_samples, summary
+    from ..evaluation.prior import judge_samples, judge_truth, summary
     from ..toybox.prior.loop import read_log
     from ..toybox.prior.model import PRIOR, load_prior
 
@@ -68,8 +68,8 @@ def measure(args, show: Callable[[str], object] = silent) -> dict:
     show(f"true pictures: {percent(truth['right'])} right")
     for scale in args.scales:
         drawn = dict(scale=scale, steps=args.steps, seed=args.seed)
-        judged = judged_samples(prior, judge, samples=args.samples, **drawn)
-        found.append(summary(judged.records, judged.asked) | drawn)
+        judged = judge_samples(prior, judge, samples=args.samples, **drawn)
+        found.append(summary(judged.records, judged.requests) | drawn)
         show(f"scale {scale:g}: {percent(found[-1]['right'])} right")
         if found[-1] is best(found):
             wrong_sheet(judged.wrong(), args.out / "wrong.jpg")

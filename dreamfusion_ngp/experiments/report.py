@@ -12,7 +12,7 @@ import json
 from pathlib import Path
 
 from ..base import markdown
-from ..evaluation.report import DEFINITIONS
+from ..evaluation.figures import DEFINITIONS
 from .figures import ablation_plot, run_pictures
 from .groups import GROUPS
 from .metrics import HEAD, METRICS

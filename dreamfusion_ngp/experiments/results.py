@@ -9,7 +9,7 @@ from datetime import date
 from pathlib import Path
 
 from ..base.files import write_atomically
-from ..evaluation.report import DEFINITIONS
+from ..evaluation.figures import DEFINITIONS
 from .arms import Arm, arguments
 from .diversity import by_prompt
 from .groups import GROUPS

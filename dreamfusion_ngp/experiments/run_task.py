@@ -27,9 +27,9 @@ from ..config.io import from_dict
 from ..config.schema import RunConfig
 from ..evaluation import scoring
 from ..evaluation.clip_scores import diverged
+from ..evaluation.figures import DEFINITIONS
 from ..evaluation.judge import load_judge
 from ..evaluation.pictures import Pictures
-from ..evaluation.report import DEFINITIONS
 from ..evaluation.retrieval import pool_of, r_precision
 from ..evaluation.sheet import thumbnails
 from ..guidance.load import load_guidance

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from ..config.io import to_dict
 from ..config.schema import RunConfig
-from ..evaluation.report import DEFINITIONS
+from ..evaluation.figures import DEFINITIONS
 from ..hub.names import TOYBOX_NAME, TOYBOXES
 from .arms import Arm, Group, config_of
 

@@ -9,11 +9,11 @@ import torch
 import trimesh
 from support.analytic import toy
 
+from dreamfusion_ngp.evaluation.figures import chroma, psnr
 from dreamfusion_ngp.evaluation.metrics.closed_mesh import MeshDensity, sample_with_normals, surface_error
 from dreamfusion_ngp.evaluation.metrics.surface import turned
 from dreamfusion_ngp.evaluation.metrics.volume import volumetric_iou
 from dreamfusion_ngp.evaluation.pictures import toy_pictures
-from dreamfusion_ngp.evaluation.report import chroma, psnr
 from dreamfusion_ngp.export.isosurface import Mesh, extract_mesh
 from dreamfusion_ngp.scene.isolevel import LEVEL
 from dreamfusion_ngp.toybox.world.shapes import COLORS

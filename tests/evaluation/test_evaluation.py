@@ -9,11 +9,11 @@ import torch
 from support.analytic import ball, solid, toy, toy_albedo, toy_distance, union
 
 from dreamfusion_ngp.base.errors import ExportError, PromptError
+from dreamfusion_ngp.evaluation.figures import FIGURES, toy_figures
 from dreamfusion_ngp.evaluation.metrics.colors import color_scores, surface_colors
 from dreamfusion_ngp.evaluation.metrics.silhouettes import evaluation_cameras, silhouette_iou
 from dreamfusion_ngp.evaluation.metrics.volume import SCALES, fill_cavities, iou, pieces, volumetric_iou
 from dreamfusion_ngp.evaluation.pictures import toy_pictures
-from dreamfusion_ngp.evaluation.report import FIGURES, report
 from dreamfusion_ngp.scene.cameras import Cameras, camera_rays
 from dreamfusion_ngp.scene.isolevel import LEVEL
 from dreamfusion_ngp.toybox.world.shapes import COLORS, PARAMETERS
@@ -177,7 +177,7 @@ def test_colours_are_those_of_the_outside():
 
 
 def test_the_report_is_json_and_holds_every_figure():
-    result = report(
+    result = toy_figures(
         "a red mug", toy("mug"), render_toy("mug"), toy_albedo("mug", "red"), BOUND, toy_pictures("mug", COLORS["red"])
     )
     again = json.loads(json.dumps(result))
@@ -192,7 +192,7 @@ def test_the_report_is_json_and_holds_every_figure():
 
 
 def test_prompts_without_a_colour_and_without_a_toy():
-    result = report(
+    result = toy_figures(
         "a sphere",
         toy("sphere"),
         render_toy("sphere"),
@@ -203,7 +203,7 @@ def test_prompts_without_a_colour_and_without_a_toy():
     assert result["faces"] is result["extra_faces"] is None, "a sphere has no front"
     assert result["color_error"] is None and result["color_share"] is None and result["color"] == ""
     with pytest.raises(PromptError, match="does not know"):
-        report("a castle", toy("mug"), render_toy("mug"), toy_albedo("mug", "red"), BOUND, None)
+        toy_figures("a castle", toy("mug"), render_toy("mug"), toy_albedo("mug", "red"), BOUND, None)
 
 
 def test_floating_pieces_count_against_the_result():

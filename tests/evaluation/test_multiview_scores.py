@@ -7,7 +7,7 @@ import torch
 
 from dreamfusion_ngp.evaluation import multiview
 from dreamfusion_ngp.evaluation.judge import load_judge
-from dreamfusion_ngp.evaluation.multiview import Bank, asked_rows, backdrop, is_one_toy, judge_rows, true_rows
+from dreamfusion_ngp.evaluation.multiview import Bank, backdrop, is_one_toy, judge_rows, row_requests, true_rows
 from dreamfusion_ngp.toybox.world.shapes import CLASSES, COLORS
 
 
@@ -22,12 +22,12 @@ def small():
 
 
 def mugs(n: int):
-    row = next(row for row in asked_rows(len(CLASSES)) if row[0].name == "mug")
+    row = next(row for row in row_requests(len(CLASSES)) if row[0].name == "mug")
     return [[replace(request, color=color, elevation=15) for request in row] for color in list(COLORS)[:n]]
 
 
 def test_requests_have_every_class_from_four_sides():
-    rows = asked_rows(40)
+    rows = row_requests(40)
     assert {row[0].name for row in rows[:20]} == set(CLASSES) and len({row[0].color for row in rows}) > 8
     for row in rows:
         assert [request.azimuth for request in row] == [0, 90, 180, 270]

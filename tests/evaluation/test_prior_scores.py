@@ -10,7 +10,7 @@ from PIL import Image
 from support.members import score_and_abort_at_exit
 
 from dreamfusion_ngp.evaluation.azimuths import alike
-from dreamfusion_ngp.evaluation.prior import ALL, asked_samples, judge_prior, judged, summary
+from dreamfusion_ngp.evaluation.prior import ALL, judge_pictures, judge_prior, sample_requests, summary
 from dreamfusion_ngp.evaluation.retrieval import azimuth_captions, toy_captions
 from dreamfusion_ngp.experiments import prior_report
 from dreamfusion_ngp.toybox.prior.loop import read_log
@@ -43,34 +43,34 @@ def picture(name, color, azimuth):
 
 
 def test_every_class_is_asked_in_every_colour_from_every_side():
-    asked = asked_samples(ALL)
+    asked = sample_requests(ALL)
     assert len({(a.name, a.color) for a in asked}) == ALL == 220
     assert all(len({a.azimuth for a in asked if a.name == name}) == 8 for name in CLASSES)
     assert all(len({a.elevation for a in asked if a.name == name}) == 2 for name in CLASSES)
-    assert len({(a.name, a.color, a.azimuth) for a in asked_samples(8 * ALL)}) == 8 * ALL
+    assert len({(a.name, a.color, a.azimuth) for a in sample_requests(8 * ALL)}) == 8 * ALL
     assert all(word in WORDS for a in asked for word in a.text.replace(",", "").split())
 
 
 def test_what_counts_as_right():
-    asked = asked_samples(ALL)
+    asked = sample_requests(ALL)
     right = torch.stack([picture(a.name, a.color, a.azimuth) for a in asked])
-    found = summary(judged(Knows(), right, asked), asked)
+    found = summary(judge_pictures(Knows(), right, asked), asked)
     assert found["samples"] == ALL and set(found["classes"]) == set(CLASSES)
     assert all(found[key] == 1.0 for key in ("right", "class", "color", "view"))
 
     turned = torch.stack([picture(a.name, a.color, (a.azimuth + 45) % 360) for a in asked])
-    found = summary(judged(Knows(), turned, asked), asked)
+    found = summary(judge_pictures(Knows(), turned, asked), asked)
     assert found["view"] < 0.3 and found["class"] == found["color"] == 1.0
     assert all(found["classes"][name] == (name not in DIRECTIONAL) for name in ("chair", "duck", "torus", "lamp"))
     near = torch.stack([picture(a.name, a.color, (a.azimuth + 330) % 360) for a in asked])
-    assert summary(judged(Knows(), near, asked), asked)["right"] == 1.0
+    assert summary(judge_pictures(Knows(), near, asked), asked)["right"] == 1.0
 
     names, colors = CLASSES[1:] + CLASSES[:1], list(COLORS)
     other = torch.stack([picture(names[CLASSES.index(a.name)], a.color, a.azimuth) for a in asked])
-    found = summary(judged(Knows(), other, asked), asked)
+    found = summary(judge_pictures(Knows(), other, asked), asked)
     assert found["class"] == found["right"] == 0.0 and found["color"] == 1.0
     faded = torch.stack([picture(a.name, colors[colors.index(a.color) - 1], a.azimuth) for a in asked])
-    found = summary(judged(Knows(), faded, asked), asked)
+    found = summary(judge_pictures(Knows(), faded, asked), asked)
     assert found["color"] == found["right"] == 0.0 and found["class"] == 1.0
 
 

@@ -56,9 +56,9 @@ def test_pools_of_toys():
     colored, bare = toy_captions()
     assert len(set(colored)) == 220 and len(set(bare)) == 20
     pool = pool_of("a photo of an orange torus", [])
-    assert (pool.color[pool.color_own], pool.geo[pool.geo_own]) == ("an orange torus", "a torus")
+    assert (pool.color[pool.color_index], pool.geo[pool.geo_index]) == ("an orange torus", "a torus")
     pool = pool_of("a torus", [])
-    assert pool.color == pool.geo == bare and pool.color[pool.color_own] == "a torus"
+    assert pool.color == pool.geo == bare and pool.color[pool.color_index] == "a torus"
     with pytest.raises(PromptError, match="--captions"):
         pool_of("a castle", [])
 
@@ -98,7 +98,7 @@ def test_captions_that_look_alike_are_one(twin, tmp_path, caplog):
         f"--captions {path}: captions that look like one before are left out: line 3 (like line 2)"
     ]
     path.write_text(f"{twin}\na castle", encoding="utf-8")
-    assert caption_pool("a red mug", read_captions(path)).color_own == 0 and len(read_captions(path)) == 2
+    assert caption_pool("a red mug", read_captions(path)).color_index == 0 and len(read_captions(path)) == 2
 
 
 def test_a_byte_order_mark_is_no_caption(tmp_path, caplog):
@@ -125,7 +125,7 @@ def test_a_caption_that_is_no_text_is_named_by_its_line(tmp_path):
 )
 def test_the_prompt_in_another_spelling_is_no_distractor(caption, prompt):
     pool = caption_pool(prompt, ["a castle", caption])
-    assert pool.color == ["a castle", caption] and pool.color_own == pool.geo_own == 1
+    assert pool.color == ["a castle", caption] and pool.color_index == pool.geo_index == 1
 
 
 def test_the_judge_reads_other_spellings():

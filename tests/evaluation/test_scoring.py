@@ -14,9 +14,9 @@ from support.tiny_runs import TINY
 from dreamfusion_ngp.base.errors import CheckpointError, ExportError, PromptError
 from dreamfusion_ngp.evaluation import scoring
 from dreamfusion_ngp.evaluation.evaluate import evaluate, evaluation_text
+from dreamfusion_ngp.evaluation.figures import FIGURES
 from dreamfusion_ngp.evaluation.judge import Judge, save_judge
 from dreamfusion_ngp.evaluation.pictures import toy_pictures
-from dreamfusion_ngp.evaluation.report import FIGURES
 from dreamfusion_ngp.evaluation.sheet import THUMBNAIL, html_sheet, thumbnails
 from dreamfusion_ngp.optimise.volume import VolumeStage
 from dreamfusion_ngp.runs.checkpoint import load_checkpoint, save_checkpoint

@@ -8,6 +8,7 @@ import torch
 from support.analytic import ball, solid, toy, union
 
 from dreamfusion_ngp.base.errors import ExportError
+from dreamfusion_ngp.evaluation.figures import geometry
 from dreamfusion_ngp.evaluation.metrics.surface import (
     best_chamfer,
     chamfer,
@@ -17,7 +18,6 @@ from dreamfusion_ngp.evaluation.metrics.surface import (
     toy_surface,
     turned,
 )
-from dreamfusion_ngp.evaluation.report import geometry
 from dreamfusion_ngp.export.isosurface import Mesh, is_closed
 from dreamfusion_ngp.export.meshes import export_mesh
 from dreamfusion_ngp.toybox.world.shapes import CLASSES

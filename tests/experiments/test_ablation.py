@@ -16,7 +16,7 @@ from dreamfusion_ngp.base.errors import UsageError
 from dreamfusion_ngp.config.io import to_dict
 from dreamfusion_ngp.config.presets import fast, preset
 from dreamfusion_ngp.config.schema import RunConfig
-from dreamfusion_ngp.evaluation.report import DEFINITIONS
+from dreamfusion_ngp.evaluation.figures import DEFINITIONS
 from dreamfusion_ngp.experiments import ablation, run_task
 from dreamfusion_ngp.experiments.arms import config_of
 from dreamfusion_ngp.experiments.groups import DEFAULT, GROUPS

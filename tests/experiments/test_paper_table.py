@@ -11,7 +11,7 @@ from dreamfusion_ngp.base.errors import UsageError
 from dreamfusion_ngp.config.io import from_dict
 from dreamfusion_ngp.config.presets import PRESETS
 from dreamfusion_ngp.config.schema import RunConfig
-from dreamfusion_ngp.evaluation.report import DEFINITIONS
+from dreamfusion_ngp.evaluation.figures import DEFINITIONS
 from dreamfusion_ngp.experiments import paper_table
 from dreamfusion_ngp.experiments.paper_report import html_page, markdown_page, table_of, write_table
 from dreamfusion_ngp.experiments.paper_rows import ROWS, Request

@@ -7,7 +7,7 @@ import pytest
 from dreamfusion_ngp.config.presets import toybox_256
 from dreamfusion_ngp.evaluation.autoencoder import judge_autoencoder
 from dreamfusion_ngp.evaluation.judge import load_judge
-from dreamfusion_ngp.evaluation.prior import asked_samples, judged, true_pictures
+from dreamfusion_ngp.evaluation.prior import judge_pictures, sample_requests, true_pictures
 from dreamfusion_ngp.guidance.denoisers.latent import LATENT
 from dreamfusion_ngp.guidance.load import family, load_guidance
 from dreamfusion_ngp.toybox.prior.latent_model import LATENT_PRIOR, load_latent_prior
@@ -29,10 +29,10 @@ def test_its_autoencoder_keeps_small_parts_and_pulls_evenly(prior):
 
 def test_its_samples_show_what_they_are_asked_for(prior):
     """Two of each class in few steps, beside true pictures, of which the judge knows nearly all."""
-    judge, asked = load_judge(), asked_samples(ASKED)
+    judge, asked = load_judge(), sample_requests(ASKED)
     drawn = sample(prior, [request.text for request in asked], steps=12)
     assert drawn.shape == (ASKED, 256, 256, 3) and float(drawn.min()) >= 0 and float(drawn.max()) <= 1
-    found, truth = (judged(judge, pictures, asked) for pictures in (drawn, true_pictures(asked)))
+    found, truth = (judge_pictures(judge, pictures, asked) for pictures in (drawn, true_pictures(asked)))
     for key, least in (("class", 0.85), ("color", 0.6), ("view", 0.75)):
         assert share(truth, key) >= 0.9 and share(found, key) >= least, key
 

@@ -1,1 +1,1 @@
-"""One file a metric against the true toy: overlap of solids, surfaces, silhouettes, colours, faces too many."""
+"""One file per metric against the true toy: overlap of solids, surfaces, silhouettes, colours, extra faces."""

@@ -1,4 +1,4 @@
-"""Closed meshes: the solid that one encloses, as a density, and how far its surface is from the true toy's."""
+"""Closed meshes: the enclosed solid as a density, and the distance of the surface from the true toy's."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from ...toybox.world.shapes import PARAMETERS, distance
 from .surface import sample_faces, sample_surface, toy_surface, turned
 from .volume import fill_cavities, labelled
 
-SAMPLES = 200_000  # of a surface, where distances to it are looked up
-POINTS = 20_000  # of a surface, that are measured
-COARSE = 64  # cells an axis of the grid that says what is inside, away from the surface
+SAMPLES = 200_000  # points of a surface to which distances are measured
+POINTS = 20_000  # points of a surface from which distances are measured
+COARSE = 64  # cells per axis of the grid that tells inside from outside, away from the surface
 SHARPNESS = 150.0  # of the density: it falls by e within 1 / SHARPNESS world units
 PROJECTIONS = 4  # steps of Newton's method that put a point on a toy's surface
 
@@ -32,8 +32,8 @@ class MeshDensity:
     """The solid of a closed mesh as a density for the metrics of fields: LEVEL exp(SHARPNESS s), s the signed distance
     to the surface in world units, positive inside.
 
-    Near the surface s is the distance to the plane of the nearest of SAMPLES points on it; further off, a grid knows
-    what is inside: the cells that no way through cells away from the surface leads out of.
+    Near the surface s is the distance to the plane of the nearest of SAMPLES points on it; further off, a grid gives
+    its sign: cells are inside unless a path through cells away from the surface leads out.
     """
 
     def __init__(self, mesh: Mesh, bound: float):

@@ -1,4 +1,4 @@
-"""Colours of a field's surface against the colour that the prompt names."""
+"""Colours of a field's surface, compared with the colour that the prompt names."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from ...scene.isolevel import cell_centres, query, sample_grid
 from ...toybox.world.shapes import COLORS
 from .volume import fill_cavities
 
-RESOLUTION = 64  # cells per axis of the grid whose surface is looked at
+RESOLUTION = 64  # cells per axis of the grid whose surface is used
 
 
 def surface_colors(
@@ -19,13 +19,14 @@ def surface_colors(
 
     solid = fill_cavities(sample_grid(density, bound, resolution, device) > level)
     kernel: np.ndarray = np.asarray(binary_erosion(solid))
-    seen = np.argwhere(solid & ~kernel)
-    return query(albedo, cell_centres(bound, resolution)[seen], device)
+    visible = np.argwhere(solid & ~kernel)
+    return query(albedo, cell_centres(bound, resolution)[visible], device)
 
 
 def color_scores(colors: np.ndarray, color: str) -> tuple[float, float]:
-    """(error, share) of surface colours (N, 3): the root mean square over the channels of their mean's distance to the
-    named colour; the part of them whose nearest named colour it is. Parts that a toy has in other colours count too."""
+    """(error, share) of surface colours (N, 3): the root mean square, over the channels, of the difference between
+    their mean and the named colour; the share of them whose nearest named colour it is. Parts of a toy in other colours
+    count too."""
     difference = colors.mean(0) - np.array(COLORS[color])
     nearest = np.linalg.norm(colors[:, None] - np.array(list(COLORS.values())), axis=-1).argmin(1)
     return float(np.sqrt((difference**2).mean())), float((nearest == list(COLORS).index(color)).mean())

@@ -1,10 +1,10 @@
 """The multi-face (Janus) problem, counted: which of a toy and its symmetrised variants do a field's views show?
 
 Views at known azimuths are compared, by silhouette, colour and relief, with renderings of the true toy and of the same
-toy with its face repeated: seen on two opposite sides, or on two, three or four sides of one body. The variant that
-explains all views together best, up to a common turn, says how many faces there are; in doubt it is the true toy. A
-round thing without any features is in doubt. Every view is also classified by the true toy alone: the azimuth from
-which it looks most like this.
+toy with its face repeated: mirrored onto two opposite sides, or on two, three or four sides of one body. The variant
+that explains all views together best, up to a common turn, gives the number of faces; in doubt it is the true toy, as
+for a round thing without features. Every view is also classified by the true toy alone: the azimuth from which the toy
+looks most like it.
 """
 
 from __future__ import annotations
@@ -17,13 +17,13 @@ from ...toybox.world.shapes import DIRECTIONAL, TOYS
 from ..pictures import AZIMUTHS, Pictures, judging_cameras, toy_pictures
 
 TURNS = 24  # azimuths of the templates, evenly spaced
-SIZE = 32  # pixels a side of what is compared
-ASTRAY = 60.0  # degrees; a view that looks like one from further off is astray
-DOUBT = 0.04  # another variant must explain the views better than the true toy by this part
+SIZE = 32  # pixels a side of the compared pictures
+ASTRAY = 60.0  # degrees; a view that looks like one further off than this is astray
+DOUBT = 0.04  # another variant must explain the views better than the true toy by this fraction
 RELIEF = 0.5  # weight of the untextured pictures' difference beside silhouette and colour
 
-# The axis along which a toy's front and back differ, and the half (+ or -) that has no face to be repeated: mirrored,
-# it makes a toy without one. Where both halves have something of their own, either one twice is two faces.
+# The axis along which a toy's front and back differ, and the half (+ or -) without a face: mirrored, it makes a toy
+# without faces. Where both halves have features of their own, either half twice is two faces.
 AXES = {name: 0 if name in ("mug", "teapot") else 2 for name in DIRECTIONAL}
 FACELESS = {"mug": -1, "table": -1, "house": -1, "snowman": -1, "rocket": -1, "duck": -1, "chair": 1, "boat": 1}
 
@@ -80,8 +80,8 @@ def variants(name: str) -> dict:
 
 
 def features(pictures: Pictures) -> torch.Tensor:
-    """(B, D): small pictures of the opacity, the colours and the relief, so scaled that the squared distance of two
-    rows is a mean over pixels. Colour and relief count where there is something."""
+    """(B, D): small pictures of the opacity, the colours and the relief, scaled so that the squared distance of two
+    rows is a mean over pixels. Colour and relief only count where there is opacity."""
     alpha = pictures.opacity[..., None]
     relief = pictures.clay.mean(-1, keepdim=True) * alpha
     maps = torch.cat([alpha, pictures.albedo * alpha, RELIEF**0.5 * relief], -1).permute(0, 3, 1, 2)
@@ -100,20 +100,20 @@ def templates(name: str, color, scale: float = 1.0) -> dict[str, torch.Tensor]:
 
 
 def turned_sums(difference: torch.Tensor) -> torch.Tensor:
-    """(TURNS,) sum over the views of their difference to the template at their own azimuth plus a common turn."""
-    own = torch.tensor([round(a * TURNS / 360) for a in AZIMUTHS])
-    return torch.stack([difference[torch.arange(len(own)), (own + turn) % TURNS].sum() for turn in range(TURNS)])
+    """(TURNS,) sum over the views of their differences to the template at their azimuth plus a common turn."""
+    index = torch.tensor([round(a * TURNS / 360) for a in AZIMUTHS])
+    return torch.stack([difference[torch.arange(len(index)), (index + turn) % TURNS].sum() for turn in range(TURNS)])
 
 
-def count_faces(name: str, pictures: Pictures, known: dict[str, torch.Tensor]) -> Faces:
-    """The faces of a result for the directional class `name`, from its pictures at the eight AZIMUTHS. known: the
+def count_faces(name: str, pictures: Pictures, bank: dict[str, torch.Tensor]) -> Faces:
+    """The faces of a result for the directional class `name`, from its pictures at the eight AZIMUTHS. bank: the
     `templates` of the class in the result's colour and size."""
-    seen, faces = features(pictures), {variant: count for variant, (_, count) in variants(name).items()}
-    found = {variant: torch.cdist(seen, rows).square() for variant, rows in known.items()}
-    sums = {variant: float(turned_sums(d).min()) for variant, d in found.items()}
+    vectors, faces = features(pictures), {variant: count for variant, (_, count) in variants(name).items()}
+    differences = {variant: torch.cdist(vectors, rows).square() for variant, rows in bank.items()}
+    sums = {variant: float(turned_sums(d).min()) for variant, d in differences.items()}
     best = min(sums, key=lambda variant: sums[variant] * (1 - (faces[variant] == 1) * DOUBT))
     other = min(value for variant, value in sums.items() if faces[variant] != 1)
     margin = (other - sums["true"]) / max(other, sums["true"])
-    turn = int(turned_sums(found["true"]).argmin())
-    off = ((found["true"].argmin(1) - turn) * 360 / TURNS - torch.tensor(AZIMUTHS) + 180) % 360 - 180
+    turn = int(turned_sums(differences["true"]).argmin())
+    off = ((differences["true"].argmin(1) - turn) * 360 / TURNS - torch.tensor(AZIMUTHS) + 180) % 360 - 180
     return Faces(best, faces[best], margin, int((off.abs() > ASTRAY).sum()))

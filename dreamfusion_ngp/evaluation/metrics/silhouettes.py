@@ -1,4 +1,4 @@
-"""Silhouettes of a field against those of the true toy, from fixed cameras."""
+"""Silhouettes of a field, compared with those of the true toy, from fixed cameras."""
 
 from __future__ import annotations
 
@@ -30,9 +30,9 @@ def silhouette_iou(render_opacity, name: str, *, resolution: int = VIEW_RESOLUTI
     """
     cameras = evaluation_cameras()
     truth = silhouette(trace(name, torch.zeros(len(cameras), PARAMETERS), cameras, resolution)).numpy()
-    found = []
+    masks = []
     for i in range(0, len(cameras), len(AZIMUTHS)):
         part = slice(i, i + len(AZIMUTHS))
         views = Cameras(*(getattr(cameras, field)[part] for field in ("c2w", "focal", "azimuth", "elevation")))
-        found.append(torch.as_tensor(render_opacity(views, resolution)).detach().cpu().numpy() > 0.5)
-    return [iou(a, b) for a, b in zip(np.concatenate(found), truth, strict=True)]
+        masks.append(torch.as_tensor(render_opacity(views, resolution)).detach().cpu().numpy() > 0.5)
+    return [iou(a, b) for a, b in zip(np.concatenate(masks), truth, strict=True)]

@@ -22,7 +22,7 @@ POINTS = 4096  # on each surface
 COARSE_POINTS = 512  # of them in the first search
 CANDIDATES = 5  # of the first search, refined with all points
 SHARPNESS = 150.0  # of a toy's density: it falls by e within 1 / SHARPNESS world units
-CRUMB = 4  # cells; a smaller piece is no floater but a rough spot of the grid
+CRUMB = 4  # cells; a smaller piece is not a floater but grid noise
 
 
 @dataclass(frozen=True)
@@ -37,7 +37,7 @@ class Surface:
 
 def sample_faces(mesh: Mesh, n: int, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
     """(n, 3) points on a mesh, uniform by area and stratified: one in every n-th part of the faces' total area; and
-    (n,) the number of each one's face."""
+    (n,) the index of each point's face."""
     face, weight = points_on_faces(mesh.vertices, mesh.faces, n, np.random.default_rng(seed))
     a, b, c = (weight[:, i : i + 1] * mesh.vertices[mesh.faces[face, i]] for i in range(3))
     return a + b + c, face
@@ -49,9 +49,9 @@ def sample_surface(mesh: Mesh, n: int, seed: int = 0) -> np.ndarray:
 
 
 def outer_surface(density, bound: float, level: float | None = None, device="cpu") -> Surface:
-    """The outside of the solid where a density (points (N, 3) -> (N,) per world unit) exceeds `level` (None: the rule
-    of the mesh export). All pieces count, walls of closed cavities and what is inside them do not. Raises ExportError
-    for an empty or not finite field."""
+    """The outer surface of the solid where a density (points (N, 3) -> (N,) per world unit) exceeds `level` (None: the
+    rule of the mesh export). All pieces count, except walls of closed cavities and anything inside them. Raises
+    ExportError for an empty or not finite field."""
     grid = sample_grid(density, bound, RESOLUTION, device)
     level = iso_level(grid, 2 * bound / RESOLUTION) if level is None else level
     solid = grid > level
@@ -63,7 +63,7 @@ def outer_surface(density, bound: float, level: float | None = None, device="cpu
 
 
 def toy_surface(name: str, bound: float = 0.75) -> Surface:
-    """The outside of the toy `name` in its canonical proportions."""
+    """The outer surface of the toy `name` in its canonical proportions."""
 
     def density(x):
         d = distance(name, tuple(x[None, :, i] for i in range(3)), torch.zeros(1, PARAMETERS))[0]
@@ -107,8 +107,8 @@ def best_chamfer(points: np.ndarray, toy: np.ndarray) -> tuple[float, float, flo
 
 
 def read_mesh(path: Path) -> Mesh:
-    """The triangles of a mesh file; vertices at the same place, which texture seams have split, are one again. Raises
-    ExportError where it cannot be read."""
+    """The triangles of a mesh file; vertices that texture seams have split are merged. Raises ExportError where it
+    cannot be read."""
     import trimesh
 
     try:

@@ -1,4 +1,4 @@
-"""What a surface is whatever its shape: pieces, handles, holes; and how many triangles it takes to say what it is."""
+"""Topology of a surface: pieces, handles, holes; and how many triangles it needs."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from .closed_mesh import sample_with_normals
 
 GENUS = {"mug": 1, "torus": 1, "teapot": 1}  # of the toys in their canonical proportions; of all others 0
 BUDGETS = tuple(16000 >> k for k in range(8))  # triangles, halved down to 125
-TOLERANCE = 1e-3  # world units: a simpler surface is this near in the mean; a toy is about 1 across
-SAMPLES, POINTS = 100_000, 10_000  # of the simpler surface, of the one that it stands for
+TOLERANCE = 1e-3  # world units: largest mean distance to a simpler surface; a toy is about 1 across
+SAMPLES, POINTS = 100_000, 10_000  # points on the simpler surface, on the original
 
 
 @dataclass(frozen=True)
 class Topology:
-    """Counts of an orientable surface. pieces: what hangs together across edges. genus: handles of all pieces together,
-    1 for a torus. holes: loops of edges that have not just two triangles; 0 for a closed surface."""
+    """Counts of an orientable surface. pieces: components connected across edges. genus: handles of all pieces
+    together, 1 for a torus. holes: loops of edges that do not have two triangles; 0 for a closed surface."""
 
     pieces: int
     genus: int
@@ -27,8 +27,8 @@ class Topology:
 
 
 def topology(mesh: Mesh) -> Topology:
-    """By the Euler characteristic of each piece, V - E + F = 2 - 2 genus - holes. The surface is cut where more or less
-    than two triangles meet in an edge, and where pieces touch in a vertex alone, which is then two. About a second for
+    """By the Euler characteristic of each piece, V - E + F = 2 - 2 genus - holes. The surface is cut at edges where
+    more or fewer than two triangles meet, and at vertices where pieces only touch, which become two. About a second for
     a million triangles."""
     faces, edges = mesh.faces, Edges(mesh.faces)
     if not len(faces):
@@ -53,12 +53,12 @@ def topology(mesh: Mesh) -> Topology:
 
 
 def corner(faces: np.ndarray, face: np.ndarray, vertex: np.ndarray) -> np.ndarray:
-    """(N,) the number, 3 face + place, of the corner of each face (N,) that is a vertex (N,)."""
+    """(N,) index, 3 face + place, of the corner of each face (N,) at a vertex (N,)."""
     return 3 * face + (faces[face] == vertex[:, None]).argmax(1)
 
 
 def components(n: int, a: np.ndarray, b: np.ndarray) -> tuple[int, np.ndarray]:
-    """How many parts n nodes with links a, b fall into, and the part of each."""
+    """The number of connected components of n nodes with links a, b, and the component of each node."""
     from scipy.sparse import coo_matrix
     from scipy.sparse.csgraph import connected_components
 
@@ -66,8 +66,9 @@ def components(n: int, a: np.ndarray, b: np.ndarray) -> tuple[int, np.ndarray]:
 
 
 def faces_needed(mesh: Mesh) -> int:
-    """The fewest triangles, of BUDGETS, to which a closed mesh can be simplified so that its points are within
-    TOLERANCE of the simpler surface in the mean; its own number where none of them do. A rough surface needs many."""
+    """The fewest triangles, of BUDGETS, to which a closed mesh can be simplified so that the mean distance of its
+    points to the simpler surface is within TOLERANCE; its present number if none will do. A rough surface needs
+    many."""
     from scipy.spatial import KDTree
 
     points, _ = sample_with_normals(mesh, POINTS, seed=2)

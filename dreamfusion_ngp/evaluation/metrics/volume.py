@@ -1,4 +1,4 @@
-"""Solids: overlap with the toy that the prompt names, loose pieces."""
+"""Solids: overlap with the toy that the prompt names, and loose pieces."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from ...scene.isolevel import CHUNK, cell_centres, iso_level, query, sample_grid
 from ...toybox.world.shapes import PARAMETERS, distance
 from ...toybox.world.tracer import EXTENT
 
-CELLS = 128  # an axis: of the grid for the iso-level and cavities, and of the search's points
-STRATA = 64  # an axis: cells from which the figure's points are drawn, unseen by the search
-NEAR_SPLIT = 5  # one point in each of 5^3 parts of a cell near a surface
+CELLS = 128  # per axis, of the grid for the iso-level and cavities, and of the search's points
+STRATA = 64  # per axis, cells from which the final IoU's points are drawn, which the search does not use
+NEAR_SPLIT = 5  # one point in each of 5^3 subcells of a cell near a surface
 REACH_CELLS = 48
 SEARCH_SEED, FIGURE_SEED, TOY_SEED = 1, 2, 3
-MOST, FEW = 200_000, 6_000  # points inside the solid that a search looks at, and its first look
+MOST, FEW = 200_000, 6_000  # points inside the solid that a search uses: in its refinement, in its first stage
 SCALES = (0.7, 1.4)  # of the toy
 COARSE_YAWS, COARSE_SCALES = 36, 8  # first search
 CANDIDATES = 3  # of the first search, refined with all points
@@ -41,7 +41,7 @@ class Volume:
 
 
 def labelled(solid: np.ndarray) -> np.ndarray:
-    """`solid` (bool, 3D) as int: from 1 on, which of the pieces that hang together through cell faces; 0 elsewhere."""
+    """`solid` (bool, 3D) as int labels, from 1, of the pieces connected through cell faces; 0 elsewhere."""
     from scipy.ndimage import label
 
     labels_and_count: Any = label(solid)
@@ -49,14 +49,14 @@ def labelled(solid: np.ndarray) -> np.ndarray:
 
 
 def dilated(solid: np.ndarray) -> np.ndarray:
-    """`solid` (bool, 3D) and the cells around it, beyond corners, too."""
+    """`solid` (bool, 3D) with its neighbouring cells, across corners too."""
     from scipy.ndimage import binary_dilation
 
     return np.asarray(binary_dilation(solid, np.ones((3, 3, 3), dtype=bool)))
 
 
 def fill_cavities(solid: np.ndarray) -> np.ndarray:
-    """`solid` (bool, 3D) with every empty region that has no way out of the grid through cell faces filled."""
+    """`solid` (bool, 3D) with every empty region filled that does not reach the grid's border through cell faces."""
     regions = labelled(np.pad(~solid, 1, constant_values=True))
     return (regions != regions[0, 0, 0])[1:-1, 1:-1, 1:-1]
 
@@ -68,9 +68,8 @@ def iou(a: np.ndarray, b: np.ndarray) -> float:
 
 
 def pieces(solid: np.ndarray, smallest: int = 1) -> tuple[int, float]:
-    """(number, share) of a bool grid (3D): how many pieces that hang together through cell faces have at least
-    `smallest` cells, and the part of all cells that lies outside the largest piece, in [0, 1). (0, 0) for an empty
-    grid."""
+    """(number, share) of a bool grid (3D): how many pieces connected through cell faces have at least `smallest` cells,
+    and the share of all cells outside the largest piece, in [0, 1). (0, 0) for an empty grid."""
     cells = np.bincount(labelled(solid).ravel())[1:]
     if not len(cells):
         return 0, 0.0
@@ -78,8 +77,8 @@ def pieces(solid: np.ndarray, smallest: int = 1) -> tuple[int, float]:
 
 
 def jittered(half: float, cells: int, seed: int) -> Iterator[np.ndarray]:
-    """Points of [-half, half]^3, one at a random place in each of cells^3 cells, a slab along x at a time: (cells^2, 3)
-    float32. Their mean is an unbiased estimate of an integral, with far less noise than independent points have."""
+    """Points of [-half, half]^3, one at random in each of cells^3 cells, a slab along x at a time: (cells^2, 3)
+    float32. Their mean is an unbiased estimate of an integral, with far less noise than that of independent points."""
     random = np.random.default_rng(seed)
     index = np.stack(np.meshgrid(np.arange(cells), np.arange(cells), indexing="ij"), -1).reshape(-1, 2)
     for x in range(cells):
@@ -105,7 +104,7 @@ def toy_contains(name: str, points: np.ndarray, yaw: float = 0.0, scale: float =
 
 @functools.cache
 def reach(name: str) -> float:
-    """Radius of a ball about the origin that holds the toy."""
+    """Radius of a ball about the origin that contains the toy."""
     axis = cell_centres(EXTENT, REACH_CELLS)
     points = np.stack(np.meshgrid(axis, axis, axis, indexing="ij"), -1).reshape(-1, 3)
     diagonal = math.sqrt(3) * 2 * EXTENT / REACH_CELLS
@@ -121,8 +120,8 @@ def toy_volume(name: str) -> float:
 
 
 class Solid:
-    """Where a density exceeds the level of the mesh export, and its closed cavities. Nothing outside of [-bound,
-    bound]^3."""
+    """The region where a density exceeds the level of the mesh export, with its closed cavities filled. Empty outside
+    of [-bound, bound]^3."""
 
     def __init__(self, density, bound: float, device="cpu"):
         self.density, self.bound, self.device = density, bound, device
@@ -143,8 +142,8 @@ class Solid:
 
 
 def cavities(solid: np.ndarray) -> np.ndarray:
-    """(R, R, R) bool of a grid's solid cells: the cells of closed cavities, and those beside them that touch no cell of
-    the outside: in these a point that is not solid lies in the cavity."""
+    """(R, R, R) bool, from a grid's solid cells: the cells of closed cavities, and cells next to these that do not
+    touch the outside: an empty point in them lies in the cavity."""
     filled = fill_cavities(solid)
     if (filled == solid).all():
         return np.zeros_like(solid)
@@ -167,13 +166,13 @@ def volumetric_iou(density, name: str, bound: float, *, device="cpu") -> Volume:
     """
     solid = Solid(density, bound, device)
     yaw, scale = best_pose(solid, name)
-    half = max(bound, EXTENT * max(scale, 1.0))  # a large toy may leave the scene: what is out there counts
+    half = max(bound, EXTENT * max(scale, 1.0))  # a large toy may leave the scene: its volume outside counts
     aligned, unaligned = count(solid, name, half, ((yaw, scale), (0.0, 1.0)))
     return Volume(aligned, float((yaw + 180) % 360 - 180), float(scale), unaligned, solid.level)
 
 
 def best_pose(solid: Solid, name: str) -> tuple[float, float]:
-    """(yaw, scale) of the toy at the greatest IoU with the solid, from the search's own points."""
+    """(yaw, scale) of the toy at the greatest IoU with the solid, on the points of the search."""
     slabs = jittered(solid.bound, CELLS, SEARCH_SEED)
     inside = np.concatenate([points[solid.contains(points)] for points in slabs])
     cell, toy = (2 * solid.bound / CELLS) ** 3, toy_volume(name)
@@ -209,9 +208,9 @@ def count(solid: Solid, name: str, half: float, poses) -> list[float]:
     near, random = near_a_surface(solid, name, half, poses), np.random.default_rng(FIGURE_SEED)
     totals = np.zeros((len(poses), 2))  # volume of both, of either
     for cells, split in ((np.argwhere(near), NEAR_SPLIT), (np.argwhere(~near), 1)):
-        parts = np.stack(np.meshgrid(*[np.arange(split) / split] * 3, indexing="ij"), -1).reshape(1, -1, 3)
-        for start in range(0, len(cells), CHUNK // len(parts[0])):
-            corners = (cells[start : start + CHUNK // len(parts[0]), None] + parts).reshape(-1, 3)
+        offsets = np.stack(np.meshgrid(*[np.arange(split) / split] * 3, indexing="ij"), -1).reshape(1, -1, 3)
+        for start in range(0, len(cells), CHUNK // len(offsets[0])):
+            corners = (cells[start : start + CHUNK // len(offsets[0]), None] + offsets).reshape(-1, 3)
             points = ((corners + random.random(corners.shape) / split) / STRATA * 2 - 1) * half
             ours = solid.contains(points)
             for total, (yaw, scale) in zip(totals, poses, strict=True):
@@ -221,8 +220,8 @@ def count(solid: Solid, name: str, half: float, poses) -> list[float]:
 
 
 def near_a_surface(solid: Solid, name: str, half: float, poses) -> np.ndarray:
-    """(STRATA,) * 3 bool: cells of [-half, half]^3 that seem to be within about a cell of the solid's surface or of the
-    toy's at one of the poses. What is missed costs accuracy, and no bias."""
+    """(STRATA,) * 3 bool: cells of [-half, half]^3 within about a cell of the solid's surface or of the toy's at one of
+    the poses. A cell that is missed costs accuracy but adds no bias."""
     axis = cell_centres(half, 2 * STRATA)
     grid = np.stack(np.meshgrid(axis, axis, axis, indexing="ij"), -1)
     inside = solid.contains(grid.reshape(-1, 3)).reshape(STRATA, 2, STRATA, 2, STRATA, 2).sum((1, 3, 5))
@@ -246,9 +245,9 @@ def refine(fit, yaw: float, scale: float, finest: float = FINEST_YAW) -> tuple[f
             (yaw, min(scale * ratio, SCALES[1])),
             (yaw, max(scale / ratio, SCALES[0])),
         ]
-        found = max((fit(y, s), y, s) for y, s in options)
-        if found[0] > value:
-            value, yaw, scale = found
+        best = max((fit(y, s), y, s) for y, s in options)
+        if best[0] > value:
+            value, yaw, scale = best
         else:
             turn, ratio = turn / 2, ratio**0.5
     return value, yaw, scale

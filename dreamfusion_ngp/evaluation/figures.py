@@ -1,4 +1,4 @@
-"""All figures of one field against the toy of its prompt, and what they mean."""
+"""All figures of one field, compared with the toy of its prompt, and what they mean."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ from .metrics.topology import GENUS, faces_needed, topology
 from .metrics.volume import volumetric_iou
 from .pictures import Pictures, toy_pictures
 
-# Of what the figures below mean: figures of different versions are not comparable.
+# Version of the meaning of the figures below: figures of different versions are not comparable.
 DEFINITIONS = 2
-GRAY = 5.0  # chroma below which a picture has none to speak of
+GRAY = 5.0  # chroma below which a picture counts as grey
 # Keys of evaluation.json: (unit, meaning). World units: a toy is about 1 across.
 FIGURES = {
     "run": ("", "folder of the run"),
@@ -104,7 +104,7 @@ FIGURES = {
 
 
 def piece_figures(surface: Surface, mesh: Mesh) -> dict:
-    """Loose pieces and watertightness: what can be said without a true shape."""
+    """Loose pieces and watertightness: the figures that need no true shape."""
     return {"pieces": surface.pieces, "floaters": surface.share, "watertight": is_closed(mesh)}
 
 
@@ -113,9 +113,9 @@ def geometry(
 ) -> dict:
     """Volume, Chamfer distance, loose pieces and watertightness of a density field against the toy `name`.
 
-    density: callable, points (N, 3) -> (N,) per world unit, on [-bound, bound]^3. mesh: the exported one. surface: of a
-    scene that is one. None: as an export with its default settings would make them. Raises ExportError for an empty or
-    not finite field.
+    density: callable, points (N, 3) -> (N,) per world unit, on [-bound, bound]^3. mesh: the exported one. surface: that
+    of a scene which is a surface. None: as an export with its default settings would make them. Raises ExportError for
+    an empty or not finite field.
     """
     volume = volumetric_iou(density, name, bound, device=device)
     outer = outer_surface(density, bound, volume.level, device)
@@ -140,17 +140,17 @@ def geometry(
 
 def surface_figures(surface: Mesh, genus: int) -> dict:
     """Handles and holes of a surface, and the triangles that it needs. genus: of the toy."""
-    found = topology(surface)
+    counts = topology(surface)
     return {
-        "genus": found.genus,
-        "genus_error": abs(found.genus - genus),
-        "holes": found.holes,
+        "genus": counts.genus,
+        "genus_error": abs(counts.genus - genus),
+        "holes": counts.holes,
         "faces_needed": faces_needed(surface),
     }
 
 
-def open_report(prompt: str, density, bound: float, *, mesh: Mesh | None = None, device="cpu") -> dict:
-    """What can be said of a field whose prompt names no toy; arguments and errors as for `geometry`."""
+def open_figures(prompt: str, density, bound: float, *, mesh: Mesh | None = None, device="cpu") -> dict:
+    """The figures of a field whose prompt names no toy; arguments and errors as for `geometry`."""
     surface = outer_surface(density, bound, device=device)
     mesh = mesh or extract_mesh(density, bound, device=device)[0]
     return {"prompt": prompt, **piece_figures(surface, mesh)}
@@ -181,17 +181,17 @@ def multi_face(name: str, pictures: Pictures, color, scale: float) -> dict:
     """The figures of `faces.count_faces`; all null for a class without a front."""
     if name not in DIRECTIONAL:
         return dict.fromkeys(("faces", "extra_faces", "faces_like", "faces_margin", "views_astray"))
-    found = count_faces(name, pictures, templates(name, color, scale))
+    result = count_faces(name, pictures, templates(name, color, scale))
     return {
-        "faces": found.count,
-        "extra_faces": found.extra,
-        "faces_like": found.variant,
-        "faces_margin": found.margin,
-        "views_astray": found.astray,
+        "faces": result.count,
+        "extra_faces": result.extra,
+        "faces_like": result.variant,
+        "faces_margin": result.margin,
+        "views_astray": result.astray,
     }
 
 
-def report(
+def toy_figures(
     prompt: str,
     density,
     render_opacity,
@@ -206,7 +206,7 @@ def report(
 ) -> dict:
     """The scores of a field for the toy that `prompt` names, as a flat JSON-ready dictionary; FIGURES says what each
     is. density, mesh, surface: as for `geometry`; render_opacity: as for `silhouette_iou`; albedo: points (N, 3) ->
-    (N, 3); pictures: of the field, as `pictures.field_pictures` makes them; lit: such lit ones in 256 x 256 pixels.
+    (N, 3); pictures: of the field, as `pictures.field_pictures` makes them; lit: lit ones of 256 x 256 pixels.
 
     Raises PromptError for a prompt that names no toy, ExportError for an empty or not finite field.
     """
