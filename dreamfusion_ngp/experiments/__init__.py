@@ -1,5 +1,5 @@
-"""What the reports on the method are made of: groups of runs with some settings changed, a pool of processes that makes
-them, and the pages and figures that say what came out.
+"""Reports on the method: groups of runs with some settings changed, a pool of processes that makes them, and the pages
+and figures with the results.
 
 Nothing in generation or evaluation imports this package.
 """

@@ -60,17 +60,17 @@ def parsed(argv: list[str] | None, repository: Path = Path()):
 def ablate(args) -> int:
     path = args.judge or (JUDGE if JUDGE.is_file() else None)
     judge = {"path": str(path.resolve()), "digest": digest(path)} if path else None
-    prior, known = digest(*sorted(PRIOR.rglob("*.safetensors"))), judge["digest"] if judge else None
+    prior, judge_digest = digest(*sorted(PRIOR.rglob("*.safetensors"))), judge["digest"] if judge else None
     plans = {name: tasks_of(shortened(GROUPS[name], args), args, prior) for name in args.only}
     tasks = {task.key: task for plan in plans.values() for _, task in plan}
-    had = recorded(args.out, known)
-    wanted = {task.key for name, plan in plans.items() for _, task in plan if (name, task.key) not in had}
-    todo = [task for task in tasks.values() if task.key in wanted and not finished(task, args.runs, known)]
+    measured = recorded(args.out, judge_digest)
+    keys = {task.key for name, plan in plans.items() for _, task in plan if (name, task.key) not in measured}
+    todo = [task for task in tasks.values() if task.key in keys and not finished(task, args.runs, judge_digest)]
     say = partial(print, flush=True)
-    say(f"{len(tasks)} runs, {len(tasks) - len(todo)} done; judge: {known or 'none, R-Precision stays empty'}")
-    runner = Runner(args, judge, lambda: write_results(plans, args, prior, known), say)
+    say(f"{len(tasks)} runs, {len(tasks) - len(todo)} done; judge: {judge_digest or 'none, R-Precision stays empty'}")
+    runner = Runner(args, judge, lambda: write_results(plans, args, prior, judge_digest), say)
     runner.after()
-    if not args.collect and not runner.run(todo, len(tasks)):
+    if not args.collect and not runner.make_all(todo, len(tasks)):
         say("the time is over; the same command goes on")
     return 1 if runner.failures else 0
 

@@ -1,4 +1,4 @@
-"""What an arm of a comparison is, and the settings that its runs have."""
+"""The arms of a comparison, and the settings of their runs."""
 
 from __future__ import annotations
 
@@ -30,8 +30,8 @@ class Arm:
 
 @dataclass(frozen=True)
 class Group:
-    """whole: every run is the whole command, mesh and turntable with it, and its wall time counts; else the
-    optimisation alone."""
+    """whole: every run is the whole command, with mesh and turntable, and its wall time is a figure; else only the
+    optimisation."""
 
     title: str
     why: str
@@ -47,25 +47,25 @@ def changes(arm: Arm, resolution: int | None) -> list[str]:
 
 
 def steps_of(arm: Arm, steps: int | None) -> int | None:
-    """Steps of an arm where one with factor 1 makes `steps` (None: those of the default preset); None: its preset's."""
+    """Steps of an arm if one with factor 1 makes `steps` (None: those of the default preset). None: its preset's."""
     if steps is None and arm.steps == 1 and arm.preset == PRESET:
         return None
     return max(1, round((steps or preset(PRESET).steps) * arm.steps))
 
 
 def arguments(arm: Arm, prompt: str, seed: int, steps: int | None = None, resolution: int | None = None) -> list[str]:
-    """What `dreamfusion-ngp` is called with for one run. steps: of an arm with factor 1; resolution: pixels a side of
-    the training views; None: the preset's."""
-    found = ["generate", prompt, "--preset", arm.preset, "--seed", str(seed)]
+    """The command line arguments of `dreamfusion-ngp` for one run. steps: of an arm with factor 1; resolution: pixels a
+    side of the training views; None: the preset's."""
+    words = ["generate", prompt, "--preset", arm.preset, "--seed", str(seed)]
     if arm.rule:
-        found += ["--rule", arm.rule]
+        words += ["--rule", arm.rule]
     if (count := steps_of(arm, steps)) is not None:
-        found += ["--steps", str(count)]
-    return found + [part for text in changes(arm, resolution) for part in ("--set", text)]
+        words += ["--steps", str(count)]
+    return words + [part for text in changes(arm, resolution) for part in ("--set", text)]
 
 
 def config_of(arm: Arm, prompt: str, seed: int, steps: int | None = None, resolution: int | None = None) -> RunConfig:
-    """The settings that these `arguments` stand for. Raises UsageError for an arm that does not fit the settings."""
+    """The settings that `arguments` gives. Raises UsageError for an arm that does not fit the settings."""
     config = replace(preset(arm.preset), prompt=clean_prompt(prompt), seed=seed)
     if arm.rule:
         config = with_rule(config, arm.rule, toys=True)

@@ -1,4 +1,4 @@
-"""Figures of a group of runs as SVG: the ablation's plot, and the runs' pictures in rows."""
+"""Figures of a group of runs as SVG: the plot of the ablation, and the pictures of the runs in rows."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import statistics
 
 from ..base import template
 from ..bench.plots import new_plot, svg
-from .tables import RETRIEVAL, SHAPE, error_of, paired, shown, values
+from .tables import RETRIEVAL, SHAPE, error_of, number_text, paired, values
 
 SIDE = 128  # of a picture, pixels
 
@@ -44,7 +44,7 @@ def picture_grid(heads: list[str], rows: list[tuple[str, list[tuple[str, str]]]]
 
 
 def run_pictures(name: str, group: dict) -> str | None:
-    """The pictures of a group: a row an arm, or all prompts of the one arm; None where there are none."""
+    """The pictures of a group: one row per arm, or all prompts of its only arm; None where there are none."""
     pairs = [(arm["name"], {run["prompt"]: run for run in arm["runs"] if "picture" in run}) for arm in group["arms"]]
     prompts = list(dict.fromkeys(prompt for _, runs in pairs for prompt in runs))
     if not prompts:
@@ -53,7 +53,8 @@ def run_pictures(name: str, group: dict) -> str | None:
         absent = {"picture": "", "volumetric_iou": None}
         rows = [(arm, [runs.get(prompt, absent) for prompt in prompts]) for arm, runs in pairs]
         return picture_grid(
-            prompts, [(arm, [(run["picture"], shown(run["volumetric_iou"])) for run in runs]) for arm, runs in rows]
+            prompts,
+            [(arm, [(run["picture"], number_text(run["volumetric_iou"])) for run in runs]) for arm, runs in rows],
         )
-    cells = [(run["picture"], f"{prompt}, {shown(run['volumetric_iou'])}") for prompt, run in pairs[0][1].items()]
+    cells = [(run["picture"], f"{prompt}, {number_text(run['volumetric_iou'])}") for prompt, run in pairs[0][1].items()]
     return picture_grid([], [("", cells[k : k + 6]) for k in range(0, len(cells), 6)])

@@ -1,4 +1,4 @@
-"""What the figures of docs/evaluation.md are: name, definition, source, limits. Text only."""
+"""The metrics of docs/evaluation.md: name, definition, source, limits. Text only."""
 
 HEAD = """# Evaluation
 

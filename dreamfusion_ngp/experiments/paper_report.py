@@ -35,12 +35,12 @@ NOTE = (
 
 
 def run_entry(task: Task, record: dict) -> dict:
-    """What table.json says of a run."""
+    """The entry of a run in table.json."""
     figures, machine = record["figures"], record["machine"]
-    by = {name: dict(found) for name, found in record.get("clips", {}).items()}
+    retrieval = {name: dict(scores) for name, scores in record.get("clips", {}).items()}
     if record["judge"]:
-        own = {key: figures[key] for key in figures if key.startswith("r_precision")}
-        by = {JUDGE: {"digest": record["judge"]["digest"], "truth": record["truth"], **own}, **by}
+        precision = {key: figures[key] for key in figures if key.startswith("r_precision")}
+        retrieval = {JUDGE: {"digest": record["judge"]["digest"], "truth": record["truth"], **precision}, **retrieval}
     keys = ("seconds", "cpu_seconds", "peak_memory", "failed", "diverged", "picture")
     return {
         "prompt": task.prompt,
@@ -51,16 +51,16 @@ def run_entry(task: Task, record: dict) -> dict:
         "commit": machine["commit"] or "unknown",
         **{key: record[key] for key in keys if key in record},
         **{key: figures[key] for key, *_ in SHAPE if key in figures},
-        "retrieval": by,
+        "retrieval": retrieval,
     }
 
 
-def gathered(plans: Sequence[Plan], request: Request, judge: str | None) -> dict:
-    """What table.json holds."""
+def table_data(plans: Sequence[Plan], request: Request, judge: str | None) -> dict:
+    """The content of table.json."""
     rows = []
     for plan in plans:
-        found = [(task, finished(task, request.runs, judge)) for task in plan.tasks]
-        entries = [run_entry(task, record) for task, record in found if record]
+        pairs = [(task, finished(task, request.runs, judge)) for task in plan.tasks]
+        entries = [run_entry(task, record) for task, record in pairs if record]
         rows.append(
             {
                 "name": plan.row.name,
@@ -88,7 +88,7 @@ def retrieval_names(table: dict) -> list[str]:
 
 
 def truth_cells(table: dict, names: Sequence[str]) -> list[str]:
-    """R-Precision of the true toys of the prompts that were run: the row of ground truth."""
+    """R-Precision of the true toys of the prompts: the row of ground truth."""
     cells = []
     for name in names:
         by_prompt = {
@@ -97,9 +97,9 @@ def truth_cells(table: dict, names: Sequence[str]) -> list[str]:
             for run in row["runs"]
             if name in run["retrieval"]
         }
-        known = [truth for truth in by_prompt.values() if truth]
+        truths = [truth for truth in by_prompt.values() if truth]
         for kind in ("color", "geo"):
-            mean = statistics.fmean(truth[f"r_precision_{kind}"] for truth in known) if known else None
+            mean = statistics.fmean(truth[f"r_precision_{kind}"] for truth in truths) if truths else None
             cells.append("" if mean is None else f"{100 * mean:.1f}")
     return cells
 
@@ -146,14 +146,14 @@ def short(name: str) -> str:
 
 
 def remarks(table: dict) -> list[str]:
-    """What a reader must know beside the table: how it was shortened, what is missing and why."""
-    found = [f"Steps times {table['shorten']:g}: **shortened**."] if table["shorten"] < 1 else []
-    found += [f"{row['name']}: not measured: {row['absent']}" for row in table["rows"] if row["absent"]]
+    """Notes to the table: how it was shortened, what is missing and why."""
+    lines = [f"Steps times {table['shorten']:g}: **shortened**."] if table["shorten"] < 1 else []
+    lines += [f"{row['name']}: not measured: {row['absent']}" for row in table["rows"] if row["absent"]]
     for row in table["rows"]:
         failed = sorted({run["failed"] for run in row["runs"] if run.get("failed")})
-        found += [f"{row['name']}: {len(failed)} kinds of failure, the first: {failed[0]}"] if failed else []
+        lines += [f"{row['name']}: {len(failed)} kinds of failure, the first: {failed[0]}"] if failed else []
     machines = sorted({run["machine"] for row in table["rows"] for run in row["runs"]})
-    return [*found, *(f"Machine: {machine}." for machine in machines)]
+    return [*lines, *(f"Machine: {machine}." for machine in machines)]
 
 
 def markdown_page(table: dict) -> str:
@@ -170,7 +170,7 @@ def html_page(table: dict) -> str:
     first = [
         (row["name"], {run["prompt"]: run for run in reversed(row["runs"])}) for row in table["rows"] if row["runs"]
     ]
-    shown = [(name, [runs.get(prompt, {}).get("picture", "") for prompt in prompts]) for name, runs in first]
+    galleries = [(name, [runs.get(prompt, {}).get("picture", "") for prompt in prompts]) for name, runs in first]
     return template.render(
         __package__,
         "paper.html.j2",
@@ -179,15 +179,15 @@ def html_page(table: dict) -> str:
         body=body,
         remarks=remarks(table),
         prompts=prompts,
-        shown=shown,
+        galleries=galleries,
         paper_head=PAPER_HEAD,
         paper=PAPER,
     )
 
 
 def write_table(plans: Sequence[Plan], request: Request, judge: str | None) -> dict:
-    """Write table.json, table.md and index.html. Returns what the first holds. Raises OutputError."""
-    table = gathered(plans, request, judge)
+    """Write table.json, table.md and index.html. Returns the content of the first. Raises OutputError."""
+    table = table_data(plans, request, judge)
     pages = {
         "table.json": json.dumps(table, indent=1),
         "table.md": markdown_page(table),

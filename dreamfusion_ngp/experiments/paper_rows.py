@@ -12,9 +12,9 @@ TRUTH = "GT images"
 
 @dataclass(frozen=True)
 class Row:
-    """preset: of the run with the embedded models.  needs: which of the models given guides it where the prompts are no
-    toys: "diffusion", "clip" or "multiview"; "" for a row of toys alone.  public: its preset there, "" for that of the
-    same name, "model" for the model's own.  oracle: see `groups.Arm`; "judge" for the paper's grey row."""
+    """preset: of the run with the embedded models.  needs: the kind of model that guides it where the prompts are no
+    toys: "diffusion", "clip" or "multiview"; "" for a row of toys only.  public: its preset there, "" for `preset`,
+    "model" for the model's own.  oracle: see `arms.Arm`; "judge" for the paper's grey row."""
 
     name: str
     preset: str
@@ -26,8 +26,8 @@ class Row:
 
 @dataclass(frozen=True)
 class Request:
-    """What is asked for. rows: names, () for all.  prompts, seeds: how many of the first; 0: all.  captions: a file of
-    prompts that are no toys, among which each is to be found; then `models` says what guides, by Row.needs.
+    """The options of a table. rows: names, () for all.  prompts, seeds: how many, from the first on; 0: all.  captions:
+    a file of prompts that are no toys, among which each must be found; then `models` are the guides, by Row.needs.
     retrieval: CLIPs that score, besides the judge of toys at `judge` (None: the embedded one).  shorten: factor of all
     steps.  runs, out: folders."""
 

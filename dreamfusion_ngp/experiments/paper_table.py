@@ -1,8 +1,8 @@
 """The paper's table by one command: `dreamfusion-ngp experiments table`.
 
-Every method makes every prompt with every seed, in a process of its own (pool.py); every retrieval model scores every
-run, by eight azimuths at 30 degrees of elevation. What is finished is not made again, and with another retrieval model
-only scored again.
+Every method makes every prompt with every seed, each in its own process (pool.py); every retrieval model scores every
+run, from eight azimuths at 30 degrees of elevation. Finished runs are not made again; with another retrieval model they
+are only scored again.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ SEEDS = (0, 1, 2)
 
 
 def config_of(row: Row, prompt: str, seed: int, request: Request) -> RunConfig:
-    """The settings of a run. Raises UsageError and PriorError where there are none."""
+    """The settings of a run. Raises UsageError and PriorError where the row cannot be run."""
     if request.captions is None:
         config = preset(row.preset)
     else:
@@ -45,13 +45,13 @@ def config_of(row: Row, prompt: str, seed: int, request: Request) -> RunConfig:
         if model is None:
             flag = f"give --{'guidance' if row.needs == 'diffusion' else row.needs} MODEL" if row.needs else "toys only"
             raise UsageError(flag)
-        own = ALIASES[model].preset if model in ALIASES else "sd21"
-        config = guided(preset(own if row.public == "model" else row.public or row.preset, toys=False), model)
+        default = ALIASES[model].preset if model in ALIASES else "sd21"
+        config = guided(preset(default if row.public == "model" else row.public or row.preset, toys=False), model)
     return pin_model(check_prompt(shortened(replace(config, prompt=prompt, seed=seed), request.shorten)))
 
 
 def shortened(config: RunConfig, factor: float) -> RunConfig:
-    """With `factor` times the steps in every stage, at least one."""
+    """The config with `factor` times the steps in every stage, at least one."""
     then = config.then and shortened(config.then, factor)
     return replace(config, steps=max(1, round(config.steps * factor)), then=then)
 
@@ -59,8 +59,8 @@ def shortened(config: RunConfig, factor: float) -> RunConfig:
 def models_of(config: RunConfig) -> list[str]:
     """Digests of the weights that guide the stages of a run."""
     name = config.guidance.model
-    own = weights_digest(embedded_folder(name)) if name in TOYBOXES else json.dumps(weights_of(config))
-    return [own, *(models_of(config.then) if config.then else [])]
+    weights = weights_digest(embedded_folder(name)) if name in TOYBOXES else json.dumps(weights_of(config))
+    return [weights, *(models_of(config.then) if config.then else [])]
 
 
 def check_stages(config: RunConfig) -> None:
@@ -86,29 +86,29 @@ def plan(request: Request) -> list[Plan]:
     captions = read_captions(request.captions) if request.captions else []
     if request.captions and not request.retrieval:
         raise UsageError("prompts that are no toys are scored by a CLIP: give --retrieval MODEL")
-    wanted = {name.lower() for name in request.rows}
-    if unknown := wanted - {row.name.lower() for row in ROWS}:
+    chosen = {name.lower() for name in request.rows}
+    if unknown := chosen - {row.name.lower() for row in ROWS}:
         raise UsageError(f"--rows: no row is called {', '.join(sorted(unknown))}; there are {'; '.join(names())}")
     clips, judge = tuple((name, clip_digest(name)) for name in map(pinned, request.retrieval)), judge_digest(request)
     prompts, seeds = (captions or TWENTY_FOUR)[: request.prompts or None], SEEDS[: request.seeds or None]
-    found = []
-    for row in (row for row in ROWS if not wanted or row.name.lower() in wanted):
+    plans = []
+    for row in (row for row in ROWS if not chosen or row.name.lower() in chosen):
         try:
             pairs = [(prompt, seed) for seed in seeds for prompt in prompts]
             tasks = tuple(task_of(row, *pair, request, captions, clips, judge) for pair in pairs)
-            found.append(Plan(row, tasks, guides_of(row, tasks[0])))
+            plans.append(Plan(row, tasks, guides_of(row, tasks[0])))
         except DreamfusionError as error:
-            found.append(Plan(row, absent=str(error)))
-    return found
+            plans.append(Plan(row, absent=str(error)))
+    return plans
 
 
 def guides_of(row: Row, task: Task) -> tuple[str, ...]:
-    """The names of the models that guide a row, as those that score are called."""
-    found, config = [JUDGE_NAME] if row.oracle == "judge" else [], task.config
+    """The names of the models that guide a row, in the form of those that score."""
+    guides, config = [JUDGE_NAME] if row.oracle == "judge" else [], task.config
     while config and not row.oracle:
-        found.append(config["guidance"]["model"])
+        guides.append(config["guidance"]["model"])
         config = config["then"]
-    return tuple(found)
+    return tuple(guides)
 
 
 def names() -> list[str]:
@@ -116,14 +116,14 @@ def names() -> list[str]:
 
 
 def clip_digest(name: str) -> str:
-    """Of the weights of a retrieval model. Raises PriorError where there is none."""
+    """The digest of the weights of a retrieval model. Raises PriorError where there is none."""
     folder = encoder_folder(name)
     encoder_kind(folder, name)
     return weights_digest(folder)[:12]
 
 
 def judge_path(request: Request) -> Path | None:
-    """The judge of toys; None where the prompts are none."""
+    """The judge of toys; None where the prompts are no toys."""
     if request.captions is not None:
         return None
     path = request.judge or JUDGE
@@ -138,31 +138,32 @@ def judge_digest(request: Request) -> str:
 
 
 def make_table(request: Request, say: Callable[[str], None] = print) -> dict:
-    """Make what is missing of the table and write table.json, table.md and index.html into `request.out`, anew after
-    every run. Returns what table.json holds. Raises UsageError and PriorError before anything is made; what goes wrong
-    in a run is said in its row. say: takes a line a run."""
+    """Make the missing runs of the table and write table.json, table.md and index.html into `request.out` after every
+    run. Returns the content of table.json. Raises UsageError and PriorError before anything is made; the row of a
+    failed run says what went wrong. say: takes one line per run."""
     check_request(request)
     plans, path = plan(request), judge_path(request)
-    known = digest(path) if path else None
-    judge = {"path": str(path.resolve()), "digest": known} if path else None
+    judge_id = digest(path) if path else None
+    judge = {"path": str(path.resolve()), "digest": judge_id} if path else None
     tasks = {task.key: task for row in plans for task in row.tasks}
-    todo = [task for task in in_turn(plans) if not finished(task, request.runs, known)]
+    todo = [task for task in in_turn(plans) if not finished(task, request.runs, judge_id)]
     say(f"{len(tasks)} runs, {len(tasks) - len(todo)} done")
     for row in plans:
         if row.absent:
             say(f"{row.row.name}: not measured: {row.absent}")
 
     def write() -> dict:
-        return write_table(plans, request, known)
+        return write_table(plans, request, judge_id)
 
     runner = Runner(request, judge, write, say)
-    if not runner.run(todo, len(tasks)):
+    if not runner.make_all(todo, len(tasks)):
         say("the time is over; the same command goes on")
     return write()
 
 
 def in_turn(plans: Sequence[Plan]) -> list[Task]:
-    """Every run once, a prompt of all rows after the other: what is stopped half-way has whole comparisons."""
+    """Every run once, prompt by prompt over all rows, so that complete comparisons exist when it is stopped
+    half-way."""
     columns = [row.tasks for row in plans if row.tasks]
     return list({task.key: task for column in zip(*columns, strict=True) for task in column}.values())
 

@@ -1,4 +1,4 @@
-"""A pool of processes that make tasks, some at a time."""
+"""A pool of processes that make runs, several at a time."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ PAUSE = 0.2  # seconds between looks at the processes
 
 
 class Runner:
-    """Makes tasks, some at a time, until they are done or the time is over."""
+    """Makes tasks, several at a time, until all are done or the time is over."""
 
     def __init__(self, args, judge: dict | None, after, say=print):
-        """after: called when runs have ended. say: takes a line for each."""
+        """after: called whenever runs have ended. say: takes one line per run."""
         self.args, self.judge, self.after, self.say, self.failures = args, judge, after, say, []
         self.end = time.monotonic() + 3600 * args.hours if args.hours else float("inf")
         self.running: dict[subprocess.Popen, tuple[Task, float]] = {}
@@ -26,7 +26,7 @@ class Runner:
     def start(self, task: Task) -> None:
         folder, args = task.folder(self.args.runs), self.args
         folder.mkdir(parents=True, exist_ok=True)
-        wanted = {
+        request = {
             "config": task.config,
             "whole": task.whole,
             "oracle": task.oracle,
@@ -38,7 +38,7 @@ class Runner:
             "processes": args.processes,
             "began": time.time(),
         }
-        (folder / "task.json").write_text(json.dumps(wanted, indent=1) + "\n")
+        (folder / "task.json").write_text(json.dumps(request, indent=1) + "\n")
         environment = os.environ | {"OMP_NUM_THREADS": str(args.threads), "OMP_WAIT_POLICY": "PASSIVE"}
         with open(folder / "log.txt", "a") as log:
             process = subprocess.Popen(
@@ -51,13 +51,13 @@ class Runner:
         self.running[process] = task, time.monotonic()
 
     def settle(self, done: int, total: int) -> int:
-        """Take what has ended; returns how many runs that were."""
+        """Collect the runs that have ended. Returns how many."""
         ended = [process for process in self.running if process.poll() is not None]
         for number, process in enumerate(ended, 1):
             task, began = self.running.pop(process)
             seconds = time.monotonic() - began
             self.longest = max(self.longest, seconds)
-            # The record is the last thing that a run writes: where it is there, how the process ended does not matter.
+            # The record is the last thing that a run writes: if it exists, the exit status does not matter.
             record = finished(task, self.args.runs, self.judge["digest"] if self.judge else None)
             if record is None:
                 self.failures.append(task)
@@ -75,8 +75,8 @@ class Runner:
             return record["failed"] or f"{figures['pieces']} pieces"
         return record["failed"] or f"IoU {figures['volumetric_iou']:.2f}, silhouettes {figures['silhouette_iou']:.2f}"
 
-    def run(self, todo: list[Task], total: int) -> bool:
-        """Whether all were tried. What is still running when the time is over is stopped."""
+    def make_all(self, todo: list[Task], total: int) -> bool:
+        """Make the tasks of `todo`. Returns whether all were tried; runs that exceed the time are stopped."""
         pending, done = list(todo), total - len(todo)
         try:
             while pending or self.running:

@@ -45,13 +45,14 @@ def spread(share: float, n: int) -> str:
     return f"{100 * share:.1f} ± {100 * (share * (1 - share) / n) ** 0.5:.1f} %"
 
 
-def best(found: list[dict]) -> dict:
-    """The scale with most samples right, the first of several."""
-    return max(found, key=lambda scale: scale["right"])
+def best(scales: list[dict]) -> dict:
+    """The scale with the most right samples; the first of several."""
+    return max(scales, key=lambda scale: scale["right"])
 
 
 def measure(args, show: Callable[[str], object] = silent) -> dict:
-    """Samples of the prior in args.prior at every guidance scale, judged. show: takes a line for each scale."""
+    """Draw samples of the prior in args.prior at every guidance scale and judge them. show: takes one line per
+    scale."""
     import torch
 
     from ..bench.machine import machine_class
@@ -62,21 +63,21 @@ def measure(args, show: Callable[[str], object] = silent) -> dict:
 
     folder = args.prior or PRIOR
     torch.set_num_threads(args.threads)
-    prior, judge, found, began = load_prior(folder), load_judge(args.judge or EMBEDDED), [], time.monotonic()
+    prior, judge, scales, began = load_prior(folder), load_judge(args.judge or EMBEDDED), [], time.monotonic()
     prior.unet.eval()
     truth = judge_truth(judge, samples=args.samples, seed=args.seed)
     show(f"true pictures: {percent(truth['right'])} right")
     for scale in args.scales:
-        drawn = dict(scale=scale, steps=args.steps, seed=args.seed)
-        judged = judge_samples(prior, judge, samples=args.samples, **drawn)
-        found.append(summary(judged.records, judged.requests) | drawn)
-        show(f"scale {scale:g}: {percent(found[-1]['right'])} right")
-        if found[-1] is best(found):
-            wrong_sheet(judged.wrong(), args.out / "wrong.jpg")
+        settings = dict(scale=scale, steps=args.steps, seed=args.seed)
+        samples = judge_samples(prior, judge, samples=args.samples, **settings)
+        scales.append(summary(samples.records, samples.requests) | settings)
+        show(f"scale {scale:g}: {percent(scales[-1]['right'])} right")
+        if scales[-1] is best(scales):
+            wrong_sheet(samples.wrong(), args.out / "wrong.jpg")
     return {
         "images": read_log(folder)["images"],
         "truth": truth,
-        "scales": found,
+        "scales": scales,
         "judge": judge.log["held_out"],
         "seconds": round(time.monotonic() - began),
         "date": date.today().isoformat(),
@@ -86,23 +87,23 @@ def measure(args, show: Callable[[str], object] = silent) -> dict:
 
 
 def wrong_sheet(wrong: list, path: Path) -> None:
-    """Pictures that the judge calls wrong, what was asked, and in what they are wrong."""
+    """Write the pictures that the judge calls wrong, with their requests and faults."""
     from PIL import Image, ImageDraw
 
     image = Image.new("RGB", (COLUMNS * CELL[0], max(1, -(-len(wrong) // COLUMNS)) * CELL[1]), "white")
     pen = ImageDraw.Draw(image)
-    for i, (picture, asked, record) in enumerate(wrong):
+    for i, (picture, request, record) in enumerate(wrong):
         x, y = i % COLUMNS * CELL[0], i // COLUMNS * CELL[1]
         pixels = (picture.clamp(0, 1) * 255).round().byte().numpy()
         image.paste(Image.fromarray(pixels).resize((CELL[0] - 8, CELL[0] - 8)), (x, y))
         faults = " ".join("azimuth" if key == "view" else key for key, right in record.items() if right is False)
-        said = f"{asked.color} {asked.name}\naz{asked.azimuth} el{asked.elevation}\nnot its {faults}"
-        pen.multiline_text((x, y + CELL[0] - 6), said, fill="black", spacing=1)
+        label = f"{request.color} {request.name}\naz{request.azimuth} el{request.elevation}\nnot its {faults}"
+        pen.multiline_text((x, y + CELL[0] - 6), label, fill="black", spacing=1)
     image.save(path, optimize=True, quality=85)
 
 
 def report(measured: dict, log: dict, out: Path) -> None:
-    """prior.md and its plots."""
+    """Write prior.md and its plots."""
     first, judge = measured["scales"][0], measured["judge"]
     lines = [
         HEAD.format(**first | {"color": percent(judge["color"]), "view": percent(judge["view"])}),
@@ -112,14 +113,14 @@ def report(measured: dict, log: dict, out: Path) -> None:
     ]
     rows = []
     sources = [("true pictures", measured["truth"]), *((f"scale {f['scale']:g}", f) for f in measured["scales"])]
-    for name, found in sources:
-        worst = sorted(found["classes"].items(), key=lambda item: item[1])[:WORST]
+    for name, scores in sources:
+        worst = sorted(scores["classes"].items(), key=lambda item: item[1])[:WORST]
         rows.append(
             [
                 name,
-                str(found["samples"]),
-                spread(found["right"], found["samples"]),
-                *(percent(found[key]) for key in ("class", "color", "view")),
+                str(scores["samples"]),
+                spread(scores["right"], scores["samples"]),
+                *(percent(scores[key]) for key in ("class", "color", "view")),
                 ", ".join(f"{c} {percent(share)}" for c, share in worst),
             ]
         )

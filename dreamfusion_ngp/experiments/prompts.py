@@ -1,6 +1,6 @@
 """Prompts of the experiments: toys of the embedded world."""
 
-# Four toys whose fronts can be told from their backs, and two that show holes and flat walls.
+# Four toys with distinct front and back, and two with a hole or flat walls.
 SIX = ("a red mug", "a yellow chair", "a green duck", "a blue airplane", "an orange torus", "a purple house")
 
 # Drawn once, all classes and then four again, colours in turn (tests/experiments/test_ablation.py draws it again). The

@@ -36,12 +36,12 @@ from ..toybox.world.tracer import part_colors
 from .groups import SIX
 
 BOUND, SHARPNESS = 0.75, 150.0  # of the toy's cube; its density falls by e within 1 / SHARPNESS world units
-BLUR, SHADE, BLACK = 12.0, 0.35, 30.0  # texels; factor and what is added, of 255
+BLUR, SHADE, BLACK = 12.0, 0.35, 30.0  # texels; factor and offset, of 255
 
 
 @dataclass(frozen=True)
 class Damage:
-    """Paths of the true and the damaged mesh, and which texels are at the back and at the front, (T, T) bool."""
+    """Paths of the true and the damaged mesh, and masks (T, T) of the texels at the back and at the front."""
 
     true: Path
     damaged: Path
@@ -97,8 +97,7 @@ def error(path: Path, truth: Path, where: np.ndarray) -> float:
 
 
 def repair(prompt: str, root: Path, seed: int, steps: int | None, size: int, device: str) -> dict:
-    """One toy: errors of its back before and after, and of what was kept."""
-
+    """One toy: errors of its back before and after, and of the kept front."""
     folder = root / prompt.replace(" ", "-")
     folder.mkdir(parents=True, exist_ok=True)
     poor = damage(true_toy(prompt, folder / "true.glb", size), folder / "damaged.glb")
@@ -125,7 +124,7 @@ def repair(prompt: str, root: Path, seed: int, steps: int | None, size: int, dev
 
 
 def command_line(doc: str | None, runs: str) -> argparse.ArgumentParser:
-    """What the commands of this module and of reshape.py take."""
+    """The parser that the commands of this module and of reshape.py share."""
     parser = argparse.ArgumentParser(description=(doc or "").splitlines()[0])
     parser.add_argument("prompts", nargs="*", default=list(SIX))
     add_measure_flags(parser, runs)
@@ -133,7 +132,7 @@ def command_line(doc: str | None, runs: str) -> argparse.ArgumentParser:
 
 
 def add_measure_flags(parser: argparse.ArgumentParser, runs: str) -> None:
-    """What `measure_all` reads. runs: the folder of runs where none is given."""
+    """Add the flags that `measure_all` reads. runs: the default folder of runs."""
     parser.add_argument("-o", "--out", type=Path, required=True, help="JSON file, written after every toy")
     parser.add_argument("--runs", type=Path, default=Path(runs))
     parser.add_argument("--seeds", type=int, nargs="+", default=[0])
@@ -143,16 +142,16 @@ def add_measure_flags(parser: argparse.ArgumentParser, runs: str) -> None:
 
 
 def measure_all(args: argparse.Namespace, measure: Callable[[Any, Path, int], dict]) -> int:
-    """The figures of each of `args.prompts` and seed, by `measure(prompt, folder of the runs, seed)`, in `args.out` and
-    a line."""
+    """Write the figures of each of `args.prompts` and seed, by `measure(prompt, folder of the runs, seed)`, to
+    `args.out`, and print a line for each."""
     set_threads(args.threads)
-    found: list[dict] = []
+    records: list[dict] = []
     for seed in args.seeds:
         for prompt in args.prompts:
-            found.append(measure(prompt, args.runs.resolve() / str(seed), seed))
-            record = {"machine": facts(torch.device("cpu")), "runs": found}
+            records.append(measure(prompt, args.runs.resolve() / str(seed), seed))
+            record = {"machine": facts(torch.device("cpu")), "runs": records}
             write_atomically(args.out, (json.dumps(record, indent=1) + "\n").encode())
-            print(", ".join(f"{key} {value}" for key, value in found[-1].items()), flush=True)
+            print(", ".join(f"{key} {value}" for key, value in records[-1].items()), flush=True)
     return 0
 
 

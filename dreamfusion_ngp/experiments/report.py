@@ -27,34 +27,34 @@ OUTDATED = (
 )
 
 
-def judged(judge: dict | None) -> str:
-    """How good the retrieval model is on true renderings, which comes before what it says of results."""
+def judge_text(judge: dict | None) -> str:
+    """How good the retrieval model is on true renderings, which puts its scores of results into perspective."""
     if judge is None:
         return "No judge was there: R-Precision was not measured."
-    found = judge["held_out"]
+    accuracy = judge["held_out"]
     return f"Retrieval: {judge['name']} {judge['digest']}" + (
-        f", trained on {judge['images']:,} pictures, which finds {found['color']:.1%} of true toys by lit and "
-        f"{found['geo']:.1%} by textureless views."
-        if found
+        f", trained on {judge['images']:,} pictures, which finds {accuracy['color']:.1%} of true toys by lit and "
+        f"{accuracy['geo']:.1%} by textureless views."
+        if accuracy
         else ", of unknown accuracy."
     )
 
 
 def origin(group: dict, newest: str | None) -> list[str]:
-    """Where the figures of a group come from. newest: the prior that the bars were measured with."""
+    """How the figures of a group were measured. newest: the prior with which the bars were measured."""
     earlier = ", **not the weights of the twenty-four toys**" if newest not in (None, group["prior"]) else ""
     steps = group["shortened"]
     how = ", ".join(f"{key} {value}" for key, value in steps.items())
-    made = sum(len(arm["runs"]) for arm in group["arms"])
+    count = sum(len(arm["runs"]) for arm in group["arms"])
     failed = sum(bool(run["failed"]) for arm in group["arms"] for run in arm["runs"])
     where = "; ".join(group["machines"])
     return [
-        f"{made} of {group['planned']} runs"
+        f"{count} of {group['planned']} runs"
         + (f", {failed} of them without a result (they count as zero)" if failed else "")
         + f"; {where}; threads of a run: {group['threads']}, runs at a time: {group['processes']}; "
         f"{group['date']}, commit {', '.join(group['commits'])}; prior {group['prior']}{earlier}. "
         + (f"**Shortened** ({how}). " if steps else "Not shortened. ")
-        + judged(group["judge"])
+        + judge_text(group["judge"])
         + (f" {OUTDATED}" if outdated(group) else ""),
         "",
         f"`{group['command']}`",
@@ -63,12 +63,12 @@ def origin(group: dict, newest: str | None) -> list[str]:
 
 
 def outdated(group: dict) -> bool:
-    """Whether some figures are by an earlier definition than `dreamfusion-ngp evaluate` has."""
+    """Whether some figures follow an earlier definition than that of `dreamfusion-ngp evaluate`."""
     return any(run.get("definitions", 1) != DEFINITIONS for arm in group["arms"] for run in arm["runs"])
 
 
 def pictures_section(name: str, group: dict, folder: Path) -> list[str]:
-    """Write the figures of a group, and what shows them."""
+    """Write the figures of a group. Returns the lines that show them."""
     lines = []
     drawn = {"ablation.svg": ablation_plot(group)} if name == "paper" and all(runs for _, runs in paired(group)) else {}
     if svg := run_pictures(name, group) if name in ("bars", "paper") else None:
@@ -86,10 +86,10 @@ def pictures_section(name: str, group: dict, folder: Path) -> list[str]:
 
 
 def section(name: str, group: dict | None, pictures: Path, newest: str | None) -> list[str]:
-    known = GROUPS[name]
-    lines = [f"## {known.title}", "", known.why, ""]
+    definition = GROUPS[name]
+    lines = [f"## {definition.title}", "", definition.why, ""]
     if group is None:
-        command = f"python benches/ablation.py --only {name}" + (" --threads 2" if known.whole else "")
+        command = f"python benches/ablation.py --only {name}" + (" --threads 2" if definition.whole else "")
         return [*lines, f"Not measured yet. `{command}` does it.", ""]
     lines += origin(group, newest)
     table = bars_table(group) if name == "bars" else arms_table(name, group)
@@ -111,10 +111,10 @@ def main(argv: list[str] | None = None, repository: Path = Path()) -> None:
         "-o", "--out", type=Path, default=repository / "docs", help="folder for evaluation.md and evaluation/"
     )
     args = parser.parse_args(argv)
-    found = json.loads(args.results.read_text(encoding="utf-8"))["groups"] if args.results.exists() else {}
-    lines, newest = [HEAD], found["bars"]["prior"] if "bars" in found else None
+    groups = json.loads(args.results.read_text(encoding="utf-8"))["groups"] if args.results.exists() else {}
+    lines, newest = [HEAD], groups["bars"]["prior"] if "bars" in groups else None
     for name in GROUPS:
-        lines += section(name, found.get(name), args.out / "evaluation", newest)
+        lines += section(name, groups.get(name), args.out / "evaluation", newest)
     args.out.mkdir(parents=True, exist_ok=True)
     text = markdown.wrapped("\n".join([*lines, *metrics_section()]))
     (args.out / "evaluation.md").write_text(text, encoding="utf-8")

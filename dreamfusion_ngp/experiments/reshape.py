@@ -22,7 +22,7 @@ from ..runs.refine import refine
 from ..toybox.world.captions import parse_prompt
 from .repair import command_line, measure_all, true_toy
 
-FLAT = 0.75  # what is left of the depth of the back
+FLAT = 0.75  # factor on the depth of the back
 BUMP, WAVES = 0.012, 40.0  # world units, radians a world unit
 
 
@@ -32,7 +32,7 @@ def spoil(true: Path, spoilt: Path) -> Path:
 
     mesh: Any = trimesh.load(true, force="mesh", process=False)
     x = np.array(mesh.vertices)
-    back = np.clip(-x[:, 2] / 0.05, 0, 1)  # from z = 0 to -.05 the harm grows
+    back = np.clip(-x[:, 2] / 0.05, 0, 1)  # the damage grows from z = 0 to -.05
     bumps = BUMP * np.sin(WAVES * x).sum(1) / 3
     direction = x / np.linalg.norm(x, axis=1, keepdims=True).clip(1e-9)
     x[:, 2] *= 1 - back * (1 - FLAT)
@@ -42,7 +42,7 @@ def spoil(true: Path, spoilt: Path) -> Path:
 
 
 def solid_of(path: Path) -> Mesh:
-    """The triangles of a file where they stand in it, vertices at one place joined."""
+    """The triangles of a file in its own coordinates, with vertices at the same place merged."""
     mesh = read_mesh(path)
     place = mesh.to_file(mesh.vertices)
     _, first, row = np.unique(place.round(6), axis=0, return_index=True, return_inverse=True)

@@ -19,7 +19,7 @@ PICTURED = ("bars", "paper")  # groups whose report shows pictures
 
 
 def recorded(path: Path, judge: str | None) -> dict[tuple, dict]:
-    """{(group, key): run} of the runs that a file of results has, scored by that judge by today's definitions."""
+    """{(group, key): run} of the runs in a file of results that this judge has scored by the current definitions."""
     try:
         groups = json.loads(path.read_text(encoding="utf-8"))["groups"]
     except FileNotFoundError:
@@ -34,7 +34,7 @@ def recorded(path: Path, judge: str | None) -> dict[tuple, dict]:
 
 
 def run_record(name: str, task: Task, record: dict) -> dict:
-    """What the JSON says of a run; pictures only of the first seed and where they are shown."""
+    """The entry of a run in the JSON; with a picture only for the first seed of groups that show them."""
     picture = {"picture": record["picture"]} if name in PICTURED and task.seed == GROUPS[name].seeds[0] else {}
     machine, truth = record["machine"], record["truth"] or {}
     where = f"{machine['gpu'] or machine['machine']}, kernels {machine['simd']}, torch {machine['versions']['torch']}"
@@ -53,13 +53,13 @@ def run_record(name: str, task: Task, record: dict) -> dict:
 
 
 def collected(
-    name: str, tasks: list[tuple[Arm, Task]], args, prior: str, judge_digest: str | None, before: dict, known: dict
+    name: str, tasks: list[tuple[Arm, Task]], args, prior: str, judge_digest: str | None, before: dict, measured: dict
 ) -> dict | None:
-    """The JSON of a group: its arms with the runs that are in --runs or `known` (see `recorded`); None where there is
-    none. before: the group as the file has it."""
+    """The JSON of a group: its arms with the runs in --runs or `measured` (see `recorded`); None if there are none.
+    before: the group as it is in the file."""
     group, full, arms = shortened(GROUPS[name], args), GROUPS[name], []
     judge = before.get("judge") if (before.get("judge") or {}).get("digest") == judge_digest else None
-    known_arms = {arm["name"]: arm.get("diversity", {}) for arm in before.get("arms", ())}
+    old_diversity = {arm["name"]: arm.get("diversity", {}) for arm in before.get("arms", ())}
     for arm in chosen_arms(group, args):
         runs, pictures = [], {}
         for _, task in (pair for pair in tasks if pair[0] is arm):
@@ -67,16 +67,16 @@ def collected(
                 runs.append(run_record(name, task, record))
                 judge = record["judge"]
                 pictures.setdefault(task.prompt, []).extend([record["picture"]] if record["picture"] else [])
-            elif (name, task.key) in known:
-                runs.append(known[name, task.key])
+            elif (name, task.key) in measured:
+                runs.append(measured[name, task.key])
         words = arguments(arm, "PROMPT", 0, args.steps, args.resolution)
         command = "" if arm.oracle else shlex.join(["dreamfusion-ngp", *words]).replace("--seed 0", "--seed SEED")
-        spread = by_prompt(pictures, known_arms.get(arm.name, {}))
+        spread = by_prompt(pictures, old_diversity.get(arm.name, {}))
         arms.append({**asdict(arm), "command": command, "runs": runs, "diversity": spread})
-    made = [run for arm in arms for run in arm["runs"]]
-    if not made:
+    all_runs = [run for arm in arms for run in arm["runs"]]
+    if not all_runs:
         return None
-    wanted = {
+    limits = {
         "steps": args.steps,
         "resolution": args.resolution,
         **{
@@ -90,26 +90,27 @@ def collected(
         "why": group.why,
         "command": command_of(name, args),
         "date": date.today().isoformat(),
-        "shortened": {key: value for key, value in wanted.items() if value is not None},
-        "machines": sorted({run["machine"] for run in made}),
-        "commits": sorted({run["commit"] for run in made}),
+        "shortened": {key: value for key, value in limits.items() if value is not None},
+        "machines": sorted({run["machine"] for run in all_runs}),
+        "commits": sorted({run["commit"] for run in all_runs}),
         "prior": prior,
         "threads": args.threads,
         "processes": args.processes,
         "whole": group.whole,
         "planned": len(tasks),
         "judge": judge,
-        "truth": truth_of(made),
+        "truth": truth_of(all_runs),
         "arms": arms,
     }
 
 
 def truth_of(runs: list[dict]) -> dict | None:
-    """R-Precision of the true toys, averaged over the prompts that were run."""
-    known = [run["truth"] for run in {run["prompt"]: run for run in runs}.values() if run["truth"]]
+    """R-Precision of the true toys, averaged over the prompts of the runs."""
+    truths = [run["truth"] for run in {run["prompt"]: run for run in runs}.values() if run["truth"]]
     return (
-        {key: round(sum(truth[key] for truth in known) / len(known), 4) for key in known[0]} | {"prompts": len(known)}
-        if known
+        {key: round(sum(truth[key] for truth in truths) / len(truths), 4) for key in truths[0]}
+        | {"prompts": len(truths)}
+        if truths
         else None
     )
 
@@ -126,21 +127,21 @@ def command_of(name: str, args) -> str:
         "--arms": args.arms,
     }
     plain = {"--threads": 1, "--processes": 1}
-    given = [f"{flag} {value}" for flag, value in flags.items() if value not in (None, plain.get(flag))]
-    return " ".join(["python benches/ablation.py --only", name, *given])
+    options = [f"{flag} {value}" for flag, value in flags.items() if value not in (None, plain.get(flag))]
+    return " ".join(["python benches/ablation.py --only", name, *options])
 
 
 def write_results(plans: dict[str, list[tuple[Arm, Task]]], args, prior: str, judge_digest: str | None) -> None:
-    """Renew these groups in the JSON file; the others stay."""
+    """Update these groups in the JSON file; the others stay."""
     path = args.out
-    known = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {"groups": {}}
+    results = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {"groups": {}}
     runs = recorded(path, judge_digest)
-    found = {
-        name: collected(name, tasks, args, prior, judge_digest, known["groups"].get(name, {}), runs)
+    groups = {
+        name: collected(name, tasks, args, prior, judge_digest, results["groups"].get(name, {}), runs)
         for name, tasks in plans.items()
     }
-    if not any(found.values()):
+    if not any(groups.values()):
         return
-    known["groups"] |= {name: group for name, group in found.items() if group}
+    results["groups"] |= {name: group for name, group in groups.items() if group}
     path.parent.mkdir(parents=True, exist_ok=True)
-    write_atomically(path, (json.dumps(known, indent=1) + "\n").encode())
+    write_atomically(path, (json.dumps(results, indent=1) + "\n").encode())

@@ -26,14 +26,14 @@ PLOTTED = (
 
 
 def rules_plot(group: dict) -> str:
-    """Every figure for every rule, with standard errors."""
+    """Plot of every figure for every rule, with standard errors."""
     pairs = paired(group)
     plot = new_plot(group["title"], "", "mean over prompts and seeds")
     for key, title in PLOTTED:
         measured = {number: values(runs, key) for number, (_, runs) in enumerate(pairs) if values(runs, key)}
         if measured:
-            means = [statistics.fmean(found) for found in measured.values()]
-            errors = [error_of(found) or 0.0 for found in measured.values()]
+            means = [statistics.fmean(samples) for samples in measured.values()]
+            errors = [error_of(samples) or 0.0 for samples in measured.values()]
             plot.errorbar(list(measured), means, errors, label=title, marker="o", capsize=3, linestyle="none")
     plot.set_xticks(range(len(pairs)), [arm["name"] for arm, _ in pairs])
     return svg(plot)
@@ -44,12 +44,14 @@ def write_page(results: Path, out: Path) -> list[str]:
     groups = json.loads(results.read_text(encoding="utf-8"))["groups"] if results.is_file() else {}
     lines, sections = ["# Distillation rules", ""], []
     for name in RULE_GROUPS:
-        known, group = GROUPS[name], groups.get(name)
+        definition, group = GROUPS[name], groups.get(name)
         table = arms_table(name, group) if group else []
-        said = origin(group, None) if group else ["Not measured yet.", ""]
+        source = origin(group, None) if group else ["Not measured yet.", ""]
         plot = rules_plot(group) if group and all(runs for _, runs in paired(group)) else ""
-        lines += [f"## {known.title}", "", known.why, "", *said, *table, ""]
-        sections.append({"title": known.title, "why": known.why, "said": said[0], "rows": cells(table), "plot": plot})
+        lines += [f"## {definition.title}", "", definition.why, "", *source, *table, ""]
+        sections.append(
+            {"title": definition.title, "why": definition.why, "source": source[0], "rows": cells(table), "plot": plot}
+        )
     page = template.render(__package__, "rules.html.j2", sections=sections)
     with writing(out):
         out.mkdir(parents=True, exist_ok=True)
@@ -64,13 +66,13 @@ def cells(table: list[str]) -> list[list[str]]:
 
 
 def compare_rules(args: argparse.Namespace) -> int:
-    """Make what is missing and write the page. Returns 1 where runs were not made, else 0. args: those of
+    """Make the missing runs and write the page. Returns 1 if some could not be made, else 0. args: those of
     `experiments rules`. Raises UsageError."""
     flags = [("prompts", args.prompts), ("seeds", args.seeds), ("steps", args.steps), ("hours", args.hours)]
     flags += [("threads", args.threads), ("processes", args.processes)]
-    given = [part for name, value in flags if value for part in (f"--{name}", str(value))]
+    options = [part for name, value in flags if value for part in (f"--{name}", str(value))]
     results, runs = args.out / "rules.json", args.runs or args.out / "runs"
     where = ["--only", *(args.groups or RULE_GROUPS), "--device", args.device, "--runs", str(runs), "-o", str(results)]
-    failures = ablate(parsed([*where, *given]))
+    failures = ablate(parsed([*where, *options]))
     write_page(results, args.out)
     return failures

@@ -1,8 +1,8 @@
-"""One run of `ablation`, in a process of its own: python -m dreamfusion_ngp.experiments.run_task FOLDER
+"""One run of `ablation`, in its own process: python -m dreamfusion_ngp.experiments.run_task FOLDER
 
-FOLDER/task.json says what is wanted, and when it began. First comes the optimisation, which leaves made.json beside its
-checkpoint, then the scores, which go to run.json: with another judge a run is scored again without being made again.
-What is not finished is made anew.
+FOLDER/task.json holds the task and its start time. The optimisation comes first and writes made.json beside its
+checkpoint, then the scores, which go to run.json: with another judge a run is only scored again. An unfinished run
+starts again from the beginning.
 """
 
 from __future__ import annotations
@@ -41,12 +41,12 @@ from ..runs.stages import follow, start
 from ..toybox.world.captions import parse_prompt
 
 SHOWN = (1, 5)  # of the eight views: from the front right, and from the opposite side
-# Of the figures, what is said elsewhere, and lists.
+# Figures that are recorded elsewhere, and lists.
 LEFT_OUT = ("run", "views", "prompt", "seed", "steps", "definitions", "mean_color")
 
 
 def end_with_the_caller() -> None:
-    """No run outlives the program that asked for it: the next one would make the same run beside it."""
+    """End this process with the program that started it, which would otherwise, started again, make the run twice."""
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
 
@@ -67,7 +67,7 @@ def oracle(config: RunConfig, kind: str, judge: Path | None = None):
 
 
 def optimise(config: RunConfig, folder: Path, device: torch.device, by: str = "", judge: Path | None = None) -> None:
-    """The optimisation alone, of all stages: no previews, no mesh, no turntable. by: a kind of oracle, for them all."""
+    """Only the optimisation, of all stages: no previews, mesh or turntable. by: a kind of oracle, for all stages."""
     state = start(config, device)
     while True:
         guidance = oracle(state.config, by, judge) if by else load_guidance(state.config, device)
@@ -79,7 +79,7 @@ def optimise(config: RunConfig, folder: Path, device: torch.device, by: str = ""
 
 
 def cpu_seconds() -> float:
-    """Of this process and those that it waited for: other programs on the machine hardly change them."""
+    """CPU time of this process and its children, which other programs on the machine hardly change."""
     used = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
     return sum(usage.ru_utime + usage.ru_stime for usage in used)
 
@@ -95,7 +95,7 @@ def peak_memory(device: torch.device) -> int:
 
 
 def make(task: dict, folder: Path) -> dict:
-    """The optimisation that `task` asks for: where its checkpoint lies, how long it took and on what."""
+    """Run the optimisation of `task`. Returns the place of its checkpoint, its time and its machine."""
     config, place, failed = from_dict(RunConfig, task["config"]), folder / "result", ""
     device = choose_device("cpu" if task["oracle"] else task["device"])
     shutil.rmtree(place, ignore_errors=True)
@@ -107,8 +107,8 @@ def make(task: dict, folder: Path) -> dict:
             generate(config, place, device=task["device"])
     except (DivergenceError, ExportError) as error:
         failed = str(error)
-    seconds = time.time() - task["began"]  # with the start of Python: a user waits for it, too
-    found = next(place.rglob(CHECKPOINT), None)
+    seconds = time.time() - task["began"]  # includes the start of Python, for which a user waits too
+    checkpoint = next(place.rglob(CHECKPOINT), None)
     return {
         "seconds": round(seconds, 1),
         "cpu_seconds": round(cpu_seconds(), 1),
@@ -117,62 +117,62 @@ def make(task: dict, folder: Path) -> dict:
         "threads": task["threads"],
         "processes": task["processes"],
         "machine": facts(device),
-        "checkpoint": found and found.relative_to(folder).as_posix(),
+        "checkpoint": checkpoint and checkpoint.relative_to(folder).as_posix(),
     }
 
 
-def scored(made: dict, task: dict, folder: Path) -> dict:
-    """What `made` is worth, and what the true toy of its prompt is to the same judge."""
+def score_run(result: dict, task: dict, folder: Path) -> dict:
+    """Score a run and the true toy of its prompt by the same judge. result: as `make` returns it."""
     path = task["judge"] and Path(task["judge"]["path"])
     judge, views = load_judge(path) if path else None, None
     prompt, captions = task["config"]["prompt"], task.get("captions", ())
     try:
-        if made["checkpoint"] is None:
-            raise ExportError(made["failed"])
-        place = folder / made["checkpoint"]
+        if result["checkpoint"] is None:
+            raise ExportError(result["failed"])
+        place = folder / result["checkpoint"]
         state = load_checkpoint(place, choose_device(task["device"]))
         figures, views = scoring.score(state, place.parent, judge, captions)
         picture = thumbnails(views[list(SHOWN)])
     except ExportError as error:
-        made, picture = {**made, "failed": made["failed"] or str(error)}, ""
+        result, picture = {**result, "failed": result["failed"] or str(error)}, ""
         figures = scoring.nothing(prompt, judge)
     figures = {
         key: round(value, 4) if isinstance(value, float) else value
         for key, value in figures.items()
         if key not in LEFT_OUT
     }
-    known = judge and {
+    judge_record = judge and {
         "name": judge.name,
         "digest": hashlib.sha256(path.read_bytes()).hexdigest()[:12],
         "held_out": judge.log.get("held_out"),
         "images": judge.log.get("images"),
     }
     truth = judge and scoring.truth(judge, [prompt], captions)
-    record = {**made, "judge": known, "truth": truth, "definitions": DEFINITIONS, "figures": figures}
-    clips = {name: by_clip(name, known, task, views) for name, known in task.get("clips", ())}
-    return {**record, "clips": clips, "diverged": bool(made["failed"]) or diverged(views), "picture": picture}
+    record = {**result, "judge": judge_record, "truth": truth, "definitions": DEFINITIONS, "figures": figures}
+    clips = {name: by_clip(name, weights, task, views) for name, weights in task.get("clips", ())}
+    return {**record, "clips": clips, "diverged": bool(result["failed"]) or diverged(views), "picture": picture}
 
 
-def by_clip(name: str, known: str, task: dict, views: Pictures | None) -> dict:
-    """What a CLIP whose weights have the digest `known` says of a run; of one without a result that it is the worst."""
+def by_clip(name: str, digest: str, task: dict, views: Pictures | None) -> dict:
+    """The figures of a run by a CLIP whose weights have this digest; the worst for a run without a result."""
     from ..evaluation.clip import ClipRetrieval
     from ..evaluation.clip_scores import clip_figures
 
     prompt, captions = task["config"]["prompt"], task["captions"]
     clip = ClipRetrieval(name, choose_device(task["device"]))
-    found: dict = {f"r_precision_{kind}": 0.0 for kind in scoring.KINDS}
+    figures: dict = {f"r_precision_{kind}": 0.0 for kind in scoring.KINDS}
     if views is not None:
-        found = r_precision(clip, views, pool_of(prompt, captions)) | clip_figures(clip, views, prompt)
-    return {"digest": known, "truth": scoring.truth(clip, [prompt], captions), **found}
+        figures = r_precision(clip, views, pool_of(prompt, captions)) | clip_figures(clip, views, prompt)
+    return {"digest": digest, "truth": scoring.truth(clip, [prompt], captions), **figures}
 
 
 def main(folder: Path) -> None:
     end_with_the_caller()
-    task, made = json.loads((folder / "task.json").read_text()), folder / "made.json"
+    task, path = json.loads((folder / "task.json").read_text()), folder / "made.json"
     set_threads(task["threads"])
-    if not made.exists():
-        write(made, make(task, folder))
-    write(folder / "run.json", scored(json.loads(made.read_text()), task, folder))
+    if not path.exists():
+        write(path, make(task, folder))
+    write(folder / "run.json", score_run(json.loads(path.read_text()), task, folder))
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Tables of a group of runs: one row an arm, or one a prompt with the bars below."""
+"""Tables of a group of runs: one row per arm, or one per prompt with the bars below."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ SHAPE = (("volumetric_iou", "volumetric IoU"), ("silhouette_iou", "silhouette Io
 SURFACE = (("mesh_chamfer", "Chamfer", 4), ("normal_angle", "normals, degrees", 1), ("psnr_256", "PSNR, dB", 1))
 TOPOLOGY = (("pieces", "pieces", 1), ("genus_error", "genus off by", 1), ("faces_needed", "faces needed", 0))
 COLOR = (("chroma", "chroma to the truth's", 2),)
-BARS = (  # heading, figure, how it is summed up, bound, whether it is an upper one
+BARS = (  # heading, figure, how it is aggregated, bound, whether that is an upper bound
     ("mean volumetric IoU", "volumetric_iou", statistics.fmean, 0.65, False),
     ("lowest volumetric IoU", "volumetric_iou", min, 0.35, False),
     ("mean silhouette IoU", "silhouette_iou", statistics.fmean, 0.86, False),
@@ -28,7 +28,7 @@ BARS = (  # heading, figure, how it is summed up, bound, whether it is an upper 
 )
 
 
-def shown(value: float | None, digits: int = 2) -> str:
+def number_text(value: float | None, digits: int = 2) -> str:
     return "" if value is None else f"{value:.{digits}f}"
 
 
@@ -36,8 +36,8 @@ def with_spread(values: list[float], digits: int = 2) -> str:
     """ "mean ± standard deviation over the runs"."""
     if not values:
         return ""
-    mean = shown(statistics.fmean(values), digits)
-    return mean if len(values) < 2 else f"{mean} ± {shown(statistics.stdev(values), digits)}"
+    mean = number_text(statistics.fmean(values), digits)
+    return mean if len(values) < 2 else f"{mean} ± {number_text(statistics.stdev(values), digits)}"
 
 
 def error_of(values: list[float]) -> float | None:
@@ -46,7 +46,7 @@ def error_of(values: list[float]) -> float | None:
 
 
 def paired(group: dict) -> list[tuple[dict, list[dict]]]:
-    """Every arm with its runs of those prompts and seeds that all arms have, in one order."""
+    """Every arm with its runs of the prompts and seeds that all arms have, in the same order."""
     keys = [{(run["prompt"], run["seed"]) for run in arm["runs"]} for arm in group["arms"]]
     common = set.intersection(*keys)
     return [
@@ -75,12 +75,12 @@ def change(runs: list[dict], others: list[dict] | None) -> str:
 
 
 def arms_table(name: str, group: dict) -> list[str]:
-    """One row an arm. The paper's arms are compared with the one before, all others with the preset."""
+    """One row per arm. The paper's arms are compared with the one before, all others with the preset."""
     pairs, rows = paired(group), []
     preset = next((runs for arm, runs in pairs if arm["name"] == "preset"), None)
-    known = {key for _, runs in pairs for run in runs for key in run}
-    topology = TOPOLOGY if "genus_error" in known else ()
-    surface = [column for column in (*SURFACE, *topology, *COLOR) if column[0] in known]
+    keys = {key for _, runs in pairs for run in runs for key in run}
+    topology = TOPOLOGY if "genus_error" in keys else ()
+    surface = [column for column in (*SURFACE, *topology, *COLOR) if column[0] in keys]
     diverse = any(arm.get("diversity") for arm, _ in pairs)
     for number, (arm, runs) in enumerate(pairs):
         other = (pairs[number - 1][1] if number else None) if name == "paper" else preset
@@ -93,9 +93,9 @@ def arms_table(name: str, group: dict) -> list[str]:
                 *(with_spread(values(runs, key), digits) for key, _, digits in surface),
                 *([with_spread(list(arm.get("diversity", {}).values()), 3)] if diverse else []),
                 change(runs, other),
-                shown(sum(values(runs, "extra_faces")), 0),
-                shown(len(runs), 0),
-                shown(statistics.fmean(values(runs, "seconds")), 0) if runs else "",
+                number_text(sum(values(runs, "extra_faces")), 0),
+                number_text(len(runs), 0),
+                number_text(statistics.fmean(values(runs, "seconds")), 0) if runs else "",
             ]
         )
     before = "IoU, change to the row above" if name == "paper" else "IoU, change to the preset"
@@ -106,7 +106,7 @@ def arms_table(name: str, group: dict) -> list[str]:
             [
                 "true toys",
                 "what a perfect result would score",
-                *(shown(group["truth"][key]) for key, _ in RETRIEVAL),
+                *(number_text(group["truth"][key]) for key, _ in RETRIEVAL),
                 "1",
                 "1",
                 *("" for _ in surface),
@@ -121,7 +121,7 @@ def arms_table(name: str, group: dict) -> list[str]:
 
 
 def bars_table(group: dict) -> list[str]:
-    """One row a prompt, with its mean and spread over the seeds, then the bars."""
+    """One row per prompt, with mean and spread over the seeds, then the bars."""
     runs = group["arms"][0]["runs"]
     columns = (
         *SHAPE,
@@ -139,14 +139,14 @@ def bars_table(group: dict) -> list[str]:
         rows.append(
             [
                 prompt + (f" ({failed} without a result)" if failed else ""),
-                shown(len(same), 0),
+                number_text(len(same), 0),
                 *(with_spread(values(same, key), digits.get(key, 2)) for key, _ in columns),
             ]
         )
     rows.append(
         [
             "**mean**",
-            shown(len(runs), 0),
+            number_text(len(runs), 0),
             *(with_spread(values(runs, key), digits.get(key, 2) or 1) for key, _ in columns),
         ]
     )
@@ -177,12 +177,12 @@ def verdicts(group: dict) -> list[list[str]]:
         measured = values(group["arms"][0]["runs"], key)
         value = total(measured) if measured else None
         met = value is not None and (value <= bound if upper else value >= bound)
-        wanted = f"at most {bound}" if upper else f"at least {bound:.2f}"
+        target = f"at most {bound}" if upper else f"at least {bound:.2f}"
         rows.append(
             [
                 title,
-                wanted,
-                shown(value, 0 if upper else 3),
+                target,
+                number_text(value, 0 if upper else 3),
                 why_open(group, key, measured) or ("met" if met else "**missed**"),
             ]
         )

@@ -1,4 +1,4 @@
-"""One run as data: what decides its result, and the key that says whether two runs are one."""
+"""One run as data: what determines its result, and the key by which equal runs are recognised."""
 
 from __future__ import annotations
 
@@ -21,8 +21,9 @@ JUDGE = PACKAGE / "evaluation" / "judge.safetensors"
 
 @dataclass(frozen=True)
 class Task:
-    """One run. key: of everything that decides its result; runs with equal keys are one. captions: distractors, of a
-    prompt that may be no toy. clips: (name, digest of the weights) of models that score it besides the judge."""
+    """One run. key: hash of everything that determines its result; runs with equal keys are the same. captions:
+    distractors, for a prompt that need not be a toy. clips: (name, digest of the weights) of models that score it
+    besides the judge."""
 
     prompt: str
     seed: int
@@ -47,7 +48,7 @@ def digest(*paths: Path) -> str:
 
 
 def shortened(group: Group, args) -> Group:
-    """The group with as many prompts and seeds as the flags leave."""
+    """The group, limited to as many prompts and seeds as the flags say."""
     return replace(group, prompts=group.prompts[: args.prompts], seeds=group.seeds[: args.seeds])
 
 
@@ -57,7 +58,7 @@ def chosen_arms(group: Group, args) -> tuple[Arm, ...]:
 
 def task_of(group: Group, arm: Arm, prompt: str, seed: int, args, prior: str) -> Task:
     config = to_dict(config_of(arm, prompt, seed, args.steps, args.resolution))
-    timing = [args.threads, args.processes] if group.whole else None  # there the time is a figure, too
+    timing = [args.threads, args.processes] if group.whole else None  # there the time is one of the figures
     guide = config["guidance"]["model"]
     weights = prior if guide == TOYBOX_NAME else digest(*sorted((PRIORS / TOYBOXES[guide]).rglob("*.safetensors")))
     decides = [settings_of(config), arm.oracle or weights, timing]
@@ -66,25 +67,26 @@ def task_of(group: Group, arm: Arm, prompt: str, seed: int, args, prior: str) ->
 
 
 def settings_of(config: dict) -> dict:
-    """What of a config, and of the stages after it, is not a default."""
-    found = differing({**config, "then": None}, to_dict(RunConfig()))
-    return found | ({"then": settings_of(config["then"])} if config["then"] else {})
+    """The settings of a config, and of the stages after it, that are not defaults."""
+    changes = differing({**config, "then": None}, to_dict(RunConfig()))
+    return changes | ({"then": settings_of(config["then"])} if config["then"] else {})
 
 
 def differing(config: dict, defaults: dict) -> dict:
-    """The entries of a nested dictionary that are not the defaults: a new setting at its default changes no key."""
-    found = {}
+    """The entries of a nested dictionary that differ from the defaults, so that a new setting at its default changes no
+    key."""
+    changes = {}
     for name, value in config.items():
         default = defaults.get(name)
         if isinstance(value, dict) and isinstance(default, dict):
             value, default = differing(value, default), {}
         if value != default:
-            found[name] = value
-    return found
+            changes[name] = value
+    return changes
 
 
 def tasks_of(group: Group, args, prior: str) -> list[tuple[Arm, Task]]:
-    """All runs of a group, a prompt after the other: what is stopped half-way has whole comparisons."""
+    """All runs of a group, prompt by prompt, so that complete comparisons exist when it is stopped half-way."""
     return [
         (arm, task_of(group, arm, prompt, seed, args, prior))
         for seed in group.seeds
@@ -94,12 +96,12 @@ def tasks_of(group: Group, args, prior: str) -> list[tuple[Arm, Task]]:
 
 
 def finished(task: Task, root: Path, judge: str | None) -> dict | None:
-    """The record of a run that is made and scored by the judge with that digest; else None."""
+    """The record of a finished run that the judge with that digest has scored; else None."""
     try:
         record = json.loads((task.folder(root) / "run.json").read_text())
     except (OSError, ValueError):
         return None
-    known = (record["judge"] or {}).get("digest"), record.get("definitions")
+    versions = (record["judge"] or {}).get("digest"), record.get("definitions")
     clips = record.get("clips", {})
     scored = all(clips.get(name, {}).get("digest") == digest for name, digest in task.clips)
-    return record if known == (judge, DEFINITIONS) and scored else None
+    return record if versions == (judge, DEFINITIONS) and scored else None

@@ -47,7 +47,7 @@ VARIANTS: dict[str, dict] = {
 
 
 def config_of(run: RunConfig, seed: int, length: int | None, size: int, control: str, **paint) -> RunConfig:
-    """A stage of a texture after the volume of `run`."""
+    """The config of a texture stage after the volume of `run`."""
     config = preset("refine")
     return replace(
         config,
@@ -70,46 +70,46 @@ def true_colors(prompt: str, x: Tensor) -> Tensor:
 
 @torch.no_grad()
 def psnr(stage: TextureStage, cameras: Cameras) -> float:
-    """Of the unlit colours in the pixels that show the surface, in dB."""
+    """PSNR in dB of the unlit colours, over the pixels that show the surface."""
     vertices, faces = stage.surface()
     sides = rasterise_sides(vertices, faces, cameras, SIZE)
-    found = stage.surface.paint(*(values[sides.seen] for values in (sides.x, sides.face, sides.barycentric)))
-    square = (found.cpu().clamp(0, 1) - true_colors(stage.config.prompt, sides.x[sides.seen])).square().mean()
+    colors = stage.surface.paint(*(values[sides.seen] for values in (sides.x, sides.face, sides.barycentric)))
+    square = (colors.cpu().clamp(0, 1) - true_colors(stage.config.prompt, sides.x[sides.seen])).square().mean()
     return round(-10 * float(square.log10()), 2)
 
 
 @torch.no_grad()
 def disagreement(views: Tensor, sides: Sides, weight: Tensor) -> float:
-    """Root mean square difference, over channels, of what two painted views (B, H, H, 3) say of a point that both see,
-    by their weights (B, H, H)."""
+    """Root mean square difference, over channels, between the colours that two painted views (B, H, H, 3) give to a
+    point that both see, weighted by their weights (B, H, H)."""
     total, count = 0.0, 0.0
     for i in range(len(views)):
         here = weight[i] > 0
         for j in range(len(views)):
             if i == j:
                 continue
-            found, same = sample_view(sides, j, torch.cat([views[j], weight[j][..., None]], -1), sides.x[i][here])
-            both = weight[i][here] * found[:, 3] * same
-            total += float((both[:, None] * (found[:, :3] - views[i][here]).square()).sum()) / 3
+            other, same = sample_view(sides, j, torch.cat([views[j], weight[j][..., None]], -1), sides.x[i][here])
+            both = weight[i][here] * other[:, 3] * same
+            total += float((both[:, None] * (other[:, :3] - views[i][here]).square()).sum()) / 3
             count += float(both.sum())
     return round((total / max(count, 1e-9)) ** 0.5, 4)
 
 
 def agreement(stage: TextureStage, painter: Painter, together: bool) -> float:
-    """The disagreement of painted views before they are matched."""
+    """The disagreement of painted views before their colours are matched."""
     config = replace(stage.config, paint=replace(stage.config.paint, views=4, together=together))
     paint = config.paint
     vertices, faces = stage.surface()
     sides = rasterise_sides(vertices, faces, side_cameras(config.camera, 4), paint.resolution)
-    made = repaint_sides(
+    views = repaint_sides(
         painter, render_sides(stage.surface, sides, config), sides, kept_share(stage.surface, sides), config
     )
-    return disagreement(made.to(sides.depth), sides, view_weights(sides, paint.cosine, paint.power, paint.rim))
+    return disagreement(views.to(sides.depth), sides, view_weights(sides, paint.cosine, paint.power, paint.rim))
 
 
 def measure(run: Path, root: Path, seed: int, steps: int | None, size: int, device: str, control: str) -> dict:
-    """One run: PSNR of its sides and of views between them, baked and after each of VARIANTS, and how far painted views
-    disagree."""
+    """One run: PSNR of its sides and of views between them, for the baked texture and after each of VARIANTS, and the
+    disagreement of the painted views."""
     volume, _ = load_state(run, device)
     prompt = volume.config.prompt
     guidance: Guidance | None = None
@@ -117,7 +117,7 @@ def measure(run: Path, root: Path, seed: int, steps: int | None, size: int, devi
     folder = root / prompt.replace(" ", "-")
     folder.mkdir(parents=True, exist_ok=True)
     eyes = {"sides": side_cameras(preset("refine").camera, 4), "between": orbit(*BETWEEN, 1.4, 1.15)}
-    found: dict = {"prompt": prompt, "seed": seed}
+    figures: dict = {"prompt": prompt, "seed": seed}
     mesh = mesh_of(volume, config_of(volume.config, seed, steps, size, control).texture)
     for name, paint in ({"baked": {"views": 0}} | VARIANTS).items():
         config = config_of(volume.config, seed, steps, size, control, **paint)
@@ -131,13 +131,13 @@ def measure(run: Path, root: Path, seed: int, steps: int | None, size: int, devi
                 train(stage, guidance, lambda record: False)
             else:
                 train(stage, Silent(), lambda record: False)
-        found[name] = {view: psnr(stage, cameras) for view, cameras in eyes.items()}
-        found[name]["seconds"] = round(time.monotonic() - began, 1)
+        figures[name] = {view: psnr(stage, cameras) for view, cameras in eyes.items()}
+        figures[name]["seconds"] = round(time.monotonic() - began, 1)
         draw(stage, folder / f"{name}.png")
         if painter is not None and paint["views"] and not config.paint.sds:
             before = TextureStage(config, device, mesh)
-            found[name]["disagreement"] = agreement(before, painter, config.paint.together)
-    return found
+            figures[name]["disagreement"] = agreement(before, painter, config.paint.together)
+    return figures
 
 
 def draw(stage: TextureStage, path: Path) -> None:
@@ -162,5 +162,5 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--texture-size", type=int, default=512)
     parser.add_argument("--depth-control", default="", help="the model of depth (default: the embedded one)")
     args = parser.parse_args(argv)
-    given = args.texture_size, args.device, args.depth_control
-    return measure_all(args, lambda run, root, seed: measure(run, root, seed, args.steps, *given))
+    options = args.texture_size, args.device, args.depth_control
+    return measure_all(args, lambda run, root, seed: measure(run, root, seed, args.steps, *options))

@@ -101,7 +101,7 @@ def test_an_oracle_takes_the_place_of_the_prior(tmp_path, monkeypatch):
 def test_a_run_without_a_result_counts_as_zero(tmp_path):
     made = {"checkpoint": None, "failed": "the scene is empty"}
     task = {"judge": None, "device": "cpu", "config": {"prompt": "a red mug"}}
-    record = run_task.scored(made, task, tmp_path)
+    record = run_task.score_run(made, task, tmp_path)
     assert record["failed"] and record["figures"]["volumetric_iou"] == 0 == record["figures"]["silhouette_iou"]
     assert record["figures"]["r_precision_geo"] is None and record["judge"] is None
 
@@ -123,7 +123,7 @@ def test_a_measurement_goes_on_where_its_file_was_left(tmp_path, monkeypatch):
         commit="abc1234",
         truth={"r_precision_color": 1.0},
     )
-    monkeypatch.setattr(Runner, "run", lambda self, todo, total: asked.append(todo) or True)
+    monkeypatch.setattr(Runner, "make_all", lambda self, todo, total: asked.append(todo) or True)
 
     def leave(judge, **more):
         arms = {"base": [run | more]}

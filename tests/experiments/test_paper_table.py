@@ -95,7 +95,7 @@ def test_prompts_of_a_file_need_models(tmp_path):
 
 def test_finished_runs_are_not_made_again_and_a_new_clip_scores_them(tmp_path, monkeypatch):
     made = []
-    monkeypatch.setattr(Runner, "run", lambda self, todo, total: made.append(todo) or True)
+    monkeypatch.setattr(Runner, "make_all", lambda self, todo, total: made.append(todo) or True)
     asked = request(tmp_path, rows=("DreamFusion, fast",))
     (row,) = plan(asked)
     recorded(row.tasks[0], asked)
