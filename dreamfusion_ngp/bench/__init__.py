@@ -1,8 +1,8 @@
-"""`dreamfusion-ngp bench`: time of every op and of whole steps on this machine, beside the peers that are installed.
+"""`dreamfusion-ngp bench`: times of every op and of whole steps on this machine, beside those of installed peers.
 
-Times are medians of calls that take turns in one run, with the fastest and the slowest. Beside each stand the error
-against float64, the memory at its peak, and how far the time is from the least that rates measured in the same run
-allow (copying, multiply-adds, random reads of and additions to a table).
+Times are medians of calls that take turns in one run, with the fastest and the slowest. Each comes with the error
+against float64, the peak memory, and its distance from the least time that rates measured in the same run allow
+(copying, multiply-adds, random reads of and additions to a table).
 """
 
 from __future__ import annotations
@@ -31,17 +31,18 @@ OURS = "dreamfusion_ngp"
 
 
 def error_of(got: Callable[[], Tensor], truth: Tensor) -> float:
-    """Root mean square of the difference, over that of the truth. Not the largest: where a sample is within rounding
-    of a cell's face, its derivative is that of the cell on either side."""
+    """Root mean square of the difference, over that of the truth. Not the largest difference: within rounding of a
+    cell's face, the derivative may be that of either cell."""
     difference = got().detach().cpu().double().reshape(-1) - truth.detach().cpu().reshape(-1)
     return float(difference.norm() / truth.norm())
 
 
 class Bench:
-    """Measures cases one after the other; knows what was measured before, so that nothing is tried that does not fit.
+    """Measures cases one after the other, and skips those that earlier measurements show to take too long or too much
+    memory.
 
-    rows: what was measured. left_out: why something is missing; a peer that was left out once is at larger sizes, too.
-    show: takes a line for each.
+    rows: the measurements. left_out: why something is missing; a peer that was left out once stays out at larger sizes.
+    show: takes one line per measurement.
     """
 
     def __init__(
@@ -53,7 +54,7 @@ class Bench:
         self.gone: set[tuple] = set()  # (op, who, field, precision)
 
     def affordable(self, op: str, who: str, size: int, fields: dict) -> None:
-        """Raise LeftOut if, by its time and memory at the size before, a peer would take too much of either."""
+        """Raise LeftOut if a peer would, by its figures at the size before, take too much time or memory."""
         from .cases import LeftOut
         from .timing import free_memory
 
@@ -75,19 +76,19 @@ class Bench:
             raise LeftOut(f"by its memory at the size before, a call would need {needed / 1e9:.0f} GB")
 
     def peers(self, case, fields: dict) -> dict:
-        """name -> Peer, of those that can take part."""
+        """name -> Peer, for those that can take part."""
         from .cases import LeftOut
 
-        found = {}
+        ready = {}
         for who, prepare in case.peers.items():
             if (case.op, who, fields["field"], fields["precision"]) in self.gone:
                 continue
             try:
                 self.affordable(case.op, who, case.size, fields)
-                found[who] = prepare()
+                ready[who] = prepare()
             except LeftOut as reason:
                 self.leave_out(case, who, fields, str(reason))
-        return found
+        return ready
 
     def leave_out(self, case, who: str, fields: dict, reason: str) -> None:
         self.gone.add((case.op, who, fields["field"], fields["precision"]))
@@ -150,7 +151,7 @@ class Bench:
             return
         for case in cases_of(resolution, config, self.device, half):
             self.measure(case, {"field": name, "resolution": resolution})
-            del case  # with what it holds, before the next is made
+            del case  # frees its tensors before the next is made
 
     def meshes(self, resolution: int, quick: bool) -> None:
         """The cases of meshes of one size."""
@@ -166,7 +167,8 @@ class Bench:
 
 
 def cases_of(resolution: int, config: FieldConfig, device: torch.device, half: bool) -> Iterator:
-    """half: also with a float16 copy of the table. What is done is let go before the next is made."""
+    """Yield the cases of one size. half: also with a float16 copy of the table. Each is freed before the next is
+    made."""
     from .cases import Problem, encode_cases
     from .field_cases import field_cases, tensor_core_peers
     from .peers import peers_of
@@ -175,7 +177,7 @@ def cases_of(resolution: int, config: FieldConfig, device: torch.device, half: b
     problem = Problem(resolution, config, device)
     for case in chain(encode_cases(problem), field_cases(problem, half)):
         case.peers = peers_of(case.op, problem, device, case.precision)
-        if device.type == "cuda":  # at every resolution: where they pay, if anywhere, is a question of size
+        if device.type == "cuda":  # at every resolution: whether they pay depends on the size
             case.peers |= tensor_core_peers(case, problem)
         yield case
     del problem, case
@@ -194,8 +196,8 @@ def run(
     resolutions: tuple[int, ...] = (),
     show: Callable[[str], object] = silent,
 ) -> dict:
-    """Measure everything; -> what the JSON holds, which is written if asked. quick: tiny sizes. show: takes the lines
-    of a table, as they come. Raises UsageError before the work if there is no folder for the JSON."""
+    """Measure everything. Returns the content of the JSON, which is written to `json_path` if given. quick: tiny sizes.
+    show: takes the lines of a table as they come. Raises UsageError first if there is no folder for the JSON."""
     from ..base.devices import choose_device, set_threads
     from .machine import facts
     from .timing import ceilings
@@ -218,7 +220,7 @@ def run(
             bench.size(resolution, name, config, half=quick or where.type == "cuda")
         bench.meshes(resolution, quick)
         result |= {"load_average": round(os.getloadavg()[0], 1), "seconds": round(time.perf_counter() - began)}
-        if json_path is not None:  # after every resolution: what is measured stays
+        if json_path is not None:  # after every resolution, so that measurements survive an interruption
             with writing(json_path):
                 json_path.write_text(json.dumps(result, indent=1) + "\n")
     return result

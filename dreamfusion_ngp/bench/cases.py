@@ -1,5 +1,5 @@
-"""The problem that all cases share, at ray-ordered samples, and what is timed of the hash grid; each case with its
-counts and its float64 twin."""
+"""The problem that all cases share, with ray-ordered samples, and the cases of the hash grid; each case with its counts
+and its float64 twin."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ from ..ops.shade import shade
 from ..scene.fields import HashField
 from . import counts
 
-CHECKED = 4096  # samples that are computed in float64 as well
-STEPS = 32  # samples on a ray
+CHECKED = 4096  # samples that are also computed in float64
+STEPS = 32  # samples per ray
 
 
 Network = tuple[Tensor, Tensor, Tensor, Tensor, Tensor]  # table, W1, b1, W2, b2
@@ -30,8 +30,8 @@ class LeftOut(Exception):
 
 @dataclass
 class Peer:
-    """call: what is timed. sample: its result for the samples that are computed in float64 as well. chunk: samples that
-    it works on at a time, where that is not all. note: anything else that belongs beside its time."""
+    """call: the timed function. sample: its result for the samples that are also computed in float64. chunk: samples
+    that it processes at a time, if not all. note: any remark on its time."""
 
     call: Callable
     sample: Callable | None = None
@@ -42,7 +42,7 @@ class Peer:
 @dataclass
 class Case:
     """One line of the table. call: ours. sample, truth: the results for the first CHECKED samples in float32 and
-    float64. precision: of the table that is read. peers: name -> how to prepare it."""
+    float64. precision: of the hash table that is read. peers: name -> function that prepares it."""
 
     op: str
     size: int
@@ -55,14 +55,14 @@ class Case:
 
 
 def needed_bytes(resolution: int, config: FieldConfig) -> float:
-    """About what the cases of one size hold at most: encodings, their gradients and a result, and the rest of a
-    sample, with that of a step."""
+    """Approximate peak memory of the cases of one size: encodings, their gradients and a result, and the other data of
+    the samples, including those of a step."""
     return resolution**2 * STEPS * (3 * 4 * config.levels * config.features + 250)
 
 
 class Problem:
     """A network, and samples of one view of resolution^2 parallel rays: 32 samples along each, behind the surface of a
-    ball, pixel after pixel."""
+    ball, pixel by pixel."""
 
     def __init__(self, resolution: int, config: FieldConfig, device: torch.device):
         random = torch.Generator().manual_seed(0)
@@ -89,7 +89,7 @@ class Problem:
         return (layout.finest_resolution / layout.base_resolution) ** (1 / max(1, layout.levels - 1))
 
     def cast(self, tensor: Tensor, dtype: torch.dtype) -> Tensor:
-        """A copy in float32 where it is, or in float64 on the CPU: the kernels' float64 is there alone."""
+        """A copy in float32 on its device, or in float64 on the CPU, the only device with float64 kernels."""
         return tensor.detach().to("cpu" if dtype == torch.float64 else self.device, dtype, copy=True)
 
     def network(self, dtype: torch.dtype = torch.float32) -> Network:
@@ -99,7 +99,7 @@ class Problem:
         return table, w1, b1, w2, b2
 
     def named(self, **others: Any) -> dict[str, Any]:
-        """The model's own keyword arguments of `ops.field`, and others."""
+        """The model's keyword arguments of `ops.field`, and others."""
         return self.model._arguments()[1] | others
 
     def shaded_loss(self, h: Tensor, rgb_raw: Tensor, grad_h: Tensor, rows: slice, shading=shade) -> Tensor:
@@ -119,7 +119,7 @@ class Problem:
 
 
 def gradient(leaf: Tensor) -> Tensor:
-    """That of a tensor which a backward has reached."""
+    """The gradient of a leaf after a backward."""
     assert leaf.grad is not None
     return leaf.grad
 

@@ -35,10 +35,10 @@ def encode_backward(n: int, layout: GridLayout) -> dict[str, float]:
 
 
 def field_density(n: int, layout: GridLayout, hidden: int) -> dict[str, float]:
-    found = encode_forward(n, layout)
-    found["bytes"] += n * (4 - 4 * layout.width)
-    found["flops"] += n * 2 * hidden * (layout.width + 4)
-    return found
+    counts = encode_forward(n, layout)
+    counts["bytes"] += n * (4 - 4 * layout.width)
+    counts["flops"] += n * 2 * hidden * (layout.width + 4)
+    return counts
 
 
 def field_forward(n: int, layout: GridLayout, hidden: int, entry: int = 4) -> dict[str, float]:
@@ -70,7 +70,7 @@ def added(*counts: dict[str, float]) -> dict[str, float]:
 
 
 def times(counts: dict[str, float], rates: dict[str, float]) -> dict[str, float]:
-    """resource -> the seconds that it needs at the measured rate, if nothing else holds it up."""
+    """resource -> the seconds that it needs at the measured rate, if nothing else delays it."""
     needs = {
         "copy": counts["bytes"],
         "fma": counts["flops"],
@@ -81,8 +81,8 @@ def times(counts: dict[str, float], rates: dict[str, float]) -> dict[str, float]
 
 
 def floor(counts: dict[str, float], rates: dict[str, float]) -> tuple[float, str]:
-    """(seconds, resource): the least time that the measured rates allow, and which of them sets it; resources are taken
-    to overlap without loss."""
-    found = times(counts, rates)
-    slowest = max(found, key=found.__getitem__)
-    return found[slowest], slowest
+    """(seconds, resource): the least time that the measured rates allow, and the resource that sets it; resources are
+    assumed to overlap without loss."""
+    seconds = times(counts, rates)
+    slowest = max(seconds, key=seconds.__getitem__)
+    return seconds[slowest], slowest

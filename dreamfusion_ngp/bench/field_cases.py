@@ -1,4 +1,4 @@
-"""What is timed of the field: its ops, shading, a whole step, Adam."""
+"""Cases of the field: its ops, shading, a whole step, Adam."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def field_gradient(p: Problem, dtype: torch.dtype, shadow: Tensor | None = None)
 
 
 class FieldStep:
-    """Field, Lambert shading, backward (the normals' path with it) and Adam on all parameters. half: lookups read a
+    """Field, Lambert shading, backward (through the normals too) and Adam on all parameters. half: lookups read a
     float16 copy of the table, which is written after each step."""
 
     def __init__(self, p: Problem, half: bool = False):
@@ -118,12 +118,12 @@ def field_pair(p: Problem, network: Network, half: bool) -> list[Case]:
 def field_cases(p: Problem, half: bool = False) -> list[Case]:
     table, w1, b1, w2, b2 = (t.detach() for t in p.network())
     network = table, w1, b1, w2, b2
-    found = [density_case(p, network), *field_pair(p, network, False), shade_case(p, network), adam_case(network)]
-    return found + (field_pair(p, network, True) if half else [])
+    cases = [density_case(p, network), *field_pair(p, network, False), shade_case(p, network), adam_case(network)]
+    return cases + (field_pair(p, network, True) if half else [])
 
 
 def tensor_core_peers(case: Case, p: Problem) -> dict[str, Callable[[], Peer]]:
-    """The same case of the field with its products on tensor cores; nothing for other cases and tables."""
+    """The same case of the field with its matrix products on tensor cores; {} for other cases and tables."""
 
     def prepare() -> Peer:
         other = Problem(p.resolution, replace(p.config, tensor_cores=True), p.device)
@@ -157,10 +157,10 @@ def shade_case(p: Problem, network: Network) -> Case:
     def both(inputs: Sequence[Tensor], rows: slice) -> list[Tensor]:
         """The gradients of density, colour and normal."""
         p.shaded_loss(*inputs, rows=rows).backward()
-        found = [gradient(t) for t in inputs]
+        gradients = [gradient(t) for t in inputs]
         for tensor in inputs:
             tensor.grad = None
-        return found
+        return gradients
 
     def few(dtype):
         cut = [p.cast(t[:CHECKED], dtype).requires_grad_() for t in inputs]

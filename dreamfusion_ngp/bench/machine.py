@@ -1,4 +1,4 @@
-"""Where a figure comes from: commit, kind of machine, versions. No name of a host, no path."""
+"""The origin of a figure: commit, kind of machine, versions. No host name, no path."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def version_of(package: str) -> str | None:
 
 
 def commit() -> str | None:
-    """Short hash of the source tree that this package runs from, with "+" if files differ from it."""
+    """Short hash of the source tree from which this package runs, with "+" if files differ from it."""
     git = ["git", "-C", str(SOURCE_TREE)]
     try:
         head = subprocess.run([*git, "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=True)

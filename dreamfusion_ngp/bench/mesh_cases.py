@@ -1,4 +1,4 @@
-"""What is timed of meshes: rasterising, interpolating and antialiasing a bumpy ball, forward and backward."""
+"""Cases of meshes: rasterising, interpolating and antialiasing a bumpy ball, forward and backward."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ class Ball:
         self.weights = (1 + ramp[:, None] * ramp)[None, ..., None].expand(views, -1, -1, 3).contiguous()
 
     def step(self, dtype: torch.dtype, device: torch.device) -> Callable[[], tuple[Tensor, ...]]:
-        """A call that draws the picture and pulls the weights back to positions and colours."""
+        """A function that draws the picture and pulls the weights back to positions and colours."""
         position, colors = (v.to(device, dtype).requires_grad_() for v in (self.position, self.colors))
         faces, weights = self.faces.to(device), self.weights.to(device, dtype)
         size = (self.resolution, self.resolution)
@@ -57,7 +57,7 @@ class Ball:
 
 
 def sphere(rings: int, segments: int) -> tuple[Tensor, np.ndarray]:
-    """faces (F, 3) int32, outwards, and unit vectors (V, 3) of a sphere of circles of latitude."""
+    """faces (F, 3) int32, facing outwards, and unit vectors (V, 3) of a sphere of circles of latitude."""
     latitude = np.pi * (np.arange(1, rings) / rings)
     longitude = 2 * np.pi * np.arange(segments) / segments
     ring = np.stack(

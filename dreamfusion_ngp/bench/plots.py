@@ -1,4 +1,4 @@
-"""Plots for the reports by matplotlib (extra `bench`), as SVG with the same bytes at every call."""
+"""Plots for the reports by matplotlib (extra `bench`), as reproducible SVG."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ COLORS = (
     "#aec7e8",
     "#ffbb78",
 )
-# svg.fonttype "none": letters stay letters.
+# svg.fonttype "none": text stays text.
 STYLE: dict[Any, Any] = {"font.size": 9, "svg.fonttype": "none", "svg.hashsalt": "dreamfusion_ngp"}
 
 
@@ -45,7 +45,7 @@ def new_plot(title: str, x_label: str, y_label: str):
 
 
 def svg(plot) -> str:
-    """The plot with the legend of its labelled series beside it, as text of an SVG file."""
+    """The plot with a legend of its labelled series beside it, as the text of an SVG file."""
     from matplotlib import rc_context
 
     with rc_context(STYLE), io.BytesIO() as file:

@@ -150,13 +150,13 @@ def machine_section(name: str, result: dict, plots: Path) -> list[str]:
                 (plots / f"{name}-{field}-{kind}.svg").write_text(picture)
                 lines += [f"![{kind}](plots/{name}-{field}-{kind}.svg)"]
         for resolution, half in dict.fromkeys((r["resolution"], is_half(r)) for r in rows):
-            shown = [r for r in rows if (r["resolution"], is_half(r)) == (resolution, half)]
+            table_rows = [r for r in rows if (r["resolution"], is_half(r)) == (resolution, half)]
             lines += [
                 "",
                 f"### {FIELDS[field]}; {resolution} x {resolution} {'pixels' if field == 'mesh' else 'rays'}"
                 f"{'; float16 table' if half else ''}",
                 "",
-                *op_table(shown, result["device"]),
+                *op_table(table_rows, result["device"]),
             ]
         lines.append("")
     if result.get("left_out"):

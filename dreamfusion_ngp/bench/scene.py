@@ -1,4 +1,4 @@
-"""What is timed of rays: marching, compositing, and a step without guidance; with float64 twins."""
+"""Cases of rays: marching, compositing, and a step without guidance; with float64 twins."""
 
 from __future__ import annotations
 
@@ -72,7 +72,7 @@ class Scene:
         )
 
     def step(self) -> None:
-        """Render and differentiate, without guidance: what the field costs in a training step."""
+        """Render and differentiate without guidance: the cost of the field in a training step."""
         r = render(
             self.field,
             self.occupancy,
@@ -87,7 +87,7 @@ class Scene:
 
 
 def sums_of_rays(ray: Tensor, t: Tensor, rays: int) -> Tensor:
-    """(rays,) float64: the sum of the distances of a ray's samples. A sample too few or too many is seen."""
+    """(rays,) float64: the sum of the distances of a ray's samples, which a missing or extra sample changes."""
     return torch.zeros(rays, dtype=torch.float64, device=t.device).index_add_(0, ray.long(), t.double())
 
 
@@ -98,24 +98,24 @@ def march_sums(s: Scene, dtype: torch.dtype) -> Tensor:
 
 
 def sum_of(outputs: Sequence[Tensor]) -> Tensor:
-    """() the sum of all numbers, tensor by tensor."""
+    """(): the sum of all numbers, tensor by tensor."""
     first, *others = (out.sum() for out in outputs)
     return sum(others, first)
 
 
 def composite_check(s: Scene, dtype: torch.dtype, outputs: Callable[..., Sequence[Tensor]]) -> Tensor:
-    """Rays in the middle of the view: what compositing gives, and the gradients of density, colour and normal of the
-    sum of it. outputs: (sigma, rgb, normal, t, offsets, directions) -> tensors."""
+    """For rays in the middle of the view: the results of compositing, and the gradients of their sum with respect to
+    density, colour and normal. outputs: (sigma, rgb, normal, t, offsets, directions) -> tensors."""
     first = max(0, (len(s.origins) - CHECKED) // 2)
     rays = slice(first, first + CHECKED)
     offsets = s.samples.offsets[first : first + CHECKED + 1]
     rows, device = slice(int(offsets[0]), int(offsets[-1])), "cpu" if dtype == torch.float64 else s.x.device
     inputs = [v[rows].detach().to(device, dtype).requires_grad_() for v in s.shaded]
-    found = outputs(
+    results = outputs(
         *inputs, s.t[rows].to(device, dtype), (offsets - offsets[0]).to(device), s.directions[rays].to(device, dtype)
     )
-    gradients = torch.autograd.grad(sum_of(found), inputs)
-    return torch.cat([v.detach().reshape(-1) for v in (*found, *gradients)])
+    gradients = torch.autograd.grad(sum_of(results), inputs)
+    return torch.cat([v.detach().reshape(-1) for v in (*results, *gradients)])
 
 
 def scene_cases(s: Scene) -> list[Case]:

@@ -1,5 +1,5 @@
-"""What the kernels should reach, as data, and the verdicts: met or missed, and if missed, what the ceilings measured in
-the same run allow. Standard library only."""
+"""Targets of the kernels, as data, and the verdicts: met or missed, and if missed, what the ceilings measured in the
+same run allow. Standard library only."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ RESOURCES = {"copy": "bytes", "fma": "flops", "gather": "gathers", "reduction": 
 
 @dataclass(frozen=True)
 class Target:
-    """ops: their times are added. times: another's time over ours must reach it. most_ms: our time must stay below."""
+    """ops: their times are added. times: least ratio of another's time to ours. most_ms: upper bound of our time."""
 
     device: str
     name: str
@@ -39,13 +39,13 @@ TARGETS = (
     Target("cuda", "march and composite", RAYS, "nerfacc", times=2),
     Target("cuda", "step without guidance", ("step without guidance",), most_ms=1.0),
 )
-MEMORY = 10.0  # peak memory of the composed step over ours, a sample, with ours at 512 x 512
+MEMORY = 10.0  # peak memory per sample of the composed step over ours, with ours at 512 x 512
 
 
 def rows_of(result: dict, ops: tuple[str, ...], who: str, **keys) -> list[dict] | None:
     """One row per op, None if one is missing."""
     keys = {**PAPER, **keys}
-    found = (
+    matches = (
         next(
             (
                 r
@@ -56,7 +56,7 @@ def rows_of(result: dict, ops: tuple[str, ...], who: str, **keys) -> list[dict] 
         )
         for op in ops
     )
-    rows = [row for row in found if row is not None]
+    rows = [row for row in matches if row is not None]
     return rows if len(rows) == len(ops) else None
 
 
@@ -64,8 +64,8 @@ def total(rows: list[dict], key: str = "median_ms") -> float:
     return sum(r[key] for r in rows)
 
 
-def argument(rows: list[dict], rates: dict, wanted_ms: float) -> str:
-    """Where our time goes: each resource's share of it, and the least that the ceilings allow."""
+def argument(rows: list[dict], rates: dict, limit_ms: float) -> str:
+    """Where our time goes: each resource's share of it, and the least time that the ceilings allow."""
     counts = [r["counts"] for r in rows if "counts" in r]
     needs = {name: 1e3 * sum(c[key] for c in counts) / rates[name] for name, key in RESOURCES.items() if name in rates}
     needs = {name: ms for name, ms in needs.items() if ms}
@@ -75,14 +75,14 @@ def argument(rows: list[dict], rates: dict, wanted_ms: float) -> str:
     overlapped, in_turn = max(needs.values()), sum(needs.values())
     place = (
         "is below both: the ceilings of this run do not allow it"
-        if wanted_ms < overlapped
+        if limit_ms < overlapped
         else "lies between them"
-        if wanted_ms < in_turn
+        if limit_ms < in_turn
         else "is above both: the ceilings of this run allow it"
     )
     return (
         f" Share of the ceilings in our {total(rows):.3g} ms: {shares}. They allow {overlapped:.3g} ms if all "
-        f"overlap without loss and {in_turn:.3g} ms one after the other; the target, {wanted_ms:.3g} ms, {place}."
+        f"overlap without loss and {in_turn:.3g} ms one after the other; the target, {limit_ms:.3g} ms, {place}."
     )
 
 
@@ -97,19 +97,19 @@ def verdict(target: Target, result: dict) -> str:
     if ours is None or theirs is None:
         return f"- not measured: {head}no rows of {target.who if ours else OURS}."
     mine = total(ours)
-    wanted = target.most_ms if target.times is None else total(theirs) / target.times
+    limit = target.most_ms if target.times is None else total(theirs) / target.times
     fastest = total(ours, "min_ms")
     if target.times is None:
         figure = f"{mine:.3g} ms (fastest calls {fastest:.3g} ms)"
     else:
         figure = f"{total(theirs) / mine:.3g} x (fastest calls {total(theirs, 'min_ms') / fastest:.3g} x)"
-    if mine <= wanted:
+    if mine <= limit:
         return f"- met: {head}{figure}."
-    return f"- missed: {head}{figure}.{argument(ours, result['ceilings'], wanted)}"
+    return f"- missed: {head}{figure}.{argument(ours, result['ceilings'], limit)}"
 
 
 def memory_line(result: dict, field: str) -> str | None:
-    """Peak memory of a field step a sample: ours at the largest size, the composed one's where it was measured."""
+    """Peak memory per sample of a field step: ours at the largest size, the composed one's where it was measured."""
     mine, composed = (
         [
             r

@@ -1,5 +1,4 @@
-"""Time, memory, host synchronisations, and what the machine can do at most: the rates that every figure is compared
-with."""
+"""Time, memory, host synchronisations, and the peak rates of the machine, with which every figure is compared."""
 
 from __future__ import annotations
 
@@ -14,10 +13,10 @@ import torch
 
 from ..base.native import native
 
-SLOW = 3.0  # seconds: a call that takes longer is timed once more than its first time, and no further
-LEVEL_ROWS = 1 << 19  # of the table that the gather and reduction rates are measured on: one hashed level
+SLOW = 3.0  # seconds: a call that takes longer is timed only once after its first time
+LEVEL_ROWS = 1 << 19  # of the table on which the gather and reduction rates are measured: one hashed level
 RANDOM_ROWS = 1 << 21
-trims: dict[str, Callable] = {}  # of peers that keep what they freed: name -> give it back
+trims: dict[str, Callable] = {}  # for peers that cache freed memory: name -> function that returns it
 
 
 def clock(device: torch.device) -> float:
@@ -39,9 +38,9 @@ def side_by_side(
     seconds: float,
     drop: Callable[[str, Exception], None] | None = None,
 ) -> dict[str, dict]:
-    """name -> median, fastest and slowest call in ms, and the memory at its peak. The calls take turns, so that all see
-    the same machine. The first of each counts only where it is slow and took less than 1.5 times the second: then it
-    compiled nothing. drop: told of a call that fails at first, which is then left out; without it, the error stands."""
+    """name -> median, fastest and slowest call in ms, and the peak memory. The calls take turns, so that all have the
+    same conditions. The first of each counts only where it is slow and took less than 1.5 times the second: then it
+    compiled nothing. drop: called for a call that fails the first time, which is then left out; default: raise."""
     warm, peaks = {}, {}
     for name, call in calls.items():
         try:
@@ -57,10 +56,10 @@ def side_by_side(
             if not times[name] or min(times[name]) <= SLOW:
                 times[name].append(once(call, device))
         rounds += 1
-    for name, found in times.items():
-        if len(found) == 1 and warm[name] < 1.5 * found[0]:
-            found.append(warm[name])
-        if len(found) > 2:  # quick enough for another call, which compiles nothing
+    for name, laps in times.items():
+        if len(laps) == 1 and warm[name] < 1.5 * laps[0]:
+            laps.append(warm[name])
+        if len(laps) > 2:  # quick enough for another call, which compiles nothing
             peaks[name] = peak_memory(calls[name], device)
     return {
         name: {
@@ -75,8 +74,8 @@ def side_by_side(
 
 
 def host_syncs(call: Callable, device: torch.device) -> int | None:
-    """How often a call waits for the device, as torch's synchronisation debug mode sees it: what goes through torch,
-    not what a library does on its own. None on the CPU, where there is nothing to wait for."""
+    """How often a call waits for the device, as counted by torch's synchronisation debug mode: only waits through
+    torch, not those inside other libraries. None on the CPU."""
     if device.type != "cuda":
         return None
     torch.cuda.synchronize(device)
@@ -93,7 +92,7 @@ def host_syncs(call: Callable, device: torch.device) -> int | None:
 
 
 def peak_memory(call: Callable, device: torch.device) -> float | None:
-    """Bytes that a call needs beyond those in use before it; None where the system does not tell."""
+    """Bytes that a call needs beyond those in use before it; None where the system does not report it."""
     for trim in trims.values():
         trim()
     if device.type == "cuda":
@@ -106,9 +105,9 @@ def peak_memory(call: Callable, device: torch.device) -> float | None:
     counted = False
     try:
         native().trim()
-        ctypes.CDLL(None).malloc_trim(0)  # what earlier calls freed counts anew
+        ctypes.CDLL(None).malloc_trim(0)  # returns freed memory, so that it counts again
         before = _resident("VmRSS")
-        Path("/proc/self/clear_refs").write_text("5")  # the high-water mark starts anew
+        Path("/proc/self/clear_refs").write_text("5")  # resets the high-water mark
         counted = True
     except (OSError, AttributeError):  # not Linux, or not glibc
         pass
@@ -122,7 +121,7 @@ def _resident(key: str) -> int:
 
 
 def free_memory(device: torch.device) -> float:
-    """Bytes that can still be had on the device, or on the host for "cpu"; infinite where the system does not tell."""
+    """Bytes free on the device, or on the host for "cpu"; infinite where the system does not report it."""
     if device.type == "cuda":
         torch.cuda.empty_cache()
         return float(torch.cuda.mem_get_info(device)[0])
@@ -134,7 +133,7 @@ def free_memory(device: torch.device) -> float:
 
 
 def best_rate(amount: float, call: Callable, device: torch.device, repeats: int) -> float:
-    """`amount` per second of the fastest of `repeats` calls, after one that does not count."""
+    """`amount` per second of the fastest of `repeats` calls, after one warm-up call."""
     call()
     return amount / min(once(call, device) for _ in range(repeats))
 

@@ -1,6 +1,6 @@
-"""Others' implementations of the same ops on the same samples and the same table.
+"""Other implementations of the same ops on the same samples and the same table.
 
-torch is always here. The others take part where they are installed; none is needed.
+torch always takes part, the others where they are installed; none is required.
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ CPU, CUDA = "cpu", "cuda"
 
 @dataclass(frozen=True)
 class Entry:
-    """Where a peer comes from. module, maker: of this folder; what the maker takes apart from the problem or the scene.
-    precision: of the table that it reads."""
+    """How a peer is made. module, maker: in this folder; options: arguments of the maker besides the problem or the
+    scene. precision: of the table that it reads."""
 
     op: str
     who: str
@@ -81,7 +81,8 @@ def installed(package: str) -> bool:
 
 
 def peers_of(op: str, subject, device: torch.device, precision: torch.dtype) -> dict[str, Callable[[], Peer]]:
-    """name -> how to prepare it, which may raise LeftOut. subject: the Problem, the Scene or the Ball of the op."""
+    """name -> function that prepares the peer, which may raise LeftOut. subject: the Problem, Scene or Ball of the
+    op."""
 
     def prepare(entry: Entry) -> Peer:
         module = importlib.import_module(f".{entry.module}", __name__)

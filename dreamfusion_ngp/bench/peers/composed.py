@@ -1,4 +1,4 @@
-"""Compositions of torch: a hash grid, and the field step as it is put together from parts."""
+"""Compositions of torch functions: a hash grid, and a field step."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from ...ops.hashgrid import GridLayout
 from ..cases import CHECKED, Peer, Problem, gradient
 from ..timing import free_memory
 
-BYTES = 1300  # about what a sample and level need in a composed step
+BYTES = 1300  # approximate memory per sample and level of a composed step
 TAP = 1e-2  # world units from the centre to a tap of the finite differences: Stable-DreamFusion's
 
 
@@ -71,7 +71,7 @@ def torch_encode_backward(p: Problem) -> Peer:
 
 
 class ComposedStep:
-    """The field step as it is composed: an encoding, nn.Linear, normals, Lambert shading, backward, torch.optim.Adam.
+    """The field step in torch: an encoding, nn.Linear, normals, Lambert shading, backward, torch.optim.Adam.
 
     encode, table: points in [0, 1]^3 (N, 3) -> (N, width), and the parameter behind it; default: `torch_grid`.
     taps: normals by central differences, six more evaluations of the field (Stable-DreamFusion), instead of
@@ -81,8 +81,8 @@ class ComposedStep:
 
     def __init__(self, p: Problem, encode: Callable | None = None, table: Tensor | None = None, taps: bool = False):
         self.p, self.taps = p, taps
-        own_table, *weights = p.network()
-        self.table = own_table if table is None else table
+        our_table, *weights = p.network()
+        self.table = our_table if table is None else table
         grid = torch_grid(p.layout, p.device)
         self.encode = encode or (lambda u: grid(u, self.table))
         self.hidden, self.out = torch.nn.Linear(p.layout.width, p.hidden), torch.nn.Linear(p.hidden, 4)
@@ -132,7 +132,7 @@ class ComposedStep:
 
 
 def composed_step(p: Problem, make: Callable[[], ComposedStep] | None = None) -> Peer:
-    """make: a fresh step; the check has one of its own, on the table that ours starts from."""
+    """make: makes a new step; the check uses a separate one, on the table from which ours starts."""
     make = make or (lambda: ComposedStep(p))
     step = make()
 

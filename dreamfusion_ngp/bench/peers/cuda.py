@@ -77,7 +77,7 @@ def tcnn_step(p: Problem, taps: bool = False, dtype: torch.dtype = torch.float32
 
 
 def nerfacc_march(s: Scene) -> Peer:
-    """The same bits and, by its per-ray start, the same samples: ray numbers, both ends, positions."""
+    """The same occupancy bits and, by its per-ray start, the same samples: ray numbers, both ends, positions."""
     import nerfacc  # pyright: ignore[reportMissingImports]
 
     edge, bound = s.occupancy.resolution, s.occupancy.bound
@@ -99,8 +99,8 @@ def nerfacc_march(s: Scene) -> Peer:
 
 
 def nerfacc_composite(s: Scene) -> Peer:
-    """What ours gives: colour, opacity, depth, normal, and orientation with stopped weights. It does not end a ray at a
-    transmittance of 1e-4, so it differs from ours by about that."""
+    """The same outputs as ours: colour, opacity, depth, normal, and orientation with detached weights. It does not end
+    a ray at a transmittance of 1e-4, so it differs from ours by about that."""
     import nerfacc  # pyright: ignore[reportMissingImports]
 
     def outputs(sigma: Tensor, rgb: Tensor, normal: Tensor, t: Tensor, offsets: Tensor, directions: Tensor) -> list:

@@ -12,8 +12,8 @@ from ..timing import trims
 
 
 class DrjitGrid:
-    """drjit.nn.HashGridEncoding with our table: the same convention, but it rounds the rows of a dense level up to
-    another multiple, so tables are copied level by level."""
+    """drjit.nn.HashGridEncoding with our table: the same convention, but it rounds the rows of a dense level up to a
+    different multiple, so tables are copied level by level."""
 
     def __init__(self, p: Problem):
         import drjit as dr
@@ -50,9 +50,9 @@ class DrjitGrid:
 
     def columns(self, values: Tensor):
         """(N, K) -> Dr.Jit's K arrays of N."""
-        found = self.array(values.T.contiguous().numpy())
-        self.dr.eval(found)
-        return found
+        arrays = self.array(values.T.contiguous().numpy())
+        self.dr.eval(arrays)
+        return arrays
 
     def table_of(self, flat: Tensor) -> Tensor:
         """Their parameters in the order of our table."""

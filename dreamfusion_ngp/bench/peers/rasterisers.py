@@ -1,4 +1,4 @@
-"""Others' differentiable rasterisers on the mesh of bench.mesh_cases."""
+"""Other differentiable rasterisers on the mesh of bench.mesh_cases."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from ..cases import LeftOut, Peer
 from ..mesh_cases import FILLED, GRAY, Ball
 
 SAMPLES = 4  # of Mitsuba in a pixel
-FIRST_LLVM = 17  # that has maximum of floats on x86; the ones before end the process
+FIRST_LLVM = 17  # first version with maximum of floats on x86; earlier ones end the process
 
 
 def silhouette_edges(faces: np.ndarray, front: np.ndarray, vertices: int) -> np.ndarray:
@@ -23,8 +23,8 @@ def silhouette_edges(faces: np.ndarray, front: np.ndarray, vertices: int) -> np.
 
 
 def deodr_raster(ball: Ball) -> Peer:
-    """DEODR's Scene2D (de La Gorce), float64, one thread. It is given pixels, depths and the edges of the silhouette;
-    projecting, finding these and scattering back to space are not timed. Its colours are not perspective."""
+    """DEODR's Scene2D (de La Gorce), float64, one thread. Its inputs are pixels, depths and silhouette edges;
+    projection, edge search and scattering back to space are not timed. It interpolates colours without perspective."""
     from deodr import Scene2D  # pyright: ignore[reportMissingImports]
 
     size, clip = ball.resolution, ball.position[0].numpy()
@@ -65,7 +65,7 @@ def deodr_raster(ball: Ball) -> Peer:
 
 
 def glowing(ball: Ball):
-    """The ball in Mitsuba: it is as bright as its colours and reflects nothing."""
+    """The ball in Mitsuba: it emits its colours and reflects nothing."""
     import mitsuba as mi  # pyright: ignore[reportMissingImports]
 
     clip, focal = ball.position[0].numpy(), FILLED * 1.45
@@ -84,7 +84,7 @@ def glowing(ball: Ball):
 
 
 def mitsuba_scene(ball: Ball):
-    """The ball before the camera and the background of bench.mesh_cases; direct light alone, silhouettes sampled."""
+    """The ball with the camera and the background of bench.mesh_cases; direct light only, silhouettes sampled."""
     import mitsuba as mi  # pyright: ignore[reportMissingImports]
 
     side, fov = ball.resolution, 2 * math.degrees(math.atan(0.5 / (FILLED * 1.45)))
@@ -104,7 +104,7 @@ def mitsuba_scene(ball: Ball):
 
 def mitsuba_raster(ball: Ball) -> Peer:
     """Mitsuba 3's projective sampling (Zhang et al. 2023), float32, all threads: it traces rays and estimates the same
-    two gradients, with noise, which its note says. The mesh is given to it anew in every step, as to ours."""
+    two gradients, with noise, which its note states. The mesh is passed again in every step, as to ours."""
     import drjit as dr
 
     if not dr.has_backend(dr.JitBackend.LLVM) or dr.detail.llvm_version()[0] < FIRST_LLVM:
@@ -125,8 +125,8 @@ def mitsuba_raster(ball: Ball) -> Peer:
         dr.backward(dr.sum(picture * weights, axis=None))
         return [dr.grad(parameters[name]).numpy() for name in names]
 
-    found = np.stack([step(2 * seed)[0] for seed in range(1, 5)])
-    noise = found.std(0).mean() / np.abs(found.mean(0)).mean()
+    gradients = np.stack([step(2 * seed)[0] for seed in range(1, 5)])
+    noise = gradients.std(0).mean() / np.abs(gradients.mean(0)).mean()
     return Peer(
         step, note=f"float32, all threads, {SAMPLES} samples a pixel, noise {noise:.0%} of a position's gradient"
     )

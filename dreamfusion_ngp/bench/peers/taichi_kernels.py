@@ -8,7 +8,7 @@ import os
 from functools import lru_cache
 
 os.environ.setdefault("ENABLE_TAICHI_HEADER_PRINT", "False")
-os.environ.setdefault("TI_SKIP_VERSION_CHECK", "ON")  # it would ask its home over the network
+os.environ.setdefault("TI_SKIP_VERSION_CHECK", "ON")  # it would check for updates over the network
 
 import taichi as ti  # pyright: ignore[reportMissingImports]
 import torch
@@ -16,16 +16,16 @@ import torch
 from ..cases import CHECKED, Peer, Problem
 
 ARRAY = ti.types.ndarray(dtype=ti.f32, ndim=2)
-_threads = 0  # that Taichi was started with
+_threads = 0  # number with which Taichi was started
 
 
 def start() -> None:
-    """ti.init, once for a number of threads: it forgets all kernels."""
+    """Call ti.init, which drops all kernels, once per number of threads."""
     global _threads
     if _threads != torch.get_num_threads():
         kernels.cache_clear()
         _threads = torch.get_num_threads()
-        with contextlib.redirect_stdout(None):  # it says where it starts
+        with contextlib.redirect_stdout(None):  # it prints a banner
             ti.init(arch=ti.cpu, cpu_max_num_threads=_threads, offline_cache=False, verbose=False, log_level=ti.ERROR)
 
 
@@ -39,14 +39,14 @@ def cell(u: ARRAY, i: ti.i32, scale: ti.f32, smooth: ti.template()):
 
 @ti.func
 def row(c: ti.template(), r: ti.u32, first: ti.i32, rows: ti.u32, hashed: ti.template()):
-    found = c[0]
+    index = c[0]
     if ti.static(hashed):  # rows is a power of two
-        found = (c[0] ^ (c[1] * ti.u32(2654435761)) ^ (c[2] * ti.u32(805459861))) & (rows - ti.u32(1))
+        index = (c[0] ^ (c[1] * ti.u32(2654435761)) ^ (c[2] * ti.u32(805459861))) & (rows - ti.u32(1))
     else:
-        found = c[0] + c[1] * r + c[2] * r * r  # below 2 rows
-        if found >= rows:
-            found -= rows
-    return ti.cast(found, ti.i32) + first
+        index = c[0] + c[1] * r + c[2] * r * r  # below 2 rows
+        if index >= rows:
+            index -= rows
+    return ti.cast(index, ti.i32) + first
 
 
 @ti.func
