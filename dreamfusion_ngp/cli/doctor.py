@@ -15,16 +15,18 @@ def add_arguments(verbs) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    report = doctor.examine()
-    print(json.dumps(asdict(report), indent=1) if args.json else report_text(report))
-    return int(report.failed() > 0)
+    diagnosis = doctor.examine()
+    print(json.dumps(asdict(diagnosis), indent=1) if args.json else diagnosis_text(diagnosis))
+    return int(diagnosis.failed() > 0)
 
 
-def report_text(report: doctor.Report) -> str:
-    lines = [f"{name:16} {value}" for name, value in report.facts.items()] + [""]
-    for name, verdict in report.verdicts.items():
+def diagnosis_text(diagnosis: doctor.Diagnosis) -> str:
+    lines = [f"{name:16} {value}" for name, value in diagnosis.facts.items()] + [""]
+    for name, verdict in diagnosis.verdicts.items():
         lines.append(f"{verdict.status:5} {name}: {verdict.detail}")
         if verdict.remedy:
             lines.append(f"      remedy: {verdict.remedy}")
-    failed = report.failed()
-    return "\n".join([*lines, "", f"{failed} of {len(report.verdicts)} checks failed" if failed else "no check failed"])
+    failed = diagnosis.failed()
+    return "\n".join(
+        [*lines, "", f"{failed} of {len(diagnosis.verdicts)} checks failed" if failed else "no check failed"]
+    )

@@ -1,7 +1,7 @@
 """Facts about this installation, and verdicts with a remedy each: what `dreamfusion-ngp doctor` prints.
 
-It must work when everything else is broken: torch is tried in a process of its own first, and no check that fails
-keeps the next from running.
+It must work when everything else is broken: torch is first tried in a separate process, and a failing check does not
+keep the next from running.
 """
 
 from __future__ import annotations
@@ -44,8 +44,8 @@ CHECKS = {
 
 
 @dataclass(frozen=True)
-class Report:
-    """facts: name -> text. verdicts: name -> `Verdict`."""
+class Diagnosis:
+    """The findings about an installation. facts: name -> text. verdicts: name -> `Verdict`."""
 
     facts: dict[str, str]
     verdicts: dict[str, Verdict]
@@ -55,17 +55,17 @@ class Report:
         return sum(v.status == FAIL for v in self.verdicts.values())
 
 
-def examine() -> Report:
+def examine() -> Diagnosis:
     """All facts and the verdict of every check."""
     gpus = list_gpus()
-    return Report(collect_facts(gpus), {name: guarded(check, gpus) for name, check in CHECKS.items()})
+    return Diagnosis(collect_facts(gpus), {name: guarded(check, gpus) for name, check in CHECKS.items()})
 
 
 def guarded(check, gpus: list[dict]) -> Verdict:
-    """The check's verdict; an exception that it did not foresee is a verdict too."""
+    """The check's verdict; an unexpected exception becomes a verdict too."""
     try:
         return check(gpus)
     except NativeError:
         return Verdict(SKIP, "needs the native module")
-    except Exception as error:  # whatever it was, the other checks must still run
+    except Exception as error:  # the other checks must still run
         return Verdict(FAIL, describe(error), f"install the package again: {REBUILD}")

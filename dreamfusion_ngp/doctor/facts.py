@@ -1,4 +1,4 @@
-"""Facts about this installation: what it is, where it lies, what it was built with."""
+"""Facts about this installation: versions, paths, how it was built."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from ..base.native import PACKAGE, build_info, build_record, cores
 
 
 def list_gpus() -> list[dict]:
-    """What nvidia-smi says of each GPU: name, arch (such as "90"), driver, free_mib; [] where it does not run."""
+    """What nvidia-smi reports of each GPU: name, arch (such as "90"), driver, free_mib; [] where it does not run."""
     query = ["nvidia-smi", "--query-gpu=name,compute_cap,driver_version,memory.free", "--format=csv,noheader,nounits"]
     try:
         rows = subprocess.run(query, capture_output=True, text=True, timeout=60, check=True).stdout.splitlines()
@@ -25,7 +25,7 @@ def list_gpus() -> list[dict]:
 
 
 def collect_facts(gpus: list[dict]) -> dict:
-    """Name -> value, all printable; what cannot be found out says so."""
+    """Name -> value, all printable; unknown values say so."""
     try:
         built = build_info()
     except NativeError:

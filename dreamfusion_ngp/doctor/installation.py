@@ -54,18 +54,18 @@ def gpu_architectures(gpus: list[dict]) -> Verdict:
         return Verdict(SKIP, "no CUDA code" if gpus else "no GPU")
     missing = sorted({g["arch"] for g in gpus if not runs_on(archs, g["arch"])}, key=int)
     if missing:
-        wanted = ";".join(missing)
-        remedy = f'DREAMFUSION_NGP_CUDA_ARCHS="{wanted}" {REBUILD}'
-        return Verdict(FAIL, f"no code for sm_{wanted} among {', '.join(archs)}", remedy)
+        absent = ";".join(missing)
+        remedy = f'DREAMFUSION_NGP_CUDA_ARCHS="{absent}" {REBUILD}'
+        return Verdict(FAIL, f"no code for sm_{absent} among {', '.join(archs)}", remedy)
     return Verdict(OK, "code for every GPU here")
 
 
 def runs_on(archs: list[str], gpu: str) -> bool:
     """Whether code for `archs` (CMake's notation) runs on `gpu` ("90"): SASS within its major version, PTX on newer."""
     for arch in archs:
-        parts = re.fullmatch(r"(\d+)([af]?)(-real|-virtual)?", arch)
-        assert parts is not None, arch  # as build_support.parse_archs has written it
-        number, suffix, kind = parts.groups()
+        match = re.fullmatch(r"(\d+)([af]?)(-real|-virtual)?", arch)
+        assert match is not None, arch  # as build_support.parse_archs has written it
+        number, suffix, kind = match.groups()
         if suffix:  # architecture-specific code: exactly this one
             if number == gpu:
                 return True
@@ -115,9 +115,9 @@ def requirements(gpus: list[dict]) -> Verdict:
         return Verdict(FAIL, "dreamfusion_ngp itself is not installed", REBUILD)
     wrong = []
     for line in lines:
-        parts = re.match(r"([\w.-]+)(?:>=([\d.]+))?", line)
-        assert parts is not None, line
-        name, least = parts.groups()
+        match = re.match(r"([\w.-]+)(?:>=([\d.]+))?", line)
+        assert match is not None, line
+        name, least = match.groups()
         version = installed_version(name)
         if "extra ==" in line:
             continue

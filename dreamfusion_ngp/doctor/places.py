@@ -1,4 +1,4 @@
-"""Verdicts on where this package writes: whether the folders are there and can be written."""
+"""Verdicts on the folders that this package writes to: whether they exist and are writable."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from ..base import cache
 from .verdict import FAIL, OK, SKIP, WARN, Verdict
 
 LITTLE_DISK = 1 << 30  # bytes; a default run leaves some 50 MB
-PROBE = 1 << 16  # bytes, written and thrown away
+PROBE = 1 << 16  # bytes, written as a test and removed
 
 
 def hindrance(folder: Path) -> str:
-    """Why nothing can be written to `folder`, or made where it is to be, with the place; "" where it can."""
+    """Why `folder` cannot be written or created, with the folder at fault; "" where it can."""
     try:
         while not folder.exists():
             folder = folder.parent
@@ -40,7 +40,7 @@ def disk(gpus: list[dict]) -> Verdict:
 
 
 def cache_folder(gpus: list[dict]) -> Verdict:
-    """Of text embeddings and of records of models."""
+    """The cache of text embeddings and of records of models."""
     folder = cache.cache_folder()
     if folder is None:
         return Verdict(WARN, f"nothing is kept from run to run: {cache.NO_HOME}", cache.SET_HOME)
@@ -63,15 +63,17 @@ def fetched_models(gpus: list[dict]) -> Verdict:
 
 
 def temporary_folder(gpus: list[dict]) -> Verdict:
-    """What models with weights of unusual names, train-prior with several processes and torch.compile need; other runs
-    do not."""
-    remedy, wanted = "set TMPDIR to a folder with some room", os.environ.get("TMPDIR")
+    """The temporary folder, which only models with unusual names of weights, train-prior with several processes and
+    torch.compile need."""
+    remedy, setting = "set TMPDIR to a folder with some room", os.environ.get("TMPDIR")
     try:
         folder = Path(tempfile.gettempdir())
     except OSError:
-        return Verdict(WARN, f"no temporary folder can be written, of TMPDIR={wanted or ''}, /tmp and /var/tmp", remedy)
+        return Verdict(
+            WARN, f"no temporary folder can be written, of TMPDIR={setting or ''}, /tmp and /var/tmp", remedy
+        )
     if why := hindrance(folder):
         return Verdict(WARN, why, remedy)
-    if wanted and folder.resolve() != Path(wanted).resolve():
-        return Verdict(WARN, f"TMPDIR={wanted} cannot be used, {folder} is instead", remedy)
+    if setting and folder.resolve() != Path(setting).resolve():
+        return Verdict(WARN, f"TMPDIR={setting} cannot be used, {folder} is instead", remedy)
     return Verdict(OK, str(folder))

@@ -1,4 +1,4 @@
-"""Verdicts on the kernels: the field's against the torch reference on the CPU, and against the CPU on a GPU."""
+"""Verdicts on the kernels of the field: on the CPU against the torch reference, on a GPU against the CPU."""
 
 from __future__ import annotations
 
@@ -29,9 +29,9 @@ def gpu_self_test(gpus: list[dict]) -> Verdict:
     from ..ops import field
 
     errors = {}
-    for levels in (6, 8):  # the second has kernels of its own
-        found = compare(*(kernel_results(field.field, device, levels) for device in ("cuda", "cpu")))
-        errors |= {f"{name}, {levels} levels": error for name, error in found.items()}
+    for levels in (6, 8):  # 8 levels have special kernels
+        relative = compare(*(kernel_results(field.field, device, levels) for device in ("cuda", "cpu")))
+        errors |= {f"{name}, {levels} levels": error for name, error in relative.items()}
     return self_test_verdict("the CPU", errors)
 
 
