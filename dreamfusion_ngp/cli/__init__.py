@@ -1,4 +1,4 @@
-"""The command line: a verb a module. Imports nothing heavy before a verb is known, so that --help answers at once."""
+"""The command line, one module per verb. Imports nothing heavy before the verb is known, so that --help is quick."""
 
 from __future__ import annotations
 
@@ -46,8 +46,8 @@ VERBS = {
     "doctor": doctor,
     "bench": bench,
 }
-PRINTS = ("doctor", "evaluate", "bench")  # verbs whose result is what they print; other lines are not worth a run
-OPS = (PACKAGE / "ops", PACKAGE / "render")  # whose arguments are settings
+PRINTS = ("doctor", "evaluate", "bench")  # verbs whose result is what they print; for others a closed pipe is no error
+OPS = (PACKAGE / "ops", PACKAGE / "render")  # sources whose arguments are settings
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -83,7 +83,7 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def answer(argv: list[str] | None) -> int:
-    """The exit code, after one line for whatever a user can cause or meet."""
+    """Run the command. Returns the exit code, after one line for any error that is not a defect."""
     args = None
     try:
         args = build_parser().parse_args(argv)
@@ -99,7 +99,7 @@ def answer(argv: list[str] | None) -> int:
         print("stopped", file=sys.stderr)
         return 130
     except BrokenPipeError:
-        silence(sys.stdout)  # nobody reads on: nothing more to say, at exit neither
+        silence(sys.stdout)  # nobody reads the output any more, so print nothing at exit either
         return 141
     except (OSError, ImportError, MemoryError, RuntimeError, ValueError) as error:
         text = foreseen(error, args)
@@ -118,7 +118,7 @@ def check_working_directory() -> None:
 
 
 def foreseen(error: Exception, args) -> str | None:
-    """One line for an error of the system or of a setting; None for a defect, whose traceback is wanted."""
+    """One line for an error of the system or of a setting; None for a defect, which needs its traceback."""
     first = (str(error).strip().splitlines() or [type(error).__name__])[0]
     if isinstance(error, OSError):
         return f"{error.filename}: {error.strerror}" if error.filename and error.strerror else first

@@ -1,4 +1,4 @@
-"""What verbs of the command line share: paths, the machine, the mesh files."""
+"""Arguments that several verbs share: paths, the machine, the mesh files."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from ..hub.names import ALIASES
 
 
 class Parser(argparse.ArgumentParser):
-    """Wrong flags are UsageErrors, one line like all others, not the whole usage."""
+    """Raises UsageError for wrong flags: one line, like other errors, instead of the whole usage."""
 
     def error(self, message: str):
         verb = "" if " " in self.prog else " VERB"
@@ -22,7 +22,7 @@ class Parser(argparse.ArgumentParser):
 
 
 def place(text: str) -> Path:
-    """A path of the command line. The shell leaves the ~ of --out=~/runs to us."""
+    """A path of the command line. Shells do not expand the ~ of --out=~/runs."""
     if not text.strip() or "\0" in text:
         raise argparse.ArgumentTypeError("the path is empty" if not text.strip() else "a path cannot hold a null byte")
     path = os.path.expanduser(text)
@@ -32,7 +32,7 @@ def place(text: str) -> Path:
 
 
 def add_guidance(parser: argparse.ArgumentParser, distils: bool = True) -> None:
-    """Flags of the model and of what it is told, which `settings.flagged` reads. distils: of the rule, too."""
+    """Add the flags of the model and its inputs, which `settings.with_flags` reads. distils: those of the rule too."""
     parser.add_argument(
         "--guidance",
         metavar="MODEL",
@@ -81,7 +81,7 @@ def add_guidance(parser: argparse.ArgumentParser, distils: bool = True) -> None:
 
 
 def add_machine(parser: argparse.ArgumentParser, device: str = "auto") -> None:
-    """--device and --threads."""
+    """Add --device and --threads."""
     names = "auto, cpu, cuda or cuda:N" if device == "auto" else "cpu, cuda or cuda:N"
     parser.add_argument("--device", default=device, help=names)
     parser.add_argument("--threads", type=int, help="CPU threads (default: all cores)")
@@ -97,7 +97,7 @@ def add_depth_control(parser: argparse.ArgumentParser) -> None:
 
 
 def add_files(parser: argparse.ArgumentParser) -> None:
-    """--formats, --size and --origin, which `file_options` reads."""
+    """Add --formats, --size and --origin, which `file_options` reads."""
     parser.add_argument(
         "--formats",
         default="glb",
@@ -121,7 +121,7 @@ def add_files(parser: argparse.ArgumentParser) -> None:
 
 
 def file_options(args: argparse.Namespace) -> dict:
-    """What mesh files are wanted and how they lie, checked before a run starts."""
+    """Formats, size and origin of the mesh files, checked before a run starts."""
     names = [part.strip().lower() for part in args.formats.split(",")]
     try:
         formats = check_formats(name for name in names if name)

@@ -68,8 +68,8 @@ def make_papers_table(args: argparse.Namespace) -> None:
     from ..experiments.paper_report import markdown_page
     from ..experiments.paper_table import Request, make_table
 
-    given = (("diffusion", args.guidance), ("clip", args.clip), ("multiview", args.multiview))
-    models = tuple((kind, model) for kind, model in given if model)
+    guides = (("diffusion", args.guidance), ("clip", args.clip), ("multiview", args.multiview))
+    models = tuple((kind, model) for kind, model in guides if model)
     if models and not args.captions:
         raise UsageError("toys are guided by the embedded models; --guidance, --clip and --multiview need --captions")
     for name in ("prompts", "seeds"):

@@ -23,10 +23,11 @@ def run(args: argparse.Namespace) -> None:
             f"{model!r} is no model of the hub{' but a path here' if page else ''}; give one of "
             f"{', '.join(ALIASES)}, or owner/name{page}"
         )
-    found = fetch(model, print)
-    size = sum(entry["size"] for entry in found.files.values())
+    snapshot = fetch(model, print)
+    size = sum(entry["size"] for entry in snapshot.files.values())
     licence = f"licence: {ALIASES[model].licence}; " if model in ALIASES else ""
     print(
-        f"{found.name}\n{len(found.files)} files, {size / 1e6:.1f} MB, {found.checks()}, in {found.folder}\n{licence}"
+        f"{snapshot.name}\n{len(snapshot.files)} files, {size / 1e6:.1f} MB, {snapshot.checks()}, "
+        f"in {snapshot.folder}\n{licence}"
         f'now: dreamfusion-ngp generate "a DSLR photo of a peacock on a surfboard" --guidance {model}'
     )

@@ -8,8 +8,8 @@ from contextlib import contextmanager
 
 
 class TerminalHandler(logging.Handler):
-    """What the library says, as lines of standard output; warnings as lines of standard error. results_only: all on
-    standard error, since standard output is for a verb's result."""
+    """Prints the library's log to standard output, warnings to standard error. results_only: everything to standard
+    error, since standard output is for the verb's result."""
 
     def __init__(self, results_only: bool = False):
         super().__init__()

@@ -1,4 +1,4 @@
-"""What the terminal shows of a running optimisation."""
+"""The progress of an optimisation on the terminal."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ LINE_INTERVAL = 15.0  # seconds between lines where there is no terminal
 
 
 class TerminalProgress:
-    """An observer of a run (`runs.recorder.Observer`): a moving bar on a terminal, elsewhere a line now and then. The
-    bar goes with the last step, or at the end of the block."""
+    """An observer of a run (`runs.recorder.Observer`): a progress bar on a terminal, elsewhere a line at intervals. The
+    bar disappears with the last step, or at the end of the block."""
 
     def __init__(self):
         self.bar = progress_bar()
@@ -23,13 +23,13 @@ class TerminalProgress:
         if self.task is None:
             self.bar.start()
             self.task = self.bar.add_task("", total=progress.steps)
-        text = seen(progress)
+        text = figures_text(progress)
         self.bar.update(self.task, completed=progress.step, description=text)
-        made = progress.step - progress.first
-        due = made <= 1 or progress.ending or progress.seconds - self.line_at > LINE_INTERVAL
-        if not self.bar.console.is_terminal and made and due:
+        steps = progress.step - progress.first
+        due = steps <= 1 or progress.ending or progress.seconds - self.line_at > LINE_INTERVAL
+        if not self.bar.console.is_terminal and steps and due:
             self.line_at = progress.seconds
-            rate = made / max(progress.seconds, 1e-9)
+            rate = steps / max(progress.seconds, 1e-9)
             left = (progress.steps - progress.step) / max(rate, 1e-9)
             print(
                 f"step {progress.step}/{progress.steps}  {rate:.1f} steps/s  "
@@ -41,11 +41,11 @@ class TerminalProgress:
 
 
 def exit_code(result) -> int:
-    """Of a `RunResult`: 0, or 128 and the number of the signal that ended the run, as shells have it."""
+    """The exit code of a `RunResult`: 0, or 128 plus the number of the signal that ended the run, as in shells."""
     return 128 + result.signal if result.signal else 0
 
 
-def seen(progress) -> str:
+def figures_text(progress) -> str:
     """The figures of the last step in one line; "" before the first."""
     if not progress.figures:
         return ""

@@ -30,7 +30,7 @@ def run(args: argparse.Namespace) -> None:
     from ..runs.sample import sample
 
     set_threads(args.threads)
-    found = sample(
+    samples = sample(
         config,
         args.out,
         rows=args.rows,
@@ -39,4 +39,4 @@ def run(args: argparse.Namespace) -> None:
         scale=args.guidance_scale,
         device=args.device,
     )
-    print(f"{found.path}: {args.rows} rows at guidance scale {found.scale:g}, {found.seconds:.0f} s")
+    print(f"{samples.path}: {args.rows} rows at guidance scale {samples.scale:g}, {samples.seconds:.0f} s")

@@ -1,4 +1,4 @@
-"""From the flags of `generate` to the config of a run."""
+"""Makes the config of a run from the flags of the command line."""
 
 from __future__ import annotations
 
@@ -26,17 +26,17 @@ def run_config(args):
     model = args.guidance if args.guidance is not None else TOYBOX_NAME
     name = args.preset if args.preset is not None else preset_name(model, pipeline_class(model))
     config = replace(preset(name, of_toys(model)), prompt=prompt, seed=args.seed)
-    config = flagged(config if args.guidance is None else guided(config, model), args)
+    config = with_flags(config if args.guidance is None else guided(config, model), args)
     if on_the_hub(config.guidance.model):
         from ..hub.fetch import locate
 
-        locate(config.guidance.model)  # a model that cannot be had is known before torch is loaded
+        locate(config.guidance.model)  # a missing model is an error before torch is loaded
     return config
 
 
-def flagged(config: RunConfig, args) -> RunConfig:
-    """The config with the flags of `arguments.add_guidance`, but for the model, in every stage, and with the number of
-    steps in the first. Raises UsageError and PromptError for what cannot be."""
+def with_flags(config: RunConfig, args) -> RunConfig:
+    """The config with the flags of `arguments.add_guidance`, except the model, in every stage, and --steps in the
+    first. Raises UsageError and PromptError for settings that cannot be used."""
     clean_text(args.negative or "", "the negative prompt")
     if args.rule is not None:
         config = with_rule(config, args.rule, config.guidance.model in TOYBOXES)
@@ -46,7 +46,7 @@ def flagged(config: RunConfig, args) -> RunConfig:
         if args.steps < 1:
             raise UsageError(f"--steps must be at least 1, got {args.steps}")
         config = replace(config, steps=args.steps)
-    config = clean_texts(told(config, args))
+    config = clean_texts(with_model_flags(config, args))
     if args.depth_control is not None and not paints(config):
         raise UsageError("--depth-control is for a run with a stage of texture: refine, or preset textmesh")
     check_config(config)
@@ -54,12 +54,12 @@ def flagged(config: RunConfig, args) -> RunConfig:
 
 
 def paints(config: RunConfig) -> bool:
-    """Whether a stage of the run does."""
+    """Whether a stage of the run paints views."""
     return config.paint.views > 0 or (config.then is not None and paints(config.then))
 
 
-def told(config: RunConfig, args) -> RunConfig:
-    """The config with what the flags say to the model of every stage."""
+def with_model_flags(config: RunConfig, args) -> RunConfig:
+    """The config with the flags of the model, in every stage."""
     guidance = config.guidance
     if args.guidance_scale is not None:
         guidance = replace(guidance, scale=args.guidance_scale)
@@ -73,37 +73,36 @@ def told(config: RunConfig, args) -> RunConfig:
         guidance = replace(guidance, negative=args.negative)
     if args.depth_control is not None:
         guidance = replace(guidance, control=args.depth_control)
-        if config.kind == "texture" and not config.paint.views:  # who names a painter wants something painted
+        if config.kind == "texture" and not config.paint.views:  # a painter without views to paint would be unused
             config = replace(config, paint=replace(config.paint, views=4))
-    return replace(config, guidance=guidance, then=config.then and told(config.then, args))
+    return replace(config, guidance=guidance, then=config.then and with_model_flags(config.then, args))
 
 
 def refine_config(args):
-    """The preset "refine", or "refine-geometry", with the flags of `refine` applied, before a mesh and a prompt are
-    set."""
+    """The preset "refine", or "refine-geometry", with the flags of `refine` applied, still without mesh and prompt."""
     config = replace(preset("refine-geometry" if args.geometry else "refine"), seed=args.seed)
     if args.guidance is not None:
         pipeline_class(args.guidance)
         config = guided(config, args.guidance)
-    return flagged(config, args)
+    return with_flags(config, args)
 
 
 def of_toys(model: str) -> bool:
-    """Whether a model is an embedded one, or a folder of train-prior that says of itself to be like one."""
+    """Whether a model is an embedded one, or a folder of train-prior that is marked as one of toys."""
     from ..hub.fetch import read_json
 
     return model in TOYBOXES or bool(read_json(folder_of(model) / "dreamfusion_ngp.json").get("toys"))
 
 
 def pipeline_class(model: str) -> str:
-    """The class of a model's pipeline; "" for short names, whose preset is known, and for a folder that is none:
-    whoever loads it says why. Fetches a hub id's model. Raises PriorError where it is not there."""
+    """The class of a model's pipeline; "" for short names, whose preset is known, and for a folder without a pipeline,
+    which raises when it is loaded. Fetches the model of a hub id. Raises PriorError where it is missing."""
     from ..hub.fetch import model_path, read_json
 
     if model in ALIASES or model in TOYBOXES:
         return ""  # its preset is known
     folder = model_path(model)
-    if found := read_json(folder / "model_index.json").get("_class_name"):
-        return str(found)
+    if name := read_json(folder / "model_index.json").get("_class_name"):
+        return str(name)
     names = read_json(folder / "config.json").get("architectures")  # of a CLIP, which has no pipeline
     return str(names[0]) if isinstance(names, list) and names else ""

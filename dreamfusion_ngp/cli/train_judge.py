@@ -29,10 +29,10 @@ def run(args: argparse.Namespace) -> None:
         TrainJudgeConfig() if args.device == "cpu" else GPU, minutes=args.minutes, images=args.images, seed=args.seed
     )
     judge = train_judge(config, args.out, device=args.device)
-    found = judge.log["held_out"]
+    accuracy = judge.log["held_out"]
     size = args.out.stat().st_size / 1e6
     print(
-        f"held-out true renderings: R-Precision Colour {found['color']:.1%} (of 220 captions), Geo "
-        f"{found['geo']:.1%} (of 20); worst class {found['worst']['class']}\n"
+        f"held-out true renderings: R-Precision Colour {accuracy['color']:.1%} (of 220 captions), Geo "
+        f"{accuracy['geo']:.1%} (of 20); worst class {accuracy['worst']['class']}\n"
         f"{args.out}: {size:.1f} MB, {judge.log['images']:,} images"
     )

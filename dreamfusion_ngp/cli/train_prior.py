@@ -75,7 +75,7 @@ def pixel(args: argparse.Namespace, processes: int) -> None:
     from ..toybox.prior.pixels import train_prior
 
     score = judge_prior if JUDGE.is_file() else None
-    start(args, processes, train_prior, asked(args, TrainPriorConfig(), GPU), PRIOR, score)
+    start(args, processes, train_prior, training_config(args, TrainPriorConfig(), GPU), PRIOR, score)
 
 
 def latent(args: argparse.Namespace, processes: int) -> None:
@@ -88,8 +88,8 @@ def latent(args: argparse.Namespace, processes: int) -> None:
     from ..toybox.prior.reconstruction import AUTOENCODER, AUTOENCODER_GPU
 
     parts = {
-        "autoencoder": Part(asked(args, AUTOENCODER, AUTOENCODER_GPU), judge_autoencoder),
-        "unet": Part(asked(args, UNET, UNET_GPU), judge_latent_prior if JUDGE.is_file() else None),
+        "autoencoder": Part(training_config(args, AUTOENCODER, AUTOENCODER_GPU), judge_autoencoder),
+        "unet": Part(training_config(args, UNET, UNET_GPU), judge_latent_prior if JUDGE.is_file() else None),
     }
     train_latent_prior(
         {name: part for name, part in parts.items() if args.part in (None, name)},
@@ -108,7 +108,9 @@ def multiview(args: argparse.Namespace, processes: int) -> None:
     from ..toybox.prior.multiview_training import MULTIVIEW, MULTIVIEW_GPU, train_multiview_prior
 
     score = judge_multiview_prior if JUDGE.is_file() else None
-    start(args, processes, train_multiview_prior, asked(args, MULTIVIEW, MULTIVIEW_GPU), MULTIVIEW_PRIOR, score)
+    start(
+        args, processes, train_multiview_prior, training_config(args, MULTIVIEW, MULTIVIEW_GPU), MULTIVIEW_PRIOR, score
+    )
 
 
 def depth(args: argparse.Namespace, processes: int) -> None:
@@ -118,7 +120,7 @@ def depth(args: argparse.Namespace, processes: int) -> None:
     from ..toybox.prior.depth_training import DEPTH, DEPTH_GPU, train_depth_prior
 
     score = judge_depth_prior if JUDGE.is_file() else None
-    start(args, processes, train_depth_prior, asked(args, DEPTH, DEPTH_GPU), DEPTH_PRIOR, score)
+    start(args, processes, train_depth_prior, training_config(args, DEPTH, DEPTH_GPU), DEPTH_PRIOR, score)
 
 
 def clip(args: argparse.Namespace, processes: int) -> None:
@@ -126,11 +128,11 @@ def clip(args: argparse.Namespace, processes: int) -> None:
     from ..toybox.prior.clip_model import CLIP_PRIOR
     from ..toybox.prior.clip_training import CLIP, CLIP_GPU, train_clip
 
-    start(args, processes, train_clip, asked(args, CLIP, CLIP_GPU), CLIP_PRIOR, judge_clip)
+    start(args, processes, train_clip, training_config(args, CLIP, CLIP_GPU), CLIP_PRIOR, judge_clip)
 
 
 def start(args: argparse.Namespace, processes: int, train: Callable, config, embedded: Path, score) -> None:
-    """Call a function with the arguments of `pixels.train_prior`. embedded: what `--resume embedded` stands for."""
+    """Call `train` with the arguments of `pixels.train_prior`. embedded: the folder of `--resume embedded`."""
     resume = embedded if args.resume == EMBEDDED else args.resume
     train(config, args.out, resume=resume, processes=processes, device=args.device, score=score, show=say)
 
@@ -138,20 +140,20 @@ def start(args: argparse.Namespace, processes: int, train: Callable, config, emb
 TRAININGS = {"pixel": pixel, "latent": latent, "multiview": multiview, "depth": depth, "clip": clip}
 
 
-def asked(args: argparse.Namespace, on_cpu, on_gpu):
-    """The settings of a training: those of the device, with what was given."""
-    given = {name: getattr(args, name) for name in SETTINGS if getattr(args, name) is not None}
-    return replace(on_cpu if args.device == "cpu" else on_gpu, minutes=args.minutes, seed=args.seed, **given)
+def training_config(args: argparse.Namespace, on_cpu, on_gpu):
+    """The settings of a training: the defaults of the device, with the flags applied."""
+    settings = {name: getattr(args, name) for name in SETTINGS if getattr(args, name) is not None}
+    return replace(on_cpu if args.device == "cpu" else on_gpu, minutes=args.minutes, seed=args.seed, **settings)
 
 
 def say(line: str) -> None:
-    """Print a line, in whichever process it is called."""
+    """Print a line at once; can be pickled for other processes."""
     print(line, flush=True)
 
 
 @contextmanager
 def sigterm_raises():
-    """Let SIGTERM raise SystemExit for the length of the block, so that what is trained is saved, and say so."""
+    """Let SIGTERM raise SystemExit for the length of the block, so that the weights are saved, and print "stopped"."""
 
     def leave(number, _frame):
         raise SystemExit(128 + number)

@@ -9,10 +9,10 @@ from dreamfusion_ngp import cli
 from dreamfusion_ngp.cli import train_prior
 
 
-def asked(args, *defaults):
+def training_config(args, *defaults):
     return replace(TINY_PRIOR, images=args.images, chunk=1, views_per_class=1, report_every=1)
 
 
 if __name__ == "__main__":
-    train_prior.asked = asked
+    train_prior.training_config = training_config
     sys.exit(cli.main(["train-prior", *sys.argv[1:]]))
