@@ -46,7 +46,7 @@ LEFT_OUT = ("run", "views", "prompt", "seed", "steps", "definitions", "mean_colo
 
 
 def end_with_the_caller() -> None:
-    """End this process with the program that started it, which would otherwise, started again, make the run twice."""
+    """Let this process end with the program that started it: started again, that would make the same run beside it."""
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
 
