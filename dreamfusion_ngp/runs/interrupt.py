@@ -30,7 +30,8 @@ class Interrupt:
         if self.catches and threading.current_thread() is threading.main_thread():  # no other thread may catch signals
             signals = {getattr(signal, name) for name in STOPS + LOSSES if hasattr(signal, name)}
             self.stopping = {signal.SIGINT, signal.SIGTERM}
-            # Handlers that are already set stay: nohup ignores SIGHUP, a program around this one may use the others.
+            # Of the other signals only those with their default action are caught: nohup ignores SIGHUP, and a program
+            # around this one may use the rest.
             chosen = [s for s in signals if s in self.stopping or signal.getsignal(s) == signal.SIG_DFL]
             self.old = {s: signal.signal(s, self.catch) for s in chosen}
         return self
