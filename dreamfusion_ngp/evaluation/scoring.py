@@ -65,7 +65,7 @@ def retrieval_figures(retrieval: Retrieval | None, pictures: Pictures, pool: Poo
 def solid_of(state) -> tuple[Callable, Callable, Mesh | None]:
     """The density and the albedo of a run's scene as functions of points on the CPU, and its surface if it has one."""
     where = state.device
-    if isinstance(state, TextureStage) and not state.own:
+    if isinstance(state, TextureStage) and not state.is_generated:
         raise UsageError("a refined mesh has no figures: its shape is the one that was imported")
     if not isinstance(state, (SolidStage, TextureStage)):
         return volume_of(state.field, where)

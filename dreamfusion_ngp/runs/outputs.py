@@ -52,8 +52,8 @@ def export_run(state: Stage, folder: Path, formats: tuple[str, ...] = ("glb",), 
     from ..export.meshes import export_mesh, export_surface
 
     device = state.device
-    if isinstance(state, TextureStage) and state.own:
-        result = export_own(state, folder, formats, **options)
+    if isinstance(state, TextureStage) and state.is_generated:
+        result = export_generated(state, folder, formats, **options)
     elif isinstance(state, TextureStage):
         result = {"paths": state.write(folder)}
     elif isinstance(state, SolidStage):
@@ -94,7 +94,7 @@ def particles(state: Stage) -> list[VolumeStage]:
     return state.members if isinstance(state, ParticleStage) else []
 
 
-def export_own(
+def export_generated(
     state: TextureStage, folder: Path, formats, size: float = STL_SIZE, origin: str = "scene", **others
 ) -> dict:
     """Export the mesh that an earlier stage of the run made, with its atlas and present texture; `others` are

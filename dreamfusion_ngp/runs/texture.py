@@ -67,7 +67,7 @@ class TextureStage(PaintStage):
         return cls(config, device, mesh_of(previous, config.texture))
 
     @property
-    def own(self) -> bool:
+    def is_generated(self) -> bool:
         """Whether the mesh was made by the stage before."""
         return not self.config.texture.source
 
@@ -76,7 +76,7 @@ class TextureStage(PaintStage):
 
     def fitting(self, tensors: Mapping[str, torch.Tensor]) -> Self:
         """The stage, before its first step, of the mesh that a checkpoint's tensors hold."""
-        mesh = mesh_in(tensors) if self.own else None
+        mesh = mesh_in(tensors) if self.is_generated else None
         return self if mesh is None else type(self)(self.config, self.device, mesh)
 
     @property

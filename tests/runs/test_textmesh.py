@@ -62,7 +62,7 @@ def test_the_preset():
 def test_a_run_of_both_stages(made):
     assert made.step == made.made == 9 and {"turntable", "sheet"} <= set(made.pictures)
     stage = load_checkpoint(made.folder / "checkpoint.safetensors", "cpu")
-    assert isinstance(stage, TextureStage) and stage.own and (stage.before, stage.step) == (5, 4)
+    assert isinstance(stage, TextureStage) and stage.is_generated and (stage.before, stage.step) == (5, 4)
     assert stage.mesh.name == "mesh" and 50 < len(stage.mesh.faces) <= 600
     lines = [json.loads(line) for line in (made.folder / "metrics.jsonl").read_text().splitlines()]
     assert "eikonal" in lines[0] and "eikonal" not in lines[-1] and np.isfinite(lines[-1]["sds"])
