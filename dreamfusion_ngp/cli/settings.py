@@ -12,8 +12,8 @@ from ..config.presets import preset
 from ..config.prompts import clean_prompt
 from ..config.rules import with_rule
 from ..config.schema import RunConfig
-from ..hub.guided import guided
-from ..hub.names import ALIASES, TOYBOX_NAME, TOYBOXES, folder_of, on_the_hub, preset_name
+from ..hub.guided import guided, knows_toys
+from ..hub.names import ALIASES, TOYBOX_NAME, TOYBOXES, on_the_hub, preset_name
 
 
 def run_config(args):
@@ -24,8 +24,9 @@ def run_config(args):
     prompt = clean_prompt(prompt)  # before a model is fetched for it
     clean_text(args.negative or "", "the negative prompt")
     model = args.guidance if args.guidance is not None else TOYBOX_NAME
-    name = args.preset if args.preset is not None else preset_name(model, pipeline_class(model))
-    config = replace(preset(name, of_toys(model)), prompt=prompt, seed=args.seed)
+    toys = knows_toys(model)
+    name = args.preset if args.preset is not None else preset_name(model, pipeline_class(model), toys)
+    config = replace(preset(name, toys), prompt=prompt, seed=args.seed)
     config = with_flags(config if args.guidance is None else guided(config, model), args)
     if on_the_hub(config.guidance.model):
         from ..hub.fetch import locate
@@ -85,13 +86,6 @@ def refine_config(args):
         pipeline_class(args.guidance)
         config = guided(config, args.guidance)
     return with_flags(config, args)
-
-
-def of_toys(model: str) -> bool:
-    """Whether a model is an embedded one, or a folder of train-prior that is marked as one of toys."""
-    from ..hub.fetch import read_json
-
-    return model in TOYBOXES or bool(read_json(folder_of(model) / "dreamfusion_ngp.json").get("toys"))
 
 
 def pipeline_class(model: str) -> str:

@@ -202,13 +202,13 @@ def toybox_256() -> RunConfig:
     return replace(base, preset="toybox-256", guidance=latent_toys(replace(base.guidance, model="toybox-256")))
 
 
-def toybox_mv() -> RunConfig:
-    """`fast` for the embedded four-view prior: each step renders one toy from four sides, as in the prior's training,
-    and no text names a view."""
+def mvdream() -> RunConfig:
+    """MVDream (Shi et al. 2024) with the embedded four-view prior: `fast`, but each step renders one toy from four
+    sides, as in the prior's training, and no text names a view."""
     base = fast()
     return replace(
         base,
-        preset="toybox-mv",
+        preset="mvdream",
         camera=replace(base.camera, stratified_azimuth=False, position_jitter=0.0, up_std=0.0, ring=4),
         guidance=replace(base.guidance, model="toybox-mv", view_words="none", t_shared=True),
     )
@@ -226,7 +226,6 @@ def latent_toys(guidance: GuidanceConfig) -> GuidanceConfig:
 PRESETS = {
     "fast": fast,
     "toybox-256": toybox_256,
-    "toybox-mv": toybox_mv,
     "dreamfusion": dreamfusion,
     "magic3d": magic3d,
     "prolificdreamer": prolificdreamer,
@@ -235,6 +234,7 @@ PRESETS = {
     "refine": refine,
     **{name: lambda name=name: baseline(name, offline=True) for name in BASELINES},
     **{name: lambda name=name: build(name) for name in DETAILS},
+    "mvdream": mvdream,
 }
 
 
@@ -242,6 +242,7 @@ OF_MODELS = {
     "magic3d": magic3d_sd,
     "prolificdreamer": prolificdreamer_sd,
     "textmesh": textmesh_public,
+    "mvdream": lambda: build("mvdream"),
     **{name: lambda name=name: baseline(name, offline=False) for name in BASELINES},
 }
 

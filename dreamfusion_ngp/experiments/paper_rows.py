@@ -72,7 +72,7 @@ ROWS = (
     Row("Magic3D", "magic3d", "a volume, then its mesh (Lin et al. 2023)"),
     Row("TextMesh", "textmesh", "a signed distance, then a texture (Tsalicoglou et al. 2023)"),
     Row("ProlificDreamer", "prolificdreamer", "VSD (Wang et al. 2023)"),
-    Row("MVDream", "toybox-mv", "four views at once (Shi et al. 2024)", "multiview", "mvdream"),
+    Row("MVDream", "mvdream", "four views at once (Shi et al. 2024)", "multiview"),
 )
 
 # DreamFusion, table 1, in percent: R-Precision Colour and Geo by CLIP B/32, B/16 and L/14; in brackets the CLIP that

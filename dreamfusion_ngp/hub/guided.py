@@ -6,7 +6,8 @@ from dataclasses import replace
 
 from ..config.presets import latent_toys
 from ..config.schema import GuidanceConfig, RunConfig
-from .names import LATENT_TOYBOX, TOYBOXES
+from .names import LATENT_TOYBOX, TOYBOXES, folder_of
+from .snapshots import read_json
 
 
 def guided(config: RunConfig, model: str) -> RunConfig:
@@ -18,9 +19,14 @@ def guided(config: RunConfig, model: str) -> RunConfig:
 
 
 def with_model(guidance: GuidanceConfig, model: str) -> GuidanceConfig:
-    """The guidance settings for `model`. View words beyond the paper's four, and mode words, are for the embedded
-    priors only, which know them."""
-    if model in TOYBOXES:
+    """The guidance settings for `model`. View words beyond the paper's four, and mode words, are for models of toys
+    only, which know them."""
+    if knows_toys(model):
         return replace(guidance, model=model)
     words = "none" if guidance.view_words == "none" else "paper"
     return replace(guidance, model=model, view_words=words, mode_words=False, keep_view=False)
+
+
+def knows_toys(model: str) -> bool:
+    """Whether a model is an embedded one, or a folder of train-prior whose settings say that it knows the same toys."""
+    return model in TOYBOXES or bool(read_json(folder_of(model) / "dreamfusion_ngp.json").get("toys"))

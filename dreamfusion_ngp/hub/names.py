@@ -23,7 +23,7 @@ TOYBOXES = {
 }
 EMBEDDED = {"", *TOYBOXES, DEPTH_TOYBOX}  # neither in a folder of the user nor on a hub
 # All others have "fast".
-TOYBOX_PRESETS = {LATENT_TOYBOX: "toybox-256", MULTIVIEW_TOYBOX: "toybox-mv", CLIP_TOYBOX: "dreamfields"}
+TOYBOX_PRESETS = {LATENT_TOYBOX: "toybox-256", MULTIVIEW_TOYBOX: "mvdream", CLIP_TOYBOX: "dreamfields"}
 
 
 @dataclass(frozen=True)
@@ -70,6 +70,8 @@ CLASS_PRESETS = {
     "SiglipModel": "dreamfields",
     "VisionTextDualEncoderModel": "dreamfields",
 }
+
+TOY_CLASS_PRESETS = CLASS_PRESETS | {"StableDiffusion": "toybox-256", "IF": "fast"}  # of a folder of train-prior
 
 HUB_ID = re.compile(r"([\w][\w.-]*/[\w][\w.-]*)(?:@([\w][\w./-]*))?", re.ASCII)
 COMMIT = re.compile("[0-9a-f]{40}")
@@ -172,11 +174,13 @@ def check_folder(folder: Path, model: str = "") -> None:
     )
 
 
-def preset_name(model: str, pipeline: str) -> str:
-    """The preset of a run with a model, by its short name, else by the class of its pipeline; "fast" without one."""
+def preset_name(model: str, pipeline: str, toys: bool = False) -> str:
+    """The preset of a run with a model, by its short name, else by the class of its pipeline; "fast" without one. toys:
+    the model is a folder of train-prior."""
     if model in ALIASES:
         return ALIASES[model].preset
     if model in TOYBOXES:
         return TOYBOX_PRESETS.get(model, "fast")
-    matches = (preset for start, preset in CLASS_PRESETS.items() if pipeline.startswith(start))
+    presets = TOY_CLASS_PRESETS if toys else CLASS_PRESETS
+    matches = (preset for start, preset in presets.items() if pipeline.startswith(start))
     return next(matches, "sd21")

@@ -1,5 +1,8 @@
 """Flags of `generate` reach every stage of a run."""
 
+import json
+from dataclasses import replace
+
 import pytest
 from support.tiny_latent import tiny_latent_folder
 
@@ -83,9 +86,26 @@ def test_with_a_public_model_textmesh_has_the_numbers_of_its_configuration(tmp_p
     assert (volume.guidance.scale, texture.guidance.t_range) == (21.0, (0.02, 0.501))
 
 
-def test_mvdream_s_negative_prompt_can_be_taken_away():
-    assert preset("mvdream").guidance.negative.startswith("ugly, bad anatomy")
-    assert stages("--preset", "mvdream", "--negative", "")[0].guidance.negative == ""
+def test_mvdream_is_of_toys_or_has_the_published_numbers_and_a_negative_prompt(tmp_path):
+    (toys,) = stages("--preset", "mvdream")
+    assert (toys.guidance.model, toys.camera.ring, toys.steps) == ("toybox-mv", 4, preset("fast").steps)
+    assert stages("--guidance", "toybox-mv") == [toys]
+    given = ("--preset", "mvdream", "--guidance", str(tiny_latent_folder(tmp_path, "sd")))
+    (public,) = stages(*given)
+    assert public.steps == 10_000 and public.guidance.negative.startswith("ugly, bad anatomy")
+    assert stages(*given, "--negative", "")[0].guidance.negative == ""
+
+
+@pytest.mark.parametrize(
+    ("pipeline", "name"),
+    [("IFPipeline", "fast"), ("StableDiffusionPipeline", "toybox-256"), ("MVDreamPipeline", "mvdream")],
+)
+def test_a_folder_of_toys_is_guided_as_the_embedded_prior_of_its_class(tmp_path, pipeline, name):
+    """As train-prior leaves it: the preset, its view words and its words of shading."""
+    (tmp_path / "model_index.json").write_text(json.dumps({"_class_name": pipeline}))
+    (tmp_path / "dreamfusion_ngp.json").write_text('{"toys": true}')
+    (config,), own = stages("--guidance", str(tmp_path)), preset(name).guidance
+    assert config.preset == name and config.guidance == replace(own, model=str(tmp_path))
 
 
 def test_a_model_of_depth_paints_in_the_stage_of_a_texture_or_nowhere(tmp_path):

@@ -226,7 +226,7 @@ def test_a_unet_that_takes_no_camera_is_refused(port):
 
 
 def test_the_preset_is_for_such_a_model(ports):
-    made = preset("mvdream")
+    made = preset("mvdream", toys=False)
     guidance = made.guidance
     assert (made.views, made.camera.ring, guidance.t_shared, guidance.view_words) == (4, 4, True, "none")
     small = replace(made, prompt="a red mug", guidance=replace(guidance, model=str(ports["ldm"]), resolution=None))

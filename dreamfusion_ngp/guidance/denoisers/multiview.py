@@ -37,7 +37,7 @@ def check_run(config: RunConfig, views: int) -> None:
     elif not config.guidance.t_shared:
         wrong = "guidance.t_shared must be true"
     if wrong:
-        raise UsageError(f"{model} sees {views} views of an object at once: {wrong} (presets mvdream, toybox-mv)")
+        raise UsageError(f"{model} sees {views} views of an object at once: {wrong} (preset mvdream)")
 
 
 def with_views(surround: Callable[[Pipeline, str], Ends]) -> Callable[[Pipeline], Ends]:

@@ -34,7 +34,7 @@ class LatentPrior:
         """Write a StableDiffusionPipeline's folder: float16 safetensors."""
         parts = {name: getattr(self, name) for name in ("vae", *PARTS)}
         save_parts(folder, "StableDiffusionPipeline", parts, SD_OMITS)
-        settings = {"guidance_scale": GUIDANCE_SCALE}
+        settings = {"guidance_scale": GUIDANCE_SCALE, "toys": True}
         (Path(folder) / "dreamfusion_ngp.json").write_text(json.dumps(settings) + "\n")
 
 

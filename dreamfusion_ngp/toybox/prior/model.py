@@ -82,7 +82,7 @@ class Prior:
     def save(self, folder: Path) -> None:
         """Write a diffusers folder: model_index.json and one subfolder per part, float16 safetensors."""
         save_parts(folder, "IFPipeline", {name: getattr(self, name) for name in PARTS}, IF_OMITS)
-        settings = {"guidance_scale": GUIDANCE_SCALE}
+        settings = {"guidance_scale": GUIDANCE_SCALE, "toys": True}
         (Path(folder) / "dreamfusion_ngp.json").write_text(json.dumps(settings) + "\n")
 
 

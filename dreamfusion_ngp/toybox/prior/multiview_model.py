@@ -38,7 +38,7 @@ class MultiviewPrior(Prior):
     def save(self, folder: Path) -> None:
         """Write a diffusers folder as `Prior.save` does; its settings name the views."""
         save_parts(folder, "MVDreamPipeline", {name: getattr(self, name) for name in PARTS}, IF_OMITS)
-        settings = {"guidance_scale": GUIDANCE_SCALE, "views": VIEWS}
+        settings = {"guidance_scale": GUIDANCE_SCALE, "views": VIEWS, "toys": True}
         (Path(folder) / "dreamfusion_ngp.json").write_text(json.dumps(settings) + "\n")
 
 
