@@ -40,7 +40,7 @@ def with_flags(config: RunConfig, args) -> RunConfig:
     first. Raises UsageError and PromptError for settings that cannot be used."""
     clean_text(args.negative or "", "the negative prompt")
     if args.rule is not None:
-        config = with_rule(config, args.rule, config.guidance.model in TOYBOXES)
+        config = with_rule(config, args.rule, knows_toys(config.guidance.model))
     for text in args.overrides:
         config = override(config, text)
     if args.steps is not None:
