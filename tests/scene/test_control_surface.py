@@ -33,10 +33,10 @@ def test_the_limit_is_that_of_subdividing_on_and_on():
     assert np.allclose(limit.sum(1), 1) and np.allclose(step.sum(1), 1) and volume(step @ vertices, fine) > 0
     assert np.allclose((loop_limit(len(step), fine) @ step)[: len(vertices)], limit)
     x, now = vertices, faces
-    for _ in range(5):
+    for _ in range(4):
         matrix, now = loop_step(len(x), now)
         x = matrix @ x
-    assert np.abs(x[: len(vertices)] - limit @ vertices).max() < 1e-3
+    assert np.abs(x[: len(vertices)] - limit @ vertices).max() < 2e-3
 
 
 def test_it_is_closed_round_and_moves_with_its_points():
