@@ -105,6 +105,18 @@ GROUPS = {
         ),
         SIX,
     ),
+    "multiview": Group(
+        "Four views at once",
+        "MVDream's claim: a model that sees four sides of one object together has no reason for a second face, though "
+        "no text tells it the side.",
+        (
+            Arm("nothing", "toybox-64, one prompt for all views", ONE_PROMPT),
+            Arm("four words", "toybox-64, the paper's front, side, back and overhead", ("guidance.view_words=paper",)),
+            Arm("preset", "toybox-64, azimuths and elevations in degrees as words"),
+            Arm("toybox-mv", "four views at once and no words of the view", preset="mvdream"),
+        ),
+        SIX,
+    ),
     "antipodal": Group(
         "Views of one step together",
         "Reported for Stable Diffusion (arXiv 2606.29964): views on opposite sides in one step raise R-Precision at an "

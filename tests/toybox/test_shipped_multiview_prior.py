@@ -1,0 +1,15 @@
+"""The multi-view prior that is shipped: each camera shows its side of the toy that the text names, with no view words."""
+
+from dreamfusion_ngp.evaluation.multiview import judge_multiview_prior
+from dreamfusion_ngp.toybox.prior.multiview_model import MULTIVIEW_PRIOR, load_multiview_prior
+
+
+def test_it_is_small_and_says_where_it_comes_from():
+    files = [path for path in MULTIVIEW_PRIOR.rglob("*") if path.is_file()]
+    assert sum(path.stat().st_size for path in files) <= 10.6e6
+    assert (MULTIVIEW_PRIOR / "training.json").is_file()
+
+
+def test_its_samples_are_the_sides_that_the_cameras_look_at():
+    scores = judge_multiview_prior(load_multiview_prior(), samples=6, steps=8)
+    assert scores["class"] >= 0.9 and scores["color"] >= 0.8 and scores["view"] >= 0.7
