@@ -1,4 +1,4 @@
-"""The multi-view prior that is shipped: each camera shows its side of the toy that the text names, with no view words."""
+"""The shipped multi-view prior: each camera shows its side of the toy that the text names, without view words."""
 
 from dreamfusion_ngp.evaluation.multiview import judge_multiview_prior
 from dreamfusion_ngp.toybox.prior.multiview_model import MULTIVIEW_PRIOR, load_multiview_prior
