@@ -1,6 +1,7 @@
 """A whole small run by the command line, and every verb on it."""
 
 import json
+import shutil
 from dataclasses import replace
 
 import numpy as np
@@ -37,6 +38,12 @@ def finished(tmp_path_factory):
     return folder, done
 
 
+@pytest.fixture
+def copied(finished, tmp_path):
+    """That run in a folder that a test may change."""
+    return shutil.copytree(finished[0], tmp_path / "run")
+
+
 def test_generate_leaves_what_it_promises(finished):
     folder, done = finished
     for name in (
@@ -64,8 +71,8 @@ def test_generate_leaves_what_it_promises(finished):
     assert "STL size    {:.1f} x {:.1f} x {:.1f} mm".format(*sides) in done.stdout
 
 
-def test_other_verbs_work_on_the_run(finished, tmp_path):
-    folder, _ = finished
+def test_other_verbs_work_on_the_run(copied):
+    folder = copied
     assert command("render", folder, "--frames", "4", "--resolution", "32", "--threads", "1").returncode == 0
     small = ("--resolution", "48", "--formats", "ply,stl", "--size", "25", "--origin", "base", "--threads", "1")
     assert command("export", folder, *small).returncode == 0
@@ -108,11 +115,9 @@ def test_evaluate_knows_first_that_it_cannot_write(finished, tmp_path, capsys):
     assert error.startswith("error: cannot write") and "\n" not in error, "nothing was scored"
 
 
-def test_resume_goes_on_to_more_steps(finished):
-    folder, _ = finished
-    done = command(
-        "resume", folder, "--steps", "15", "--threads", "1", DREAMFUSION_NGP_CACHE=str(folder.parents[2] / "cache")
-    )
+def test_resume_goes_on_to_more_steps(finished, copied):
+    folder, cache = copied, finished[0].parents[2] / "cache"
+    done = command("resume", folder, "--steps", "15", "--threads", "1", DREAMFUSION_NGP_CACHE=str(cache))
     assert done.returncode == 0, done.stdout + done.stderr
     assert "resuming at step 12 of 15" in done.stdout
     assert json.loads((folder / "config.json").read_text())["steps"] == 15

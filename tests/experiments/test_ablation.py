@@ -190,6 +190,21 @@ def command(place: Path, *more: str) -> list[str]:
     ]
 
 
+@pytest.fixture
+def run_here(tmp_path, monkeypatch, capfd):
+    """Calls the command of `command` in this process; returns its exit code and what it has said."""
+    monkeypatch.setitem(GROUPS, "paper", replace(GROUPS["paper"], prompts=("a red sphere",), seeds=(0,)))
+
+    def run(*more: str) -> tuple[int, str]:
+        capfd.readouterr()
+        code = ablation.main([*TINY, "--runs", str(tmp_path / "runs"), "-o", str(tmp_path / "ablation.json"), *more])
+        return code, capfd.readouterr().out
+
+    handler = signal.getsignal(signal.SIGTERM)
+    yield run
+    signal.signal(signal.SIGTERM, handler)
+
+
 def wait_until(true, seconds=600):
     end = time.monotonic() + seconds
     while not true():
@@ -206,7 +221,7 @@ def group_of(place: Path) -> dict:
 
 
 @pytest.mark.slow
-def test_killed_in_the_middle_it_goes_on_and_a_new_judge_scores_again(tmp_path):
+def test_killed_in_the_middle_it_goes_on_and_a_new_judge_scores_again(tmp_path, run_here):
     from dreamfusion_ngp.evaluation.judge import Judge, save_judge
 
     program = subprocess.Popen(command(tmp_path), stdout=subprocess.PIPE, text=True)
@@ -217,13 +232,13 @@ def test_killed_in_the_middle_it_goes_on_and_a_new_judge_scores_again(tmp_path):
     assert [len(arm["runs"]) for arm in group_of(tmp_path)["arms"]] == [1, 0] and group_of(tmp_path)["planned"] == 2
     gathered = (tmp_path / "ablation.json").read_text()
     (tmp_path / "ablation.json").unlink()
-    assert subprocess.run(command(tmp_path, "--collect"), timeout=120).returncode == 0
+    assert run_here("--collect")[0] == 0
     assert (tmp_path / "ablation.json").read_text() == gathered
     assert len(run_folders(tmp_path, "run.json")) == 1, "the run that was stopped does not go on by itself"
 
     before = (first / "made.json").stat().st_mtime_ns
-    again = subprocess.run(command(tmp_path), capture_output=True, text=True, timeout=1200)
-    assert again.returncode == 0 and "2 runs, 1 done" in again.stdout and "[2/2] + random views" in again.stdout
+    code, said = run_here()
+    assert code == 0 and "2 runs, 1 done" in said and "[2/2] + random views" in said
     group = group_of(tmp_path)
     assert all(run["picture"].startswith("data:image/jpeg;base64,") for arm in group["arms"] for run in arm["runs"])
     (base,), (wider,) = (arm["runs"] for arm in group["arms"])
@@ -235,13 +250,8 @@ def test_killed_in_the_middle_it_goes_on_and_a_new_judge_scores_again(tmp_path):
     assert str(tmp_path) not in (tmp_path / "ablation.json").read_text(), "no path of this machine"
 
     save_judge(tmp_path / "judge.safetensors", Judge())
-    judged = subprocess.run(
-        command(tmp_path, "--judge", str(tmp_path / "judge.safetensors"), "--processes", "2"),
-        capture_output=True,
-        text=True,
-        timeout=1200,
-    )
-    assert judged.returncode == 0 and "2 runs, 0 done" in judged.stdout
+    code, said = run_here("--judge", str(tmp_path / "judge.safetensors"), "--processes", "2")
+    assert code == 0 and "2 runs, 0 done" in said
     assert (first / "made.json").stat().st_mtime_ns == before, "nothing was made again"
     group = group_of(tmp_path)
     assert 0 <= group["arms"][0]["runs"][0]["r_precision_geo"] <= 1 and group["judge"]["digest"] != embedded

@@ -3,6 +3,7 @@
 import base64
 import io
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -12,10 +13,12 @@ from support.experiment_records import group_with, run_of
 from dreamfusion_ngp import cli
 from dreamfusion_ngp.cli.experiments import RULE_GROUPS as CLI_GROUPS
 from dreamfusion_ngp.config.rules import RULES as KNOWN_RULES
+from dreamfusion_ngp.evaluation.figures import DEFINITIONS
 from dreamfusion_ngp.experiments import rules_page
 from dreamfusion_ngp.experiments.arms import config_of
 from dreamfusion_ngp.experiments.diversity import by_prompt, diversity
 from dreamfusion_ngp.experiments.groups import GROUPS
+from dreamfusion_ngp.experiments.pool import Runner
 from dreamfusion_ngp.experiments.rules_page import RULE_GROUPS, compare_rules, write_page
 
 
@@ -81,13 +84,26 @@ def test_the_verb_makes_the_runs_and_the_page(tmp_path, monkeypatch):
     assert (tmp_path / "index.html").is_file(), "nothing was measured, which the page says"
 
 
-@pytest.mark.slow
-def test_a_rule_is_run_scored_and_shown(tmp_path, monkeypatch):
-    """From the command line to the page, with two runs of two steps."""
-    words = ["experiments", "rules", "-o", str(tmp_path), "--groups", "rules", "--prompts", "1", "--seeds", "2"]
+def test_pictures_of_finished_runs_become_a_diversity_and_a_page(tmp_path, monkeypatch):
+    """From the command line to the page, with records of runs in the place of runs."""
+
+    def leave(runner, todo, total):
+        for task, value in zip(todo, (0, 51), strict=True):
+            machine = {"gpu": "", "machine": "2 cores", "simd": "plain", "versions": {"torch": "2"}, "commit": ""}
+            judge = {"name": "toybox judge", "held_out": None, "images": 1, **runner.judge}
+            figures = {"volumetric_iou": 0.5, "silhouette_iou": 0.9}
+            record = {"judge": judge, "definitions": DEFINITIONS, "machine": machine, "truth": None, "figures": figures}
+            record |= {"seconds": 100.0, "failed": "", "picture": address(value)}
+            task.folder(runner.args.runs).mkdir(parents=True)
+            (task.folder(runner.args.runs) / "run.json").write_text(json.dumps(record))
+        runner.after()
+        return True
+
     group = GROUPS["rules"]
-    monkeypatch.setitem(GROUPS, "rules", type(group)(group.title, group.why, group.arms[2:3], group.prompts))
+    monkeypatch.setitem(GROUPS, "rules", replace(group, arms=group.arms[2:3]))
+    monkeypatch.setattr(Runner, "make_all", leave)
+    words = ["experiments", "rules", "-o", str(tmp_path), "--groups", "rules", "--prompts", "1", "--seeds", "2"]
     assert cli.main([*words, "--steps", "2"]) == 0
     (arm,) = json.loads((tmp_path / "rules.json").read_text())["groups"]["rules"]["arms"]
-    assert arm["name"] == "csd" and len(arm["runs"]) == 2 and 0 < arm["diversity"]["a red mug"] < 1
+    assert arm["name"] == "csd" and len(arm["runs"]) == 2 and arm["diversity"] == {"a red mug": 0.2}
     assert "csd" in (tmp_path / "rules.md").read_text()
