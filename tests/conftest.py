@@ -38,10 +38,19 @@ def pytest_addoption(parser):
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_make_scheduler(config, log):
-    """pytest -n: the tests of a module run in one process, so that what they share is made once."""
+    """pytest -n: the tests of a module run in one process, so that what they share is made once; modules in the order
+    in which they are collected."""
     from xdist.scheduler import LoadFileScheduling
 
+    config.option.loadscopereorder = False
     return LoadFileScheduling(config, log)
+
+
+def pytest_collection_modifyitems(config, items):
+    """In several processes the modules with slow tests begin, so that none is left with one while the others wait."""
+    if hasattr(config, "workerinput"):
+        slow = {item.path for item in items if item.get_closest_marker("slow")}
+        items.sort(key=lambda item: item.path not in slow)
 
 
 @pytest.fixture(params=["cpu", "cuda"])

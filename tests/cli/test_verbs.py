@@ -44,6 +44,7 @@ def copied(finished, tmp_path):
     return shutil.copytree(finished[0], tmp_path / "run")
 
 
+@pytest.mark.slow
 def test_generate_leaves_what_it_promises(finished):
     folder, done = finished
     for name in (
@@ -71,6 +72,7 @@ def test_generate_leaves_what_it_promises(finished):
     assert "STL size    {:.1f} x {:.1f} x {:.1f} mm".format(*sides) in done.stdout
 
 
+@pytest.mark.slow
 def test_other_verbs_work_on_the_run(copied):
     folder = copied
     assert command("render", folder, "--frames", "4", "--resolution", "32", "--threads", "1").returncode == 0
@@ -115,6 +117,7 @@ def test_evaluate_knows_first_that_it_cannot_write(finished, tmp_path, capsys):
     assert error.startswith("error: cannot write") and "\n" not in error, "nothing was scored"
 
 
+@pytest.mark.slow
 def test_resume_goes_on_to_more_steps(finished, copied):
     folder, cache = copied, finished[0].parents[2] / "cache"
     done = command("resume", folder, "--steps", "15", "--threads", "1", DREAMFUSION_NGP_CACHE=str(cache))

@@ -83,6 +83,7 @@ def test_sides_that_look_alike():
     assert alike("snowman").float().mean() > 0.9, "a nose is small"
 
 
+@pytest.mark.slow
 def test_a_training_run_logs_its_scores_and_goes_on_from_them(tmp_path):
     """What the end of its processes does costs no training that is through."""
     out = tmp_path / "prior"

@@ -26,7 +26,6 @@ def test_the_script_is_valid_bash():
     assert subprocess.run(["bash", "-n", str(SCRIPT)], capture_output=True).returncode == 0
 
 
-@pytest.mark.slow
 def test_the_tests_it_names_are_there():
     script = SCRIPT.read_text(encoding="utf-8")
     named = [word for word in script.split() if word.startswith("tests/")]
@@ -37,6 +36,7 @@ def test_the_tests_it_names_are_there():
     assert len(paths) > 10 and not [path for path in paths if not (ROOT / path).is_file()]
 
 
+@pytest.mark.slow
 def test_dry_run_with_one_stage_killed_keeps_the_others(tmp_path):
     done = subprocess.run(
         ["bash", str(SCRIPT), "--dry-run", "-o", str(tmp_path)],

@@ -120,6 +120,7 @@ def run(program: Path, *arguments: str) -> subprocess.CompletedProcess:
     return subprocess.run([str(program), *arguments], capture_output=True, text=True, env=ENVIRONMENT, timeout=600)
 
 
+@pytest.mark.slow
 def test_kernels_agree_with_the_cpu(programs, request):
     sanitizer, check, _ = programs
     thorough = sanitizer == "address" and request.config.getoption("--all-simd")

@@ -63,6 +63,7 @@ def test_an_interrupted_step_is_not_whole():
     assert stage.step == 1 and not stage.whole
 
 
+@pytest.mark.slow
 def test_a_run_leaves_every_particle_and_the_next_stage_takes_the_first(tmp_path):
     from dreamfusion_ngp.config.presets import preset
 

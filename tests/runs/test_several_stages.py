@@ -6,6 +6,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import trimesh
+from support.coarse_figures import coarsen
 from support.tiny_latent import tiny_latent_folder
 
 from dreamfusion_ngp.base.errors import PriorError, UsageError
@@ -87,11 +88,11 @@ def test_stopped_in_either_stage_and_resumed(made, tmp_path, at, monkeypatch):
 
     with monkeypatch.context() as patch:
         patch.setattr(recorder.Recorder, "__call__", stopping)
-        part = generate(tiny(), tmp_path, device="cpu")
+        part = generate(tiny(), tmp_path, device="cpu", formats=("stl",))
     assert part.step == (11 if at == 6 else at), "a stage that has made its steps is not stopped"
     if at == 6:
         return
-    again = resume(part.folder, device="cpu")
+    again = resume(part.folder, device="cpu", formats=("stl",))
     assert (again.step, again.made) == (11, 11 - at)
     ours, theirs = (load_checkpoint(f / "checkpoint.safetensors", "cpu") for f in (part.folder, made[0].folder))
     other = theirs.tensors()
@@ -102,7 +103,8 @@ def test_stopped_in_either_stage_and_resumed(made, tmp_path, at, monkeypatch):
 
 
 @pytest.mark.slow
-def test_is_evaluated_as_the_surface_that_it_is(made):
+def test_is_evaluated_as_the_surface_that_it_is(made, monkeypatch):
+    coarsen(monkeypatch)
     record = evaluate([made[0].folder], device="cpu")["runs"][0]
     assert record["steps"] == 11 and record["watertight"] and record["psnr_256"] > 5
     assert 0 < record["volumetric_iou"] < 1 and 0 < record["mesh_chamfer"] < 0.3 and 0 < record["normal_angle"] < 90
@@ -114,7 +116,7 @@ def test_killed_between_the_stages(made, tmp_path):
     volume = start(config, "cpu")
     train(volume, load_guidance(config, "cpu"), lambda record: None)
     save_checkpoint(tmp_path / "checkpoint.safetensors", volume)
-    again = resume(tmp_path, device="cpu")
+    again = resume(tmp_path, device="cpu", formats=("stl",))
     assert (again.step, again.made) == (11, 5)
     ours, theirs = (load_checkpoint(f / "checkpoint.safetensors", "cpu") for f in (tmp_path, made[0].folder))
     assert all((v == theirs.tensors()[k]).all() for k, v in ours.tensors().items())

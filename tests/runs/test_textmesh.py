@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 import trimesh
+from support.coarse_figures import coarsen
 
 from dreamfusion_ngp.base.errors import CheckpointError, UsageError
 from dreamfusion_ngp.config.presets import preset
@@ -125,9 +126,9 @@ def test_stopped_in_either_stage_and_resumed(made, tmp_path, at, monkeypatch):
 
     with monkeypatch.context() as patch:
         patch.setattr(recorder.Recorder, "__call__", stopping)
-        part = generate(tiny(), tmp_path, device="cpu")
+        part = generate(tiny(), tmp_path, device="cpu", formats=("stl",))
     assert part.step == at
-    again = resume(part.folder, device="cpu")
+    again = resume(part.folder, device="cpu", formats=("stl",))
     assert (again.step, again.made) == (9, 9 - at)
     ours, theirs = (load_checkpoint(f / "checkpoint.safetensors", "cpu") for f in (part.folder, made.folder))
     other = theirs.tensors()
@@ -150,7 +151,8 @@ def test_an_imported_mesh_takes_nothing_over(volume):
 
 
 @pytest.mark.slow
-def test_is_evaluated(made):
+def test_is_evaluated(made, monkeypatch):
+    coarsen(monkeypatch)
     record = evaluate([made.folder], device="cpu")["runs"][0]
     assert record["steps"] == 9 and record["watertight"] and record["holes"] == 0
     assert record["genus"] == record["genus_error"] == 0 and record["faces_needed"] <= 600

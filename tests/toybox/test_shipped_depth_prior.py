@@ -27,6 +27,7 @@ def judged():
     return judge_depth_prior(load_depth_prior(), samples=10, steps=10, scale=2.0)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("kind", "overlap", "right"), [("single", 0.65, 0.8), ("tile", 0.65, 0.8)])
 def test_its_samples_keep_to_the_depth(judged, kind, overlap, right):
     assert judged[kind]["overlap"] >= overlap and judged[kind]["class"] >= right

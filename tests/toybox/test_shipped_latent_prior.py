@@ -27,6 +27,7 @@ def test_its_autoencoder_keeps_small_parts_and_pulls_evenly(prior):
     assert found["grid"] <= 1.5 and found["border_most"] <= 1.0
 
 
+@pytest.mark.slow
 def test_its_samples_show_what_they_are_asked_for(prior):
     """Two of each class in few steps, beside true pictures, of which the judge knows nearly all."""
     judge, asked = load_judge(), sample_requests(ASKED)
