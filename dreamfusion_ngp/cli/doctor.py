@@ -5,8 +5,10 @@ from __future__ import annotations
 import argparse
 import json
 from dataclasses import asdict
+from typing import TYPE_CHECKING
 
-from .. import doctor
+if TYPE_CHECKING:
+    from ..doctor import Diagnosis
 
 
 def add_arguments(verbs) -> None:
@@ -15,12 +17,14 @@ def add_arguments(verbs) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    diagnosis = doctor.examine()
+    from ..doctor import examine
+
+    diagnosis = examine()
     print(json.dumps(asdict(diagnosis), indent=1) if args.json else diagnosis_text(diagnosis))
     return int(diagnosis.failed() > 0)
 
 
-def diagnosis_text(diagnosis: doctor.Diagnosis) -> str:
+def diagnosis_text(diagnosis: Diagnosis) -> str:
     lines = [f"{name:16} {value}" for name, value in diagnosis.facts.items()] + [""]
     for name, verdict in diagnosis.verdicts.items():
         lines.append(f"{verdict.status:5} {name}: {verdict.detail}")

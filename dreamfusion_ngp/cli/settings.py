@@ -12,12 +12,13 @@ from ..config.presets import preset
 from ..config.prompts import clean_prompt
 from ..config.rules import with_rule
 from ..config.schema import RunConfig
-from ..hub.guided import guided, knows_toys
 from ..hub.names import ALIASES, TOYBOX_NAME, TOYBOXES, on_the_hub, preset_name
 
 
 def run_config(args):
     """The preset with the flags of `generate` applied."""
+    from ..hub.guided import guided, knows_toys
+
     prompt = args.prompt_flag if args.prompt_flag is not None else args.prompt
     if prompt is None or (args.prompt_flag is not None and args.prompt is not None):
         raise UsageError('give one prompt: dreamfusion-ngp generate "a red mug"')
@@ -40,6 +41,8 @@ def with_flags(config: RunConfig, args) -> RunConfig:
     first. Raises UsageError and PromptError for settings that cannot be used."""
     clean_text(args.negative or "", "the negative prompt")
     if args.rule is not None:
+        from ..hub.guided import knows_toys
+
         config = with_rule(config, args.rule, knows_toys(config.guidance.model))
     for text in args.overrides:
         config = override(config, text)
@@ -83,6 +86,8 @@ def refine_config(args):
     """The preset "refine", or "refine-geometry", with the flags of `refine` applied, still without mesh and prompt."""
     config = replace(preset("refine-geometry" if args.geometry else "refine"), seed=args.seed)
     if args.guidance is not None:
+        from ..hub.guided import guided
+
         pipeline_class(args.guidance)
         config = guided(config, args.guidance)
     return with_flags(config, args)
