@@ -53,6 +53,11 @@ def generator(seed: int, step: int, stream: int) -> np.random.Generator:
     return np.random.Generator(_bits(seed, step, stream))
 
 
+def later_seed(seed: int, count: int) -> int:
+    """The seed `count` after `seed`; after the largest comes 0."""
+    return (seed + count) % SEED_LIMIT
+
+
 def kernel_stream(step: int, stream: int) -> int:
     """The `stream` argument of an op that draws in its kernel: one number for (step, stream)."""
     _check(step=(step, STEP_LIMIT), stream=(stream, 1 << STREAM_BITS))

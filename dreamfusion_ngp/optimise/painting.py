@@ -13,7 +13,7 @@ from collections.abc import Callable, Mapping
 import torch
 from torch import Tensor
 
-from ..base.rng import Stream, generator
+from ..base.rng import Stream, generator, later_seed
 from ..base.slots import sent
 from ..config.schema import RunConfig
 from ..guidance.depth import depth_picture, tiled, untiled
@@ -139,7 +139,7 @@ def repaint_sides(painter: Painter, original: Tensor, sides: Sides, kept: Tensor
     for i in range(paint.views):
         one = slice(i, i + 1)
         stays = None if mask is None else mask[one]
-        views.append(repaint(painter, original[one], depth[one], paint, config.seed + i, stays))
+        views.append(repaint(painter, original[one], depth[one], paint, later_seed(config.seed, i), stays))
     return torch.cat(views)
 
 

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from ..base.errors import UsageError
+from ..base.rng import later_seed
 from ..config.schema import RunConfig
 from ..guidance.protocol import Guidance, GuidanceOutput
 from ..render.volume import Rendering
@@ -29,11 +30,11 @@ class ParticleStage:
     """
 
     def __init__(self, config: RunConfig, device: str | torch.device):
-        self.config, self.step, self.before, self.whole = config, 0, 0, True
+        self.config, self.step, self.before = config, 0, 0
         self.weights: dict[str, str] = {}
         self.guided: dict[str, Tensor] = {}
         self.members = [
-            VolumeStage.start(replace(config, seed=config.seed + i, particles=1), device)
+            VolumeStage.start(replace(config, seed=later_seed(config.seed, i), particles=1), device)
             for i in range(config.particles)
         ]
         self.device, self.field = self.members[0].device, self.members[0].field
@@ -44,11 +45,15 @@ class ParticleStage:
             raise UsageError("several particles start from nothing: they cannot go on from another stage")
         return cls(config, device)
 
+    @property
+    def whole(self) -> bool:
+        """Whether every member is, at one and the same step."""
+        return all(member.whole and member.step == self.step for member in self.members)
+
     def advance(self, guidance: Guidance, clock: Callable[[], float]) -> StepRecord:
-        records = []
-        for i, member in enumerate(self.members):
-            records.append(member.advance(Numbered(guidance, i, len(self.members)), clock))
-            self.whole = i == len(self.members) - 1
+        records = [
+            member.advance(Numbered(guidance, i, len(self.members)), clock) for i, member in enumerate(self.members)
+        ]
         self.step += 1
         merged = merge(records)
         return replace(merged, nonfinite=sum(r.nonfinite for r in records))

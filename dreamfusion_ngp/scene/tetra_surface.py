@@ -9,6 +9,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
+from ..base.rng import later_seed
 from ..config.schema import FieldConfig, MeshConfig
 from .field import Field
 from .fields import HashField
@@ -44,7 +45,7 @@ class TetraSurface(Surface):
         """colors: settings of the volume's field, which `detail` shares but for its levels."""
         super().__init__()
         self.field, self.bound, self.config = field, field.bound, config
-        self.detail = HashField(detail_config(colors, config), seed + 1)
+        self.detail = HashField(detail_config(colors, config), later_seed(seed, 1))
         with torch.no_grad():
             self.detail.w2.zero_()  # at first the colours are the volume's alone
         lattice = Lattice(config.resolution, field.bound)

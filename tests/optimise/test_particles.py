@@ -1,17 +1,20 @@
 """Several volumes under one guidance: each its own run, one student, one checkpoint, one folder."""
 
 from dataclasses import replace
+from typing import ClassVar
 
+import numpy as np
 import pytest
 import torch
 from support.tiny_runs import TINY, Target
 
-from dreamfusion_ngp.base.errors import UsageError
+from dreamfusion_ngp.base.errors import ExportError, UsageError
 from dreamfusion_ngp.config.checks import check_config
 from dreamfusion_ngp.optimise.loop import train
 from dreamfusion_ngp.optimise.particles import ParticleStage
+from dreamfusion_ngp.runs import outputs
 from dreamfusion_ngp.runs.generate import generate
-from dreamfusion_ngp.runs.outputs import render
+from dreamfusion_ngp.runs.outputs import export_run, render, render_run
 from dreamfusion_ngp.runs.stages import follow, start
 
 THREE = replace(TINY, steps=4, particles=3)
@@ -95,3 +98,47 @@ def test_particles_are_of_a_first_volume_and_few():
         check_config(replace(TINY, kind="mesh", particles=2))
     with pytest.raises(UsageError, match="several particles start from nothing"):
         start(THREE, "cpu", start(TINY, "cpu"))
+
+
+def test_a_save_in_the_middle_of_the_first_member_s_update_is_refused():
+    """A second Ctrl-C comes at any time; the parameters of a half-made update belong to no step."""
+
+    class Looking(Counting):
+        wholes: ClassVar = []
+
+        def __call__(self, *arguments):
+            self.wholes.append(stage.whole)
+            return super().__call__(*arguments)
+
+    stage, guidance = start(THREE, "cpu"), Looking()
+    first, seen = stage.members[0], []
+    step = first.adam.step
+    first.adam.step = lambda factors: seen.append(stage.whole) or step(factors)
+    trained(stage, guidance, until=2)
+    assert seen == [False, False], "during the update of the first"
+    assert guidance.wholes == [True, False, False] * 2 and stage.whole
+
+
+def test_the_largest_seed_has_particles_and_a_mesh():
+    largest = replace(THREE, seed=(1 << 63) - 1, steps=1, particles=2)
+    check_config(largest)
+    stage = start(replace(largest, then=replace(TINY, kind="mesh", mesh=replace(TINY.mesh, resolution=24))), "cpu")
+    assert [member.config.seed for member in stage.members] == [(1 << 63) - 1, 0]
+    trained(stage)
+    assert follow(stage).step == 0
+
+
+def test_a_particle_without_a_surface_costs_the_others_nothing(tmp_path, monkeypatch):
+    stage = start(THREE, "cpu")
+    monkeypatch.setattr(outputs, "turntable_frames", lambda *_: [np.zeros((16, 16, 3), np.uint8)] * 48)
+    torch.nn.init.constant_(stage.members[1].field.b2, -50.0)
+    for name in ("table", "w1", "w2"):
+        torch.nn.init.zeros_(getattr(stage.members[1].field, name))
+    stage.members[1].field.refresh()
+    with pytest.raises(ExportError, match="^particle-2: "):
+        export_run(stage, tmp_path, ("ply",), resolution=24)
+    assert {p.parent.name for p in tmp_path.rglob("mesh.ply")} == {tmp_path.name, "particle-3"}
+    (tmp_path / "particle-2" / "contact_sheet.png").mkdir(parents=True)
+    with pytest.raises(ExportError, match="^particle-2: "):
+        render_run(stage, tmp_path)
+    assert (tmp_path / "contact_sheet.png").is_file() and (tmp_path / "particle-3" / "contact_sheet.png").is_file()
