@@ -7,7 +7,7 @@ import time
 from contextlib import contextmanager
 from pathlib import Path
 
-from ..base.errors import DivergenceError, writing
+from ..base.errors import DivergenceError, OutputError, writing
 from ..optimise.stage import Stage
 from .checkpoint import save_checkpoint
 from .folder import CHECKPOINT
@@ -18,29 +18,41 @@ SHORTEST, LONGEST = 5.0, 60.0  # seconds between saves: the age of the run, clam
 
 
 class Saver:
-    """Saves `state` into `folder`. step: of the last checkpoint that it wrote, None before the first."""
+    """Saves `state` into `folder`. step: of the last checkpoint that it wrote, None before the first. is_new: whether
+    that was of the stage before."""
 
     def __init__(self, state: Stage, folder: Path):
-        self.state, self.path, self.step = state, folder / CHECKPOINT, None
+        self.state, self.path, self.step, self.is_new = state, folder / CHECKPOINT, None, False
         self.began = self.due = time.monotonic()
 
     def save(self) -> None:
         """Write the checkpoint, unless this step is saved. Raises OutputError, and for a diverged state
         DivergenceError, which says what the checkpoint holds."""
-        if self.step == self.steps_made:
+        if self.step == self.steps_made and not self.is_new:
             return
         try:
-            with writing(self.path):
-                self.path.parent.mkdir(parents=True, exist_ok=True)  # it may have been deleted since the run began
-            save_checkpoint(self.path, self.state)
+            self.write()
         except DivergenceError as error:
             raise DivergenceError(f"{error}; {self.checkpoint_note()}") from None
-        self.step = self.steps_made
+
+    def write(self) -> None:
+        """`save`, in any case; a DivergenceError does not say what the checkpoint holds."""
+        with writing(self.path):
+            self.path.parent.mkdir(parents=True, exist_ok=True)  # it may have been deleted since the run began
+        save_checkpoint(self.path, self.state)
+        self.step, self.is_new = self.steps_made, False
 
     def follow(self, state: Stage) -> None:
-        """Save the next stage of the run from now on."""
-        self.state, self.step = state, None
-        self.save()
+        """Save the next stage of the run from now on. A failed write may succeed later; before a state that has
+        diverged, the finished stage is what there is to save."""
+        before, self.state, self.is_new = self.state, state, True
+        try:
+            self.write()
+        except DivergenceError:
+            self.state, self.is_new = before, False
+            raise
+        except OutputError as error:
+            log.warning("%s; going on without it", error)
 
     @property
     def steps_made(self) -> int:

@@ -40,6 +40,10 @@ def fail(*_):
     raise RuntimeError("broken on purpose")
 
 
+def writing_fails(path):
+    raise OutputError(f"cannot write {path}: No space left on device")
+
+
 def one_warning(caplog) -> bool:
     return [record.levelname for record in caplog.records].count("WARNING") == 1
 
@@ -233,3 +237,31 @@ def test_saves_become_rarer_up_to_a_minute(tmp_path, monkeypatch):
         keeper.save_if_due()
     gaps = [b - a for a, b in pairwise(saves)]
     assert saves[0] == 0 and gaps[0] <= 6 and gaps == sorted(gaps) and 60 <= gaps[-1] <= 61
+
+
+def two_stages(folder):
+    """A saver of a stage of which step 3 is saved, its state at step 5, and the stage after it."""
+    first, second = VolumeStage(SHORT, "cpu"), VolumeStage(SHORT, "cpu")
+    keeper = Saver(first, folder)
+    first.step = 3
+    keeper.save()
+    first.step = second.before = 5
+    return keeper, first, second
+
+
+def test_a_stage_whose_first_save_fails_is_saved_later(folder, monkeypatch, caplog):
+    keeper, _, second = two_stages(folder)
+    with monkeypatch.context() as patch:
+        patch.setattr(saver, "save_checkpoint", lambda path, state: writing_fails(path))
+        keeper.follow(second)
+    assert one_warning(caplog) and keeper.checkpoint_note().endswith("is good, of step 3")
+    keeper.save_if_due()
+    assert (saved(folder).before, saved(folder).step, keeper.step) == (5, 0, 5)
+
+
+def test_a_stage_that_begins_unsound_leaves_the_finished_one(folder):
+    keeper, _, second = two_stages(folder)
+    second.tensors()["field.table"].view(-1)[0] = float("nan")
+    with pytest.raises(DivergenceError, match="field.table.* is good, of step 5$"), keeper.saved_on_error():
+        keeper.follow(second)
+    assert (saved(folder).before, saved(folder).step) == (0, 5)
