@@ -10,6 +10,7 @@ from ..base.errors import UsageError
 from .io import from_dict, to_dict
 from .schema import ClipConfig, GuidanceConfig, RunConfig, resolution_at
 
+VIEWS = ("front", "left", "back", "right")  # of TextureConfig.keep
 BACKGROUNDS = ("noise", "checker", "fourier", "flat")  # of ClipConfig
 
 
@@ -95,11 +96,28 @@ def check_config(config: RunConfig) -> None:
         'only a stage of kind "texture" paints: paint.views must be 0': config.paint.views > 0
         and config.kind != "texture",
     }
-    problems |= guidance_problems(config.guidance, config.clip, config.accumulate)
+    problems |= guidance_problems(config.guidance, config.clip, config.accumulate) | order_problems(config, config.then)
     for problem in (text for text, wrong in problems.items() if wrong):
         raise UsageError(problem)
     if config.then is not None:
         check_config(config.then)
+
+
+def order_problems(config: RunConfig, then: RunConfig | None) -> dict[str, bool]:
+    """Message about a stage that cannot go on from the one before -> whether this config has it."""
+    words = {part.strip().lower() for part in config.texture.keep.split(",")} - {""}
+    problems = {f"texture.keep must be views, of {', '.join(VIEWS)}, with commas": not words <= set(VIEWS)}
+    if then is None:
+        return problems
+    return problems | {
+        "a sphere is the first stage of a run; it takes nothing over": then.kind == "sphere",
+        "several particles start from nothing: they cannot go on from another stage": then.particles > 1,
+        "a texture of an imported mesh is the first stage, with no other before it": then.kind == "texture"
+        and bool(then.texture.source),
+        "a volume goes on from a volume only": then.kind == "volume" and config.kind != "volume",
+        "a texture goes on from a volume, a mesh or a sphere, not from another texture": then.kind == "texture"
+        and config.kind == "texture",
+    }
 
 
 def guidance_problems(config: GuidanceConfig, clip: ClipConfig, accumulate: int) -> dict[str, bool]:

@@ -136,6 +136,12 @@ def test_settings_of_the_second_stage_are_set_by_their_path():
         ("then.kind=sculpture", "then.kind must be one of volume, mesh"),
         ("then.mesh.samples=9", "then.mesh.samples must be from 1 to 4"),
         ("kind=mesh", "a mesh goes on from a volume"),
+        ("then.texture.keep=top", "texture.keep must be views, of front, left, back, right"),
+        ("then.kind=sphere", "a sphere is the first stage"),
+        ('then.then={"kind": "volume"}', "a volume goes on from a volume only"),
+        ('then.then={"kind": "volume", "particles": 2}', "several particles start from nothing"),
+        ('then.then={"kind": "texture", "then": {"kind": "texture"}}', "not from another texture"),
+        ('then.then={"kind": "texture", "texture": {"source": "a.glb"}}', "a texture of an imported mesh is the first"),
         ("kind=texture", "a texture needs a mesh"),
     ],
 )
