@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import math
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -98,11 +99,12 @@ def export_textured(
     formats=("glb",),
     size: float = STL_SIZE,
     origin: str = "scene",
+    frame: Sequence[float] | np.ndarray = SCENE,
 ) -> dict:
     """As `export_mesh`, of a closed mesh that has a texture: `textured` is the same mesh with a vertex per UV. colors:
-    (V, 3) in [0, 1], of its vertices, for formats without a texture."""
+    (V, 3) in [0, 1], of its vertices, for formats without a texture. frame: as of `export_surface`."""
     place = (Path(folder).resolve(), check_formats(formats), len(textured.image), check_size(size))
-    return write_mesh(mesh, lambda points, normals: colors, *place, check_origin(origin), textured=textured)
+    return write_mesh(mesh, lambda points, normals: colors, *place, check_origin(origin), frame, textured)
 
 
 def write_mesh(
@@ -222,7 +224,9 @@ def glb_bytes(textured: TexturedMesh) -> bytes:
 def obj_files(textured: TexturedMesh) -> dict[str, bytes]:
     """Wavefront OBJ with its material and texture beside it."""
     lines = [f"# {convention_text('obj')}", "mtllib mesh.mtl", "o mesh", "usemtl surface"]
-    lines += ["v {:.6f} {:.6f} {:.6f}".format(*v) for v in textured.vertices]
+    small = math.floor(-math.log10(max(np.ptp(textured.vertices, axis=0).max(), 1e-30)))  # kilometres, say
+    row = "v {0:.{3}f} {1:.{3}f} {2:.{3}f}"
+    lines += [row.format(*v, 6 + max(0, small)) for v in textured.vertices]
     lines += ["vt {:.6f} {:.6f}".format(*v) for v in textured.uv]
     lines += ["vn {:.4f} {:.4f} {:.4f}".format(*v) for v in textured.normals]
     lines += ["f {0}/{0}/{0} {1}/{1}/{1} {2}/{2}/{2}".format(*(f + 1)) for f in textured.faces]

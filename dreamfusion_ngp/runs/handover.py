@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import torch
@@ -10,6 +10,7 @@ from torch import Tensor
 
 from ..config.schema import TextureConfig
 from ..export.isosurface import Mesh, extract_mesh, finish
+from ..export.meshes import SCENE
 from ..export.texture import TexturedMesh, bake_texture, surface_color, vertex_normals
 from ..optimise.mesh import SolidStage
 from ..optimise.stage import Stage
@@ -22,12 +23,13 @@ PREFIX = "mesh."
 
 def mesh_of(stage: Stage, config: TextureConfig) -> ImportedMesh:
     """The surface of a finished volume or mesh stage, its largest piece, of at most `config.faces` triangles, with an
-    atlas of `config.size` texels a side and its colours in it. Raises ExportError for an empty or not finite scene, and
-    where there is no atlas."""
+    atlas of `config.size` texels a side and its colours in it, in the place and units of the stage's frame. Raises
+    ExportError for an empty or not finite scene, and where there is no atlas."""
     surface = surface_of if isinstance(stage, SolidStage) else volume_surface
     mesh, color = surface(stage, config.faces)
     textured = bake_texture(mesh, color, size=config.size)
-    return whole_mesh(mesh.vertices, mesh.faces, textured.uv, textured.faces, textured.image)
+    frame = stage.frame.cpu().numpy() if isinstance(stage, SolidStage) else SCENE
+    return whole_mesh(mesh.vertices, mesh.faces, textured.uv, textured.faces, textured.image, frame)
 
 
 def volume_surface(stage, faces: int):
@@ -49,10 +51,11 @@ def surface_of(stage, faces: int):
     return mesh, lambda points, normals: query(stage.surface.color, points, stage.device)
 
 
-def whole_mesh(vertices, faces, uv, uv_faces, image) -> ImportedMesh:
+def whole_mesh(vertices, faces, uv, uv_faces, image, frame: Sequence[float] | np.ndarray = SCENE) -> ImportedMesh:
     """One part of one material with one texture, where it stands in the scene. vertices (V, 3), faces (F, 3), uv (U,
-    2), uv_faces (F, 3); image: (T, T, 3) uint8 sRGB."""
-    count = len(faces)
+    2), uv_faces (F, 3); image: (T, T, 3) uint8 sRGB; frame: of its files, as of `export.meshes.export_surface`."""
+    count, matrix = len(faces), np.eye(4)
+    matrix[:3] = np.column_stack([np.eye(3), -np.asarray(frame[:3])]) / frame[3]
     return ImportedMesh(
         name="mesh",
         vertices=np.asarray(vertices, np.float32),
@@ -65,7 +68,7 @@ def whole_mesh(vertices, faces, uv, uv_faces, image) -> ImportedMesh:
         textures=(Texture("surface", np.asarray(image, np.uint8), "clamp"),),
         parts=(Part("mesh"),),
         face_part=np.zeros(count, np.int32),
-        matrix=np.eye(4),
+        matrix=matrix,
         source=None,
     )
 
@@ -94,7 +97,10 @@ def mesh_in(tensors: Mapping[str, Tensor]) -> ImportedMesh | None:
         return None
     if faces.max() >= len(vertices) or uv_faces.max() >= len(uv) or image.shape[0] != image.shape[1]:
         return None
-    return whole_mesh(vertices, faces, uv, uv_faces, image)
+    frame = tensors["frame"].cpu().numpy() if "frame" in tensors else np.array(SCENE)  # older files lack it
+    if frame.shape != (4,) or not np.isfinite(frame).all() or not frame[3] > 0:
+        return None
+    return whole_mesh(vertices, faces, uv, uv_faces, image, frame)
 
 
 def textured_mesh(mesh: ImportedMesh, image: np.ndarray) -> TexturedMesh:

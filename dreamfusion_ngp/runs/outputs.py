@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
 from pathlib import Path
 from typing import cast
 
@@ -46,8 +47,26 @@ def export(
 
 def export_run(state: Stage, folder: Path, formats: tuple[str, ...] = ("glb",), **options) -> dict[str, Path]:
     """`export` for a state in memory. Particles after the first are written into folders of their own."""
+    result = export_stage(state, folder, formats, **options)
+    for_others(state, lambda member, name: export_run(member, folder / name, formats, **options))
+    return result
+
+
+def for_others(state: Stage, write: Callable[[VolumeStage, str], object]) -> None:
+    """Call `write(member, name of its folder)` for the particles after the first, all of them, then raise the first
+    ExportError."""
+    failures = []
     for i, member in enumerate(particles(state)[1:], 2):
-        export_run(member, folder / f"particle-{i}", formats, **options)
+        try:
+            write(member, name := f"particle-{i}")
+        except ExportError as error:
+            failures.append(ExportError(f"{name}: {error}"))
+    if failures:
+        raise failures[0]
+
+
+def export_stage(state: Stage, folder: Path, formats: tuple[str, ...] = ("glb",), **options) -> dict[str, Path]:
+    """`export_run`, of the first of several particles alone."""
     from ..export.isosurface import Mesh
     from ..export.meshes import export_mesh, export_surface
 
@@ -104,7 +123,8 @@ def export_generated(
 
     mesh = Mesh(state.mesh.vertices.astype(np.float64), state.mesh.faces.astype(np.int64))
     textured = textured_mesh(state.mesh, state.images()[0])
-    return export_textured(mesh, textured, state.vertex_colors(), folder, formats, size, origin)
+    frame = state.frame.cpu().numpy()
+    return export_textured(mesh, textured, state.vertex_colors(), folder, formats, size, origin, frame)
 
 
 def render(
@@ -120,8 +140,6 @@ def render(
 
 def render_run(state: Stage, folder: Path, *, frames: int = 48, resolution: int = 192) -> dict[str, Path]:
     """`render` for a state in memory; several particles as in `export_run`."""
-    for i, member in enumerate(particles(state)[1:], 2):
-        render_run(member, folder / f"particle-{i}", frames=frames, resolution=resolution)
     from ..export.video import contact_sheet, write_turntable
 
     for name, value, low, high in (("frames", frames, 1, MAX_FRAMES), ("resolution", resolution, 8, MAX_PIXELS)):
@@ -138,4 +156,5 @@ def render_run(state: Stage, folder: Path, *, frames: int = 48, resolution: int 
     log.info("sheet       %s", paths["sheet"])
     if failure is not None:
         raise failure
+    for_others(state, lambda member, name: render_run(member, folder / name, frames=frames, resolution=resolution))
     return paths

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Self
@@ -9,7 +10,7 @@ from typing import Any, Self
 import numpy as np
 import torch
 
-from ..base.errors import UsageError
+from ..base.errors import MeshError, UsageError
 from ..base.files import file_digest
 from ..config.schema import RunConfig, TextureConfig
 from ..export.texture import rasterise
@@ -54,9 +55,8 @@ class TextureStage(PaintStage):
         maps = maps_of(original, self.mesh, self.texels, texture, vertices, faces)
         surface = PaintedSurface(vertices, faces, maps, config.mesh, config.field.bound, config.seed)
         super().__init__(config, device, surface)
-        self.mesh_tensors = (
-            {} if texture.source else {name: value.to(self.device) for name, value in mesh_tensors(self.mesh).items()}
-        )
+        held = {} if texture.source else {**mesh_tensors(self.mesh), "frame": self.frame}
+        self.mesh_tensors = {name: value.to(self.device) for name, value in held.items()}
 
     @classmethod
     def start(cls, config: RunConfig, device: str | torch.device, previous: Stage | None = None) -> Self:
@@ -113,6 +113,8 @@ class TextureStage(PaintStage):
 def imported(config: TextureConfig) -> ImportedMesh:
     """The mesh of the file that the config names. Raises MeshError, UsageError for another file than it was."""
     path = Path(config.source)
+    if not os.path.exists(path):
+        raise MeshError(f"{path}, the mesh of this run, is not there; put it back, or a link to where it is")
     before = framed_mesh(path, config)
     if config.digest and file_digest(path) != config.digest:
         raise UsageError(f"{path} is not the file that this run was started with")

@@ -269,3 +269,13 @@ def test_an_atlas_that_is_written_counts_whatever_the_end_of_its_process_does(tm
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
     export_mesh(toy("mug"), position_albedo, BOUND, tmp_path / "out", "glb", resolution=32, texture=64, faces=500)
     assert load(tmp_path / "out" / "mesh.glb").volume > 0
+
+
+@pytest.mark.parametrize("units", [1.0, 1e-6, 1e6])
+def test_an_obj_keeps_its_shape_in_any_unit(tmp_path, units):
+    ball = trimesh.creation.icosphere(subdivisions=2, radius=0.5)
+    solid = Mesh(ball.vertices, ball.faces)
+    export_surface(solid, position_albedo, tmp_path, ("obj",), texture=32, frame=(0, 0, 0, units))
+    lines = (tmp_path / "mesh.obj").read_text().splitlines()
+    vertices = np.array([line.split()[1:] for line in lines if line.startswith("v ")], float)
+    assert np.linalg.norm(vertices, axis=1) == pytest.approx(0.5 * units, rel=1e-4)

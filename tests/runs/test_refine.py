@@ -165,6 +165,9 @@ def test_a_mesh_that_has_changed_is_refused(box, tmp_path):
     copy.write_bytes((result.meshes["glb"]).read_bytes())
     with pytest.raises(UsageError, match=r"copy\.glb is not the file that this run was started with"):
         resume(result.folder, steps=5, device="cpu")
+    copy.unlink()
+    with pytest.raises(MeshError, match=rf"^{copy}, the mesh of this run, is not there; put it back"):
+        export(result.folder, device="cpu")
 
 
 @pytest.mark.parametrize(

@@ -9,11 +9,12 @@ import trimesh
 
 from dreamfusion_ngp.base.errors import MeshError, UsageError
 from dreamfusion_ngp.config.presets import preset
-from dreamfusion_ngp.config.schema import MeshConfig
+from dreamfusion_ngp.config.schema import MeshConfig, TextureConfig
 from dreamfusion_ngp.optimise import adopt
 from dreamfusion_ngp.optimise.mesh import MeshStage
 from dreamfusion_ngp.runs import stages
 from dreamfusion_ngp.runs.checkpoint import load_checkpoint, save_checkpoint
+from dreamfusion_ngp.runs.outputs import export_run
 from dreamfusion_ngp.runs.refine import refine
 
 
@@ -99,3 +100,18 @@ def test_what_is_refused(source, tmp_path):
     stage.surface.vertices[:, 2] = 0.9  # out of the cube
     with pytest.raises(MeshError, match="nothing is inside"):
         stages.follow(stage)
+
+
+def test_a_texture_after_it_is_there_as_well(result, tmp_path):
+    """The place and the units of the file go from stage to stage."""
+    shape = load_checkpoint(result.folder / "checkpoint.safetensors", "cpu")
+    source = TextureConfig(size=64, faces=400)
+    shape.config = replace(shape.config, then=replace(shape.config, kind="texture", texture=source))
+    stage = stages.follow(shape)
+    assert torch.allclose(stage.frame, shape.frame) and float(stage.frame[3]) > 10
+    save_checkpoint(tmp_path / "c", stage)
+    again = load_checkpoint(tmp_path / "c", "cpu")
+    export_run(again, tmp_path, ("glb", "ply"))
+    bounds = trimesh.load(tmp_path / "mesh.glb", force="mesh").bounds
+    assert np.allclose(bounds.mean(0), [5.0, -7.0, -30.0], atol=1.0) and np.ptp(bounds) > 40
+    assert np.allclose(trimesh.load(tmp_path / "mesh.ply").bounds.mean(0), [5.0, 30.0, -7.0], atol=1.0)
