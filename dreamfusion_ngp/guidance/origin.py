@@ -21,9 +21,10 @@ WITHOUT = {"vae": "a VAE of its own", "control": "a model of depth of its own"}
 
 
 def moved(config: RunConfig, model: str | None, vae: str | None, control: str | None = None) -> RunConfig:
-    """The config of a run whose models are now at `model`, `vae` and `control`; None: unchanged. Raises PriorError if
-    there is nothing, and if an embedded prior would be replaced by another model or vice versa."""
-    changes = {}
+    """The config of a run whose models are now at `model`, `vae` and `control`, also for later stages that share them;
+    None: unchanged. Raises PriorError if there is nothing, and if an embedded prior would be replaced by another model
+    or vice versa."""
+    changes, then = {}, config.then
     for field, value in {"model": model, "vae": vae, "control": control}.items():
         old = getattr(config.guidance, field)
         if value is not None:
@@ -31,12 +32,36 @@ def moved(config: RunConfig, model: str | None, vae: str | None, control: str | 
                 was = f"with {old}" if old else f"without {WITHOUT[field]}"
                 raise PriorError(f"the run was started {was}; it cannot go on with {value!r}")
             changes[field] = pinned(value)
-        elif old not in EMBEDDED and not on_the_hub(old) and not folder_of(old).is_dir():
+            then = then and with_model(then, field, old, changes[field])
+        elif missing(old):
             raise PriorError(
                 f"{old}, with which the run was started, is not there; if the model has moved, add "
                 f"{FLAGS[field]} and the folder where it is"
             )
-    return replace(config, guidance=replace(config.guidance, **changes))
+    check_later(then)
+    return replace(config, guidance=replace(config.guidance, **changes), then=then)
+
+
+def missing(name: str) -> bool:
+    """Whether a model is a folder that is not there."""
+    return name not in EMBEDDED and not on_the_hub(name) and not folder_of(name).is_dir()
+
+
+def with_model(config: RunConfig, field: str, old: str, new: str) -> RunConfig:
+    """The config with the model `new` in the place of `old`, in every stage."""
+    guidance = config.guidance
+    if getattr(guidance, field) == old:
+        guidance = replace(guidance, **{field: new})
+    return replace(config, guidance=guidance, then=config.then and with_model(config.then, field, old, new))
+
+
+def check_later(config: RunConfig | None) -> None:
+    """Raise PriorError where a model of a later stage is not there, now rather than after the stages before it."""
+    while config is not None:
+        for name in (getattr(config.guidance, field) for field in FLAGS):
+            if missing(name):
+                raise PriorError(f"{name}, with which a later stage of the run is to go on, is not there; put it back")
+        config = config.then
 
 
 def check_weights(config: RunConfig, expected: dict[str, str]) -> dict[str, str]:
@@ -45,7 +70,7 @@ def check_weights(config: RunConfig, expected: dict[str, str]) -> dict[str, str]
     for field, digest in expected.items():
         if digests.get(field) != digest:
             raise PriorError(
-                f"{getattr(config.guidance, field) or 'nothing'} is another model than the run was started "
+                f"{getattr(config.guidance, field, None) or 'nothing'} is another model than the run was started "
                 f"with (the digest of its weights is {digests.get(field, 'missing')[:12]}, not "
                 f"{str(digest)[:12]}); give that one with {FLAGS.get(field, '--guidance')}, or start a "
                 "new run"

@@ -135,3 +135,18 @@ def test_a_checkpoint_remembers_the_weights(tmp_path):
     state.weights = {"model": "ab" * 32}
     save_checkpoint(tmp_path / "c", state)
     assert load_checkpoint(tmp_path / "c", "cpu").weights == state.weights
+
+
+def test_a_later_stage_that_shares_a_model_finds_it_too(model, tmp_path):
+    """Else the run would end where that stage begins, each time that it is resumed."""
+    config = with_model(model)
+    config = replace(config, then=replace(config, kind="mesh"))
+    there = model.rename(tmp_path / "there")
+    assert moved(config, str(there), None).then.guidance.model == str(there)
+    with pytest.raises(PriorError, match="model, with which a later stage of the run is to go on, is not there"):
+        moved(replace(config, guidance=TINY.guidance), None, None)
+
+
+def test_a_digest_of_something_unknown_is_another_model(model):
+    with pytest.raises(PriorError, match="is another model"):
+        check_weights(with_model(model), {"a": 3})
