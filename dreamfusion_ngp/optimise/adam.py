@@ -54,10 +54,10 @@ class Adam:
 
 def unsound(tensors: dict[str, Tensor]) -> str:
     """What is wrong with the numbers of a state: one is not finite, or one of Adam's second moments, means of squares,
-    is negative. "" if nothing is wrong."""
+    is negative, also of what a guidance learns. "" if nothing is wrong."""
     for name, value in tensors.items():
         if value.is_floating_point() and not value.isfinite().all():
             return f"{name} holds a number that is not finite"
-        if name.startswith("adam.") and ".second" in name and (value < 0).any():
+        if name.partition("@")[0].endswith(".second") and (value < 0).any():
             return f"{name}, means of squares, holds a negative number"
     return ""

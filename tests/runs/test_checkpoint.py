@@ -8,7 +8,7 @@ import pytest
 import torch
 from support.tiny_runs import TINY, run
 
-from dreamfusion_ngp.base.errors import CheckpointError, OutputError
+from dreamfusion_ngp.base.errors import CheckpointError, DivergenceError, OutputError
 from dreamfusion_ngp.base.files import write_atomically
 from dreamfusion_ngp.config.io import to_dict
 from dreamfusion_ngp.optimise.volume import VolumeStage
@@ -169,3 +169,10 @@ def test_state_has_every_changing_tensor():
         "adam.0.first",
         "adam.0.second",
     } <= names
+
+
+def test_what_a_guidance_learns_is_checked_too(tmp_path):
+    state = VolumeStage(TINY, "cpu")
+    state.guided = {"vsd.to_q.second": torch.tensor([-1.0])}
+    with pytest.raises(DivergenceError, match=r"^guidance\.vsd\.to_q\.second, means of squares, holds a negative"):
+        save_checkpoint(tmp_path / "c", state)
