@@ -21,7 +21,7 @@ from pathlib import Path
 
 from ..base.errors import DreamfusionError, UsageError
 from .groups import GROUPS
-from .pool import Runner
+from .pool import Runner, check_hours
 from .results import recorded, write_results
 from .task import JUDGE, PRIOR, digest, finished, shortened, tasks_of
 
@@ -52,6 +52,7 @@ def parsed(argv: list[str] | None, repository: Path = Path()):
     for name in ("processes", "threads", "steps", "resolution", "prompts", "seeds", "arms"):
         if getattr(args, name) is not None and getattr(args, name) < 1:
             raise UsageError(f"--{name} must be at least 1")
+    check_hours(args.hours)
     if args.judge and not args.judge.is_file():
         raise UsageError(f"--judge {args.judge}: there is no such file")
     return args
@@ -72,6 +73,8 @@ def ablate(args) -> int:
     runner.after()
     if not args.collect and not runner.make_all(todo, len(tasks)):
         say("the time is over; the same command goes on")
+    if runner.unwritten:
+        runner.after()
     return 1 if runner.failures else 0
 
 

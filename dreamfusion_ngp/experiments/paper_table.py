@@ -30,7 +30,7 @@ from .groups import TWENTY_FOUR
 from .paper_report import JUDGE as JUDGE_NAME
 from .paper_report import write_table
 from .paper_rows import ROWS, Plan, Request, Row
-from .pool import Runner
+from .pool import Runner, check_hours
 from .task import JUDGE, Task, differing, digest, finished
 
 SEEDS = (0, 1, 2)
@@ -139,8 +139,8 @@ def judge_digest(request: Request) -> str:
 
 def make_table(request: Request, say: Callable[[str], None] = print) -> dict:
     """Make the missing runs of the table and write table.json, table.md and index.html into `request.out` after every
-    run. Returns the content of table.json. Raises UsageError and PriorError before anything is made; the row of a
-    failed run says what went wrong. say: takes one line per run."""
+    run. Returns the content of table.json. Raises UsageError, PriorError and OutputError before anything is made; the
+    row of a failed run says what went wrong. say: takes one line per run."""
     check_request(request)
     plans, path = plan(request), judge_path(request)
     judge_id = digest(path) if path else None
@@ -155,6 +155,7 @@ def make_table(request: Request, say: Callable[[str], None] = print) -> dict:
     def write() -> dict:
         return write_table(plans, request, judge_id)
 
+    write()  # a folder that cannot be written is known at once
     runner = Runner(request, judge, write, say)
     if not runner.make_all(todo, len(tasks)):
         say("the time is over; the same command goes on")
@@ -169,6 +170,7 @@ def in_turn(plans: Sequence[Plan]) -> list[Task]:
 
 
 def check_request(request: Request) -> None:
+    check_hours(request.hours)
     if not 0 < request.shorten <= 1:
         raise UsageError(f"--shorten must be above 0 and at most 1, got {request.shorten}")
     for name in ("prompts", "seeds"):

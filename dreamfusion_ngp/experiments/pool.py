@@ -3,21 +3,33 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import subprocess
 import sys
 import time
+from contextlib import suppress
 
+from ..base.errors import OutputError, UsageError, writing
+from ..base.files import write_atomically
 from .task import Task, finished
 
 PAUSE = 0.2  # seconds between looks at the processes
+
+
+def check_hours(hours: float) -> None:
+    """Raise UsageError for a time that no run could take."""
+    if not 0 <= hours < math.inf:
+        raise UsageError(f"--hours must be at least 0 (0: no end), got {hours:g}")
 
 
 class Runner:
     """Makes tasks, several at a time, until all are done or the time is over."""
 
     def __init__(self, args, judge: dict | None, after, say=print):
-        """after: called whenever runs have ended. say: takes one line per run."""
+        """after: called whenever runs have ended. say: takes one line per run. unwritten: whether the last call of
+        `after` could not write."""
+        self.unwritten = False
         self.args, self.judge, self.after, self.say, self.failures = args, judge, after, say, []
         self.end = time.monotonic() + 3600 * args.hours if args.hours else float("inf")
         self.running: dict[subprocess.Popen, tuple[Task, float]] = {}
@@ -25,7 +37,6 @@ class Runner:
 
     def start(self, task: Task) -> None:
         folder, args = task.folder(self.args.runs), self.args
-        folder.mkdir(parents=True, exist_ok=True)
         request = {
             "config": task.config,
             "whole": task.whole,
@@ -38,9 +49,12 @@ class Runner:
             "processes": args.processes,
             "began": time.time(),
         }
-        (folder / "task.json").write_text(json.dumps(request, indent=1) + "\n")
         environment = os.environ | {"OMP_NUM_THREADS": str(args.threads), "OMP_WAIT_POLICY": "PASSIVE"}
-        with open(folder / "log.txt", "a") as log:
+        with writing(folder):
+            folder.mkdir(parents=True, exist_ok=True)
+            write_atomically(folder / "task.json", (json.dumps(request, indent=1) + "\n").encode())
+            log = open(folder / "log.txt", "a")  # noqa: SIM115 (closed below)
+        with log:
             process = subprocess.Popen(
                 [sys.executable, "-P", "-m", "dreamfusion_ngp.experiments.run_task", str(folder.resolve())],
                 stdout=log,
@@ -63,12 +77,23 @@ class Runner:
                 self.failures.append(task)
             self.say(f"[{done + number}/{total}] {task.label}: {self.outcome(task, record)}, {seconds:.0f} s")
         if ended:
-            self.after()
+            self.report()
         return len(ended)
+
+    def report(self) -> None:
+        """Call `after`. What it cannot write is tried again after the next run, and stops none."""
+        self.unwritten = False
+        try:
+            self.after()
+        except OutputError as error:
+            self.unwritten = True
+            self.say(f"{error}; going on without it")
 
     def outcome(self, task: Task, record: dict | None) -> str:
         if record is None:
-            lines = (task.folder(self.args.runs) / "log.txt").read_text(errors="replace").strip().splitlines()
+            lines = []
+            with suppress(OSError):
+                lines = (task.folder(self.args.runs) / "log.txt").read_text(errors="replace").strip().splitlines()
             return f"was not made ({lines[-1] if lines else 'no message'})"
         figures = record["figures"]
         if "volumetric_iou" not in figures:

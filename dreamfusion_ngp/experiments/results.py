@@ -8,6 +8,7 @@ from dataclasses import asdict
 from datetime import date
 from pathlib import Path
 
+from ..base.errors import UsageError, writing
 from ..base.files import write_atomically
 from ..evaluation.figures import DEFINITIONS
 from .arms import Arm, arguments
@@ -18,18 +19,31 @@ from .task import Task, chosen_arms, finished, shortened
 PICTURED = ("bars", "paper")  # groups whose report shows pictures
 
 
+def read_results(path: Path) -> dict:
+    """The content of a file of results, without groups where there is none. Raises UsageError for another file."""
+    try:
+        results = json.loads(path.read_text(encoding="utf-8-sig"))
+        runs = [run for group in results["groups"].values() for arm in group["arms"] for run in arm["runs"]]
+        if not all(isinstance(run, dict) for run in runs):
+            raise TypeError
+    except FileNotFoundError:
+        return {"groups": {}}
+    except OSError as error:
+        raise UsageError(f"{path}: {error.strerror}") from None
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
+        raise UsageError(f"{path} is damaged or no file of results; move it away, or choose another place") from None
+    return results
+
+
 def recorded(path: Path, judge: str | None) -> dict[tuple, dict]:
     """{(group, key): run} of the runs in a file of results that this judge has scored by the current definitions."""
-    try:
-        groups = json.loads(path.read_text(encoding="utf-8"))["groups"]
-    except FileNotFoundError:
-        return {}
+    groups = read_results(path)["groups"]
     return {
-        (name, run["key"]): run
+        (name, run.get("key")): run
         for name, group in groups.items()
         for arm in group["arms"]
         for run in arm["runs"]
-        if run.get("definitions") == DEFINITIONS and (group["judge"] or {}).get("digest") == judge
+        if run.get("definitions") == DEFINITIONS and (group.get("judge") or {}).get("digest") == judge
     }
 
 
@@ -132,10 +146,9 @@ def command_of(name: str, args) -> str:
 
 
 def write_results(plans: dict[str, list[tuple[Arm, Task]]], args, prior: str, judge_digest: str | None) -> None:
-    """Update these groups in the JSON file; the others stay."""
+    """Update these groups in the JSON file; the others stay. Raises OutputError."""
     path = args.out
-    results = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {"groups": {}}
-    runs = recorded(path, judge_digest)
+    results, runs = read_results(path), recorded(path, judge_digest)
     groups = {
         name: collected(name, tasks, args, prior, judge_digest, results["groups"].get(name, {}), runs)
         for name, tasks in plans.items()
@@ -143,5 +156,6 @@ def write_results(plans: dict[str, list[tuple[Arm, Task]]], args, prior: str, ju
     if not any(groups.values()):
         return
     results["groups"] |= {name: group for name, group in groups.items() if group}
-    path.parent.mkdir(parents=True, exist_ok=True)
-    write_atomically(path, (json.dumps(results, indent=1) + "\n").encode())
+    with writing(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_atomically(path, (json.dumps(results, indent=1) + "\n").encode())

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import json
 import statistics
 from pathlib import Path
 
@@ -14,6 +13,7 @@ from ..bench.plots import new_plot, svg
 from .ablation import ablate, parsed
 from .groups import GROUPS
 from .report import origin
+from .results import read_results
 from .tables import arms_table, error_of, paired, values
 
 RULE_GROUPS = ("rules", "rules-long", "rules-256")
@@ -41,7 +41,7 @@ def rules_plot(group: dict) -> str:
 
 def write_page(results: Path, out: Path) -> list[str]:
     """Write rules.md and index.html into `out` from a file of results. Returns the lines of rules.md."""
-    groups = json.loads(results.read_text(encoding="utf-8"))["groups"] if results.is_file() else {}
+    groups = read_results(results)["groups"]
     lines, sections = ["# Distillation rules", ""], []
     for name in RULE_GROUPS:
         definition, group = GROUPS[name], groups.get(name)
@@ -70,7 +70,7 @@ def compare_rules(args: argparse.Namespace) -> int:
     `experiments rules`. Raises UsageError."""
     flags = [("prompts", args.prompts), ("seeds", args.seeds), ("steps", args.steps), ("hours", args.hours)]
     flags += [("threads", args.threads), ("processes", args.processes)]
-    options = [part for name, value in flags if value for part in (f"--{name}", str(value))]
+    options = [part for name, value in flags if value is not None for part in (f"--{name}", str(value))]
     results, runs = args.out / "rules.json", args.runs or args.out / "runs"
     where = ["--only", *(args.groups or RULE_GROUPS), "--device", args.device, "--runs", str(runs), "-o", str(results)]
     failures = ablate(parsed([*where, *options]))

@@ -35,7 +35,7 @@ from ..evaluation.sheet import thumbnails
 from ..guidance.load import load_guidance
 from ..optimise.loop import train
 from ..runs.checkpoint import load_checkpoint, save_checkpoint
-from ..runs.folder import CHECKPOINT
+from ..runs.folder import CHECKPOINT, lock_run
 from ..runs.generate import generate
 from ..runs.stages import follow, start
 from ..toybox.world.captions import parse_prompt
@@ -170,9 +170,10 @@ def main(folder: Path) -> None:
     end_with_the_caller()
     task, path = json.loads((folder / "task.json").read_text()), folder / "made.json"
     set_threads(task["threads"])
-    if not path.exists():
-        write(path, make(task, folder))
-    write(folder / "run.json", score_run(json.loads(path.read_text()), task, folder))
+    with lock_run(folder):  # the same command may run twice
+        if not path.exists():
+            write(path, make(task, folder))
+        write(folder / "run.json", score_run(json.loads(path.read_text()), task, folder))
 
 
 if __name__ == "__main__":

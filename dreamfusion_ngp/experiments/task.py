@@ -11,12 +11,14 @@ from ..config.io import to_dict
 from ..config.schema import RunConfig
 from ..evaluation.figures import DEFINITIONS
 from ..hub.names import TOYBOX_NAME, TOYBOXES
+from ..runs.folder import slug
 from .arms import Arm, Group, config_of
 
 PACKAGE = Path(__file__).resolve().parents[1]
 PRIORS = PACKAGE / "toybox" / "priors"
 PRIOR = PRIORS / "toybox-64"
 JUDGE = PACKAGE / "evaluation" / "judge.safetensors"
+LONGEST = 200  # bytes of a prompt in the name of a folder
 
 
 @dataclass(frozen=True)
@@ -36,7 +38,10 @@ class Task:
     clips: tuple[tuple[str, str], ...] = ()
 
     def folder(self, root: Path) -> Path:
-        return root / f"{self.prompt.replace(' ', '-')}-{self.seed}-{self.key}"
+        name = self.prompt.replace(" ", "-")
+        if len(name.encode()) > LONGEST or name.startswith(".") or set(name) & set("/\\"):
+            name = slug(self.prompt)
+        return root / f"{name}-{self.seed}-{self.key}"
 
 
 def digest(*paths: Path) -> str:
@@ -99,9 +104,9 @@ def finished(task: Task, root: Path, judge: str | None) -> dict | None:
     """The record of a finished run that the judge with that digest has scored; else None."""
     try:
         record = json.loads((task.folder(root) / "run.json").read_text())
-    except (OSError, ValueError):
+        versions = (record["judge"] or {}).get("digest"), record.get("definitions")
+        clips = record.get("clips", {})
+        scored = all(clips.get(name, {}).get("digest") == digest for name, digest in task.clips)
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):  # no record, or a damaged one
         return None
-    versions = (record["judge"] or {}).get("digest"), record.get("definitions")
-    clips = record.get("clips", {})
-    scored = all(clips.get(name, {}).get("digest") == digest for name, digest in task.clips)
     return record if versions == (judge, DEFINITIONS) and scored else None

@@ -7,7 +7,7 @@ import pytest
 from support.tiny_clip import tiny_clip_folder
 
 from dreamfusion_ngp import cli
-from dreamfusion_ngp.base.errors import UsageError
+from dreamfusion_ngp.base.errors import OutputError, UsageError
 from dreamfusion_ngp.config.io import from_dict
 from dreamfusion_ngp.config.presets import PRESETS
 from dreamfusion_ngp.config.schema import RunConfig
@@ -140,11 +140,25 @@ def test_the_pages_say_what_was_measured(tmp_path):
 
 
 def test_what_cannot_be_is_one_line(tmp_path, capsys):
-    for words in (["--shorten", "0"], ["--prompts", "0"], ["--guidance", "sd21"], ["--judge", str(tmp_path / "none")]):
+    for words in (
+        ["--hours", "nan"],
+        ["--hours", "-1"],
+        ["--shorten", "0"],
+        ["--prompts", "0"],
+        ["--guidance", "sd21"],
+        ["--judge", str(tmp_path / "none")],
+    ):
         assert cli.main(["experiments", "table", "-o", str(tmp_path / "t"), *words]) == UsageError.exit_code
-    assert capsys.readouterr().err.count("\n") == 4 and not (tmp_path / "t").exists()
+    assert capsys.readouterr().err.count("\n") == 6 and not (tmp_path / "t").exists()
     with pytest.raises(UsageError, match="--threads"):
         check_request(request(tmp_path, threads=0))
+
+
+def test_a_folder_that_cannot_be_written_is_known_before_the_first_run(tmp_path, monkeypatch):
+    monkeypatch.setattr(Runner, "make_all", lambda *_: pytest.fail("a run was made"))
+    (tmp_path / "table").write_text("a file")
+    with pytest.raises(OutputError, match=f"cannot write {tmp_path / 'table'}"):
+        make_table(request(tmp_path, rows=("Dream Fields",)), say=str)
 
 
 @pytest.mark.slow

@@ -11,6 +11,7 @@ from PIL import Image
 from support.experiment_records import group_with, run_of
 
 from dreamfusion_ngp import cli
+from dreamfusion_ngp.base.errors import UsageError
 from dreamfusion_ngp.cli.experiments import RULE_GROUPS as CLI_GROUPS
 from dreamfusion_ngp.config.rules import RULES as KNOWN_RULES
 from dreamfusion_ngp.evaluation.figures import DEFINITIONS
@@ -107,3 +108,19 @@ def test_pictures_of_finished_runs_become_a_diversity_and_a_page(tmp_path, monke
     (arm,) = json.loads((tmp_path / "rules.json").read_text())["groups"]["rules"]["arms"]
     assert arm["name"] == "csd" and len(arm["runs"]) == 2 and arm["diversity"] == {"a red mug": 0.2}
     assert "csd" in (tmp_path / "rules.md").read_text()
+
+
+@pytest.mark.parametrize("words", [("--seeds", "0"), ("--steps", "0"), ("--processes", "-1"), ("--hours", "nan")])
+def test_numbers_that_cannot_be_are_one_line(tmp_path, capsys, monkeypatch, words):
+    monkeypatch.setattr(rules_page, "ablate", lambda _: pytest.fail("runs were made"))
+    assert cli.main(["experiments", "rules", "-o", str(tmp_path / "rules"), *words]) == UsageError.exit_code
+    assert f"error: {words[0]} must be at least" in capsys.readouterr().err and not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("text", ["{", "[]", '{"groups": 1}', '{"groups": {"rules": {"arms": [{"runs": [1]}]}}}'])
+def test_results_that_are_damaged_are_one_line(tmp_path, capsys, monkeypatch, text):
+    monkeypatch.setattr(Runner, "make_all", lambda *_: pytest.fail("runs were made"))
+    (tmp_path / "rules.json").write_text(text)
+    assert cli.main(["experiments", "rules", "-o", str(tmp_path)]) == UsageError.exit_code
+    err = capsys.readouterr().err
+    assert err.count("\n") == 1 and f"{tmp_path / 'rules.json'} is damaged or no file of results" in err
