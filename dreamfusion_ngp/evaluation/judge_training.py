@@ -18,6 +18,7 @@ import torch
 from ..base.cuda_graphs import CudaCapture, Repeated
 from ..base.errors import UsageError
 from ..base.precision import autocast
+from ..base.rng import SEED_LIMIT
 from ..base.slots import sent
 from ..scene.cameras import orbit
 from ..toybox.prior.cache import Shelves
@@ -265,7 +266,9 @@ def progress(config: TrainJudgeConfig, steps: int, began: float) -> float:
 
 def check_request(config: TrainJudgeConfig, out: Path, device: str) -> None:
     check_device("train-judge", device)
-    if config.images < 0 or not 0 < config.minutes < math.inf or config.seed < 0:
-        raise UsageError("train-judge: --images and --seed must not be negative, --minutes must be above 0")
+    if config.images < 0 or not 0 < config.minutes < math.inf or not 0 <= config.seed < SEED_LIMIT:
+        raise UsageError(
+            f"train-judge: --images must not be negative, --seed be from 0 to {SEED_LIMIT - 1}, --minutes above 0"
+        )
     if out.is_dir() or not out.absolute().parent.is_dir():
         raise UsageError(f"train-judge: {out} is a folder or lies in none; give a file, e.g. -o judge.safetensors")

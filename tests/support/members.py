@@ -12,6 +12,7 @@ from pathlib import Path
 import torch
 import torch.distributed as dist
 
+from dreamfusion_ngp.base.errors import DivergenceError
 from dreamfusion_ngp.toybox.prior.optimizer import MuonAdamW
 
 
@@ -92,3 +93,7 @@ def fail(rank: int, world: int) -> None:
     if rank == 1:
         raise ValueError("this is the reason")
     dist.barrier()
+
+
+def diverge(rank: int, world: int) -> None:
+    raise DivergenceError("the loss is nan: stopped")

@@ -1,10 +1,10 @@
 """Several processes of one training: what they return, how they end, and what is said of one that does not."""
 
 import pytest
-from support.members import abort_at_exit, die, fail, sum_beside_a_late_thread
+from support.members import abort_at_exit, die, diverge, fail, sum_beside_a_late_thread
 from torch.multiprocessing import ProcessRaisedException
 
-from dreamfusion_ngp.base.errors import PriorError
+from dreamfusion_ngp.base.errors import DivergenceError, PriorError
 from dreamfusion_ngp.toybox.prior.processes import run_group
 
 
@@ -28,3 +28,8 @@ def test_a_member_that_is_killed_is_one_clear_error():
 def test_a_member_that_fails_says_why():
     with pytest.raises(ProcessRaisedException, match="this is the reason"):
         run_group(fail, 2)
+
+
+def test_an_error_of_a_member_that_users_can_cause_is_that_error():
+    with pytest.raises(DivergenceError, match="^the loss is nan: stopped$"):
+        run_group(diverge, 2)

@@ -7,7 +7,8 @@ import json
 import math
 import shutil
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -18,11 +19,12 @@ from torch import Tensor, nn
 
 from ...base.console import tolerant
 from ...base.cuda_graphs import CudaCapture, Repeated
-from ...base.errors import PriorError
+from ...base.errors import DivergenceError, OutputError, PriorError, writing
 from .loss import TrainPriorConfig
 from .optimizer import MuonAdamW, trainable
 from .processes import run_group
 
+NOT_SAVED = "stopped, and not saved (a lower learning rate may help)"
 EMPTY_LOG = {"images": 0, "loss": [], "scores": []}
 
 
@@ -149,7 +151,7 @@ class Training:
                     self.log_progress(images, progress, recent)
                 if self.rank == 0 and time.monotonic() - saved > config.save_every:
                     due = time.monotonic() - scored > config.score_every
-                    self.save(self.start + images, score=due)
+                    self.try_to_save(self.start + images, score=due)
                     saved = time.monotonic()
                     scored = saved if due else scored
             if recent:
@@ -175,6 +177,8 @@ class Training:
         """Log and print the mean of the recent losses, and empty their list."""
         loss = float(torch.stack(recent).mean())
         recent.clear()
+        if not math.isfinite(loss):
+            raise DivergenceError(f"the loss is {loss} at {self.start + images:,} images: {NOT_SAVED}")
         self.losses.append([self.start + images, round(loss, 5)])
         if self.rank:
             return
@@ -226,25 +230,36 @@ class Training:
         for g, part in zip(grads, flat.div_(self.world).split([g.numel() for g in grads]), strict=True):
             g.copy_(part.view_as(g))
 
+    def try_to_save(self, total: int, score: bool) -> None:
+        """`save` in the middle of the training: a failed write may succeed later."""
+        try:
+            self.save(total, score)
+        except OutputError as error:
+            self.show(f"{error}; going on without it")
+
     def save(self, total: int, score: bool = False, with_sheet: bool = False) -> None:
-        """Write the averaged weights into a new folder, then replace `out` by it."""
+        """Write the averaged weights into a new folder, then replace `out` by it. Raises OutputError, and
+        DivergenceError for weights that are not finite; what `out` held before stays."""
         averaged = copy.deepcopy(self.task.model)
         modules = self.task.modules(averaged)
         with torch.no_grad():
             for p, a in zip(trainable(modules), self.average, strict=True):
                 p.copy_(a)
+        if not all(bool(a.isfinite().all()) for a in self.average):
+            raise DivergenceError(f"a weight is not finite after {total:,} images: {NOT_SAVED}")
         folder = self.out.with_name(self.out.name + ".part")
-        shutil.rmtree(folder, ignore_errors=True)
-        averaged.save(folder)
-        for module in modules:
-            module.eval()
-        if score and self.score:
-            self.scores.append({"images": total, **self.score(averaged)})
-            self.show(f"scored {self.scores[-1]}")
-        (folder / "training.json").write_text(json.dumps(self.training_log(total)) + "\n")
-        if with_sheet and self.config.sheet_steps and self.task.sheet:
-            self.task.sheet(averaged, folder / "samples.jpg")
-        replace_folder(folder, self.out)
+        with written(self.out):
+            shutil.rmtree(folder, ignore_errors=True)
+            averaged.save(folder)
+            for module in modules:
+                module.eval()
+            if score and self.score:
+                self.scores.append({"images": total, **self.score(averaged)})
+                self.show(f"scored {self.scores[-1]}")
+            (folder / "training.json").write_text(json.dumps(self.training_log(total)) + "\n")
+            if with_sheet and self.config.sheet_steps and self.task.sheet:
+                self.task.sheet(averaged, folder / "samples.jpg")
+            replace_folder(folder, self.out)
         self.show(f"saved {self.out} after {total:,} images")
 
     def training_log(self, total: int) -> dict:
@@ -260,6 +275,18 @@ class Training:
             return log
         others = {name: entry for name, entry in self.log.items() if isinstance(entry, dict)}
         return others | {self.task.name: log}
+
+
+@contextmanager
+def written(out: Path) -> Iterator[None]:
+    """`writing`, for what safetensors writes too."""
+    from safetensors import SafetensorError
+
+    try:
+        with writing(out):
+            yield
+    except SafetensorError as error:
+        raise OutputError(f"cannot write {out}: {' '.join(str(error).split())}") from None
 
 
 def replace_folder(folder: Path, out: Path) -> None:

@@ -14,6 +14,7 @@ import torch
 
 from ...base.console import silent
 from ...base.errors import PriorError, UsageError
+from ...base.rng import SEED_LIMIT
 from ...base.slots import sent
 from .loop import EMPTY_LOG, read_log, run_task
 from .loss import BLIND_SHARE, Reservoir, TrainPriorConfig, caption_ids, denoising_loss, training_batch
@@ -55,10 +56,14 @@ def check_request(config: TrainPriorConfig, out: Path, device: str, mark: str = 
         least = 0 if name == "sheet_steps" else 1
         if getattr(config, name) < least:
             raise UsageError(f"train-prior: {name} must be at least {least}, got {getattr(config, name)}")
+    if not 0 < config.learning_rate < math.inf:
+        raise UsageError(f"train-prior: learning_rate must be above 0, got {config.learning_rate}")
     if not 0 <= config.text_phase <= 1:
         raise UsageError(f"train-prior: text_phase must be from 0 to 1, got {config.text_phase}")
-    if config.seed < 0 or not 0 <= config.minutes < math.inf:
-        raise UsageError(f"train-prior: seed and minutes must not be negative, got {config.seed} and {config.minutes}")
+    if not 0 <= config.seed < SEED_LIMIT:
+        raise UsageError(f"train-prior: seed must be from 0 to {SEED_LIMIT - 1}, got {config.seed}")
+    if not 0 <= config.minutes < math.inf:
+        raise UsageError(f"train-prior: minutes must not be negative, got {config.minutes}")
     check_device("train-prior", device)
     if out.exists() and not (out / mark).is_file() and not (out.is_dir() and not any(out.iterdir())):
         raise UsageError(f"{out} exists and is no prior; it would be replaced, so choose another folder")

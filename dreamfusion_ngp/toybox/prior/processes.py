@@ -16,6 +16,7 @@ import torch
 import torch.distributed as dist
 from torch.multiprocessing.spawn import ProcessException, ProcessRaisedException, start_processes
 
+from ...base import errors
 from ...base.errors import PriorError
 
 STOPS = (signal.SIGINT, signal.SIGTERM)
@@ -28,8 +29,8 @@ def run_group(function: Callable[..., None], world: int, *args) -> None:
     function, args: picklable. A member may exit once it has returned, so no exchange of tensors may need it after that.
     KeyboardInterrupt and SystemExit in the caller, SIGINT and SIGTERM in any member become one KeyboardInterrupt in the
     first member. The others keep running until it has saved, and none outlives the call.
-    Raises torch.multiprocessing.ProcessRaisedException, which holds the traceback, where the function raised, and
-    PriorError where a process was killed.
+    Raises a DreamfusionError that the function raised, torch.multiprocessing.ProcessRaisedException, which holds the
+    traceback, where it raised another, and PriorError where a process was killed.
     """
     processes: list[Any] = []
     with tempfile.TemporaryDirectory() as folder:
@@ -44,6 +45,8 @@ def run_group(function: Callable[..., None], world: int, *args) -> None:
         except ProcessException as error:
             ends = [process.exitcode for process in processes]
             if -signal.SIGKILL not in ends and isinstance(error, ProcessRaisedException):
+                if foreseen := foreseen_error(error):
+                    raise foreseen from None
                 raise
             number = ends.index(-signal.SIGKILL) if -signal.SIGKILL in ends else error.error_index
             raise PriorError(
@@ -53,6 +56,14 @@ def run_group(function: Callable[..., None], world: int, *args) -> None:
         except (KeyboardInterrupt, SystemExit):
             stop(processes)
             raise
+
+
+def foreseen_error(error: ProcessRaisedException) -> errors.DreamfusionError | None:
+    """The DreamfusionError of a member, by the last line of its traceback; None for another error."""
+    last = str(error).strip().splitlines()[-1]
+    name, _, message = last.removeprefix(f"{errors.__name__}.").partition(": ")
+    kind = getattr(errors, name, None) if last.startswith(f"{errors.__name__}.") else None
+    return kind(message) if isinstance(kind, type) and issubclass(kind, errors.DreamfusionError) else None
 
 
 @contextlib.contextmanager
