@@ -50,8 +50,8 @@ class SurfaceStage:
         config = self.config
         records = [self.differentiate(guidance, part, clock) for part in range(config.accumulate)]
         self.step += 1
-        self.whole = True
         self.stepped()
+        self.whole = True
         return records[0] if len(records) == 1 else merge(records)
 
     def differentiate(self, guidance: Guidance, part: int, clock: Callable[[], float]) -> StepRecord:
@@ -94,7 +94,7 @@ class SurfaceStage:
         return {}
 
     def stepped(self) -> None:
-        """Called after every step."""
+        """Called at the end of every step, which is whole only after it."""
 
     def learn(
         self, rendering: MeshRendering, d_rgb: Tensor, losses: dict[str, tuple[float, Tensor]], last: bool

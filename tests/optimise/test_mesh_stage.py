@@ -202,3 +202,11 @@ def test_a_guidance_that_is_shown_normals_learns_the_shape(volume):
     assert torch.equal(before["surface.detail.table"], after["surface.detail.table"])
     middle = seen[0][:, 10:14, 10:14]
     assert (middle[..., 2] > 0.6).all() and middle.std() > 0.01
+
+
+def test_a_step_is_whole_once_the_band_is_rebuilt(volume):
+    """Saved before, by a second Ctrl-C, the run would go on with the old band."""
+    stage, seen = follow(volume), []
+    stage.stepped = lambda step=stage.stepped: seen.append(stage.whole) or step()
+    trained(stage, until=2)
+    assert seen == [False, False] and stage.whole

@@ -18,7 +18,7 @@ from support.tiny_runs import TINY_PRIOR as TINY
 
 from dreamfusion_ngp.base.console import silent
 from dreamfusion_ngp.base.cuda_graphs import Repeated
-from dreamfusion_ngp.base.errors import DivergenceError, PriorError, UsageError
+from dreamfusion_ngp.base.errors import PriorError, UsageError
 from dreamfusion_ngp.cli.train_prior import say
 from dreamfusion_ngp.guidance.packing import position_maps
 from dreamfusion_ngp.toybox.prior import loop as trainer
@@ -187,29 +187,6 @@ def test_what_ends_a_training_costs_none_of_it(tmp_path, monkeypatch):
         train_prior(replace(TINY, report_every=1), tmp_path / "prior", show=say)
     log = read_log(tmp_path / "prior")
     assert log["images"] == log["loss"][-1][0] == 3 * TINY.batch
-
-
-@pytest.mark.parametrize("first", [dict(report_every=1), dict(save_every=0.0)])
-def test_a_training_that_diverges_replaces_nothing(first, tmp_path, monkeypatch):
-    monkeypatch.setattr(PixelTask, "loss", lambda task, *batch, take=PixelTask.loss: take(task, *batch) * math.nan)
-    with pytest.raises(DivergenceError, match="stopped, and not saved"):
-        train_prior(replace(QUICK, images=8, **first), tmp_path / "prior")
-    assert not any(tmp_path.iterdir())
-
-
-def test_a_save_that_fails_is_tried_again(tmp_path, monkeypatch):
-    said, left = [], [OSError(28, "No space left on device")]
-
-    def replace_folder(*folders, take=trainer.replace_folder):
-        if left:
-            raise left.pop()
-        take(*folders)
-
-    monkeypatch.setattr(trainer, "replace_folder", replace_folder)
-    train_prior(replace(QUICK, images=24, save_every=0.0), tmp_path / "prior", show=said.append)
-    (line,) = [line for line in said if "No space" in line]
-    assert line == f"cannot write {tmp_path / 'prior'}: No space left on device; going on without it"
-    assert read_log(tmp_path / "prior")["images"] == 24
 
 
 def test_a_limit_in_minutes_ends_the_run_and_replaces_an_older_prior(trained, tmp_path):
