@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import math
 
 from ..base.characters import clean_text
 from ..base.errors import UsageError
@@ -11,16 +10,17 @@ from .io import from_dict, to_dict
 from .schema import ClipConfig, GuidanceConfig, RunConfig, resolution_at
 
 VIEWS = ("front", "left", "back", "right")  # of TextureConfig.keep
+LARGEST = 1e30  # numbers without limits of their own: float32 holds them
 BACKGROUNDS = ("noise", "checker", "fourier", "flat")  # of ClipConfig
 
 
 def limited(config, group: str = ""):
-    """Yield (path, value, limits) of every setting with limits, those of groups as "group.key"."""
+    """Yield (path, value, limits) of every setting, those of groups as "group.key"."""
     for each in dataclasses.fields(config):
         value = getattr(config, each.name)
         if dataclasses.is_dataclass(value):
             yield from limited(value, f"{group}{each.name}.")
-        elif each.metadata:
+        else:
             yield f"{group}{each.name}", value, each.metadata
 
 
@@ -52,10 +52,10 @@ def check_limits(config: RunConfig) -> None:
     for path, value, limits in limited(config):
         if value not in limits.get("choices", (value,)):
             raise UsageError(f"{path} must be one of {', '.join(map(str, limits['choices']))}, got {value!r}")
-        low, high = limits.get("range", (-math.inf, math.inf))
-        numbers = value if isinstance(value, tuple) else (value,)
-        if "range" in limits and value is not None and not all(low <= v <= high for v in numbers):
-            raise UsageError(f"{path} must be from {low} to {high}, got {value}")
+        low, high = limits.get("range", (-LARGEST, LARGEST))
+        numbers = [v for v in (value if isinstance(value, tuple) else (value,)) if isinstance(v, (int, float))]
+        if not all(low <= v <= high for v in numbers):
+            raise UsageError(f"{path} must be from {low} to {high}, got {str(value)[:60]}")
         if limits.get("interval") and value is not None and value[0] > value[1]:
             raise UsageError(f"{path} must be (lowest, highest), got {value}")
 
@@ -104,9 +104,14 @@ def check_config(config: RunConfig) -> None:
 
 
 def order_problems(config: RunConfig, then: RunConfig | None) -> dict[str, bool]:
-    """Message about a stage that cannot go on from the one before -> whether this config has it."""
+    """Message about what a stage cannot do, or what cannot follow it -> whether this config has it."""
     words = {part.strip().lower() for part in config.texture.keep.split(",")} - {""}
-    problems = {f"texture.keep must be views, of {', '.join(VIEWS)}, with commas": not words <= set(VIEWS)}
+    fixed = config.kind == "texture" or (config.kind == "mesh" and config.mesh.learn == "color")
+    problems = {
+        f"texture.keep must be views, of {', '.join(VIEWS)}, with commas": not words <= set(VIEWS),
+        'mesh.show "normal" is for a stage that changes the shape: this one learns colours alone': fixed
+        and config.mesh.show == "normal",
+    }
     if then is None:
         return problems
     return problems | {

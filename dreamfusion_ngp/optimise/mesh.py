@@ -231,9 +231,11 @@ class MeshStage(SolidStage):
             self.surface.refresh_band()
 
     def losses(self, rendering: MeshRendering) -> dict[str, tuple[float, Tensor]]:
-        """(weight, value) of the regularisers to which the config gives a weight."""
+        """(weight, value) of the regularisers to which the config gives a weight; none of a shape that is fixed."""
         config, surface = self.config.mesh, self.surface
         terms = {}
+        if config.learn == "color":
+            return terms
         if config.consistency:
             terms["consistency"] = (config.consistency, consistency_loss(rendering.vertices, rendering.faces))
         if config.laplacian:

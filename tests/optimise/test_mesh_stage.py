@@ -7,6 +7,7 @@ import torch
 from support.tiny_runs import TINY, Target, run
 
 from dreamfusion_ngp.base.errors import CheckpointError, UsageError
+from dreamfusion_ngp.config.checks import check_config
 from dreamfusion_ngp.config.schema import LightConfig, MeshConfig
 from dreamfusion_ngp.guidance.protocol import GuidanceOutput
 from dreamfusion_ngp.optimise.loop import train
@@ -210,3 +211,12 @@ def test_a_step_is_whole_once_the_band_is_rebuilt(volume):
     stage.stepped = lambda step=stage.stepped: seen.append(stage.whole) or step()
     trained(stage, until=2)
     assert seen == [False, False] and stage.whole
+
+
+def test_a_fixed_shape_has_no_regularisers(volume):
+    """They would have nothing to change."""
+    fixed = replace(MESH.mesh, learn="color", consistency=0.1, laplacian=0.1, sign_change=0.1)
+    stage = MeshStage.start(replace(next_config(BOTH), mesh=fixed), "cpu", volume)
+    assert "consistency" not in trained(stage, until=1)[0]
+    with pytest.raises(UsageError, match=r'mesh\.show "normal" is for a stage that changes the shape'):
+        check_config(replace(MESH, mesh=replace(fixed, show="normal")))

@@ -138,6 +138,7 @@ def test_settings_of_the_second_stage_are_set_by_their_path():
         ("kind=mesh", "a mesh goes on from a volume"),
         ("then.texture.keep=top", "texture.keep must be views, of front, left, back, right"),
         ("then.kind=sphere", "a sphere is the first stage"),
+        ('then.then={"kind": "texture", "mesh": {"show": "normal"}}', 'mesh.show "normal" is for a stage that changes'),
         ('then.then={"kind": "volume"}', "a volume goes on from a volume only"),
         ('then.then={"kind": "volume", "particles": 2}', "several particles start from nothing"),
         ('then.then={"kind": "texture", "then": {"kind": "texture"}}', "not from another texture"),
