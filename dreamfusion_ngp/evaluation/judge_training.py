@@ -16,7 +16,7 @@ import numpy as np
 import torch
 
 from ..base.cuda_graphs import CudaCapture, Repeated
-from ..base.errors import UsageError
+from ..base.errors import DivergenceError, UsageError
 from ..base.precision import autocast
 from ..base.rng import SEED_LIMIT
 from ..base.slots import sent
@@ -210,7 +210,8 @@ def held_out(retrieval, views: bool = True) -> dict:
 
 
 def train_judge(config: TrainJudgeConfig, out: Path, show=print, device: str = "cpu") -> Judge:
-    """Train, test on held-out true renderings, and write `out`. Raises UsageError before anything is done."""
+    """Train, test on held-out true renderings, and write `out`. Raises UsageError before anything is done,
+    DivergenceError for weights that are not finite, which are not written."""
     check_request(config, Path(out), device)
     random = np.random.default_rng([config.seed, 7])
     torch.manual_seed(config.seed)
@@ -245,6 +246,8 @@ def train_judge(config: TrainJudgeConfig, out: Path, show=print, device: str = "
         curve.append([steps * config.batch, round(float(torch.stack(recent).mean()), 4)])
     judge.to(device="cpu", memory_format=torch.contiguous_format)  # pyright: ignore[reportCallIssue]
     judge.eval().requires_grad_(False)
+    if not all(bool(p.isfinite().all()) for p in judge.parameters()):
+        raise DivergenceError("train-judge: a weight is not finite: not saved (another seed may help)")
     minutes = round((time.monotonic() - began) / 60, 2)
     judge.log = {
         "images": steps * config.batch,

@@ -1,12 +1,15 @@
 """The embedded judge: what it is trained on, that a short training helps, files."""
 
+import math
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
 from support.tape import Tape
 
 from dreamfusion_ngp.base.cuda_graphs import Repeated
-from dreamfusion_ngp.base.errors import CheckpointError, UsageError
+from dreamfusion_ngp.base.errors import CheckpointError, DivergenceError, UsageError
 from dreamfusion_ngp.config.presets import FRAMED_CAMERAS
 from dreamfusion_ngp.config.schema import CameraConfig
 from dreamfusion_ngp.evaluation.judge import DIMENSION, SIZE, Judge, load_judge, save_judge
@@ -115,7 +118,8 @@ def test_a_gpu_trains_too(cuda, tmp_path):
 
 
 def test_what_cannot_be_done_is_one_line(tmp_path):
-    for bad in (TrainJudgeConfig(images=-1), TrainJudgeConfig(minutes=0), TrainJudgeConfig(seed=-1)):
+    seeds = TrainJudgeConfig(seed=-1), TrainJudgeConfig(seed=1 << 64)
+    for bad in (TrainJudgeConfig(images=-1), TrainJudgeConfig(minutes=0), *seeds):
         with pytest.raises(UsageError):
             train_judge(bad, tmp_path / "j.safetensors")
     with pytest.raises(UsageError, match="folder"):
@@ -134,3 +138,10 @@ def test_a_judge_with_another_vocabulary_is_refused(tmp_path, monkeypatch):
     monkeypatch.setattr("dreamfusion_ngp.evaluation.judge.WORDS", ("a", "b"))
     with pytest.raises(CheckpointError, match="other words|cannot be used"):
         load_judge(tmp_path / "j")
+
+
+def test_a_judge_that_diverges_is_not_saved(tmp_path):
+    (tmp_path / "judge.safetensors").write_text("an older one")
+    with pytest.raises(DivergenceError, match="not saved"):
+        train_judge(replace(SHORT, images=1, batch=4, learning_rate=math.nan), tmp_path / "judge.safetensors", show=str)
+    assert (tmp_path / "judge.safetensors").read_text() == "an older one"
