@@ -4,6 +4,7 @@ Fields (Jain et al., CVPR 2022) and CLIP-Mesh (Mohammad Khalid et al., SIGGRAPH 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Protocol
 
 import numpy as np
@@ -12,12 +13,15 @@ from torch import Tensor
 
 from ..base.precision import choose_dtype
 from ..base.rng import Stream, generator
+from ..config.checks import clean_texts
 from ..config.prompts import VIEW_WORDS, view_prompt
 from ..config.schema import RunConfig
 from ..scene.views import Views
 from .clip_pictures import backgrounds, before, draw_windows, windows
-from .dual_encoder import encoder_folder, encoder_kind, load_dual_encoder
+from .cut import note_syntax
+from .dual_encoder import DualEncoder, check_encoder, encoder_folder, load_dual_encoder
 from .protocol import GuidanceOutput
+from .text_encoders import vocabulary
 
 BOOST = 1024.0  # loss scale for a half-precision backward, whose gradients would underflow
 
@@ -83,9 +87,26 @@ class ClipGuidance:
 def load_clip_guidance(config: RunConfig, device: torch.device) -> ClipGuidance:
     """The guidance of a run by `config.guidance.model`, on `device`. Raises PriorError."""
     dtype = choose_dtype(config.guidance.precision, device) or torch.float32
-    return ClipGuidance(config, load_dual_encoder(config.guidance.model, device, dtype))
+    encoder = load_dual_encoder(config.guidance.model, device, dtype)
+    return ClipGuidance(with_texts(config, encoder), encoder)
+
+
+def with_texts(config: RunConfig, encoder: DualEncoder) -> RunConfig:
+    """The config with its texts in normal form, and cut to fit the encoder, which has embedded all that a run can need.
+    Raises PriorError if it cannot read one."""
+    config = clean_texts(config)
+    views, _ = vocabulary(config.guidance)
+    note_syntax(config.prompt, "prompt")
+    prompt, negative = encoder.fit(config.prompt, views, "prompt"), config.guidance.negative
+    if negative and config.clip.negative:
+        note_syntax(negative, "negative prompt")
+        negative = encoder.fit(negative, [""], "negative prompt")
+        encoder.encode_texts([negative])
+    for view in views:
+        encoder.encode_texts([view_prompt(prompt, view)])
+    return replace(config, prompt=prompt, guidance=replace(config.guidance, negative=negative))
 
 
 def check_clip(config: RunConfig) -> None:
     """Raise PriorError for errors in the model's folder that can be detected without loading the weights."""
-    encoder_kind(encoder_folder(config.guidance.model), config.guidance.model)
+    check_encoder(encoder_folder(config.guidance.model), config.guidance.model)

@@ -7,8 +7,10 @@ One loader for guidance (clip.py) and for evaluation (evaluation/clip.py).
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -16,14 +18,19 @@ from torch import Tensor
 from ..base.errors import PriorError
 from ..hub.fetch import model_path, read_json
 from ..hub.names import CLIP_TOYBOX, TOYBOXES
-from ..hub.weights import loadable, part_weights
+from ..hub.weights import fault, is_lfs_pointer, loadable, part_weights
+from .cut import fit_prompt
 from .embedded import embedded_folder
-from .pipeline_folder import fitting, no_progress_bar
+from .pipeline_folder import check_complete, fitting, no_progress_bar, read_object, with_words
+from .reader import USUAL as USUAL_TOKENS
+from .reader import check_embedded, declared_length, positions
+from .settings import read_settings
 
 MEAN, STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)  # of CLIP's training images
 HALF = (0.5, 0.5, 0.5)  # SigLIP's mean and deviation
 BATCH = 16  # captions at a time
 USUAL = 224  # pixels a side, if the folder has no size
+TRIAL = ("a", "a photo of a dog")  # two texts that no encoder reads alike
 # model_type of config.json -> classes of transformers, default mean and deviation
 KINDS = {
     "clip": ("CLIPModel", "CLIPTokenizer", MEAN, STD),
@@ -45,9 +52,42 @@ class DualEncoder:
         self.model, self.tokenizer, self.name = model, tokenizer, name
         self.device = next(model.parameters()).device
         self.size = int(getattr(model.config.vision_config, "image_size", size))
-        self.limit = int(model.config.text_config.max_position_embeddings)
+        lengths = (declared_length(tokenizer.model_max_length, Path(name)), positions(model.text_model))
+        self.limit = min([n for n in lengths if n is not None], default=USUAL_TOKENS)
+        tokenizer.model_max_length = self.limit
         self.mean, self.std = (torch.tensor(v, device=self.device).view(1, 3, 1, 1) for v in (mean, std))
         self.cache: dict[tuple[str, ...], Tensor] = {}
+
+    def fit(self, text: str, views: Sequence[str], name: str) -> str:
+        """The text called `name`, cut to fit together with the view words; see `fit_prompt`."""
+        with self.reading():
+            return fit_prompt([self.tokenizer], text, views, ("",), name, f"{self.name} reads")
+
+    def reading(self):
+        return fitting(f"{self.name} cannot read a text")
+
+    @torch.no_grad()
+    def check(self) -> None:
+        """Raise PriorError unless pictures and texts become finite numbers in one space, and different texts
+        different ones."""
+        with fitting(f"{self.name}: its network does not take what its folder gives it"):
+            seen = self.encode_images(torch.full((1, 3, self.size, self.size), 0.5, device=self.device))
+            read = self.encode_tokens(*self.tokens(TRIAL))
+        if seen.shape[1] != read.shape[1]:
+            raise PriorError(
+                f"{self.name} makes {seen.shape[1]} numbers of a picture and {read.shape[1]} of a text, which cannot "
+                "be compared"
+            )
+        if not (seen.isfinite().all() and read.isfinite().all()):
+            raise PriorError(
+                f"{self.name} gives numbers that are not finite: its weights are damaged, or guidance.precision is "
+                "too small for it"
+            )
+        if torch.equal(read[0], read[1]):
+            raise PriorError(
+                f"{self.name} makes the same numbers of every text: the tokenizer ends a text with another token than "
+                "eos_token_id of its config.json says, or its weights are damaged"
+            )
 
     def encode_images(self, pictures: Tensor) -> Tensor:
         """Pictures (N, 3, size, size) in [0, 1] -> (N, D) float32 of length 1. Differentiable."""
@@ -62,7 +102,8 @@ class DualEncoder:
         long is ignored, with a warning."""
         key = tuple(captions)
         if key not in self.cache:
-            lengths = map(len, self.tokenizer(list(captions), verbose=False).input_ids)
+            with self.reading():
+                lengths = [len(ids) for ids in self.tokenizer(list(captions), verbose=False).input_ids]
             if cut := [caption for caption, length in zip(captions, lengths, strict=True) if length > self.limit]:
                 log.warning(
                     "%s reads %d tokens of a caption; the end is ignored of %d, the first of which is: %s",
@@ -73,10 +114,15 @@ class DualEncoder:
         return self.cache[key]
 
     def tokens(self, captions: Sequence[str]) -> tuple[Tensor, Tensor | None]:
-        """ids (M, limit) of captions, padded, and CLIP's attention mask; None for SigLIP, which sees the padding."""
-        tokens = self.tokenizer(
-            list(captions), padding="max_length", truncation=True, return_tensors="pt", max_length=self.limit
-        ).to(self.device)
+        """ids (M, limit) of captions, padded, and CLIP's attention mask; None for SigLIP, which sees the padding.
+        Raises PriorError if the tokenizer fails, and for a token without an embedding."""
+        with self.reading():
+            tokens = self.tokenizer(
+                list(captions), padding="max_length", truncation=True, return_tensors="pt", max_length=self.limit
+            )
+            rows = self.model.text_model.get_input_embeddings().num_embeddings
+            check_embedded(self.tokenizer, tokens.input_ids, rows, f"the tokenizer of {self.name}", "its text model")
+        tokens = tokens.to(self.device)
         return tokens.input_ids, tokens.attention_mask if hasattr(self.model, "text_projection") else None
 
     def encode_tokens(self, ids: Tensor, mask: Tensor | None) -> Tensor:
@@ -90,22 +136,90 @@ def load_dual_encoder(
     model: str, device: str | torch.device = "cpu", dtype: torch.dtype = torch.float32
 ) -> DualEncoder:
     """model: "toybox-clip", a short name or hub id (fetched once), or a folder in transformers format. Frozen. Raises
-    PriorError that says what to do if it cannot be loaded."""
+    PriorError that says what to do if it cannot be loaded, or if what its folder says and its weights do not fit."""
+    folder = encoder_folder(model)
+    check_encoder(folder, model)
+    kind, reader, mean, std = KINDS[encoder_kind(folder, model)]
+    mean, std = normalisation(folder, mean, std)
+    network = load_network(folder, kind, dtype).to(device)
+    size = 0 if hasattr(network.config.vision_config, "image_size") else prepared_side(folder)
+    with fitting(f"{model} cannot be loaded"), no_progress_bar():
+        tokenizer = tokenizer_class(folder, reader).from_pretrained(folder, local_files_only=True)
+    encoder = DualEncoder(network, with_words(tokenizer, folder), model, mean, std, size)
+    encoder.check()
+    return encoder
+
+
+def check_encoder(folder: Path, model: str) -> None:
+    """Raise PriorError for errors in a folder that can be detected without loading the weights."""
+    encoder_kind(folder, model)
+    read_settings(folder)
+    part_weights(folder)
+    for path in sorted(folder.iterdir()):
+        if path.suffix in (".json", ".txt", ".model") and is_lfs_pointer(path):
+            raise PriorError(f"{path} {fault(path)}")
+
+
+def load_network(folder: Path, kind: str, dtype: torch.dtype) -> Any:
+    """The network, a transformers model of the class `kind`, in `dtype`. Raises PriorError."""
     import transformers
 
-    folder = encoder_folder(model)
-    kind, reader, mean, std = KINDS[encoder_kind(folder, model)]
-    with fitting(f"{model} cannot be loaded"), no_progress_bar():
+    cls = getattr(transformers, kind)
+    with fitting(f"{folder} cannot be loaded as {kind}"), no_progress_bar():
+        config = cls.config_class.from_pretrained(folder, local_files_only=True)
+        if hasattr(config.vision_config, "image_size"):
+            config.vision_config.image_size = side(config.vision_config.image_size, folder / "config.json")
         with loadable(folder, part_weights(folder), "model") as (place, variant):
-            network = getattr(transformers, kind).from_pretrained(
-                place, local_files_only=True, use_safetensors=True, variant=variant, dtype=dtype
+            network, info = cls.from_pretrained(
+                place,
+                config=config,
+                local_files_only=True,
+                use_safetensors=True,
+                variant=variant,
+                dtype=dtype,
+                output_loading_info=True,
+                ignore_mismatched_sizes=True,
             )
-        tokenizer = tokenizer_class(folder, reader).from_pretrained(folder, local_files_only=True)
-    prepare = read_json(folder / "preprocessor_config.json")
-    network.eval().requires_grad_(False).to(device)
+    check_complete(folder, info)
+    return network.to(dtype).eval().requires_grad_(False)
+
+
+def side(size, place: Path) -> int:
+    """Pixels a side, of an image size that may be a number or a pair. Raises PriorError for another."""
+    pair = list(size) if isinstance(size, (list, tuple)) else [size, size]
+    if len(pair) != 2 or any(type(n) is not int or n < 1 for n in pair) or pair[0] != pair[1]:
+        raise PriorError(f"{place}: the size of a picture must be a number of pixels a side, got {repr(size)[:60]}")
+    return pair[0]
+
+
+def preparation(folder: Path) -> dict:
+    """preprocessor_config.json; {} without one. Raises PriorError."""
+    path = folder / "preprocessor_config.json"
+    return read_object(path) if path.exists() else {}
+
+
+def normalisation(folder: Path, mean: Sequence[float], std: Sequence[float]) -> list[list[float]]:
+    """Mean and deviation in the folder's `preparation`, each three numbers or one for all; null or missing: `mean` and
+    `std`. Raises PriorError for values that no picture can be prepared with."""
+    prepare, found = preparation(folder), []
+    for name, usual in (("image_mean", mean), ("image_std", std)):
+        value = usual if prepare.get(name) is None else prepare[name]
+        values = list(value) if isinstance(value, (list, tuple)) else [value] * 3
+        right = len(values) == 3 and all(type(v) in (int, float) and math.isfinite(v) for v in values)
+        if not right or (name == "image_std" and min(values) <= 0):
+            wanted = "three numbers above 0" if name == "image_std" else "three numbers"
+            raise PriorError(f"{folder}/preprocessor_config.json: {name} must be {wanted}, got {repr(value)[:60]}")
+        found.append(values)
+    return found
+
+
+def prepared_side(folder: Path) -> int:
+    """Pixels a side in the folder's `preparation`, else USUAL. Raises PriorError."""
+    prepare = preparation(folder)
     size = prepare.get("crop_size") or prepare.get("size") or USUAL
-    size = size.get("height", size.get("shortest_edge", USUAL)) if isinstance(size, dict) else size
-    return DualEncoder(network, tokenizer, model, prepare.get("image_mean", mean), prepare.get("image_std", std), size)
+    if isinstance(size, dict):
+        size = size.get("shortest_edge") or [size.get("height", USUAL), size.get("width", size.get("height", USUAL))]
+    return side(size, folder / "preprocessor_config.json")
 
 
 def encoder_folder(model: str) -> Path:
@@ -117,11 +231,16 @@ def encoder_folder(model: str) -> Path:
 
 def encoder_kind(folder: Path, model: str) -> str:
     """A key of KINDS. Raises PriorError for another model's folder."""
-    kind = read_json(folder / "config.json").get("model_type")
-    if kind not in KINDS:
+    path = folder / "config.json"
+    kind = read_object(path).get("model_type") if path.exists() else None
+    if not isinstance(kind, str) or kind not in KINDS:
+        if (folder / "model_index.json").exists():
+            reason = "it is a pipeline of diffusers"
+        else:
+            reason = f"its config.json says model_type {repr(kind)[:60]}" if path.exists() else "it has no config.json"
         raise PriorError(
-            f"{model} is no CLIP model: its config.json does not say so (a hub id, or a folder that "
-            "CLIPModel.save_pretrained or SiglipModel.save_pretrained wrote)"
+            f"{model} is no CLIP model: {reason} (wanted is a hub id, or a folder that CLIPModel.save_pretrained or "
+            "SiglipModel.save_pretrained wrote)"
         )
     return kind
 
@@ -138,4 +257,5 @@ def tokenizer_class(folder: Path, usual: str) -> type:
 
 def is_dual_encoder(folder: Path) -> bool:
     """Whether a folder holds a dual encoder, not a pipeline."""
-    return not (folder / "model_index.json").exists() and read_json(folder / "config.json").get("model_type") in KINDS
+    kind = read_json(folder / "config.json").get("model_type")
+    return not (folder / "model_index.json").exists() and isinstance(kind, str) and kind in KINDS

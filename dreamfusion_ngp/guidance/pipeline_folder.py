@@ -108,17 +108,26 @@ def load_model(
         log.warning("%s: the weights are %s", part, weights)
     dtype = dtype or (torch.bfloat16 if sum(map(os.path.getsize, weights.paths)) > BIG else torch.float32)
     # Low-memory loading in diffusers needs accelerate, which is no dependency, and prints so on the terminal.
-    frugal = {"low_cpu_mem_usage": False} if BASES[kind][0] == "diffusers" else {}
+    # transformers names tensors of the wrong shape only if it is told to go on without them.
+    more = {"low_cpu_mem_usage": False} if BASES[kind][0] == "diffusers" else {"ignore_mismatched_sizes": True}
     with loadable(part, weights, STANDARD_NAMES[BASES[kind][0]]) as (source, variant):
         model, info = _load(
-            cls, part, source, dtype=dtype, variant=variant, use_safetensors=True, output_loading_info=True, **frugal
+            cls, part, source, dtype=dtype, variant=variant, use_safetensors=True, output_loading_info=True, **more
         )
-    if info["missing_keys"] or info["mismatched_keys"]:
-        bad = sorted(map(str, [*info["missing_keys"], *info["mismatched_keys"]]))
-        raise PriorError(f"{part}: {len(bad)} weights are missing or have the wrong shape, the first is {bad[0]}")
+    check_complete(part, info)
     # The libraries may keep the dtype of the file. torch's own method, as that of diffusers warns about missing layers.
     torch.nn.Module.to(model, dtype=dtype)
     return model.eval().requires_grad_(False)
+
+
+def check_complete(place: Path, info: dict) -> None:
+    """Raise PriorError for weights that the library's `info` of a loaded model reports as missing or misshapen: in
+    their place the model has random numbers."""
+    wrong = [key if isinstance(key, str) else key[0] for key in (*info["missing_keys"], *info["mismatched_keys"])]
+    if wrong:
+        raise PriorError(
+            f"{place}: {len(wrong)} weights are missing or have the wrong shape, the first is {min(wrong)}"
+        )
 
 
 def load_blank(folder: Path, index: dict, name: str) -> Any:
@@ -150,7 +159,18 @@ def find_weights(folder: Path, name: str) -> WeightSet:
 
 def load_tokenizer(folder: Path, index: dict, name: str = "tokenizer"):
     """A tokenizer of a pipeline folder."""
-    return _load(part_class(folder, index, name), folder / name)
+    return with_words(_load(part_class(folder, index, name), folder / name), folder / name)
+
+
+def with_words(tokenizer, place: Path):
+    """The tokenizer. Raises PriorError if it knows no word: transformers makes such a one where its files are
+    missing."""
+    if set(tokenizer.get_vocab()) - set(tokenizer.all_special_tokens) <= {"▁"}:
+        raise PriorError(
+            f"{place} has a tokenizer without words: tokenizer.json, or the vocabulary (vocab.json and merges.txt, "
+            "vocab.txt, spiece.model), is missing or empty"
+        )
+    return tokenizer
 
 
 def check_parts(folder: Path, index: dict, names: Sequence[str]) -> None:
@@ -212,14 +232,17 @@ def load_schedule(folder: Path, index: dict, override: str | None = None, shifte
 
 @contextmanager
 def no_progress_bar():
-    """Turn off transformers' progress bars for loading models; only our own progress is shown."""
+    """Turn off transformers' progress bars for loading models, and its table of weights that do not fit, which our own
+    error is about."""
     from transformers.utils import logging as transformers_logging
 
-    enabled = transformers_logging.is_progress_bar_enabled()
+    enabled, verbosity = transformers_logging.is_progress_bar_enabled(), transformers_logging.get_verbosity()
     transformers_logging.disable_progress_bar()
+    transformers_logging.set_verbosity_error()
     try:
         yield
     finally:
+        transformers_logging.set_verbosity(verbosity)
         if enabled:
             transformers_logging.enable_progress_bar()
 

@@ -28,17 +28,13 @@ class Reader:
         self.rows, self.width = (table.num_embeddings, table.embedding_dim) if plain else (None, None)
         limit = declared_length(self.tokenizer.model_max_length, self.place) if length is None else length
         self.model_max_length = min([n for n in (limit, positions(blank)) if n is not None], default=USUAL)
+        self.lacking = range(0)  # numbers below `rows` that have no embedding
 
     def __call__(self, texts: list[str], **options):
         with fitting(f"{self.place} cannot read a text"):
             texts = [self.with_all_vectors(text) for text in texts] if self.inversion else texts
             tokens = self.tokenizer(texts, **options)
-            highest = max((int(max(row)) for row in tokens.input_ids if len(row)), default=0)
-            if self.rows is not None and highest >= self.rows:
-                raise PriorError(
-                    f"{self.place} gives {self.tokenizer.convert_ids_to_tokens(highest)!r} the number {highest}, but "
-                    f"{self.encoder} has embeddings for the numbers 0 to {self.rows - 1} only"
-                )
+            check_embedded(self.tokenizer, tokens.input_ids, self.rows, self.place, self.encoder, self.lacking)
         return tokens
 
     def padded(self, text: str):
@@ -53,8 +49,11 @@ class Reader:
         vocabulary = self.tokenizer.get_vocab()
         if old := [token for token in tokens if token in vocabulary]:
             raise UsageError(f"{self.place} knows the word {old[0]!r} already: give the embedding another, FILE:WORD")
+        rows = self.rows or 0
+        if not self.lacking and len(self.tokenizer) > rows:
+            self.lacking = range(rows, len(self.tokenizer))
         self.tokenizer.add_tokens(tokens)
-        self.rows = max(self.rows or 0, len(self.tokenizer))
+        self.rows = max(rows, len(self.tokenizer))
 
     def with_all_vectors(self, text: str) -> str:
         """A text in which every added token that stands for several vectors ("<cat>", of textual inversion) is
@@ -67,6 +66,18 @@ class Reader:
                 several, i = f"{several} {token}_{i}", i + 1
             text = text.replace(token, several)
         return text
+
+
+def check_embedded(tokenizer, ids, rows: int | None, place, encoder, lacking: range = range(0)) -> None:
+    """Raise PriorError for a number in `ids`, rows of token numbers from the tokenizer at `place`, without an embedding
+    in the encoder, a place too, which has `rows` of them (None: not known) less those `lacking`."""
+    used = {int(number) for row in ids for number in row}
+    if bad := [number for number in used if rows is not None and (number >= rows or number in lacking)]:
+        known = (lacking.start if lacking else rows or 0) - 1
+        raise PriorError(
+            f"{place} gives {tokenizer.convert_ids_to_tokens(max(bad))!r} the number {max(bad)}, but {encoder} has "
+            f"embeddings for the numbers 0 to {known} only"
+        )
 
 
 def declared_length(length, place: Path) -> int | None:
