@@ -13,6 +13,7 @@ from __future__ import annotations
 import inspect
 import os
 import re
+import shlex
 from pathlib import Path
 from typing import Any
 
@@ -70,9 +71,10 @@ def as_stock(folder: Path, index: dict) -> dict:
 def pickle_advice(path: Path) -> str:
     read = f"torch.load('{path.name}', map_location='cpu', weights_only=True).items()"
     tensors = f"{{k: v.contiguous() for k, v in {read}}}, '{path.with_suffix('.safetensors').name}'"
+    folder = shlex.quote(str(path.parent))
     return (
         f"{path} is a pickle, which may run code and is never read; where you trust it, convert it once: "
-        f'cd {path.parent} && python -c "import torch, safetensors.torch as s; s.save_file({tensors})"'
+        f'cd {folder} && python -c "import torch, safetensors.torch as s; s.save_file({tensors})"'
     )
 
 
@@ -96,8 +98,8 @@ def load_unet(folder: Path, index: dict, name: str, dtype: torch.dtype | None = 
     state = read_weights(folder, name)
     if is_imagedream(config, state):
         raise PriorError(imagedream(folder))
-    state = diffusers_names(state, config)
     with fitting(f"{part} cannot be loaded as {STOCK}"), torch.device("meta"):
+        state = diffusers_names(state, config)
         unet = UNet2DConditionModel(**stock_config(config, state))
     check_same(part, {key: value.shape for key, value in unet.state_dict().items()}, state)
     unet.load_state_dict({key: value.to(dtype or torch.float32) for key, value in state.items()}, assign=True)
@@ -121,9 +123,18 @@ def read_weights(folder: Path, name: str) -> dict[str, Tensor]:
 def diffusers_names(state: dict[str, Tensor], config: dict) -> dict[str, Tensor]:
     """Weights under diffusers' names; those without one keep their own."""
     if any(key.startswith("input_blocks.") for key in state):
-        layers = int(config.get("num_res_blocks", 2))
+        layers = residual_blocks(config)
         return {diffusers_name(key, layers): value for key, value in state.items()}
     return {re.sub(r"^camera_embedding\.", "class_embedding.", key): value for key, value in state.items()}
+
+
+def residual_blocks(config: dict) -> int:
+    """Residual blocks a level, of a config that has a number, or a list of equal ones. Raises ValueError."""
+    given = config.get("num_res_blocks", 2)
+    levels = given if isinstance(given, list) else [given]
+    if not levels or any(type(n) is not int or n < 1 or n != levels[0] for n in levels):
+        raise ValueError(f"num_res_blocks must be one number for all levels, got {repr(given)[:60]}")
+    return levels[0]
 
 
 def diffusers_name(key: str, layers: int) -> str:
@@ -168,7 +179,7 @@ def stock_config(config: dict, state: dict[str, Tensor]) -> dict:
         "in_channels": config["in_channels"],
         "out_channels": config["out_channels"],
         "block_out_channels": channels,
-        "layers_per_block": config["num_res_blocks"],
+        "layers_per_block": residual_blocks(config),
         "down_block_types": ["CrossAttnDownBlock2D" if attends[i] else "DownBlock2D" for i in range(len(channels))],
         "up_block_types": ["CrossAttnUpBlock2D" if a else "UpBlock2D" for a in reversed(attends)],
         "cross_attention_dim": config["context_dim"],

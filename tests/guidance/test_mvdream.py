@@ -8,6 +8,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from support.changed_folders import edited
 from support.tiny_models import config
 from support.tiny_multiview import FULL, PORTS, ldm_names, ldm_twin, tiny_mvdream_folder
 
@@ -194,6 +195,19 @@ def test_weights_that_are_missing_left_over_or_of_another_shape_are_named(port):
     )
 
 
+@pytest.mark.parametrize("given", [[2, 2, 2, 2], None, [2, 1, 2, 2], -1, "2"], ids=str)
+def test_residual_blocks_may_be_a_list_of_one_number(given, port, ports):
+    folder = port()
+    edited(folder / "unet" / "config.json", num_res_blocks=given)
+    if given == [2, 2, 2, 2]:
+        found = load_unet(folder, {}, "unet").state_dict()
+        assert found.keys() == load_unet(ports["ldm"], {}, "unet").state_dict().keys()
+        return
+    with pytest.raises(PriorError, match="unet cannot be loaded as .*: num_res_blocks must be one number") as caught:
+        load_unet(folder, {}, "unet")
+    assert "\n" not in str(caught.value)
+
+
 @pytest.mark.parametrize("part", ["unet", "camera_proj"])
 def test_pickles_are_refused_with_the_command_that_converts_them(part, port, tmp_path):
     """The command that the message names does what it says."""
@@ -202,7 +216,7 @@ def test_pickles_are_refused_with_the_command_that_converts_them(part, port, tmp
 
     from safetensors.torch import load_file
 
-    folder = port("apart")
+    folder = port("apart").rename(tmp_path / "a folder")
     path = folder / part / "diffusion_pytorch_model.safetensors"
     state = load_file(path)
     path.unlink()
