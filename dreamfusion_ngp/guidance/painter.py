@@ -136,6 +136,7 @@ def pass_settings(guidance: GuidanceConfig, model: str) -> GuidanceConfig:
         mode_words=model in TOYBOXES,
         precision=guidance.precision,
         offload=guidance.offload,
+        resolution=guidance.resolution if same_model else None,  # of pictures that have another shape anyway
         loras=guidance.loras if same_model else (),
         embeddings=guidance.embeddings if same_model else (),
         vae=guidance.vae if same_model else "",

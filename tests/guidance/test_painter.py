@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from support.changed_folders import edited
 from support.tiny_latent import tiny_unet
 from support.tiny_models import config as config_of
 from support.tiny_models import views
@@ -151,6 +152,34 @@ def test_a_controlnet_that_does_not_fit_is_one_line(case, latent_folders, depth_
     with pytest.raises(PriorError, match=message) as error:
         check_painter(painted(latent_folders["sd"], folder))
     assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    "changes", [{"cross_attention_dim": [16, 16], "layers_per_block": [1, 1]}, {"sample_size": [8, 16]}]
+)
+def test_what_can_be_read_either_way_fits(changes, latent_folders, depth_folders, tmp_path):
+    """A base with numbers by block, or an oblong one with the resolution of the run."""
+    base = shutil.copytree(latent_folders["sd"], tmp_path / "base")
+    edited(base / "unet" / "config.json", **changes)
+    run = painted(base, depth_folders["sd"], resolution=32)
+    check_painter(run)
+    assert load_painter(run, "cpu").denoiser.ends.vae is not None
+
+
+def test_settings_and_channels_are_checked_before_anything_is_loaded(latent_folders, depth_folders, tmp_path):
+    control = shutil.copytree(depth_folders["sd"], tmp_path / "control")
+    (control / "dreamfusion_ngp.json").write_text('{"scale": 3}')
+    with pytest.raises(PriorError, match="there is no setting 'scale'"):
+        check_painter(painted(latent_folders["sd"], control))
+    for channels, message in ((None, "maps None channels to 4"), ([5], r"maps \[5\] channels to 4")):
+        folder = shutil.copytree(depth_folders["channel"], tmp_path / f"depth {channels}")
+        edited(folder / "unet" / "config.json", in_channels=channels)
+        with pytest.raises(PriorError, match=message):
+            check_painter(painted(latent_folders["sd"], folder))
+    path = folder / "unet" / "config.json"
+    path.write_text(json.dumps({k: v for k, v in json.loads(path.read_text()).items() if k != "in_channels"}))
+    with pytest.raises(PriorError, match="maps 4 channels to 4"):
+        check_painter(painted(latent_folders["sd"], folder))
 
 
 def test_pickles_and_missing_weights_are_refused(latent_folders, depth_folders, tmp_path):

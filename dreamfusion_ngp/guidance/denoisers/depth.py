@@ -18,6 +18,7 @@ from ...base.slots import sent
 from ...hub.weights import part_weights
 from ..checks import foreign_conditions, text_widths, width_problem
 from ..pipeline_folder import load_model, read_config, read_object
+from ..settings import read_settings
 from ..vae import LatentEncoder
 from . import latent
 from .diffusion import Ends, Family, Pipeline, Rows, call_unet, place
@@ -51,9 +52,14 @@ def control_problem(control: dict, unet: dict) -> str:
         return f"it is told of pictures with {channels} channels, not 3"
     for name in SHARED:
         mine, theirs = control.get(name), unet.get(name)
-        if name in control and name in unet and mine != theirs:
+        if name in control and name in unet and mine not in (theirs, single(theirs)):
             return f"it was made for another model (its {name} is {mine}, here {theirs}), which --guidance can name"
     return ""
+
+
+def single(value):
+    """The number of a list of equal ones, a form that diffusers takes for a UNet; anything else as it is."""
+    return value[0] if isinstance(value, list) and value and all(each == value[0] for each in value) else value
 
 
 def check_control(path: Path, folder: Path) -> None:
@@ -61,6 +67,7 @@ def check_control(path: Path, folder: Path) -> None:
     problem = control_problem(read_object(path / "config.json"), read_config(folder, "unet"))
     if problem:
         raise PriorError(f"{path} is no ControlNet for {folder}: {problem}")
+    read_settings(path)
     part_weights(path)
 
 
@@ -127,10 +134,11 @@ def with_channel(family: Family, depth_input: DepthInput) -> Family:
 
 def channel_problem(unet) -> str:
     """Why a UNet is not a depth-to-image one, by its config, or ""."""
-    if unet["in_channels"] == unet["out_channels"] + 1:
+    taken, given = unet.get("in_channels", 4), unet.get("out_channels", 4)
+    if type(taken) is type(given) is int and taken == given + 1:
         return ""
-    task = latent.TASKS.get(unet["in_channels"], "")
-    return f"it maps {unet['in_channels']} channels to {unet['out_channels']}: {task}not depth to image"
+    task = latent.TASKS.get(taken, "") if isinstance(taken, int) else ""
+    return f"it maps {taken} channels to {given}: {task}not depth to image"
 
 
 def as_channel(depth: Tensor) -> Tensor:
