@@ -12,7 +12,7 @@ from ..config.presets import preset
 from ..config.prompts import clean_prompt
 from ..config.rules import with_rule
 from ..config.schema import RunConfig
-from ..hub.names import ALIASES, TOYBOX_NAME, TOYBOXES, on_the_hub, preset_name
+from ..hub.names import ALIASES, CLIP_CLASSES, TOYBOX_NAME, TOYBOXES, on_the_hub, preset_name
 
 
 def run_config(args):
@@ -103,5 +103,5 @@ def pipeline_class(model: str) -> str:
     folder = model_path(model)
     if name := read_json(folder / "model_index.json").get("_class_name"):
         return str(name)
-    names = read_json(folder / "config.json").get("architectures")  # of a CLIP, which has no pipeline
-    return str(names[0]) if isinstance(names, list) and names else ""
+    config = read_json(folder / "config.json")  # of a CLIP, which has no pipeline
+    return CLIP_CLASSES.get(str(config.get("model_type")), "")

@@ -67,6 +67,13 @@ def pinned(model: str) -> str:
 def model_path(model: str) -> Path:
     """The local folder of a model by any name except an embedded prior's; fetched if it is on the hub only. Raises
     PriorError."""
+    if not model.strip():
+        raise PriorError("the name of the model is empty; give a folder, a hub id (owner/name) or a short name")
+    if model in EMBEDDED:
+        raise PriorError(
+            f"{model} is an embedded model, which has another use; give a folder (./{model} for one of that name), "
+            "a hub id (owner/name) or a short name"
+        )
     if on_the_hub(model):
         return locate(model).folder
     check_folder(folder_of(model), model)

@@ -71,6 +71,9 @@ CLASS_PRESETS = {
     "VisionTextDualEncoderModel": "dreamfields",
 }
 
+# The class of a CLIP, which has no pipeline, by model_type in config.json.
+CLIP_CLASSES = {"clip": "CLIPModel", "siglip": "SiglipModel", "vision-text-dual-encoder": "VisionTextDualEncoderModel"}
+
 TOY_CLASS_PRESETS = CLASS_PRESETS | {"StableDiffusion": "toybox-256", "IF": "fast"}  # of a folder of train-prior
 
 HUB_ID = re.compile(r"([\w][\w.-]*/[\w][\w.-]*)(?:@([\w][\w./-]*))?", re.ASCII)

@@ -1,10 +1,12 @@
 """Guidance by CLIP: what it is shown, its loss and gradient, what loads it."""
 
+import shutil
 from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
+from support.changed_folders import edited
 from support.tiny_clip import tiny_clip_folder
 
 from dreamfusion_ngp.base.errors import PriorError, UsageError
@@ -179,6 +181,14 @@ def test_a_folder_of_a_clip_brings_its_preset(clip_folder):
     offline = run_config(build_parser().parse_args(["generate", "a red mug", "--preset", "clipmesh"]))
     assert offline.guidance.model == "toybox-clip" and offline.kind == "sphere"
     assert run_config(build_parser().parse_args(words[:2])).guidance.model == "toybox"
+
+
+def test_a_folder_without_architectures_does_too(clip_folder, tmp_path):
+    """As its model_type decides elsewhere."""
+    folder = shutil.copytree(clip_folder, tmp_path / "clip")
+    edited(folder / "config.json", architectures=None)
+    found = run_config(build_parser().parse_args(["generate", "a red mug", "--guidance", str(folder)]))
+    assert found.preset == "dreamfields"
 
 
 def test_a_folder_that_knows_toys_is_used_like_the_embedded_one(tmp_path):

@@ -148,3 +148,12 @@ def test_what_the_hub_cannot_have_is_not_looked_for_there(here, call):
             PriorError, match=f"^'{name}' is no model of the hub; give a short name of one, or owner/name$"
         ):
             call(name)
+
+
+@pytest.mark.parametrize("name, message", [("", "is empty"), (" ", "is empty"), ("toybox-256", "./toybox-256 for one")])
+def test_what_names_no_folder_is_not_taken_for_one(name, message, here):
+    """An empty name would be the working directory."""
+    (here / "toybox-256").mkdir()
+    with pytest.raises(PriorError, match=message):
+        model_path(name)
+    assert model_path("./toybox-256") == here / "toybox-256"
