@@ -13,9 +13,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..base.characters import clean_text
 from ..base.errors import PriorError, UsageError
 from .reader import Reader
-from .styles import file_in
+from .styles import file_in, read
 
 ENTRY = re.compile(r"(?P<path>.+?\.safetensors|.+?)(?::(?P<token>[^:]+?))??(?::(?P<digest>[0-9a-f]{64}))?", re.DOTALL)
 ANY_TOKEN = ("emb_params", "clip_l", "clip_g")  # tensor names in files that do not name the word
@@ -40,23 +41,13 @@ class Inversion:
         """(n, width) float32 for each text encoder, in SDXL's order. Raises PriorError."""
         state = read(self.path)
         vectors = [state[name] for name in ("clip_l", "clip_g") if name in state] or list(state.values())
-        vectors = [value[None] if value.ndim == 1 else value for value in vectors]
+        kinds = [value.is_floating_point() for value in vectors]
+        vectors = [value.float()[None] if value.ndim == 1 else value.float() for value in vectors]
         if len(vectors) > 1 and set(state) != {"clip_l", "clip_g"}:
             raise PriorError(f"{self.path} holds {len(state)} tensors; an embedding is one, or clip_l and clip_g")
-        if any(v.ndim != 2 or not v.numel() or not v.is_floating_point() or not v.isfinite().all() for v in vectors):
+        if not all(kinds) or any(v.ndim != 2 or not v.numel() or not v.isfinite().all() for v in vectors):
             raise PriorError(f"{self.path} is no embedding: it should hold (vectors, width) finite numbers")
-        return [value.float() for value in vectors]
-
-
-def read(path: Path) -> dict[str, Tensor]:
-    """The tensors of a file. Raises PriorError."""
-    from safetensors import SafetensorError
-    from safetensors.torch import load_file
-
-    try:
-        return load_file(path)
-    except (OSError, SafetensorError) as error:
-        raise PriorError(f"{path} is damaged, or no safetensors file: {error}") from None
+        return vectors
 
 
 def read_inversion(text: str) -> Inversion:
@@ -66,7 +57,7 @@ def read_inversion(text: str) -> Inversion:
     match = ENTRY.fullmatch(text)
     if match is None:
         raise UsageError("--embedding wants FILE_OR_FOLDER[:WORD]; the path is empty")
-    path = file_in(Path(match["path"]).expanduser(), "--embedding").absolute()
+    path = file_in(Path(match["path"]).expanduser(), "--embedding", pinned=match["digest"] is not None).absolute()
     digest = hashlib.sha256(path.read_bytes()).hexdigest()
     if match["digest"] not in (None, digest):
         raise PriorError(
@@ -75,7 +66,9 @@ def read_inversion(text: str) -> Inversion:
         )
     named = [name for name in read(path) if name not in ANY_TOKEN]
     token = match["token"] or (named[0] if len(named) == 1 else path.stem)
-    if not token.strip() or token != token.strip() or " " in token:
+    # As a prompt has it, or the word would not be found there.
+    token = clean_text(token, f"the word of --embedding {path}")
+    if not token or " " in token:
         raise UsageError(f"--embedding: {token!r} is not one word; give one: {path}:WORD")
     return Inversion(path, token, digest)
 

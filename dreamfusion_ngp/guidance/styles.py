@@ -6,17 +6,22 @@ from __future__ import annotations
 
 import hashlib
 import math
+import os
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from ..base.errors import PriorError, UsageError
-from .pipeline_folder import fitting, installed
+from ..hub.weights import fault, is_lfs_pointer, unread_weights
+from .pipeline_folder import fitting, installed, no_progress_bar
 
 ENTRY = re.compile(r"(?P<path>.+?)(?::(?P<weight>[-+]?(?:\d+\.?\d*|\.\d+)))?(?::(?P<digest>[0-9a-f]{64}))?", re.DOTALL)
+FIRST = re.compile(r"[._]lora(?:_A|\.down|_down|_linear_layer\.down|_?\.down)\b")  # of the two matrices of a layer
 USUAL = "pytorch_lora_weights.safetensors"  # as diffusers' save_lora_weights calls it
 
 
@@ -41,7 +46,7 @@ def read_entry(text: str) -> Lora:
     path, weight = Path(match["path"]).expanduser(), float(match["weight"] or 1.0)
     if not math.isfinite(weight):
         raise UsageError(f"--lora: the weight of {path} must be finite, got {weight}")
-    path = file_in(path, "--lora").absolute()
+    path = file_in(path, "--lora", pinned=match["digest"] is not None).absolute()
     digest = hashlib.sha256(path.read_bytes()).hexdigest()
     if match["digest"] not in (None, digest):
         raise PriorError(
@@ -51,20 +56,56 @@ def read_entry(text: str) -> Lora:
     return Lora(path, weight, digest)
 
 
-def file_in(path: Path, flag: str) -> Path:
-    """The safetensors file at a path: the path itself, or the single one in a folder. Raises UsageError that names the
-    flag."""
+def file_in(path: Path, flag: str, pinned: bool = False) -> Path:
+    """The safetensors file at a path: the path itself, or the single one in a folder. pinned: a run was started with
+    it. Raises UsageError that names the flag, PriorError for git-lfs pointers and if a pinned one is gone."""
     if path.is_dir():
         files = sorted(path.glob("*.safetensors"))
         usual = [file for file in files if file.name == USUAL]
+        if not files:
+            raise UsageError(f"{flag}: {path} {unread_weights(os.listdir(path))}")
         if len(usual or files) != 1:
             raise UsageError(f"{flag}: {path} holds {len(files)} files *.safetensors; name the one that is meant")
-        return (usual or files)[0]
+        path = (usual or files)[0]
     if not path.is_file():
+        if pinned:
+            raise PriorError(f"{path}, with which the run was started, is not there; put it back, or start a new run")
         raise UsageError(f"{flag}: {path} is not there")
     if path.suffix != ".safetensors":
         raise UsageError(f"{flag}: {path} is no safetensors file; other formats can run code and are never read")
+    if is_lfs_pointer(path):
+        raise PriorError(f"{path} {fault(path)}")
     return path
+
+
+def read(path: Path) -> dict[str, Tensor]:
+    """The tensors of a file. Raises PriorError."""
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    if reason := fault(path):
+        raise PriorError(f"{path} {reason}")
+    try:
+        return load_file(path)
+    except (OSError, SafetensorError) as error:
+        raise PriorError(f"{path} cannot be read: {error}") from None
+
+
+def check_layers(path: Path, state: dict, name: str, model: torch.nn.Module) -> None:
+    """Raise PriorError unless the LoRA that `model`, the component `name`, has taken has all the layers that `state`
+    has for it: the libraries leave the others out."""
+    from peft.tuners.tuners_utils import BaseTunerLayer
+
+    taken = {layer for layer, module in model.named_modules() if isinstance(module, BaseTunerLayer)}
+    given = [FIRST.split(key)[0] for key in sorted(state) if key.startswith(f"{name}.") and FIRST.search(key)]
+    if len(taken) < len(given):
+        bare = [re.sub(r"\.processor\b", "", key.removeprefix(f"{name}.")) for key in given]
+        foreign = [layer for layer in bare if not taken & {layer, f"{layer}.0", layer.removeprefix("text_model.")}]
+        first = f", the first is {foreign[0]}" if foreign else ""
+        raise PriorError(
+            f"{path} does not fit this model, is it for another one?: its {name} lacks {len(given) - len(taken)} of "
+            f"{len(given)} layers{first}"
+        )
 
 
 def fuse(model: torch.nn.Module) -> None:
@@ -93,17 +134,19 @@ class Styles:
         """The part of a cache key that depends on the LoRAs, "" for none."""
         return " ".join(f"{lora.weight:g}:{lora.digest}" for lora in self.loras)
 
-    def into_network(self, network: Any, name: str) -> None:
-        """Fuse them into the component `name`, "unet" or "transformer", a model of diffusers. Raises PriorError for one
-        that does not fit."""
+    def into_network(self, network: Any, name: str, encoders: Sequence[str]) -> None:
+        """Fuse them into the component `name`, "unet" or "transformer", a model of diffusers. encoders: names of the
+        model's text encoders. Raises PriorError for one that does not fit."""
+        parts = tuple(f"{part}." for part in (name, *encoders))
         for lora in self.loras:
             with fitting(f"{lora.path} does not fit this model, is it for another one?"):
                 state, alphas = self._read(lora, network)
-                if not any(key.startswith((f"{name}.", "text_encoder")) for key in state):
-                    raise PriorError(f"{lora.path} holds no LoRA of a {name} or a text encoder")
+                if not any(key.startswith(parts) for key in state):
+                    raise PriorError(f"{lora.path} holds no LoRA of a {name} or a text encoder of this model")
                 if not any(key.startswith(f"{name}.") for key in state):
                     continue
                 network.load_lora_adapter(state, prefix=name, network_alphas=alphas, adapter_name="style")
+                check_layers(lora.path, state, name, network)
                 network.set_adapters(["style"], [lora.weight])
                 network.fuse_lora(safe_fusing=True)
                 network.unload_lora()
@@ -114,7 +157,8 @@ class Styles:
         not fit."""
         for lora in self.loras:
             for name, encoder in encoders.items():
-                with fitting(f"{lora.path} does not fit this model's {name}, is it for another one?"):
+                problem = f"{lora.path} does not fit this model's {name}, is it for another one?"
+                with fitting(problem), no_progress_bar():
                     state, alphas = self._read(lora, None)
                     if not any(key.startswith(f"{name}.") for key in state):
                         continue
@@ -126,6 +170,7 @@ class Styles:
                         lora_scale=lora.weight,
                         adapter_name="style",
                     )
+                    check_layers(lora.path, state, name, encoder)
                     fuse(encoder)
                     encoder.delete_adapter("style")
                 encoder.requires_grad_(False)
@@ -137,8 +182,6 @@ class Styles:
 
     def _read(self, lora: Lora, network: Any) -> tuple[dict, dict | None]:
         """A LoRA's tensors by diffusers' names, and kohya's alphas."""
-        from safetensors.torch import load_file
-
         more = {} if network is None or "SD3" in self.loader else {"unet_config": network.config}
-        state = self._class().lora_state_dict(load_file(lora.path), **more)
+        state = self._class().lora_state_dict(read(lora.path), **more)
         return state if isinstance(state, tuple) else (state, None)

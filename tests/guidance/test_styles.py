@@ -144,7 +144,7 @@ def test_a_file_for_another_model_is_one_line(latent_folders, tmp_path, needs_pe
         (sdxl, wide, "wide.safetensors does not fit this model, is it for another one?"),
         (sd, foreign, "foreign.safetensors does not fit this model"),
         (sd, nothing, "nothing.safetensors holds no LoRA of a unet or a text encoder"),
-        (sd, tmp_path / "damaged.safetensors", "damaged.safetensors does not fit this model"),
+        (sd, tmp_path / "damaged.safetensors", "damaged.safetensors is damaged"),
     ):
         with pytest.raises(PriorError, match=message) as error:
             loaded(folder, path)

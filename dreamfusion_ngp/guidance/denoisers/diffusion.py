@@ -141,7 +141,7 @@ class DiffusionDenoiser:
         self.texts = Texts(config, encoder)
         dtype = choose_dtype(self.config.precision, device)
         self.network = family.load(folder, index, family.network, dtype)
-        styles.into_network(self.network, family.network)
+        styles.into_network(self.network, family.network, encoder.models)
         self.ends = family.surround(Pipeline(folder, index, config, self.network, self.texts.embeddings, dtype, device))
         self.shape, self.encode = self.ends.shape, self.ends.encode
         self.autocast = dtype is None and bfloat16_is_quick(device)
