@@ -74,9 +74,11 @@ class Stage(Protocol):
     device: torch.device
     step: int
     before: int
-    whole: bool
     weights: dict[str, str]
     guided: dict[str, Tensor]
+
+    @property
+    def whole(self) -> bool: ...
 
     @classmethod
     def start(cls, config: RunConfig, device: str | torch.device, previous: Stage | None = None) -> Self:
