@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
+from ..base.console import tolerant
 from ..base.errors import UsageError
 from ..base.native import cores
 from .arguments import place
@@ -63,7 +64,7 @@ def run(args: argparse.Namespace) -> None:
     if args.part and args.kind != "latent":
         raise UsageError("--part is for --kind latent")
     processes = 1 if args.device != "cpu" else args.processes or cores()
-    with sigterm_raises():
+    with signals_raise():
         TRAININGS[args.kind](args, processes)
 
 
@@ -152,17 +153,21 @@ def say(line: str) -> None:
 
 
 @contextmanager
-def sigterm_raises():
-    """Let SIGTERM raise SystemExit for the length of the block, so that the weights are saved, and print "stopped"."""
+def signals_raise():
+    """Let SIGTERM and SIGHUP raise SystemExit within the block, so that the weights are saved, and print "stopped". A
+    hang-up that is ignored, as by nohup, stays so."""
 
     def leave(number, _frame):
         raise SystemExit(128 + number)
 
-    before = signal.signal(signal.SIGTERM, leave)
+    caught = [signal.SIGTERM] + [signal.SIGHUP] * (signal.getsignal(signal.SIGHUP) == signal.SIG_DFL)
+    before = {each: signal.signal(each, leave) for each in caught}
     try:
         yield
     except SystemExit:
-        print("stopped", file=sys.stderr)
+        with tolerant("stderr"):  # the terminal may be gone
+            print("stopped", file=sys.stderr)
         raise
     finally:
-        signal.signal(signal.SIGTERM, before)
+        for each, handler in before.items():
+            signal.signal(each, handler)

@@ -25,6 +25,7 @@ if __name__ == "__main__":
     signal.signal(signal.SIGINT, signal.default_int_handler)  # which processes of pytest-xdist ignore, and hand on
     run_group(save_when_interrupted, 2, Path())
 """
+IGNORED = "    signal.signal(signal.SIGHUP, signal.SIG_IGN)\n    signal.signal("
 
 
 @contextmanager
@@ -70,18 +71,32 @@ def running_after(program, seconds: float) -> list[int]:
     return running(program.pid)
 
 
-def test_sigterm_saves_what_is_trained_and_leaves_no_process(tmp_path):
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+def test_a_signal_saves_what_is_trained_and_leaves_no_process(number, tmp_path):
+    """SIGTERM for the command; SIGHUP for all of its processes, as where a terminal is closed."""
     command = [SUPPORT / "train_tiny.py", "--processes", "2", "--images", "1000000000", "-o", "prior"]
     with started(tmp_path, command, until="loss") as program:
         assert len(running(program.pid)) >= 3, "the command, two members, and what multiprocessing starts"
-        os.kill(program.pid, signal.SIGTERM)
-        assert program.wait(200) == 143 and not running_after(program, 10), "what multiprocessing starts ends by itself"
+        (os.killpg if number == signal.SIGHUP else os.kill)(program.pid, number)
+        assert program.wait(200) == 128 + number
+        assert not running_after(program, 10), "what multiprocessing starts ends by itself"
     assert (tmp_path / "err").read_text() == "stopped\n"
     assert (tmp_path / "out").read_text().splitlines()[-1].startswith("saved prior after ")
     load_prior(tmp_path / "prior")
     log = read_log(tmp_path / "prior")
     assert log["images"] >= 16 and log["images"] - log["loss"][-1][0] <= 16
     assert sorted(path.name for path in tmp_path.iterdir()) == ["err", "out", "prior"]
+
+
+def test_what_nohup_ignores_is_ignored_by_all_members(tmp_path):
+    (tmp_path / "program.py").write_text(GROUP.replace("    signal.signal(", IGNORED))
+    with started(tmp_path, ["program.py"], until="begun\nbegun") as program:
+        os.killpg(program.pid, signal.SIGHUP)
+        time.sleep(1)
+        assert program.poll() is None and len(running(program.pid)) >= 3
+        os.kill(program.pid, signal.SIGINT)
+        assert not running_after(program, 100)
+    assert (tmp_path / "0").exists() and not (tmp_path / "1").exists()
 
 
 @pytest.mark.parametrize("ended", ["all of them, as by a terminal's Ctrl-C", "the caller, by SIGKILL"])

@@ -19,7 +19,12 @@ from torch.multiprocessing.spawn import ProcessException, ProcessRaisedException
 from ...base import errors
 from ...base.errors import PriorError
 
-STOPS = (signal.SIGINT, signal.SIGTERM)
+STOPS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)  # Ctrl-C, kill, a closed terminal
+
+
+def heard() -> list[signal.Signals]:
+    """The signals of STOPS that end a group: not a hang-up that is ignored, as nohup has it."""
+    return [each for each in STOPS if each != signal.SIGHUP or signal.getsignal(each) != signal.SIG_IGN]
 
 
 def run_group(function: Callable[..., None], world: int, *args) -> None:
@@ -27,7 +32,7 @@ def run_group(function: Callable[..., None], world: int, *args) -> None:
     group (gloo, over the loopback interface), and wait for all of them.
 
     function, args: picklable. A member may exit once it has returned, so no exchange of tensors may need it after that.
-    KeyboardInterrupt and SystemExit in the caller, SIGINT and SIGTERM in any member become one KeyboardInterrupt in the
+    KeyboardInterrupt and SystemExit in the caller, the STOPS in any member become one KeyboardInterrupt in the
     first member. The others keep running until it has saved, and none outlives the call.
     Raises a DreamfusionError that the function raised, torch.multiprocessing.ProcessRaisedException, which holds the
     traceback, where it raised another, and PriorError where a process was killed.
@@ -92,7 +97,8 @@ def stop(processes: Sequence[BaseProcess]) -> None:
 
 
 def _member(rank: int, world: int, rendezvous: str, function: Callable[..., None], args: tuple) -> None:
-    for number in STOPS:
+    stops = heard()
+    for number in stops:
         signal.signal(number, signal.SIG_DFL)  # there is nothing to save before the group exists
     signal.pthread_sigmask(signal.SIG_UNBLOCK, STOPS)
     parent = parent_process()
@@ -101,7 +107,7 @@ def _member(rank: int, world: int, rendezvous: str, function: Callable[..., None
     torch.set_num_threads(1)
     os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")
     dist.init_process_group("gloo", init_method=rendezvous, rank=rank, world_size=world)
-    for number in STOPS:
+    for number in stops:
         signal.signal(number, signal.SIG_IGN if rank else _interrupt)
     try:
         function(rank, world, *args)
@@ -113,8 +119,8 @@ def _member(rank: int, world: int, rendezvous: str, function: Callable[..., None
 def _interrupt(number, frame) -> None:
     """A terminal's Ctrl-C reaches a member twice, from the terminal and from `stop`; the second must not cost the save
     that the first began."""
-    for each in STOPS:
-        signal.signal(each, signal.SIG_IGN)
+    for each in STOPS:  # one that is on its way meets a handler: Python complains of SIG_IGN there
+        signal.signal(each, lambda *_: None)
     raise KeyboardInterrupt
 
 
