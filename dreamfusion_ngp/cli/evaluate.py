@@ -6,7 +6,7 @@ import argparse
 import json
 import sys
 
-from ..base.errors import UsageError
+from ..base.errors import CheckpointError, UsageError
 from .arguments import add_machine, place
 
 MAX_DEPTH = 16
@@ -46,7 +46,7 @@ def add_arguments(verbs) -> None:
     add_machine(parser)
 
 
-def run(args: argparse.Namespace) -> None:
+def run(args: argparse.Namespace) -> int:
     if not 0 <= args.depth <= MAX_DEPTH:
         raise UsageError(f"--depth must be from 0 to {MAX_DEPTH}, got {args.depth}")
     from ..base.devices import set_threads
@@ -65,3 +65,4 @@ def run(args: argparse.Namespace) -> None:
     )
     one = result["runs"][0] if len(result["runs"]) == 1 and args.out is None else result
     print(json.dumps(one, indent=1) if args.json else evaluation_text(result))
+    return CheckpointError.exit_code if result["unread"] else 0

@@ -33,14 +33,13 @@ def add_arguments(verbs) -> None:
     )
     parser.add_argument(
         "--uv",
-        default="auto",
         choices=("auto", "keep", "unwrap"),
         help="the file's UVs, a new atlas, or one only where UVs are missing or overlap (default: auto)",
     )
     parser.add_argument(
-        "--textures", default="each", choices=("each", "one"), help="each image of the file its own, or one for all"
+        "--textures", choices=("each", "one"), help="each image of the file its own (default), or one for all"
     )
-    parser.add_argument("--texture-size", type=int, default=1024, metavar="N", help="texels a side (default: 1024)")
+    parser.add_argument("--texture-size", type=int, metavar="N", help="texels a side (default: 1024)")
     parser.add_argument("--up", metavar="AXIS", help="of the file, e.g. +z (default: that of its format)")
     parser.add_argument("--front", metavar="AXIS", help="of the file, e.g. -y (default: that of its format)")
     parser.add_argument("--seed", type=int, default=0)

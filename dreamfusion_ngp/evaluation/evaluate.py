@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 
 from ..base.devices import choose_device
-from ..base.errors import writing
+from ..base.errors import CheckpointError, DreamfusionError, OutputError, writing
 from ..base.files import write_atomically
 from ..runs.folder import DEPTH, find_runs
 from ..runs.outputs import load_state
@@ -31,7 +31,8 @@ def evaluate(
     """Score the runs that `runs` are or hold, at most `depth` folders below; every one gets its evaluation.json.
     With `out` that folder gets evaluation.json (the judge's score on true renderings, means and spreads, all runs),
     table.md and index.html. show: called with a line per run. Of several runs one without a result, an empty scene,
-    counts as zero; alone it raises ExportError."""
+    counts as zero, and one that cannot be read or whose folder cannot be written is left out, as "unread" of the result
+    says; alone they raise ExportError, CheckpointError and OutputError."""
     folders, distractors = find_runs(list(map(Path, runs)), depth), read_captions(Path(captions)) if captions else []
     out = None if out is None else Path(out)
     if out is not None:
@@ -39,24 +40,40 @@ def evaluate(
             out.mkdir(parents=True, exist_ok=True)
     retrieval = scoring.load_retrieval(clip, Path(judge) if judge else None, choose_device(device))
     score, records, pictures = scoring.score if len(folders) == 1 else scoring.attempt, [], []
+    unread: list[DreamfusionError] = []
     for path in folders:
-        state, folder = load_state(path, device)
-        record, views = score(state, folder, retrieval, distractors)
-        write_text(folder / "evaluation.json", json.dumps(record, indent=1))
+        try:
+            state, folder = load_state(path, device)
+            record, views = score(state, folder, retrieval, distractors)
+            write_text(folder / "evaluation.json", json.dumps(record, indent=1))
+        except (CheckpointError, OutputError) as error:
+            if len(folders) == 1:
+                raise
+            unread.append(error)
+            show(f"left out: {error}")
+            continue
         records.append(record)
         pictures.append(sheet.thumbnails(views) if views else "")
         show(f"{record['prompt']}, seed {record['seed']}: {folder} {record.get('failed', '')}".rstrip())
+    if not records:
+        raise unread[0]
     judge_record = retrieval and {
         "name": retrieval.name,
         "held_out": getattr(retrieval, "log", {}).get("held_out"),
         "truth": scoring.truth(retrieval, [r["prompt"] for r in records], distractors),
     }
     result = {"judge": judge_record, "figures": scoring.summary(records), "runs": records}
+    result["unread"] = [str(error) for error in unread]
     if out is not None:
-        write_text(out / "evaluation.json", json.dumps(result, indent=1))
-        write_text(out / "table.md", scoring.table(records, result["figures"]))
-        write_text(out / "index.html", sheet.html_sheet(result, pictures))
+        write_all(out, result, pictures)
     return result
+
+
+def write_all(out: Path, result: dict, pictures: list[str]) -> None:
+    """Write the result of `evaluate` into the folder `out`. pictures: as for `sheet.html_sheet`."""
+    write_text(out / "evaluation.json", json.dumps(result, indent=1))
+    write_text(out / "table.md", scoring.table(result["runs"], result["figures"]))
+    write_text(out / "index.html", sheet.html_sheet(result, pictures))
 
 
 def write_text(path: Path, text: str) -> None:

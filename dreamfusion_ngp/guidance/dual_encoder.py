@@ -203,8 +203,8 @@ def normalisation(folder: Path, mean: Sequence[float], std: Sequence[float]) -> 
     `std`. Raises PriorError for values that no picture can be prepared with."""
     prepare, found = preparation(folder), []
     for name, usual in (("image_mean", mean), ("image_std", std)):
-        value = usual if prepare.get(name) is None else prepare[name]
-        values = list(value) if isinstance(value, (list, tuple)) else [value] * 3
+        value: Any = usual if prepare.get(name) is None else prepare[name]
+        values: list[Any] = list(value) if isinstance(value, (list, tuple)) else [value] * 3
         right = len(values) == 3 and all(type(v) in (int, float) and math.isfinite(v) for v in values)
         if not right or (name == "image_std" and min(values) <= 0):
             wanted = "three numbers above 0" if name == "image_std" else "three numbers"

@@ -22,9 +22,9 @@ def refine(
     prompt: str,
     root: str | Path = "outputs",
     *,
-    uv: str = "auto",
-    textures: str = "each",
-    size: int = 1024,
+    uv: str | None = None,
+    textures: str | None = None,
+    size: int | None = None,
     keep_views: Sequence[str] = (),
     geometry: bool = False,
     depth: bool = False,
@@ -49,17 +49,19 @@ def refine(
     anew only where UVs are missing or overlap. textures: "each" image its own, or "one" for all. size: texels a side.
     keep_views: of "front", "left", "back" and "right", views whose clearly visible texels stay as they are. up, front:
     axes of the file where its format does not define them. config: settings; default: the preset "refine", or
-    "refine-geometry". The other arguments, the result and the errors are those of `generate`; MeshError for a file that
-    cannot be used.
+    "refine-geometry"; an argument that is None is as it says (uv "auto", textures "each", size 1024). The other
+    arguments, the result and the errors are those of `generate`; MeshError for a file that cannot be used.
     """
-    keep_views = kept_views(",".join(keep_views)) or (("front",) if only_back else ())
-    path, names = Path(mesh), ",".join(keep_views)
+    path = Path(mesh)
     base = preset("refine-geometry" if geometry else "refine") if config is None else config
+    views = kept_views(",".join(keep_views)) or kept_views(base.texture.keep) or (("front",) if only_back else ())
+    names = ",".join(views)
     if geometry:
         check_geometry(base, names)
     base = with_depth(base) if depth else base
-    file = dict(source=str(path.resolve()), digest=digest_of(path), up=up, front=front, keep=names)
-    source = replace(base.texture, uv=uv, textures=textures, size=size, **file)
+    given = {"uv": uv, "textures": textures, "size": size, "up": up, "front": front}
+    changes = {name: value for name, value in given.items() if value is not None}
+    source = replace(base.texture, source=str(path.resolve()), digest=digest_of(path), keep=names, **changes)
     config = replace(base, kind="texture", prompt=prompt, texture=source)
     return generate(config, root, device=device, observer=observer, catch_signals=catch_signals)
 

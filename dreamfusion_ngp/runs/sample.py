@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import tempfile
 import time
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -12,7 +13,7 @@ import torch
 from torch import Tensor
 
 from ..base.devices import choose_device
-from ..base.errors import UsageError
+from ..base.errors import UsageError, writing
 from ..base.rng import Stream, generator
 from ..base.slots import sent
 from ..config.schema import GuidanceConfig, RunConfig
@@ -60,11 +61,15 @@ def sample(
     guidance scale, by default the model's own, at most MOST_SCALE.
 
     Raises UsageError, PromptError for a prompt that an embedded prior does not know, PriorError for a model that is not
-    there or not understood, and ExportError where the sheet cannot be written.
+    there or not understood, OutputError (before anything is drawn) or ExportError where the sheet cannot be written.
     """
     for name, value, low, high in (("rows", rows, 1, 64), ("steps", steps, 1, 1000), ("elevation", elevation, -90, 90)):
         if not low <= value <= high:
             raise UsageError(f"sample: {name} must be from {low} to {high}, got {value}")
+    with writing(path):
+        place = Path(path).absolute().parent
+        place.mkdir(parents=True, exist_ok=True)
+        tempfile.TemporaryFile(dir=place).close()
     began, config = time.monotonic(), check_prompt(config)
     guidance = load_guidance(config, choose_device(device))
     if not isinstance(guidance, ScoreDistillation):

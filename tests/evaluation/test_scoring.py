@@ -117,7 +117,7 @@ def test_the_sheet_shows_every_run_and_explains_every_figure(evaluated):
     assert Image.open(io.BytesIO(base64.b64decode(data))).size == (8 * THUMBNAIL, 2 * THUMBNAIL)
 
 
-def test_a_run_without_a_result_counts_as_zero_beside_others_and_is_an_error_alone(tmp_path, evaluated):
+def test_a_run_without_a_result_counts_as_zero_and_a_damaged_one_is_left_out_both_are_errors_alone(tmp_path, evaluated):
     empty = save_run(tmp_path / "empty", "a blue cube", 0)
     state = load_checkpoint(empty / "checkpoint.safetensors", "cpu")
     state.field.b2.data.fill_(-100.0)  # of the density: exp of it
@@ -125,8 +125,14 @@ def test_a_run_without_a_result_counts_as_zero_beside_others_and_is_an_error_alo
     options = dict(judge=evaluated[0] / "judge.safetensors", device="cpu")
     with pytest.raises(ExportError):
         evaluate([empty], **options)
-    result = evaluate([empty, evaluated[0] / "all" / "seed0"], out=tmp_path / "out", **options)
+    damaged = save_run(tmp_path / "damaged", "a blue cube", 1)
+    (damaged / "checkpoint.safetensors").write_bytes(b"no checkpoint")
+    with pytest.raises(CheckpointError):
+        evaluate([damaged], **options)
+    result = evaluate([damaged, empty, evaluated[0] / "all" / "seed0"], out=tmp_path / "out", **options)
     record, other = result["runs"]
+    (unread,) = result["unread"]
+    assert str(damaged) in unread
     assert record["failed"] and record["volumetric_iou"] == 0 == record["r_precision_geo"] and "failed" not in other
     assert result["figures"]["volumetric_iou"]["mean"] == pytest.approx(other["volumetric_iou"] / 2)
     assert result["figures"]["chamfer"]["n"] == 1 and set(record) < set(FIGURES)

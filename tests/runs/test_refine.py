@@ -200,5 +200,19 @@ def test_has_no_figures(refined):
         evaluate([refined.folder], device="cpu")
 
 
+def test_a_flag_that_is_not_given_leaves_the_setting(box, monkeypatch):
+    made = []
+    monkeypatch.setattr("dreamfusion_ngp.runs.refine.generate", lambda config, *_, **more: made.append(config.texture))
+    texture = replace(preset("refine").texture, size=64, uv="unwrap", up="+z", front="-y", keep="left")
+    refine(box, "a red mug", config=replace(preset("refine"), texture=texture), only_back=True)
+    refine(box, "a red mug", config=replace(preset("refine"), texture=texture), size=32, uv="keep", keep_views=["back"])
+    refine(box, "a red mug", only_back=True)
+    assert [(t.size, t.uv, t.up, t.front, t.keep) for t in made] == [
+        (64, "unwrap", "+z", "-y", "left"),
+        (32, "keep", "+z", "-y", "back"),
+        (1024, "auto", None, None, "front"),
+    ]
+
+
 def test_names_of_views():
     assert kept_views("") == () and kept_views(" Front, left,") == ("front", "left")

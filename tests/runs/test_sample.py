@@ -11,13 +11,14 @@ from support.tiny_models import config, folders
 from support.tiny_multiview import tiny_mvdream_folder
 
 from dreamfusion_ngp import sample
-from dreamfusion_ngp.base.errors import ExportError, UsageError
+from dreamfusion_ngp.base.errors import OutputError, UsageError
 from dreamfusion_ngp.cli import main
 from dreamfusion_ngp.config.presets import fast
 from dreamfusion_ngp.config.schema import CameraConfig, GuidanceConfig
 from dreamfusion_ngp.guidance.protocol import Predictions
 from dreamfusion_ngp.guidance.sampling import ddim
 from dreamfusion_ngp.guidance.schedule import Schedule
+from dreamfusion_ngp.runs import sample as samples
 from dreamfusion_ngp.runs.sample import side_views
 from dreamfusion_ngp.toybox.oracle import cosine_schedule
 
@@ -106,9 +107,10 @@ def test_bad_numbers_are_refused(options, message, tmp_path):
     assert not (tmp_path / "a.png").exists()
 
 
-def test_a_sheet_that_cannot_be_written_is_said_so(folders, tmp_path):
+def test_a_sheet_that_cannot_be_written_is_said_before_anything_is_drawn(folders, tmp_path, monkeypatch):
     (tmp_path / "file").write_text("")
-    with pytest.raises(ExportError, match="cannot write"):
+    monkeypatch.setattr(samples, "load_guidance", None)
+    with pytest.raises(OutputError, match="cannot write"):
         sample(config(folders["packed"]), tmp_path / "file" / "a.png", rows=1, steps=1, device="cpu")
 
 
