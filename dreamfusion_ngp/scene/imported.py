@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from ..base.errors import MeshError, UsageError
+from ..config.checks import VIEWS
 from .cameras import Cameras, orbit
 
 # World units, the longest side of an imported mesh, as of the toys: it suits the presets' cameras, 1.0 or more from the
@@ -20,7 +21,7 @@ SIDE = 1.0
 AXES = {
     sign + name: row * (1 if sign == "+" else -1) for name, row in zip("xyz", np.eye(3), strict=True) for sign in "+-"
 }
-NAMED_VIEWS = {"front": 0, "left": 90, "back": 180, "right": 270}  # degrees of azimuth; left and right are the object's
+NAMED_VIEWS = {name: 90 * i for i, name in enumerate(VIEWS)}  # degrees of azimuth; left and right are the object's
 
 
 @dataclass(frozen=True)
