@@ -237,7 +237,7 @@ class MeshStage(SolidStage):
         if config.learn == "color":
             return terms
         if config.consistency:
-            terms["consistency"] = (config.consistency, consistency_loss(rendering.vertices, rendering.faces))
+            terms["consistency"] = (config.consistency, consistency_loss(rendering.vertex_normal, rendering.faces))
         if config.laplacian:
             weight = laplacian_weight(config, self.step / self.config.steps)
             terms["laplacian"] = (weight, laplacian_loss(rendering.vertices, rendering.faces))

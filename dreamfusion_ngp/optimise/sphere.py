@@ -35,5 +35,5 @@ class SphereStage(SolidStage):
         if weight := laplacian_weight(config, self.step / self.config.steps):
             terms["laplacian"] = (weight, laplacian_loss(surface.control, surface.control_faces))
         if config.consistency:
-            terms["consistency"] = (config.consistency, consistency_loss(rendering.vertices, rendering.faces))
+            terms["consistency"] = (config.consistency, consistency_loss(rendering.vertex_normal, rendering.faces))
         return terms

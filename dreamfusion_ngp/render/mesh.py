@@ -21,7 +21,8 @@ class MeshRendering:
     """B square views of H x W pixels.
 
     rgb: (B, H, W, 3) over the background.  opacity, depth: (B, H, W), depth along the optical axis in world units, 0
-    where nothing is. normal: (B, H, W, 3), unit normals times opacity. vertices, faces: of the surface.
+    where nothing is. normal: (B, H, W, 3), unit normals times opacity. vertices (V, 3), faces (F, 3) and vertex_normal
+    (V, 3): of the surface.
     """
 
     rgb: Tensor
@@ -30,6 +31,7 @@ class MeshRendering:
     normal: Tensor
     vertices: Tensor
     faces: Tensor
+    vertex_normal: Tensor
 
 
 def lambert(albedo: Tensor, normal: Tensor, x: Tensor, rows: Tensor) -> Tensor:
@@ -66,19 +68,21 @@ def render_mesh(
     matrices = clip_matrices(cameras, NEAREST, far)
     position = (matrices[:, None] * homogeneous[None, :, None]).sum(-1)  # no matrix product, which may use TF32
     fragments = rasterise(position, faces, (size, size))
-    attributes = torch.cat([vertices, vertex_normals(vertices, faces)], 1)[None]
-    seen = fragments.face >= 0
-    view = seen.nonzero()[:, 0]
-    at = interpolate(attributes, faces, fragments)[seen]
+    vertex_normal = vertex_normals(vertices, faces)
+    attributes = torch.cat([vertices, vertex_normal], 1)[None]
+    seen = (fragments.face.flatten() >= 0).nonzero()[:, 0]  # pixels; a boolean mask would take several times as long
+    view = seen // size**2
+    at = interpolate(attributes, faces, fragments).flatten(0, 2).index_select(0, seen)
     x, normal = at[:, :3], torch.nn.functional.normalize(at[:, 3:], dim=-1)
     if show == "normal":
         color = 0.5 + 0.5 * (normal[:, :, None] * cameras.c2w[view, :, :3]).sum(1)
     else:
-        albedo = surface.paint(x, fragments.face[seen], fragments.barycentric[seen])
+        face, barycentric = fragments.face.flatten()[seen], fragments.barycentric.flatten(0, 2).index_select(0, seen)
+        albedo = surface.paint(x, face, barycentric)
         color = lambert(albedo, normal, x, shading[view])
     depth = -((x - cameras.position[view]) * cameras.c2w[view, :, 2]).sum(-1, keepdim=True)
-    image = torch.cat([background, background.new_zeros(len(background), 5)], 1)[:, None, None].expand(*seen.shape, 8)
+    image = torch.cat([background, background.new_zeros(len(background), 5)], 1).repeat_interleave(size**2, 0)
     pixels = torch.cat([color, torch.ones_like(depth), depth, normal], 1)
-    image = image.masked_scatter(seen[..., None], pixels)
+    image = image.index_copy(0, seen, pixels).view(*fragments.face.shape, 8)
     out = antialias(image, position, faces, fragments, samples=samples)
-    return MeshRendering(out[..., :3], out[..., 3], out[..., 4], out[..., 5:], vertices, faces)
+    return MeshRendering(out[..., :3], out[..., 3], out[..., 4], out[..., 5:], vertices, faces, vertex_normal)

@@ -6,7 +6,6 @@ import torch
 from torch import Tensor
 
 from ..config.schema import MeshConfig
-from ..scene.surface import vertex_normals
 
 
 def directed_edges(faces: Tensor) -> tuple[Tensor, Tensor]:
@@ -16,12 +15,11 @@ def directed_edges(faces: Tensor) -> tuple[Tensor, Tensor]:
     return index.flatten(), index.roll(-1, 1).flatten()
 
 
-def consistency_loss(vertices: Tensor, faces: Tensor) -> Tensor:
+def consistency_loss(normal: Tensor, faces: Tensor) -> Tensor:
     """Mean over edges of 1 - cos of the normals at their ends: threestudio's normal consistency, as its Magic3D has it.
-    vertices (V, 3), faces (F, 3)."""
-    start, end = directed_edges(faces)
-    normal = vertex_normals(vertices, faces)
-    return (1 - (normal[start] * normal[end]).sum(-1)).sum() / max(1, len(start))
+    normal (V, 3), unit normals of vertices; faces (F, 3) of a closed mesh, where every edge occurs twice."""
+    corners = normal.index_select(0, faces.long().flatten()).view(-1, 3, 3)
+    return (1 - (corners * corners.roll(-1, 1)).sum(-1)).sum() / max(1, faces.numel())
 
 
 def laplacian_loss(vertices: Tensor, faces: Tensor) -> Tensor:

@@ -43,6 +43,7 @@ def _table() -> tuple[Tensor, Tensor]:
 
 
 TABLE, COUNTS = _table()
+ALL_INSIDE = 0x01010101
 
 
 def marching_tetrahedra(position: Tensor, value: Tensor, band: Band) -> tuple[Tensor, Tensor]:
@@ -52,22 +53,25 @@ def marching_tetrahedra(position: Tensor, value: Tensor, band: Band) -> tuple[Te
     s_b - x_b s_a) / (s_b - s_a) (Shen et al. 2021, DMTet, equation 3). Returns vertices (V, 3) and faces (F, 3) int32,
     counter-clockwise as seen from outside; closed, except where the band ends. The order depends on the band alone.
     """
-    inside = value > 0
-    ends = inside[band.edges]
+    inside = (value > 0).view(torch.uint8)
+    ends = inside.index_select(0, band.edges.flatten()).view(-1, 2)
     crossed = ends[:, 0] != ends[:, 1]
     vertex = torch.cumsum(crossed, 0) - 1  # of an edge that is crossed
-    a, b = band.edges[crossed].unbind(1)
-    s_a, s_b = value[a], value[b]
+    a, b = band.edges.index_select(0, crossed.nonzero()[:, 0]).unbind(1)
+    s_a, s_b = value.index_select(0, a), value.index_select(0, b)
+    x_a, x_b = position.index_select(0, a), position.index_select(0, b)
     difference = s_b - s_a  # the signs differ and 0 counts as outside, so it is 0 only by underflow
     safe = torch.where(
         difference.abs() < FLATTEST, torch.full_like(difference, FLATTEST).copysign(difference), difference
     )
-    vertices = (position[a] * s_b[:, None] - position[b] * s_a[:, None]) / safe[:, None]
-    vertices = torch.where((difference.abs() < FLATTEST)[:, None], (position[a] + position[b]) / 2, vertices)
-    weights = torch.tensor([1, 2, 4, 8], device=value.device)
-    case = (inside[band.tetrahedra] * weights).sum(1)
-    table, counts = TABLE.to(value.device), COUNTS.to(value.device)
-    cut = (counts[case] > 0).nonzero()[:, 0]
-    edges = band.tetrahedron_edges[cut][:, None].expand(-1, 2, -1).gather(2, table[case[cut]])  # (C, 2, 3)
-    there = torch.arange(2, device=value.device) < counts[case[cut]][:, None]
+    vertices = (x_a * s_b[:, None] - x_b * s_a[:, None]) / safe[:, None]
+    vertices = torch.where((difference.abs() < FLATTEST)[:, None], (x_a + x_b) / 2, vertices)
+    # Four corners are bytes of one number: twice as fast as a sum over int64.
+    corners = inside.index_select(0, band.tetrahedra.flatten()).view(torch.int32)
+    cut = ((corners != 0) & (corners != ALL_INSIDE)).nonzero()[:, 0]
+    corners = corners[cut]
+    case = (corners | corners >> 7 | corners >> 14 | corners >> 21) & 15  # one bit a corner
+    table, counts = TABLE.to(value.device)[case], COUNTS.to(value.device)[case]
+    edges = band.tetrahedron_edges.index_select(0, cut)[:, None].expand(-1, 2, -1).gather(2, table)  # (C, 2, 3)
+    there = torch.arange(2, device=value.device) < counts[:, None]
     return vertices, vertex[edges[there]].int()

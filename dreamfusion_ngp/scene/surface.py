@@ -42,7 +42,7 @@ def vertex_normals(vertices: Tensor, faces: Tensor) -> Tensor:
     """(V, 3) unit normals: the area-weighted mean of the normals of the triangles around a vertex. Zero where there is
     no triangle, or where they cancel. Differentiable."""
     index = faces.long()
-    a, b, c = (vertices[index[:, k]] for k in range(3))
+    a, b, c = vertices.index_select(0, index.flatten()).view(-1, 3, 3).unbind(1)
     normal = torch.linalg.cross(b - a, c - a)
     total = torch.zeros_like(vertices)
     for k in range(3):

@@ -22,6 +22,9 @@ CHUNK = 1 << 17  # points per call where nothing is differentiated
 # Largest offset along an axis, in steps of the lattice. A corner and the opposite face are 1.41 steps apart, and come
 # nearer by at most 2 * .4 * sqrt(3) = 1.39: no tetrahedron inverts.
 FURTHEST = 0.4
+# Edges between the tetrahedra that the surface crosses and the end of a new band. With 1 the surface passes a point of
+# the lattice, and reaches the end, at nearly every step (docs/decisions/0206-a-step-of-the-mesh-stage.md).
+MARGIN = 2
 LEVEL_RESOLUTION = 64  # samples per axis to determine the iso-level of a volume
 NO_BLOB = ("none", 0.0, 1.0)
 
@@ -32,7 +35,7 @@ class TetraSurface(Surface):
 
     field: that of the volume; its density (the shape) and colours go on learning. detail: a finer hash grid, whose
     colours are added before the sigmoid. offset: (points of the lattice, 3), before tanh.
-    Only a band around the surface is evaluated: the tetrahedra of points within two edges of the surface at the last
+    Only a band around the surface is evaluated: the tetrahedra of points within three edges of the surface at the last
     `refresh_band`. If the surface reaches the border of the band, the band is rebuilt at once. New surface away from
     the band is missed.
     """
@@ -109,7 +112,7 @@ class TetraSurface(Surface):
         touched = self._mask(self.lattice.dilate(solid.nonzero()[:, 0])) & self._mask(
             self.lattice.dilate(outside.nonzero()[:, 0])
         )
-        self.near.copy_(self._mask(self.lattice.dilate((touched & region).nonzero()[:, 0])) & region)
+        self.near.copy_(self._mask(self.lattice.dilate((touched & region).nonzero()[:, 0], MARGIN)) & region)
         self._band = None
 
     def _mask(self, points: Tensor) -> Tensor:
@@ -144,9 +147,10 @@ class TetraSurface(Surface):
     @torch.no_grad()
     def reaches_the_end(self, value: Tensor) -> bool:
         """Whether the surface crosses an edge at the border of the band."""
-        ends = (value > 0)[self.band.edges]
-        crossed = ends[:, 0] != ends[:, 1]
-        return bool((self.band.border & ~self._rim)[self.band.edges[crossed]].any())
+        edges = self.band.edges
+        ends = (value > 0).index_select(0, edges.flatten()).view(-1, 2)
+        crossed = (ends[:, 0] != ends[:, 1]).nonzero()[:, 0]
+        return bool((self.band.border & ~self._rim)[edges.index_select(0, crossed)].any())
 
     def paint(self, x: Tensor, face: Tensor, barycentric: Tensor) -> Tensor:
         return self.color(x.detach())

@@ -180,6 +180,7 @@ def test_a_mesh_goes_on_from_a_mesh_and_learns_colours_alone(volume):
     begun = (stage.surface.color(x) - wanted).abs().mean()
     trained(stage, Target((0.1, 0.8, 0.2)))
     changed = {k for k, v in stage.tensors().items() if k in before and not torch.equal(v, before[k])}
+    changed -= {"surface.near"}  # a band is made anew now and then, for the same surface
     assert changed == {f"surface.detail.{k}" for k in ("table", "w1", "b1", "w2", "b2")}
     assert (stage.surface.color(x) - wanted).abs().mean() < 0.5 * begun
 

@@ -87,6 +87,24 @@ def test_the_band_is_small_and_follows_the_surface():
     assert torch.equal(whole()[0], vertices), "the band that moved is as good as one of the whole lattice"
 
 
+def test_a_surface_that_moves_a_little_keeps_its_band(monkeypatch):
+    """By less than a lattice step in eight: the mesh is that of a new band, and no band is made for it."""
+    surface, rebuilt = begun(ball_field()), []
+    surface()
+    monkeypatch.setattr(surface, "refresh_band", lambda: rebuilt.append(True))
+    slope = 8.0 / 0.4  # of the blob's log density, per world unit
+    passed = surface.value > 0
+    for _ in range(8):
+        surface.log_level += 0.1 * surface.lattice.spacing * slope
+        surface()
+    assert not rebuilt and int((passed & (surface.value < 0)).sum()) > 8, "it passed points of the lattice"
+    monkeypatch.undo()
+    vertices, faces = surface()
+    surface.refresh_band()
+    again = surface()
+    assert torch.equal(vertices, again[0]) and torch.equal(faces, again[1])
+
+
 def test_offsets_are_bounded():
     surface = begun(ball_field())
     vertices, faces = surface()
