@@ -6,9 +6,10 @@
 
 What is compared is data (experiments/groups.py). Every run is a process. A finished run stays in --runs and is not made
 again, not even for another group or arm with the same settings, prompt, seed and prior; a run that was stopped is made
-anew. After a change of the judge or of what a figure means, finished runs are only scored again. The figures go to one
-JSON file (-o), group by group, with how they were shortened; a run that failed counts as zero. Runs in this file need
-not be in --runs: a measurement can begin on one machine and end on another, and each run says where it was made.
+anew. A volume from which several runs go on is made once, and its time counts for each. After a change of the judge or
+of what a figure means, finished runs are only scored again. The figures go to one JSON file (-o), group by group, with
+how they were shortened; a run that failed counts as zero. Runs in this file need not be in --runs: a measurement can
+begin on one machine and end on another, and each run says where it was made.
 """
 
 from __future__ import annotations

@@ -34,11 +34,14 @@ from ..evaluation.retrieval import pool_of, r_precision
 from ..evaluation.sheet import thumbnails
 from ..guidance.load import load_guidance
 from ..optimise.loop import train
+from ..optimise.stage import Stage
 from ..runs.checkpoint import load_checkpoint, save_checkpoint
 from ..runs.folder import CHECKPOINT, lock_run
 from ..runs.generate import generate
 from ..runs.stages import follow, start
 from ..toybox.world.captions import parse_prompt
+from . import first_stages
+from .first_stages import Cost
 
 SHOWN = (1, 5)  # of the eight views: from the front right, and from the opposite side
 # Figures that are recorded elsewhere, and lists.
@@ -66,16 +69,33 @@ def oracle(config: RunConfig, kind: str, judge: Path | None = None):
     return Oracle(config, *parse_prompt(config.prompt), camera=kind == "camera")
 
 
-def optimise(config: RunConfig, folder: Path, device: torch.device, by: str = "", judge: Path | None = None) -> None:
-    """Only the optimisation, of all stages: no previews, mesh or turntable. by: a kind of oracle, for all stages."""
-    state = start(config, device)
-    while True:
-        guidance = oracle(state.config, by, judge) if by else load_guidance(state.config, device)
-        train(state, guidance, lambda record: None)
-        if (following := follow(state)) is None:
-            break
+def optimise(task: dict, folder: Path, device: torch.device, runs: Path | None = None) -> Cost:
+    """Only the optimisation, of all stages: no previews, mesh or turntable. runs: the folder of the runs with which a
+    first stage is shared. Returns what the first stage took if another run made it."""
+    config = from_dict(RunConfig, task["config"])
+    shared = first_stages.place_of(runs, config, device) if runs and not task["oracle"] else None
+    taken = first_stages.take(shared, config, device) if shared else None
+    state, cost = taken or (start(config, device), Cost())
+    if not taken:
+        began, used = time.time(), cpu_seconds()
+        advance(state, task)
+        if shared:
+            spent = Cost(time.time() - began, cpu_seconds() - used, peak_memory(device))
+            first_stages.keep(shared, state, spent)
+    while (following := follow(state)) is not None:
         state = following
+        advance(state, task)
     save_checkpoint(folder / CHECKPOINT, state)
+    return cost
+
+
+def advance(stage: Stage, task: dict) -> None:
+    """Train one stage to its end."""
+    by, judge = task["oracle"], task.get("judge")
+    guidance = (
+        oracle(stage.config, by, judge and Path(judge["path"])) if by else load_guidance(stage.config, stage.device)
+    )
+    train(stage, guidance, lambda record: None)
 
 
 def cpu_seconds() -> float:
@@ -95,24 +115,26 @@ def peak_memory(device: torch.device) -> int:
 
 
 def make(task: dict, folder: Path) -> dict:
-    """Run the optimisation of `task`. Returns the place of its checkpoint, its time and its machine."""
-    config, place, failed = from_dict(RunConfig, task["config"]), folder / "result", ""
+    """Run the optimisation of `task`, in a folder of the runs. Returns the place of its checkpoint, its time and its
+    machine. shared_seconds: of that time, what the run took that made the first stage of both."""
+    place, failed, cost = folder / "result", "", Cost()
     device = choose_device("cpu" if task["oracle"] else task["device"])
     shutil.rmtree(place, ignore_errors=True)
     place.mkdir(parents=True)
     try:
         if not task["whole"]:
-            optimise(config, place, device, task["oracle"], task.get("judge") and Path(task["judge"]["path"]))
+            cost = optimise(task, place, device, folder.parent)
         else:
-            generate(config, place, device=task["device"])
+            generate(from_dict(RunConfig, task["config"]), place, device=task["device"])
     except (DivergenceError, ExportError) as error:
         failed = str(error)
     seconds = time.time() - task["began"]  # includes the start of Python, for which a user waits too
     checkpoint = next(place.rglob(CHECKPOINT), None)
     return {
-        "seconds": round(seconds, 1),
-        "cpu_seconds": round(cpu_seconds(), 1),
-        "peak_memory": peak_memory(device),
+        "seconds": round(seconds + cost.seconds, 1),
+        "cpu_seconds": round(cpu_seconds() + cost.cpu_seconds, 1),
+        "peak_memory": max(peak_memory(device), cost.peak_memory),
+        "shared_seconds": round(cost.seconds, 1),
         "failed": failed,
         "threads": task["threads"],
         "processes": task["processes"],
