@@ -24,6 +24,7 @@ UNLIT = ("light.lit_probability=0", "guidance.mode_words=false")
 
 DEFAULT = Arm("preset", "preset `fast` as it is")
 TWO_VIEWS = Arm("2 views", "on opposite sides: evenly spaced azimuths are antipodal for two", ("views=2",), steps=2)
+MULTIVIEW = Arm("toybox-mv", "four views at once and no words of the view", preset="mvdream")
 
 RULES = (
     DEFAULT,
@@ -113,9 +114,16 @@ GROUPS = {
             Arm("nothing", "toybox-64, one prompt for all views", ONE_PROMPT),
             Arm("four words", "toybox-64, the paper's front, side, back and overhead", ("guidance.view_words=paper",)),
             Arm("preset", "toybox-64, azimuths and elevations in degrees as words"),
-            Arm("toybox-mv", "four views at once and no words of the view", preset="mvdream"),
+            MULTIVIEW,
         ),
         SIX,
+    ),
+    "multiview-24": Group(
+        "Four views at once, twenty-four toys",
+        "The default command's prompts and seeds with preset `mvdream`: beside the first table.",
+        (MULTIVIEW,),
+        TWENTY_FOUR,
+        whole=True,
     ),
     "antipodal": Group(
         "Views of one step together",
@@ -172,19 +180,20 @@ GROUPS = {
     ),
     "mesh": Group(
         "A volume alone, and a mesh stage after it",
-        "Magic3D's second stage: the surface of the volume on a lattice, under the same guidance in finer pictures.",
+        "Magic3D's second stage: the surface of the volume on a lattice, in finer pictures, under the same guidance or "
+        "under the latent prior.",
         (
             DEFAULT,
             Arm("longer volume", "the time of both stages for the volume alone", steps=1.25),
             Arm("magic3d", "200 steps of the mesh after those of the preset", preset="magic3d"),
             Arm(
-                "magic3d, no smoothing",
-                "without the consistency of normals",
-                ("then.mesh.consistency=0",),
+                "magic3d, latent",
+                "the mesh guided by toybox-256 in pictures of 256 pixels",
+                ("then.guidance.model=toybox-256", "then.guidance.clip_clean=false", "then.render.resolution=256"),
                 preset="magic3d",
             ),
         ),
-        SIX,
+        TWENTY_FOUR,
     ),
     "textmesh": Group(
         "A density and a signed distance",
