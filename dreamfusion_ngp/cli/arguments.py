@@ -100,7 +100,6 @@ def add_files(parser: argparse.ArgumentParser) -> None:
     """Add --formats, --size and --origin, which `file_options` reads."""
     parser.add_argument(
         "--formats",
-        default="glb",
         help=f"comma-separated, of {', '.join(FORMATS)} (default: glb). Units and axes: {conventions_text()}",
     )
     parser.add_argument(
@@ -112,7 +111,6 @@ def add_files(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--origin",
-        default="scene",
         metavar="PLACE",
         help=f"{', '.join(ORIGINS)}: the point that the "
         "cameras circle, the middle of the object's bottom, or the middle of its bounding box "
@@ -121,13 +119,18 @@ def add_files(parser: argparse.ArgumentParser) -> None:
 
 
 def file_options(args: argparse.Namespace) -> dict:
-    """Formats, size and origin of the mesh files, checked before a run starts."""
-    names = [part.strip().lower() for part in args.formats.split(",")]
-    try:
-        formats = check_formats(name for name in names if name)
-    except UsageError as error:
-        raise UsageError(f"--formats: {error}") from None
-    size, origin = check_size(STL_SIZE if args.size is None else args.size), check_origin(args.origin)
-    if args.size is not None and "stl" not in formats:
-        print("note: --size is the size of an STL, and --formats names none", file=sys.stderr)
-    return dict(formats=formats, size=size, origin=origin)
+    """Formats, size and origin of the mesh files, those that are given, checked before a run starts."""
+    given = {}
+    if args.formats is not None:
+        names = [part.strip().lower() for part in args.formats.split(",")]
+        try:
+            given["formats"] = check_formats(name for name in names if name)
+        except UsageError as error:
+            raise UsageError(f"--formats: {error}") from None
+    if args.size is not None:
+        given["size"] = check_size(args.size)
+        if "stl" not in given.get("formats", ()):
+            print("note: --size is the size of an STL, and --formats names none", file=sys.stderr)
+    if args.origin is not None:
+        given["origin"] = check_origin(args.origin)
+    return given

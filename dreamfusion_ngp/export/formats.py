@@ -59,6 +59,13 @@ def check_origin(origin: str) -> str:
     return origin
 
 
+def check_files(formats=None, size: float | None = None, origin: str | None = None) -> dict:
+    """Those of the three that are not None, checked, by name. Raises UsageError."""
+    given: dict = {} if formats is None else {"formats": check_formats(formats)}
+    given |= {} if size is None else {"size": check_size(size)}
+    return given | ({} if origin is None else {"origin": check_origin(origin)})
+
+
 def conventions_text() -> str:
     """ "glb, obj: metres, +Y up, front +Z; ..."."""
     kinds = {}

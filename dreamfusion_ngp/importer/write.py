@@ -21,6 +21,11 @@ def suffix_of(mesh: ImportedMesh) -> str:
     return ".obj" if isinstance(mesh.source, ObjSource) else ".glb"
 
 
+def suffix_for(path: Path) -> str:
+    """`suffix_of` the mesh of a file, by the file's name."""
+    return ".obj" if path.suffix.lower() == ".obj" else ".glb"
+
+
 def mesh_files(mesh: ImportedMesh, images: dict[int, np.ndarray], stem: str) -> dict[str, bytes]:
     """The files of a mesh by name, the mesh last. images: (H, W, 3 or 4) uint8 sRGB by texture number; the other
     textures keep their images, unless they were unwrapped. Raises ValueError for other images."""

@@ -14,7 +14,7 @@ from ..base.errors import DreamfusionError, OutputError, UsageError
 from ..config.checks import check_config, clean_texts
 from ..config.prompts import clean_prompt
 from ..config.schema import RunConfig, resolution_at
-from ..export.formats import STL_SIZE, check_formats, check_origin, check_size
+from ..export.formats import check_files
 from ..hub.fetch import pinned
 from ..hub.names import TOYBOXES
 from ..optimise.loop import train
@@ -22,7 +22,7 @@ from ..optimise.stage import Stage
 from .checkpoint import load_checkpoint
 from .folder import CHECKPOINT, checkpoint_of, create_run, lock_run, reopen_run
 from .interrupt import Interrupt
-from .outputs import export_run, render_run
+from .outputs import DEFAULT_FORMATS, check_options, export_run, render_run
 from .recorder import BestEffort, Observer, Recorder
 from .saver import Saver
 from .stages import follow, next_config, stage_configs, start, steps_in_all
@@ -88,7 +88,7 @@ def optimise(
     state: Stage,
     guidance,
     folder: Path,
-    formats: tuple[str, ...],
+    formats: tuple[str, ...] = DEFAULT_FORMATS,
     *,
     observer: Observer | None = None,
     catch_signals: bool = False,
@@ -205,16 +205,16 @@ def generate(
     root: str | Path = "outputs",
     *,
     device: str | torch.device = "auto",
-    formats: tuple[str, ...] = ("glb",),
-    size: float = STL_SIZE,
-    origin: str = "scene",
+    formats: tuple[str, ...] | None = None,
+    size: float | None = None,
+    origin: str | None = None,
     observer: Observer | None = None,
     catch_signals: bool = False,
 ) -> RunResult:
     """Make a new run under `root`: optimise a scene for `config.prompt`, then write its mesh and pictures.
 
     device: "auto", "cpu", "cuda" or "cuda:N". formats, size (of an STL, in millimetres), origin: of the mesh, as for
-    `export.meshes.export_mesh`. observer: called with a `Progress` before the first step, every ten steps and at the
+    `outputs.export`. observer: called with a `Progress` before the first step, every ten steps and at the
     end; what it raises is logged once. catch_signals: let Ctrl-C, SIGTERM and the like end the run early, saved and
     exported (`RunResult.signal`), a second one save and end the process; for programs that are such a run and nothing
     else. Otherwise KeyboardInterrupt comes through, with the steps saved.
@@ -223,9 +223,9 @@ def generate(
     there or not understood, NativeError for a device that is not there, before anything is written; DivergenceError,
     OutputError, ExportError for what goes wrong later.
     """
-    placing = dict(size=check_size(size), origin=check_origin(origin))
-    formats = check_formats(formats)
+    files = check_files(formats, size, origin)
     config = pin_model(check_prompt(config))
+    check_options(stage_configs(config)[-1], files)
     if config.kind == "mesh":
         raise UsageError("a mesh goes on from a volume; it cannot be the first stage")
     if config.kind == "texture" and not config.texture.source:
@@ -249,7 +249,7 @@ def generate(
             *(config.prompt, steps_in_all(config), config.preset, config.seed, config.guidance.model, where, folder),
         )
         log_memory_plan(guidance, state)
-        return optimise(state, guidance, folder, formats, observer=observer, catch_signals=catch_signals, **placing)
+        return optimise(state, guidance, folder, observer=observer, catch_signals=catch_signals, **files)
 
 
 def resume(
@@ -260,9 +260,9 @@ def resume(
     vae: str | None = None,
     control: str | None = None,
     device: str | torch.device = "auto",
-    formats: tuple[str, ...] = ("glb",),
-    size: float = STL_SIZE,
-    origin: str = "scene",
+    formats: tuple[str, ...] | None = None,
+    size: float | None = None,
+    origin: str | None = None,
     observer: Observer | None = None,
     catch_signals: bool = False,
 ) -> RunResult:
@@ -270,8 +270,7 @@ def resume(
     control: where its models lie now, as `GuidanceConfig.model`, `.vae` and `.control`, if no longer where they were.
     The other arguments and the errors are those of `generate`; CheckpointError for a folder without a sound checkpoint,
     PriorError for models with other weights than those that the run was started with."""
-    placing = dict(size=check_size(size), origin=check_origin(origin))
-    formats = check_formats(formats)
+    files = check_files(formats, size, origin)
     if steps is not None and steps < 1:
         raise UsageError(f"--steps must be at least 1, got {steps}")
     path = checkpoint_of(Path(run))
@@ -280,6 +279,7 @@ def resume(
         state = load_checkpoint(path, choose_device(device), steps=steps)
         if state.config.steps < state.step:
             raise UsageError(f"--steps {steps}: the run has made {state.step} steps already")
+        check_options(stage_configs(state.config)[-1], files)
         from ..guidance import origin as weights
         from ..guidance.load import load_guidance
 
@@ -289,4 +289,4 @@ def resume(
         reopen_run(folder, state)
         done, total = state.before + state.step, state.before + steps_in_all(state.config)
         log.info("%r: resuming at step %d of %d", state.config.prompt, done, total)
-        return optimise(state, loaded, folder, formats, observer=observer, catch_signals=catch_signals, **placing)
+        return optimise(state, loaded, folder, observer=observer, catch_signals=catch_signals, **files)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import cast
 
@@ -12,7 +12,9 @@ import torch
 
 from ..base.devices import choose_device
 from ..base.errors import ExportError, UsageError
-from ..export.formats import STL_SIZE
+from ..config.schema import RunConfig
+from ..export.formats import STL_SIZE, check_formats
+from ..importer.write import suffix_for
 from ..optimise.mesh import SolidStage
 from ..optimise.particles import ParticleStage
 from ..optimise.stage import Stage
@@ -25,6 +27,7 @@ from .texture import TextureStage
 
 log = logging.getLogger(__name__)
 
+DEFAULT_FORMATS = ("glb",)
 MAX_FRAMES, MAX_PIXELS = 3600, 2048
 
 
@@ -35,18 +38,37 @@ def load_state(run: str | Path, device: str | torch.device = "auto") -> tuple[St
 
 
 def export(
-    run: str | Path, formats: tuple[str, ...] = ("glb",), *, device: str | torch.device = "auto", **options
+    run: str | Path, formats: tuple[str, ...] | None = None, *, device: str | torch.device = "auto", **options
 ) -> dict[str, Path]:
-    """Make the mesh files of a run again, from its checkpoint, in its folder. options: of `export.meshes.export_mesh`:
-    resolution, texture, faces, keep_all, smooth, size, origin. Returns the absolute path of each format; "obj" adds
-    "mtl" and "png". Raises CheckpointError for a folder without a sound checkpoint, UsageError for a bad argument,
+    """Make the mesh files of a run again, from its checkpoint, in its folder. formats: None is ("glb",), or for an
+    imported mesh its own. options: of `export.meshes.export_mesh`: resolution, texture, faces, keep_all, smooth, size,
+    origin. Returns the absolute path of each format; "obj" adds "mtl" and "png". Raises CheckpointError for a folder
+    without a sound checkpoint, UsageError for a bad argument or one that cannot apply to this run (`check_options`),
     ExportError for an empty scene or a folder that cannot be written."""
     state, folder = load_state(run, device)
-    return export_run(state, folder, formats, **options)
+    check_options(state.config, options if formats is None else {"formats": check_formats(formats), **options})
+    return export_run(state, folder, DEFAULT_FORMATS if formats is None else formats, **options)
 
 
-def export_run(state: Stage, folder: Path, formats: tuple[str, ...] = ("glb",), **options) -> dict[str, Path]:
-    """`export` for a state in memory. Particles after the first are written into folders of their own."""
+def check_options(config: RunConfig, options: Mapping) -> None:
+    """Raise UsageError that names, as flags, those of the `options` of `export` that cannot apply to what a stage with
+    this config makes."""
+    source, fixed, reason = Path(config.texture.source), set(), ""
+    if config.kind == "texture" and config.texture.source:
+        own, fixed = suffix_for(source), set(options)
+        fixed -= {"formats"} if tuple(options.get("formats", ())) == (own[1:],) else set()
+        reason = f"was imported, and {source.stem}{own} keeps its format, place, size and triangles"
+    elif config.kind == "texture":
+        fixed, reason = {"resolution", "texture", "faces", "keep_all", "smooth"}, "keeps the triangles of its texture"
+    elif config.kind != "volume":
+        fixed, reason = {"resolution"}, "is no volume that would be sampled"
+    if named := [f"--{name.replace('_', '-')}" for name in options if name in fixed]:
+        raise UsageError(f"leave out {', '.join(named)}: the mesh of this run {reason}")
+
+
+def export_run(state: Stage, folder: Path, formats: tuple[str, ...] = DEFAULT_FORMATS, **options) -> dict[str, Path]:
+    """`export` for a state in memory, without its checks. Particles after the first are written into folders of their
+    own."""
     result = export_stage(state, folder, formats, **options)
     for_others(state, lambda member, name: export_run(member, folder / name, formats, **options))
     return result
@@ -65,8 +87,9 @@ def for_others(state: Stage, write: Callable[[VolumeStage, str], object]) -> Non
         raise failures[0]
 
 
-def export_stage(state: Stage, folder: Path, formats: tuple[str, ...] = ("glb",), **options) -> dict[str, Path]:
-    """`export_run`, of the first of several particles alone."""
+def export_stage(state: Stage, folder: Path, formats: tuple[str, ...] = DEFAULT_FORMATS, **options) -> dict[str, Path]:
+    """`export_run`, of the first of several particles alone. Ignores what `check_options` refuses: a run may end early,
+    in a stage before the one for which it was checked."""
     from ..export.isosurface import Mesh
     from ..export.meshes import export_mesh, export_surface
 

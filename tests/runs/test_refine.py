@@ -11,6 +11,7 @@ from PIL import Image
 from support.imported_meshes import gray_box
 
 from dreamfusion_ngp.base.errors import MeshError, UsageError
+from dreamfusion_ngp.cli import main
 from dreamfusion_ngp.config.presets import preset
 from dreamfusion_ngp.config.schema import MeshConfig, OptimConfig
 from dreamfusion_ngp.evaluation.evaluate import evaluate
@@ -18,7 +19,7 @@ from dreamfusion_ngp.guidance.protocol import GuidanceOutput
 from dreamfusion_ngp.importer.read import read_mesh
 from dreamfusion_ngp.optimise.loop import train
 from dreamfusion_ngp.runs.checkpoint import load_checkpoint, save_checkpoint
-from dreamfusion_ngp.runs.generate import resume
+from dreamfusion_ngp.runs.generate import generate, resume
 from dreamfusion_ngp.runs.outputs import export
 from dreamfusion_ngp.runs.refine import refine
 from dreamfusion_ngp.runs.texture import TextureStage, kept_views
@@ -156,6 +157,34 @@ def test_a_finished_run_goes_on_and_is_exported_again(refined):
     again = resume(refined.folder, steps=5, device="cpu")
     assert again.step == 5 and export(refined.folder, device="cpu")["glb"].name == "a box.glb"
     assert json.loads((refined.folder / "config.json").read_text())["texture"]["size"] == SIZE
+
+
+@pytest.mark.parametrize(
+    ("flags", "named"),
+    [
+        (["--formats", "stl,ply", "--size", "60", "--origin", "base"], "--formats, --size, --origin"),
+        (["--formats", "glb,obj"], "--formats"),
+        (["--resolution", "32", "--texture", "64", "--faces", "9"], "--resolution, --texture, --faces"),
+        (["--keep-all"], "--keep-all"),
+    ],
+)
+def test_options_that_an_imported_mesh_cannot_have_are_named(refined, capsys, flags, named):
+    assert main(["export", str(refined.folder), "--device", "cpu", *flags]) == UsageError.exit_code
+    (line,) = (line for line in capsys.readouterr().err.splitlines() if not line.startswith("note: "))
+    message = f"leave out {named}: the mesh of this run was imported, and a box.glb keeps its format, place"
+    assert message in line
+
+
+def test_its_own_format_may_be_named_and_others_are_refused_before_a_step(refined, box, tmp_path):
+    assert export(refined.folder, ("glb",), device="cpu")["glb"].name == "a box.glb"
+    before = (refined.folder / "checkpoint.safetensors").read_bytes()
+    with pytest.raises(UsageError, match="leave out --formats, --origin: .* imported"):
+        resume(refined.folder, steps=9, formats=("obj",), origin="base", device="cpu")
+    assert (refined.folder / "checkpoint.safetensors").read_bytes() == before
+    source = replace(preset("refine").texture, source=str(box), size=SIZE)
+    with pytest.raises(UsageError, match="leave out --formats: .* imported"):
+        generate(tiny(prompt="a red cube", texture=source), tmp_path / "out", formats=("stl",), device="cpu")
+    assert not (tmp_path / "out").exists()
 
 
 def test_a_mesh_that_has_changed_is_refused(box, tmp_path):
