@@ -22,6 +22,8 @@ from .pipeline_folder import fitting, installed, no_progress_bar
 
 ENTRY = re.compile(r"(?P<path>.+?)(?::(?P<weight>[-+]?(?:\d+\.?\d*|\.\d+)))?(?::(?P<digest>[0-9a-f]{64}))?", re.DOTALL)
 FIRST = re.compile(r"[._]lora(?:_A|\.down|_down|_linear_layer\.down|_?\.down)\b")  # of the two matrices of a layer
+MATRIX = re.compile(r"(?<=[._])(lora[._](?:linear_layer\.)?)(A|B|down|up)(?=(?:\.\w+)?\.weight$)")
+OTHER = {"A": "B", "B": "A", "down": "up", "up": "down"}
 USUAL = "pytorch_lora_weights.safetensors"  # as diffusers' save_lora_weights calls it
 
 
@@ -89,6 +91,14 @@ def read(path: Path) -> dict[str, Tensor]:
         return load_file(path)
     except (OSError, SafetensorError) as error:
         raise PriorError(f"{path} cannot be read: {error}") from None
+
+
+def check_pairs(path: Path, state: dict) -> None:
+    """Raise PriorError unless the tensors of a file have both matrices of every layer, in any of the spellings."""
+    for key in sorted(state):
+        other = MATRIX.sub(lambda match: match[1] + OTHER[match[2]], key)
+        if other != key and other not in state:
+            raise PriorError(f"{path} is damaged: it holds {key} without {other}, the other matrix of its layer")
 
 
 def check_layers(path: Path, state: dict, name: str, model: torch.nn.Module) -> None:
@@ -183,5 +193,7 @@ class Styles:
     def _read(self, lora: Lora, network: Any) -> tuple[dict, dict | None]:
         """A LoRA's tensors by diffusers' names, and kohya's alphas."""
         more = {} if network is None or "SD3" in self.loader else {"unet_config": network.config}
-        state = self._class().lora_state_dict(read(lora.path), **more)
+        tensors = read(lora.path)
+        check_pairs(lora.path, tensors)
+        state = self._class().lora_state_dict(tensors, **more)
         return state if isinstance(state, tuple) else (state, None)

@@ -14,7 +14,7 @@ from dreamfusion_ngp.config.io import from_dict, to_dict
 from dreamfusion_ngp.config.schema import GuidanceConfig, RunConfig
 from dreamfusion_ngp.guidance import styles as styles_module
 from dreamfusion_ngp.guidance.load import load_guidance
-from dreamfusion_ngp.guidance.styles import read_entry
+from dreamfusion_ngp.guidance.styles import check_pairs, read_entry
 from dreamfusion_ngp.runs.generate import pin_model
 
 RANK = 2
@@ -149,6 +149,39 @@ def test_a_file_for_another_model_is_one_line(latent_folders, tmp_path, needs_pe
         with pytest.raises(PriorError, match=message) as error:
             loaded(folder, path)
         assert "\n" not in str(error.value)
+
+
+HALVES = {
+    "peft": ("unet.down_blocks.1.attn2.to_k", "lora_A.weight", "lora_B.weight"),
+    "peft with an adapter": ("unet.down_blocks.1.attn2.to_k", "lora_A.style.weight", "lora_B.style.weight"),
+    "old diffusers": ("unet.down_blocks.1.attn2.processor", "to_k_lora.down.weight", "to_k_lora.up.weight"),
+    "text encoder": ("text_encoder.layers.0.to_q", "lora_linear_layer.down.weight", "lora_linear_layer.up.weight"),
+    "kohya": ("lora_unet_down_blocks_1_attn2_to_k", "lora_down.weight", "lora_up.weight"),
+}
+
+
+@pytest.mark.parametrize("spelling", HALVES)
+@pytest.mark.parametrize("lost", [0, 1])
+def test_one_matrix_without_the_other_is_one_line(spelling, lost, tmp_path):
+    layer_name, *names = HALVES[spelling]
+    keys = [f"{layer_name}.{name}" for name in names]
+    whole = dict.fromkeys(keys, None) | {f"{layer_name}.alpha": None, f"{layer_name}.lora_B.bias": None}
+    check_pairs(tmp_path, whole)
+    with pytest.raises(PriorError) as error:
+        check_pairs(tmp_path, {key: value for key, value in whole.items() if key != keys[lost]})
+    assert f"is damaged: it holds {keys[1 - lost]} without {keys[lost]}," in str(error.value)
+
+
+@pytest.mark.parametrize("lost", [0, 1])
+def test_a_file_with_half_a_layer_is_refused(lost, latent_folders, tmp_path, needs_peft):
+    name, place = NETWORK["sd"]
+    network, _ = plain_parts(latent_folders["sd"], "sd")
+    matrices = pair(layer(network, place), 0)
+    keys = [f"{name}.{place}.lora_{letter}.weight" for letter in "AB"]
+    path = saved(tmp_path / "half.safetensors", {keys[1 - lost]: matrices[1 - lost]})
+    with pytest.raises(PriorError, match=f"holds {keys[1 - lost]} without") as error:
+        loaded(latent_folders["sd"], path)
+    assert "\n" not in str(error.value)
 
 
 def test_an_entry_names_a_file_a_weight_and_a_digest(tmp_path):
