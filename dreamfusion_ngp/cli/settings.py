@@ -53,8 +53,19 @@ def with_flags(config: RunConfig, args) -> RunConfig:
     config = clean_texts(with_model_flags(config, args))
     if args.depth_control is not None and not paints(config):
         raise UsageError("--depth-control is for a run with a stage of texture: refine, or preset textmesh")
+    if config.guidance.negative and not reads_negative(config):
+        raise UsageError(
+            "--negative has no effect on a guidance by CLIP while its weight, clip.negative, is 0: add "
+            "--set clip.negative=WEIGHT (1: as much as the prompt's), or leave --negative out"
+        )
     check_config(config)
     return config
+
+
+def reads_negative(config: RunConfig) -> bool:
+    """Whether the guidance of a stage of the run reads the negative prompt."""
+    here = config.guidance.kind != "clip" or config.clip.negative > 0
+    return here or (config.then is not None and reads_negative(config.then))
 
 
 def paints(config: RunConfig) -> bool:

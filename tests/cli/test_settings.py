@@ -108,6 +108,21 @@ def test_a_folder_of_toys_is_guided_as_the_embedded_prior_of_its_class(tmp_path,
     assert config.preset == name and config.guidance == replace(own, model=str(tmp_path))
 
 
+@pytest.mark.parametrize("name", ["dreamfields", "clipmesh"])
+def test_a_negative_prompt_that_no_clip_weighs_is_refused(name):
+    with pytest.raises(UsageError, match="--negative has no effect .*--set clip.negative=WEIGHT") as caught:
+        stages("--preset", name, "--negative", "blue")
+    assert "\n" not in str(caught.value)
+    (weighed,) = stages("--preset", name, "--negative", "blue", "--set", "clip.negative=0.5")
+    assert (weighed.guidance.negative, weighed.clip.negative) == ("blue", 0.5)
+    assert stages("--preset", name, "--negative", "")[0].guidance.negative == ""
+
+
+def test_a_negative_prompt_that_a_later_stage_reads_is_taken():
+    first, second = stages("--preset", "magic3d", "--negative", "blue", "--set", "guidance.kind=clip")
+    assert (first.guidance.kind, second.guidance.kind) == ("clip", "diffusion")
+
+
 def test_a_model_of_depth_paints_in_the_stage_of_a_texture_or_nowhere(tmp_path):
     volume, texture = stages("--preset", "textmesh", "--depth-control", "owner/name@main")
     assert (volume.paint.views, texture.paint.views) == (0, 4)
