@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -87,6 +87,16 @@ def embedded() -> Path:
 def check_painter(config: RunConfig) -> None:
     """Raise PriorError for errors in the painter of a run that can be detected without loading its weights."""
     checked(source_of(config))
+
+
+def check_painters(stages: Iterable[RunConfig], device: torch.device | str) -> None:
+    """Raise PriorError unless the painter of every stage that paints is there, fits and works. Each is loaded, which
+    calls its networks once, and let go: a stage may need it only hours later."""
+    painting = [config for config in stages if config.paint.views]
+    for config in painting:
+        check_painter(config)
+    for config in painting:
+        load_painter(config, device)
 
 
 def checked(source: Source) -> Family:

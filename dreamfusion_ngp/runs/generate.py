@@ -233,12 +233,11 @@ def generate(
     where = choose_device(device)
     from ..guidance import origin as weights
     from ..guidance.load import load_guidance
-    from ..guidance.painter import check_painter
+    from ..guidance.painter import check_painters
 
     for stage in stage_configs(config):  # a missing model of a later stage is an error now
         weights.weights_of(stage)
-        if stage.paint.views:
-            check_painter(stage)
+    check_painters(stage_configs(config), where)
     guidance = load_guidance(config, where)
     state = start(config, where)
     state.weights = weights.weights_of(config)

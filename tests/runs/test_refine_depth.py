@@ -1,10 +1,12 @@
 """Refined meshes with depth: geometry untouched, what the front shows stays, models that are missing are one line."""
 
 import json
+import shutil
 from dataclasses import replace
 
 import numpy as np
 import pytest
+from safetensors.torch import load_file, save_file
 from support.imported_meshes import gray_box
 from support.tiny_depth import tiny_control
 
@@ -14,7 +16,7 @@ from dreamfusion_ngp.config.presets import preset
 from dreamfusion_ngp.config.schema import MeshConfig, PaintConfig
 from dreamfusion_ngp.guidance import painter
 from dreamfusion_ngp.importer.read import read_mesh
-from dreamfusion_ngp.runs.generate import resume
+from dreamfusion_ngp.runs.generate import generate, resume
 from dreamfusion_ngp.runs.refine import refine
 from dreamfusion_ngp.toybox.prior.depth_model import start_depth_prior
 from dreamfusion_ngp.toybox.prior.latent_model import LATENT_PRIOR, load_latent_prior
@@ -76,6 +78,40 @@ def test_a_model_of_depth_that_is_not_there_is_one_line_and_leaves_nothing(box, 
     arguments = ["refine", str(box), "a red cube", "--depth", "--depth-control", str(other), "-o", str(out)]
     assert main(arguments) == PriorError.exit_code
     assert "another model" in capsys.readouterr().err and not out.exists()
+
+
+def spoilt(control, folder, change):
+    """A copy of a ControlNet with its weights, by name, changed."""
+    folder = shutil.copytree(control, folder)
+    path = folder / "diffusion_pytorch_model.safetensors"
+    weights = load_file(path)
+    change(weights)
+    save_file(weights, path)
+    return folder
+
+
+LAST = "controlnet_mid_block.weight"
+DAMAGE = {
+    "missing": (lambda weights: weights.pop(LAST), f"1 weights are missing or have the wrong shape.*{LAST}"),
+    "misshapen": (lambda weights: weights.update({LAST: weights[LAST][:-1].clone()}), "wrong shape|size mismatch"),
+    "nan": (lambda weights: weights[LAST].fill_(float("nan")), "gives numbers that are not finite: its weights"),
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGE)
+def test_damaged_weights_are_found_before_the_first_stage(damage, control, tmp_path):
+    """Of a model that only the second stage needs: no step is made, and nothing is written."""
+    change, message = DAMAGE[damage]
+    folder, config = spoilt(control, tmp_path / "control", change), preset("textmesh")
+    then = replace(
+        config.then,
+        paint=PaintConfig(views=4, resolution=32, steps=2),
+        guidance=replace(config.then.guidance, control=str(folder)),
+    )
+    with pytest.raises(PriorError, match=message) as caught:
+        generate(replace(config, prompt="a red sphere", then=then), tmp_path / "out", device="cpu")
+    assert str(folder) in str(caught.value) and "\n" not in str(caught.value)
+    assert not (tmp_path / "out").exists()
 
 
 def test_another_model_of_depth_is_not_gone_on_with(box, control, tmp_path):

@@ -7,7 +7,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -17,7 +16,7 @@ from ...base.precision import bfloat16_is_quick
 from ...base.slots import sent
 from ...hub.weights import part_weights
 from ..checks import foreign_conditions, text_widths, width_problem
-from ..pipeline_folder import load_model, read_config, read_object
+from ..pipeline_folder import fitting, load_model, read_config, read_object
 from ..settings import read_settings
 from ..vae import LatentEncoder
 from . import latent
@@ -80,23 +79,37 @@ def with_control(family: Family, path: Path, depth_input: DepthInput, scale: flo
         control = load_model(path.parent, index, path.name, pipeline.network.dtype, kind="unet")
         place(control, pipeline.device, pipeline.dtype is None and bfloat16_is_quick(pipeline.device))
         ends = family.surround(pipeline)
-        return replace(ends, call=with_residuals(ends.call, control, depth_input, scale, ends.encode.factor))
+
+        def residuals(*inputs, **options) -> tuple:
+            with fitting(f"{path} does not take what {pipeline.folder} gives it"):
+                down, middle = control(*inputs, **options)
+            if depth_input.picture is None and not all(each.isfinite().all() for each in (*down, middle)):
+                raise PriorError(
+                    f"{path} gives numbers that are not finite: its weights are damaged, or "
+                    "guidance.precision is too small for it"
+                )
+            return down, middle
+
+        call = with_residuals(ends.call, residuals, control.dtype, depth_input, scale, ends.encode.factor)
+        return replace(ends, call=call)
 
     return replace(family, surround=surround)
 
 
-def with_residuals(call: Callable, control: Any, depth_input: DepthInput, scale: float, factor: int) -> Callable:
-    """`Ends.call` with the residuals of a ControlNetModel added to the UNet's skip connections and middle block.
-    factor: pixels per latent along a side."""
+def with_residuals(
+    call: Callable, control: Callable, dtype: torch.dtype, depth_input: DepthInput, scale: float, factor: int
+) -> Callable:
+    """`Ends.call` with the residuals of a ControlNetModel, which `control` calls in its dtype, added to the UNet's skip
+    connections and middle block. factor: pixels per latent along a side."""
 
     def call_with_control(network, rows: Rows) -> Tensor:
         height, width = rows.z.shape[2:]
-        shown = depth_input.rows(rows, (height * factor, width * factor)).expand(-1, 3, -1, -1).to(control.dtype)
+        shown = depth_input.rows(rows, (height * factor, width * factor)).expand(-1, 3, -1, -1).to(dtype)
 
         def controlled(z: Tensor, steps: Tensor, hidden: Tensor, **conditions):
             added = conditions.get("added_cond_kwargs")
             down, middle = control(
-                z.to(control.dtype),
+                z.to(dtype),
                 steps,
                 hidden,
                 controlnet_cond=shown,
