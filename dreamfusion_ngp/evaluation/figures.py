@@ -15,7 +15,7 @@ from .metrics.silhouettes import AZIMUTHS, ELEVATIONS, silhouette_iou
 from .metrics.surface import Surface, best_chamfer, outer_surface, toy_surface
 from .metrics.topology import GENUS, faces_needed, topology
 from .metrics.volume import volumetric_iou
-from .pictures import Pictures, toy_pictures
+from .pictures import Pictures, true_pictures
 
 # Version of the meaning of the figures below: figures of different versions are not comparable.
 DEFINITIONS = 2
@@ -158,14 +158,14 @@ def open_figures(prompt: str, density, bound: float, *, mesh: Mesh | None = None
 
 def psnr(lit: torch.Tensor, name: str, color: str) -> float:
     """Mean over views of the PSNR in dB of pictures (B, H, H, 3) from the `judging_cameras` to the toy's."""
-    truth = toy_pictures(name, COLORS[color], resolution=lit.shape[1]).lit
+    truth = true_pictures(name, color, lit.shape[1]).lit
     error = (lit - truth).square().flatten(1).mean(1).clamp(min=1e-10)
     return float((-10 * error.log10()).mean())
 
 
 def chroma(pictures: Pictures, name: str, color: str) -> float | None:
     """Mean chroma of unlit views from the `judging_cameras`, relative to the toy's; None for a toy that has none."""
-    truth = mean_chroma(toy_pictures(name, COLORS[color]))
+    truth = mean_chroma(true_pictures(name, color))
     return mean_chroma(pictures) / truth if truth > GRAY else None
 
 

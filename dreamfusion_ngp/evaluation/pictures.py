@@ -3,6 +3,7 @@ run's field or of a true toy, rendered alike."""
 
 from __future__ import annotations
 
+import functools
 from dataclasses import dataclass, fields
 
 import numpy as np
@@ -11,7 +12,7 @@ import torch
 from ..config.schema import FieldConfig
 from ..runs.display import DISPLAY_BACKGROUND, DISPLAY_DISTANCE, DISPLAY_FOCAL, display_shading
 from ..scene.cameras import Cameras, orbit
-from ..toybox.world.shapes import PARAMETERS
+from ..toybox.world.shapes import COLORS, PARAMETERS
 from ..toybox.world.tracer import GBuffer, part_colors, shade, trace
 
 AZIMUTHS = tuple(range(0, 360, 45))  # degrees
@@ -78,6 +79,12 @@ def toy_pictures(
     cameras = judging_cameras() if cameras is None else cameras
     u = torch.zeros(len(cameras), PARAMETERS) if u is None else u
     return shaded(trace(toy, u, cameras, resolution), color, cameras)
+
+
+@functools.lru_cache(maxsize=8)  # a picture of 256 pixels is 2.6 MB, and there are eight
+def true_pictures(name: str, color: str, resolution: int = RESOLUTION) -> Pictures:
+    """`toy_pictures` of a class in a named colour, made once."""
+    return toy_pictures(name, COLORS[color], resolution=resolution)
 
 
 def shaded(buffer: GBuffer, color, cameras: Cameras) -> Pictures:

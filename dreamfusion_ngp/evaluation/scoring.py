@@ -17,11 +17,10 @@ from ..runs.texture import TextureStage
 from ..scene.field import Field
 from ..scene.solid import sample_triangles
 from ..toybox.world.captions import parse_prompt
-from ..toybox.world.shapes import COLORS
 from .figures import DEFINITIONS, open_figures, toy_figures
 from .metrics.closed_mesh import MeshDensity
-from .metrics.surface import read_mesh
-from .pictures import Pictures, field_pictures, lit_pictures, toy_pictures
+from .metrics.surface import read_mesh, tree_of
+from .pictures import Pictures, field_pictures, lit_pictures, true_pictures
 from .retrieval import Pool, Retrieval, pool_of, r_precision
 
 SAMPLES = 200_000  # points of a textured surface at which colours are looked up
@@ -90,10 +89,8 @@ def no_gradient(function: Callable, device) -> Callable:
 
 def painted(state: TextureStage, solid: Mesh) -> Callable:
     """A function of points (N, 3) that gives the texture's colours (N, 3) at the nearest of SAMPLES surface points."""
-    from scipy.spatial import KDTree
-
     samples = sample_triangles(solid.vertices, solid.faces, SAMPLES, 0)
-    tree = KDTree(samples.position)
+    tree = tree_of(samples.position)
 
     def color(x):
         row = tree.query(x.cpu().numpy())[1]
@@ -189,7 +186,7 @@ def truth(retrieval: Retrieval, prompts: list[str], captions: Sequence[str] = ()
     for prompt in dict.fromkeys(prompts):
         color = parse_prompt(prompt)[1] if is_toy(prompt) else ""
         if color:
-            pictures = toy_pictures(parse_prompt(prompt)[0], COLORS[color])
+            pictures = true_pictures(parse_prompt(prompt)[0], color)
             scores.append(r_precision(retrieval, pictures, pool_of(prompt, captions)))
     if not scores:
         return None

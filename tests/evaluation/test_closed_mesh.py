@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 import trimesh
+from scipy.spatial import KDTree
 from support.analytic import toy
 
 from dreamfusion_ngp.evaluation.figures import chroma, psnr
@@ -39,6 +40,34 @@ def test_density_of_a_ball():
     radius = everywhere.norm(dim=1)
     sure = (radius - 0.4).abs() > 1e-3
     assert torch.equal((density(everywhere) > LEVEL)[sure], (radius < 0.4)[sure])
+
+
+class Counting:
+    """A tree that counts the points of which it is asked."""
+
+    def __init__(self, tree):
+        self.tree, self.asked = tree, 0
+
+    def query(self, points, **options):
+        self.asked += len(points)
+        return self.tree.query(points, **options)
+
+
+def test_the_surface_is_looked_for_only_where_it_may_be():
+    """To the bit what every point's own nearest sample says, and one in six of them is asked."""
+    density = MeshDensity(ball(0.4, 5), BOUND)
+    density.tree = counted = Counting(density.tree)
+    random = torch.Generator().manual_seed(0)
+    x = (torch.rand(20000, 3, generator=random, dtype=torch.float64) * 2 - 1) * BOUND
+    points = x.numpy()
+    distance, index = KDTree(density.points).query(points)
+    plane = -((points - density.points[index]) * density.normals[index]).sum(1)
+    sign = np.where(np.linalg.norm(points, axis=1) < 0.4, 1.0, -1.0)
+    signed = np.where(distance < 2 * density.reach, plane, sign)
+    expected = torch.from_numpy(LEVEL * np.exp((150 * signed).clip(-30, 30))).float()
+    assert torch.equal(density(x), expected) and counted.asked < 20000 / 6
+    beside = torch.tensor([[0.76, 0.0, 0.0], [0.0, -0.9, 0.0]])
+    assert (density(beside) < LEVEL).all()
 
 
 def test_a_closed_cavity_is_filled():

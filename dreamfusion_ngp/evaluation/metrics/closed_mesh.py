@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 import torch
 
 from ...export.isosurface import Mesh, outer_shells
 from ...scene.isolevel import LEVEL, cell_centres
 from ...toybox.world.shapes import PARAMETERS, distance
-from .surface import sample_faces, sample_surface, toy_surface, turned
+from .surface import sample_faces, sample_surface, toy_surface, tree_of, turned
 from .volume import fill_cavities, labelled
 
 SAMPLES = 200_000  # points of a surface to which distances are measured
@@ -37,29 +35,28 @@ class MeshDensity:
     """
 
     def __init__(self, mesh: Mesh, bound: float):
-        from scipy.spatial import KDTree
-
         self.points, self.normals = sample_with_normals(mesh, SAMPLES)
-        self.bound = bound
-        self.tree: Any = KDTree(self.points)  # for scipy's annotations a query may give one number
+        self.bound, self.tree = bound, tree_of(self.points)
         self.cell = 2 * bound / COARSE
         axis = cell_centres(bound, COARSE)
         centres = np.stack(np.meshgrid(axis, axis, axis, indexing="ij"), -1).reshape(-1, 3)
         self.reach = self.cell  # beyond it, a point's cell is away from the surface
-        away = self.tree.query(centres, distance_upper_bound=self.reach)[0].reshape((COARSE,) * 3)
-        free = np.isinf(away)
+        furthest = 2 * self.reach + self.cell  # of the centre of a cell with a point within 2 reach: more than enough
+        away = self.tree.query(centres, distance_upper_bound=furthest)[0].reshape((COARSE,) * 3)
+        self.close, free = np.isfinite(away), ~(away < self.reach)
         regions = labelled(np.pad(free, 1, constant_values=True))
         self.inside = (free & (regions != regions[0, 0, 0])[1:-1, 1:-1, 1:-1]) & fill_cavities(~free)
 
     def __call__(self, x: torch.Tensor) -> torch.Tensor:
         """(N,) density per world unit at points (N, 3)."""
         points = x.detach().cpu().numpy().astype(np.float64)
-        distance, index = self.tree.query(points, distance_upper_bound=2 * self.reach)
+        cell = tuple(((points / self.bound + 1) * (COARSE / 2)).astype(int).clip(0, COARSE - 1).T)
+        signed = np.where(self.inside[cell], 1.0, -1.0)
+        asked = np.flatnonzero(self.close[cell] | (np.abs(points) > self.bound).any(1))
+        distance, index = self.tree.query(points[asked], distance_upper_bound=2 * self.reach)
         near = np.isfinite(distance)
-        cell = ((points / self.bound + 1) * (COARSE / 2)).astype(int).clip(0, COARSE - 1)
-        signed = np.where(self.inside[tuple(cell.T)], 1.0, -1.0)
-        at = index[near]
-        signed[near] = -((points[near] - self.points[at]) * self.normals[at]).sum(1)
+        row, at = asked[near], index[near]
+        signed[row] = -((points[row] - self.points[at]) * self.normals[at]).sum(1)
         return torch.from_numpy(LEVEL * np.exp((SHARPNESS * signed).clip(-30, 30))).float()
 
 
@@ -78,8 +75,6 @@ def surface_error(mesh: Mesh, name: str, yaw: float, scale: float) -> tuple[floa
     """(chamfer, angle) of a mesh's outer surface and that of the toy, turned by `yaw` degrees and scaled: the mean
     distance of a point of either to the other surface, in world units, both ways averaged; the mean angle in degrees
     between the mesh's normals and the toy's at the same place."""
-    from scipy.spatial import KDTree
-
     outside, _ = outer_shells(mesh, keep_all=True)
     points, normals = sample_with_normals(outside, POINTS, seed=1)
     to_toy, theirs = toy_distance_and_normal(name, points, yaw, scale)
@@ -88,5 +83,5 @@ def surface_error(mesh: Mesh, name: str, yaw: float, scale: float) -> tuple[floa
     for _ in range(PROJECTIONS):
         away, normal = toy_distance_and_normal(name, toy, yaw, scale)
         toy = toy - away[:, None] * normal
-    to_mesh = KDTree(sample_surface(outside, SAMPLES)).query(toy)[0]
+    to_mesh = tree_of(sample_surface(outside, SAMPLES)).query(toy)[0]
     return float(np.abs(to_toy).mean() + to_mesh.mean()) / 2, float(angle.mean())

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+
 import numpy as np
 import torch
 
@@ -22,14 +24,20 @@ def evaluation_cameras() -> Cameras:
     return orbit(AZIMUTHS * len(ELEVATIONS), np.repeat(ELEVATIONS, len(AZIMUTHS)), VIEW_DISTANCE, VIEW_FOCAL)
 
 
+@functools.cache
+def true_silhouettes(name: str, resolution: int) -> np.ndarray:
+    """(24, resolution, resolution) bool: the toy's, from the `evaluation_cameras`."""
+    cameras = evaluation_cameras()
+    return silhouette(trace(name, torch.zeros(len(cameras), PARAMETERS), cameras, resolution)).numpy()
+
+
 def silhouette_iou(render_opacity, name: str, *, resolution: int = VIEW_RESOLUTION) -> list[float]:
     """IoU of the field's and the toy's silhouettes in each of the 24 `evaluation_cameras`, nothing aligned.
 
     render_opacity: callable, (Cameras of B views, resolution) -> (B, resolution, resolution) opacity, a tensor; a
     pixel belongs to the silhouette above 0.5, and to the toy's where at least half of it is covered.
     """
-    cameras = evaluation_cameras()
-    truth = silhouette(trace(name, torch.zeros(len(cameras), PARAMETERS), cameras, resolution)).numpy()
+    cameras, truth = evaluation_cameras(), true_silhouettes(name, resolution)
     masks = []
     for i in range(0, len(cameras), len(AZIMUTHS)):
         part = slice(i, i + len(AZIMUTHS))

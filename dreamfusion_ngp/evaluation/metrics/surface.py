@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,6 +23,7 @@ POINTS = 4096  # on each surface
 COARSE_POINTS = 512  # of them in the first search
 CANDIDATES = 5  # of the first search, refined with all points
 SHARPNESS = 150.0  # of a toy's density: it falls by e within 1 / SHARPNESS world units
+LEAF = 64  # points in a leaf of a tree: scipy's default of 10 takes twice to three times as long per query
 CRUMB = 4  # cells; a smaller piece is not a floater but grid noise
 
 
@@ -62,6 +64,7 @@ def outer_surface(density, bound: float, level: float | None = None, device="cpu
     return Surface(sample_surface(mesh, POINTS), count, share)
 
 
+@functools.cache
 def toy_surface(name: str, bound: float = 0.75) -> Surface:
     """The outer surface of the toy `name` in its canonical proportions."""
 
@@ -78,12 +81,18 @@ def turned(points: np.ndarray, yaw: float, scale: float) -> np.ndarray:
     return scale * points @ np.array([[c, 0, -s], [0, 1, 0], [s, 0, c]])
 
 
-def chamfer(a: np.ndarray, b: np.ndarray) -> float:
-    """Symmetric Chamfer distance of two point sets (N, 3), (M, 3), in their unit: the mean distance of a point to the
-    nearest one of the other set, averaged over both directions (not squared)."""
+def tree_of(points: np.ndarray) -> Any:
+    """A scipy KDTree of points (N, 3); for scipy's annotations a query may give one number."""
     from scipy.spatial import KDTree
 
-    return float(KDTree(b).query(a)[0].mean() + KDTree(a).query(b)[0].mean()) / 2
+    return KDTree(points, leafsize=LEAF)
+
+
+def chamfer(a: np.ndarray, b: np.ndarray, tree: Any = None) -> float:
+    """Symmetric Chamfer distance of two point sets (N, 3), (M, 3), in their unit: the mean distance of a point to the
+    nearest one of the other set, averaged over both directions (not squared). tree: of `a`, if there is one."""
+    tree = tree_of(a) if tree is None else tree
+    return float(tree_of(b).query(a)[0].mean() + tree.query(b)[0].mean()) / 2
 
 
 def best_chamfer(points: np.ndarray, toy: np.ndarray) -> tuple[float, float, float]:
@@ -91,7 +100,8 @@ def best_chamfer(points: np.ndarray, toy: np.ndarray) -> tuple[float, float, flo
     degrees and scaled within volume.SCALES; the same search as for the IoU."""
 
     def fit(a, b):
-        return lambda yaw, scale: -chamfer(a, turned(b, yaw, scale))
+        tree = tree_of(a)
+        return lambda yaw, scale: -chamfer(a, turned(b, yaw, scale), tree)
 
     coarse, fine = fit(points[:: len(points) // COARSE_POINTS], toy[:: len(toy) // COARSE_POINTS]), fit(points, toy)
     starts = sorted(

@@ -9,6 +9,7 @@ import numpy as np
 from ...export.isosurface import Mesh, decimate
 from ...scene.topology import Edges
 from .closed_mesh import sample_with_normals
+from .surface import tree_of
 
 GENUS = {"mug": 1, "torus": 1, "teapot": 1}  # of the toys in their canonical proportions; of all others 0
 BUDGETS = tuple(16000 >> k for k in range(8))  # triangles, halved down to 125
@@ -69,14 +70,12 @@ def faces_needed(mesh: Mesh) -> int:
     """The fewest triangles, of BUDGETS, to which a closed mesh can be simplified so that the mean distance of its
     points to the simpler surface is within TOLERANCE; its present number if none will do. A rough surface needs
     many."""
-    from scipy.spatial import KDTree
-
     points, _ = sample_with_normals(mesh, POINTS, seed=2)
     fewest = len(mesh.faces)
     for budget in (b for b in BUDGETS if b < len(mesh.faces)):
         simpler = decimate(mesh, budget)
         there, normals = sample_with_normals(simpler, SAMPLES, seed=3)
-        nearest = KDTree(there).query(points)[1]
+        nearest = tree_of(there).query(points)[1]
         away = np.abs(((points - there[nearest]) * normals[nearest]).sum(1))
         if len(simpler.faces) > 1.1 * budget or away.mean() > TOLERANCE:
             break
