@@ -1,6 +1,6 @@
 """The multi-view prior, toybox-mv: the pixel prior whose UNet sees four views of one toy at once.
 
-Besides the pixel prior's weights it has a projection of the camera, and attention in the block before the middle one.
+Besides the pixel prior's weights it has a projection of the camera, and attention in the last block but one.
 It is a complete UNet, not an adapter, and loads like MVDream.
 """
 
@@ -24,9 +24,9 @@ from .model import GUIDANCE_SCALE as GUIDANCE_SCALE
 from .model import IF_OMITS, PARTS, SHAPE, Prior, load_prior, save_parts
 
 MULTIVIEW_PRIOR = Path(__file__).parents[1] / "priors" / "toybox-mv"
-# Attention on 8 x 8 positions, 64 a view: before the middle block, which has it already. After it, too, the shipped
-# weights would be more than 40 MB together.
-ATTENTION: dict[str, Any] = dict(down_block_types=("DownBlock2D", "DownBlock2D", "CrossAttnDownBlock2D"))
+# Attention on 16 x 16 positions of the way up, where features still have each view's background and colours: 8 x 8
+# positions, of the middle block, have only shapes (docs/decisions/0205-where-views-meet.md).
+ATTENTION: dict[str, Any] = dict(up_block_types=("UpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"))
 SHARPNESS = 3.0  # of the camera's random features
 RIDGE = 1e-4  # of the mean square of the features
 
