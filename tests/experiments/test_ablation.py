@@ -238,7 +238,7 @@ def test_killed_in_the_middle_it_goes_on_and_a_new_judge_scores_again(tmp_path, 
 
     before = (first / "made.json").stat().st_mtime_ns
     code, said = run_here()
-    assert code == 0 and "2 runs, 1 done" in said and "[2/2] + random views" in said
+    assert code == 0 and "2 runs, 1 done" in said and "[2/2] + random views" in said, said
     group = group_of(tmp_path)
     assert all(run["picture"].startswith("data:image/jpeg;base64,") for arm in group["arms"] for run in arm["runs"])
     (base,), (wider,) = (arm["runs"] for arm in group["arms"])
