@@ -174,7 +174,7 @@ def test_a_run_saves_resumes_and_its_folder_says_what_it_is(trained, tmp_path, m
     assert read_log(tmp_path / "more")["images"] == 48 and "saved" in lines[-1]
     before, after = (load_multiview_prior(folder).unet.state_dict() for folder in (trained, tmp_path / "more"))
     changed = {name for name in before if not torch.equal(before[name], after[name])}
-    assert {"class_embedding.linear_1.weight", "down_blocks.2.attentions.0.proj_out.weight"} <= changed
+    assert {"class_embedding.linear_1.weight", "up_blocks.1.attentions.0.proj_out.weight"} <= changed
 
 
 def test_batches_are_rings_and_now_and_then_single_pictures(trained):
