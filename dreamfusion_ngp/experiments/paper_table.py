@@ -19,19 +19,18 @@ from ..config.presets import preset
 from ..config.schema import RunConfig
 from ..evaluation.retrieval import read_captions
 from ..guidance.dual_encoder import encoder_folder, encoder_kind
-from ..guidance.embedded import embedded_folder
 from ..guidance.load import check_guidance
-from ..guidance.origin import weights_digest, weights_of
+from ..guidance.origin import weights_digest
 from ..hub.fetch import pinned
 from ..hub.guided import guided
-from ..hub.names import ALIASES, TOYBOXES
+from ..hub.names import ALIASES
 from ..runs.generate import check_prompt, pin_model
 from .groups import TWENTY_FOUR
 from .paper_report import JUDGE as JUDGE_NAME
 from .paper_report import write_table
 from .paper_rows import ROWS, Plan, Request, Row
 from .pool import Runner, check_hours
-from .task import JUDGE, Task, differing, digest, finished
+from .task import JUDGE, Task, differing, digest, finished, models_of
 
 SEEDS = (0, 1, 2)
 
@@ -54,13 +53,6 @@ def shortened(config: RunConfig, factor: float) -> RunConfig:
     """The config with `factor` times the steps in every stage, at least one."""
     then = config.then and shortened(config.then, factor)
     return replace(config, steps=max(1, round(config.steps * factor)), then=then)
-
-
-def models_of(config: RunConfig) -> list[str]:
-    """Digests of the weights that guide the stages of a run."""
-    name = config.guidance.model
-    weights = weights_digest(embedded_folder(name)) if name in TOYBOXES else json.dumps(weights_of(config))
-    return [weights, *(models_of(config.then) if config.then else [])]
 
 
 def check_stages(config: RunConfig) -> None:

@@ -10,6 +10,8 @@ from pathlib import Path
 from ..config.io import to_dict
 from ..config.schema import RunConfig
 from ..evaluation.figures import DEFINITIONS
+from ..guidance.embedded import embedded_folder
+from ..guidance.origin import weights_digest, weights_of
 from ..hub.names import TOYBOX_NAME, TOYBOXES
 from ..runs.folder import slug
 from .arms import Arm, Group, config_of
@@ -69,6 +71,13 @@ def task_of(group: Group, arm: Arm, prompt: str, seed: int, args, prior: str) ->
     decides = [settings_of(config), arm.oracle or weights, timing]
     key = hashlib.sha256(json.dumps(decides, sort_keys=True).encode()).hexdigest()[:12]
     return Task(prompt, seed, group.whole, arm.oracle, config, key, f"{arm.name}: {prompt}, seed {seed}")
+
+
+def models_of(config: RunConfig) -> list[str]:
+    """Digests of the weights that guide the stages of a run."""
+    name = config.guidance.model
+    weights = weights_digest(embedded_folder(name)) if name in TOYBOXES else json.dumps(weights_of(config))
+    return [weights, *(models_of(config.then) if config.then else [])]
 
 
 def settings_of(config: dict) -> dict:
