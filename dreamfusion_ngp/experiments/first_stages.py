@@ -16,11 +16,9 @@ from ..base.errors import CheckpointError, writing
 from ..base.files import write_atomically
 from ..config.io import to_dict
 from ..config.schema import RunConfig
-from ..guidance.origin import weights_digest, weights_of
-from ..hub.names import TOYBOXES
 from ..optimise.stage import Stage
 from ..runs.checkpoint import load_checkpoint, save_checkpoint
-from .task import PRIORS, settings_of
+from .task import models_of, settings_of
 
 FOLDER = "stages"
 LARGEST = 32 << 20  # bytes: nothing goes on from the hash grid of the paper's size
@@ -37,9 +35,8 @@ class Cost:
 
 def place_of(runs: Path, config: RunConfig, device: torch.device) -> Path:
     """Where the first stage of `config` lies: by its settings, its weights and the kind of device, whatever follows."""
-    model = config.guidance.model
-    weights = [weights_digest(PRIORS / TOYBOXES[model])] if model in TOYBOXES else weights_of(config)
-    decides = [settings_of(to_dict(replace(config, preset="", then=None))), weights, device.type]
+    alone = replace(config, preset="", then=None)
+    decides = [settings_of(to_dict(alone)), models_of(alone), device.type]
     key = hashlib.sha256(json.dumps(decides, sort_keys=True).encode()).hexdigest()[:12]
     return runs / FOLDER / f"{key}.safetensors"
 

@@ -64,11 +64,13 @@ def chosen_arms(group: Group, args) -> tuple[Arm, ...]:
 
 
 def task_of(group: Group, arm: Arm, prompt: str, seed: int, args, prior: str) -> Task:
-    config = to_dict(config_of(arm, prompt, seed, args.steps, args.resolution))
+    settings = config_of(arm, prompt, seed, args.steps, args.resolution)
+    config = to_dict(settings)
     timing = [args.threads, args.processes] if group.whole else None  # there the time is one of the figures
     guide = config["guidance"]["model"]
     weights = prior if guide == TOYBOX_NAME else digest(*sorted((PRIORS / TOYBOXES[guide]).rglob("*.safetensors")))
-    decides = [settings_of(config), arm.oracle or weights, timing]
+    later = models_of(settings.then) if settings.then and not arm.oracle else []
+    decides = [settings_of(config), arm.oracle or weights, timing, *later]
     key = hashlib.sha256(json.dumps(decides, sort_keys=True).encode()).hexdigest()[:12]
     return Task(prompt, seed, group.whole, arm.oracle, config, key, f"{arm.name}: {prompt}, seed {seed}")
 

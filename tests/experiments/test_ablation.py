@@ -58,6 +58,20 @@ def test_a_new_setting_at_its_default_changes_no_key():
     assert differing({"a": None, "b": {}}, defaults) == {"a": None}
 
 
+def test_the_weights_of_a_later_stage_are_part_of_the_key(monkeypatch):
+    from dreamfusion_ngp.experiments import task as module
+
+    args, arms = ablation.parsed([]), {arm.name: arm for arm in GROUPS["mesh"].arms}
+
+    def keys():
+        return {name: task_of(GROUPS["mesh"], arm, "a red mug", 0, args, "prior").key for name, arm in arms.items()}
+
+    before, digest_of = keys(), module.weights_digest
+    monkeypatch.setattr(module, "weights_digest", lambda path: "new" if path.name == "toybox-256" else digest_of(path))
+    after = keys()
+    assert {name for name in arms if before[name] != after[name]} == {"magic3d, latent"}
+
+
 def test_defaults_of_a_later_stage_are_no_part_of_the_key():
     """A new setting at its default changes the key of no run, however many stages it has."""
     found = settings_of(to_dict(preset("magic3d")))
