@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import math
 import typing
+from functools import cache
 
 from ..base.errors import UsageError
 
@@ -20,12 +21,18 @@ def from_dict(cls, data: dict):
     names the key for an unknown one, a value of another type, and a number that is not finite."""
     if not isinstance(data, dict):
         raise UsageError(f"{cls.__name__}: expected an object, got {type(data).__name__}")
-    kinds = typing.get_type_hints(cls)
+    kinds = types_of(cls)
     if unknown := [repr(key)[:40] for key in data if key not in kinds]:
         raise UsageError(f"{cls.__name__}: unknown keys {', '.join(sorted(unknown)[:5])}")
     were = {field.name: field.metadata["was"] for field in dataclasses.fields(cls) if "was" in field.metadata}
     data = {name: None if name in were and value == were[name] else value for name, value in data.items()}
     return cls(**{name: _restore(f"{cls.__name__}.{name}", value, kinds[name]) for name, value in data.items()})
+
+
+@cache
+def types_of(cls) -> dict:
+    """The annotated types of a dataclass's fields; they take a millisecond to resolve."""
+    return typing.get_type_hints(cls)
 
 
 def _restore(name: str, value, kind):

@@ -63,7 +63,7 @@ def ablate(args) -> int:
     path = args.judge or (JUDGE if JUDGE.is_file() else None)
     judge = {"path": str(path.resolve()), "digest": digest(path)} if path else None
     prior, judge_digest = digest(*sorted(PRIOR.rglob("*.safetensors"))), judge["digest"] if judge else None
-    plans = {name: tasks_of(shortened(GROUPS[name], args), args, prior) for name in args.only}
+    plans = {name: tasks_of(shortened(GROUPS[name], args), args) for name in args.only}
     tasks = {task.key: task for plan in plans.values() for _, task in plan}
     measured = recorded(args.out, judge_digest)
     keys = {task.key for name, plan in plans.items() for _, task in plan if (name, task.key) not in measured}

@@ -9,10 +9,10 @@ from datetime import date
 from pathlib import Path
 
 from ..base import markdown, template
-from ..base.errors import writing
+from ..base.errors import UsageError, writing
 from ..base.files import write_atomically
 from ..evaluation.figures import DEFINITIONS
-from .paper_rows import PAPER, PAPER_HEAD, TRUTH, Plan, Request
+from .paper_rows import PAPER, PAPER_HEAD, ROWS, TRUTH, Plan, Request
 from .tables import values, with_spread
 from .task import Task, finished
 
@@ -55,30 +55,66 @@ def run_entry(task: Task, record: dict) -> dict:
     }
 
 
+def read_table(out: Path) -> dict:
+    """The content of table.json in a folder, without rows where there is none. Raises UsageError for another file."""
+    path = out / "table.json"
+    try:
+        table = json.loads(path.read_text(encoding="utf-8-sig"))
+        if not all(isinstance(run["retrieval"], dict) for row in table["rows"] for run in row["runs"]):
+            raise TypeError
+    except (FileNotFoundError, NotADirectoryError):
+        return {"rows": []}
+    except OSError as error:
+        raise UsageError(f"{path}: {error.strerror}") from None
+    except (ValueError, KeyError, TypeError, RecursionError):
+        raise UsageError(f"{path} is damaged or no table; move it away, or choose another folder") from None
+    return table
+
+
+class Entries:
+    """The entries of finished runs: of those in `request.runs`, and of those in table.json that were made elsewhere."""
+
+    def __init__(self, request: Request, judge: str | None):
+        self.runs, self.judge, self.before = request.runs, judge, read_table(request.out)
+        self.made = {run.get("key"): run for row in self.before["rows"] for run in row["runs"]}
+
+    def of(self, task: Task) -> dict | None:
+        """The entry of a run that is finished and that every model of `task` has scored; else None."""
+        if record := finished(task, self.runs, self.judge):
+            return run_entry(task, record)
+        run = self.made.get(task.key, {})
+        wanted = dict(task.clips) | ({JUDGE: self.judge} if self.judge else {})
+        scored = {name: scores.get("digest") for name, scores in run.get("retrieval", {}).items()}
+        return run if run and run.get("definitions") == DEFINITIONS and wanted.items() <= scored.items() else None
+
+
 def table_data(plans: Sequence[Plan], request: Request, judge: str | None) -> dict:
-    """The content of table.json."""
-    rows = []
-    for plan in plans:
-        pairs = [(task, finished(task, request.runs, judge)) for task in plan.tasks]
-        entries = [run_entry(task, record) for task, record in pairs if record]
-        rows.append(
-            {
-                "name": plan.row.name,
-                "why": plan.row.why,
-                "preset": plan.row.preset,
-                "planned": len(plan.tasks),
-                "absent": plan.absent,
-                "guides": list(plan.guides),
-                "runs": entries,
-            }
-        )
+    """The content of table.json. Rows without a plan stay as they are there, unless they were measured in another
+    way."""
+    entries = Entries(request, judge)
+    settings = {"captions": request.captions.name if request.captions else "", "shorten": request.shorten}
+    same = settings.items() <= entries.before.items()
+    rows = {row["name"]: row for row in entries.before["rows"]} if same else {}
+    rows |= {plan.row.name: row_data(plan, entries) for plan in plans}
+    order = [row.name for row in ROWS]
     return {
         "date": date.today().isoformat(),
-        "captions": request.captions.name if request.captions else "",
-        "shorten": request.shorten,
+        **settings,
         "threads": request.threads,
         "processes": request.processes,
-        "rows": rows,
+        "rows": sorted(rows.values(), key=lambda row: order.index(row["name"]) if row["name"] in order else len(order)),
+    }
+
+
+def row_data(plan: Plan, entries: Entries) -> dict:
+    return {
+        "name": plan.row.name,
+        "why": plan.row.why,
+        "preset": plan.row.preset,
+        "planned": len(plan.tasks),
+        "absent": plan.absent,
+        "guides": list(plan.guides),
+        "runs": [entry for task in plan.tasks if (entry := entries.of(task))],
     }
 
 

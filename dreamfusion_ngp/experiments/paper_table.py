@@ -2,13 +2,11 @@
 
 Every method makes every prompt with every seed, each in its own process (pool.py); every retrieval model scores every
 run, from eight azimuths at 30 degrees of elevation. Finished runs are not made again; with another retrieval model they
-are only scored again.
+are only scored again. Runs in table.json need not be in --runs: a table can begin on one machine and end on another.
 """
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -27,10 +25,10 @@ from ..hub.names import ALIASES
 from ..runs.generate import check_prompt, pin_model
 from .groups import TWENTY_FOUR
 from .paper_report import JUDGE as JUDGE_NAME
-from .paper_report import write_table
+from .paper_report import Entries, write_table
 from .paper_rows import ROWS, Plan, Request, Row
 from .pool import Runner, check_hours
-from .task import JUDGE, Task, differing, digest, finished, models_of
+from .task import JUDGE, Task, digest, key_of, models_of
 
 SEEDS = (0, 1, 2)
 
@@ -62,15 +60,18 @@ def check_stages(config: RunConfig) -> None:
         check_stages(config.then)
 
 
-def task_of(row: Row, prompt: str, seed: int, request: Request, captions: Sequence[str], clips, judge: str) -> Task:
-    config = config_of(row, prompt, seed, request)
+def tasks_of(row: Row, pairs: Sequence[tuple[str, int]], request: Request, judge: str, **scoring) -> tuple[Task, ...]:
+    """The runs of a row, one per pair of prompt and seed. Raises UsageError and PriorError where it cannot be run."""
+    first = config_of(row, *pairs[0], request)
     if not row.oracle:
-        check_stages(config)
-    data = to_dict(config)
-    decides = [differing(data, to_dict(RunConfig())), [row.oracle, judge] if row.oracle else models_of(config)]
-    key = hashlib.sha256(json.dumps(decides, sort_keys=True).encode()).hexdigest()[:12]
-    label = f"{row.name}: {prompt}, seed {seed}"
-    return Task(prompt, seed, False, row.oracle, data, key, label, tuple(captions), clips)
+        check_stages(first)
+    guides = [row.oracle, judge] if row.oracle else models_of(first)
+    tasks = []
+    for prompt, seed in pairs:
+        config = to_dict(check_prompt(replace(first, prompt=prompt, seed=seed)))
+        label = f"{row.name}: {prompt}, seed {seed}"
+        tasks.append(Task(prompt, seed, False, row.oracle, config, key_of(config, guides), label, **scoring))
+    return tuple(tasks)
 
 
 def plan(request: Request) -> list[Plan]:
@@ -87,7 +88,7 @@ def plan(request: Request) -> list[Plan]:
     for row in (row for row in ROWS if not chosen or row.name.lower() in chosen):
         try:
             pairs = [(prompt, seed) for seed in seeds for prompt in prompts]
-            tasks = tuple(task_of(row, *pair, request, captions, clips, judge) for pair in pairs)
+            tasks = tasks_of(row, pairs, request, judge, captions=tuple(captions), clips=clips)
             plans.append(Plan(row, tasks, guides_of(row, tasks[0])))
         except DreamfusionError as error:
             plans.append(Plan(row, absent=str(error)))
@@ -138,7 +139,8 @@ def make_table(request: Request, say: Callable[[str], None] = print) -> dict:
     judge_id = digest(path) if path else None
     judge = {"path": str(path.resolve()), "digest": judge_id} if path else None
     tasks = {task.key: task for row in plans for task in row.tasks}
-    todo = [task for task in in_turn(plans) if not finished(task, request.runs, judge_id)]
+    entries = Entries(request, judge_id)
+    todo = [task for task in in_turn(plans) if not entries.of(task)]
     say(f"{len(tasks)} runs, {len(tasks) - len(todo)} done")
     for row in plans:
         if row.absent:

@@ -12,13 +12,14 @@ from ..config.schema import RunConfig
 from ..evaluation.figures import DEFINITIONS
 from ..guidance.embedded import embedded_folder
 from ..guidance.origin import weights_digest, weights_of
-from ..hub.names import TOYBOX_NAME, TOYBOXES
+from ..guidance.painter import source_of
+from ..hub.names import TOYBOXES
 from ..runs.folder import slug
+from ..runs.stages import INHERITED
 from .arms import Arm, Group, config_of
 
 PACKAGE = Path(__file__).resolve().parents[1]
-PRIORS = PACKAGE / "toybox" / "priors"
-PRIOR = PRIORS / "toybox-64"
+PRIOR = PACKAGE / "toybox" / "priors" / "toybox-64"
 JUDGE = PACKAGE / "evaluation" / "judge.safetensors"
 LONGEST = 200  # bytes of a prompt in the name of a folder
 
@@ -63,29 +64,39 @@ def chosen_arms(group: Group, args) -> tuple[Arm, ...]:
     return group.arms[: args.arms]
 
 
-def task_of(group: Group, arm: Arm, prompt: str, seed: int, args, prior: str) -> Task:
-    settings = config_of(arm, prompt, seed, args.steps, args.resolution)
-    config = to_dict(settings)
-    timing = [args.threads, args.processes] if group.whole else None  # there the time is one of the figures
-    guide = config["guidance"]["model"]
-    weights = prior if guide == TOYBOX_NAME else digest(*sorted((PRIORS / TOYBOXES[guide]).rglob("*.safetensors")))
-    later = models_of(settings.then) if settings.then and not arm.oracle else []
-    decides = [settings_of(config), arm.oracle or weights, timing, *later]
-    key = hashlib.sha256(json.dumps(decides, sort_keys=True).encode()).hexdigest()[:12]
-    return Task(prompt, seed, group.whole, arm.oracle, config, key, f"{arm.name}: {prompt}, seed {seed}")
+def task_of(group: Group, arm: Arm, prompt: str, seed: int, args, guides: list[str]) -> Task:
+    """guides: what guides the stages, see `key_of`."""
+    config = to_dict(config_of(arm, prompt, seed, args.steps, args.resolution))
+    timing = [args.threads, args.processes] if group.whole else None
+    label = f"{arm.name}: {prompt}, seed {seed}"
+    return Task(prompt, seed, group.whole, arm.oracle, config, key_of(config, guides, timing), label)
+
+
+def key_of(config: dict, guides: list[str], timing: list[int] | None = None) -> str:
+    """12 hex digits of everything that determines the result of a run. guides: what guides its stages: digests of
+    weights (`models_of`), or the name of an oracle. timing: of a run whose wall time is a figure, its threads and how
+    many run at a time."""
+    decides = [settings_of(config), guides, timing]
+    return hashlib.sha256(json.dumps(decides, sort_keys=True).encode()).hexdigest()[:12]
 
 
 def models_of(config: RunConfig) -> list[str]:
-    """Digests of the weights that guide the stages of a run."""
+    """Digests of the weights that guide, and paint, the stages of a run."""
     name = config.guidance.model
-    weights = weights_digest(embedded_folder(name)) if name in TOYBOXES else json.dumps(weights_of(config))
-    return [weights, *(models_of(config.then) if config.then else [])]
+    weights = [weights_digest(embedded_folder(name)) if name in TOYBOXES else json.dumps(weights_of(config))]
+    if config.paint.views:
+        painter = source_of(config)
+        weights += [weights_digest(folder) for folder in (painter.folder, painter.control) if folder]
+    return [*weights, *(models_of(config.then) if config.then else [])]
 
 
 def settings_of(config: dict) -> dict:
-    """The settings of a config, and of the stages after it, that are not defaults."""
+    """The settings of a config that are not defaults, and those of the stages after it that these do not inherit."""
     changes = differing({**config, "then": None}, to_dict(RunConfig()))
-    return changes | ({"then": settings_of(config["then"])} if config["then"] else {})
+    if config["then"]:
+        own = {name: value for name, value in config["then"].items() if name not in INHERITED}
+        changes["then"] = settings_of(own)
+    return changes
 
 
 def differing(config: dict, defaults: dict) -> dict:
@@ -101,14 +112,21 @@ def differing(config: dict, defaults: dict) -> dict:
     return changes
 
 
-def tasks_of(group: Group, args, prior: str) -> list[tuple[Arm, Task]]:
+def tasks_of(group: Group, args) -> list[tuple[Arm, Task]]:
     """All runs of a group, prompt by prompt, so that complete comparisons exist when it is stopped half-way."""
+    arms = chosen_arms(group, args)
+    guides = {arm: guides_of(arm, group.prompts[0]) for arm in arms}
     return [
-        (arm, task_of(group, arm, prompt, seed, args, prior))
+        (arm, task_of(group, arm, prompt, seed, args, guides[arm]))
         for seed in group.seeds
         for prompt in group.prompts
-        for arm in chosen_arms(group, args)
+        for arm in arms
     ]
+
+
+def guides_of(arm: Arm, prompt: str) -> list[str]:
+    """What guides the stages of an arm's runs, whatever their prompts and seeds."""
+    return [arm.oracle] if arm.oracle else models_of(config_of(arm, prompt, seed=0))
 
 
 def finished(task: Task, root: Path, judge: str | None) -> dict | None:

@@ -14,6 +14,7 @@ from ..optimise.stage import Stage
 from ..optimise.volume import VolumeStage
 from .texture import TextureStage
 
+INHERITED = ("prompt", "seed", "preset", "field")  # a stage has these of the one before it
 KINDS = {"volume": VolumeStage, "mesh": MeshStage, "texture": TextureStage, "sphere": SphereStage}
 
 
@@ -25,11 +26,10 @@ def start(config: RunConfig, device: str | torch.device, previous: Stage | None 
 
 
 def next_config(config: RunConfig) -> RunConfig | None:
-    """The config of the stage after that of `config`, with the prompt, the seed and the field of this one; None after
-    the last."""
+    """The config of the stage after that of `config`, with what it inherits from this one; None after the last."""
     if config.then is None:
         return None
-    return replace(config.then, prompt=config.prompt, seed=config.seed, preset=config.preset, field=config.field)
+    return replace(config.then, **{name: getattr(config, name) for name in INHERITED})
 
 
 def stage_configs(config: RunConfig) -> list[RunConfig]:

@@ -18,20 +18,13 @@ from dreamfusion_ngp.config.presets import fast, preset
 from dreamfusion_ngp.config.schema import RunConfig
 from dreamfusion_ngp.evaluation.figures import DEFINITIONS
 from dreamfusion_ngp.experiments import ablation, run_task
-from dreamfusion_ngp.experiments.arms import config_of
+from dreamfusion_ngp.experiments.arms import Arm, config_of
 from dreamfusion_ngp.experiments.groups import DEFAULT, GROUPS
 from dreamfusion_ngp.experiments.pool import Runner
-from dreamfusion_ngp.experiments.task import (
-    JUDGE,
-    PRIOR,
-    Task,
-    differing,
-    digest,
-    settings_of,
-    shortened,
-    task_of,
-    tasks_of,
-)
+from dreamfusion_ngp.experiments.prompts import SIX
+from dreamfusion_ngp.experiments.task import JUDGE, Task, differing, digest, settings_of, shortened, task_of, tasks_of
+
+PAINTED = Arm("painted", "four sides in one picture", ("then.paint.views=4",), preset="textmesh")
 
 
 def test_the_last_arm_of_the_paper_is_the_preset_and_shares_its_runs():
@@ -39,13 +32,13 @@ def test_the_last_arm_of_the_paper_is_the_preset_and_shares_its_runs():
     assert last == config_of(DEFAULT, "a red mug", 1) == replace(fast(), prompt="a red mug", seed=1)
     args = ablation.parsed([])
     keys = {
-        task_of(GROUPS[name], arm, "a red mug", 0, args, "prior").key
+        task_of(GROUPS[name], arm, "a red mug", 0, args, ["prior"]).key
         for name, arm in (("paper", GROUPS["paper"].arms[-1]), ("scale", DEFAULT), ("views", DEFAULT))
     }
     assert len(keys) == 1
     other = {
-        task_of(GROUPS["paper"], DEFAULT, "a red mug", 0, args, "another prior").key,
-        task_of(GROUPS["bars"], DEFAULT, "a red mug", 0, args, "prior").key,
+        task_of(GROUPS["paper"], DEFAULT, "a red mug", 0, args, ["another prior"]).key,
+        task_of(GROUPS["bars"], DEFAULT, "a red mug", 0, args, ["prior"]).key,
     }
     assert len(keys | other) == 3, "another prior, and a run whose time counts, are runs of their own"
 
@@ -58,18 +51,26 @@ def test_a_new_setting_at_its_default_changes_no_key():
     assert differing({"a": None, "b": {}}, defaults) == {"a": None}
 
 
-def test_the_weights_of_a_later_stage_are_part_of_the_key(monkeypatch):
+@pytest.mark.parametrize(
+    ("weights", "group", "others"),
+    [
+        ("toybox-256", GROUPS["mesh"], {"magic3d, latent"}),
+        ("toybox-depth", replace(GROUPS["textmesh"], arms=(DEFAULT, PAINTED)), {"painted"}),
+    ],
+    ids=["later", "painter"],
+)
+def test_the_weights_of_later_stages_and_of_painters_are_part_of_the_key(monkeypatch, weights, group, others):
     from dreamfusion_ngp.experiments import task as module
 
-    args, arms = ablation.parsed([]), {arm.name: arm for arm in GROUPS["mesh"].arms}
+    args = ablation.parsed([])
 
     def keys():
-        return {name: task_of(GROUPS["mesh"], arm, "a red mug", 0, args, "prior").key for name, arm in arms.items()}
+        return {arm.name: task.key for arm, task in tasks_of(replace(group, prompts=SIX[:1]), args)}
 
     before, digest_of = keys(), module.weights_digest
-    monkeypatch.setattr(module, "weights_digest", lambda path: "new" if path.name == "toybox-256" else digest_of(path))
+    monkeypatch.setattr(module, "weights_digest", lambda path: "new" if path.name == weights else digest_of(path))
     after = keys()
-    assert {name for name in arms if before[name] != after[name]} == {"magic3d, latent"}
+    assert {name for name, key in before.items() if key != after[name]} == others
 
 
 def test_defaults_of_a_later_stage_are_no_part_of_the_key():
@@ -96,7 +97,7 @@ def test_an_oracle_takes_the_place_of_the_prior(tmp_path, monkeypatch):
     monkeypatch.setattr(run_task, "load_guidance", refused)
     arms = {arm.oracle: arm for arm in GROUPS["limits"].arms if arm.oracle}
     args = ablation.parsed(["--steps", "2", "--resolution", "16"])
-    tasks = {kind: task_of(GROUPS["limits"], arm, "a red torus", 0, args, "p") for kind, arm in arms.items()}
+    tasks = {kind: task_of(GROUPS["limits"], arm, "a red torus", 0, args, [kind]) for kind, arm in arms.items()}
     assert set(tasks) == {"words", "camera"} and tasks["words"].key != tasks["camera"].key
     for kind, task in tasks.items():
         wanted = {
@@ -125,8 +126,7 @@ def test_a_measurement_goes_on_where_its_file_was_left(tmp_path, monkeypatch):
     out, asked = tmp_path / "ablation.json", []
     words = ["--only", "paper", "--arms", "1", "--prompts", "1", "--runs", str(tmp_path / "runs"), "-o", str(out)]
     args, judge = ablation.parsed(words), digest(JUDGE)
-    prior = digest(*sorted(PRIOR.rglob("*.safetensors")))
-    first, *others = (task for _, task in tasks_of(shortened(GROUPS["paper"], args), args, prior))
+    first, *others = (task for _, task in tasks_of(shortened(GROUPS["paper"], args), args))
     run = run_of(
         first.prompt,
         0,

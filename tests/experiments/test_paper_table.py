@@ -12,12 +12,13 @@ from dreamfusion_ngp.config.io import from_dict
 from dreamfusion_ngp.config.presets import PRESETS
 from dreamfusion_ngp.config.schema import RunConfig
 from dreamfusion_ngp.evaluation.figures import DEFINITIONS
-from dreamfusion_ngp.experiments import paper_table
-from dreamfusion_ngp.experiments.paper_report import html_page, markdown_page, table_of, write_table
+from dreamfusion_ngp.experiments import ablation, paper_table
+from dreamfusion_ngp.experiments.groups import GROUPS
+from dreamfusion_ngp.experiments.paper_report import Entries, html_page, markdown_page, table_of, write_table
 from dreamfusion_ngp.experiments.paper_rows import ROWS, Request
 from dreamfusion_ngp.experiments.paper_table import check_request, in_turn, make_table, plan, shortened
 from dreamfusion_ngp.experiments.pool import Runner
-from dreamfusion_ngp.experiments.task import JUDGE, digest, finished
+from dreamfusion_ngp.experiments.task import JUDGE, digest, finished, tasks_of
 
 KNOWN = digest(JUDGE)
 
@@ -110,6 +111,52 @@ def test_finished_runs_are_not_made_again_and_a_new_clip_scores_them(tmp_path, m
     tiny_clip_folder(clip, seed=1)
     (changed,) = plan(replace(asked, retrieval=(str(clip),)))
     assert not finished(changed.tasks[0], asked.runs, KNOWN), "other weights under the same name"
+
+
+def test_rows_share_the_runs_of_groups_with_the_same_settings(tmp_path):
+    names = {"DreamFusion, fast": "preset", "Magic3D": "magic3d"}
+    rows = plan(replace(request(tmp_path, rows=tuple(names)), shorten=1.0))
+    group = {
+        (arm.name, task.prompt): task
+        for arm, task in tasks_of(replace(GROUPS["mesh"], seeds=(0,)), ablation.parsed([]))
+    }
+    for row in rows:
+        for task in row.tasks:
+            assert task.key == group[names[row.row.name], task.prompt].key
+
+
+def test_a_table_goes_on_where_its_file_was_left(tmp_path, monkeypatch):
+    """Runs of table.json that were made elsewhere are kept, also those of rows that nobody asks for now."""
+    made = []
+    monkeypatch.setattr(Runner, "make_all", lambda self, todo, total: made.append(todo) or True)
+    asked = request(tmp_path, rows=("DreamFusion, fast", "Dream Fields, by the judge"))
+    judged, fast = plan(asked)
+    recorded(fast.tasks[1], asked)
+    recorded(judged.tasks[0], asked)
+    first = make_table(asked, say=str)
+    elsewhere = replace(asked, runs=tmp_path / "other runs", rows=("DreamFusion, fast",))
+    again = make_table(elsewhere, say=str)
+    assert made == [[fast.tasks[0], judged.tasks[1]], [fast.tasks[0]]]
+    assert again["rows"] == first["rows"] and [len(row["runs"]) for row in again["rows"]] == [1, 1]
+    (other,) = make_table(replace(elsewhere, shorten=0.02), say=str)["rows"]
+    assert other["runs"] == [] and len(made[-1]) == 2, "other settings are another table"
+
+
+def test_a_run_of_the_file_is_wanted_again_by_another_judge_and_by_a_new_clip(tmp_path):
+    asked = request(tmp_path, rows=("DreamFusion, fast",))
+    (row,) = plan(asked)
+    recorded(row.tasks[0], asked)
+    write_table([row], asked, KNOWN)
+    elsewhere = replace(asked, runs=tmp_path / "other runs")
+    assert Entries(elsewhere, KNOWN).of(row.tasks[0]) and not Entries(elsewhere, KNOWN).of(row.tasks[1])
+    assert not Entries(elsewhere, "another").of(row.tasks[0])
+    clip = tiny_clip_folder(tmp_path / "clip")
+    (scored,) = plan(replace(elsewhere, retrieval=(str(clip),)))
+    assert not Entries(elsewhere, KNOWN).of(scored.tasks[0])
+    for text in ("{", "[]", '{"rows": [{"runs": [{}]}]}'):
+        (asked.out / "table.json").write_text(text)
+        with pytest.raises(UsageError, match="damaged or no table"):
+            make_table(elsewhere, say=str)
 
 
 def test_the_pages_say_what_was_measured(tmp_path):
