@@ -148,6 +148,7 @@ class SphereConfig:
     sphere_level: int = number(3, 0, 5)  # a stage of kind "sphere": subdivisions of its icosahedron; 3: 642 vertices
     sphere_radius: float = number(0.4, 1e-3, 1e3)  # world units
     subdivisions: int = number(0, 0, 3)  # of the control mesh by Loop's rule, before the limit surface is taken
+    bump: float = number(0.0, 0, 10)  # a normal map: height, in world units, of 1 of the finer hash grid's first output
 
 
 @dataclass(frozen=True)

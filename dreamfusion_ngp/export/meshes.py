@@ -16,7 +16,7 @@ from ..base.files import write_atomically
 from ..scene.isolevel import query
 from .formats import CONVENTIONS, STL_SIZE, check_formats, check_origin, check_size
 from .isosurface import Mesh, extract_mesh, finish, vertex_normals
-from .texture import MAX_TEXTURE, Color, TexturedMesh, bake_texture, surface_color
+from .texture import MAX_TEXTURE, Color, Slope, TexturedMesh, bake_texture, surface_color
 
 SCENE = (0.0, 0.0, 0.0, 1.0)  # the frame of the scene itself
 Z_UP = np.array([[1.0, 0.0, 0.0], [0.0, 0.0, 1.0], [0.0, -1.0, 0.0]])  # (x, y, z) @ Z_UP = (x, -z, y): a rotation
@@ -79,16 +79,19 @@ def export_surface(
     size: float = STL_SIZE,
     origin: str = "scene",
     frame: Sequence[float] | np.ndarray = SCENE,
+    slope=None,
     device="cpu",
 ) -> dict:
-    """As `export_mesh`, of an existing closed surface: albedo gives the colours of points on it. frame: (4,), the
-    scene's origin in the coordinates of the files, and file units per world unit."""
+    """As `export_mesh`, of an existing closed surface: albedo gives the colours of points on it, slope the gradient of
+    a relief's height, which a GLB has as a normal map (None: no relief). frame: (4,), the scene's origin in the
+    coordinates of the files, and file units per world unit."""
     check_limits(texture, faces)
     place = (Path(folder).resolve(), check_formats(formats), texture, check_size(size), check_origin(origin))
     if not len(mesh.faces):
         raise ExportError("the scene is empty: its surface has no triangle")
     mesh, stats = finish(mesh, faces=faces, keep_all=keep_all, smooth=smooth, smallest=0.0)
-    return write_mesh(mesh, lambda points, _: query(albedo, points, device), *place, frame) | stats
+    relief = None if slope is None else lambda points: query(slope, points, device)
+    return write_mesh(mesh, lambda points, _: query(albedo, points, device), *place, frame, slope=relief) | stats
 
 
 def export_textured(
@@ -117,14 +120,15 @@ def write_mesh(
     origin: str,
     frame: Sequence[float] | np.ndarray = SCENE,
     textured: TexturedMesh | None = None,
+    slope: Slope | None = None,
 ) -> dict:
     """Write the files of `export_mesh` for a mesh and its colours. Returns their paths and the sides of an STL.
-    textured: the mesh with its atlas and texture, where it has them already."""
+    textured: the mesh with its atlas and texture, where it has them already. slope: of its relief, if it has one."""
     stats, files = {}, {}
     placed = Mesh(mesh.vertices * frame[3] + np.asarray(frame[:3]), mesh.faces)
     shift = -origin_of(placed.vertices, origin)
     if {"glb", "obj"} & set(formats):
-        textured = bake_texture(mesh, color, size=texture) if textured is None else textured
+        textured = bake_texture(mesh, color, size=texture, slope=slope) if textured is None else textured
         vertices = textured.vertices * frame[3] + (np.asarray(frame[:3]) + shift)
         textured = replace(textured, vertices=vertices.astype(textured.vertices.dtype))
         check_finite(textured.vertices, textured.normals, textured.uv)
@@ -198,27 +202,44 @@ def png_bytes(image: np.ndarray) -> bytes:
 
 
 def glb_bytes(textured: TexturedMesh) -> bytes:
-    """Binary glTF 2.0: one mesh, one material with baseColorTexture (sRGB by the standard), metallic 0, roughness 1."""
+    """Binary glTF 2.0: one mesh, one material with baseColorTexture (sRGB by the standard), metallic 0, roughness 1,
+    and a normalTexture with tangents where there is a normal map."""
     import trimesh
     from PIL import Image
     from trimesh.visual import TextureVisuals
     from trimesh.visual.material import PBRMaterial
 
-    texture = Image.open(io.BytesIO(png_bytes(textured.image)))  # has the format PNG, in which it is then embedded
+    def image(pixels: np.ndarray):
+        return Image.open(io.BytesIO(png_bytes(pixels)))  # has the format PNG, in which it is then embedded
+
     material = PBRMaterial(
-        name="surface", baseColorTexture=texture, metallicFactor=0.0, roughnessFactor=1.0, doubleSided=False
+        name="surface",
+        baseColorTexture=image(textured.image),
+        normalTexture=None if textured.normal_map is None else image(textured.normal_map),
+        metallicFactor=0.0,
+        roughnessFactor=1.0,
+        doubleSided=False,
     )
     mesh = trimesh.Trimesh(
         textured.vertices,
         textured.faces,
         vertex_normals=textured.normals,
+        vertex_attributes={} if textured.tangents is None else {"_TANGENT": textured.tangents},
         process=False,
         visual=TextureVisuals(uv=textured.uv, material=material),
     )
     scene = trimesh.Scene()
     scene.add_geometry(mesh, geom_name="mesh", node_name="mesh")
-    data: Any = scene.export(file_type="glb", include_normals=True)
+    data: Any = scene.export(file_type="glb", include_normals=True, tree_postprocessor=name_tangents)
     return data
+
+
+def name_tangents(tree: dict) -> None:
+    """Give tangents their name in glTF; trimesh marks attributes that it does not know as the application's own."""
+    for mesh in tree["meshes"]:
+        for primitive in mesh["primitives"]:
+            if "_TANGENT" in primitive["attributes"]:
+                primitive["attributes"]["TANGENT"] = primitive["attributes"].pop("_TANGENT")
 
 
 def obj_files(textured: TexturedMesh) -> dict[str, bytes]:

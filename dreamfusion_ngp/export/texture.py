@@ -1,4 +1,4 @@
-"""A texture for a mesh: a UV atlas, and colours baked from the field at the texels' points on the surface."""
+"""A texture for a mesh: a UV atlas, and colours and relief baked at the texels' points on the surface."""
 
 from __future__ import annotations
 
@@ -20,6 +20,8 @@ MAX_FACES = 200_000  # xatlas takes minutes for so many, and hours for the milli
 
 # Points of the surface and its normals there, each (N, 3), -> colours (N, 3) in [0, 1].
 Color = Callable[[np.ndarray, np.ndarray], np.ndarray]
+# Points of the surface (N, 3) -> gradients (N, 3) of the height of a relief on it.
+Slope = Callable[[np.ndarray], np.ndarray]
 
 # A texel's colour is that of a ray along the inward normal: DEPTHS samples STEP apart, the first half a step outside.
 # The albedo right at the iso-level has little weight in any rendering, so it is the least trained.
@@ -30,13 +32,16 @@ STEP = 0.01  # world units
 @dataclass(frozen=True)
 class TexturedMesh:
     """vertices, normals: (W, 3) float32; vertices on chart borders appear once per chart. uv: (W, 2) float32 in [0,
-    1], origin at the bottom left of the image. faces: (F, 3) int64. image: (T, T, 3) uint8 sRGB, row 0 at the top."""
+    1], origin at the bottom left of the image. faces: (F, 3) int64. image: (T, T, 3) uint8 sRGB, row 0 at the top.
+    normal_map: (T, T, 3) uint8, a relief as glTF has it, and tangents (W, 4) float32 to read it with; None: smooth."""
 
     vertices: np.ndarray
     normals: np.ndarray
     uv: np.ndarray
     faces: np.ndarray
     image: np.ndarray
+    normal_map: np.ndarray | None = None
+    tangents: np.ndarray | None = None
 
 
 def unwrap(mesh: Mesh, texture: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -85,9 +90,9 @@ def surface_color(density, albedo, points: np.ndarray, normals: np.ndarray, boun
     return np.clip(total / weight, 0, 1)
 
 
-def bake_texture(mesh: Mesh, color: Color, *, size: int) -> TexturedMesh:
-    """`mesh` with an atlas and a size x size texture of its colours; texels outside of all charts repeat the nearest
-    one.
+def bake_texture(mesh: Mesh, color: Color, *, size: int, slope: Slope | None = None) -> TexturedMesh:
+    """`mesh` with an atlas and a size x size texture of its colours, and with a normal map where its relief has a
+    `slope`; texels outside of all charts repeat the nearest one.
 
     Raises UsageError for a size outside 16..4096, ExportError where a colour is not finite, the mesh has more than
     MAX_FACES faces, xatlas fails, or the atlas does not fit.
@@ -104,10 +109,55 @@ def bake_texture(mesh: Mesh, color: Color, *, size: int) -> TexturedMesh:
         raise ExportError(f"no texel of the {size} x {size} texture lies on the surface; try a larger texture")
     corners, weight = faces[face[covered]], weights[covered][..., None]
     points = (vertices[corners] * weight).sum(1)
-    normal = (normals[corners] * weight).sum(1)
-    normal /= np.maximum(np.linalg.norm(normal, axis=1, keepdims=True), 1e-12)
-    image = np.zeros((size, size, 3), dtype=np.uint8)
-    image[covered] = (color(points, normal) * 255).round().astype(np.uint8)
+    normal = unit((normals[corners] * weight).sum(1))
+    texels = [color(points, normal)]
+    tangents = None
+    if slope is not None:
+        tangents = tangents_of(vertices, normals, uv, faces)
+        texels.append(normal_texels(normal, (tangents[corners] * weight).sum(1), slope(points)))
     nearest: Any = distance_transform_edt(~covered, return_distances=False, return_indices=True)
-    row, column = nearest
-    return TexturedMesh(vertices.astype(np.float32), normals.astype(np.float32), uv, faces, image[row, column])
+    images = []
+    for values in texels:
+        image = np.zeros((size, size, 3), dtype=np.uint8)
+        image[covered] = (values * 255).round().astype(np.uint8)
+        images.append(image[nearest[0], nearest[1]])
+    return TexturedMesh(
+        vertices.astype(np.float32),
+        normals.astype(np.float32),
+        uv,
+        faces,
+        images[0],
+        images[1] if slope is not None else None,
+        None if tangents is None else tangents.astype(np.float32),
+    )
+
+
+def unit(vectors: np.ndarray) -> np.ndarray:
+    return vectors / np.maximum(np.linalg.norm(vectors, axis=-1, keepdims=True), 1e-12)
+
+
+def tangents_of(vertices: np.ndarray, normals: np.ndarray, uv: np.ndarray, faces: np.ndarray) -> np.ndarray:
+    """(W, 4) glTF's TANGENT: at each vertex the direction of increasing u, orthogonal to its normal, in the mean over
+    the triangles around it by their area, and the sign of (normal x tangent) along increasing v, upwards in the
+    image."""
+    edges, sides = (values[faces[:, 1:]] - values[faces[:, :1]] for values in (vertices, uv.astype(np.float64)))
+    turn = np.sign(sides[:, 0, 0] * sides[:, 1, 1] - sides[:, 0, 1] * sides[:, 1, 0])  # -1: a mirrored triangle
+    right = unit((edges[:, 0] * sides[:, 1, 1:] - edges[:, 1] * sides[:, 0, 1:]) * turn[:, None])
+    area = np.linalg.norm(np.cross(edges[:, 0], edges[:, 1]), axis=1)
+    total, sign = np.zeros((len(vertices), 3)), np.zeros(len(vertices))
+    for corner in faces.T:
+        np.add.at(total, corner, right * area[:, None])
+        np.add.at(sign, corner, turn * area)
+    along = total - (total * normals).sum(1, keepdims=True) * normals
+    lost = np.linalg.norm(along, axis=1) < 1e-9 * np.maximum(area.max(initial=0.0), 1e-30)
+    along[lost] = np.cross(normals[lost], np.eye(3)[np.abs(normals[lost]).argmin(1)])
+    return np.column_stack([unit(along), np.where(sign < 0, -1.0, 1.0)])
+
+
+def normal_texels(normal: np.ndarray, tangent: np.ndarray, slope: np.ndarray) -> np.ndarray:
+    """(N, 3) texels in [0, 1] of a normal map: the unit normals of a relief with gradients `slope` (N, 3) on a surface
+    with unit normals `normal` (N, 3), in the frames that renderers build from interpolated `tangent` (N, 4)."""
+    right = unit(tangent[:, :3])
+    frame = np.stack([right, np.cross(normal, right) * np.sign(tangent[:, 3:]), normal], -1)
+    tilted = normal - slope + (slope * normal).sum(1, keepdims=True) * normal
+    return unit(np.linalg.solve(frame, tilted[..., None])[..., 0]) * 0.5 + 0.5

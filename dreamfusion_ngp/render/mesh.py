@@ -78,7 +78,7 @@ def render_mesh(
         color = 0.5 + 0.5 * (normal[:, :, None] * cameras.c2w[view, :, :3]).sum(1)
     else:
         face, barycentric = fragments.face.flatten()[seen], fragments.barycentric.flatten(0, 2).index_select(0, seen)
-        albedo = surface.paint(x, face, barycentric)
+        albedo, normal = surface.look(x, face, barycentric, normal)
         color = lambert(albedo, normal, x, shading[view])
     depth = -((x - cameras.position[view]) * cameras.c2w[view, :, 2]).sum(-1, keepdim=True)
     image = torch.cat([background, background.new_zeros(len(background), 5)], 1).repeat_interleave(size**2, 0)

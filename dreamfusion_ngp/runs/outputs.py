@@ -19,6 +19,7 @@ from ..optimise.mesh import SolidStage
 from ..optimise.particles import ParticleStage
 from ..optimise.stage import Stage
 from ..optimise.volume import VolumeStage
+from ..scene.control_surface import ControlSurface
 from .checkpoint import load_checkpoint
 from .display import turntable_frames
 from .folder import checkpoint_of
@@ -109,6 +110,7 @@ def export_stage(state: Stage, folder: Path, formats: tuple[str, ...] = DEFAULT_
             folder,
             formats=formats,
             frame=state.frame.cpu().numpy(),
+            slope=relief_of(state),
             **options,
         )
     else:
@@ -134,6 +136,14 @@ def export_stage(state: Stage, folder: Path, formats: tuple[str, ...] = DEFAULT_
 def particles(state: Stage) -> list[VolumeStage]:
     """The volumes of a stage of several, [] of another."""
     return state.members if isinstance(state, ParticleStage) else []
+
+
+def relief_of(state: SolidStage):
+    """The gradient of the height of a relief at world points (N, 3) on the CPU; None for a surface without relief."""
+    surface = state.surface
+    if not (isinstance(surface, ControlSurface) and surface.bump):
+        return None
+    return lambda x: surface.slope(x.to(state.device)).cpu()
 
 
 def export_generated(

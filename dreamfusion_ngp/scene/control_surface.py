@@ -11,7 +11,7 @@ from torch import Tensor
 
 from ..config.schema import FieldConfig, MeshConfig
 from .fields import HashField
-from .surface import Surface
+from .surface import Surface, bumped
 from .tetra_surface import detail_config
 
 
@@ -82,7 +82,8 @@ def loop_limit(count: int, faces: np.ndarray) -> np.ndarray:
 
 class ControlSurface(Surface):
     """control: (V, 3) points in world units, at first on a sphere. The triangles are fixed, so it has no holes. Colours
-    come from a hash grid in space, as for the other surfaces here, so there are no UV seams."""
+    come from a hash grid in space, as for the other surfaces here, so there are no UV seams; so does the height of its
+    relief, `bump` world units times the first output, whose gradient tilts the normals."""
 
     limit: Tensor
     faces: Tensor
@@ -90,7 +91,7 @@ class ControlSurface(Surface):
 
     def __init__(self, config: MeshConfig, colors: FieldConfig, seed: int):
         super().__init__()
-        self.bound = colors.bound
+        self.bound, self.bump = colors.bound, config.bump
         vertices, faces = icosphere(config.sphere_level)
         matrix, fine = np.eye(len(vertices)), faces
         for _ in range(config.subdivisions):
@@ -115,6 +116,16 @@ class ControlSurface(Surface):
     def paint(self, x: Tensor, face: Tensor, barycentric: Tensor) -> Tensor:
         return self.color(x.detach())
 
+    def look(self, x: Tensor, face: Tensor, barycentric: Tensor, normal: Tensor) -> tuple[Tensor, Tensor]:
+        if not self.bump:
+            return self.paint(x, face, barycentric), normal
+        _, color, gradient = self.detail(x.detach())
+        return torch.sigmoid(color), bumped(normal, self.bump * gradient)
+
     def color(self, x: Tensor) -> Tensor:
         """(N, 3) display-referred colours in [0, 1] at world points x (N, 3)."""
         return torch.sigmoid(self.detail(x)[1])
+
+    def slope(self, x: Tensor) -> Tensor:
+        """(N, 3) gradient of the relief's height at world points x (N, 3)."""
+        return self.bump * self.detail(x)[2]

@@ -22,6 +22,10 @@ class Surface(torch.nn.Module):
         """(N, 3) display-referred colours in [0, 1] with autograd, at points x (N, 3) of the surface, on triangles
         `face` (N,) int32 of the last `forward`, at `barycentric` (N, 3)."""
 
+    def look(self, x: Tensor, face: Tensor, barycentric: Tensor, normal: Tensor) -> tuple[Tensor, Tensor]:
+        """Colours as `paint` returns them, and unit normals (N, 3) to shade with; normal: those of the triangles."""
+        return self.paint(x, face, barycentric), normal
+
     @abstractmethod
     def parameter_groups(self) -> dict[str, list[torch.nn.Parameter]]:
         """Every parameter in the group whose learning rate it takes, as of `scene.field.Field`."""
@@ -36,6 +40,13 @@ class Surface(torch.nn.Module):
     def reopen(self) -> None:
         """Called after parameters and `state` were overwritten."""
         self.refresh()
+
+
+def bumped(normal: Tensor, slope: Tensor) -> Tensor:
+    """Unit normals (N, 3) of a surface with unit normals `normal` on which there is relief (Blinn 1978): of `slope`
+    (N, 3), the gradient of its height in space, the part along the surface counts."""
+    along = slope - (slope * normal).sum(-1, keepdim=True) * normal
+    return torch.nn.functional.normalize(normal - along, dim=-1)
 
 
 def vertex_normals(vertices: Tensor, faces: Tensor) -> Tensor:

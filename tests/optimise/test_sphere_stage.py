@@ -22,7 +22,7 @@ SPHERE = replace(
     LAYERED,
     kind="sphere",
     mesh=MeshConfig(
-        sphere_level=1, lr_offset=2e-2, laplacian=1.0, detail_levels=2, detail_finest=16, detail_log2_table=8
+        sphere_level=1, lr_offset=2e-2, laplacian=1.0, detail_levels=2, detail_finest=16, detail_log2_table=8, bump=0.01
     ),
 )
 
