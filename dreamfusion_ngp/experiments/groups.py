@@ -121,10 +121,9 @@ GROUPS = {
     ),
     "multiview-24": Group(
         "Four views at once, twenty-four toys",
-        "The default command's prompts and seeds with preset `mvdream`: beside the first table.",
+        "The prompts and seeds of the first table with preset `mvdream`; seconds of the optimisation alone.",
         (MULTIVIEW,),
         TWENTY_FOUR,
-        whole=True,
     ),
     "antipodal": Group(
         "Views of one step together",
@@ -202,7 +201,6 @@ GROUPS = {
         "the triangles that it takes, beside those of the default's density; with its texture stage.",
         (DEFAULT, Arm("textmesh", "a signed distance with its texture", preset="textmesh")),
         TWENTY_FOUR,
-        whole=True,
     ),
     "rules": Group(
         "Distillation rules",
