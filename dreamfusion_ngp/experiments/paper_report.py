@@ -1,4 +1,4 @@
-"""The paper's table as JSON, Markdown and one HTML file."""
+"""The paper's table as JSON, Markdown, one HTML file and one picture."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from ..base.errors import UsageError, writing
 from ..base.files import write_atomically
 from ..evaluation.figures import DEFINITIONS
 from .paper_rows import PAPER, PAPER_HEAD, ROWS, TRUTH, Plan, Request
+from .paper_sheet import sheet
 from .tables import values, with_spread
 from .task import Task, finished
 
@@ -222,15 +223,19 @@ def html_page(table: dict) -> str:
 
 
 def write_table(plans: Sequence[Plan], request: Request, judge: str | None) -> dict:
-    """Write table.json, table.md and index.html. Returns the content of the first. Raises OutputError."""
+    """Write table.json, table.md and index.html, and table.jpg once there are pictures. Returns the content of the
+    first. Raises OutputError."""
     table = table_data(plans, request, judge)
-    pages = {
+    texts = {
         "table.json": json.dumps(table, indent=1),
         "table.md": markdown_page(table),
         "index.html": html_page(table),
     }
+    files = {name: (text.rstrip() + "\n").encode() for name, text in texts.items()}
+    if picture := sheet(table):
+        files["table.jpg"] = picture
     with writing(request.out):
         request.out.mkdir(parents=True, exist_ok=True)
-        for name, text in pages.items():
-            write_atomically(request.out / name, (text.rstrip() + "\n").encode())
+        for name, data in files.items():
+            write_atomically(request.out / name, data)
     return table

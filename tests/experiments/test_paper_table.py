@@ -4,6 +4,8 @@ import json
 from dataclasses import replace
 
 import pytest
+import torch
+from PIL import Image
 from support.tiny_clip import tiny_clip_folder
 
 from dreamfusion_ngp import cli
@@ -12,15 +14,20 @@ from dreamfusion_ngp.config.io import from_dict
 from dreamfusion_ngp.config.presets import PRESETS
 from dreamfusion_ngp.config.schema import RunConfig
 from dreamfusion_ngp.evaluation.figures import DEFINITIONS
+from dreamfusion_ngp.evaluation.pictures import Pictures
+from dreamfusion_ngp.evaluation.sheet import thumbnails
 from dreamfusion_ngp.experiments import ablation, paper_table
 from dreamfusion_ngp.experiments.groups import GROUPS
 from dreamfusion_ngp.experiments.paper_report import Entries, html_page, markdown_page, table_of, write_table
 from dreamfusion_ngp.experiments.paper_rows import ROWS, Request
+from dreamfusion_ngp.experiments.paper_sheet import HEAD, MARGIN
 from dreamfusion_ngp.experiments.paper_table import check_request, in_turn, make_table, plan, shortened
 from dreamfusion_ngp.experiments.pool import Runner
 from dreamfusion_ngp.experiments.task import JUDGE, digest, finished, tasks_of
 
 KNOWN = digest(JUDGE)
+RED, GRAY = torch.tensor([1.0, 0.0, 0.0]).expand(2, 96, 96, 3), torch.full((2, 96, 96, 3), 0.5)
+PICTURE = thumbnails(Pictures(albedo=RED, lit=RED, clay=GRAY, opacity=RED[..., 0]))
 
 
 def request(folder, **more):
@@ -43,7 +50,7 @@ def recorded(task, request, iou=0.5, color=0.75, **more):
         "diverged": False,
         "figures": figures,
         "clips": {name: {"digest": d, "truth": None, **figures, "clip_score": 25.0} for name, d in task.clips},
-        "picture": "data:image/jpeg;base64,AA",
+        "picture": PICTURE,
         **more,
     }
     folder = task.folder(request.runs)
@@ -183,7 +190,11 @@ def test_the_pages_say_what_was_measured(tmp_path):
     assert grey["judge Colour"] == "(87.5)" and grey["clip Colour"] == "87.5" and grey["diverged"] == "100 %"
     page, sheet = markdown_page(table), html_page(table)
     assert "**shortened**" in page and "the scene is empty" in page and "| DreamFusion | 75.1 | 42.5 |" in page
-    assert sheet.count('<img src="data:image/jpeg;base64,AA"') == 3 and "<td>(87.5)</td>" in sheet
+    with Image.open(asked.out / "table.jpg") as picture:
+        lit, clay = (picture.getpixel((MARGIN + 32, HEAD + y)) for y in (32, 96))
+        assert picture.size == (MARGIN + 2 * 64, HEAD + 2 * 128)
+    assert lit[0] > 230 and max(lit[1:]) < 20 and max(abs(value - 128) for value in clay) < 6
+    assert sheet.count(f'<img src="{PICTURE}"') == 3 and "<td>(87.5)</td>" in sheet
 
 
 def test_what_cannot_be_is_one_line(tmp_path, capsys):
