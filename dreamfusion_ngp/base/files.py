@@ -7,17 +7,20 @@ import os
 import re
 import threading
 import time
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
 ABANDONED = 600.0  # seconds: a half-written file that was not touched for so long has no writer
+LONG_NAME = 200  # bytes; file systems take 255
 
 
 @contextmanager
 def replacing(path: Path):
     """Yield a path beside `path` to write to. At the end it is flushed to disk and renamed over `path`; after an
     exception it is removed."""
-    part = path.with_name(f".{path.name}.{os.getpid()}-{threading.get_native_id()}.part")
+    name = os.fsencode(path.name)
+    short = path.name if len(name) <= LONG_NAME else hashlib.sha256(name).hexdigest()  # which leaves room for the rest
+    part = path.with_name(f".{short}.{os.getpid()}-{threading.get_native_id()}.part")
     try:
         yield part
         with open(part, "rb+") as file:
@@ -33,6 +36,14 @@ def write_atomically(path: Path, data: bytes) -> None:
     """Write `data` to `path` as `replacing` does."""
     with replacing(path) as part:
         part.write_bytes(data)
+
+
+def write_together(folder: Path, files: dict[str, bytes]) -> None:
+    """Write files that belong together into `folder`, by their names there: as `write_atomically`, but all of them are
+    written before the first is renamed, in their order, so that a full disk leaves every old file."""
+    with ExitStack() as stack:
+        for name, data in reversed(files.items()):  # the last that is entered is renamed first
+            stack.enter_context(replacing(folder / name)).write_bytes(data)
 
 
 def flush_folder(folder: Path) -> None:

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from ..base.errors import ExportError, UsageError
-from ..base.files import write_atomically
+from ..base.files import write_together
 from ..scene.isolevel import query
 from .formats import CONVENTIONS, STL_SIZE, check_formats, check_origin, check_size
 from .isosurface import Mesh, extract_mesh, finish, vertex_normals
@@ -183,11 +183,10 @@ def check_finite(*arrays: np.ndarray) -> None:
 
 
 def write_files(folder: Path, files: dict[str, bytes]) -> dict[str, str]:
-    """Write each file atomically. Returns absolute paths by extension."""
+    """Write the files, all of them or none. Returns absolute paths by extension."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        for name, data in files.items():
-            write_atomically(folder / name, data)
+        write_together(folder, files)
     except OSError as error:
         raise ExportError(f"cannot write to {folder}: {error.strerror or error}") from None
     return {name.rsplit(".", 1)[1]: str(folder / name) for name in files}

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from ..base.errors import ExportError, UsageError
-from ..base.files import write_atomically
+from ..base.files import write_together
 from ..scene.imported import ImportedMesh
 from .gltf_write import glb_bytes
 from .images import checked_image
@@ -45,7 +45,7 @@ def write_mesh(mesh: ImportedMesh, path, images: dict[int, np.ndarray]) -> list[
     the mesh last. Vertices, triangles, their order, names, nodes, place and size are those of the file that was read;
     UVs too, unless they were unwrapped.
 
-    Every file is written atomically. Raises UsageError for another suffix, ExportError where a file cannot be written,
+    The files are written all or none. Raises UsageError for another suffix, ExportError where a file cannot be written,
     ValueError for images of another kind.
     """
     path = Path(path)
@@ -56,9 +56,8 @@ def write_mesh(mesh: ImportedMesh, path, images: dict[int, np.ndarray]) -> list[
     files = mesh_files(mesh, images, path.stem)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        written = [path.parent.resolve() / name for name in files]
-        for place, data in zip(written, files.values(), strict=True):
-            write_atomically(place, data)
+        folder = path.parent.resolve()
+        write_together(folder, files)
     except OSError as error:
         raise ExportError(f"cannot write to {path.parent}: {error.strerror or error}") from None
-    return [str(place) for place in written]
+    return [str(folder / name) for name in files]
