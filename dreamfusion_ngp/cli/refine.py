@@ -39,7 +39,7 @@ def add_arguments(verbs) -> None:
     parser.add_argument(
         "--textures", choices=("each", "one"), help="each image of the file its own (default), or one for all"
     )
-    parser.add_argument("--texture-size", type=int, metavar="N", help="texels a side (default: 1024)")
+    parser.add_argument("--texture-size", type=int, metavar="N", help="texels a side of the new images (default: 1024)")
     parser.add_argument("--up", metavar="AXIS", help="of the file, e.g. +z (default: that of its format)")
     parser.add_argument("--front", metavar="AXIS", help="of the file, e.g. -y (default: that of its format)")
     parser.add_argument("--seed", type=int, default=0)

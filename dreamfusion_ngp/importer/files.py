@@ -4,15 +4,32 @@ from __future__ import annotations
 
 import base64
 import binascii
+import hashlib
 import os
 import re
 import stat
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from pathlib import Path, PurePosixPath
 from urllib.parse import unquote_to_bytes
 
 from ..base.errors import MeshError
 
 MAX_FILE = 1 << 30  # bytes
+_noted: ContextVar[dict[str, str] | None] = ContextVar("noted", default=None)
+
+
+@contextmanager
+def reads_noted() -> Iterator[dict[str, str]]:
+    """Yield a dictionary that gets, by the name in the mesh file, the SHA-256 of every file that the block reads by
+    `read_beside`: a mesh file alone does not say what an OBJ's library or a glTF's buffers hold."""
+    noted: dict[str, str] = {}
+    token = _noted.set(noted)
+    try:
+        yield noted
+    finally:
+        _noted.reset(token)
 
 
 def excerpt(text) -> str:
@@ -62,9 +79,12 @@ def read_beside(folder: Path, name: str, limit: int = MAX_FILE) -> bytes:
     """The bytes of the file `name` in `folder`. Raises MeshError."""
     path = beside(folder, name)
     try:
-        return read_file(path, limit)
+        data = read_file(path, limit)
     except MeshError as error:
         raise MeshError(f"names {excerpt(name)}, which {error}") from None
+    if (noted := _noted.get()) is not None:
+        noted[name] = hashlib.sha256(data).hexdigest()
+    return data
 
 
 def read_uri(folder: Path, uri) -> bytes:

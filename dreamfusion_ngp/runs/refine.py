@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -9,12 +10,13 @@ from pathlib import Path
 import torch
 
 from ..base.errors import MeshError, UsageError
-from ..base.files import file_digest
 from ..config.presets import preset
-from ..config.schema import RunConfig
+from ..config.schema import RunConfig, TextureConfig
 from .generate import RunResult, generate
 from .recorder import Observer
-from .texture import kept_views
+from .texture import framed_mesh, kept_views
+
+log = logging.getLogger(__name__)
 
 
 def refine(
@@ -52,7 +54,7 @@ def refine(
     "refine-geometry"; an argument that is None is as it says (uv "auto", textures "each", size 1024). The other
     arguments, the result and the errors are those of `generate`; MeshError for a file that cannot be used.
     """
-    path = Path(mesh)
+    path = Path(mesh)  # a link has the name and the suffix; what it leads to may have none
     base = preset("refine-geometry" if geometry else "refine") if config is None else config
     views = kept_views(",".join(keep_views)) or kept_views(base.texture.keep) or (("front",) if only_back else ())
     names = ",".join(views)
@@ -61,16 +63,25 @@ def refine(
     base = with_depth(base) if depth else base
     given = {"uv": uv, "textures": textures, "size": size, "up": up, "front": front}
     changes = {name: value for name, value in given.items() if value is not None}
-    source = replace(base.texture, source=str(path.resolve()), digest=digest_of(path), keep=names, **changes)
-    config = replace(base, kind="texture", prompt=prompt, texture=source)
+    source = replace(base.texture, source=str(path.absolute()), keep=names, **changes)
+    config = replace(base, kind="texture", prompt=prompt, texture=replace(source, digest=tried(path, source)))
     return generate(config, root, device=device, observer=observer, catch_signals=catch_signals)
 
 
-def digest_of(path: Path) -> str:
+def tried(path: Path, config: TextureConfig) -> str:
+    """The digest of a mesh (`texture.framed_mesh`), which is read before a model is fetched or loaded for it; logs that
+    its images will be smaller. Raises MeshError and UsageError."""
     try:
-        return file_digest(path)
+        path.stat()
+        mesh, digest = framed_mesh(path, config)
     except OSError as error:
         raise MeshError(f"{path}: {error.strerror or error}") from None
+    images = [texture.image for texture in mesh.textures if texture.image is not None]
+    height, width = max((image.shape[:2] for image in images), key=max, default=(0, 0))
+    if max(height, width) > config.size:
+        size = f"{config.size} x {config.size} texels, also where views are kept; --texture-size changes that"
+        log.info("note        an image of %s has %d x %d texels and will have %s", path.name, width, height, size)
+    return digest
 
 
 def with_depth(config: RunConfig) -> RunConfig:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 from collections.abc import Mapping
 from pathlib import Path
@@ -15,6 +16,7 @@ from ..base.files import file_digest
 from ..config.schema import RunConfig, TextureConfig
 from ..export.texture import rasterise
 from ..importer.bake import start_image
+from ..importer.files import reads_noted
 from ..importer.read import read_mesh
 from ..importer.unwrap import choose_uvs
 from ..importer.write import suffix_of, write_mesh
@@ -111,21 +113,28 @@ class TextureStage(PaintStage):
 
 
 def imported(config: TextureConfig) -> ImportedMesh:
-    """The mesh of the file that the config names. Raises MeshError, UsageError for another file than it was."""
+    """The mesh of the file that the config names. Raises MeshError, UsageError for another file than it was, or where
+    one of those that it names is another."""
     path = Path(config.source)
     if not os.path.exists(path):
         raise MeshError(f"{path}, the mesh of this run, is not there; put it back, or a link to where it is")
-    before = framed_mesh(path, config)
-    if config.digest and file_digest(path) != config.digest:
-        raise UsageError(f"{path} is not the file that this run was started with")
+    before, digest = framed_mesh(path, config)
+    if config.digest not in ("", digest) and config.digest != (own := file_digest(path)):  # older runs have that alone
+        names = "" if own == digest else ", or a file that it names is not"
+        raise UsageError(f"{path} is not the file that this run was started with{names}")
     return before
 
 
-def framed_mesh(path: Path, config: TextureConfig) -> ImportedMesh:
-    """The mesh, scaled to the size of the embedded world's toys."""
-    mesh = read_mesh(path, config.up, config.front)
+def framed_mesh(path: Path, config: TextureConfig) -> tuple[ImportedMesh, str]:
+    """The mesh, scaled to the size of the embedded world's toys, and the SHA-256 of its file, or of its file and those
+    that it names. Raises MeshError and UsageError."""
+    with reads_noted() as others:
+        mesh = read_mesh(path, config.up, config.front)
     extent = np.ptp(mesh.vertices[np.unique(mesh.faces)].astype(np.float64), axis=0)
-    return read_mesh(path, config.up, config.front, side=float(extent.max() * DIAGONAL / np.linalg.norm(extent)))
+    framed = read_mesh(path, config.up, config.front, side=float(extent.max() * DIAGONAL / np.linalg.norm(extent)))
+    digests = [file_digest(path), *(f"{name} {digest}" for name, digest in sorted(others.items()))]
+    text = "\n".join(digests).encode("utf-8", "surrogateescape")
+    return framed, hashlib.sha256(text).hexdigest() if others else digests[0]
 
 
 def texels_of(mesh: ImportedMesh, number: int, size: int) -> Texels:

@@ -9,8 +9,10 @@ import torch
 import trimesh
 from PIL import Image
 from support.imported_meshes import gray_box
+from support.mesh_files import write_obj
 
 from dreamfusion_ngp.base.errors import MeshError, UsageError
+from dreamfusion_ngp.base.files import file_digest
 from dreamfusion_ngp.cli import main
 from dreamfusion_ngp.config.presets import preset
 from dreamfusion_ngp.config.schema import MeshConfig, OptimConfig
@@ -197,6 +199,43 @@ def test_a_mesh_that_has_changed_is_refused(box, tmp_path):
     copy.unlink()
     with pytest.raises(MeshError, match=rf"^{copy}, the mesh of this run, is not there; put it back"):
         export(result.folder, device="cpu")
+
+
+def test_a_texture_that_has_changed_under_an_unchanged_obj_is_refused(tmp_path):
+    mesh = write_obj(tmp_path)
+    result = refine(mesh, "a red mug", tmp_path / "out", size=SIZE, config=tiny(), device="cpu")
+    assert export(result.folder, device="cpu")["obj"].name == "mug.obj"
+    (tmp_path / "skin" / "mug.png").write_bytes((tmp_path / "bump.png").read_bytes())
+    with pytest.raises(UsageError, match=r"mug\.obj is not the file .* or a file that it names is not"):
+        export(result.folder, device="cpu")
+
+
+def test_a_smaller_image_is_announced(box, tmp_path, monkeypatch, caplog):
+    monkeypatch.setattr("dreamfusion_ngp.runs.refine.generate", lambda *_, **__: None)
+    with caplog.at_level("INFO", "dreamfusion_ngp"):
+        refine(box, "a red cube", tmp_path, size=96)
+        assert not caplog.messages
+        refine(box, "a red cube", tmp_path, size=SIZE)
+    (line,) = caplog.messages
+    assert "a box.glb has 96 x 96 texels and will have 64 x 64 texels" in line and "--texture-size" in line
+
+
+def test_a_link_is_read_by_its_own_name(box, tmp_path, monkeypatch):
+    """In the caches of the hub and of git-annex files are links to others without a suffix."""
+    made = []
+    monkeypatch.setattr("dreamfusion_ngp.runs.refine.generate", lambda config, *_, **more: made.append(config.texture))
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "blob").write_bytes(box.read_bytes())
+    (tmp_path / "mug.glb").symlink_to("blob")
+    refine("mug.glb", "a red cube", size=96)
+    assert made[0].source == str(tmp_path / "mug.glb") and made[0].digest == file_digest(box)
+
+
+def test_a_mesh_is_tried_before_a_model_is_loaded(tmp_path, monkeypatch):
+    monkeypatch.setattr("dreamfusion_ngp.runs.refine.generate", None)
+    (tmp_path / "mug.fbx").write_bytes(b"Kaydara")
+    with pytest.raises(UsageError, match=r"mug\.fbx: unknown kind of mesh"):
+        refine(tmp_path / "mug.fbx", "a red mug", tmp_path / "out")
 
 
 @pytest.mark.parametrize(
