@@ -164,8 +164,9 @@ def add_uvs(edit: Edit, mesh: ImportedMesh, texture: int) -> int:
         primitive = primitive_of(edit.json, piece)
         for name, number in primitive["attributes"].items():
             primitive["attributes"][name] = gathered(edit, number, vertex, len(owners[number]) == 1)
-        values = flipped(mesh.uv[uv])
-        primitive["attributes"][f"TEXCOORD_{texcoord}"] = fill(edit, None, {}, values, ARRAY_BUFFER)
+        new = fill(edit, None, {}, flipped(mesh.uv[uv]), ARRAY_BUFFER)
+        for k in range(texcoord + 1):  # a set counts only where all before it are there
+            primitive["attributes"].setdefault(f"TEXCOORD_{k}", new)
         old = primitive.get("indices")
         old = old if old is not None and len(owners[old]) == 1 else None
         kind = np.uint16 if len(pairs) < 0xFFFF else np.uint32

@@ -57,7 +57,7 @@ def start_of(source: ObjSource, line: int) -> int:
 
 def library_edits(source: ObjSource, stem: str) -> list[tuple[int, int, bytes]]:
     """Edits that name the new library where the first one was named, and comment out the others."""
-    lines, name = source.lines.starting(b"mtllib"), f"mtllib {stem}.mtl".encode()
+    lines, name = source.lines.starting(b"mtllib"), f"mtllib {stem}.mtl".encode("utf-8", "surrogateescape")
     if not len(lines):
         return [(0, 0, name + b"\n")]
     edits = []

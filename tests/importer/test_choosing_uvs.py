@@ -8,6 +8,7 @@ import trimesh
 from support.mesh_files import (
     BODY,
     BOX,
+    HANDLE,
     Glb,
     atlas_uv,
     box,
@@ -120,6 +121,23 @@ def test_a_mesh_without_uvs_comes_back_with_them(tmp_path):
         or document["materials"][0]["pbrMetallicRoughness"]["baseColorTexture"]["texCoord"] == 0
     )
     assert len((tmp_path / "new.glb").read_bytes()) < 70_000, "the old vertices have left the file"
+
+
+def test_sets_of_uvs_have_no_gap_where_only_one_primitive_of_a_material_had_uvs(tmp_path):
+    """glTF counts the sets of a primitive from 0, and programs stop at the first that is missing."""
+    glb = Glb()
+    glb.json["materials"] = [{"name": "clay"}]
+    glb.node([glb.primitive(box(*BODY), BOX, material=0)])
+    glb.node([glb.primitive(box(*HANDLE), BOX, material=0, uv=np.zeros((8, 2), np.float32))])
+    chosen = choose_uvs(read(tmp_path, glb), size=128)
+    write_mesh(chosen, tmp_path / "new.glb", {0: picture(7, 128)})
+    document, _ = parts_of((tmp_path / "new.glb").read_bytes())
+    used = document["materials"][0]["pbrMetallicRoughness"]["baseColorTexture"]["texCoord"]
+    for mesh in document["meshes"]:
+        names = {name for name in mesh["primitives"][0]["attributes"] if name.startswith("TEXCOORD")}
+        assert names == {f"TEXCOORD_{k}" for k in range(used + 1)}
+    again = read_mesh(tmp_path / "new.glb")
+    assert np.allclose(again.uv[again.uv_faces], chosen.uv[chosen.uv_faces], atol=1e-7)
 
 
 def test_a_primitive_without_a_material_gets_one(tmp_path):

@@ -1,6 +1,7 @@
 """OBJ: polygons as they are indexed, and a text that comes back but for its library."""
 
 import io
+import os
 
 import numpy as np
 import pytest
@@ -53,6 +54,13 @@ def test_only_the_library_and_the_image_differ(tmp_path):
     for name in ("vertices", "faces", "uv", "uv_faces", "face_material", "face_part", "matrix"):
         assert np.array_equal(getattr(again, name), getattr(mesh, name)), name
     assert np.array_equal(again.textures[1].image, picture(7, 16)) and again.textures[0].image is None
+
+
+def test_a_name_that_is_not_utf_8_stays_as_it_is(tmp_path):
+    mesh, stem = read_mesh(write_obj(tmp_path)), os.fsdecode(b"caf\xe9")
+    files = mesh_files(mesh, {1: picture(7, 16)}, stem)
+    assert b"\nmtllib caf\xe9.mtl\n" in b"\n" + files[f"{stem}.obj"]
+    assert b"map_Kd caf\xe9.png" in files[f"{stem}.mtl"]
 
 
 def test_every_material_can_have_an_image_of_its_own(tmp_path):
