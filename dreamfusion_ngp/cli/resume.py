@@ -11,7 +11,7 @@ from .progress import TerminalProgress, exit_code
 def add_arguments(verbs) -> None:
     parser = verbs.add_parser("resume", help="go on with a stopped run")
     parser.add_argument("run", type=place, help="folder of the run")
-    parser.add_argument("--steps", type=int, help="new total number of steps")
+    parser.add_argument("--steps", type=int, help="new total number of steps of the stage that the run is in")
     parser.add_argument("--guidance", metavar="MODEL", help="where the run's model is, if no longer where it was")
     parser.add_argument("--vae", metavar="MODEL", help="the same for the VAE of its own (guidance.vae)")
     parser.add_argument("--depth-control", metavar="MODEL", help="the same for its model of depth (guidance.control)")

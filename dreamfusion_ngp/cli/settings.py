@@ -58,8 +58,15 @@ def with_flags(config: RunConfig, args) -> RunConfig:
             "--negative has no effect on a guidance by CLIP while its weight, clip.negative, is 0: add "
             "--set clip.negative=WEIGHT (1: as much as the prompt's), or leave --negative out"
         )
+    if args.guidance_scale is not None and not distils(config):
+        raise UsageError("--guidance-scale has no effect on a guidance by CLIP, which has no scale; leave it out")
     check_config(config)
     return config
+
+
+def distils(config: RunConfig) -> bool:
+    """Whether a stage of the run is guided by a diffusion model."""
+    return config.guidance.kind != "clip" or (config.then is not None and distils(config.then))
 
 
 def reads_negative(config: RunConfig) -> bool:

@@ -277,7 +277,7 @@ def resume(
     with lock_run(folder):
         state = load_checkpoint(path, choose_device(device), steps=steps)
         if state.config.steps < state.step:
-            raise UsageError(f"--steps {steps}: the run has made {state.step} steps already")
+            raise UsageError(f"--steps {steps}: the stage that the run is in has made {state.step} steps already")
         check_options(stage_configs(state.config)[-1], files)
         from ..guidance import origin as weights
         from ..guidance.load import load_guidance

@@ -6,6 +6,7 @@ import logging
 import tempfile
 import time
 from dataclasses import dataclass, replace
+from errno import EISDIR
 from pathlib import Path
 
 import numpy as np
@@ -67,6 +68,8 @@ def sample(
         if not low <= value <= high:
             raise UsageError(f"sample: {name} must be from {low} to {high}, got {value}")
     with writing(path):
+        if Path(path).is_dir():
+            raise IsADirectoryError(EISDIR, "it is a folder; name a PNG file in it")
         place = Path(path).absolute().parent
         place.mkdir(parents=True, exist_ok=True)
         tempfile.TemporaryFile(dir=place).close()

@@ -118,6 +118,13 @@ def test_a_negative_prompt_that_no_clip_weighs_is_refused(name):
     assert stages("--preset", name, "--negative", "")[0].guidance.negative == ""
 
 
+def test_a_scale_that_no_stage_reads_is_refused():
+    with pytest.raises(UsageError, match="--guidance-scale has no effect on a guidance by CLIP"):
+        stages("--preset", "clipmesh", "--guidance-scale", "7")
+    _, second = stages("--preset", "magic3d", "--guidance-scale", "7", "--set", "guidance.kind=clip")
+    assert second.guidance.scale == 7
+
+
 def test_a_negative_prompt_that_a_later_stage_reads_is_taken():
     first, second = stages("--preset", "magic3d", "--negative", "blue", "--set", "guidance.kind=clip")
     assert (first.guidance.kind, second.guidance.kind) == ("clip", "diffusion")

@@ -112,6 +112,8 @@ def test_a_sheet_that_cannot_be_written_is_said_before_anything_is_drawn(folders
     monkeypatch.setattr(samples, "load_guidance", None)
     with pytest.raises(OutputError, match="cannot write"):
         sample(config(folders["packed"]), tmp_path / "file" / "a.png", rows=1, steps=1, device="cpu")
+    with pytest.raises(OutputError, match="it is a folder"):
+        sample(config(folders["packed"]), tmp_path, rows=1, steps=1, device="cpu")
 
 
 def test_the_command_draws_and_refuses_what_it_does_not_know(folders, tmp_path, capsys):
