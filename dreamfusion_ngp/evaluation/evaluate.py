@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 
 from ..base.devices import choose_device
-from ..base.errors import CheckpointError, DreamfusionError, OutputError, writing
+from ..base.errors import CheckpointError, DreamfusionError, OutputError, UsageError, writing
 from ..base.files import write_atomically
 from ..runs.folder import DEPTH, find_runs
 from ..runs.outputs import load_state
@@ -31,8 +31,8 @@ def evaluate(
     """Score the runs that `runs` are or hold, at most `depth` folders below; every one gets its evaluation.json.
     With `out` that folder gets evaluation.json (the judge's score on true renderings, means and spreads, all runs),
     table.md and index.html. show: called with a line per run. Of several runs one without a result, an empty scene,
-    counts as zero, and one that cannot be read or whose folder cannot be written is left out, as "unread" of the result
-    says; alone they raise ExportError, CheckpointError and OutputError."""
+    counts as zero. One that cannot be read, written or scored (a refined mesh, a prompt that names no toy) is left out,
+    as "unread" of the result says. Alone they raise ExportError, CheckpointError, OutputError and UsageError."""
     folders, distractors = find_runs(list(map(Path, runs)), depth), read_captions(Path(captions)) if captions else []
     out = None if out is None else Path(out)
     if out is not None:
@@ -46,11 +46,11 @@ def evaluate(
             state, folder = load_state(path, device)
             record, views = score(state, folder, retrieval, distractors)
             write_text(folder / "evaluation.json", json.dumps(record, indent=1))
-        except (CheckpointError, OutputError) as error:
+        except (CheckpointError, OutputError, UsageError) as error:
             if len(folders) == 1:
                 raise
-            unread.append(error)
-            show(f"left out: {error}")
+            unread.append(UsageError(f"{path}: {error}") if isinstance(error, UsageError) else error)
+            show(f"left out: {unread[-1]}")
             continue
         records.append(record)
         pictures.append(sheet.thumbnails(views) if views else "")

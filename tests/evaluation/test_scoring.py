@@ -129,10 +129,11 @@ def test_a_run_without_a_result_counts_as_zero_and_a_damaged_one_is_left_out_bot
     (damaged / "checkpoint.safetensors").write_bytes(b"no checkpoint")
     with pytest.raises(CheckpointError):
         evaluate([damaged], **options)
-    result = evaluate([damaged, empty, evaluated[0] / "all" / "seed0"], out=tmp_path / "out", **options)
+    castle, sphere = save_run(tmp_path / "castle", "a castle", 0), evaluated[0] / "all" / "seed0"
+    result = evaluate([damaged, empty, castle, sphere], out=tmp_path / "out", **options)
     record, other = result["runs"]
-    (unread,) = result["unread"]
-    assert str(damaged) in unread
+    unread, no_toy = result["unread"]
+    assert str(damaged) in unread and str(castle) in no_toy and "--captions" in no_toy
     assert record["failed"] and record["volumetric_iou"] == 0 == record["r_precision_geo"] and "failed" not in other
     assert result["figures"]["volumetric_iou"]["mean"] == pytest.approx(other["volumetric_iou"] / 2)
     assert result["figures"]["chamfer"]["n"] == 1 and set(record) < set(FIGURES)
