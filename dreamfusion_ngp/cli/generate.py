@@ -17,7 +17,7 @@ def add_arguments(verbs) -> None:
     parser.add_argument("--prompt", dest="prompt_flag", metavar="TEXT", help="the same as a flag")
     parser.add_argument("--preset", help=f"{', '.join(PRESETS)} (default: fast, or the model's own)")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--steps", type=int, help="optimisation steps (default: the preset's)")
+    parser.add_argument("--steps", type=int, help="optimisation steps of the first stage (default: the preset's)")
     add_guidance(parser)
     parser.add_argument(
         "-o", "--out", type=place, default=Path("outputs"), help="folder for the results (default: outputs)"

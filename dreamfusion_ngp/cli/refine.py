@@ -25,7 +25,7 @@ def add_arguments(verbs) -> None:
         action="store_true",
         help="paint four sides in one picture with a depth-conditioned model first (docs/texture-stage.md)",
     )
-    parser.add_argument("--only-back", action="store_true", help="what the front shows well stays")
+    parser.add_argument("--only-back", action="store_true", help="as --keep-views front, which it gives way to")
     parser.add_argument(
         "--geometry",
         action="store_true",
@@ -43,7 +43,7 @@ def add_arguments(verbs) -> None:
     parser.add_argument("--up", metavar="AXIS", help="of the file, e.g. +z (default: that of its format)")
     parser.add_argument("--front", metavar="AXIS", help="of the file, e.g. -y (default: that of its format)")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--steps", type=int, help="optimisation steps")
+    parser.add_argument("--steps", type=int, help="optimisation steps of the first stage (default: the preset's)")
     add_guidance(parser)
     parser.add_argument(
         "-o", "--out", type=place, default=Path("outputs"), help="folder for the results (default: outputs)"

@@ -45,12 +45,17 @@ def mtl_lines(data: bytes) -> list[str]:
     return data.decode("utf-8", "surrogateescape").lstrip("\ufeff").splitlines()
 
 
+def statement(line: str) -> tuple[str, str]:
+    """The keyword of a line, in small letters, and what follows it after spaces or tabs."""
+    word, *rest = line.split(None, 1) or [""]
+    return word.lower(), rest[0].strip() if rest else ""
+
+
 def materials_of(lines: list[str]) -> dict[str, MtlMaterial]:
     """The materials by name; the later of two with one name. Raises MeshError."""
     materials, now = {}, None
     for number, line in enumerate(lines):
-        word, _, rest = line.strip().partition(" ")
-        key, rest = word.lower(), rest.strip()
+        key, rest = statement(line)
         if key == "newmtl":
             now = materials[rest] = MtlMaterial(rest, number)
         elif now is None:

@@ -11,7 +11,7 @@ from ..base.errors import MeshError
 from ..scene.imported import ImportedMesh
 from .files import read_beside
 from .images import png_bytes, with_alpha
-from .mtl import MAPS, map_options, materials_of
+from .mtl import MAPS, map_options, materials_of, statement
 from .obj_read import ObjSource
 
 SURFACE = "surface"  # name of the material of polygons without one
@@ -75,10 +75,9 @@ def new_library(
     the new images by material. Unwrapped materials lose their other maps, which were made for the old UVs."""
     materials, out, maps, now = materials_of(source.mtl), [], {}, None
     for number, line in enumerate(source.mtl):
-        word, _, rest = line.strip().partition(" ")
-        key = word.lower()
+        key, rest = statement(line)
         if key == "newmtl":
-            now = rest.strip()
+            now = rest
             out.append(line)
             if now in image_names and materials[now].line == number:
                 out += ["Kd 1 1 1", f"map_Kd {image_names[now]}"]

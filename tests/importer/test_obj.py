@@ -56,6 +56,19 @@ def test_only_the_library_and_the_image_differ(tmp_path):
     assert np.array_equal(again.textures[1].image, picture(7, 16)) and again.textures[0].image is None
 
 
+def test_words_of_a_library_may_be_separated_by_tabs(tmp_path):
+    path = write_obj(tmp_path)
+    plain = read_mesh(path)
+    library = (tmp_path / "mug.mtl").read_text()
+    (tmp_path / "mug.mtl").write_text(library.replace(" ", "\t"))
+    mesh = read_mesh(path)
+    for one, other in zip(mesh.materials, plain.materials, strict=True):
+        assert one.name == other.name and np.array_equal(one.color, other.color)
+    assert np.array_equal(mesh.textures[1].image, picture(3))
+    text = mesh_files(mesh, {1: picture(7, 16)}, "new")["new.mtl"].decode()
+    assert "map_Kd new.png\n" in text and "skin/mug.png" not in text and "map_Bump\tnew_map0_bump.png" in text
+
+
 def test_a_name_that_is_not_utf_8_stays_as_it_is(tmp_path):
     mesh, stem = read_mesh(write_obj(tmp_path)), os.fsdecode(b"caf\xe9")
     files = mesh_files(mesh, {1: picture(7, 16)}, stem)
