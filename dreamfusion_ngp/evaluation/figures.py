@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import torch
 
+from ..config.schema import FieldConfig
 from ..export.isosurface import Mesh, extract_mesh, is_closed
 from ..toybox.world.captions import parse_prompt
 from ..toybox.world.shapes import COLORS, DIRECTIONAL
@@ -215,7 +216,8 @@ def toy_figures(
     views = silhouette_iou(render_opacity, name)
     colors = surface_colors(density, albedo, bound, solid["iso_level"], device=device)
     error, share = color_scores(colors, color) if color else (None, None)
-    faces = multi_face(name, pictures, COLORS[color] if color else colors.mean(0), solid["scale"])
+    seen = solid["scale"] * FieldConfig.bound / bound  # `field_pictures` are from further off where the cube is wider
+    faces = multi_face(name, pictures, COLORS[color] if color else colors.mean(0), seen)
     angles = [(azimuth, elevation) for elevation in ELEVATIONS for azimuth in AZIMUTHS]
     return {
         "prompt": prompt,

@@ -53,8 +53,8 @@ def shading_rows(cameras: Cameras) -> dict[str, torch.Tensor]:
 
 
 def lit_pictures(state, resolution: int) -> torch.Tensor:
-    """(B, H, H, 3) lit pictures of a run's scene, from the cameras of `field_pictures`."""
-    cameras = judging_cameras(scale=FieldConfig.bound / state.config.field.bound)
+    """(B, H, H, 3) lit pictures of a run's scene, from the `judging_cameras` of a true toy, whatever its cube."""
+    cameras = judging_cameras()
     colors = torch.tensor(DISPLAY_BACKGROUND).expand(len(cameras), 3)
     views = state.show(cameras, shading_rows(cameras)["lit"], colors, resolution)
     return torch.cat([r.rgb for r in views]).float().cpu().clamp(0, 1)

@@ -213,7 +213,7 @@ def summary(records: list[dict]) -> dict:
         if pairs:
             values = [value for value, _ in pairs]
             seeds = [float(np.mean([v for v, s in pairs if s == seed])) for seed in sorted({s for _, s in pairs})]
-            low_is_bad = key.endswith("iou") or key.startswith("r_precision") or key == "watertight"
+            low_is_bad = key.endswith("iou") or key.startswith(("r_precision", "psnr")) or key == "watertight"
             worst = min(values) if low_is_bad else max(values)
             figures[key] = {
                 "n": len(values),

@@ -2,6 +2,7 @@
 
 import json
 import math
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -9,11 +10,12 @@ import torch
 from support.analytic import ball, solid, toy, toy_albedo, toy_distance, union
 
 from dreamfusion_ngp.base.errors import ExportError, PromptError
+from dreamfusion_ngp.evaluation import figures
 from dreamfusion_ngp.evaluation.figures import FIGURES, toy_figures
 from dreamfusion_ngp.evaluation.metrics.colors import color_scores, surface_colors
 from dreamfusion_ngp.evaluation.metrics.silhouettes import evaluation_cameras, silhouette_iou
 from dreamfusion_ngp.evaluation.metrics.volume import SCALES, fill_cavities, iou, pieces, volumetric_iou
-from dreamfusion_ngp.evaluation.pictures import toy_pictures
+from dreamfusion_ngp.evaluation.pictures import judging_cameras, lit_pictures, toy_pictures
 from dreamfusion_ngp.scene.cameras import Cameras, camera_rays
 from dreamfusion_ngp.scene.isolevel import LEVEL
 from dreamfusion_ngp.toybox.world.shapes import COLORS, PARAMETERS
@@ -189,6 +191,31 @@ def test_the_report_is_json_and_holds_every_figure():
     assert again["views"][9] == {"azimuth": 45, "elevation": 20.0, "iou": 1.0}
     assert 0.7 < again["color_share"] < 1.0 and again["color_error"] < 0.1  # the coffee is brown
     assert np.allclose(again["mean_color"], COLORS["red"], atol=0.15)
+
+
+def test_a_wider_cube_makes_no_other_faces(monkeypatch):
+    """The pictures of a field in a wider cube are from further off, and so are the templates."""
+    known = {"scale": 1.0, "iso_level": LEVEL}
+    monkeypatch.setattr(figures, "geometry", lambda *_, **__: known)
+    monkeypatch.setattr(figures, "silhouette_iou", lambda *_: [1.0] * 24)
+    margins = []
+    for bound in (BOUND, 1.5):
+        pictures = toy_pictures("duck", COLORS["red"], cameras=judging_cameras(scale=BOUND / bound))
+        found = toy_figures("a red duck", toy("duck"), None, toy_albedo("duck", "red"), bound, pictures)
+        assert (found["faces"], found["faces_like"], found["views_astray"]) == (1, "true", 0)
+        margins.append(found["faces_margin"])
+    assert margins[1] == pytest.approx(margins[0], abs=0.1)
+
+
+def test_pictures_for_psnr_are_from_the_cameras_of_the_true_toy():
+    seen = []
+
+    def show(cameras, *_):
+        seen.append(cameras.position)
+        return [SimpleNamespace(rgb=torch.zeros(len(cameras), 2, 2, 3))]
+
+    lit_pictures(SimpleNamespace(config=SimpleNamespace(field=SimpleNamespace(bound=1.5)), show=show), 2)
+    assert torch.equal(seen[0], judging_cameras().position)
 
 
 def test_prompts_without_a_colour_and_without_a_toy():

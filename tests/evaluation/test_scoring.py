@@ -26,7 +26,7 @@ from dreamfusion_ngp.toybox.world.shapes import COLORS
 
 def test_means_worst_and_spreads_by_hand():
     records = [
-        {"seed": s, "volumetric_iou": v, "extra_faces": e, "watertight": True}
+        {"seed": s, "volumetric_iou": v, "extra_faces": e, "watertight": True, "psnr_256": 20 * v}
         for s, v, e in ((0, 0.5, 0), (0, 0.7, None), (1, 0.9, 2), (1, 0.9, None))
     ]
     found = scoring.summary(records)
@@ -45,6 +45,7 @@ def test_means_worst_and_spreads_by_hand():
         "spread_seeds": pytest.approx(math.sqrt(2)),
     }
     assert found["watertight"]["mean"] == 1 and "chamfer" not in found
+    assert found["psnr_256"]["worst"] == 10
     assert scoring.summary(records[:1])["volumetric_iou"]["spread_seeds"] is None
 
 
