@@ -22,6 +22,7 @@ import time
 from pathlib import Path
 
 from dreamfusion_ngp.base import markdown
+from dreamfusion_ngp.base.files import write_atomically
 from dreamfusion_ngp.runs.folder import slug
 
 PROMPTS = ("a red mug", "a yellow chair", "a green snowman", "a blue airplane", "an orange torus", "a purple house")
@@ -39,18 +40,28 @@ PROGRAM = (sys.executable, "-m", "dreamfusion_ngp")
 
 
 def make_run(prompt: str, seed: int, root: Path, options: list[str]) -> Path:
-    """The folder of a finished run of `prompt`; made where there is none in `root`."""
+    """The record, in `root`, of a finished run of `prompt` with these options; the run is made where there is none."""
     name = f"{slug(prompt)}-{seed}"
     done = root / f"{name}.json"
-    if not done.exists():
+    if not is_made(done, options):
         place, began = root / name, time.monotonic()
+        done.unlink(missing_ok=True)
         shutil.rmtree(place, ignore_errors=True)
         subprocess.run([*PROGRAM, "generate", prompt, "--seed", str(seed), "-o", str(place), *options], check=True)
         seconds = time.monotonic() - began
         run = next(place.glob("*/*/checkpoint.safetensors")).parent
         subprocess.run([*PROGRAM, "evaluate", str(run)], check=True)
-        done.write_text(json.dumps({"run": str(run.relative_to(root)), "seconds": round(seconds, 1)}))
+        made = {"run": str(run.relative_to(root)), "seconds": round(seconds, 1), "options": options}
+        write_atomically(done, json.dumps(made).encode())
     return done
+
+
+def is_made(done: Path, options: list[str]) -> bool:
+    """Whether a record is there, whole, and of a run with these options."""
+    try:
+        return json.loads(done.read_text())["options"] == options
+    except (OSError, ValueError, KeyError, TypeError):
+        return False
 
 
 def record(prompt: str, seed: int, done: Path, out: Path) -> dict:
@@ -127,7 +138,7 @@ def main(argv: list[str] | None = None) -> None:
         for prompt in args.prompts:
             rows.append(record(prompt, seed, make_run(prompt, seed, args.runs, args.options.split()), args.out))
             found = {"command": "python benches/gallery.py", "options": args.options, **machine(), "runs": rows}
-            (args.out / "figures.json").write_text(json.dumps(found, indent=1) + "\n")
+            write_atomically(args.out / "figures.json", (json.dumps(found, indent=1) + "\n").encode())
     montage([args.out / row["sheet"] for row in rows], args.out / "gallery.jpg")
     print(table(rows))
 

@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from ..base.devices import set_threads
+from ..base.devices import choose_device, set_threads
 from ..base.files import write_atomically
 from ..bench.machine import facts
 from ..config.presets import preset
@@ -149,7 +149,7 @@ def measure_all(args: argparse.Namespace, measure: Callable[[Any, Path, int], di
     for seed in args.seeds:
         for prompt in args.prompts:
             records.append(measure(prompt, args.runs.resolve() / str(seed), seed))
-            record = {"machine": facts(torch.device("cpu")), "runs": records}
+            record = {"machine": facts(choose_device(args.device)), "runs": records}
             write_atomically(args.out, (json.dumps(record, indent=1) + "\n").encode())
             print(", ".join(f"{key} {value}" for key, value in records[-1].items()), flush=True)
     return 0

@@ -121,18 +121,17 @@ def measure(run: Path, root: Path, seed: int, steps: int | None, size: int, devi
     mesh = mesh_of(volume, config_of(volume.config, seed, steps, size, control).texture)
     for name, paint in ({"baked": {"views": 0}} | VARIANTS).items():
         config = config_of(volume.config, seed, steps, size, control, **paint)
-        stage, began = TextureStage(config, device, mesh), time.monotonic()
+        stage, guided = TextureStage(config, device, mesh), not paint["views"] or config.paint.sds > 0
         if paint["views"]:
             painter = painter or load_painter(config, stage.device)
             stage.load = lambda *_, painter=painter: painter
+        if name != "baked" and guided:
+            guidance = guidance or load_guidance(config, stage.device)
+        began = time.monotonic()  # models are loaded for the first variant that needs them, and count for none
         if name != "baked":
-            if not paint["views"] or config.paint.sds > 0:
-                guidance = guidance or load_guidance(config, stage.device)
-                train(stage, guidance, lambda record: False)
-            else:
-                train(stage, Silent(), lambda record: False)
-        figures[name] = {view: psnr(stage, cameras) for view, cameras in eyes.items()}
-        figures[name]["seconds"] = round(time.monotonic() - began, 1)
+            train(stage, guidance if guided and guidance else Silent(), lambda record: False)
+        seconds = round(time.monotonic() - began, 1)
+        figures[name] = {view: psnr(stage, cameras) for view, cameras in eyes.items()} | {"seconds": seconds}
         draw(stage, folder / f"{name}.png")
         if painter is not None and paint["views"] and not config.paint.sds:
             before = TextureStage(config, device, mesh)

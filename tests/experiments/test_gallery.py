@@ -1,6 +1,7 @@
 """The gallery script, on one prompt with two steps."""
 
 import json
+import runpy
 import subprocess
 import sys
 from pathlib import Path
@@ -9,6 +10,26 @@ import pytest
 from PIL import Image
 
 SCRIPT = Path(__file__).resolve().parents[2] / "benches" / "gallery.py"
+
+
+def test_a_run_with_other_options_is_made_again(tmp_path, monkeypatch):
+    """Nor is a record taken that an interruption has cut."""
+    gallery, made = runpy.run_path(str(SCRIPT)), []
+
+    def run(words, **_):
+        if "generate" in words:
+            made.append(words[words.index("-o") + 2 :])
+            folder = Path(words[words.index("-o") + 1]) / "a" / "b"
+            folder.mkdir(parents=True)
+            (folder / "checkpoint.safetensors").touch()
+
+    monkeypatch.setattr(subprocess, "run", run)
+    for options in (["--steps", "2"], ["--steps", "2"], []):
+        done = gallery["make_run"]("a red mug", 0, tmp_path, options)
+    assert made == [["--steps", "2"], []]
+    done.write_text(done.read_text()[:-9])
+    gallery["make_run"]("a red mug", 0, tmp_path, [])
+    assert len(made) == 3
 
 
 @pytest.mark.slow

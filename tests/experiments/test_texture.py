@@ -1,6 +1,7 @@
 """The truth of painted textures: the toy's colours, what is measured, one short run."""
 
 import json
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -40,6 +41,14 @@ def test_a_short_run(tmp_path, monkeypatch):
     start_depth_prior(load_latent_prior()).save(tmp_path / "control")
     small = {"views": 4, "sds": 0.0, "resolution": 32, "steps": 2}
     monkeypatch.setattr(texture, "VARIANTS", {"sds": {"views": 0}, "painted": small})
+    clock, load = [0.0], texture.load_guidance
+
+    def slow(*args):
+        clock[0] += 1000
+        return load(*args)
+
+    monkeypatch.setattr(texture, "time", SimpleNamespace(monotonic=lambda: clock[0]))
+    monkeypatch.setattr(texture, "load_guidance", slow)
     monkeypatch.setattr(texture, "load_state", lambda run, device: (VolumeStage.start(TINY, device), run))
     out = tmp_path / "texture.json"
     flags = ["--steps", "2", "--texture-size", "64", "--runs", str(tmp_path / "runs"), "--threads", "1"]
@@ -48,4 +57,5 @@ def test_a_short_run(tmp_path, monkeypatch):
     (run,) = json.loads(out.read_text())["runs"]
     assert set(run) == {"prompt", "seed", "baked", "sds", "painted"}
     assert all(0 < run[name][view] < 60 for name in ("baked", "sds", "painted") for view in ("sides", "between"))
+    assert clock == [1000] and run["sds"]["seconds"] == 0, "a model is loaded for whichever variant comes first"
     assert 0 <= run["painted"]["disagreement"] < 1 and (tmp_path / "runs" / "0" / "a-red-mug" / "painted.png").is_file()
