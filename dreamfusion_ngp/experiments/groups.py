@@ -37,6 +37,9 @@ RULES = (
     Arm("sdi", "the noise from which DDIM comes to the rendering", rule="sdi", steps=2 / 22),
 )
 
+LONG = replace(DEFAULT, why="preset `fast` in three times its steps")
+LATENT = replace(DEFAULT, why="preset `toybox-256` in as many steps as `fast`")
+
 GROUPS = {
     "bars": Group(
         "Twenty-four toys, default preset",
@@ -211,13 +214,13 @@ GROUPS = {
     "rules-long": Group(
         "Distillation rules, three times as long",
         "The same rules and budgets times three: what a rule gains when time does not count.",
-        tuple(replace(arm, steps=3 * arm.steps) for arm in RULES),
+        tuple(replace(arm, steps=3 * arm.steps) for arm in (LONG, *RULES[1:])),
         SIX,
     ),
     "rules-256": Group(
         "Distillation rules on the latent prior",
         "The same rules and budgets with toybox-256, through the classes that load Stable Diffusion.",
-        tuple(replace(arm, preset="toybox-256") for arm in RULES),
+        tuple(replace(arm, preset="toybox-256") for arm in (LATENT, *RULES[1:])),
         SIX,
     ),
     "limits": Group(

@@ -1,6 +1,7 @@
 """The groups: arms differ in what they claim, and each is a setting that the command line takes."""
 
 import json
+import re
 from random import Random
 
 import numpy as np
@@ -69,6 +70,14 @@ def test_what_the_arms_say_of_the_preset_is_so():
     assert (preset.guidance.t_range[1], preset.guidance.t_max_end, preset.guidance.t_window) == (0.998, 0.998, 0.16)
     paper = config_of(GROUPS["preset"].arms[0], "a red mug", 0)
     assert paper.preset == "dreamfusion" and paper.field.levels == 16 and paper.steps == preset.steps
+
+
+def test_an_arm_that_names_a_preset_has_it():
+    for group in GROUPS.values():
+        for arm in group.arms:
+            named = re.search(r"preset `([\w-]+)`", arm.why)
+            assert not named or named[1] == arm.preset, (group.title, arm.name)
+            assert "as it is" not in arm.why or (arm.steps == 1 and not arm.rule), (group.title, arm.name)
 
 
 def test_two_views_are_antipodal_and_independent_ones_are_not():
