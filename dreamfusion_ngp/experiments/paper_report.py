@@ -15,7 +15,7 @@ from ..evaluation.figures import DEFINITIONS
 from .paper_rows import PAPER, PAPER_HEAD, ROWS, TRUTH, Plan, Request
 from .paper_sheet import sheet
 from .tables import values, with_spread
-from .task import Task, finished
+from .task import Task, captions_digest, finished
 
 JUDGE = "judge"
 # Figure, heading, digits, factor.
@@ -48,6 +48,7 @@ def run_entry(task: Task, record: dict) -> dict:
         "seed": task.seed,
         "key": task.key,
         "definitions": DEFINITIONS,
+        "captions": captions_digest(task.captions),
         "machine": f"{machine['gpu'] or machine['machine']}, torch {machine['versions']['torch']}",
         "commit": machine["commit"] or "unknown",
         **{key: record[key] for key in keys if key in record},
@@ -86,7 +87,8 @@ class Entries:
         run = self.made.get(task.key, {})
         wanted = dict(task.clips) | ({JUDGE: self.judge} if self.judge else {})
         scored = {name: scores.get("digest") for name, scores in run.get("retrieval", {}).items()}
-        return run if run and run.get("definitions") == DEFINITIONS and wanted.items() <= scored.items() else None
+        alike = run.get("definitions") == DEFINITIONS and run.get("captions", "") == captions_digest(task.captions)
+        return run if run and alike and wanted.items() <= scored.items() else None
 
 
 def table_data(plans: Sequence[Plan], request: Request, judge: str | None) -> dict:
@@ -95,7 +97,9 @@ def table_data(plans: Sequence[Plan], request: Request, judge: str | None) -> di
     entries = Entries(request, judge)
     settings = {"captions": request.captions.name if request.captions else "", "shorten": request.shorten}
     same = settings.items() <= entries.before.items()
-    rows = {row["name"]: row for row in entries.before["rows"]} if same else {}
+    pools = {captions_digest(task.captions) for plan in plans for task in plan.tasks}
+    kept = entries.before["rows"] if same else []
+    rows = {row["name"]: row for row in kept if not pools or {run.get("captions", "") for run in row["runs"]} <= pools}
     rows |= {plan.row.name: row_data(plan, entries) for plan in plans}
     order = [row.name for row in ROWS]
     return {
@@ -189,8 +193,24 @@ def remarks(table: dict) -> list[str]:
     for row in table["rows"]:
         failed = sorted({run["failed"] for run in row["runs"] if run.get("failed")})
         lines += [f"{row['name']}: {len(failed)} kinds of failure, the first: {failed[0]}"] if failed else []
+    lines += differences(table)
     machines = sorted({run["machine"] for row in table["rows"] for run in row["runs"]})
     return [*lines, *(f"Machine: {machine}." for machine in machines)]
+
+
+def differences(table: dict) -> list[str]:
+    """What keeps the rows of a table from being compared: other prompts or seeds, and models with other weights."""
+    made = {row["name"]: row["runs"] for row in table["rows"] if row["runs"]}
+    lines = []
+    if len({frozenset((run["prompt"], run["seed"]) for run in runs) for runs in made.values()}) > 1:
+        lines.append("**The rows are means over different prompts or seeds.**")
+    for name in retrieval_names(table):
+        scores = [run["retrieval"][name] for runs in made.values() for run in runs if name in run["retrieval"]]
+        if len({score.get("digest") for score in scores}) > 1:
+            lines.append(f"**{short(name)} had other weights for some of the rows.**")
+    if len({run.get("definitions") for runs in made.values() for run in runs}) > 1:
+        lines.append("**IoU and Chamfer distance were measured in another way for some of the rows.**")
+    return lines
 
 
 def markdown_page(table: dict) -> str:

@@ -42,6 +42,7 @@ from ..runs.stages import follow, start
 from ..toybox.world.captions import parse_prompt
 from . import first_stages
 from .first_stages import Cost
+from .task import captions_digest
 
 SHOWN = (1, 5)  # of the eight views: from the front right, and from the opposite side
 # Figures that are recorded elsewhere, and lists.
@@ -149,7 +150,7 @@ def score_run(result: dict, task: dict, folder: Path) -> dict:
     judge, views = load_judge(path) if path else None, None
     prompt, captions = task["config"]["prompt"], task.get("captions", ())
     try:
-        if result["checkpoint"] is None:
+        if result["failed"] or result["checkpoint"] is None:  # a run that diverged leaves its last good checkpoint
             raise ExportError(result["failed"])
         place = folder / result["checkpoint"]
         state = load_checkpoint(place, choose_device(task["device"]))
@@ -171,6 +172,7 @@ def score_run(result: dict, task: dict, folder: Path) -> dict:
     }
     truth = judge and scoring.truth(judge, [prompt], captions)
     record = {**result, "judge": judge_record, "truth": truth, "definitions": DEFINITIONS, "figures": figures}
+    record["captions"] = captions_digest(captions)
     clips = {name: by_clip(name, weights, task, views) for name, weights in task.get("clips", ())}
     return {**record, "clips": clips, "diverged": bool(result["failed"]) or diverged(views), "picture": picture}
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -129,13 +130,20 @@ def guides_of(arm: Arm, prompt: str) -> list[str]:
     return [arm.oracle] if arm.oracle else models_of(config_of(arm, prompt, seed=0))
 
 
+def captions_digest(captions: Sequence[str]) -> str:
+    """12 hex digits of the captions among which a prompt is found; "" for none."""
+    return hashlib.sha256(json.dumps(list(captions)).encode()).hexdigest()[:12] if captions else ""
+
+
 def finished(task: Task, root: Path, judge: str | None) -> dict | None:
-    """The record of a finished run that the judge with that digest has scored; else None."""
+    """The record of a finished run that the judge with that digest, and every CLIP of `task`, has scored among the same
+    captions; else None."""
     try:
         record = json.loads((task.folder(root) / "run.json").read_text())
         versions = (record["judge"] or {}).get("digest"), record.get("definitions")
         clips = record.get("clips", {})
         scored = all(clips.get(name, {}).get("digest") == digest for name, digest in task.clips)
+        scored = scored and record.get("captions", "") == captions_digest(task.captions)
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):  # no record, or a damaged one
         return None
     return record if versions == (judge, DEFINITIONS) and scored else None

@@ -113,8 +113,10 @@ def test_an_oracle_takes_the_place_of_the_prior(tmp_path, monkeypatch):
         assert load_checkpoint(tmp_path / made["checkpoint"], "cpu").step == 2 and not made["failed"]
 
 
-def test_a_run_without_a_result_counts_as_zero(tmp_path):
-    made = {"checkpoint": None, "failed": "the scene is empty"}
+@pytest.mark.parametrize("checkpoint", [None, "checkpoint.safetensors"], ids=["none", "before it diverged"])
+def test_a_run_without_a_result_counts_as_zero(tmp_path, monkeypatch, checkpoint):
+    monkeypatch.setattr(run_task, "load_checkpoint", lambda *_: pytest.fail("what is left of it was scored"))
+    made = {"checkpoint": checkpoint, "failed": "the scene is empty"}
     task = {"judge": None, "device": "cpu", "config": {"prompt": "a red mug"}}
     record = run_task.score_run(made, task, tmp_path)
     assert record["failed"] and record["figures"]["volumetric_iou"] == 0 == record["figures"]["silhouette_iou"]

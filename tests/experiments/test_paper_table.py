@@ -18,12 +18,19 @@ from dreamfusion_ngp.evaluation.pictures import Pictures
 from dreamfusion_ngp.evaluation.sheet import thumbnails
 from dreamfusion_ngp.experiments import ablation, paper_table
 from dreamfusion_ngp.experiments.groups import GROUPS
-from dreamfusion_ngp.experiments.paper_report import Entries, html_page, markdown_page, table_of, write_table
+from dreamfusion_ngp.experiments.paper_report import (
+    Entries,
+    differences,
+    html_page,
+    markdown_page,
+    table_of,
+    write_table,
+)
 from dreamfusion_ngp.experiments.paper_rows import ROWS, Request
 from dreamfusion_ngp.experiments.paper_sheet import HEAD, MARGIN
 from dreamfusion_ngp.experiments.paper_table import check_request, in_turn, make_table, plan, shortened
 from dreamfusion_ngp.experiments.pool import Runner
-from dreamfusion_ngp.experiments.task import JUDGE, digest, finished, tasks_of
+from dreamfusion_ngp.experiments.task import JUDGE, captions_digest, digest, finished, tasks_of
 
 KNOWN = digest(JUDGE)
 RED, GRAY = torch.tensor([1.0, 0.0, 0.0]).expand(2, 96, 96, 3), torch.full((2, 96, 96, 3), 0.5)
@@ -147,6 +154,39 @@ def test_a_table_goes_on_where_its_file_was_left(tmp_path, monkeypatch):
     assert again["rows"] == first["rows"] and [len(row["runs"]) for row in again["rows"]] == [1, 1]
     (other,) = make_table(replace(elsewhere, shorten=0.02), say=str)["rows"]
     assert other["runs"] == [] and len(made[-1]) == 2, "other settings are another table"
+
+
+def test_a_table_says_what_keeps_its_rows_from_being_compared(tmp_path):
+    asked = request(tmp_path, rows=("DreamFusion, fast", "MVDream"))
+    fast, multiview = (replace(row, absent="") for row in plan(asked))
+    for task in (*fast.tasks, *multiview.tasks):
+        recorded(task, asked)
+    assert not differences(write_table([fast, multiview], asked, KNOWN))
+    table = write_table([replace(fast, tasks=fast.tasks[:1])], asked, KNOWN)
+    assert differences(table) == ["**The rows are means over different prompts or seeds.**"]
+    assert differences(table)[0] in markdown_page(table)
+    for run in table["rows"][0]["runs"]:
+        run["retrieval"]["judge"]["digest"] = "another"
+        run["definitions"] = 1
+    _, weights, meaning = differences(table)
+    assert weights.startswith("**judge had other weights") and meaning.startswith("**IoU and Chamfer")
+
+
+def test_rows_found_among_other_captions_are_another_table(tmp_path):
+    captions, clip = tmp_path / "list.txt", tiny_clip_folder(tmp_path / "clip")
+    rows, models = ("Dream Fields", "CLIP-Mesh"), (("clip", str(clip)),)
+    asked = request(tmp_path, rows=rows, captions=captions, retrieval=(str(clip),), models=models)
+    captions.write_text("a castle\na corgi\n")
+    fields, mesh = plan(asked)
+    for task in (fields.tasks[0], mesh.tasks[0]):
+        recorded(task, asked, judge=None, captions=captions_digest(task.captions))
+    assert [len(row["runs"]) for row in write_table([fields, mesh], asked, None)["rows"]] == [1, 1]
+    assert [len(row["runs"]) for row in write_table([fields], asked, None)["rows"]] == [1, 1]
+    captions.write_text("a castle\na corgi\na boat\n")
+    more, _ = plan(asked)
+    assert more.tasks[0].key == fields.tasks[0].key and not Entries(asked, None).of(more.tasks[0])
+    (row,) = write_table([more], asked, None)["rows"]
+    assert row["runs"] == []
 
 
 def test_a_run_of_the_file_is_wanted_again_by_another_judge_and_by_a_new_clip(tmp_path):

@@ -1,14 +1,17 @@
 """Runs of a comparison as processes: their folders and records, and what a full disk or a second command costs."""
 
+import json
 import time
+from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
 
 from dreamfusion_ngp.base.errors import OutputError, UsageError
+from dreamfusion_ngp.evaluation.figures import DEFINITIONS
 from dreamfusion_ngp.experiments import run_task
 from dreamfusion_ngp.experiments.pool import Runner
-from dreamfusion_ngp.experiments.task import Task, finished
+from dreamfusion_ngp.experiments.task import Task, captions_digest, finished
 from dreamfusion_ngp.runs.folder import lock_run
 
 TASK = Task("a red mug", 0, False, "", {}, "key", clips=(("clip", "digest"),))
@@ -46,6 +49,16 @@ def test_a_damaged_record_is_no_finished_run(tmp_path, text):
     TASK.folder(tmp_path).mkdir()
     (TASK.folder(tmp_path) / "run.json").write_text(text)
     assert finished(TASK, tmp_path, None) is None
+
+
+def test_a_run_that_was_scored_among_other_captions_is_not_finished(tmp_path):
+    asked = replace(TASK, clips=(), captions=("a castle", "a corgi"))
+    record = {"judge": None, "definitions": DEFINITIONS, "captions": captions_digest(asked.captions)}
+    asked.folder(tmp_path).mkdir()
+    (asked.folder(tmp_path) / "run.json").write_text(json.dumps(record))
+    assert finished(asked, tmp_path, None)
+    assert finished(replace(asked, captions=(*asked.captions, "a boat")), tmp_path, None) is None
+    assert finished(replace(asked, captions=()), tmp_path, None) is None
 
 
 def test_one_process_at_a_time_makes_a_run(tmp_path, monkeypatch):
