@@ -8,7 +8,8 @@ that a result has an IoU and not only a look; no part of generation sees them. `
 the same figures for any run.
 
 "mean ± s": s is the standard deviation over the runs (prompts and seeds together). A table compares the same prompts
-and seeds in all of its rows. A run without a result (an empty scene) counts as 0. Where no figures stand, none were
+and seeds in all of its rows. A run without a result (an empty scene, or one that diverged) counts as 0 in IoU and
+R-Precision; its seconds count, and all other figures are means over the other runs. Where no figures stand, none were
 measured.
 """
 
@@ -41,6 +42,42 @@ METRICS = (
         "surface it is not 0 but about 0.008.",
     ),
     (
+        "Mesh Chamfer and normals",
+        "Mean distance of 20,000 points of the exported surface to the surface of the toy and back, both ways "
+        "averaged, in world units, and the mean angle in degrees between the normals of the two at the same places. "
+        "The toy is turned and scaled as for the best IoU.",
+        "`evaluation/metrics/closed_mesh.py`: the toy's surface is that of its distance function, not a sample of it.",
+        "smaller than the Chamfer distance above, which has the spacing of its points in it: never compare the two.",
+    ),
+    (
+        "PSNR",
+        "Mean over eight lit views (30 degrees of elevation, 256 x 256 pixels) of the peak signal-to-noise ratio in dB "
+        "to pictures of the true toy. Nothing is aligned.",
+        "`evaluation/figures.py`.",
+        "backgrounds are alike and count, so that small objects score more; a shifted object loses whatever it is.",
+    ),
+    (
+        "Pieces, genus, faces needed",
+        "Separate pieces of the solid; by how many handles the exported surface differs from the toy, which has 0 or "
+        "1; the fewest of 16,000 triangles, halved again and again, that say the surface to .001 in the mean.",
+        "`evaluation/metrics/topology.py`, by the Euler characteristic.",
+        "a handle that is missing and one too many elsewhere cancel.",
+    ),
+    (
+        "Chroma to the truth's",
+        "Mean chroma (CIELAB) of the object in eight unlit views, divided by the true toy's: above 1 is "
+        "over-saturated.",
+        "`evaluation/figures.py`.",
+        "not for gray and white; parts in other colours count too.",
+    ),
+    (
+        "Diversity",
+        "How different the results of one prompt are: the mean over all pairs of seeds of the root mean square "
+        "difference of their pictures' pixels, 0 to 1; mean and spread are over prompts.",
+        "`experiments/diversity.py`.",
+        "a result that is wrong in its own way for every seed is diverse.",
+    ),
+    (
         "Colour error",
         "Root mean square distance, over the channels, of the mean surface colour to the colour that the prompt "
         "names, 0 to 1.",
@@ -71,8 +108,10 @@ METRICS = (
     (
         "Seconds",
         "Wall time. In the table of twenty-four toys that of the whole command, from its start to the mesh and the "
-        "turntable; elsewhere of a process that optimises and writes no mesh. Scoring is not counted.",
+        "turntable; elsewhere of a process that optimises and writes no mesh. Scoring is not counted. Processor "
+        "seconds are those that all threads of that process used.",
         "`experiments/run_task.py`.",
-        "it depends on what else the machine does.",
+        "wall time depends on what else the machine does, and the runs of a table were not made at the same time: "
+        "compare the processor's seconds. On a GPU these are those of the host.",
     ),
 )

@@ -51,7 +51,7 @@ def origin(group: dict, newest: str | None) -> list[str]:
     return [
         f"{count} of {group['planned']} runs"
         + (f", {failed} of them without a result (they count as zero)" if failed else "")
-        + f"; {where}; threads of a run: {group['threads']}, runs at a time: {group['processes']}; "
+        + f"; {where}; threads of a run: {of_runs(group, 'threads')}, runs at a time: {of_runs(group, 'processes')}; "
         f"{group['date']}, commit {', '.join(group['commits'])}; prior {group['prior']}{earlier}. "
         + (f"**Shortened** ({how}). " if steps else "Not shortened. ")
         + judge_text(group["judge"])
@@ -60,6 +60,12 @@ def origin(group: dict, newest: str | None) -> list[str]:
         f"`{group['command']}`",
         "",
     ]
+
+
+def of_runs(group: dict, key: str) -> str:
+    """A number of the runs of a group, all its values; that of the last call where a run has none of its own."""
+    found = {run.get(key, group[key]) for arm in group["arms"] for run in arm["runs"]} or {group[key]}
+    return " or ".join(map(str, sorted(found)))
 
 
 def outdated(group: dict) -> bool:

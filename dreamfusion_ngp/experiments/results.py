@@ -59,7 +59,7 @@ def run_record(name: str, task: Task, record: dict) -> dict:
         "definitions": record["definitions"],
         "machine": where,
         "commit": machine["commit"] or "unknown",
-        **{key: record[key] for key in ("seconds", "cpu_seconds", "failed") if key in record},
+        **{key: record[key] for key in ("seconds", "cpu_seconds", "threads", "processes", "failed") if key in record},
         "truth": {key: value for key, value in truth.items() if key.startswith("r_precision")} or None,
         **record["figures"],
         **picture,
@@ -73,19 +73,18 @@ def collected(
     before: the group as it is in the file."""
     group, full, arms = shortened(GROUPS[name], args), GROUPS[name], []
     judge = before.get("judge") if (before.get("judge") or {}).get("digest") == judge_digest else None
-    old_diversity = {arm["name"]: arm.get("diversity", {}) for arm in before.get("arms", ())}
+    arms_before = {arm["name"]: arm for arm in before.get("arms", ())}
     for arm in chosen_arms(group, args):
         runs, pictures = [], {}
         for _, task in (pair for pair in tasks if pair[0] is arm):
             if record := finished(task, args.runs, judge_digest):
                 runs.append(run_record(name, task, record))
-                judge = record["judge"]
-                pictures.setdefault(task.prompt, []).extend([record["picture"]] if record["picture"] else [])
+                judge, pictures[task.key] = record["judge"], record["picture"]
             elif (name, task.key) in measured:
                 runs.append(measured[name, task.key])
         words = arguments(arm, "PROMPT", 0, args.steps, args.resolution)
         command = "" if arm.oracle else shlex.join(["dreamfusion-ngp", *words]).replace("--seed 0", "--seed SEED")
-        spread = by_prompt(pictures, old_diversity.get(arm.name, {}))
+        spread = diversity_of(runs, pictures, arms_before.get(arm.name))
         arms.append({**asdict(arm), "command": command, "runs": runs, "diversity": spread})
     all_runs = [run for arm in arms for run in arm["runs"]]
     if not all_runs:
@@ -116,6 +115,23 @@ def collected(
         "truth": truth_of(all_runs),
         "arms": arms,
     }
+
+
+def diversity_of(runs: list[dict], pictures: dict[str, str], before: dict | None) -> dict[str, float]:
+    """The diversity of every prompt of an arm: from the pictures, by key, where all of its runs have theirs here (""
+    for one without a result); else as it was `before`, of the same runs."""
+
+    def keys(some: list[dict]) -> dict[str, set]:
+        return {run["prompt"]: {other.get("key") for other in some if other["prompt"] == run["prompt"]} for run in some}
+
+    now, then = keys(runs), keys(before["runs"]) if before else {}
+    here = {
+        prompt: [pictures[key] for key in pictures if key in which and pictures[key]]
+        for prompt, which in now.items()
+        if which <= pictures.keys()
+    }
+    old = before.get("diversity", {}) if before else {}
+    return by_prompt(here, {prompt: old[prompt] for prompt in old if now.get(prompt) == then.get(prompt)})
 
 
 def truth_of(runs: list[dict]) -> dict | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import statistics
+from collections import Counter
 
 from ..base import markdown
 
@@ -13,7 +14,7 @@ RETRIEVAL = (
 )
 SHAPE = (("volumetric_iou", "volumetric IoU"), ("silhouette_iou", "silhouette IoU"))
 # Figure, heading, digits; shown where runs have them.
-SURFACE = (("mesh_chamfer", "Chamfer", 4), ("normal_angle", "normals, degrees", 1), ("psnr_256", "PSNR, dB", 1))
+SURFACE = (("mesh_chamfer", "mesh Chamfer", 4), ("normal_angle", "normals, degrees", 1), ("psnr_256", "PSNR, dB", 1))
 TOPOLOGY = (("pieces", "pieces", 1), ("genus_error", "genus off by", 1), ("faces_needed", "faces needed", 0))
 COLOR = (("chroma", "chroma to the truth's", 2),)
 BARS = (  # heading, figure, how it is aggregated, bound, whether that is an upper bound
@@ -74,6 +75,12 @@ def change(runs: list[dict], others: list[dict] | None) -> str:
     return f"{statistics.fmean(differences):+.3f}" + (f" ± {error:.3f}" if error is not None else "")
 
 
+def diversities(arm: dict, runs: list[dict]) -> list[float]:
+    """The diversity of every prompt of which all of an arm's runs are among `runs`."""
+    counts = [Counter(run["prompt"] for run in some) for some in (arm["runs"], runs)]
+    return [value for prompt, value in arm.get("diversity", {}).items() if counts[0][prompt] == counts[1][prompt]]
+
+
 def arms_table(name: str, group: dict) -> list[str]:
     """One row per arm. The paper's arms are compared with the one before, all others with the preset."""
     pairs, rows = paired(group), []
@@ -82,6 +89,9 @@ def arms_table(name: str, group: dict) -> list[str]:
     topology = TOPOLOGY if "genus_error" in keys else ()
     surface = [column for column in (*SURFACE, *topology, *COLOR) if column[0] in keys]
     diverse = any(arm.get("diversity") for arm, _ in pairs)
+    costs = [("seconds", "s a run")]
+    if all("cpu_seconds" in run for _, runs in pairs for run in runs):  # other work changes wall time by far more
+        costs.append(("cpu_seconds", "processor s a run"))
     for number, (arm, runs) in enumerate(pairs):
         other = (pairs[number - 1][1] if number else None) if name == "paper" else preset
         other = None if other is runs else other
@@ -91,16 +101,17 @@ def arms_table(name: str, group: dict) -> list[str]:
                 arm["why"],
                 *(with_spread(values(runs, key)) for key, _ in RETRIEVAL + SHAPE),
                 *(with_spread(values(runs, key), digits) for key, _, digits in surface),
-                *([with_spread(list(arm.get("diversity", {}).values()), 3)] if diverse else []),
+                *([with_spread(diversities(arm, runs), 3)] if diverse else []),
                 change(runs, other),
                 number_text(sum(values(runs, "extra_faces")), 0),
                 number_text(len(runs), 0),
-                number_text(statistics.fmean(values(runs, "seconds")), 0) if runs else "",
+                *(number_text(statistics.fmean(values(runs, key)), 0) if runs else "" for key, _ in costs),
             ]
         )
     before = "IoU, change to the row above" if name == "paper" else "IoU, change to the preset"
     titles = [title for _, title, *_ in (*RETRIEVAL, *SHAPE, *surface)]
-    head = ["arm", "what it is", *titles, *(["diversity"] if diverse else []), before, "extra faces", "runs", "s a run"]
+    head = ["arm", "what it is", *titles, *(["diversity"] if diverse else []), before, "extra faces", "runs"]
+    head += [title for _, title in costs]
     if group["truth"]:
         rows.append(
             [
@@ -114,7 +125,7 @@ def arms_table(name: str, group: dict) -> list[str]:
                 "",
                 "0",
                 "",
-                "",
+                *("" for _ in costs),
             ]
         )
     return markdown.table(head, rows, "ll" + "r" * (len(head) - 2))
@@ -166,7 +177,7 @@ def why_open(group: dict, key: str, measured: list[float]) -> str:
         return f"not judged: {len(runs)} of {group['planned']} runs"
     if not measured:
         return "not judged: no judge"
-    if key == "seconds" and group["threads"] > 2:
+    if key == "seconds" and max(run.get("threads", group["threads"]) for run in runs) > 2:
         return "not judged: a run had more than two cores"
     return ""
 

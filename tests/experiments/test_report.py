@@ -111,15 +111,34 @@ def test_without_matplotlib_it_is_one_line(tmp_path, monkeypatch):
 
 def test_the_text_on_the_metrics_has_their_numbers():
     from dreamfusion_ngp.evaluation import pictures
-    from dreamfusion_ngp.evaluation.metrics import faces, silhouettes, surface, volume
+    from dreamfusion_ngp.evaluation.metrics import closed_mesh, faces, silhouettes, surface, topology, volume
 
     text = {name: definition for name, definition, _, _ in METRICS}
     assert "by {} to {}".format(*volume.SCALES) in text["Volumetric IoU"]
     low, middle, high = (f"{e:.0f}" for e in silhouettes.ELEVATIONS)
     assert f"{low}, {middle} and {high} degrees" in text["Silhouette IoU"]
+    assert f"of {closed_mesh.POINTS:,} points" in text["Mesh Chamfer and normals"]
+    assert f"the fewest of {topology.BUDGETS[0]:,} triangles" in text["Pieces, genus, faces needed"]
     assert f"of {surface.POINTS} points" in text["Chamfer distance"] and f"{faces.DOUBT:.0%}" == "4%"
     assert f"at {pictures.ELEVATION:.0f} degrees" in text["R-Precision"] and len(pictures.AZIMUTHS) == 8
     assert f"among {len(CLASSES) * len(COLORS)} ({len(CLASSES)} toys in {len(COLORS)} colours)" in text["R-Precision"]
+
+
+def test_the_processors_time_is_shown_where_all_runs_have_it():
+    runs = [run_of("a red mug", 0, 0.5, seconds=80.0, cpu_seconds=40.0), run_of("a red mug", 1, 0.5, seconds=100.0)]
+    assert "processor s a run" not in arms_table("paper", group_with({"a": runs}))[0]
+    runs[1]["cpu_seconds"] = 50.0
+    truth = {"r_precision_color": 1.0, "r_precision_geo": 0.95, "r_precision_albedo": 1.0}
+    head, _, row, true = arms_table("paper", group_with({"a": runs}, truth=truth))
+    assert head.endswith("| runs | s a run | processor s a run |") and row.endswith("| 2 | 90 | 45 |")
+    assert true.count("|") == head.count("|")
+
+
+def test_threads_are_those_of_the_runs():
+    """A run may have been made for another group; one of an older file has what its group says."""
+    runs = [run_of("a red mug", 0, 0.5, threads=1, processes=4), run_of("a red mug", 1, 0.5)]
+    text = report.origin(group_with({"a": runs}), None)[0]
+    assert "threads of a run: 1 or 2, runs at a time: 1 or 4;" in text
 
 
 def test_handles_and_pieces_are_shown_where_they_were_counted():

@@ -20,7 +20,9 @@ from dreamfusion_ngp.experiments.arms import config_of
 from dreamfusion_ngp.experiments.diversity import by_prompt, diversity
 from dreamfusion_ngp.experiments.groups import GROUPS
 from dreamfusion_ngp.experiments.pool import Runner
+from dreamfusion_ngp.experiments.results import diversity_of
 from dreamfusion_ngp.experiments.rules_page import RULE_GROUPS, compare_rules, write_page
+from dreamfusion_ngp.experiments.tables import arms_table
 
 
 def address(value, kind="PNG"):
@@ -39,6 +41,26 @@ def test_diversity_is_the_mean_distance_of_pairs():
 def test_what_is_not_here_keeps_its_figure():
     found = by_prompt({"a": [address(0), address(51)], "b": [address(0)]}, {"a": 0.5, "b": 0.25, "c": 0.125})
     assert found == {"a": 0.2, "b": 0.25, "c": 0.125}
+
+
+def test_a_diversity_is_of_the_runs_in_the_table():
+    """From the pictures where all runs of a prompt have theirs, else as it was, if it was of the same runs."""
+    runs = [{"prompt": prompt, "key": f"{prompt}{seed}"} for prompt in "abc" for seed in (0, 1)]
+    before = {
+        "runs": [*runs[:4], {"prompt": "c", "key": "of other weights"}],
+        "diversity": {"a": 0.5, "b": 0.5, "c": 0.5},
+    }
+    pictures = {"a0": address(0), "a1": address(51), "b0": address(0), "c0": address(0)}
+    assert diversity_of(runs, pictures, before) == {"a": 0.2, "b": 0.5}
+    assert diversity_of(runs, pictures | {"c1": ""}, None) == {"a": 0.2}, "a run without a result has no picture"
+
+
+def test_a_table_has_the_diversity_of_its_own_runs():
+    runs = [run_of(prompt, seed, 0.5) for prompt in ("a red mug", "a blue boat", "a cyan cube") for seed in (0, 1)]
+    group = group_with({"preset": runs, "csd": runs[:3]})
+    group["arms"][0]["diversity"] = {"a red mug": 0.25, "a blue boat": 0.75, "a cyan cube": 0.75}
+    table = arms_table("rules", group)
+    assert "| 0.250 |" in table[2], "the boat has another run, the cube no partner"
 
 
 def test_the_groups_are_every_rule_that_the_embedded_priors_can_have():
