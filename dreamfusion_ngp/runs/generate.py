@@ -26,6 +26,7 @@ from .outputs import DEFAULT_FORMATS, check_options, export_run, render_run
 from .recorder import BestEffort, Observer, Recorder
 from .saver import Saver
 from .stages import follow, next_config, stage_configs, start, steps_in_all
+from .texture import log_new_uvs
 
 log = logging.getLogger(__name__)
 
@@ -247,6 +248,7 @@ def generate(
             "%r: %d steps, preset %s, seed %d, prior %s, on %s\nwriting to %s",
             *(config.prompt, steps_in_all(config), config.preset, config.seed, config.guidance.model, where, folder),
         )
+        log_new_uvs(state)
         log_memory_plan(guidance, state)
         return optimise(state, guidance, folder, observer=observer, catch_signals=catch_signals, **files)
 

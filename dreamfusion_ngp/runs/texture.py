@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import logging
 import os
 from collections.abc import Mapping
 from pathlib import Path
@@ -29,6 +30,8 @@ from ..scene.imported import NAMED_VIEWS, ImportedMesh, view_check
 from ..scene.painted_surface import Maps, PaintedSurface
 from ..scene.surface import vertex_normals
 from .handover import mesh_in, mesh_of, mesh_tensors, triangle
+
+log = logging.getLogger(__name__)
 
 LOOK = 768  # pixels a side of the views that decide what is kept
 DIAGONAL = 1.05  # world units, of an imported mesh's bounding box: the median of the toys'
@@ -110,6 +113,15 @@ class TextureStage(PaintStage):
         suffix = suffix_of(self.mesh)
         paths = write_mesh(self.mesh, folder / (Path(self.config.texture.source).stem + suffix), self.images())
         return {suffix[1:]: Path(paths[-1])}
+
+
+def log_new_uvs(state: Stage) -> None:
+    """Log which textures of an imported mesh have other UVs than its file, unless that was asked for."""
+    if isinstance(state, TextureStage) and state.config.texture.uv == "auto":
+        names = [texture.name[:40] for texture in state.mesh.textures if texture.unwrapped]
+        if names:
+            text = f"{', '.join(names[:5])}{', ...' if len(names) > 5 else ''}"
+            log.info("note        new UVs for %s: those of the file are missing, overlap or leave the image", text)
 
 
 def imported(config: TextureConfig) -> ImportedMesh:

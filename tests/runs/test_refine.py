@@ -24,7 +24,7 @@ from dreamfusion_ngp.runs.checkpoint import load_checkpoint, save_checkpoint
 from dreamfusion_ngp.runs.generate import generate, resume
 from dreamfusion_ngp.runs.outputs import export
 from dreamfusion_ngp.runs.refine import refine
-from dreamfusion_ngp.runs.texture import TextureStage, kept_views
+from dreamfusion_ngp.runs.texture import TextureStage, kept_views, log_new_uvs
 from dreamfusion_ngp.scene.painted_surface import Maps, PaintedSurface
 
 SIZE = 64
@@ -218,6 +218,16 @@ def test_a_smaller_image_is_announced(box, tmp_path, monkeypatch, caplog):
         refine(box, "a red cube", tmp_path, size=SIZE)
     (line,) = caplog.messages
     assert "a box.glb has 96 x 96 texels and will have 64 x 64 texels" in line and "--texture-size" in line
+
+
+def test_new_uvs_are_announced(box, tmp_path, caplog):
+    trimesh.creation.box().export(tmp_path / "plain.stl")
+    with caplog.at_level("INFO", "dreamfusion_ngp"):
+        log_new_uvs(stage_of(box))
+        log_new_uvs(stage_of(tmp_path / "plain.stl", uv="unwrap"))
+        assert not caplog.messages
+        log_new_uvs(stage_of(tmp_path / "plain.stl"))
+    assert "new UVs for surface: those of the file are missing" in caplog.text
 
 
 def test_a_link_is_read_by_its_own_name(box, tmp_path, monkeypatch):
