@@ -103,7 +103,8 @@ METRICS = (
         "it is as good as its model. The embedded judge was trained on the same toys (other cameras, colours, "
         "backgrounds), so these figures compare settings with each other and not with the paper's, which are CLIP's "
         "on 153 prompts. Unlit renderings show what is painted on, right shape or not: never judge by them alone. "
-        'The row "true toys" says what is within reach.',
+        'The row "true toys" says what is within reach: it is measured as the runs are, on pictures of 128 pixels, '
+        "which the judge sees reduced to its 64; above each table stands what it finds of all toys drawn at 64.",
     ),
     (
         "Seconds",

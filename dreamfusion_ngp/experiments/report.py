@@ -13,6 +13,7 @@ from pathlib import Path
 
 from ..base import markdown
 from ..evaluation.figures import DEFINITIONS
+from ..evaluation.judge import SIZE
 from .figures import ablation_plot, run_pictures
 from .groups import GROUPS
 from .metrics import HEAD, METRICS
@@ -33,8 +34,8 @@ def judge_text(judge: dict | None) -> str:
         return "No judge was there: R-Precision was not measured."
     accuracy = judge["held_out"]
     return f"Retrieval: {judge['name']} {judge['digest']}" + (
-        f", trained on {judge['images']:,} pictures, which finds {accuracy['color']:.1%} of true toys by lit and "
-        f"{accuracy['geo']:.1%} by textureless views."
+        f", trained on {judge['images']:,} pictures, which finds {accuracy['color']:.1%} of all true toys by lit and "
+        f"{accuracy['geo']:.1%} by textureless views of {SIZE} pixels."
         if accuracy
         else ", of unknown accuracy."
     )

@@ -13,6 +13,7 @@ from support.experiment_records import group_with, run_of
 from support.plots import pinned_matplotlib
 
 from dreamfusion_ngp.base.errors import UsageError
+from dreamfusion_ngp.evaluation.judge import SIZE
 from dreamfusion_ngp.experiments import report
 from dreamfusion_ngp.experiments.groups import GROUPS
 from dreamfusion_ngp.experiments.metrics import METRICS
@@ -120,6 +121,8 @@ def test_the_text_on_the_metrics_has_their_numbers():
     assert f"of {closed_mesh.POINTS:,} points" in text["Mesh Chamfer and normals"]
     assert f"the fewest of {topology.BUDGETS[0]:,} triangles" in text["Pieces, genus, faces needed"]
     assert f"of {surface.POINTS} points" in text["Chamfer distance"] and f"{faces.DOUBT:.0%}" == "4%"
+    sizes = f"on pictures of {pictures.RESOLUTION} pixels, which the judge sees reduced to its {SIZE}"
+    assert sizes in next(limits for name, _, _, limits in METRICS if name == "R-Precision")
     assert f"at {pictures.ELEVATION:.0f} degrees" in text["R-Precision"] and len(pictures.AZIMUTHS) == 8
     assert f"among {len(CLASSES) * len(COLORS)} ({len(CLASSES)} toys in {len(COLORS)} colours)" in text["R-Precision"]
 
