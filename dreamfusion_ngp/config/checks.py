@@ -77,7 +77,8 @@ def check_config(config: RunConfig) -> None:
         'field.half_table and field.tensor_cores need field.backend "native"': field.backend != "native"
         and (field.half_table or field.tensor_cores),
         'loss.eikonal is for a signed distance: field.kind "sdf"': config.loss.eikonal > 0 and field.kind != "sdf",
-        'mesh.bump is for a stage of kind "sphere"': config.mesh.bump > 0 and config.kind != "sphere",
+        'mesh.bump is for a stage of kind "sphere" with mesh.show "color"': config.mesh.bump > 0
+        and (config.kind != "sphere" or config.mesh.show != "color"),
         "field.beta must be (at the start, floor below it)": field.beta[0] <= field.beta[1],
         "field.sphere must be below field.bound": field.kind == "sdf" and field.sphere >= field.bound,
         "particles are of volumes: a stage of another kind has one": config.particles > 1 and config.kind != "volume",

@@ -158,6 +158,10 @@ def normal_texels(normal: np.ndarray, tangent: np.ndarray, slope: np.ndarray) ->
     """(N, 3) texels in [0, 1] of a normal map: the unit normals of a relief with gradients `slope` (N, 3) on a surface
     with unit normals `normal` (N, 3), in the frames that renderers build from interpolated `tangent` (N, 4)."""
     right = unit(tangent[:, :3])
-    frame = np.stack([right, np.cross(normal, right) * np.sign(tangent[:, 3:]), normal], -1)
+    up = np.cross(normal, right) * np.where(tangent[:, 3:] < 0, -1.0, 1.0)
     tilted = normal - slope + (slope * normal).sum(1, keepdims=True) * normal
-    return unit(np.linalg.solve(frame, tilted[..., None])[..., 0]) * 0.5 + 0.5
+    # up is orthogonal to both others, which interpolation leaves not quite orthogonal to each other.
+    lean = (right * normal).sum(1)
+    x, z = (tilted * right).sum(1), (tilted * normal).sum(1)
+    along = np.stack([x - lean * z, (tilted * up).sum(1), z - lean * x], 1)  # all times 1 - lean^2
+    return unit(along) * 0.5 + 0.5

@@ -219,6 +219,15 @@ def test_a_value_out_of_range_is_named(group, key, value):
         check_config(dataclasses.replace(config, **{group: part}) if group else part)
 
 
+@pytest.mark.parametrize("kind, show", [("volume", "color"), ("mesh", "color"), ("sphere", "normal")])
+def test_a_relief_is_refused_where_it_would_not_show(kind, show):
+    config = PRESETS["clipmesh"]()
+    check_config(config)
+    assert config.mesh.bump > 0
+    with pytest.raises(UsageError, match="mesh.bump is for a stage of kind"):
+        check_config(dataclasses.replace(config, kind=kind, mesh=dataclasses.replace(config.mesh, show=show)))
+
+
 def test_a_compiled_unet_stays_where_it_is():
     guidance = dataclasses.replace(fast().guidance, compile="default", offload=True)
     with pytest.raises(UsageError, match="compile.*offload"):
