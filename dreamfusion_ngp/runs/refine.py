@@ -12,6 +12,7 @@ import torch
 from ..base.errors import MeshError, UsageError
 from ..config.presets import preset
 from ..config.schema import RunConfig, TextureConfig
+from ..scene.uvs import examine_uvs
 from .generate import RunResult, generate
 from .recorder import Observer
 from .texture import framed_mesh, kept_views
@@ -70,7 +71,7 @@ def refine(
 
 def tried(path: Path, config: TextureConfig) -> str:
     """The digest of a mesh (`texture.framed_mesh`), which is read before a model is fetched or loaded for it; logs that
-    its images will be smaller. Raises MeshError and UsageError."""
+    its images will be smaller, and what may look wrong with UVs that are kept. Raises MeshError and UsageError."""
     try:
         path.stat()
         mesh, digest = framed_mesh(path, config)
@@ -81,6 +82,10 @@ def tried(path: Path, config: TextureConfig) -> str:
     if max(height, width) > config.size:
         size = f"{config.size} x {config.size} texels, also where views are kept; --texture-size changes that"
         log.info("note        an image of %s has %d x %d texels and will have %s", path.name, width, height, size)
+    if config.uv == "keep":
+        for number, texture in enumerate(mesh.textures):
+            if complaints := examine_uvs(mesh, number).complaints():
+                log.info("note        UVs of %s that are kept: %s", texture.name[:40], "; ".join(complaints))
     return digest
 
 

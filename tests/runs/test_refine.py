@@ -220,6 +220,20 @@ def test_a_smaller_image_is_announced(box, tmp_path, monkeypatch, caplog):
     assert "a box.glb has 96 x 96 texels and will have 64 x 64 texels" in line and "--texture-size" in line
 
 
+def test_kept_uvs_that_overlap_are_announced(box, tmp_path, monkeypatch, caplog):
+    monkeypatch.setattr("dreamfusion_ngp.runs.refine.generate", lambda *_, **__: None)
+    twice = trimesh.load(box, force="mesh")
+    twice.visual.uv = np.abs(twice.visual.uv - 0.5) + 0.25  # four quarters of the image, one upon the other
+    twice.export(tmp_path / "twice.glb")
+    with caplog.at_level("INFO", "dreamfusion_ngp"):
+        refine(box, "a red cube", tmp_path, size=96, uv="keep")
+        refine(tmp_path / "twice.glb", "a red cube", tmp_path, size=96)
+        assert not caplog.messages
+        refine(tmp_path / "twice.glb", "a red cube", tmp_path, size=96, uv="keep")
+    (line,) = caplog.messages
+    assert "that are kept: " in line and "% of the texture is used more than once" in line
+
+
 def test_new_uvs_are_announced(box, tmp_path, caplog):
     trimesh.creation.box().export(tmp_path / "plain.stl")
     with caplog.at_level("INFO", "dreamfusion_ngp"):
