@@ -62,7 +62,7 @@ def read_table(out: Path) -> dict:
     path = out / "table.json"
     try:
         table = json.loads(path.read_text(encoding="utf-8-sig"))
-        if not all(isinstance(run["retrieval"], dict) for row in table["rows"] for run in row["runs"]):
+        if not all(isinstance(run["retrieval"], dict) for run in runs_of(table)):
             raise TypeError
     except (FileNotFoundError, NotADirectoryError):
         return {"rows": []}
@@ -73,12 +73,17 @@ def read_table(out: Path) -> dict:
     return table
 
 
+def runs_of(table: dict) -> list[dict]:
+    """All runs that table.json has, those that the last call did not ask for too."""
+    return [run for row in table["rows"] for run in row["runs"]] + table.get("others", [])
+
+
 class Entries:
     """The entries of finished runs: of those in `request.runs`, and of those in table.json that were made elsewhere."""
 
     def __init__(self, request: Request, judge: str | None):
         self.runs, self.judge, self.before = request.runs, judge, read_table(request.out)
-        self.made = {run.get("key"): run for row in self.before["rows"] for run in row["runs"]}
+        self.made = {run.get("key"): run for run in runs_of(self.before)}
 
     def of(self, task: Task) -> dict | None:
         """The entry of a run that is finished and that every model of `task` has scored; else None."""
@@ -92,8 +97,8 @@ class Entries:
 
 
 def table_data(plans: Sequence[Plan], request: Request, judge: str | None) -> dict:
-    """The content of table.json. Rows without a plan stay as they are there, unless they were measured in another
-    way."""
+    """The content of table.json. Rows without a plan stay as they are there, unless they were measured in another way.
+    others: runs that no row shows, for a call that asks for them again: a trial loses nothing."""
     entries = Entries(request, judge)
     settings = {"captions": request.captions.name if request.captions else "", "shorten": request.shorten}
     same = settings.items() <= entries.before.items()
@@ -101,13 +106,14 @@ def table_data(plans: Sequence[Plan], request: Request, judge: str | None) -> di
     kept = entries.before["rows"] if same else []
     rows = {row["name"]: row for row in kept if not pools or {run.get("captions", "") for run in row["runs"]} <= pools}
     rows |= {plan.row.name: row_data(plan, entries) for plan in plans}
-    order = [row.name for row in ROWS]
+    order, shown = [row.name for row in ROWS], {run.get("key") for row in rows.values() for run in row["runs"]}
     return {
         "date": date.today().isoformat(),
         **settings,
         "threads": request.threads,
         "processes": request.processes,
         "rows": sorted(rows.values(), key=lambda row: order.index(row["name"]) if row["name"] in order else len(order)),
+        "others": [run for key, run in entries.made.items() if key not in shown],
     }
 
 

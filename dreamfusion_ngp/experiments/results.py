@@ -23,8 +23,7 @@ def read_results(path: Path) -> dict:
     """The content of a file of results, without groups where there is none. Raises UsageError for another file."""
     try:
         results = json.loads(path.read_text(encoding="utf-8-sig"))
-        runs = [run for group in results["groups"].values() for arm in group["arms"] for run in arm["runs"]]
-        if not all(isinstance(run, dict) for run in runs):
+        if not all(isinstance(run, dict) for group in results["groups"].values() for run in runs_of(group)):
             raise TypeError
     except FileNotFoundError:
         return {"groups": {}}
@@ -35,14 +34,18 @@ def read_results(path: Path) -> dict:
     return results
 
 
+def runs_of(group: dict) -> list[dict]:
+    """All runs that a file of results has of a group, those that the last call did not ask for too."""
+    return [run for arm in group["arms"] for run in arm["runs"]] + group.get("others", [])
+
+
 def recorded(path: Path, judge: str | None) -> dict[tuple, dict]:
     """{(group, key): run} of the runs in a file of results that this judge has scored by the current definitions."""
     groups = read_results(path)["groups"]
     return {
         (name, run.get("key")): run
         for name, group in groups.items()
-        for arm in group["arms"]
-        for run in arm["runs"]
+        for run in runs_of(group)
         if run.get("definitions") == DEFINITIONS and (group.get("judge") or {}).get("digest") == judge
     }
 
@@ -114,7 +117,15 @@ def collected(
         "judge": judge,
         "truth": truth_of(all_runs),
         "arms": arms,
+        "others": unasked(name, all_runs, measured),
     }
+
+
+def unasked(name: str, runs: list[dict], measured: dict) -> list[dict]:
+    """The runs of a group in the file that are not among `runs`, for a call that asks for them again: else one for
+    fewer prompts, or a trial, would cost the figures of a longer measurement."""
+    keys = {run["key"] for run in runs}
+    return [run for (group, key), run in measured.items() if group == name and key not in keys]
 
 
 def diversity_of(runs: list[dict], pictures: dict[str, str], before: dict | None) -> dict[str, float]:

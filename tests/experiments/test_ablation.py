@@ -156,6 +156,22 @@ def test_a_measurement_goes_on_where_its_file_was_left(tmp_path, monkeypatch):
     assert asked == [[first, *others]] * 2
 
 
+def test_a_call_for_fewer_runs_loses_none_of_the_file(tmp_path, monkeypatch):
+    out, asked = tmp_path / "ablation.json", []
+    words = ["--only", "paper", "--arms", "1", "--prompts", "1", "--runs", str(tmp_path / "runs"), "-o", str(out)]
+    args = ablation.parsed(words)
+    tasks = [task for _, task in tasks_of(shortened(GROUPS["paper"], args), args)]
+    more = {"definitions": DEFINITIONS, "machine": "elsewhere", "commit": "abc1234", "truth": None}
+    runs = [run_of(task.prompt, task.seed, 0.5, key=task.key, **more) for task in tasks]
+    monkeypatch.setattr(Runner, "make_all", lambda self, todo, total: asked.append(todo) or True)
+    out.write_text(json.dumps({"groups": {"paper": group_with({"base": runs}, judge={"digest": digest(JUDGE)})}}))
+    for some, left in ((["--seeds", "1"], 2), ([], 0)):
+        assert ablation.main([*words, *some]) == 0
+        group = json.loads(out.read_text())["groups"]["paper"]
+        assert group["arms"][0]["runs"] == runs[: 3 - left] and group["others"] == runs[3 - left :]
+    assert asked == [[], []], "nothing is made again"
+
+
 class Ended:
     """A process that is no more."""
 

@@ -189,6 +189,24 @@ def test_rows_found_among_other_captions_are_another_table(tmp_path):
     assert row["runs"] == []
 
 
+def test_a_trial_loses_no_run_of_the_file(tmp_path, monkeypatch):
+    made = []
+    monkeypatch.setattr(Runner, "make_all", lambda self, todo, total: made.append(todo) or True)
+    asked = request(tmp_path, rows=("DreamFusion, fast",))
+    (row,) = plan(asked)
+    for task in row.tasks:
+        recorded(task, asked)
+    first = make_table(asked, say=str)
+    elsewhere = replace(asked, runs=tmp_path / "other runs")
+    for trial in (replace(elsewhere, prompts=1), replace(elsewhere, shorten=0.02)):
+        assert sum(len(row["runs"]) for row in make_table(trial, say=str)["rows"]) == (trial.prompts == 1)
+    assert make_table(elsewhere, say=str) == first and made[-1] == []
+    damaged = first | {"others": [{}]}
+    (asked.out / "table.json").write_text(json.dumps(damaged))
+    with pytest.raises(UsageError, match="damaged or no table"):
+        make_table(elsewhere, say=str)
+
+
 def test_a_run_of_the_file_is_wanted_again_by_another_judge_and_by_a_new_clip(tmp_path):
     asked = request(tmp_path, rows=("DreamFusion, fast",))
     (row,) = plan(asked)
