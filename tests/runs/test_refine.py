@@ -24,7 +24,7 @@ from dreamfusion_ngp.runs.checkpoint import load_checkpoint, save_checkpoint
 from dreamfusion_ngp.runs.generate import generate, resume
 from dreamfusion_ngp.runs.outputs import export
 from dreamfusion_ngp.runs.refine import refine
-from dreamfusion_ngp.runs.texture import TextureStage, kept_views, log_new_uvs
+from dreamfusion_ngp.runs.texture import TextureStage, kept_views
 from dreamfusion_ngp.scene.painted_surface import Maps, PaintedSurface
 
 SIZE = 64
@@ -208,40 +208,6 @@ def test_a_texture_that_has_changed_under_an_unchanged_obj_is_refused(tmp_path):
     (tmp_path / "skin" / "mug.png").write_bytes((tmp_path / "bump.png").read_bytes())
     with pytest.raises(UsageError, match=r"mug\.obj is not the file .* or a file that it names is not"):
         export(result.folder, device="cpu")
-
-
-def test_a_smaller_image_is_announced(box, tmp_path, monkeypatch, caplog):
-    monkeypatch.setattr("dreamfusion_ngp.runs.refine.generate", lambda *_, **__: None)
-    with caplog.at_level("INFO", "dreamfusion_ngp"):
-        refine(box, "a red cube", tmp_path, size=96)
-        assert not caplog.messages
-        refine(box, "a red cube", tmp_path, size=SIZE)
-    (line,) = caplog.messages
-    assert "a box.glb has 96 x 96 texels and will have 64 x 64 texels" in line and "--texture-size" in line
-
-
-def test_kept_uvs_that_overlap_are_announced(box, tmp_path, monkeypatch, caplog):
-    monkeypatch.setattr("dreamfusion_ngp.runs.refine.generate", lambda *_, **__: None)
-    twice = trimesh.load(box, force="mesh")
-    twice.visual.uv = np.abs(twice.visual.uv - 0.5) + 0.25  # four quarters of the image, one upon the other
-    twice.export(tmp_path / "twice.glb")
-    with caplog.at_level("INFO", "dreamfusion_ngp"):
-        refine(box, "a red cube", tmp_path, size=96, uv="keep")
-        refine(tmp_path / "twice.glb", "a red cube", tmp_path, size=96)
-        assert not caplog.messages
-        refine(tmp_path / "twice.glb", "a red cube", tmp_path, size=96, uv="keep")
-    (line,) = caplog.messages
-    assert "that are kept: " in line and "% of the texture is used more than once" in line
-
-
-def test_new_uvs_are_announced(box, tmp_path, caplog):
-    trimesh.creation.box().export(tmp_path / "plain.stl")
-    with caplog.at_level("INFO", "dreamfusion_ngp"):
-        log_new_uvs(stage_of(box))
-        log_new_uvs(stage_of(tmp_path / "plain.stl", uv="unwrap"))
-        assert not caplog.messages
-        log_new_uvs(stage_of(tmp_path / "plain.stl"))
-    assert "new UVs for surface: those of the file are missing" in caplog.text
 
 
 def test_a_link_is_read_by_its_own_name(box, tmp_path, monkeypatch):

@@ -1,0 +1,61 @@
+"""What `refine` announces about a mesh before it is painted: smaller images, UVs that are kept, new UVs."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import trimesh
+from support.imported_meshes import gray_box
+
+from dreamfusion_ngp.config.presets import preset
+from dreamfusion_ngp.config.schema import MeshConfig
+from dreamfusion_ngp.runs.refine import refine
+from dreamfusion_ngp.runs.texture import TextureStage, log_new_uvs
+
+SIZE = 64
+
+
+@pytest.fixture(scope="module")
+def box(tmp_path_factory):
+    return gray_box(tmp_path_factory.mktemp("box") / "a box.glb")
+
+
+def stage_of(path, **texture):
+    config = preset("refine")
+    mesh, source = MeshConfig(detail_levels=3, detail_finest=48, detail_log2_table=11), config.texture
+    source = replace(source, source=str(path), size=SIZE, **texture)
+    return TextureStage.start(replace(config, prompt="a red cube", mesh=mesh, texture=source), "cpu")
+
+
+def test_a_smaller_image_is_announced(box, tmp_path, monkeypatch, caplog):
+    monkeypatch.setattr("dreamfusion_ngp.runs.refine.generate", lambda *_, **__: None)
+    with caplog.at_level("INFO", "dreamfusion_ngp"):
+        refine(box, "a red cube", tmp_path, size=96)
+        assert not caplog.messages
+        refine(box, "a red cube", tmp_path, size=SIZE)
+    (line,) = caplog.messages
+    assert "a box.glb has 96 x 96 texels and will have 64 x 64 texels" in line and "--texture-size" in line
+
+
+def test_kept_uvs_that_overlap_are_announced(box, tmp_path, monkeypatch, caplog):
+    monkeypatch.setattr("dreamfusion_ngp.runs.refine.generate", lambda *_, **__: None)
+    twice = trimesh.load(box, force="mesh")
+    twice.visual.uv = np.abs(twice.visual.uv - 0.5) + 0.25  # four quarters of the image, one upon the other
+    twice.export(tmp_path / "twice.glb")
+    with caplog.at_level("INFO", "dreamfusion_ngp"):
+        refine(box, "a red cube", tmp_path, size=96, uv="keep")
+        refine(tmp_path / "twice.glb", "a red cube", tmp_path, size=96)
+        assert not caplog.messages
+        refine(tmp_path / "twice.glb", "a red cube", tmp_path, size=96, uv="keep")
+    (line,) = caplog.messages
+    assert "that are kept: " in line and "% of the texture is used more than once" in line
+
+
+def test_new_uvs_are_announced(box, tmp_path, caplog):
+    trimesh.creation.box().export(tmp_path / "plain.stl")
+    with caplog.at_level("INFO", "dreamfusion_ngp"):
+        log_new_uvs(stage_of(box))
+        log_new_uvs(stage_of(tmp_path / "plain.stl", uv="unwrap"))
+        assert not caplog.messages
+        log_new_uvs(stage_of(tmp_path / "plain.stl"))
+    assert "new UVs for surface: those of the file are missing" in caplog.text
