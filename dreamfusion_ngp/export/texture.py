@@ -110,26 +110,19 @@ def bake_texture(mesh: Mesh, color: Color, *, size: int, slope: Slope | None = N
     corners, weight = faces[face[covered]], weights[covered][..., None]
     points = (vertices[corners] * weight).sum(1)
     normal = unit((normals[corners] * weight).sum(1))
-    texels = [color(points, normal)]
-    tangents = None
-    if slope is not None:
-        tangents = tangents_of(vertices, normals, uv, faces)
-        texels.append(normal_texels(normal, (tangents[corners] * weight).sum(1), slope(points)))
     nearest: Any = distance_transform_edt(~covered, return_distances=False, return_indices=True)
-    images = []
-    for values in texels:
+
+    def image_of(values: np.ndarray) -> np.ndarray:
         image = np.zeros((size, size, 3), dtype=np.uint8)
         image[covered] = (values * 255).round().astype(np.uint8)
-        images.append(image[nearest[0], nearest[1]])
-    return TexturedMesh(
-        vertices.astype(np.float32),
-        normals.astype(np.float32),
-        uv,
-        faces,
-        images[0],
-        images[1] if slope is not None else None,
-        None if tangents is None else tangents.astype(np.float32),
-    )
+        return image[nearest[0], nearest[1]]
+
+    arrays = vertices.astype(np.float32), normals.astype(np.float32), uv, faces, image_of(color(points, normal))
+    if slope is None:
+        return TexturedMesh(*arrays)
+    tangents = tangents_of(vertices, normals, uv, faces)
+    relief = normal_texels(normal, (tangents[corners] * weight).sum(1), slope(points))
+    return TexturedMesh(*arrays, image_of(relief), tangents.astype(np.float32))
 
 
 def unit(vectors: np.ndarray) -> np.ndarray:
