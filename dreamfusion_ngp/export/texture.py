@@ -12,6 +12,7 @@ import torch
 from ..base.errors import ExportError, UsageError
 from ..ops.rasterise import rasterise as raster
 from ..scene.isolevel import query
+from ..scene.surface import bumped
 from .atlas import AtlasError, make_atlas
 from .isosurface import Mesh, vertex_normals
 
@@ -152,7 +153,7 @@ def normal_texels(normal: np.ndarray, tangent: np.ndarray, slope: np.ndarray) ->
     with unit normals `normal` (N, 3), in the frames that renderers build from interpolated `tangent` (N, 4)."""
     right = unit(tangent[:, :3])
     up = np.cross(normal, right) * np.where(tangent[:, 3:] < 0, -1.0, 1.0)
-    tilted = normal - slope + (slope * normal).sum(1, keepdims=True) * normal
+    tilted = bumped(torch.from_numpy(normal), torch.from_numpy(slope)).numpy()
     # up is orthogonal to both others, which interpolation leaves not quite orthogonal to each other.
     lean = (right * normal).sum(1)
     x, z = (tilted * right).sum(1), (tilted * normal).sum(1)
