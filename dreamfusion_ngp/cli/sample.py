@@ -39,4 +39,5 @@ def run(args: argparse.Namespace) -> None:
         scale=args.guidance_scale,
         device=args.device,
     )
-    print(f"{samples.path}: {args.rows} rows at guidance scale {samples.scale:g}, {samples.seconds:.0f} s")
+    rows = "1 row" if args.rows == 1 else f"{args.rows} rows"
+    print(f"{samples.path}: {rows} at guidance scale {samples.scale:g}, {samples.seconds:.0f} s")

@@ -17,9 +17,11 @@ from ..base.errors import CheckpointError, UsageError, writing
 from ..base.files import flush_folder, sweep, write_atomically
 from ..config.io import to_dict
 from ..config.schema import RunConfig
+from ..export.formats import check_files
 from ..optimise.stage import Stage
 
 CHECKPOINT, CONFIG, METRICS, LOCK = "checkpoint.safetensors", "config.json", "metrics.jsonl", ".lock"
+FILES = "files.json"
 DEPTH = 2  # folders below a given one that are searched for runs: outputs/<prompt>/<time>
 
 
@@ -32,8 +34,9 @@ def slug(prompt: str) -> str:
     return f"{words or 'prompt'}-{hashlib.sha256(prompt.encode(errors='backslashreplace')).hexdigest()[:8]}"
 
 
-def create_run(root: Path, config: RunConfig) -> Path:
-    """Make outputs/<slug>/<timestamp> with config.json in it. Raises UsageError where that cannot be written."""
+def create_run(root: Path, config: RunConfig, files: dict | None = None) -> Path:
+    """Make outputs/<slug>/<timestamp> with config.json in it and `files` remembered (`remember_files`). Raises
+    UsageError where that cannot be written."""
     base = Path(root) / slug(config.prompt)
     if any("\ud800" <= c <= "\udfff" for c in str(base.absolute())):
         raise UsageError(
@@ -45,6 +48,7 @@ def create_run(root: Path, config: RunConfig) -> Path:
         folder = make_new(base)
         (folder / "previews").mkdir()
         write_atomically(folder / CONFIG, config_bytes(config))
+        remember_files(folder, files or {})
         flush_folder(base)
         return folder.resolve()
     except OSError as error:
@@ -115,9 +119,26 @@ def config_bytes(config: RunConfig) -> bytes:
     return (json.dumps(to_dict(config), indent=1) + "\n").encode()
 
 
-def reopen_run(folder: Path, state: Stage) -> None:
+def remember_files(folder: Path, files: dict) -> None:
+    """Write the options of the mesh files that a run was asked for, if any, for who resumes it."""
+    if files:
+        write_atomically(folder / FILES, (json.dumps(files) + "\n").encode())
+
+
+def remembered_files(folder: Path) -> dict:
+    """What `remember_files` wrote, {} for nothing. Raises UsageError for what nobody could have asked for."""
+    path = folder / FILES
+    try:
+        return check_files(**json.loads(path.read_bytes()))
+    except FileNotFoundError:
+        return {}
+    except (OSError, ValueError, TypeError, AttributeError, RecursionError, UsageError) as error:
+        raise UsageError(f"{path}: {error}; mend it or remove it") from None
+
+
+def reopen_run(folder: Path, state: Stage, files: dict | None = None) -> None:
     """Bring a run's folder to the step of `state`: write its config to config.json, drop later metrics, remove what a
-    killed process left half-written. Raises OutputError where it cannot be written."""
+    killed process left half-written; remember `files`. Raises OutputError where it cannot be written."""
     with writing(folder / "previews"):
         (folder / "previews").mkdir(exist_ok=True)
     for place in (folder, folder / "previews"):
@@ -125,6 +146,8 @@ def reopen_run(folder: Path, state: Stage) -> None:
     if not state.before:  # else config.json is that of the first stage
         with writing(folder / CONFIG):
             write_atomically(folder / CONFIG, config_bytes(state.config))
+    with writing(folder / FILES):
+        remember_files(folder, files or {})
     truncate_metrics(folder, state.before + state.step)
 
 

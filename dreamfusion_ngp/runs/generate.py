@@ -20,7 +20,7 @@ from ..hub.names import TOYBOXES
 from ..optimise.loop import train
 from ..optimise.stage import Stage
 from .checkpoint import load_checkpoint
-from .folder import CHECKPOINT, checkpoint_of, create_run, lock_run, reopen_run
+from .folder import CHECKPOINT, checkpoint_of, create_run, lock_run, remembered_files, reopen_run
 from .interrupt import Interrupt
 from .outputs import DEFAULT_FORMATS, check_options, export_run, render_run
 from .recorder import BestEffort, Observer, Recorder
@@ -242,7 +242,7 @@ def generate(
     guidance = load_guidance(config, where)
     state = start(config, where)
     state.weights = weights.weights_of(config)
-    folder = create_run(Path(root), config)
+    folder = create_run(Path(root), config, files)
     with lock_run(folder):
         log.info(
             "%r: %d steps, preset %s, seed %d, prior %s, on %s\nwriting to %s",
@@ -269,7 +269,8 @@ def resume(
 ) -> RunResult:
     """Go on with a run from its checkpoint. steps: new total number of steps of the stage that it is in. guidance, vae,
     control: where its models lie now, as `GuidanceConfig.model`, `.vae` and `.control`, if no longer where they were.
-    The other arguments and the errors are those of `generate`; CheckpointError for a folder without a sound checkpoint,
+    formats, size, origin: None is what the run was asked for. The other arguments and the errors are those of
+    `generate`; CheckpointError for a folder without a sound checkpoint,
     PriorError for models with other weights than those that the run was started with."""
     files = check_files(formats, size, origin)
     if steps is not None and steps < 1:
@@ -280,6 +281,7 @@ def resume(
         state = load_checkpoint(path, choose_device(device), steps=steps)
         if state.config.steps < state.step:
             raise UsageError(f"--steps {steps}: the stage that the run is in has made {state.step} steps already")
+        files = remembered_files(folder) | files
         check_options(stage_configs(state.config)[-1], files)
         from ..guidance import origin as weights
         from ..guidance.load import load_guidance
@@ -287,7 +289,7 @@ def resume(
         state.config = weights.moved(state.config, guidance, vae, control)
         state.weights = weights.check_weights(state.config, state.weights)
         loaded = load_guidance(state.config, state.device)
-        reopen_run(folder, state)
+        reopen_run(folder, state, files)
         done, total = state.before + state.step, state.before + steps_in_all(state.config)
         log.info("%r: resuming at step %d of %d", state.config.prompt, done, total)
         return optimise(state, loaded, folder, observer=observer, catch_signals=catch_signals, **files)

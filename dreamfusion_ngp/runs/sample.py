@@ -70,6 +70,8 @@ def sample(
     with writing(path):
         if Path(path).is_dir():
             raise IsADirectoryError(EISDIR, "it is a folder; name a PNG file in it")
+        if Path(path).suffix.lower() != ".png":
+            raise UsageError(f"sample: the sheet is a PNG, and {path} does not end in .png")
         place = Path(path).absolute().parent
         place.mkdir(parents=True, exist_ok=True)
         tempfile.TemporaryFile(dir=place).close()

@@ -22,6 +22,8 @@ from dreamfusion_ngp.runs.folder import (
     create_run,
     find_runs,
     lock_run,
+    remember_files,
+    remembered_files,
     reopen_run,
     slug,
     truncate_metrics,
@@ -99,6 +101,26 @@ def test_a_resumed_run_sweeps_its_folder(tmp_path, ball):
         (tmp_path / name).write_bytes(b"half")
     reopen_run(tmp_path, ball)
     assert sorted(os.listdir(tmp_path)) == ["config.json", "previews"]
+
+
+def test_the_files_that_a_run_was_asked_for_are_remembered(tmp_path):
+    remember_files(tmp_path, {})
+    assert not list(tmp_path.iterdir()) and remembered_files(tmp_path) == {}
+    files = {"formats": ("stl", "obj"), "size": 30.0, "origin": "base"}
+    remember_files(tmp_path, files)
+    assert remembered_files(tmp_path) == files
+    for damaged in (
+        b"",
+        b"[]",
+        b'{"formats": ["exe"]}',
+        b'{"size": "x"}',
+        b'{"colour": 1}',
+        b'{"formats": 1}',
+        b"\xff",
+    ):
+        (tmp_path / "files.json").write_bytes(damaged)
+        with pytest.raises(UsageError, match="files.json.*mend it or remove it"):
+            remembered_files(tmp_path)
 
 
 def test_runs_are_searched_two_folders_deep(tmp_path):

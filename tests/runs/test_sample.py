@@ -114,12 +114,14 @@ def test_a_sheet_that_cannot_be_written_is_said_before_anything_is_drawn(folders
         sample(config(folders["packed"]), tmp_path / "file" / "a.png", rows=1, steps=1, device="cpu")
     with pytest.raises(OutputError, match="it is a folder"):
         sample(config(folders["packed"]), tmp_path, rows=1, steps=1, device="cpu")
+    with pytest.raises(UsageError, match="does not end in .png"):
+        sample(config(folders["packed"]), tmp_path / "a.jpg", rows=1, steps=1, device="cpu")
 
 
 def test_the_command_draws_and_refuses_what_it_does_not_know(folders, tmp_path, capsys):
     out = tmp_path / "sheet.png"
     args = ["sample", "a red mug", "--guidance", str(folders["packed"]), "--device", "cpu", "-o", str(out)]
     assert main([*args, "--rows", "1", "--steps", "1", "--guidance-scale", "9"]) == 0
-    assert f"{out}: 1 rows at guidance scale 9" in capsys.readouterr().out and out.exists()
+    assert f"{out}: 1 row at guidance scale 9" in capsys.readouterr().out and out.exists()
     assert main(["sample", "a red peacock"]) == UsageError.exit_code
     assert "does not know 'peacock'" in capsys.readouterr().err

@@ -88,12 +88,14 @@ def test_stopped_in_either_stage_and_resumed(made, tmp_path, at, monkeypatch):
 
     with monkeypatch.context() as patch:
         patch.setattr(recorder.Recorder, "__call__", stopping)
-        part = generate(tiny(), tmp_path, device="cpu", formats=("stl",))
+        part = generate(tiny(), tmp_path, device="cpu", formats=("stl",), size=30)
     assert part.step == (11 if at == 6 else at), "a stage that has made its steps is not stopped"
     if at == 6:
         return
-    again = resume(part.folder, device="cpu", formats=("stl",))
+    again = resume(part.folder, device="cpu")
     assert (again.step, again.made) == (11, 11 - at)
+    assert set(again.meshes) == {"stl"}, "as it was asked for"
+    assert trimesh.load(again.meshes["stl"]).extents.max() == pytest.approx(30, rel=1e-3)
     ours, theirs = (load_checkpoint(f / "checkpoint.safetensors", "cpu") for f in (part.folder, made[0].folder))
     other = theirs.tensors()
     assert all((v == other[k]).all() for k, v in ours.tensors().items())
