@@ -18,8 +18,8 @@ def add_arguments(verbs) -> None:
     table.add_argument("-o", "--out", type=place, default=Path("paper-table"), help="folder (default: paper-table)")
     table.add_argument("--runs", type=place, metavar="FOLDER", help="of the runs (default: OUT/runs)")
     table.add_argument("--rows", nargs="+", default=[], metavar="ROW", help='e.g. "Dream Fields" CLIP-Mesh')
-    for what in ("prompts", "seeds"):
-        table.add_argument(f"--{what}", type=int, help=f"only so many of the first {what}")
+    table.add_argument("--prompts", type=int, help="only so many of the first prompts")
+    table.add_argument("--seeds", type=int, help="of every prompt, from 0 on (default: 3)")
     table.add_argument(
         "--captions",
         type=place,
@@ -45,8 +45,8 @@ def add_arguments(verbs) -> None:
     rules.add_argument("-o", "--out", type=place, default=Path("rules"), help="folder (default: rules)")
     rules.add_argument("--runs", type=place, metavar="FOLDER", help="of the runs (default: OUT/runs)")
     rules.add_argument("--groups", nargs="+", choices=RULE_GROUPS, metavar="GROUP", help=f"of {', '.join(RULE_GROUPS)}")
-    for what in ("prompts", "seeds"):
-        rules.add_argument(f"--{what}", type=int, help=f"only so many of the first {what}")
+    rules.add_argument("--prompts", type=int, help="only so many of the first prompts")
+    rules.add_argument("--seeds", type=int, help="of every prompt, from 0 on (default: 3)")
     rules.add_argument("--steps", type=int, help="of the arm of sds, instead of the preset's")
     rules.add_argument("--processes", type=int, default=1, help="runs at a time (default: 1)")
     rules.add_argument("--hours", type=float, default=0.0, help="stop after so long; the same command goes on")

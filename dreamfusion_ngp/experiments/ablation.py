@@ -43,8 +43,9 @@ def parsed(argv: list[str] | None, repository: Path = Path()):
     parser.add_argument("--threads", type=int, default=1, help="CPU threads of each (default: 1)")
     parser.add_argument("--steps", type=int, help="of the default preset, instead of its own")
     parser.add_argument("--resolution", type=int, help="pixels a side of the training views")
-    for what in ("prompts", "seeds", "arms"):
+    for what in ("prompts", "arms"):
         parser.add_argument(f"--{what}", type=int, help=f"only so many of the first {what}")
+    parser.add_argument("--seeds", type=int, help="of every prompt, from 0 on (default: the group's, 3)")
     parser.add_argument("--judge", type=Path, help="a judge that train-judge wrote (default: the shipped one, if any)")
     parser.add_argument("--device", default="auto")
     parser.add_argument("--runs", type=Path, default=Path("outputs/ablation"), help="folder of the runs")

@@ -26,10 +26,10 @@ class Row:
 
 @dataclass(frozen=True)
 class Request:
-    """The options of a table. rows: names, () for all.  prompts, seeds: how many, from the first on; 0: all.  captions:
-    a file of prompts that are no toys, among which each must be found; then `models` are the guides, by Row.needs.
-    retrieval: CLIPs that score, besides the judge of toys at `judge` (None: the embedded one).  shorten: factor of all
-    steps.  runs, out: folders."""
+    """The options of a table. rows: names, () for all.  prompts, seeds: how many, from the first on; 0: all prompts,
+    three seeds.  captions: a file of prompts that are no toys, among which each must be found; then `models` are the
+    guides, by Row.needs.  retrieval: CLIPs that score, besides the judge of toys at `judge` (None: the embedded one).
+    shorten: factor of all steps.  runs, out: folders."""
 
     out: Path
     runs: Path

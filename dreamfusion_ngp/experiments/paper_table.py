@@ -30,7 +30,7 @@ from .paper_rows import ROWS, Plan, Request, Row
 from .pool import Runner, check_hours
 from .task import JUDGE, Task, digest, key_of, models_of
 
-SEEDS = (0, 1, 2)
+SEEDS = 3  # of every prompt, from 0 on
 
 
 def config_of(row: Row, prompt: str, seed: int, request: Request) -> RunConfig:
@@ -83,7 +83,7 @@ def plan(request: Request) -> list[Plan]:
     if unknown := chosen - {row.name.lower() for row in ROWS}:
         raise UsageError(f"--rows: no row is called {', '.join(sorted(unknown))}; there are {'; '.join(names())}")
     clips, judge = tuple((name, clip_digest(name)) for name in map(pinned, request.retrieval)), judge_digest(request)
-    prompts, seeds = (captions or TWENTY_FOUR)[: request.prompts or None], SEEDS[: request.seeds or None]
+    prompts, seeds = (captions or TWENTY_FOUR)[: request.prompts or None], range(request.seeds or SEEDS)
     plans = []
     for row in (row for row in ROWS if not chosen or row.name.lower() in chosen):
         try:

@@ -57,8 +57,9 @@ def digest(*paths: Path) -> str:
 
 
 def shortened(group: Group, args) -> Group:
-    """The group, limited to as many prompts and seeds as the flags say."""
-    return replace(group, prompts=group.prompts[: args.prompts], seeds=group.seeds[: args.seeds])
+    """The group with as many of its prompts, and as many seeds from 0 on, as the flags say."""
+    seeds = tuple(range(args.seeds)) if args.seeds else group.seeds
+    return replace(group, prompts=group.prompts[: args.prompts], seeds=seeds)
 
 
 def chosen_arms(group: Group, args) -> tuple[Arm, ...]:

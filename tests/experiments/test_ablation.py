@@ -160,6 +160,7 @@ def test_a_call_for_fewer_runs_loses_none_of_the_file(tmp_path, monkeypatch):
     out, asked = tmp_path / "ablation.json", []
     words = ["--only", "paper", "--arms", "1", "--prompts", "1", "--runs", str(tmp_path / "runs"), "-o", str(out)]
     args = ablation.parsed(words)
+    assert shortened(GROUPS["paper"], ablation.parsed([*words, "--seeds", "5"])).seeds == (0, 1, 2, 3, 4)
     tasks = [task for _, task in tasks_of(shortened(GROUPS["paper"], args), args)]
     more = {"definitions": DEFINITIONS, "machine": "elsewhere", "commit": "abc1234", "truth": None}
     runs = [run_of(task.prompt, task.seed, 0.5, key=task.key, **more) for task in tasks]

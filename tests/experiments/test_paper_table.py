@@ -82,6 +82,9 @@ def test_a_run_is_the_preset_with_its_own_prompt_and_steps(tmp_path):
     (again,) = plan(request(tmp_path, rows=("Magic3D",), device="cpu", threads=2))
     assert [t.key for t in again.tasks] == [t.key for t in found.tasks], "where it runs is no other run"
     assert shortened(preset, 1.0) == preset
+    for seeds, n in ((0, 3), (4, 4)):
+        (row,) = plan(replace(request(tmp_path, rows=("Magic3D",)), seeds=seeds))
+        assert {task.seed for task in row.tasks} == set(range(n))
 
 
 def test_a_row_that_cannot_be_made_says_why(tmp_path, monkeypatch):
