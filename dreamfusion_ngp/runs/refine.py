@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,12 +12,17 @@ import torch
 from ..base.errors import MeshError, UsageError
 from ..config.presets import preset
 from ..config.schema import RunConfig, TextureConfig
+from ..export.formats import CONVENTIONS
+from ..scene.imported import ImportedMesh
+from ..scene.topology import examine_topology
 from ..scene.uvs import examine_uvs
 from .generate import RunResult, generate
 from .recorder import Observer
 from .texture import framed_mesh, kept_views
 
 log = logging.getLogger(__name__)
+
+UNDEFINED_AXES = (".obj", ".ply", ".stl")  # formats that define none
 
 
 def refine(
@@ -70,23 +75,38 @@ def refine(
 
 
 def tried(path: Path, config: TextureConfig) -> str:
-    """The digest of a mesh (`texture.framed_mesh`), which is read before a model is fetched or loaded for it; logs that
-    its images will be smaller, and what may look wrong with UVs that are kept. Raises MeshError and UsageError."""
+    """The digest of a mesh (`texture.framed_mesh`), which is read before a model is fetched or loaded for it; logs what
+    its owner should know before it is painted. Raises MeshError and UsageError."""
     try:
         path.stat()
         mesh, digest = framed_mesh(path, config)
     except OSError as error:
         raise MeshError(f"{path}: {error.strerror or error}") from None
+    for line in notes_on(mesh, path, config):
+        log.info("note        %s", line)
+    return digest
+
+
+def notes_on(mesh: ImportedMesh, path: Path, config: TextureConfig) -> Iterator[str]:
+    """A line each: axes that are taken for granted, defects of the triangles, images that will be smaller, and what may
+    look wrong with UVs that are kept."""
+    if path.suffix.lower() in UNDEFINED_AXES and config.up is None and config.front is None:
+        convention = CONVENTIONS[path.suffix[1:].lower()]
+        yield (
+            f"{path.name} is taken to have {convention.up} up and its front towards {convention.front}, which its "
+            "format leaves open; --up and --front change that"
+        )
+    if complaints := examine_topology(mesh).complaints():
+        yield f"{path.name} has {'; '.join(complaints)}"
     images = [texture.image for texture in mesh.textures if texture.image is not None]
     height, width = max((image.shape[:2] for image in images), key=max, default=(0, 0))
     if max(height, width) > config.size:
         size = f"{config.size} x {config.size} texels, also where views are kept; --texture-size changes that"
-        log.info("note        an image of %s has %d x %d texels and will have %s", path.name, width, height, size)
+        yield f"an image of {path.name} has {width} x {height} texels and will have {size}"
     if config.uv == "keep":
         for number, texture in enumerate(mesh.textures):
             if complaints := examine_uvs(mesh, number).complaints():
-                log.info("note        UVs of %s that are kept: %s", texture.name[:40], "; ".join(complaints))
-    return digest
+                yield f"UVs of {texture.name[:40]} that are kept: {'; '.join(complaints)}"
 
 
 def with_depth(config: RunConfig) -> RunConfig:

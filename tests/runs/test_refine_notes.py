@@ -1,4 +1,4 @@
-"""What `refine` announces about a mesh before it is painted: smaller images, UVs that are kept, new UVs."""
+"""What `refine` announces before a mesh is painted: axes, defects, smaller images, UVs that are kept, new UVs."""
 
 from dataclasses import replace
 
@@ -59,3 +59,32 @@ def test_new_uvs_are_announced(box, tmp_path, caplog):
         assert not caplog.messages
         log_new_uvs(stage_of(tmp_path / "plain.stl"))
     assert "new UVs for surface: those of the file are missing" in caplog.text
+
+
+def announced(monkeypatch, caplog, path, **arguments) -> list[str]:
+    """What `refine` says of a file before a run is made of it."""
+    monkeypatch.setattr("dreamfusion_ngp.runs.refine.generate", lambda *_, **__: None)
+    caplog.clear()
+    with caplog.at_level("INFO", "dreamfusion_ngp"):
+        refine(path, "a red cube", size=96, **arguments)
+    return caplog.messages
+
+
+def test_axes_that_are_taken_for_granted_are_announced(box, tmp_path, monkeypatch, caplog):
+    for kind, axes in (("obj", "+Y up and its front towards +Z"), ("stl", "+Z up and its front towards -Y")):
+        path = tmp_path / f"plain.{kind}"
+        trimesh.creation.box().export(path)
+        (line,) = announced(monkeypatch, caplog, path)
+        assert f"plain.{kind} is taken to have {axes}" in line and "--up and --front" in line
+        assert not announced(monkeypatch, caplog, path, up="+z", front="-y")
+    assert not announced(monkeypatch, caplog, box)
+
+
+def test_defects_of_triangles_are_announced(tmp_path, monkeypatch, caplog):
+    made = trimesh.creation.icosphere(2)
+    faces = made.faces[1:].copy()
+    faces[7] = faces[7][::-1]
+    path = tmp_path / "bad.glb"
+    trimesh.Trimesh(made.vertices, [*faces, [3, 3, 4]], process=False).export(path)
+    (line,) = announced(monkeypatch, caplog, path)
+    assert "bad.glb has 1 holes (3 edges of one triangle); 1 flipped triangles; 1 triangles without area" in line
