@@ -17,8 +17,9 @@ from ..scene.imported import ImportedMesh
 from ..scene.topology import examine_topology
 from ..scene.uvs import examine_uvs
 from .generate import RunResult, generate
+from .kept import kept_views
 from .recorder import Observer
-from .texture import framed_mesh, kept_views
+from .texture import framed_mesh
 
 log = logging.getLogger(__name__)
 

@@ -22,9 +22,10 @@ from dreamfusion_ngp.importer.read import read_mesh
 from dreamfusion_ngp.optimise.loop import train
 from dreamfusion_ngp.runs.checkpoint import load_checkpoint, save_checkpoint
 from dreamfusion_ngp.runs.generate import generate, resume
+from dreamfusion_ngp.runs.kept import kept_views
 from dreamfusion_ngp.runs.outputs import export
 from dreamfusion_ngp.runs.refine import refine
-from dreamfusion_ngp.runs.texture import TextureStage, kept_views
+from dreamfusion_ngp.runs.texture import TextureStage
 from dreamfusion_ngp.scene.painted_surface import Maps, PaintedSurface
 
 SIZE = 64
