@@ -105,14 +105,7 @@ def welded(mesh: ImportedMesh, rows: np.ndarray) -> Mesh:
 
 
 def copy_uvs(mesh: ImportedMesh, uv_faces: np.ndarray, texture: int) -> None:
-    """Give instanced parts the UVs of their originals, in place; the triangles of a mirrored one run the other way
-    round. In files with instances, the triangles of each part are contiguous."""
-    starts = np.searchsorted(mesh.face_part, np.arange(len(mesh.parts) + 1))
-    for number, part in enumerate(mesh.parts):
-        rows = slice(starts[number], starts[number + 1])
-        if part.copy_of is None or rows.start == rows.stop:
-            continue
+    """Give instanced parts the UVs of their originals, in place."""
+    for rows, first, mirrored in mesh.copies():
         if mesh.materials[mesh.face_material[rows.start]].texture == texture:
-            first = uv_faces[starts[part.copy_of] : starts[part.copy_of + 1]]
-            mirrored = np.linalg.det(part.node[:3, :3]) * np.linalg.det(mesh.parts[part.copy_of].node[:3, :3]) < 0
-            uv_faces[rows] = first[:, [0, 2, 1]] if mirrored else first
+            uv_faces[rows] = uv_faces[first][:, [0, 2, 1]] if mirrored else uv_faces[first]

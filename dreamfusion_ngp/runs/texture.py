@@ -172,7 +172,17 @@ def maps_of(
         torch.from_numpy(np.ascontiguousarray(mesh.uv, dtype=np.float32)),
         torch.from_numpy(mesh.uv_faces.astype(np.int64)),
         torch.from_numpy(mesh.face_texture().astype(np.int64)),
+        home_of(mesh),
     )
+
+
+def home_of(mesh: ImportedMesh) -> torch.Tensor | None:
+    """`Maps.home` of a mesh."""
+    home = None
+    for rows, first, mirrored in mesh.copies():
+        home = mesh.faces.astype(np.int64) if home is None else home
+        home[rows] = mesh.faces[first][:, [0, 2, 1]] if mirrored else mesh.faces[first]
+    return None if home is None else torch.from_numpy(home)
 
 
 def pad(image: np.ndarray, covered: np.ndarray, reach: int = 8) -> np.ndarray:

@@ -23,7 +23,8 @@ class Maps:
     image: (N, T, T, 3) float32 display-referred colours in [0, 1]. kept: (N, T, T) in [0, 1], the share of a texel that
     is not repainted. repeat: (N,) bool, whether the image repeats outside [0, 1]^2 or is clamped to its border. uv: (U,
     2), origin at the bottom left. uv_faces: (F, 3) int64 rows of uv, -1 where there are none. texture: (F,) int64, the
-    texture of a triangle.
+    texture of a triangle. home: (F, 3) int64, the vertices at which a triangle gets its colours: of a copy, which has
+    the texels of another triangle, those of that one; None where there are no copies.
     """
 
     image: Tensor
@@ -32,6 +33,7 @@ class Maps:
     uv: Tensor
     uv_faces: Tensor
     texture: Tensor
+    home: Tensor | None = None
 
 
 class PaintedSurface(Surface):
@@ -47,6 +49,7 @@ class PaintedSurface(Surface):
     uv: Tensor
     uv_faces: Tensor
     texture: Tensor
+    home: Tensor | None
 
     def __init__(self, vertices: Tensor, faces: Tensor, maps: Maps, config: MeshConfig, bound: float, seed: int):
         """vertices: (V, 3) float32 world units inside the cube of `bound`. faces: (F, 3) int32."""
@@ -70,6 +73,8 @@ class PaintedSurface(Surface):
     def paint(self, x: Tensor, face: Tensor, barycentric: Tensor) -> Tensor:
         number, uv = self.place(face.long(), barycentric)
         color, kept = self.texels(number, uv.detach())
+        if self.home is not None:
+            x = (self.vertices[self.home[face.long()]] * barycentric.detach()[..., None]).sum(1)
         return self.moved(x, color, kept)
 
     def place(self, face: Tensor, barycentric: Tensor) -> tuple[Tensor, Tensor]:
