@@ -73,7 +73,7 @@ class PaintStage(SurfaceStage):
         vertices, faces = self.surface()
         paint = self.config.paint
         cameras = side_cameras(self.config.camera, paint.views)
-        return rasterise_sides(vertices.detach(), faces, cameras, paint.resolution)
+        return rasterise_sides(vertices.detach(), faces, cameras, paint.resolution, two_sided=self.surface.two_sided)
 
     def losses(self, rendering: MeshRendering) -> dict[str, tuple[float, Tensor]]:
         paint = self.config.paint

@@ -11,7 +11,7 @@ from ..ops.antialias import antialias
 from ..ops.interpolate import interpolate
 from ..ops.rasterise import rasterise
 from ..scene.cameras import Cameras, clip_matrices
-from ..scene.surface import Surface, vertex_normals
+from ..scene.surface import Surface, is_behind, vertex_normals
 
 NEAREST = 0.02  # near plane: world units from the camera
 
@@ -74,10 +74,14 @@ def render_mesh(
     view = seen // size**2
     at = interpolate(attributes, faces, fragments).flatten(0, 2).index_select(0, seen)
     x, normal = at[:, :3], torch.nn.functional.normalize(at[:, 3:], dim=-1)
+    face = fragments.face.flatten()[seen]
+    if surface.two_sided:
+        behind = is_behind(normal, vertices[faces[face.long()].long()], cameras.position[view] - x)
+        normal = torch.where(behind[:, None], -normal, normal)
     if show == "normal":
         color = 0.5 + 0.5 * (normal[:, :, None] * cameras.c2w[view, :, :3]).sum(1)
     else:
-        face, barycentric = fragments.face.flatten()[seen], fragments.barycentric.flatten(0, 2).index_select(0, seen)
+        barycentric = fragments.barycentric.flatten(0, 2).index_select(0, seen)
         albedo, normal = surface.look(x, face, barycentric, normal)
         color = lambert(albedo, normal, x, shading[view])
     depth = -((x - cameras.position[view]) * cameras.c2w[view, :, 2]).sum(-1, keepdim=True)

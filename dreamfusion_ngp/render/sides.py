@@ -11,7 +11,7 @@ from torch import Tensor
 from ..config.schema import CameraConfig
 from ..ops.rasterise import rasterise
 from ..scene.cameras import Cameras, clip_matrices, orbit
-from ..scene.surface import vertex_normals
+from ..scene.surface import is_behind, vertex_normals
 from .mesh import NEAREST
 
 FAR = 100.0  # world units
@@ -52,8 +52,11 @@ def side_cameras(config: CameraConfig, count: int) -> Cameras:
 
 
 @torch.no_grad()
-def rasterise_sides(vertices: Tensor, faces: Tensor, cameras: Cameras, resolution: int) -> Sides:
-    """Rasterise a surface, vertices (V, 3) float32 and faces (F, 3) int32, from `cameras`, on the surface's device."""
+def rasterise_sides(
+    vertices: Tensor, faces: Tensor, cameras: Cameras, resolution: int, *, two_sided: bool = False
+) -> Sides:
+    """Rasterise a surface, vertices (V, 3) float32 and faces (F, 3) int32, from `cameras`, on the surface's device.
+    two_sided: see `Surface`."""
     cameras = cameras.to(vertices.device)
     fragments = rasterise(clip(vertices, cameras), faces, (resolution, resolution))
     seen = fragments.face >= 0
@@ -63,6 +66,9 @@ def rasterise_sides(vertices: Tensor, faces: Tensor, cameras: Cameras, resolutio
     normal = torch.nn.functional.normalize((vertex_normals(vertices, faces)[corners] * weight).sum(3), dim=-1)
     toward = cameras.position[:, None, None] - x
     depth = (toward * cameras.c2w[:, None, None, :, 2]).sum(-1)
+    if two_sided:
+        behind = is_behind(*(v.flatten(0, 2) for v in (normal, vertices[corners], toward))).view(seen.shape)
+        normal = torch.where(behind[..., None], -normal, normal)
     cosine = (normal * torch.nn.functional.normalize(toward, dim=-1)).sum(-1)
     return Sides(cameras, seen, fragments.face, weight[..., 0], x, normal, torch.where(seen, depth, 0.0), cosine * seen)
 

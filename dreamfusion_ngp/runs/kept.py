@@ -13,7 +13,7 @@ from ..ops.rasterise import rasterise
 from ..render.mesh import NEAREST
 from ..scene.cameras import Cameras, clip_matrices
 from ..scene.imported import NAMED_VIEWS, ImportedMesh, view_check
-from ..scene.surface import vertex_normals
+from ..scene.surface import is_behind, vertex_normals
 
 LOOK = 768  # pixels a side of the views that decide what is kept
 RIM = 3  # pixels beside a depth discontinuity, where nothing counts as clearly visible
@@ -71,7 +71,8 @@ def standing(mesh: ImportedMesh, face: np.ndarray) -> Iterator[tuple[slice | np.
 
 
 class Look:
-    """What a camera sees of a mesh, vertices (V, 3) and faces (F, 3), in LOOK x LOOK pixels."""
+    """What a camera sees of a mesh, vertices (V, 3) and faces (F, 3), in LOOK x LOOK pixels. side: -1 where that is the
+    back of a sheet, or of a solid that is inside out."""
 
     def __init__(self, vertices: torch.Tensor, faces: torch.Tensor, camera: Cameras):
         self.camera, self.matrix = camera, clip_matrices(camera, NEAREST, 10.0)[0]
@@ -80,6 +81,9 @@ class Look:
         shown = (vertices[corner] * fragments.barycentric[0][..., None]).sum(2)
         depth = (camera.position[0] - shown).norm(dim=-1)
         self.depth = torch.where(fragments.face[0] >= 0, depth, 1e3)[None, None]
+        normal = (vertex_normals(vertices, faces)[corner] * fragments.barycentric[0][..., None]).sum(2)
+        behind = is_behind(*(v.flatten(0, 1) for v in (normal, vertices[corner], camera.position[0] - shown)))
+        self.side = torch.where(behind, -1.0, 1.0).view(1, 1, LOOK, LOOK)
         self.nearest = -torch.nn.functional.max_pool2d(-self.depth, 2 * RIM + 1, 1, RIM)
         self.furthest = torch.nn.functional.max_pool2d(self.depth, 2 * RIM + 1, 1, RIM)
 
@@ -100,6 +104,6 @@ class Look:
         distance, reach = toward.norm(dim=-1), CLOSE + 4 * slope  # world units
         clear = (look_up(self.nearest) > distance - reach) & (look_up(self.furthest) < distance + reach)
         visible = (look_up(self.depth) > distance - CLOSE) & clear
-        cosine = (normal * toward).sum(-1) / distance
+        cosine = (normal * toward).sum(-1) / distance * look_up(self.side)
         low = config.keep_cosine - config.keep_feather
         return ((cosine - low) / max(config.keep_feather, 1e-6)).clamp(0, 1) * visible

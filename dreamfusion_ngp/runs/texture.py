@@ -52,6 +52,7 @@ class TextureStage(PaintStage):
         faces = torch.from_numpy(np.ascontiguousarray(self.mesh.faces, dtype=np.int32))
         maps = maps_of(original, self.mesh, self.texels, texture, vertices, faces)
         surface = PaintedSurface(vertices, faces, maps, config.mesh, config.field.bound, config.seed)
+        surface.two_sided = bool(texture.source)  # of other programs' meshes, any may be a sheet or inside out
         super().__init__(config, device, surface)
         held = {} if texture.source else {**mesh_tensors(self.mesh), "frame": self.frame}
         self.mesh_tensors = {name: value.to(self.device) for name, value in held.items()}

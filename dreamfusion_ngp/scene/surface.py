@@ -12,6 +12,7 @@ class Surface(torch.nn.Module):
     """Triangles inside the cube [-bound, bound]^3, in world units."""
 
     bound: float
+    two_sided = False  # triangles may be seen from behind: they are shaded on the side that is seen
 
     @abstractmethod
     def forward(self) -> tuple[Tensor, Tensor]:
@@ -47,6 +48,14 @@ def bumped(normal: Tensor, slope: Tensor) -> Tensor:
     (N, 3), the gradient of its height in space, the part along the surface counts."""
     along = slope - (slope * normal).sum(-1, keepdim=True) * normal
     return torch.nn.functional.normalize(normal - along, dim=-1)
+
+
+def is_behind(normal: Tensor, corner: Tensor, toward: Tensor) -> Tensor:
+    """(N,) bool: whether normals (N, 3) point away from the side on which triangles `corner` (N, 3, 3) are seen, that
+    of the direction `toward` (N, 3) the eye. A triangle that runs the other way round than its neighbours, whose normal
+    it has, is not behind, but a sheet seen from its back is, and a solid that is inside out."""
+    own = torch.linalg.cross(corner[:, 1] - corner[:, 0], corner[:, 2] - corner[:, 0])
+    return (normal * own).sum(-1).sign() * (own * toward).sum(-1).sign() < 0
 
 
 def vertex_normals(vertices: Tensor, faces: Tensor) -> Tensor:
