@@ -47,7 +47,8 @@ TORCH_FREE = (
     | {f"base.{name}" for name in ("errors", "characters", "console", "files", "cache", "native")}
     | {"export.formats"}
 )
-PEERS = {"bench.peers.cuda": {"nerfacc"}}  # what a bench may compare with where it is installed, in functions alone
+# What a bench may compare with where it is installed, in functions alone.
+PEERS = {"bench.peers.cuda": {"nerfacc"}, "bench.peers.cuda_rasterisers": {"nvdiffrast"}}
 FORBIDDEN_IMPORTS = {"pickle", "yaml", "torchvision", "xformers", "nerfacc", "nvdiffrast"}
 FORBIDDEN_CALLS = {"eval", "exec", "torch.load", "torch.hub.load", "os.system", "marshal.loads"}
 

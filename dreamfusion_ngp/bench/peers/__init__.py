@@ -71,6 +71,8 @@ ENTRIES = (
     ),
     Entry("raster forward + backward", "deodr", "deodr", "rasterisers", "deodr_raster", (CPU,)),
     Entry("raster forward + backward", "mitsuba", "mitsuba", "rasterisers", "mitsuba_raster", (CPU,)),
+    Entry("raster forward + backward", "nvdiffrast", "nvdiffrast", "cuda_rasterisers", "nvdiffrast_raster", (CUDA,)),
+    Entry("raster forward + backward", "drtk", "drtk", "cuda_rasterisers", "drtk_raster", (CUDA,)),
     Entry("march", "nerfacc", "nerfacc", "cuda", "nerfacc_march", (CUDA,)),
     Entry("composite forward + backward", "nerfacc", "nerfacc", "cuda", "nerfacc_composite", (CUDA,)),
 )
