@@ -1,6 +1,6 @@
 """OBJ files: positions, UVs and polygons with the file's own indices; the text is kept for writing it back.
 
-Polygons become fans of triangles. Vertices are not merged or split; faces keep the order of the file. Format:
+Polygons become triangles. Vertices are not merged or split; faces keep the order of the file. Format:
 Wavefront, Object Files (.obj), appendix B1 of its Advanced Visualizer manual.
 """
 
@@ -18,7 +18,8 @@ from .files import beside, excerpt, read_beside
 from .gltf_read import MAX_FACES, MAX_MATERIALS, MAX_VERTICES
 from .images import Decoder
 from .mtl import MAX_MTL, MtlMaterial, materials_of, mtl_lines
-from .text import Lines, fans, parse_numbers, words_per_line
+from .polygons import triangulated
+from .text import Lines, parse_numbers, words_per_line
 
 GREY = (0.8, 0.8, 0.8)
 
@@ -49,7 +50,7 @@ def read_obj(data: bytes, folder: Path, name: str, up: str, front: str, side: fl
     lines = Lines(text.replace(b"\\\r\n", b"   ").replace(b"\\\n", b"  "))
     points, uv, colors = vertices_of(lines)
     face_lines, corners, indices = polygons(lines, len(points), len(uv))
-    places, polygon = fans(corners)
+    places, polygon = triangulated(points[indices[:, 0]], corners)
     faces, uv_faces = (indices[:, k].astype(np.int32)[places] for k in (0, 1))
     uv_faces[(uv_faces < 0).any(1)] = -1
     mtl = libraries(lines, folder)

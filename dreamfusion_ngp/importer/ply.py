@@ -1,4 +1,4 @@
-"""PLY files, text and binary, of either byte order: vertices with colours and UVs, polygons as fans of triangles.
+"""PLY files, text and binary, of either byte order: vertices with colours and UVs, polygons as triangles.
 
 Header and types: Turk, The PLY Polygon File Format (1994); names of UVs and textures as MeshLab and Blender write them.
 """
@@ -12,7 +12,8 @@ import numpy as np
 
 from ..base.errors import MeshError
 from .files import excerpt
-from .text import fans, parse_numbers, words_per_line
+from .polygons import triangulated
+from .text import parse_numbers, words_per_line
 
 KINDS = {
     "char": "i1",
@@ -76,8 +77,9 @@ def read_ply(data: bytes) -> Ply:
         raise MeshError(f"is damaged: a face names a vertex that is none of its {len(vertices):,}")
     uv = next((np.stack([vertex[a], vertex[b]], -1) for a, b in UV_NAMES if {a, b} <= vertex.keys()), None)
     colors = colors_of(vertex, {e.name: e for e in elements}["vertex"])
-    places, _ = fans(counts)
-    faces = corners.astype(np.int64)[places]
+    corners = corners.astype(np.int64)
+    places, _ = triangulated(vertices[corners], counts)
+    faces = corners[places]
     if isinstance(face.get("texcoord"), tuple) and np.array_equal(face["texcoord"][0], 2 * counts):
         each = face["texcoord"][1].reshape(-1, 2)[places].astype(np.float32)
         vertices, faces, uv, colors = split(vertices, faces, each, colors)

@@ -42,8 +42,10 @@ def test_a_ply_of_triangles(tmp_path, order):
 @pytest.mark.parametrize("order", ORDERS)
 def test_polygons_of_any_length_stay_in_order(tmp_path, order):
     """trimesh puts the second halves of quads behind all first ones."""
-    polygons = [SIDES[0], SIDES[1][:3], [*SIDES[2], 6, 7], SIDES[3]]
-    mesh = read(tmp_path, ply_bytes(box(*BODY), polygons, order), "mug.ply")
+    turn = np.arange(8) * np.pi / 4
+    circle = np.stack([np.cos(turn), np.sin(turn), 0 * turn], -1).astype(np.float32)
+    polygons = [[0, 1, 2, 3], [1, 3, 7], [0, 1, 2, 4, 5, 7], [2, 4, 6, 7]]
+    mesh = read(tmp_path, ply_bytes(circle, polygons, order), "mug.ply")
     fans = [[p[0], p[k], p[k + 1]] for p in polygons for k in range(1, len(p) - 1)]
     assert mesh.faces.tolist() == fans
     quads = read(tmp_path, ply_bytes(box(*BODY), SIDES, order), "mug.ply")
