@@ -12,9 +12,19 @@ from ..config.rules import RULES
 from ..export.formats import FORMATS, ORIGINS, STL_SIZE, check_formats, check_origin, check_size, conventions_text
 from ..hub.names import ALIASES
 
+AXIS_FLAGS = ("--up", "--front")
+
 
 class Parser(argparse.ArgumentParser):
     """Raises UsageError for wrong flags: one line, like other errors, instead of the whole usage."""
+
+    def parse_known_args(self, args=None, namespace=None):
+        """As argparse's, which alone would take the axis of `--front -y` for a flag."""
+        words = list(sys.argv[1:] if args is None else args)
+        for k in range(len(words) - 1, 0, -1):
+            if words[k - 1] in AXIS_FLAGS and words[k].lower() in ("-x", "-y", "-z"):
+                words[k - 1 : k + 1] = [f"{words[k - 1]}={words[k]}"]
+        return super().parse_known_args(words, namespace)
 
     def error(self, message: str):
         verb = "" if " " in self.prog else " VERB"

@@ -256,3 +256,13 @@ def test_override_reaches_nested_settings_and_checks_types():
     assert override(c, "guidance.scale=7").guidance.scale == 7
     with pytest.raises(UsageError, match="RenderConfig.step"):
         override(c, "render.step=small")
+
+
+@pytest.mark.parametrize(
+    "words", [("--up", "z", "--front", "-y"), ("--front=-y", "--up=z"), ("--up", "z", "--front", "-Y")]
+)
+def test_an_axis_may_begin_with_a_minus(words):
+    args = cli.build_parser().parse_args(["refine", "mug.obj", "a red mug", *words, "--steps", "3"])
+    assert (args.up, args.front.lower(), args.steps) == ("z", "-y", 3)
+    with pytest.raises(UsageError, match="--front: expected one argument"):
+        cli.build_parser().parse_args(["refine", "mug.obj", "a red mug", "--front", "-o", "out"])
