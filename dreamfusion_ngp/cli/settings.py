@@ -7,9 +7,11 @@ from dataclasses import replace
 from ..base.characters import clean_text
 from ..base.errors import UsageError
 from ..config.checks import check_config, clean_texts
+from ..config.models import DETAILS
 from ..config.overrides import override
 from ..config.presets import preset
 from ..config.prompts import clean_prompt
+from ..config.recipes import for_a_public_model
 from ..config.rules import with_rule
 from ..config.schema import RunConfig
 from ..hub.names import ALIASES, CLIP_CLASSES, TOYBOX_NAME, TOYBOXES, on_the_hub, preset_name
@@ -104,9 +106,12 @@ def refine_config(args):
     """The preset "refine", or "refine-geometry", with the flags of `refine` applied, still without mesh and prompt."""
     config = replace(preset("refine-geometry" if args.geometry else "refine"), seed=args.seed)
     if args.guidance is not None:
-        from ..hub.guided import guided
+        from ..hub.guided import guided, knows_toys
 
-        pipeline_class(args.guidance)
+        toys = knows_toys(args.guidance)
+        name = preset_name(args.guidance, pipeline_class(args.guidance), toys)
+        if name in DETAILS and name != "mvdream":  # which sees rings of views and is refused
+            config = for_a_public_model(config, preset(name, toys))
         config = guided(config, args.guidance)
     return with_flags(config, args)
 

@@ -11,7 +11,7 @@ from dataclasses import replace
 from ..base.errors import UsageError
 from .baselines import BASELINES, baseline
 from .models import DETAILS, build
-from .recipes import magic3d_sd, prolificdreamer_sd, textmesh_public
+from .recipes import for_a_public_model, magic3d_sd, prolificdreamer_sd, textmesh_public
 from .rules import with_rule
 from .schema import (
     CameraConfig,
@@ -243,6 +243,8 @@ OF_MODELS = {
     "prolificdreamer": prolificdreamer_sd,
     "textmesh": textmesh_public,
     "mvdream": lambda: build("mvdream"),
+    "refine": lambda: for_a_public_model(refine(), build("sd21")),
+    "refine-geometry": lambda: for_a_public_model(refine_geometry(), build("sd21")),
     **{name: lambda name=name: baseline(name, offline=False) for name in BASELINES},
 }
 

@@ -70,6 +70,7 @@ TEXTMESH_VOLUME = Published(
 SPHERE, EIKONAL = 0.5, 1000.0  # threestudio's
 BETA = (0.1, 1e-3)  # VolSDF's at the start; the floor is a seventh of the way between samples
 TEXTURE_STEPS = 2000  # neither the paper nor anyone else says how many
+SHAPE_OF_IMPORTED_STEPS, HIGHEST_OF_IMPORTED = 1000, 0.5  # ours, and Magic3D's t of a mesh
 
 ANNEALED = 5000  # steps after which the highest t is .5; here t falls to it, linearly, in twice as many
 SHAPE_STEPS, COLOR_STEPS = 15_000, 30_000
@@ -170,3 +171,18 @@ def textmesh_public() -> RunConfig:
         texture=TextureConfig(size=2048, faces=50_000),
     )
     return replace(volume, then=texture)
+
+
+def for_a_public_model(config: RunConfig, own: RunConfig) -> RunConfig:
+    """A recipe for imported meshes, `refine` or `refine-geometry` with the numbers for toys, for a public model whose
+    preset is `own`: its guidance, views and learning rates, at Magic3D's 512 pixels. The highest t falls to .5 over the
+    texture, so that what is smeared can change at first; for a shape it stays below. Not run with real weights."""
+    guidance = replace(own.guidance, t_max_end=HIGHEST_OF_IMPORTED, t_anneal=1.0)
+    mesh = replace(config.mesh, detail_levels=16, detail_finest=2048, detail_log2_table=19)
+    shared = dict(views=own.views, accumulate=own.accumulate, render=replace(config.render, resolution=512), mesh=mesh)
+    if config.kind == "mesh":
+        low, high = guidance.t_range
+        guidance = replace(guidance, t_range=(low, min(high, HIGHEST_OF_IMPORTED)))
+        return replace(config, steps=SHAPE_OF_IMPORTED_STEPS, guidance=guidance, **shared)
+    then = config.then and for_a_public_model(config.then, own)
+    return replace(config, steps=TEXTURE_STEPS, guidance=guidance, optim=own.optim, then=then, **shared)

@@ -8,8 +8,9 @@ from support.tiny_latent import tiny_latent_folder
 
 from dreamfusion_ngp import cli
 from dreamfusion_ngp.base.errors import UsageError
-from dreamfusion_ngp.cli.settings import run_config
+from dreamfusion_ngp.cli.settings import refine_config, run_config
 from dreamfusion_ngp.config.presets import preset
+from dreamfusion_ngp.hub.names import preset_name
 
 
 def stages(*words):
@@ -137,3 +138,32 @@ def test_a_model_of_depth_paints_in_the_stage_of_a_texture_or_nowhere(tmp_path):
     assert all(c.paint.views == 0 for c in stages("--preset", "textmesh"))
     with pytest.raises(UsageError, match="preset textmesh"):
         stages("--depth-control", str(tmp_path))
+
+
+def repainting(*words):
+    """The configs of the stages of a `refine`."""
+    config = refine_config(cli.build_parser().parse_args(["refine", "mug.glb", "a red mug", *words]))
+    return [config] if config.then is None else [config, config.then]
+
+
+@pytest.mark.parametrize("model", ["sd15", "sd21", "sdxl", "sd35", "if"])
+def test_a_public_model_repaints_with_its_own_numbers(model):
+    """Those of its preset, and none that were found with the embedded prior, such as clipped clean images."""
+    own = preset(preset_name(model, ""), False)
+    texture, shape = repainting("--geometry", "--guidance", model)
+    (alone,) = repainting("--guidance", model, "--steps", "7")
+    assert alone.guidance == texture.guidance and alone.steps == 7 and texture.steps == 2000
+    assert texture.guidance == replace(own.guidance, model=model, t_max_end=0.5, t_anneal=1.0)
+    assert shape.guidance.t_range[1] == shape.guidance.t_max_end == 0.5
+    for config in (texture, shape):
+        assert not config.guidance.clip_clean and config.guidance.t_window == 1 and not config.guidance.mode_words
+        assert (config.render.resolution, config.views, config.accumulate) == (512, own.views, own.accumulate)
+    assert texture.optim == own.optim and shape.optim == preset("refine-geometry").then.optim
+    assert texture.camera == preset("refine").camera
+
+
+def test_embedded_models_repaint_with_the_numbers_for_toys():
+    assert repainting() == [preset("refine")] == repainting("--guidance", "toybox")
+    (latent,) = repainting("--guidance", "toybox-256")
+    assert latent.steps == 400 and latent.guidance.t_window == 0.24 and not latent.guidance.clip_clean
+    assert preset("refine", toys=False).guidance.scale == 101
