@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 
 import torch
@@ -25,6 +26,8 @@ from .protocol import Distill
 from .rules import check_rule, rule_of
 from .score_distillation import ScoreDistillation
 
+log = logging.getLogger(__name__)
+
 FAMILIES = (MULTIVIEW, MULTIVIEW_PIXELS, FLOW, SDXL, LATENT, PIXEL)  # the first that accepts a folder is its family
 
 
@@ -43,6 +46,12 @@ def load_guidance(
     if rule is None:
         check_rule(config.guidance, model_family)
     denoiser = DiffusionDenoiser(model_family, config, folder, torch.device(device))
+    if config.guidance.clip_clean and denoiser.ends.vae is not None:
+        log.info(
+            "note        guidance.clip_clean clips the latents of %s to [-1, 1], and they go beyond; "
+            "--set guidance.clip_clean=false (then.guidance.clip_clean in a second stage) leaves them whole",
+            config.guidance.model[:60],
+        )
     rule = rule or rule_of(config.guidance, denoiser, config.seed)
     return ScoreDistillation(config, denoiser, rule, denoiser.resident)
 

@@ -271,3 +271,13 @@ def test_the_family_in_the_docs_is_one(latent_folders, folders, tmp_path, monkey
     assert float(judged(guidance, rgb, 0).value) != float(first.value), "the label reaches the UNet"
     with pytest.raises(PriorError, match="knows no labels"):
         loaded(replaced(folder, tmp_path / "other", unet=tiny_unet("sd")))
+
+
+def test_latents_that_are_clipped_are_announced(latent_folders, folders, caplog):
+    with caplog.at_level("INFO", "dreamfusion_ngp"):
+        loaded(latent_folders["sd"])
+        loaded(folders["placed"], clip_clean=True)
+        assert not [line for line in caplog.messages if "clip_clean" in line]
+        loaded(latent_folders["sd"], clip_clean=True)
+    (line,) = (line for line in caplog.messages if "clip_clean" in line)
+    assert "clips the latents" in line and "--set guidance.clip_clean=false" in line
