@@ -14,12 +14,12 @@ from ..config.prompts import clean_prompt
 from ..config.recipes import for_a_public_model
 from ..config.rules import with_rule
 from ..config.schema import RunConfig
-from ..hub.names import ALIASES, CLIP_CLASSES, TOYBOX_NAME, TOYBOXES, on_the_hub, preset_name
+from ..hub.names import TOYBOX_NAME, on_the_hub, preset_name
 
 
 def run_config(args):
     """The preset with the flags of `generate` applied."""
-    from ..hub.guided import guided, knows_toys
+    from ..hub.guided import guided, knows_toys, pipeline_class
 
     prompt = args.prompt_flag if args.prompt_flag is not None else args.prompt
     if prompt is None or (args.prompt_flag is not None and args.prompt is not None):
@@ -106,7 +106,7 @@ def refine_config(args):
     """The preset "refine", or "refine-geometry", with the flags of `refine` applied, still without mesh and prompt."""
     config = replace(preset("refine-geometry" if args.geometry else "refine"), seed=args.seed)
     if args.guidance is not None:
-        from ..hub.guided import guided, knows_toys
+        from ..hub.guided import guided, knows_toys, pipeline_class
 
         toys = knows_toys(args.guidance)
         name = preset_name(args.guidance, pipeline_class(args.guidance), toys)
@@ -114,17 +114,3 @@ def refine_config(args):
             config = for_a_public_model(config, preset(name, toys))
         config = guided(config, args.guidance)
     return with_flags(config, args)
-
-
-def pipeline_class(model: str) -> str:
-    """The class of a model's pipeline; "" for short names, whose preset is known, and for a folder without a pipeline,
-    which raises when it is loaded. Fetches the model of a hub id. Raises PriorError where it is missing."""
-    from ..hub.fetch import model_path, read_json
-
-    if model in ALIASES or model in TOYBOXES:
-        return ""  # its preset is known
-    folder = model_path(model)
-    if name := read_json(folder / "model_index.json").get("_class_name"):
-        return str(name)
-    config = read_json(folder / "config.json")  # of a CLIP, which has no pipeline
-    return CLIP_CLASSES.get(str(config.get("model_type")), "")

@@ -21,12 +21,10 @@ import torch
 from torch import Tensor
 
 from ..base.errors import PriorError
-from .checks import present
+from ..hub.guided import PROJECTION
 from .multiview import CAMERA
 from .pipeline_folder import find_weights, fitting, read_config
 
-PROJECTION = "camera_proj"  # the folder of a separate projection
-FOREIGN = ("MultiViewUNetModel", "MultiViewUNetWrapperModel", "MultiViewUNet2DConditionModel")
 STOCK = "UNet2DConditionModel"
 RESNET = {
     "in_layers.0": "norm1",
@@ -46,13 +44,6 @@ ENDS = {
     "out.2": "conv_out",
 }
 IMAGE_KEYS = re.compile(r"^image_embed\.|to_[kv]_ip\b")  # of ImageDream, in diffusers' names or others
-
-
-def is_multiview(index: dict) -> bool:
-    """Whether a model_index.json is of a port of MVDream, or of a folder that this package writes."""
-    unet = index.get("unet")
-    named = isinstance(unet, list) and len(unet) == 2 and unet[1] in FOREIGN
-    return str(index.get("_class_name")).startswith("MVDream") or named or present(index, PROJECTION)
 
 
 def as_stock(folder: Path, index: dict) -> dict:

@@ -10,9 +10,10 @@ from functools import partial
 from ...base.errors import PriorError, UsageError
 from ...base.slots import sent
 from ...config.schema import RunConfig
+from ...hub.guided import is_multiview
 from ..checks import foreign_conditions, present
 from ..multiview import CAMERA, VIEWS, attend_jointly, camera_numbers
-from ..mvdream import as_stock, is_multiview, load_unet
+from ..mvdream import as_stock, load_unet
 from ..settings import read_settings
 from ..text_encoders import LowerCase
 from . import latent, pixel
