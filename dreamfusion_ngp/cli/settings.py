@@ -14,12 +14,12 @@ from ..config.prompts import clean_prompt
 from ..config.recipes import for_a_public_model
 from ..config.rules import with_rule
 from ..config.schema import RunConfig
-from ..hub.names import TOYBOX_NAME, on_the_hub, preset_name
+from ..hub.names import TOYBOX_NAME, on_the_hub
 
 
 def run_config(args):
     """The preset with the flags of `generate` applied."""
-    from ..hub.guided import guided, knows_toys, pipeline_class
+    from ..hub.guided import guided, knows_toys, preset_of
 
     prompt = args.prompt_flag if args.prompt_flag is not None else args.prompt
     if prompt is None or (args.prompt_flag is not None and args.prompt is not None):
@@ -28,7 +28,7 @@ def run_config(args):
     clean_text(args.negative or "", "the negative prompt")
     model = args.guidance if args.guidance is not None else TOYBOX_NAME
     toys = knows_toys(model)
-    name = args.preset if args.preset is not None else preset_name(model, pipeline_class(model), toys)
+    name = args.preset if args.preset is not None else preset_of(model)
     config = replace(preset(name, toys), prompt=prompt, seed=args.seed)
     config = with_flags(config if args.guidance is None else guided(config, model), args)
     if on_the_hub(config.guidance.model):
@@ -106,11 +106,10 @@ def refine_config(args):
     """The preset "refine", or "refine-geometry", with the flags of `refine` applied, still without mesh and prompt."""
     config = replace(preset("refine-geometry" if args.geometry else "refine"), seed=args.seed)
     if args.guidance is not None:
-        from ..hub.guided import guided, knows_toys, pipeline_class
+        from ..hub.guided import guided, knows_toys, preset_of
 
-        toys = knows_toys(args.guidance)
-        name = preset_name(args.guidance, pipeline_class(args.guidance), toys)
+        name = preset_of(args.guidance)
         if name in DETAILS and name != "mvdream":  # which sees rings of views and is refused
-            config = for_a_public_model(config, preset(name, toys))
+            config = for_a_public_model(config, preset(name, knows_toys(args.guidance)))
         config = guided(config, args.guidance)
     return with_flags(config, args)

@@ -20,8 +20,7 @@ from ..guidance.dual_encoder import encoder_folder, encoder_kind
 from ..guidance.load import check_guidance
 from ..guidance.origin import weights_digest
 from ..hub.fetch import pinned
-from ..hub.guided import guided
-from ..hub.names import ALIASES
+from ..hub.guided import guided, preset_of
 from ..runs.generate import check_prompt, pin_model
 from .groups import TWENTY_FOUR
 from .paper_report import JUDGE as JUDGE_NAME
@@ -42,8 +41,8 @@ def config_of(row: Row, prompt: str, seed: int, request: Request) -> RunConfig:
         if model is None:
             flag = f"give --{'guidance' if row.needs == 'diffusion' else row.needs} MODEL" if row.needs else "toys only"
             raise UsageError(flag)
-        default = ALIASES[model].preset if model in ALIASES else "sd21"
-        config = guided(preset(default if row.public == "model" else row.public or row.preset, toys=False), model)
+        name = preset_of(model) if row.public == "model" else row.public or row.preset
+        config = guided(preset(name, toys=False), model)
     return pin_model(check_prompt(shortened(replace(config, prompt=prompt, seed=seed), request.shorten)))
 
 

@@ -7,7 +7,7 @@ from dataclasses import replace
 from ..config.presets import latent_toys
 from ..config.schema import GuidanceConfig, RunConfig
 from .fetch import model_path
-from .names import ALIASES, CLIP_CLASSES, LATENT_TOYBOX, TOYBOXES, folder_of
+from .names import ALIASES, CLIP_CLASSES, LATENT_TOYBOX, TOYBOXES, folder_of, preset_name
 from .snapshots import parts_of, read_json
 
 PROJECTION = "camera_proj"  # the folder of a separate projection of cameras, in ports of MVDream
@@ -36,13 +36,21 @@ def knows_toys(model: str) -> bool:
     return model in TOYBOXES or bool(read_json(folder_of(model) / "dreamfusion_ngp.json").get("toys"))
 
 
+def preset_of(model: str) -> str:
+    """The name of the preset of a run with a model; a hub's is fetched. Raises PriorError where it is missing."""
+    return preset_name(model, pipeline_class(model), knows_toys(model))
+
+
 def pipeline_class(model: str) -> str:
     """The class of a model's pipeline; "" for short names, whose preset is known, and for a folder without a pipeline,
     which raises when it is loaded. Fetches the model of a hub id. Raises PriorError where it is missing."""
     if model in ALIASES or model in TOYBOXES:
         return ""  # its preset is known
     folder = model_path(model)
-    if name := read_json(folder / "model_index.json").get("_class_name"):
+    index = read_json(folder / "model_index.json")
+    if is_multiview(index):  # ports differ in the class that they name
+        return "MVDreamPipeline"
+    if name := index.get("_class_name"):
         return str(name)
     config = read_json(folder / "config.json")  # of a CLIP, which has no pipeline
     return CLIP_CLASSES.get(str(config.get("model_type")), "")

@@ -21,7 +21,7 @@ from dreamfusion_ngp.guidance.denoisers.multiview import MULTIVIEW
 from dreamfusion_ngp.guidance.load import family, load_guidance
 from dreamfusion_ngp.guidance.mvdream import as_stock, diffusers_names, load_unet, stock_config
 from dreamfusion_ngp.guidance.pipeline_folder import read_index
-from dreamfusion_ngp.hub.names import preset_name
+from dreamfusion_ngp.hub.guided import preset_of
 from dreamfusion_ngp.scene.views import sample_views
 
 
@@ -88,10 +88,7 @@ def test_stable_diffusion_1_5s_heads_and_projections_are_read_from_config_and_we
 def test_every_port_is_read_to_the_same_network(name, ports):
     folder = ports[name]
     index = as_stock(folder, read_index(folder))
-    assert family(folder) is MULTIVIEW and preset_name(str(folder), read_index(folder)["_class_name"]) in (
-        "mvdream",
-        "sd21",
-    )
+    assert family(folder) is MULTIVIEW and preset_of(str(folder)) == "mvdream"
     found, first = load_unet(folder, index, "unet").state_dict(), load_unet(ports["ours"], {}, "unet").state_dict()
     assert len(found) == 690 and all(torch.equal(found[key], first[key]) for key in first)
 
