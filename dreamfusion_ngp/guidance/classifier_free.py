@@ -17,9 +17,8 @@ def guided_noise(
     """Guided eps_hat (B, C, h, w) of z: with the config's scale, rescaling and clipping."""
     guided = schedule.noise(guided_prediction(predictions, config), z, alpha, sigma)
     if config.rescale_of == "clean" and config.rescale > 0:
-        guided = rescale_clean(
-            guided, schedule.noise(predictions.cond, z, alpha, sigma), z, alpha, sigma, config.rescale
-        )
+        conditional = schedule.noise(predictions.cond, z, alpha, sigma)
+        guided = rescale_clean(guided, conditional, z, alpha, sigma, config.rescale, predictions.together)
     return clip_clean(guided, z, alpha, sigma) if config.clip_clean else guided
 
 
@@ -76,15 +75,31 @@ def rescale_guidance(guided: Tensor, conditional: Tensor, share: float) -> Tenso
     return share * (guided * ratio) + (1 - share) * guided
 
 
-def rescale_clean(guided: Tensor, conditional: Tensor, z: Tensor, alpha: Tensor, sigma: Tensor, share: float) -> Tensor:
+def rescale_clean(
+    guided: Tensor,
+    conditional: Tensor,
+    z: Tensor,
+    alpha: Tensor,
+    sigma: Tensor,
+    share: float,
+    together: int | None = None,
+) -> Tensor:
     """Guided eps_hat (B, C, H, W) whose clean image x_hat = (z - sigma eps_hat) / alpha is rescaled, by `share` in [0,
-    1], towards the standard deviation of the conditional prediction's clean image. One factor for all views, from all
-    their numbers (Shi et al., "MVDream", ICLR 2024; its views share t). share 0: unchanged."""
+    1], towards the standard deviation of the conditional prediction's clean image. One factor for the views of an
+    object, from all their numbers (Shi et al., "MVDream", ICLR 2024; its views share t): for each `together`
+    consecutive views, or for all. share 0: unchanged."""
     if share <= 0:
         return guided
     clean, clean_cond = ((z - sigma * noise_hat) / alpha for noise_hat in (guided, conditional))
-    factor = (clean_cond.std() + 1e-8) / (clean.std() + 1e-8)
+    factor = (deviation(clean_cond, together) + 1e-8) / (deviation(clean, together) + 1e-8)
     return (z - alpha * (share * factor + 1 - share) * clean) / sigma
+
+
+def deviation(x: Tensor, together: int | None) -> Tensor:
+    """The standard deviation of all numbers of x (B, ...), or that of each `together` consecutive rows, (B, 1, ...)."""
+    if together is None:
+        return x.std()
+    return x.reshape(-1, together * x[0].numel()).std(1).repeat_interleave(together).reshape(-1, *[1] * (x.ndim - 1))
 
 
 def clip_clean(noise_hat: Tensor, z: Tensor, alpha: Tensor, sigma: Tensor) -> Tensor:

@@ -53,13 +53,15 @@ class Guidance(Protocol):
 class Predictions:
     """Predictions of a network for B noisy views, in the terms of its schedule's `prediction`.
 
-    uncond, cond: (B, C, h, w) float32. negatives: N more, for texts to steer away from, with weights (N, B).
+    uncond, cond: (B, C, h, w) float32. negatives: N more, for texts to steer away from, with weights (N, B). together:
+    so many consecutive views are of one object, None: all of them.
     """
 
     uncond: Tensor
     cond: Tensor
     negatives: tuple[Tensor, ...] = ()
     weights: Tensor | None = None
+    together: int | None = None
 
     @staticmethod
     def joined(slices: Sequence[Predictions]) -> Predictions:

@@ -17,6 +17,7 @@ from dreamfusion_ngp.base.rng import generator
 from dreamfusion_ngp.config.presets import preset
 from dreamfusion_ngp.config.schema import CameraConfig, LightConfig
 from dreamfusion_ngp.guidance import memory
+from dreamfusion_ngp.guidance.classifier_free import guided_noise
 from dreamfusion_ngp.guidance.denoisers.multiview import MULTIVIEW
 from dreamfusion_ngp.guidance.load import family, load_guidance
 from dreamfusion_ngp.guidance.mvdream import as_stock, diffusers_names, load_unet, stock_config
@@ -118,6 +119,21 @@ def test_views_are_judged_together_and_told_their_cameras(ports):
     turned = denoiser.predict(z, t, views[np.array([1, 2, 3, 0, 4, 5, 6, 7])]).cond
     assert (turned[:4] - other[:4]).abs().max() > 1e-5
     assert denoiser.views_together and denoiser.scale == 50.0
+
+
+def test_two_objects_of_a_step_are_rescaled_apart(ports):
+    """Beside an object of much more contrast, the guided noise of the other stays what it is alone."""
+    guidance = load_guidance(run(ports["ldm"], views=8, rescale=0.5, rescale_of="clean"), "cpu")
+    denoiser, views, t = guidance.denoiser, seen(8), np.full(8, 500)
+    z = torch.randn(8, 4, 8, 8, generator=torch.Generator().manual_seed(1))
+    z[4:] *= 5
+
+    def guided(part: slice) -> torch.Tensor:
+        alpha, sigma = denoiser.schedule.coefficients(t[part], z)
+        said = denoiser.predict(z[part], t[part], views[part])
+        return guided_noise(said, z[part], alpha, sigma, denoiser.schedule, guidance.config)
+
+    torch.testing.assert_close(guided(slice(0, 8))[:4], guided(slice(0, 4)), atol=1e-4, rtol=1e-4)
 
 
 def test_objects_are_sliced_and_views_never(ports):

@@ -52,6 +52,18 @@ def test_the_free_function_is_mvdreams_formula():
     assert rescale_clean(*like, 0.0) is like[0]
 
 
+def test_each_object_has_a_factor_of_its_own():
+    """MVDream's code takes the deviation over the four views of an object, also where a step has two objects."""
+    random = np.random.default_rng(0)
+    z, cond = random.standard_normal((2, 8, 4, 6, 6))
+    guided = cond + np.repeat([8.0, 2.0], 4).reshape(-1, 1, 1, 1) * random.standard_normal((8, 4, 6, 6))
+    like = [torch.tensor(v) for v in (guided, cond, z, 0.6, 0.8)]
+    found = (z - 0.8 * rescale_clean(*like, 0.5, together=4).numpy()) / 0.6
+    for part in (slice(0, 4), slice(4, 8)):
+        wanted = mvdream(*((z[part] - 0.8 * said[part]) / 0.6 for said in (guided, cond)), 0.5)
+        np.testing.assert_allclose(found[part], wanted, rtol=1e-6)
+
+
 @pytest.mark.parametrize("kind", ["sd", "sdv", "sd3"])
 @pytest.mark.parametrize(
     "options",

@@ -204,7 +204,7 @@ class DiffusionDenoiser:
         branches = self.texts.branches(views)
         uncond, cond, *negatives = self._predict(z, t, views, branches)
         weights = sent(branches.weights, z.device, z.dtype) if negatives else None
-        return Predictions(uncond, cond, tuple(negatives), weights)
+        return Predictions(uncond, cond, tuple(negatives), weights, self.ends.views if self.ends.views > 1 else None)
 
     @torch.no_grad()
     def answers(self, z: Tensor, t: np.ndarray, views: Views, texts: Sequence[str]) -> tuple[Tensor, ...]:
