@@ -15,9 +15,10 @@ LIST_KEYS = ("prompts", "captions", "data", "annotations")  # of an object that 
 def listed_prompts(path: Path, name: str = "--captions") -> list[tuple[str, str]]:
     """(where, text) of every entry of a file, in order; "line 3" or "entry 3".
 
-    .json: a list of texts or of objects with one of TEXT_KEYS, an object with such a list under one of LIST_KEYS, or an
-    object whose values are texts or such objects. .jsonl: a text or such an object a line. Any other name: a text a
-    line. Raises UsageError that names the file, and the entry that cannot be used.
+    .json: a list of texts or of objects with one of TEXT_KEYS, an object with such a list under one of LIST_KEYS, one
+    whose values are such lists (threestudio's prompt_library.json), or one whose values are texts or such objects.
+    .jsonl: a text or such an object a line. Any other name: a text a line. Raises UsageError that names the file, and
+    the entry that cannot be used.
     """
     path = Path(path)
     try:
@@ -47,7 +48,10 @@ def entries(value, place: str) -> list:
     """The entries of a list in one of the forms of `listed_prompts`."""
     if isinstance(value, dict):
         inner = next((value[key] for key in LIST_KEYS if isinstance(value.get(key), (list, dict))), None)
-        return entries(inner, place) if inner is not None else list(value.values())
+        if inner is not None:
+            return entries(inner, place)
+        lists = bool(value) and all(isinstance(part, list) for part in value.values())
+        return [entry for part in value.values() for entry in part] if lists else list(value.values())
     if isinstance(value, list):
         return value
     raise UsageError(f"{place}: holds no list of prompts but a {type(value).__name__}")

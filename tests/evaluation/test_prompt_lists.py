@@ -21,6 +21,8 @@ TWO = ["a corgi in a top hat", "a stack of books"]
         {"annotations": [{"caption": text, "image_id": 1} for text in TWO]},
         {"0": TWO[0], "1": {"text": TWO[1]}},
         {"data": {"a": TWO[0], "b": TWO[1]}},
+        {"dreamfusion": TWO},
+        {"single": TWO[:1], "multi": [{"prompt": TWO[1]}]},
     ],
 )
 def test_json_in_the_forms_of_benchmarks(value, tmp_path):
