@@ -20,9 +20,10 @@ from dreamfusion_ngp.guidance import memory
 from dreamfusion_ngp.guidance.classifier_free import guided_noise
 from dreamfusion_ngp.guidance.denoisers.multiview import MULTIVIEW
 from dreamfusion_ngp.guidance.load import family, load_guidance
-from dreamfusion_ngp.guidance.mvdream import as_stock, diffusers_names, load_unet, stock_config
+from dreamfusion_ngp.guidance.mvdream import as_stock, diffusers_names, load_unet, stock_class, stock_config
 from dreamfusion_ngp.guidance.pipeline_folder import read_index
 from dreamfusion_ngp.hub.guided import preset_of
+from dreamfusion_ngp.hub.snapshots import needed_files
 from dreamfusion_ngp.scene.views import sample_views
 
 
@@ -83,6 +84,9 @@ def test_stable_diffusion_1_5s_heads_and_projections_are_read_from_config_and_we
     state = {"down_blocks.0.attentions.0.proj_in.weight": torch.zeros(320, 320, 1, 1)}
     made = stock_config(older, state)
     assert made["attention_head_dim"] == [8] * 4 and made["use_linear_projection"] is False
+    with torch.device("meta"):
+        twin = stock_class()(**made)
+    assert len(twin.state_dict()) == 690 and sum(p.numel() for p in twin.parameters()) == 861_182_404
 
 
 @pytest.mark.parametrize("name", PORTS)
@@ -100,6 +104,20 @@ def test_every_port_guides_alike(name, ports):
     wanted = load_guidance(run(ports["ours"]), "cpu")(pictures(), seen(), 4, 0.0).gradient
     assert found.isfinite().all() and found.abs().max() > 0
     torch.testing.assert_close(found, wanted)
+
+
+@pytest.mark.parametrize("name", ["ldm", "apart"])
+def test_fetch_takes_weights_and_configs_of_a_port_and_no_code(name, ports):
+    folder = ports[name]
+    listed = {str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()}
+    more = {
+        "pipeline_mvdream.py",
+        "unet/mv_unet.py",
+        "unet/diffusion_pytorch_model.bin",
+        "README.md",
+        "scripts/util.py",
+    }
+    assert set(needed_files(listed | more, read_index(folder))) == listed
 
 
 def test_views_are_judged_together_and_told_their_cameras(ports):
