@@ -112,7 +112,8 @@ BASELINES = {
             "their warm-up are this package's",
             "the origin does not follow the centre of the density",
             "the 8 windows are those of one view on one device; in Dream Fields every device has its own view",
-            "a triangle filter, which averages when it shrinks, resizes a window; Dream Fields uses a bilinear one",
+            "a triangle filter, which averages when it shrinks, resizes a window; Dream Fields uses a bilinear one, "
+            "and starts a window at a whole pixel",
         ),
         {
             "guidance.model": ("toybox-clip", "the embedded one"),
@@ -151,6 +152,10 @@ BASELINES = {
             "one",
             "the light is this package's point light; the object is not moved off centre",
             "the learning rate falls by a cosine to the final value of CLIP-Mesh's exponential schedule",
+            "the focal length is uniform between the ends of their field of view, there the angle itself: the median "
+            "is 46 degrees here, 60 there",
+            "textureless renderings are white and drawn with a chance of 13 in 25, there grey (.5) and 13 of the 25; a "
+            "triangle filter resizes a rendering, there a cubic one",
         ),
         {
             "guidance.model": ("toybox-clip", "the embedded one"),
