@@ -11,8 +11,9 @@ from pathlib import Path
 from ..base import markdown, template
 from ..base.errors import UsageError, writing
 from ..base.files import write_atomically
+from ..evaluation.clip_scores import PAIRS
 from ..evaluation.figures import DEFINITIONS
-from .paper_rows import PAPER, PAPER_HEAD, ROWS, TRUTH, Plan, Request
+from .paper_rows import PAPER, PAPER_HEAD, PAPER_NOTE, ROWS, TRUTH, Plan, Request
 from .paper_sheet import sheet
 from .tables import values, with_spread
 from .task import Task, captions_digest, finished
@@ -20,18 +21,25 @@ from .task import Task, captions_digest, finished
 JUDGE = "judge"
 # Figure, heading, digits, factor.
 SHAPE = (("volumetric_iou", "IoU", 2, 1), ("mesh_chamfer", "Chamfer", 4, 1))
-COST = (("seconds", "seconds", 0, 1), ("peak_memory", "memory, GB", 2, 1e-9))
+COST = (("seconds", "seconds", 0, 1), ("cpu_seconds", "processor s", 0, 1), ("peak_memory", "memory, GB", 2, 1e-9))
 BY_CLIP = (
     ("clip_score", "CLIP score", 1, 1),
     ("iqa_quality", "IQA quality", 2, 1),
     ("iqa_sharpness", "IQA sharp", 2, 1),
     ("iqa_real", "IQA real", 2, 1),
 )
+AMONG_TOYS = "among all toys in all colours, 220 captions (Colour), and among all toys, 20 (Geo)"
 NOTE = (
-    "R-Precision in percent, by eight azimuths at 30 degrees of elevation, mean ± standard deviation over the runs; a "
-    "run without a result counts as zero; in brackets where what scores has guided. IoU and Chamfer distance to the "
-    "true toy. diverged: runs without a result, or with an empty or a full scene. Seconds and memory: of the process "
-    "that optimises."
+    "R-Precision in percent: how often the eight views at 30 degrees of elevation retrieve their caption {among}. "
+    "Colour by lit, Geo by textureless renderings; in brackets where what scores has guided. IoU, and Chamfer distance "
+    "in world units (a toy is .5 to 1 long), to the true toy. diverged: runs without a result, or with an empty or a "
+    "full scene. Seconds (by the clock, which other work on the machine changes, and of the processor) and memory: of "
+    "the process that optimises. All are means ± standard deviations over the runs; a run without a result counts as "
+    "zero in R-Precision and IoU, and is left out of the other figures of results."
+)
+CLIP_NOTE = (
+    "CLIP score: 100 times the cosine of a lit view with its prompt. IQA (CLIP-IQA): the share, 0 to 1, of the first "
+    "text of " + ", ".join(f"{good} / {bad}" for good, bad in PAIRS.values()) + " in a softmax of both, on lit views."
 )
 
 
@@ -192,16 +200,26 @@ def short(name: str) -> str:
     return Path(name).name.split("@")[0]
 
 
+def notes(table: dict) -> str:
+    """What the columns mean."""
+    among = f"among the captions of {table['captions']}" if table["captions"] else AMONG_TOYS
+    by_clip = any(name != JUDGE for name in retrieval_names(table))
+    return NOTE.format(among=among) + (f" {CLIP_NOTE}" if by_clip else "")
+
+
 def remarks(table: dict) -> list[str]:
-    """Notes to the table: how it was shortened, what is missing and why."""
-    lines = [f"Steps times {table['shorten']:g}: **shortened**."] if table["shorten"] < 1 else []
+    """Notes to the table, those between ** in bold: how it was shortened, what is missing and why."""
+    lines = [f"**Shortened: steps times {table['shorten']:g}.**"] if table["shorten"] < 1 else []
+    if any(row["runs"] for row in table["rows"]) and not any(truth_cells(table, retrieval_names(table))):
+        lines.append(f"{TRUTH}: none, as the prompts are no toys whose true pictures are known")
     lines += [f"{row['name']}: not measured: {row['absent']}" for row in table["rows"] if row["absent"]]
     for row in table["rows"]:
         failed = sorted({run["failed"] for run in row["runs"] if run.get("failed")})
         lines += [f"{row['name']}: {len(failed)} kinds of failure, the first: {failed[0]}"] if failed else []
     lines += differences(table)
     machines = sorted({run["machine"] for row in table["rows"] for run in row["runs"]})
-    return [*lines, *(f"Machine: {machine}." for machine in machines)]
+    lines += [f"Machine: {machine}." for machine in machines]
+    return [*lines, f"Threads of a run: {table['threads']}; runs at a time, in the last call: {table['processes']}."]
 
 
 def differences(table: dict) -> list[str]:
@@ -221,10 +239,10 @@ def differences(table: dict) -> list[str]:
 
 def markdown_page(table: dict) -> str:
     head, body = table_of(table)
-    lines = ["# The paper's table", "", NOTE, "", *markdown.table(head, body, "l" + "r" * (len(head) - 1)), ""]
+    lines = ["# The paper's table", "", notes(table), "", *markdown.table(head, body, "l" + "r" * (len(head) - 1)), ""]
     lines += [f"- {remark}" for remark in remarks(table)]
     paper = markdown.table(PAPER_HEAD, [list(row) for row in PAPER], "lrrrrrr")
-    return "\n".join([*lines, "", "The paper's own, by CLIP on 153 captions:", "", *paper])
+    return "\n".join([*lines, "", PAPER_NOTE, "", *paper])
 
 
 def html_page(table: dict) -> str:
@@ -237,12 +255,13 @@ def html_page(table: dict) -> str:
     return template.render(
         __package__,
         "paper.html.j2",
-        note=NOTE,
+        note=notes(table),
         head=head,
         body=body,
-        remarks=remarks(table),
+        remarks=[(line.strip("*"), line.startswith("**")) for line in remarks(table)],
         prompts=prompts,
         galleries=galleries,
+        paper_note=PAPER_NOTE,
         paper_head=PAPER_HEAD,
         paper=PAPER,
     )

@@ -75,8 +75,11 @@ ROWS = (
     Row("MVDream", "mvdream", "four views at once (Shi et al. 2024)", "multiview"),
 )
 
-# DreamFusion, table 1, in percent: R-Precision Colour and Geo by CLIP B/32, B/16 and L/14; in brackets the CLIP that
-# guided. 153 captions of COCO.
+PAPER_NOTE = (
+    "The paper's own (DreamFusion, table 1), in percent, by CLIP among 153 captions of COCO; in brackets the CLIP that "
+    "guided. DreamFusion by several azimuths at 30 degrees of elevation; Dream Fields and CLIP-Mesh, as published, by "
+    "one view at 45, CLIP-Mesh's figure by L/14 from a single seed."
+)
 PAPER_HEAD = ["", "B/32 Colour", "B/32 Geo", "B/16 Colour", "B/16 Geo", "L/14 Colour", "L/14 Geo"]
 PAPER = (
     ["GT images", "77.1", "", "79.1", "", "", ""],

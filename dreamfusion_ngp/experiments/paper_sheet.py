@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import textwrap
 
 import numpy as np
 
@@ -11,6 +12,7 @@ from .diversity import pixels
 
 MARGIN, HEAD = 150, 34  # pixels to the left for the methods, above for the prompts
 COLUMNS = 24  # prompts at most
+LETTERS = 9  # of a heading's line, at most as wide as a picture
 
 
 def sheet(table: dict) -> bytes | None:
@@ -30,8 +32,7 @@ def sheet(table: dict) -> bytes | None:
     image = Image.new("RGB", size, "white")
     draw, font = ImageDraw.Draw(image), ImageFont.load_default(11)
     for column, prompt in enumerate(prompts):
-        text = "\n".join(word[:11] for word in prompt.split()[-2:])
-        draw.multiline_text((MARGIN + THUMBNAIL * column + 3, 3), text, "black", font, spacing=2)
+        draw.multiline_text((MARGIN + THUMBNAIL * column + 3, 3), heading(prompt), "black", font, spacing=2)
     for number, (name, pictures) in enumerate(rows.items()):
         top = HEAD + 2 * THUMBNAIL * number
         draw.text((4, top + THUMBNAIL - 6), name, "black", font)
@@ -42,3 +43,10 @@ def sheet(table: dict) -> bytes | None:
     buffer = io.BytesIO()
     image.save(buffer, "JPEG", quality=80, optimize=True)
     return buffer.getvalue()
+
+
+def heading(prompt: str) -> str:
+    """A prompt without its article, in two lines of LETTERS at most: its end, after "..", if it is longer."""
+    article, _, rest = prompt.partition(" ")
+    lines = textwrap.wrap(rest if rest and article.lower() in ("a", "an", "the") else prompt, LETTERS)
+    return "\n".join(lines if len(lines) < 3 else [f"..{lines[-2]}", lines[-1]])

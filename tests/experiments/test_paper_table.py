@@ -250,7 +250,9 @@ def test_the_pages_say_what_was_measured(tmp_path):
     grey = rows["Dream Fields, by the judge"]
     assert grey["judge Colour"] == "(87.5)" and grey["clip Colour"] == "87.5" and grey["diverged"] == "100 %"
     page, sheet = markdown_page(table), html_page(table)
-    assert "**shortened**" in page and "the scene is empty" in page and "| DreamFusion | 75.1 | 42.5 |" in page
+    assert "**Shortened: steps times 0.01.**" in page and "<strong>Shortened: steps times 0.01.</strong>" in sheet
+    assert "220 captions (Colour)" in page and "Sharp photo. / Blurry photo." in page
+    assert "the scene is empty" in page and "| DreamFusion | 75.1 | 42.5 |" in page
     with Image.open(asked.out / "table.jpg") as picture:
         lit, clay = (picture.getpixel((MARGIN + 32, HEAD + y)) for y in (32, 96))
         assert picture.size == (MARGIN + 2 * 64, HEAD + 2 * 128)
