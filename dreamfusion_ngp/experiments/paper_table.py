@@ -30,6 +30,13 @@ from .pool import Runner, check_hours
 from .task import JUDGE, Task, digest, key_of, models_of
 
 SEEDS = 3  # of every prompt, from 0 on
+FLAGS = {"diffusion": "guidance"}  # Row.needs -> flag, where they differ
+KINDS = {"mvdream": "multiview", "dreamfields": "clip"}  # preset of a model -> Row.needs
+WHAT = {
+    "multiview": "a model of several views at once",
+    "clip": "a CLIP",
+    "diffusion": "a diffusion model of one view at a time",
+}
 
 
 def config_of(row: Row, prompt: str, seed: int, request: Request) -> RunConfig:
@@ -37,13 +44,21 @@ def config_of(row: Row, prompt: str, seed: int, request: Request) -> RunConfig:
     if request.captions is None:
         config = preset(row.preset)
     else:
-        model = dict(request.models).get(row.needs)
+        model, flag = dict(request.models).get(row.needs), f"--{FLAGS.get(row.needs, row.needs)}"
         if model is None:
-            flag = f"give --{'guidance' if row.needs == 'diffusion' else row.needs} MODEL" if row.needs else "toys only"
-            raise UsageError(flag)
+            raise UsageError(f"give {flag} MODEL" if row.needs else "toys only")
+        check_kind(row.needs, model, flag)
         name = preset_of(model) if row.public == "model" else row.public or row.preset
         config = guided(preset(name, toys=False), model)
     return pin_model(check_prompt(shortened(replace(config, prompt=prompt, seed=seed), request.shorten)))
+
+
+def check_kind(needs: str, model: str, flag: str) -> None:
+    """Raise UsageError unless a model given by `flag` is of the kind of Row.needs, so that no row is of another method.
+    What is no CLIP is refused where one is loaded."""
+    kind = KINDS.get(preset_of(model), "diffusion")
+    if needs != kind and needs != "clip":
+        raise UsageError(f"{flag} {model}: it is {WHAT[kind]}; wanted is {WHAT[needs]}")
 
 
 def shortened(config: RunConfig, factor: float) -> RunConfig:

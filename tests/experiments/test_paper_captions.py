@@ -23,22 +23,40 @@ def captions(tmp_path):
     return path
 
 
-@pytest.mark.parametrize("kind, name", [("sd", "sd21"), ("sdxl", "sdxl"), ("apart", "mvdream")])
-def test_dreamfusion_has_the_preset_of_the_model_that_guides(kind, name, captions, tmp_path):
-    """What a folder holds decides, as in `generate`."""
-    make = tiny_mvdream_folder if kind == "apart" else tiny_latent_folder
-    (tmp_path / "model").mkdir()
-    model, clip = make(tmp_path / "model", kind), tiny_clip_folder(tmp_path / "clip")
+def planned(name: str, models: dict, captions, tmp_path):
+    """The plan of the row with this name."""
     asked = Request(
         out=tmp_path / "table",
         runs=tmp_path / "runs",
-        rows=("DreamFusion",),
+        rows=(name,),
         captions=captions,
-        models=(("diffusion", str(model)),),
-        retrieval=(str(clip),),
+        models=tuple((kind, str(model)) for kind, model in models.items()),
+        retrieval=(str(tiny_clip_folder(tmp_path / "clip")),),
     )
     (row,) = plan(asked)
+    return row
+
+
+@pytest.mark.parametrize("kind, name", [("sd", "sd21"), ("sdxl", "sdxl")])
+def test_dreamfusion_has_the_preset_of_the_model_that_guides(kind, name, captions, tmp_path):
+    """What a folder holds decides, as in `generate`."""
+    row = planned("DreamFusion", {"diffusion": tiny_latent_folder(tmp_path / "model", kind)}, captions, tmp_path)
     assert row.tasks[0].config["preset"] == name and row.tasks[0].config["steps"] == preset(name, toys=False).steps
+
+
+def test_a_model_of_another_kind_makes_no_row(captions, tmp_path):
+    """Else a figure of one method would stand in the row of another."""
+    (tmp_path / "views").mkdir()
+    views, one = tiny_mvdream_folder(tmp_path / "views", "apart"), tiny_latent_folder(tmp_path / "one", "sd")
+    clip = tiny_clip_folder(tmp_path / "clip")
+    for name, kind, model, said in (
+        ("DreamFusion", "diffusion", views, "--guidance {}: it is a model of several views at once; wanted is a diff"),
+        ("Magic3D", "diffusion", clip, "--guidance {}: it is a CLIP; wanted is a diffusion model of one view"),
+        ("MVDream", "multiview", one, "--multiview {}: it is a diffusion model of one view at a time; wanted is a mod"),
+    ):
+        row = planned(name, {kind: model}, captions, tmp_path)
+        assert row.absent.startswith(said.format(model)) and not row.tasks
+    assert planned("MVDream", {"multiview": views}, captions, tmp_path).tasks[0].config["preset"] == "mvdream"
 
 
 def test_headings_of_long_prompts_differ():
