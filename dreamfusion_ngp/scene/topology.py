@@ -37,16 +37,21 @@ class TopologyReport:
 
     def complaints(self) -> list[str]:
         """The defects to repair, a line each; empty for a closed and oriented mesh."""
+        boundary = counted(self.boundary_edges, "edge")
         lines = {
-            f"{self.holes:,} holes ({self.boundary_edges:,} edges of one triangle)": self.boundary_edges,
-            f"{self.non_manifold_edges:,} edges of more than two triangles": self.non_manifold_edges,
-            f"{self.flipped:,} flipped triangles": self.flipped,
-            f"{self.inside_out:,} triangles of pieces that are inside out": self.inside_out,
-            f"{self.one_sided:,} triangles of pieces with one side": self.one_sided,
-            f"{self.degenerate:,} triangles without area": self.degenerate,
-            f"{self.duplicate:,} triangles twice in the same place": self.duplicate,
+            f"{counted(self.holes, 'hole')} ({boundary} of one triangle)": self.boundary_edges,
+            f"{counted(self.non_manifold_edges, 'edge')} of more than two triangles": self.non_manifold_edges,
+            counted(self.flipped, "flipped triangle"): self.flipped,
+            f"{counted(self.inside_out, 'triangle')} of pieces that are inside out": self.inside_out,
+            f"{counted(self.one_sided, 'triangle')} of pieces with one side": self.one_sided,
+            f"{counted(self.degenerate, 'triangle')} without area": self.degenerate,
+            f"{counted(self.duplicate, 'triangle')} twice in the same place": self.duplicate,
         }
         return [line for line, count in lines.items() if count]
+
+
+def counted(count: int, what: str) -> str:
+    return f"{count:,} {what}{'' if count == 1 else 's'}"
 
 
 def weld(points: np.ndarray, largest: float) -> np.ndarray:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from .imported import ImportedMesh
+from .topology import counted
 
 SIZE = 1024  # texels a side of the map that overlaps are counted on
 SUBTEXELS = 256  # corners are rounded to this part of a texel, so that edges are exact
@@ -38,11 +39,11 @@ class UvReport:
     def complaints(self) -> list[str]:
         """What keeps the UVs from taking a new texture or may look wrong, a line each."""
         lines = {
-            f"{self.missing:,} triangles without UVs": self.missing,
+            f"{counted(self.missing, 'triangle')} without UVs": self.missing,
             f"{self.overlap:.1%} of the texture is used more than once": self.overlap > 5e-4,
-            f"{self.tiled:,} triangles larger than the texture": self.tiled,
-            f"{self.outside:,} triangles outside of the texture": self.outside,
-            f"{self.degenerate:,} triangles without area in the texture": self.degenerate,
+            f"{counted(self.tiled, 'triangle')} larger than the texture": self.tiled,
+            f"{counted(self.outside, 'triangle')} outside of the texture": self.outside,
+            f"{counted(self.degenerate, 'triangle')} without area in the texture": self.degenerate,
         }
         return [line for line, count in lines.items() if count]
 

@@ -87,4 +87,4 @@ def test_defects_of_triangles_are_announced(tmp_path, monkeypatch, caplog):
     path = tmp_path / "bad.glb"
     trimesh.Trimesh(made.vertices, [*faces, [3, 3, 4]], process=False).export(path)
     (line,) = announced(monkeypatch, caplog, path)
-    assert "bad.glb has 1 holes (3 edges of one triangle); 1 flipped triangles; 1 triangles without area" in line
+    assert "bad.glb has 1 hole (3 edges of one triangle); 1 flipped triangle; 1 triangle without area" in line

@@ -34,7 +34,7 @@ def test_seams_and_unshared_vertices_are_no_holes():
 def test_holes():
     assert counts(BOX[2:]) == {"holes": 1, "boundary_edges": 4}
     assert counts(BOX[[k for k in range(12) if k not in (0, 1, 2, 3)]]) == {"holes": 2, "boundary_edges": 8}
-    assert report(BOX[1:]).complaints() == ["1 holes (3 edges of one triangle)"]
+    assert report(BOX[1:]).complaints() == ["1 hole (3 edges of one triangle)"]
 
 
 @pytest.mark.parametrize("turned", [[0], [3, 4], [2, 3, 6, 7, 10], list(range(6)), list(range(1, 12))])
