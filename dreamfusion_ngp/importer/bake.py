@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
@@ -12,6 +13,7 @@ from ..scene.imported import ImportedMesh, Texture
 from .document import display, linear
 
 POINTS_PER_CALL = 1 << 20
+Values = Callable[[np.ndarray, np.ndarray], np.ndarray]  # (N, C) uint8 of triangles (N,) and places on them (N, 3)
 
 
 def start_image(before: ImportedMesh, mesh: ImportedMesh, texture: int, size: int) -> np.ndarray:
@@ -53,8 +55,22 @@ def encoded(light: np.ndarray) -> np.ndarray:
     return (display(light) * 255).round().astype(np.uint8)
 
 
+def start_alpha(before: ImportedMesh, mesh: ImportedMesh, texture: int, size: int) -> np.ndarray | None:
+    """(size, size) uint8: the alpha of the images of `before`, in the UVs of `mesh`; None where they are opaque."""
+    rows = np.flatnonzero((mesh.face_texture() == texture) & mesh.originals())
+    images = (before.textures[number].image for number in np.unique(before.face_texture()[rows]))
+    if all(image is None or image.shape[2] == 3 or image[..., 3].min() == 255 for image in images):
+        return None
+    return spread(mesh, rows, size, lambda face, weights: alpha_at(before, face, weights)[:, None], 1)[..., 0]
+
+
 def baked(before: ImportedMesh, mesh: ImportedMesh, rows: np.ndarray, size: int) -> np.ndarray:
     """(size, size, 3) uint8 of the colours of the triangles `rows`."""
+    return spread(mesh, rows, size, lambda face, weights: colors_at(before, face, weights), 3)
+
+
+def spread(mesh: ImportedMesh, rows: np.ndarray, size: int, values: Values, channels: int) -> np.ndarray:
+    """(size, size, channels) uint8: `values` at the texels of the triangles `rows`."""
     from scipy.ndimage import distance_transform_edt
 
     index = mesh.uv_faces[rows]
@@ -65,10 +81,10 @@ def baked(before: ImportedMesh, mesh: ImportedMesh, rows: np.ndarray, size: int)
     inner = np.arange(3 * len(rows)).reshape(-1, 3)
     triangle, weights = rasterise(corner.reshape(-1, 2), inner, size)
     covered = triangle >= 0
-    image = np.zeros((size, size, 3), np.uint8)
+    image = np.zeros((size, size, channels), np.uint8)
     if not covered.any():
         return image + np.uint8(128)
-    image[covered] = colors_at(before, rows[triangle[covered]], weights[covered].astype(np.float32))
+    image[covered] = values(rows[triangle[covered]], weights[covered].astype(np.float32))
     nearest: Any = distance_transform_edt(~covered, return_distances=False, return_indices=True)
     row, column = nearest
     return image[row, column]
@@ -94,19 +110,38 @@ def colors_at(mesh: ImportedMesh, face: np.ndarray, weights: np.ndarray) -> np.n
     return out
 
 
+def alpha_at(mesh: ImportedMesh, face: np.ndarray, weights: np.ndarray) -> np.ndarray:
+    """(N,) uint8 alpha of a mesh's images at points of its triangles, as of `colors_at`."""
+    out, which, index = np.full(len(face), 255, np.uint8), mesh.face_texture()[face], mesh.uv_faces[face]
+    for number, texture in enumerate(mesh.textures):
+        at = (which == number) & (index >= 0).all(1)
+        if texture.image is not None and texture.image.shape[2] == 4 and at.any():
+            alpha = np.zeros(int(at.sum()), np.float32)
+            for weight, row, column in taps(texture, (mesh.uv[index[at]] * weights[at, :, None]).sum(1)):
+                alpha += weight * texture.image[row, column, 3]
+            out[at] = alpha.round()
+    return out
+
+
 def sampled(texture: Texture, uv: np.ndarray) -> np.ndarray:
     """(N, 3) linear light of an image at UVs (N, 2), bilinear between texel centres."""
+    assert texture.image is not None
+    light = np.zeros((len(uv), 3), np.float32)
+    for weight, row, column in taps(texture, uv):
+        light += weight[:, None] * linear(texture.image[row, column, :3] / np.float32(255))
+    return light
+
+
+def taps(texture: Texture, uv: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
+    """The four texels around UVs (N, 2), each as its bilinear weight, row and column (N,)."""
     assert texture.image is not None
     height, width = texture.image.shape[:2]
     x, y = uv[:, 0] * width - 0.5, (1 - uv[:, 1]) * height - 0.5
     x0, y0 = np.floor(x), np.floor(y)
-    light = np.zeros((len(uv), 3), np.float32)
     for dx in (0, 1):
         for dy in (0, 1):
             weight = np.abs(1 - dx - (x - x0)) * np.abs(1 - dy - (y - y0))
-            column, row = wrapped(x0 + dx, width, texture.wrap), wrapped(y0 + dy, height, texture.wrap)
-            light += weight[:, None] * linear(texture.image[row, column, :3] / np.float32(255))
-    return light
+            yield weight, wrapped(y0 + dy, height, texture.wrap), wrapped(x0 + dx, width, texture.wrap)
 
 
 def wrapped(index: np.ndarray, size: int, wrap: str) -> np.ndarray:

@@ -36,7 +36,7 @@ def glb_bytes(mesh: ImportedMesh, images: dict[int, np.ndarray]) -> bytes:
     for texture, image in images.items():
         members = members_of(mesh, texture, edit)
         texcoord = add_uvs(edit, mesh, texture) if mesh.textures[texture].unwrapped else None
-        set_image(edit, members, image, mesh.textures[texture].image, texcoord)
+        set_image(edit, members, with_alpha(image, mesh.textures[texture].next_alpha()), texcoord)
         for piece in pieces_of(mesh, texture):
             drop_colors(edit, primitive_of(edit.json, piece), source.document)
     return edit.glb()
@@ -63,9 +63,7 @@ def members_of(mesh: ImportedMesh, texture: int, edit: Edit) -> list[int]:
     return sorted(numbers)
 
 
-def set_image(
-    edit: Edit, members: list[int], image: np.ndarray, before: np.ndarray | None, texcoord: int | None
-) -> None:
+def set_image(edit: Edit, members: list[int], image: np.ndarray, texcoord: int | None) -> None:
     """Let the materials `members` show an image, which replaces their own where nothing else uses that. texcoord: the
     number of the UV set, or None for the one that each has."""
     textures = edit.json.setdefault("textures", [])
@@ -82,7 +80,7 @@ def set_image(
         number = edit.append("images", {})
     entry = edit.json["images"][number]
     entry["mimeType"] = "image/png"
-    edit.attach(entry, png_bytes(with_alpha(image, before)))
+    edit.attach(entry, png_bytes(image))
     for t in used - foreign:
         show(textures[t], number)
     for unseen in used_images - foreign_images - {number}:

@@ -57,16 +57,16 @@ def checked_image(image) -> np.ndarray:
     return image
 
 
-def with_alpha(image: np.ndarray, before: np.ndarray | None) -> np.ndarray:
-    """`image` (H, W, 3), with the alpha of the image that it replaces, if that has one."""
+def with_alpha(image: np.ndarray, alpha: np.ndarray | None) -> np.ndarray:
+    """`image` (H, W, 3) with an alpha of any size, if there is one; one that has its own stays."""
     from PIL import Image
 
-    if before is None or before.shape[2] == 3 or image.shape[2] == 4:
+    if alpha is None or image.shape[2] == 4:
         return image
-    alpha = Image.fromarray(np.ascontiguousarray(before[..., 3]))
-    if before.shape[:2] != image.shape[:2]:
-        alpha = alpha.resize(image.shape[1::-1], Image.Resampling.BILINEAR)
-    return np.concatenate([image, np.asarray(alpha)[..., None]], -1)
+    if alpha.shape != image.shape[:2]:
+        smaller = Image.fromarray(np.ascontiguousarray(alpha))
+        alpha = np.asarray(smaller.resize(image.shape[1::-1], Image.Resampling.BILINEAR))
+    return np.concatenate([image, alpha[..., None]], -1)
 
 
 def png_bytes(image: np.ndarray) -> bytes:

@@ -22,7 +22,7 @@ def obj_files(mesh: ImportedMesh, images: dict[int, np.ndarray], stem: str) -> d
     beside the old file. images: (H, W, 3 or 4) uint8 by texture number."""
     file_names = {texture: f"{stem}_{texture}.png" if len(images) > 1 else f"{stem}.png" for texture in images}
     files = {
-        name: png_bytes(with_alpha(images[texture], mesh.textures[texture].image))
+        name: png_bytes(with_alpha(images[texture], mesh.textures[texture].next_alpha()))
         for texture, name in file_names.items()
     }
     source = mesh.source

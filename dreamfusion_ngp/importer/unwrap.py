@@ -13,6 +13,7 @@ from ..export.texture import MAX_FACES
 from ..scene.imported import ImportedMesh, Texture
 from ..scene.topology import weld
 from ..scene.uvs import UvReport, examine_uvs
+from .bake import start_alpha
 
 MODES = ("auto", "keep", "unwrap")
 TEXTURES = ("each", "one")
@@ -31,6 +32,7 @@ def choose_uvs(mesh: ImportedMesh, uv: str = "auto", textures: str = "each", siz
         raise UsageError(f"uv must be one of {', '.join(MODES)}, got {str(uv)[:40]!r}")
     if textures not in TEXTURES:
         raise UsageError(f"textures must be one of {', '.join(TEXTURES)}, got {str(textures)[:40]!r}")
+    before = mesh
     mesh = together(mesh) if textures == "one" and len(mesh.textures) > 1 else mesh
     for number, texture in enumerate(mesh.textures):
         report = examine_uvs(mesh, number)
@@ -41,7 +43,16 @@ def choose_uvs(mesh: ImportedMesh, uv: str = "auto", textures: str = "each", siz
             )
         if uv == "unwrap" or (uv == "auto" and unfit(report, texture)):
             mesh = unwrapped(mesh, number, size)
-    return mesh
+    return mesh if mesh is before else with_alphas(mesh, before, size)
+
+
+def with_alphas(mesh: ImportedMesh, before: ImportedMesh, size: int) -> ImportedMesh:
+    """The mesh, in whose textures with new UVs, or instead of several, is the alpha of those of `before`."""
+    textures = [
+        replace(one, alpha=start_alpha(before, mesh, number, size)) if one.unwrapped or one.image is None else one
+        for number, one in enumerate(mesh.textures)
+    ]
+    return replace(mesh, textures=tuple(textures))
 
 
 def unfit(report: UvReport, texture: Texture) -> bool:

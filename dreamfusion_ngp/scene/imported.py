@@ -39,13 +39,20 @@ class Texture:
     """One image, for the triangles of the materials that refer to it.
 
     image: (H, W, 3 or 4) uint8 sRGB (and alpha), row 0 at the top; None where the materials have only a colour. wrap:
-    outside [0, 1]^2, "repeat", "mirror" or "clamp". unwrapped: its UVs are a new atlas, not the file's.
+    outside [0, 1]^2, "repeat", "mirror" or "clamp". unwrapped: its UVs are a new atlas, not the file's. alpha: (T, T)
+    uint8, that of the image which replaces several, or one with other UVs; None where that is opaque.
     """
 
     name: str
     image: np.ndarray | None = None
     wrap: str = "repeat"
     unwrapped: bool = False
+    alpha: np.ndarray | None = None
+
+    def next_alpha(self) -> np.ndarray | None:
+        """(H, W) uint8: the alpha of the image that replaces this one; None where it is opaque."""
+        kept = not self.unwrapped and self.image is not None and self.image.shape[2] == 4
+        return self.image[..., 3] if kept and self.image is not None else self.alpha
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,7 @@ import pytest
 from support.mesh_files import BODY, BOX, Glb, box, encoded, picture, textured_glb
 
 from dreamfusion_ngp.base.errors import UsageError
-from dreamfusion_ngp.importer.bake import start_image
+from dreamfusion_ngp.importer.bake import alpha_at, start_image
 from dreamfusion_ngp.importer.read import read_mesh
 from dreamfusion_ngp.importer.unwrap import choose_uvs
 from dreamfusion_ngp.importer.write import write_mesh
@@ -85,3 +85,50 @@ def test_images_of_another_kind_are_refused(tmp_path, bad):
     with pytest.raises(ValueError, match="texture 0 has new UVs, which its old image does not fit"):
         write_mesh(choose_uvs(mesh, "unwrap", size=64), tmp_path / "new.glb", {})
     assert not (tmp_path / "new.glb").exists()
+
+
+@pytest.mark.parametrize("options", [{"uv": "unwrap"}, {"textures": "one"}, {"uv": "unwrap", "textures": "one"}])
+@pytest.mark.parametrize("kind", ["glb", "obj"])
+def test_alpha_follows_new_uvs_and_one_image_for_all(tmp_path, kind, options):
+    """Of two materials one has an image that is clear for every other face: each face keeps its own alpha."""
+    alpha = np.array([40 if k % 2 else 220 for k in range(16)], np.uint8)
+    cells = np.repeat(np.repeat(alpha.reshape(4, 4), 16, 0), 16, 1)
+    image = np.concatenate([np.full((64, 64, 3), 90, np.uint8), cells[..., None]], -1)
+    made = (cell_box_glb if kind == "glb" else cell_box_obj)(tmp_path, image)
+    mesh = read_mesh(made)
+    chosen = choose_uvs(mesh, size=256, **options)
+    new = {number: np.full((256, 256, 3), 200, np.uint8) for number in range(len(chosen.textures))}
+    write_mesh(chosen, tmp_path / "out" / made.name, new)
+    again = read_mesh(tmp_path / "out" / made.name)
+    middle = alpha_at(again, np.arange(24), np.full((24, 3), 1 / 3, np.float32))
+    wanted = np.concatenate([alpha[:12], np.full(12, 255)])
+    assert np.abs(middle.astype(int) - wanted).max() <= 2
+
+
+def cell_uv() -> np.ndarray:
+    """(36, 2) float32: each of twelve faces in the middle of a cell of 4 x 4, in reading order."""
+    uv = np.repeat((np.stack([np.arange(12) % 4, np.arange(12) // 4], -1) + 0.5) / 4, 3, 0)
+    return (uv + np.tile([[0, 0], [0, 0.05], [0.05, 0]], (12, 1))).astype(np.float32)
+
+
+def cell_box_glb(folder, image):
+    glb, uv, index = Glb(), cell_uv(), np.arange(36, dtype=np.uint16)
+    glb.node([glb.primitive(box(*BODY)[BOX.ravel()], index, uv=uv, material=glb.material(glb.image(encoded(image))))])
+    other = (uv / 4 + [0, 0.76]).astype(np.float32)  # beside the cells, in the last row
+    glb.node([glb.primitive(box([9, 0, 0], [10, 1, 1])[BOX.ravel()], index, uv=other, material=glb.material())])
+    (folder / "mug.glb").write_bytes(glb.bytes())
+    return folder / "mug.glb"
+
+
+def cell_box_obj(folder, image):
+    uv = cell_uv()
+    (folder / "skin.png").write_bytes(encoded(image))
+    (folder / "mug.mtl").write_text("newmtl skin\nmap_Kd skin.png\nnewmtl plain\nKd 1 0 0\n")
+    lines = ["mtllib mug.mtl"]
+    for corner, more in ((box(*BODY), uv), (box([9, 0, 0], [10, 1, 1]), uv / 4 + [0, 0.76])):
+        lines += ["v {} {} {}".format(*p) for p in corner[BOX.ravel()]] + [f"vt {u} {1 - v}" for u, v in more]
+    for k in range(24):
+        lines += [f"usemtl {'plain' if k else 'skin'}"] if k % 12 == 0 else []
+        lines += ["f " + " ".join(f"{3 * k + c}/{3 * k + c}" for c in (1, 2, 3))]
+    (folder / "mug.obj").write_text("\n".join(lines) + "\n")
+    return folder / "mug.obj"
