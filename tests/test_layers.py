@@ -1,6 +1,7 @@
 """The order of the modules, and the calls that the package never makes, read from its sources."""
 
 import ast
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -56,7 +57,12 @@ MODULES = {".".join(p.relative_to(PACKAGE).with_suffix("").parts): p for p in so
 
 
 def tree(module: str) -> ast.Module:
-    return ast.parse(MODULES[module].read_text(encoding="utf-8"))
+    return parsed(MODULES[module])
+
+
+@cache
+def parsed(path: Path) -> ast.Module:
+    return ast.parse(path.read_text(encoding="utf-8"))
 
 
 def imports(module: str, nodes) -> set[str]:
