@@ -11,8 +11,8 @@ from ..guidance.depth import depth_picture, tiled, untiled
 from ..toybox.prior.depth_sampling import sample, true_depth
 from ..toybox.world.captions import subject
 from ..toybox.world.shapes import CLASSES, COLORS
+from .backdrop import foreground
 from .judge import SIZE, Judge, load_judge
-from .multiview import CONTRAST, backdrop
 from .prior import Request, judge_pictures
 
 VIEWS = 4
@@ -68,7 +68,7 @@ def overlap(views: Tensor, truth: Tensor) -> Tensor:
     (n, H, W) bool, at the judge's size."""
     small = torch.nn.functional.interpolate(views.permute(0, 3, 1, 2), size=SIZE, mode="area").permute(0, 2, 3, 1)
     target = torch.nn.functional.interpolate(truth[:, None].float(), size=SIZE, mode="area")[:, 0] >= 0.5
-    mask = (small - backdrop(small)).abs().amax(-1) > CONTRAST
+    mask = foreground(small)
     return (mask & target).sum((1, 2)) / (mask | target).sum((1, 2)).clamp(min=1)
 
 

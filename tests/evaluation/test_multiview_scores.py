@@ -3,11 +3,11 @@
 from dataclasses import replace
 
 import pytest
-import torch
 
 from dreamfusion_ngp.evaluation import multiview
+from dreamfusion_ngp.evaluation.backdrop import backdrop
 from dreamfusion_ngp.evaluation.judge import load_judge
-from dreamfusion_ngp.evaluation.multiview import Bank, backdrop, is_one_toy, judge_rows, row_requests, true_rows
+from dreamfusion_ngp.evaluation.multiview import Bank, is_one_toy, judge_rows, row_requests, true_rows
 from dreamfusion_ngp.toybox.world.shapes import CLASSES, COLORS
 
 
@@ -37,25 +37,18 @@ def test_requests_have_every_class_from_four_sides():
 def test_one_toy_passes_and_four_do_not():
     asked = mugs(6)
     ones, mixed = true_rows(asked, seed=3), true_rows(asked, seed=3, one=False)
-    assert sum(is_one_toy(row, "mug", 15) for row in ones) >= 5
+    assert all(is_one_toy(row, "mug", 15) for row in ones)
     assert not any(is_one_toy(row, "mug", 15) for row in mixed)
 
 
 def test_a_side_of_another_colour_or_shape_is_found():
     asked = mugs(2)
-    row = next(row for row in true_rows(asked, seed=3) if is_one_toy(row, "mug", 15))
+    row = true_rows(asked, seed=3)[0]
     inverted = row.clone()
     inverted[2] = 1 - inverted[2]
-    assert not is_one_toy(inverted, "mug", 15)
+    assert is_one_toy(row, "mug", 15) and not is_one_toy(inverted, "mug", 15)
     empty = backdrop(row)
     assert not is_one_toy(empty, "mug", 15), "no toy is none"
-
-
-def test_the_plane_of_a_background_goes_on_behind_the_toy():
-    ramp = torch.linspace(0, 1, 64)[None, None, :, None].expand(2, 64, 64, 3).clone()
-    seen = ramp.clone()
-    seen[:, 20:40, 20:40] = 0
-    torch.testing.assert_close(backdrop(seen), ramp, atol=1e-4, rtol=0)
 
 
 def test_shares_are_of_pictures_and_of_rows():
