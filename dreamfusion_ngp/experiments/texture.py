@@ -4,8 +4,9 @@
 
 RUN: folders of finished runs of a volume preset, `fast` say. The surface of each is extracted once and has the volume's
 colours baked; then its texture goes on by score distillation alone, from four sides in one picture of a model of depth,
-with score distillation beside them, and from each side painted alone. PSNR is that of unlit views of 256 pixels against
-the colours that the toy has at the same points, the nearest part's: of the four sides, and of eight views between them.
+with score distillation beside them, from each side painted alone, and from sides painted without depth. PSNR is that of
+unlit views of 256 pixels against the colours that the toy has at the same points, the nearest part's: of the four
+sides, and of eight views between them. Seams are those of the atlas; R-Precision is Colour, by the embedded judge.
 """
 
 from __future__ import annotations
@@ -15,11 +16,15 @@ import time
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from ..config.presets import preset
 from ..config.schema import RunConfig
+from ..evaluation.judge import load_judge
+from ..evaluation.pictures import RESOLUTION, lit_pictures
+from ..evaluation.retrieval import retrieved, toy_pool
 from ..guidance.load import load_guidance
 from ..guidance.painter import Painter, load_painter
 from ..guidance.protocol import Guidance
@@ -43,6 +48,7 @@ VARIANTS: dict[str, dict] = {
     "painted": {"views": 4, "sds": 0.0},
     "painted_sds": {"views": 4},
     "alone": {"views": 4, "sds": 0.0, "together": False},
+    "blind": {"views": 4, "sds": 0.0, "control_scale": 0.0},
 }
 
 
@@ -107,13 +113,40 @@ def agreement(stage: TextureStage, painter: Painter, together: bool) -> float:
     return disagreement(views.to(sides.depth), sides, view_weights(sides, paint.cosine, paint.power, paint.rim))
 
 
+@torch.no_grad()
+def seams(stage: TextureStage) -> float:
+    """Root mean square jump of a channel across the borders of the atlas: what its image has on either side of the
+    middles of the edges that two charts share."""
+    mesh = stage.mesh
+    ends, uv = (
+        np.concatenate([index[:, [k, (k + 1) % 3]] for k in range(3)]).astype(np.int64)
+        for index in (mesh.faces, mesh.uv_faces)
+    )
+    turned = ends[:, 0] > ends[:, 1]
+    ends[turned], uv[turned] = ends[turned, ::-1], uv[turned, ::-1]
+    order = np.lexsort(ends.T)
+    ends, uv = ends[order], uv[order]
+    border = (ends[1:] == ends[:-1]).all(1) & (uv[1:] != uv[:-1]).any(1)
+    image = torch.from_numpy(stage.images()[0]).permute(2, 0, 1)[None].float() / 255
+    middle = torch.from_numpy(mesh.uv[np.stack([uv[:-1][border], uv[1:][border]])].mean(2))
+    grid = torch.stack([2 * middle[..., 0] - 1, 1 - 2 * middle[..., 1]], -1)[None]
+    color = torch.nn.functional.grid_sample(image, grid, padding_mode="border", align_corners=False)[0]
+    return round(float((color[:, 0] - color[:, 1]).square().sum() / max(3 * border.sum(), 1)) ** 0.5, 4)
+
+
+def recognised(stage: TextureStage) -> float:
+    """R-Precision Colour by the embedded judge, of eight lit views."""
+    pool, retrieval = toy_pool(stage.config.prompt), load_judge()
+    return float((retrieved(retrieval, lit_pictures(stage, RESOLUTION), pool.color) == pool.color_index).float().mean())
+
+
 def measure(run: Path, root: Path, seed: int, steps: int | None, size: int, device: str, control: str) -> dict:
-    """One run: PSNR of its sides and of views between them, for the baked texture and after each of VARIANTS, and the
-    disagreement of the painted views."""
+    """One run: PSNR of its sides and of views between them, seams and R-Precision, for the baked texture and after each
+    of VARIANTS, and the disagreement of the painted views."""
     volume, _ = load_state(run, device)
     prompt = volume.config.prompt
     guidance: Guidance | None = None
-    painter: Painter | None = None
+    painters: dict[float, Painter] = {}
     folder = root / prompt.replace(" ", "-")
     folder.mkdir(parents=True, exist_ok=True)
     eyes = {"sides": side_cameras(preset("refine").camera, 4), "between": orbit(*BETWEEN, 1.4, 1.15)}
@@ -123,8 +156,9 @@ def measure(run: Path, root: Path, seed: int, steps: int | None, size: int, devi
         config = config_of(volume.config, seed, steps, size, control, **paint)
         stage, guided = TextureStage(config, device, mesh), not paint["views"] or config.paint.sds > 0
         if paint["views"]:
-            painter = painter or load_painter(config, stage.device)
-            stage.load = lambda *_, painter=painter: painter
+            scale = config.paint.control_scale
+            painters[scale] = painters.get(scale) or load_painter(config, stage.device)
+            stage.load = lambda *_, painter=painters[scale]: painter
         if name != "baked" and guided:
             guidance = guidance or load_guidance(config, stage.device)
         began = time.monotonic()  # models are loaded for the first variant that needs them, and count for none
@@ -132,9 +166,10 @@ def measure(run: Path, root: Path, seed: int, steps: int | None, size: int, devi
             train(stage, guidance if guided and guidance else Silent(), lambda record: False)
         seconds = round(time.monotonic() - began, 1)
         figures[name] = {view: psnr(stage, cameras) for view, cameras in eyes.items()} | {"seconds": seconds}
+        figures[name] |= {"seams": seams(stage), "r_precision": recognised(stage)}
         draw(stage, folder / f"{name}.png")
-        if painter is not None and paint["views"] and not config.paint.sds:
-            before = TextureStage(config, device, mesh)
+        if paint["views"] and not config.paint.sds:
+            before, painter = TextureStage(config, device, mesh), painters[config.paint.control_scale]
             figures[name]["disagreement"] = agreement(before, painter, config.paint.together)
     return figures
 

@@ -1,17 +1,21 @@
 """The truth of painted textures: the toy's colours, what is measured, one short run."""
 
 import json
+from dataclasses import replace
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import torch
 import trimesh
 from support.tiny_runs import TINY
 
 from dreamfusion_ngp.experiments import texture
-from dreamfusion_ngp.experiments.texture import disagreement, main, true_colors
+from dreamfusion_ngp.experiments.texture import disagreement, main, seams, true_colors
 from dreamfusion_ngp.optimise.volume import VolumeStage
 from dreamfusion_ngp.render.sides import rasterise_sides, view_weights
+from dreamfusion_ngp.runs.handover import whole_mesh
+from dreamfusion_ngp.runs.texture import TextureStage
 from dreamfusion_ngp.scene.cameras import orbit
 from dreamfusion_ngp.toybox.prior.depth_model import start_depth_prior
 from dreamfusion_ngp.toybox.prior.latent_model import load_latent_prior
@@ -36,6 +40,20 @@ def test_disagreement_is_that_of_points_that_two_views_see():
     assert disagreement(views, sides, weight) == pytest.approx(0.1, abs=0.01)
 
 
+def test_seams_are_jumps_at_the_borders_of_charts():
+    """None of a texture of one colour; that of two charts of a ball which differ by a fifth in one channel of three."""
+    config = replace(TINY, kind="texture", texture=replace(TINY.texture, size=64))
+    ball, half = trimesh.creation.icosphere(subdivisions=2, radius=0.5), np.array([0.5, 1.0])
+    front = ball.triangles_center[:, 2] > 0
+    uv = np.concatenate([(ball.vertices[:, :2] + [0.75, 0]) * half * 0.4 + [0, 0.5], ball.vertices[:, :2] * 0.2 + 0.8])
+    uv_faces = ball.faces + np.where(front, 0, len(ball.vertices))[:, None]
+    image = np.full((64, 64, 3), 100, np.uint8)
+    stages = [TextureStage(config, "cpu", whole_mesh(ball.vertices, ball.faces, uv, uv_faces, image.copy()))]
+    image[:, 36:, 0] += 51
+    stages.append(TextureStage(config, "cpu", whole_mesh(ball.vertices, ball.faces, uv, uv_faces, image)))
+    assert [seams(stage) for stage in stages] == [0.0, pytest.approx(0.2 / 3**0.5, abs=1e-3)]
+
+
 def test_a_short_run(tmp_path, monkeypatch):
     """Of a volume before its first step, its blob painted."""
     start_depth_prior(load_latent_prior()).save(tmp_path / "control")
@@ -57,5 +75,6 @@ def test_a_short_run(tmp_path, monkeypatch):
     (run,) = json.loads(out.read_text())["runs"]
     assert set(run) == {"prompt", "seed", "baked", "sds", "painted"}
     assert all(0 < run[name][view] < 60 for name in ("baked", "sds", "painted") for view in ("sides", "between"))
+    assert all(0 <= run[name][figure] < 1.01 for name in ("baked", "painted") for figure in ("seams", "r_precision"))
     assert clock == [1000] and run["sds"]["seconds"] == 0, "a model is loaded for whichever variant comes first"
     assert 0 <= run["painted"]["disagreement"] < 1 and (tmp_path / "runs" / "0" / "a-red-mug" / "painted.png").is_file()
