@@ -11,7 +11,7 @@ import torch
 
 from ..base.errors import MeshError, UsageError
 from ..config.presets import preset
-from ..config.schema import RunConfig, TextureConfig
+from ..config.schema import PaintConfig, RunConfig, TextureConfig
 from ..export.formats import CONVENTIONS
 from ..scene.imported import ImportedMesh
 from ..scene.topology import examine_topology
@@ -71,11 +71,12 @@ def refine(
     given = {"uv": uv, "textures": textures, "size": size, "up": up, "front": front}
     changes = {name: value for name, value in given.items() if value is not None}
     source = replace(base.texture, source=str(path.absolute()), keep=names, **changes)
-    config = replace(base, kind="texture", prompt=prompt, texture=replace(source, digest=tried(path, source)))
+    source = replace(source, digest=tried(path, source, base.paint))
+    config = replace(base, kind="texture", prompt=prompt, texture=source)
     return generate(config, root, device=device, observer=observer, catch_signals=catch_signals)
 
 
-def tried(path: Path, config: TextureConfig) -> str:
+def tried(path: Path, config: TextureConfig, paint: PaintConfig) -> str:
     """The digest of a mesh (`texture.framed_mesh`), which is read before a model is fetched or loaded for it; logs what
     its owner should know before it is painted. Raises MeshError and UsageError."""
     try:
@@ -83,14 +84,14 @@ def tried(path: Path, config: TextureConfig) -> str:
         mesh, digest = framed_mesh(path, config)
     except OSError as error:
         raise MeshError(f"{path}: {error.strerror or error}") from None
-    for line in notes_on(mesh, path, config):
+    for line in notes_on(mesh, path, config, paint):
         log.info("note        %s", line)
     return digest
 
 
-def notes_on(mesh: ImportedMesh, path: Path, config: TextureConfig) -> Iterator[str]:
-    """A line each: axes that are taken for granted, defects of the triangles, images that will be smaller, and what may
-    look wrong with UVs that are kept."""
+def notes_on(mesh: ImportedMesh, path: Path, config: TextureConfig, paint: PaintConfig) -> Iterator[str]:
+    """A line each: axes that are taken for granted, defects of the triangles, images that get another size, no colours
+    to repaint, and what may look wrong with UVs that are kept."""
     if path.suffix.lower() in UNDEFINED_AXES and config.up is None and config.front is None:
         convention = CONVENTIONS[path.suffix[1:].lower()]
         yield (
@@ -101,9 +102,15 @@ def notes_on(mesh: ImportedMesh, path: Path, config: TextureConfig) -> Iterator[
         yield f"{path.name} has {'; '.join(complaints)}"
     images = [texture.image for texture in mesh.textures if texture.image is not None]
     height, width = max((image.shape[:2] for image in images), key=max, default=(0, 0))
+    size = f"{config.size} x {config.size}"
+    change = f"an image of {path.name} has {width} x {height} texels and will have {size}"
     if max(height, width) > config.size:
-        size = f"{config.size} x {config.size} texels, also where views are kept; --texture-size changes that"
-        yield f"an image of {path.name} has {width} x {height} texels and will have {size}"
+        yield f"{change} texels, also where views are kept; --texture-size changes that"
+    elif images and config.keep and (height, width) != (config.size, config.size):
+        yield f"{change}, so what views keep is interpolated; --texture-size changes that"
+    colors = {tuple(material.color[:3]) for material in mesh.materials}
+    if paint.views and paint.strength < 1 and not images and mesh.colors is None and len(colors) == 1:
+        yield f"{path.name} has one plain colour, of which painted sides keep some; --set paint.strength=1 changes that"
     if config.uv == "keep":
         for number, texture in enumerate(mesh.textures):
             if complaints := examine_uvs(mesh, number).complaints():

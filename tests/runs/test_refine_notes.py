@@ -66,7 +66,7 @@ def announced(monkeypatch, caplog, path, **arguments) -> list[str]:
     monkeypatch.setattr("dreamfusion_ngp.runs.refine.generate", lambda *_, **__: None)
     caplog.clear()
     with caplog.at_level("INFO", "dreamfusion_ngp"):
-        refine(path, "a red cube", size=96, **arguments)
+        refine(path, "a red cube", **{"size": 96, **arguments})
     return caplog.messages
 
 
@@ -88,3 +88,25 @@ def test_defects_of_triangles_are_announced(tmp_path, monkeypatch, caplog):
     trimesh.Trimesh(made.vertices, [*faces, [3, 3, 4]], process=False).export(path)
     (line,) = announced(monkeypatch, caplog, path)
     assert "bad.glb has 1 hole (3 edges of one triangle); 1 flipped triangle; 1 triangle without area" in line
+
+
+def test_what_is_kept_of_an_image_that_becomes_larger_is_announced(box, monkeypatch, caplog):
+    larger = preset("refine")
+    larger = replace(larger, texture=replace(larger.texture, size=128))
+    assert not announced(monkeypatch, caplog, box, only_back=True)
+    assert not announced(monkeypatch, caplog, box, size=None, config=larger)
+    (line,) = announced(monkeypatch, caplog, box, size=None, config=larger, only_back=True)
+    assert "96 x 96 texels and will have 128 x 128, so what views keep is interpolated" in line
+
+
+def test_a_mesh_without_colours_is_announced_before_it_is_painted(box, tmp_path, monkeypatch, caplog):
+    """What its plain white leaves in the painted sides, unless all of it is to be forgotten."""
+    path, base = tmp_path / "plain.stl", preset("refine")
+    trimesh.creation.box().export(path)
+    axes = {"up": "+z", "front": "-y"}
+    forgets = replace(base, paint=replace(base.paint, strength=1.0))
+    assert not announced(monkeypatch, caplog, path, **axes)
+    assert not announced(monkeypatch, caplog, box, depth=True)
+    assert not announced(monkeypatch, caplog, path, **axes, depth=True, config=forgets)
+    (line,) = announced(monkeypatch, caplog, path, **axes, depth=True)
+    assert "plain.stl has one plain colour" in line and "--set paint.strength=1" in line
