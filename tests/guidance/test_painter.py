@@ -80,6 +80,46 @@ def test_its_prediction_is_that_of_diffusers_modules(latent_folders, depth_folde
     assert (wanted - unet(z, torch.tensor(t), hidden).sample).abs().max() > 0.1
 
 
+def spied(painter, depth):
+    """(positional, named, answer) of the UNet's one call in a prediction for three views of this depth."""
+    calls = []
+    painter.denoiser.network.register_forward_hook(lambda _, *call: calls.append(call), with_kwargs=True)
+    painter.depth_input.picture = depth
+    painter.denoiser.predict(torch.randn(3, 4, 8, 8), np.array([10, 500, 900]), views())
+    (call,) = calls
+    return call
+
+
+@pytest.mark.parametrize("kind", ["sdv", "sdxl"])
+def test_every_base_model_gets_the_residuals_of_diffusers_module(kind, latent_folders, depth_folders):
+    """Stable Diffusion 2, which predicts v, and XL, whose ControlNet is told of sizes and pooled texts as well."""
+    from diffusers import ControlNetModel
+
+    folder = depth_folders["sdxl" if kind == "sdxl" else "sd"]
+    depth = torch.rand(3, 16, 16)
+    (z, steps, hidden), named, _ = spied(load_painter(painted(latent_folders[kind], folder), "cpu"), depth)
+    assert len(z) == 6 and ("added_cond_kwargs" in named) == (kind == "sdxl"), "both branches see the depth"
+    shown = depth.repeat(2, 1, 1)[:, None].expand(-1, 3, -1, -1)
+    added = {k: v.float() for k, v in named.get("added_cond_kwargs", {}).items()}
+    with torch.no_grad():
+        control = ControlNetModel.from_pretrained(folder)
+        down, middle = control(
+            z.float(), steps, hidden.float(), controlnet_cond=shown, added_cond_kwargs=added, return_dict=False
+        )
+    found = (*named["down_block_additional_residuals"], named["mid_block_additional_residual"])
+    assert len(found) == len(down) + 1 and float(middle.abs().max()) > 0.1
+    for mine, theirs in zip(found, (*down, middle), strict=True):
+        torch.testing.assert_close(mine.float(), theirs, atol=5e-2, rtol=5e-2)  # bfloat16 where that is quick
+
+
+def test_the_unet_gets_the_depth_as_its_fifth_channel(latent_folders, depth_folders):
+    depth = torch.rand(3, 16, 16)
+    (z, *_), _, _ = spied(load_painter(painted(latent_folders["sd"], depth_folders["channel"]), "cpu"), depth)
+    small = torch.nn.functional.interpolate(depth[:, None], size=(8, 8), mode="bicubic", align_corners=False)
+    assert z.shape == (6, 5, 8, 8)
+    torch.testing.assert_close(z[:, 4:].float(), as_channel(small).repeat(2, 1, 1, 1), atol=1e-2, rtol=1e-2)
+
+
 def test_the_fifth_channel_is_scaled_as_the_pipeline_scales_it():
     """StableDiffusionDepth2ImgPipeline.prepare_depth_map: bicubic, then from the least to the most."""
     from diffusers import StableDiffusionDepth2ImgPipeline as Pipeline

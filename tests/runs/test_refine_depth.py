@@ -13,9 +13,10 @@ from support.tiny_depth import tiny_control
 from dreamfusion_ngp.base.errors import PriorError
 from dreamfusion_ngp.cli import main
 from dreamfusion_ngp.config.presets import preset
-from dreamfusion_ngp.config.schema import MeshConfig, PaintConfig
+from dreamfusion_ngp.config.schema import MeshConfig, OptimConfig, PaintConfig
 from dreamfusion_ngp.guidance import painter
 from dreamfusion_ngp.importer.read import read_mesh
+from dreamfusion_ngp.runs.checkpoint import load_checkpoint
 from dreamfusion_ngp.runs.generate import generate, resume
 from dreamfusion_ngp.runs.refine import refine
 from dreamfusion_ngp.toybox.prior.depth_model import start_depth_prior
@@ -43,6 +44,7 @@ def tiny(control="", **paint):
         config,
         steps=3,
         views=1,
+        optim=OptimConfig(lr_grid=0.2, lr_mlp=0.1),  # three steps are seen
         render=replace(config.render, resolution=20),
         mesh=MeshConfig(detail_levels=3, detail_finest=48, detail_log2_table=11),
         guidance=replace(config.guidance, control=str(control)),
@@ -52,18 +54,38 @@ def tiny(control="", **paint):
 
 def test_vertices_uvs_order_place_and_size_are_untouched_and_the_front_stays(box, control, tmp_path):
     """Zero difference, read from the files; a finished run goes on without the painter."""
+    size = len(read_mesh(box).textures[0].image)
     result = refine(
-        box, "a red cube", tmp_path, size=SIZE, depth=True, only_back=True, config=tiny(control), device="cpu"
+        box, "a red cube", tmp_path, size=size, depth=True, only_back=True, config=tiny(control), device="cpu"
     )
     before, after = read_mesh(box), read_mesh(result.meshes["glb"])
     for name in ("vertices", "faces", "uv", "uv_faces", "matrix", "face_material", "face_part"):
         assert np.array_equal(getattr(before, name), getattr(after, name)), name
+    kept = load_checkpoint(result.folder / "checkpoint.safetensors", "cpu").surface.kept[0].numpy() == 1
+    old, new = (mesh.textures[0].image[..., :3] for mesh in (before, after))
+    assert kept.sum() > 500 and np.array_equal(old[kept], new[kept]) and (old != new).any()
     config = json.loads((result.folder / "config.json").read_text())
     assert config["paint"]["views"] == 4 and config["texture"]["keep"] == "front"
     assert config["guidance"]["control"] == str(control)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(painter, "load_painter", None)
         assert resume(result.folder, steps=4, device="cpu").step == 4
+
+
+def test_the_surface_of_a_volume_is_painted(control, tmp_path):
+    """Preset textmesh with a model of depth: both stages, one checkpoint, a mesh with the painted colours."""
+    config, second = preset("textmesh"), tiny(control, views=4)
+    small = replace(config.render, resolution=16, budget=1 << 15, occupancy_resolution=16)
+    texture = replace(config.then.texture, size=SIZE, faces=600)
+    then = replace(second, preset="textmesh", field=config.field, texture=texture)
+    loss = replace(config.loss, eikonal_points=64)
+    config = replace(config, prompt="a red sphere", steps=2, views=1, render=small, loss=loss, then=then)
+    result = generate(config, tmp_path, device="cpu", formats=("glb",))
+    stage = load_checkpoint(result.folder / "checkpoint.safetensors", "cpu")
+    assert stage.is_generated and (stage.before, stage.step, stage.painted) == (2, 3, True)
+    assert stage.views.shape == (4, 32, 32, 3) and len(stage.painted_points(stage.views)) > 500
+    lines = [json.loads(line) for line in (result.folder / "metrics.jsonl").read_text().splitlines()]
+    assert lines[-1]["views"] > 0 and "views" not in lines[0] and result.meshes["glb"].is_file()
 
 
 def test_a_model_of_depth_that_is_not_there_is_one_line_and_leaves_nothing(box, tmp_path, monkeypatch, capsys):
