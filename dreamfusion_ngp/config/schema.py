@@ -190,7 +190,7 @@ class TextureConfig(KeepConfig):
 class PassConfig:
     """The pass that paints the sides. Keys `paint.NAME`, as all of PaintConfig."""
 
-    views: int = number(0, 0, 6)  # 0: none; 4: front, right, back, left; 6: with top and bottom
+    views: int = number(0, 0, 6)  # 0: none; 4: front, left, back, right; 6: with top and bottom
     resolution: int = number(256, 32, 2048)  # pixels a side of a view; the picture is 2 or 3 views wide and 2 high
     strength: float = number(0.8, 0, 1)  # of the change: the share of the denoising steps that are taken
     steps: int = number(30, 1, 1000)  # of DDIM, from pure noise
