@@ -29,9 +29,11 @@ class Moment:
         """The same moment for some of the views."""
         return replace(self, rows=rows)
 
-    def uniform(self, n: int) -> np.ndarray:
-        """(n, b) float64 in [0, 1), n numbers for each view."""
-        return generator(self.seed, self.part, Stream.RULE).random((n, self.views))[:, self.rows or slice(None)]
+    def uniform(self, n: int, shared: bool = False) -> np.ndarray:
+        """(n, b) float64 in [0, 1), n numbers for each view. shared: all views of the batch get those of the first."""
+        drawn = generator(self.seed, self.part, Stream.RULE).random((n, self.views))
+        drawn = np.broadcast_to(drawn[:, :1], drawn.shape) if shared else drawn
+        return drawn[:, self.rows or slice(None)]
 
     def normal(self, index: int, like: Tensor) -> Tensor:
         """The standard normal noise number `index`, from 0 to NOISES - 1, of the shape (b, ...) of `like`."""

@@ -153,6 +153,31 @@ def test_asd_subtracts_what_is_predicted_a_little_later():
     assert (np.array(later) > T).sum() >= 3
 
 
+def test_asd_counts_from_the_lowest_t_of_the_moment_and_views_may_share_the_step():
+    """A model of several views sees all of them at one noise level, here as at t."""
+    denoiser, t = KnownDenoiser(), np.full(len(T), 700)
+    asked("asd", denoiser, t=t, t_min_start=0.5, t_shared=True)
+    low = 0.5 + (0.02 - 0.5) * MOMENT.progress
+    wanted = 700 + int(uniform(1)[0][0] * 0.1 * (700 - 1000 * low))
+    assert list(denoiser.told[1][1]) == [wanted] * len(T) and wanted > 700
+
+
+class Quiet(Moment):
+    """Without noise on the way."""
+
+    def normal(self, index, like):
+        return torch.zeros_like(like)
+
+
+def test_sdi_goes_equally_far_beyond_a_t_that_views_share():
+    """So views of one picture have one gradient."""
+    x, t, moment = torch.tensor(X[:1]).expand(SHAPE), np.full(len(T), 700), Quiet(4, 9, 0.3, len(T))
+    for shared in (True, False):
+        config = GuidanceConfig(scale=SCALE, weighting="clean", t_shared=shared)
+        found = FUNCTIONS["sdi"](KnownDenoiser(), x, torch.tensor(NOISE), t, range(len(t)), config, moment)
+        assert torch.allclose(found, found[:1].expand(SHAPE), rtol=1e-9) == shared
+
+
 def step(z, noise_hat, levels, then):
     (alpha, sigma), (alpha_then, sigma_then) = levels, then
     return alpha_then * (z - sigma * noise_hat) / alpha + sigma_then * noise_hat

@@ -3,7 +3,8 @@ as in vsd, the frozen model's own prediction at a later (noisier) timestep is su
 
     gradient on x = w(t) (eps_hat(z_t; y, t) - eps_hat_y(z_(t+D); y, t + D)),    D ~ U(0, .1 (t - t_min)),
 
-with the guided prediction at t, the unguided conditional one at t + D, and the same noise in both.
+with the guided prediction at t, the unguided conditional one at t + D, and the same noise in both. t_min is the lower
+end of t at this point of the run; with `guidance.t_shared` the views share D too.
 
 Cost: 3 UNet evaluations.
 """
@@ -18,7 +19,7 @@ from ...scene.views import Views
 from ..classifier_free import guided_noise
 from ..moment import Moment
 from ..protocol import Denoiser
-from ..schedule import add_noise, weight
+from ..schedule import add_noise, t_min, weight
 
 SHARE = 0.1  # of t - t_min: the largest D
 
@@ -28,8 +29,9 @@ def asd(
 ) -> Tensor:
     """The rule as `protocol.Distill` has it."""
     schedule = denoiser.schedule
-    above = np.maximum(t - config.t_range[0] * len(schedule), 0.0)
-    later = np.minimum(t + np.floor(moment.uniform(1)[0] * SHARE * above).astype(np.int64), len(schedule) - 1)
+    above = np.maximum(t - t_min(config, moment.progress) * len(schedule), 0.0)
+    steps = np.floor(moment.uniform(1, config.t_shared)[0] * SHARE * above).astype(np.int64)
+    later = np.minimum(t + steps, len(schedule) - 1)
     alpha, sigma = schedule.coefficients(t, x)
     z = add_noise(x, noise, alpha, sigma)
     noise_hat = guided_noise(denoiser.predict(z, t, views), z, alpha, sigma, schedule, config)

@@ -1,6 +1,7 @@
 """Score distillation via reparametrized DDIM (Lukoianov et al., NeurIPS 2024), as in threestudio: the noise in z_t is
 the one from which DDIM would arrive at x. x is inverted, with ten steps for the whole schedule, guidance scale -s and
-.3 of DDPM's noise at every step, up to .1 beyond t; eps is the noise in the resulting z, and
+.3 of DDPM's noise at every step, up to .1 beyond t; eps is the noise in the resulting z, put back at t (threestudio
+shows the model the z from beyond t itself, as if it were at t), and
 
     gradient on x = w(t) (eps_hat - eps) = x - x_hat for `guidance.weighting` "clean", the paper's.
 
@@ -42,7 +43,8 @@ def sdi(
 
     schedule = denoiser.schedule
     first, step = (max(1, round(part * len(schedule))) for part in (FIRST, STEP))
-    last = np.minimum(t + np.floor(moment.uniform(1)[0] * step).astype(np.int64), len(schedule) - 1)
+    beyond = np.floor(moment.uniform(1, config.t_shared)[0] * step).astype(np.int64)
+    last = np.minimum(t + beyond, len(schedule) - 1)
     between = [np.where(k < t, k, last) for k in range(step, int(t.max()), step)]
     times = [np.full_like(t, first), *between, last]
     z = ddim_invert(schedule, x, times, away, ETA, lambda k: moment.normal(k, x))
