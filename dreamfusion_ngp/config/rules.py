@@ -7,6 +7,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field, replace
 
 from ..base.errors import UsageError
+from .published import RFDS_SD3, t_range_of
 from .schema import RunConfig
 
 
@@ -25,13 +26,34 @@ class Rule:
 _LOW = (
     "the paper's scale, a thirteenth of that of SDS: what the rule subtracts is no raw noise, which a high scale hides"
 )
-_FALL = "the paper's: t falls from (.02, .98) to (.02, .50), fine detail last"
 _SIGMA2 = "the paper's w(t)"
 _UNLIKE = "the words of NFSD (Katzir et al., ICLR 2024), for what is out of the distribution of pictures"
 _UNREAL = "unrealistic, blurry, low quality, out of focus, ugly, low contrast, dull, dark, low-resolution, gloomy"
 _FLAWED = "oversaturated, smooth, pixelated, cartoon, foggy, hazy, blurry, bad structure, noisy, malformed"
 _LOW_SCALE = {"scale": (7.5, _LOW), "rescale": (0.0, "a low scale does not over-saturate")}
-_FALLING = {"t_range": ((0.02, 0.98), _FALL), "t_max_end": (0.5, _FALL)}
+
+
+def _levels(
+    t_range: tuple[float, float], t_max_end: float, why: str, *, starts: float = 0.0, over: float = 1.0, **more: float
+) -> dict[str, tuple[object, str]]:
+    """All settings of the noise levels, so that none of a preset's is mixed in. starts: the lower end at the start.
+    over: the fraction of the run in which both ends arrive."""
+    settings = {"t_range": t_range, "t_max_end": t_max_end, "t_min_start": starts, "t_anneal": over, "t_window": 1.0}
+    return {key: (value, why) for key, value in (settings | more).items()}
+
+
+def _to_half(why: str, **more: float) -> dict[str, tuple[object, str]]:
+    """t falls from (.02, .98), or from a higher lower end, to (.02, .50)."""
+    return _levels((0.02, 0.98), 0.5, why, **more)
+
+
+_RFDS = t_range_of(RFDS_SD3.t_ends, RFDS_SD3.descending)
+_OF_FLOWS = {
+    "scale": (100.0, "the paper's"),
+    "weighting": ("velocity", "the form's own"),
+    "t_shifted": (True, "the noise levels of the model's own scheduler"),
+    **_levels(_RFDS, _RFDS[1], "the paper's code: from .3 to .98 of the scheduler's table, which begins with noise"),
+}
 
 RULES = {
     "sds": Rule("Poole et al., DreamFusion, ICLR 2023", "2"),
@@ -44,7 +66,7 @@ RULES = {
             "rescale": (0.0, "nothing is guided that could be rescaled"),
             "weighting": ("uniform", "the paper's first stage"),
             "negative": (_UNREAL, _UNLIKE),
-            **_FALLING,
+            **_to_half("the paper's first stage: t falls to .5 in half of its steps", over=0.5),
         },
     ),
     "nfsd": Rule(
@@ -66,7 +88,7 @@ RULES = {
             "rescale": (0.5, "MVDream's share"),
             "rescale_of": ("clean", "MVDream's: clean images, all views together"),
             "t_shared": (True, "one factor for all views fits them only at one noise level"),
-            **_FALLING,
+            **_to_half("MVDream's: both ends fall from .98, in 8000 of 10000 steps", starts=0.98, over=0.8),
         },
         {
             "rescale": (0.5, "MVDream's share"),
@@ -75,7 +97,13 @@ RULES = {
         },
     ),
     "asd": Rule(
-        "Ma et al., ScaleDreamer, ECCV 2024", "3", {**_LOW_SCALE, "weighting": ("sigma2", _SIGMA2), **_FALLING}
+        "Ma et al., ScaleDreamer, ECCV 2024",
+        "3",
+        {
+            **_LOW_SCALE,
+            "weighting": ("sigma2", _SIGMA2),
+            **_to_half("the paper's code: the lower end falls from .5, the upper one from .98 to .5", starts=0.5),
+        },
     ),
     "ism": Rule(
         "Liang et al., LucidDreamer, CVPR 2024",
@@ -84,7 +112,7 @@ RULES = {
             **_LOW_SCALE,
             "weighting": ("clean", "the paper's w(t) = sigma / alpha"),
             "t_shared": (True, "as many steps of inversion for every view"),
-            **_FALLING,
+            **_to_half("the paper's code: t falls to .5 in 1500 of 5000 steps", over=0.3),
         },
     ),
     "sdi": Rule(
@@ -93,9 +121,7 @@ RULES = {
         {
             **_LOW_SCALE,
             "weighting": ("clean", "the distance to the clean image, whatever t is"),
-            "t_range": ((0.25, 0.98), "the paper's: below, an inverted picture is its own target"),
-            "t_max_end": (0.25, "annealed: one t at a time, falling"),
-            "t_window": (0.1, "the paper's t falls in steps, not at random"),
+            **_levels((0.25, 0.98), 0.25, "the paper's: t falls steadily, nothing of it is random", t_window=0.0),
             "t_shared": (True, "as many steps of inversion for every view"),
         },
     ),
@@ -107,25 +133,12 @@ RULES = {
             "weighting": ("sigma2", _SIGMA2),
             "t_shared": (True, "the paper's"),
             "lr_lora": (1e-4, "the paper's"),
-            **_FALLING,
+            **_to_half("the paper's falls at once after 5000 of 25000 steps; here steadily in twice as many", over=0.4),
         },
         {"lr_lora": (1e-3, "a run has a twentieth of the paper's steps")},
     ),
-    "rfds": Rule(
-        "Yang et al., Text-to-Image Rectified Flow as Plug-and-Play Priors, ICLR 2025",
-        "2",
-        {"scale": (100.0, "the paper's"), "t_shifted": (True, "the noise levels of the model's own scheduler")},
-    ),
-    "rfds_rev": Rule(
-        "Yang et al., Text-to-Image Rectified Flow as Plug-and-Play Priors, ICLR 2025",
-        "3",
-        {
-            "scale": (100.0, "the paper's"),
-            "t_shifted": (True, "the noise levels of the model's own scheduler"),
-            "t_range": ((0.3, 0.98), "the paper's"),
-            "t_max_end": (0.98, "the paper's"),
-        },
-    ),
+    "rfds": Rule("Yang et al., Text-to-Image Rectified Flow as Plug-and-Play Priors, ICLR 2025", "2", _OF_FLOWS),
+    "rfds_rev": Rule("Yang et al., Text-to-Image Rectified Flow as Plug-and-Play Priors, ICLR 2025", "3", _OF_FLOWS),
 }
 
 
