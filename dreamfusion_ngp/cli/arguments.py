@@ -61,15 +61,16 @@ def add_guidance(parser: argparse.ArgumentParser, distils: bool = True) -> None:
         action="append",
         default=[],
         dest="loras",
-        metavar="FILE_OR_FOLDER[:WEIGHT]",
-        help="a LoRA for Stable Diffusion, SDXL or Stable Diffusion 3, in safetensors; more than once for several",
+        metavar="FILE_FOLDER_OR_ID[:WEIGHT]",
+        help="a LoRA for Stable Diffusion, SDXL or Stable Diffusion 3, in safetensors, here or on the hub; more than "
+        "once for several",
     )
     parser.add_argument(
         "--embedding",
         action="append",
         default=[],
         dest="embeddings",
-        metavar="FILE_OR_FOLDER[:WORD]",
+        metavar="FILE_FOLDER_OR_ID[:WORD]",
         help="a textual inversion for Stable Diffusion 1, 2 or SDXL, in safetensors, which the prompt uses by its word",
     )
     parser.add_argument("--negative", metavar="TEXT", help="negative prompt")

@@ -51,4 +51,6 @@ def use_of(model: str, folder: Path) -> str:
         return f'{base} refine mug.glb "a red mug" --guidance MODEL --depth-control {model}'
     if kind in VAES:
         return f'{base} generate "a red mug" --guidance MODEL --set guidance.vae={model}'
+    if not pipeline and not alone:
+        return f'{base} generate "a red mug" --guidance MODEL --lora {model} (a textual inversion: --embedding {model})'
     return ""

@@ -73,8 +73,8 @@ class GuidanceConfig(MachineConfig, WordsConfig, RuleConfig, NoiseConfig):
     model: str = "toybox"  # "toybox", "toybox-256", "toybox-mv", "toybox-clip", or a short name, hub id or folder
     scale: float | None = None  # uncond + scale (cond - uncond); None: the model's own default
     resolution: int | None = maybe(1, 4096)  # pixels a side of what a latent model sees; None: its own
-    loras: tuple[str, ...] = ()  # each FILE_OR_FOLDER[:WEIGHT[:SHA-256]], added to the model's weights
-    embeddings: tuple[str, ...] = ()  # of textual inversion, each FILE_OR_FOLDER[:WORD[:SHA-256]]
+    loras: tuple[str, ...] = ()  # each FILE_FOLDER_OR_ID[:WEIGHT[:SHA-256]], added to the model's weights
+    embeddings: tuple[str, ...] = ()  # of textual inversion, each FILE_FOLDER_OR_ID[:WORD[:SHA-256]]
     vae: str = ""  # folder or hub id of another VAE for the encoder (TAESD)
     control: str = (
         ""  # folder or hub id of the model of depth that paints: a ControlNet for `model`, or a whole pipeline

@@ -3,7 +3,6 @@ learnt vectors."""
 
 from __future__ import annotations
 
-import hashlib
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -16,22 +15,25 @@ from torch import Tensor
 from ..base.characters import clean_text
 from ..base.errors import PriorError, UsageError
 from .reader import Reader
-from .styles import file_in, read
+from .styles import pinned_file, read
 
-ENTRY = re.compile(r"(?P<path>.+?\.safetensors|.+?)(?::(?P<token>[^:]+?))??(?::(?P<digest>[0-9a-f]{64}))?", re.DOTALL)
+ENTRY = re.compile(
+    r"(?P<path>.+?\.safetensors|(?:https?://)?.+?)(?::(?P<token>[^:]+?))??(?::(?P<digest>[0-9a-f]{64}))?", re.DOTALL
+)
 ANY_TOKEN = ("emb_params", "clip_l", "clip_g")  # tensor names in files that do not name the word
 
 
 @dataclass(frozen=True)
 class Inversion:
-    """path: of a safetensors file.  token: the word.  digest: SHA-256 of the file, in hex."""
+    """path: of a safetensors file.  token: the word.  digest: SHA-256 of the file, in hex. name: see `Lora`."""
 
     path: Path
     token: str
     digest: str
+    name: str
 
     def __str__(self) -> str:
-        return f"{self.path}:{self.token}:{self.digest}"
+        return f"{self.name}:{self.token}:{self.digest}"
 
     def tokens(self, count: int) -> list[str]:
         """A word for each of `count` vectors."""
@@ -51,26 +53,20 @@ class Inversion:
 
 
 def read_inversion(text: str) -> Inversion:
-    """The embedding of an entry of `guidance.embeddings`, "FILE_OR_FOLDER[:WORD[:SHA-256]]". The word is by default the
-    one in the file, else the file's name. Raises UsageError and PriorError: no such file, another format, other
+    """The embedding of an entry of `guidance.embeddings`, "FILE_FOLDER_OR_ID[:WORD[:SHA-256]]". The word is by default
+    the one in the file, else the file's name. Raises UsageError and PriorError: no such file, another format, other
     contents than the digest says."""
     match = ENTRY.fullmatch(text)
     if match is None:
-        raise UsageError("--embedding wants FILE_OR_FOLDER[:WORD]; the path is empty")
-    path = file_in(Path(match["path"]).expanduser(), "--embedding", pinned=match["digest"] is not None).absolute()
-    digest = hashlib.sha256(path.read_bytes()).hexdigest()
-    if match["digest"] not in (None, digest):
-        raise PriorError(
-            f"{path} is another embedding than the run was started with (its SHA-256 is {digest[:12]}, not "
-            f"{match['digest'][:12]}); put that one back, or start a new run"
-        )
+        raise UsageError("--embedding wants FILE_FOLDER_OR_ID[:WORD]; the path is empty")
+    path, digest, place = pinned_file(match["path"], match["digest"], "--embedding", "embedding")
     named = [name for name in read(path) if name not in ANY_TOKEN]
     token = match["token"] or (named[0] if len(named) == 1 else path.stem)
     # As a prompt has it, or the word would not be found there.
     token = clean_text(token, f"the word of --embedding {path}")
     if not token or " " in token:
         raise UsageError(f"--embedding: {token!r} is not one word; give one: {path}:WORD")
-    return Inversion(path, token, digest)
+    return Inversion(path, token, digest, place)
 
 
 class Inversions:

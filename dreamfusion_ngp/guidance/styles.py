@@ -17,58 +17,88 @@ import torch
 from torch import Tensor
 
 from ..base.errors import PriorError, UsageError
-from ..hub.weights import fault, is_lfs_pointer, unread_weights
+from ..hub.fetch import locate
+from ..hub.names import ALIASES, on_the_hub
+from ..hub.weights import fault, is_lfs_pointer, style_files, unread_weights
 from .pipeline_folder import fitting, installed, no_progress_bar
 
 ENTRY = re.compile(r"(?P<path>.+?)(?::(?P<weight>[-+]?(?:\d+\.?\d*|\.\d+)))?(?::(?P<digest>[0-9a-f]{64}))?", re.DOTALL)
 FIRST = re.compile(r"[._]lora(?:_A|\.down|_down|_linear_layer\.down|_?\.down)\b")  # of the two matrices of a layer
 MATRIX = re.compile(r"(?<=[._])(lora[._](?:linear_layer\.)?)(A|B|down|up)(?=(?:\.\w+)?\.weight$)")
 OTHER = {"A": "B", "B": "A", "down": "up", "up": "down"}
-USUAL = "pytorch_lora_weights.safetensors"  # as diffusers' save_lora_weights calls it
 
 
 @dataclass(frozen=True)
 class Lora:
-    """path: of a safetensors file. weight: factor of its contribution. digest: SHA-256 of the file, in hex."""
+    """path: of a safetensors file. weight: factor of its contribution. digest: SHA-256 of the file, in hex. name: where
+    it is, whatever the working directory: its path, or a hub id with its revision."""
 
     path: Path
     weight: float
     digest: str
+    name: str
 
     def __str__(self) -> str:
-        return f"{self.path}:{self.weight:g}:{self.digest}"
+        return f"{self.name}:{self.weight:g}:{self.digest}"
 
 
 def read_entry(text: str) -> Lora:
-    """The LoRA of an entry of `guidance.loras`, "FILE_OR_FOLDER[:WEIGHT[:SHA-256]]". Raises UsageError and PriorError:
-    no such file, another format, other contents than the digest says."""
+    """The LoRA of an entry of `guidance.loras`, "FILE_FOLDER_OR_ID[:WEIGHT[:SHA-256]]". Raises UsageError and
+    PriorError: no such file, another format, other contents than the digest says."""
     match = ENTRY.fullmatch(text)
     if match is None:
-        raise UsageError("--lora wants FILE_OR_FOLDER[:WEIGHT]; the path is empty")
-    path, weight = Path(match["path"]).expanduser(), float(match["weight"] or 1.0)
+        raise UsageError("--lora wants FILE_FOLDER_OR_ID[:WEIGHT]; the path is empty")
+    weight = float(match["weight"] or 1.0)
     if not math.isfinite(weight):
-        raise UsageError(f"--lora: the weight of {path} must be finite, got {weight}")
-    path = file_in(path, "--lora", pinned=match["digest"] is not None).absolute()
+        raise UsageError(f"--lora: the weight of {match['path']} must be finite, got {weight}")
+    path, digest, name = pinned_file(match["path"], match["digest"], "--lora", "LoRA")
+    return Lora(path, weight, digest, name)
+
+
+def pinned_file(place: str, expected: str | None, flag: str, what: str) -> tuple[Path, str, str]:
+    """The safetensors file at a place, a path or a hub id, its SHA-256 in hex, and the place as a name that stays valid
+    (`Lora.name`). expected: the SHA-256 of what a run was started with. Raises UsageError and PriorError."""
+    folder, name = on_disk(place, flag)
+    path = file_in(folder, flag, pinned=expected is not None).absolute()
     digest = hashlib.sha256(path.read_bytes()).hexdigest()
-    if match["digest"] not in (None, digest):
+    if expected not in (None, digest):
         raise PriorError(
-            f"{path} is another LoRA than the run was started with (its SHA-256 is {digest[:12]}, not "
-            f"{match['digest'][:12]}); put that one back, or start a new run"
+            f"{path} is another {what} than the run was started with (its SHA-256 is {digest[:12]}, not "
+            f"{expected[:12]}); put that one back, or start a new run"
         )
-    return Lora(path, weight, digest)
+    return path, digest, name or str(path)
+
+
+def on_disk(place: str, flag: str) -> tuple[Path, str]:
+    """The path that a place stands for, and "owner/name@revision" if it is on the hub, whence it is fetched if it is
+    not on this machine; "" for a path."""
+    path = Path(place).expanduser()
+    if path.exists() or place in ALIASES:
+        return path, ""
+    try:
+        if not on_the_hub(place):
+            return path, ""
+    except PriorError:  # an address, but not of a repository
+        raise UsageError(
+            f"{flag}: {place} is no page of a repository; give owner/name, or download the file and give its path"
+        ) from None
+    try:
+        snapshot = locate(place)
+    except PriorError as error:
+        raise PriorError(f"{flag}: {place} is no file or folder here, and on the hub: {error}") from None
+    return snapshot.folder, snapshot.name
 
 
 def file_in(path: Path, flag: str, pinned: bool = False) -> Path:
     """The safetensors file at a path: the path itself, or the single one in a folder. pinned: a run was started with
     it. Raises UsageError that names the flag, PriorError for git-lfs pointers and if a pinned one is gone."""
     if path.is_dir():
-        files = sorted(path.glob("*.safetensors"))
-        usual = [file for file in files if file.name == USUAL]
+        files = style_files(os.listdir(path))
         if not files:
             raise UsageError(f"{flag}: {path} {unread_weights(os.listdir(path))}")
-        if len(usual or files) != 1:
+        if len(files) != 1:
             raise UsageError(f"{flag}: {path} holds {len(files)} files *.safetensors; name the one that is meant")
-        path = (usual or files)[0]
+        path = path / files[0]
     if not path.is_file():
         if pinned:
             raise PriorError(f"{path}, with which the run was started, is not there; put it back, or start a new run")

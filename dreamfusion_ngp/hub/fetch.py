@@ -19,7 +19,7 @@ from ..base.errors import PriorError
 from .client import Refusal, TokenRefusal, check_settings, client, hub_errors, timeout
 from .names import EMBEDDED, check_folder, folder_of, on_the_hub
 from .snapshots import Snapshot, examine, needed_files, on_this_machine, read_json, record, weighted_parts
-from .weights import HALF_FIRST, best_weights, choose_weights, unread_weights
+from .weights import HALF_FIRST, best_weights, choose_weights, style_files, unread_weights
 
 log = logging.getLogger(__name__)
 
@@ -153,11 +153,12 @@ def download(model: str, repo: str, revision: str | None, show, refused: TokenRe
 
 
 def files_to_fetch(repo: str, listed: dict, get) -> tuple[list[str], Path]:
-    """The files to fetch from a repository, and the folder of its snapshot. Raises Refusal if it holds no usable
-    model."""
+    """The files to fetch from a repository, and the folder of its snapshot: of a model, or one file of weights, a LoRA
+    or a textual inversion. Raises Refusal if it holds none of these."""
     root = "model_index.json" if "model_index.json" in listed else "config.json"
     if root not in listed:
-        raise Refusal(f"{repo} holds no model in diffusers format: it has no model_index.json and no config.json")
+        style = style_of(repo, [name for name in listed if "/" not in name])
+        return [style], get(style).parent
     path = get(root)
     index = read_json(path) if root == "model_index.json" else None
     if index == {}:
@@ -173,6 +174,21 @@ def files_to_fetch(repo: str, listed: dict, get) -> tuple[list[str], Path]:
                 f"{repo}: {weights.paths[0]} is incomplete: shards are missing: {', '.join(map(str, weights.missing))}"
             )
     return paths, path.parent
+
+
+def style_of(repo: str, names: list[str]) -> str:
+    """The LoRA or textual inversion of a repository, by the names of the files at its top. Raises Refusal."""
+    if not (files := style_files(names)):
+        raise Refusal(
+            f"{repo} holds no model in diffusers format, with a model_index.json or a config.json, and no LoRA or "
+            f"textual inversion: it {unread_weights(names)}"
+        )
+    if len(files) > 1:
+        raise Refusal(
+            f"{repo} holds {len(files)} files *.safetensors and no model; download the one that is meant, as with "
+            f"hf download {repo} {files[0]}, and give its path"
+        )
+    return files[0]
 
 
 def check_room(model: str, missing: int, folder: Path, show) -> None:

@@ -16,7 +16,7 @@ from pathlib import Path, PurePosixPath
 from ..base.cache import cache_folder, keep
 from ..base.errors import PriorError
 from .client import client
-from .weights import FULL_FIRST, HALF_FIRST, best_weights, choose_weights, fault
+from .weights import FULL_FIRST, HALF_FIRST, USUAL, best_weights, choose_weights, fault
 
 UNUSED = ("safety_checker", "feature_extractor", "watermarker", "image_encoder", "depth_estimator")
 SHA256, SHA1 = re.compile("[0-9a-f]{64}"), "git's SHA-1"
@@ -143,7 +143,7 @@ def present_files(folder: Path, recorded: dict[str, dict]) -> dict[str, dict]:
         path.relative_to(folder).as_posix() for path in (*folder.glob("*"), *folder.glob("*/*")) if path.is_file()
     ]
     index = read_json(folder / "model_index.json") or None
-    if not recorded and not is_whole(listed, index):
+    if not recorded and not (is_whole(listed, index) or is_style(listed)):
         return {}
     return recorded | {
         path: foreign_record(folder / path) for path in needed_files(listed, index, FULL_FIRST) if path not in recorded
@@ -161,6 +161,11 @@ def is_whole(listed: list[str], index: dict | None) -> bool:
         if weights is None or weights.missing or f"{part}/config.json".lstrip("/") not in inside:
             return False
     return True
+
+
+def is_style(listed: list[str]) -> bool:
+    """Whether these files are a LoRA or a textual inversion as diffusers saves it, and no model."""
+    return any(name in USUAL for name in listed) and not {"model_index.json", "config.json"} & set(listed)
 
 
 def foreign_record(path: Path) -> dict:

@@ -25,6 +25,7 @@ FILE = re.compile(
     r"(?:\.(?P<late>.+))?\.safetensors"
 )
 UNREAD = (".bin", ".ckpt", ".pt", ".pth", ".msgpack", ".h5", ".onnx", ".gguf")  # formats that are never read
+USUAL = ("pytorch_lora_weights.safetensors", "learned_embeds.safetensors")  # as diffusers saves LoRAs and inversions
 LFS_START = b"version https://git-lfs.github.com/spec/"
 
 
@@ -79,6 +80,13 @@ def choose_weights(paths: Iterable[str], order: Sequence[str] = HALF_FIRST) -> l
     """The files of the best set; by default in the order for downloads."""
     best = best_weights(paths, order)
     return list(best.paths) if best else []
+
+
+def style_files(paths: Iterable[str]) -> list[str]:
+    """Those of the paths in one folder that may be its LoRA or textual inversion: the one that diffusers would have
+    written, else every safetensors file."""
+    files = sorted(path for path in paths if path.endswith(".safetensors"))
+    return [path for path in files if os.path.basename(path) in USUAL] or files
 
 
 def unread_weights(names: Iterable[str]) -> str:

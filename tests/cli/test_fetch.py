@@ -37,6 +37,11 @@ KINDS = {
         f'{MADE_FOR} generate "a red mug" --guidance MODEL --set guidance.vae={NAME}',
     ),
     "a unet alone": ("config.json", {"_class_name": "UNet2DConditionModel"}, ""),
+    "a style": (
+        "README.md",
+        {},
+        f'{MADE_FOR} generate "a red mug" --guidance MODEL --lora {NAME} (a textual inversion: --embedding {NAME})',
+    ),
     "a language model": ("config.json", {"model_type": "t5"}, ""),
 }
 
