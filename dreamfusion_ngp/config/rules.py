@@ -47,8 +47,14 @@ def _to_half(why: str, **more: float) -> dict[str, tuple[object, str]]:
     return _levels((0.02, 0.98), 0.5, why, **more)
 
 
+_RFDS_PAPER = "Yang et al., Text-to-Image Rectified Flow as Plug-and-Play Priors, ICLR 2025"
 _RFDS = t_range_of(RFDS_SD3.t_ends, RFDS_SD3.descending)
+_VELOCITIES = {
+    "clip_clean": (False, "velocities are weighed, not clean images"),
+    "rescale": (0.0, "velocities are weighed, not clean images"),
+}
 _OF_FLOWS = {
+    **_VELOCITIES,
     "scale": (100.0, "the paper's"),
     "weighting": ("velocity", "the form's own"),
     "t_shifted": (True, "the noise levels of the model's own scheduler"),
@@ -137,8 +143,8 @@ RULES = {
         },
         {"lr_lora": (1e-3, "a run has a twentieth of the paper's steps")},
     ),
-    "rfds": Rule("Yang et al., Text-to-Image Rectified Flow as Plug-and-Play Priors, ICLR 2025", "2", _OF_FLOWS),
-    "rfds_rev": Rule("Yang et al., Text-to-Image Rectified Flow as Plug-and-Play Priors, ICLR 2025", "3", _OF_FLOWS),
+    "rfds": Rule(_RFDS_PAPER, "2", _OF_FLOWS, _VELOCITIES),
+    "rfds_rev": Rule(_RFDS_PAPER, "3", _OF_FLOWS, _VELOCITIES),
 }
 
 

@@ -55,9 +55,11 @@ def test_a_rule_works_with_every_family(kind, rule, every):
 def test_a_rule_of_flows_is_for_them_alone(rule, every):
     run = of_rule(every["sd3"], rule)
     assert judged(load_guidance(run, "cpu"), image()).gradient.abs().max() > 0
-    with pytest.raises(UsageError, match=f"rule {rule} is for models that predict the velocity") as error:
-        load_guidance(of_rule(every["sd"], rule), "cpu")
-    assert "\n" not in str(error.value)
+    for other in (of_rule(every["sd"], rule), with_rule(replace(fast(), prompt="a red mug"), rule, toys=True)):
+        check_config(other)
+        with pytest.raises(UsageError, match=f"rule {rule} is for models that predict the velocity") as error:
+            load_guidance(other, "cpu")
+        assert "\n" not in str(error.value)
 
 
 @pytest.mark.parametrize("options", [{}, {"slice": 1}, {"view_blend": "perp-neg"}, {"clip_clean": True}], ids=str)
@@ -105,14 +107,14 @@ def test_every_rule_has_its_settings_its_source_and_a_choice():
 
 @pytest.mark.parametrize("rule", RULES)
 def test_a_rules_settings_fit_the_presets(rule):
-    for name in ("sd3",) if rule in OF_FLOWS else PRESETS:
+    for name in PRESETS:
         config = replace(with_rule(preset(name), rule, toys=False), accumulate=1)
         if config.guidance.kind == "clip" and rule != "sds":
             with pytest.raises(UsageError, match='kind "clip" distils nothing'):
                 check_config(config)
         else:
             check_config(config)
-    if rule not in (*OF_FLOWS, "bridge"):
+    if rule != "bridge":
         check_config(with_rule(fast(), rule, toys=True))
 
 
