@@ -13,6 +13,7 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
+from ..config.guidance import GuidanceConfig
 from ..scene.cameras import orbit
 from .denoisers.diffusion import DiffusionDenoiser, Rows
 
@@ -176,13 +177,21 @@ def lora_work(denoiser: DiffusionDenoiser, views: int) -> dict[str, int]:
         network.disable_adapters()
 
 
+def most_texts(config: GuidanceConfig) -> int:
+    """Texts of a view that the network gets in one batch, at most, under the rule of a config."""
+    if config.view_blend == "perp-neg":
+        return 4
+    if config.rule == "linear":
+        text, empty, negative, _ = config.weights
+        return max(1, sum(map(bool, (text, empty, negative) if config.negative else (text, empty + negative))))
+    return 3 if config.rule in ("csd", "nfsd") and config.negative else 2
+
+
 def plan(denoiser: DiffusionDenoiser, views: int, resolution: int) -> dict[str, int]:
     """Bytes by use, for `views` renders of `resolution` pixels a side at a time; in the worst case all are needed at
     once."""
     config, vae = denoiser.config, denoiser.ends.vae
-    size, together, branches = min(config.slice or views, views), denoiser.ends.views, 2
-    if config.view_blend == "perp-neg":
-        branches = 4
+    size, together, branches = min(config.slice or views, views), denoiser.ends.views, most_texts(config)
     batch = views if denoiser.views_together else size
     if together > 1 and config.slice:  # slices are whole objects, and one text at a time
         batch, branches = min(max(1, config.slice // together) * together, views), 1

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from support.tiny_models import config, views
+from support.tiny_models import config, judged, views
 
 from dreamfusion_ngp.guidance import memory
 from dreamfusion_ngp.guidance.load import load_guidance
@@ -125,3 +125,24 @@ def test_a_lesson_of_vsd_is_in_the_plan(latent_folders):
     assert plan["LoRA at work"] == pytest.approx(counter.most, rel=0.15)
     few = load_guidance(replace(run, guidance=replace(run.guidance, slice=1)), "cpu")
     assert memory.plan(few.denoiser, 3, 64)["LoRA at work"] < 0.7 * plan["LoRA at work"]
+
+
+@pytest.mark.parametrize(
+    ("settings", "count"),
+    [
+        (dict(rule="sds"), 2),
+        (dict(rule="csd"), 2),
+        (dict(rule="csd", negative="clay"), 3),
+        (dict(rule="nfsd", negative="clay"), 3),
+        (dict(rule="linear", weights=(1.0, 0.0, 0.0, -1.0)), 1),
+        (dict(rule="linear", weights=(2.0, -1.0, -0.5, -1.0)), 2),
+        (dict(rule="linear", weights=(2.0, -1.0, -0.5, -1.0), negative="clay"), 3),
+        (dict(rule="sds", view_blend="perp-neg"), 4),
+    ],
+)
+def test_the_plan_counts_as_many_texts_as_the_rule_asks_about_at_once(settings, count, latent_folders, monkeypatch):
+    guidance = load_guidance(config(latent_folders["sd"], precision="float32", **settings), "cpu")
+    network, rows = guidance.denoiser.ask, []
+    monkeypatch.setattr(guidance.denoiser, "ask", lambda net, batch: rows.append(len(batch.z)) or network(net, batch))
+    judged(guidance, torch.rand(3, 12, 12, 3), part=30)
+    assert memory.most_texts(guidance.config) == count == max(rows) // 3
