@@ -57,12 +57,14 @@ def load_guidance(
 
 
 def check_guidance(config: RunConfig) -> None:
-    """Raise PriorError for errors in the model's folder that can be detected without loading the weights."""
+    """Raise PriorError for errors in the model's folder that can be detected without loading weights, UsageError for a
+    rule that does not support it."""
     if config.guidance.kind == "clip":
         check_clip(config)
         return
     folder = model_folder(config)
     family(folder).check(folder)
+    check_rule(config.guidance, family(folder))
 
 
 def family(folder: Path) -> Family:

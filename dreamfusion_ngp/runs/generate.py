@@ -25,7 +25,7 @@ from .interrupt import Interrupt
 from .outputs import DEFAULT_FORMATS, check_options, export_run, render_run
 from .recorder import BestEffort, Observer, Recorder
 from .saver import Saver
-from .stages import follow, next_config, stage_configs, start, steps_in_all
+from .stages import check_models, follow, next_config, stage_configs, start, steps_in_all
 from .texture import log_new_uvs
 
 log = logging.getLogger(__name__)
@@ -236,8 +236,7 @@ def generate(
     from ..guidance.load import load_guidance
     from ..guidance.painter import check_painters
 
-    for stage in stage_configs(config):  # a missing model of a later stage is an error now
-        weights.weights_of(stage)
+    check_models(config)
     check_painters(stage_configs(config), where)
     guidance = load_guidance(config, where)
     state = start(config, where)

@@ -38,6 +38,17 @@ def stage_configs(config: RunConfig) -> list[RunConfig]:
     return [config, *(stage_configs(following) if following else [])]
 
 
+def check_models(config: RunConfig) -> None:
+    """Raise PriorError for a model of a stage that is missing or not understood, and UsageError for one that the
+    stage's rule does not support: now, not after the stages before it."""
+    from ..guidance.load import check_guidance
+    from ..guidance.origin import weights_of
+
+    for stage in stage_configs(config):
+        weights_of(stage)
+        check_guidance(stage)
+
+
 def follow(stage: Stage) -> Stage | None:
     """The stage after a finished one, started from its scene; None after the last. Raises UsageError where it cannot
     take over that scene, ExportError for an empty one."""

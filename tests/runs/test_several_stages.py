@@ -174,3 +174,12 @@ def test_the_second_stage_has_a_model_of_its_own(tmp_path):
 def test_texts_of_the_second_stage_are_cleaned_too():
     config = check_prompt(override(tiny(), "then.guidance.negative=a zeppelin, gray"))
     assert config.then.guidance.negative == "a gray" and config.then.prompt == config.prompt == "a red sphere"
+
+
+def test_a_rule_that_a_later_stage_cannot_have_is_refused_before_the_first(tmp_path):
+    config = tiny()
+    config = replace(config, then=replace(config.then, guidance=replace(config.then.guidance, rule="rfds_rev")))
+    config = replace(config, then=replace(config.then, guidance=replace(config.then.guidance, clip_clean=False)))
+    with pytest.raises(UsageError, match="rule rfds_rev is for models that predict the velocity of a flow"):
+        generate(config, tmp_path / "runs", device="cpu")
+    assert not (tmp_path / "runs").exists()
