@@ -8,7 +8,12 @@ from pathlib import Path
 from ..base.errors import UsageError
 from .arguments import add_machine, place
 
-RULE_GROUPS = ("rules", "rules-long", "rules-256")  # of experiments/groups.py, which takes its time to import
+RULE_GROUPS = (
+    "rules",
+    "rules-long",
+    "rules-256",
+    "rules-scale",
+)  # of experiments/groups.py, which takes its time to import
 
 
 def add_arguments(verbs) -> None:

@@ -37,6 +37,16 @@ RULES = (
     Arm("sdi", "the noise from which DDIM comes to the rendering", rule="sdi", steps=2 / 22),
 )
 
+SCALE = ("guidance.scale=7.5",)
+AT_7_5 = (
+    DEFAULT,
+    Arm("sds, 7.5", "three times the prior's own scale", SCALE),
+    Arm("x0, 7.5", "its rescaling is to keep the colours", SCALE, rule="x0"),
+    Arm("asd, 7.5", "the scale of its paper", SCALE, rule="asd", steps=2 / 3),
+    Arm("vsd, 7.5", "the scale of its paper; a lesson counts as three", SCALE, rule="vsd", steps=2 / 6),
+)
+RULE_GROUPS = ("rules", "rules-long", "rules-256", "rules-scale")
+
 LONG = replace(DEFAULT, why="preset `fast` in three times its steps")
 LATENT = replace(DEFAULT, why="preset `toybox-256` in as many steps as `fast`")
 
@@ -221,6 +231,13 @@ GROUPS = {
         "Distillation rules on the latent prior",
         "The same rules and budgets with toybox-256, through the classes that load Stable Diffusion.",
         tuple(replace(arm, preset="toybox-256") for arm in (LATENT, *RULES[1:])),
+        SIX,
+    ),
+    "rules-scale": Group(
+        "Distillation rules at a guidance scale of 7.5",
+        "What VSD and others claim: no over-saturation at the scale of sampling. Three times the prior's own scale, "
+        "with as many evaluations of the UNet as the preset.",
+        AT_7_5,
         SIX,
     ),
     "limits": Group(

@@ -85,6 +85,13 @@ METRICS = (
         "parts that a toy has in other colours (a snowman's hat) count too, so a perfect toy does not always score 0.",
     ),
     (
+        "Evaluations a run",
+        "Of the UNet, each for one view and one text; a lesson of vsd's student, forward and backward, counts as "
+        "three.",
+        "`experiments/arms.py`.",
+        "counted from the settings: runs are made equal in these, not in time.",
+    ),
+    (
         "Extra faces",
         "How often the toy's face is repeated beyond once (Janus), summed over the runs. Views at eight azimuths are "
         "compared by silhouette, colour and relief with the true toy and with symmetrised variants of it (one half "

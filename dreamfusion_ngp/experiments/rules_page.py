@@ -11,12 +11,11 @@ from ..base.errors import writing
 from ..base.files import write_atomically
 from ..bench.plots import new_plot, svg
 from .ablation import ablate, parsed
-from .groups import GROUPS
+from .groups import GROUPS, RULE_GROUPS
 from .report import origin
 from .results import read_results
 from .tables import arms_table, error_of, paired, values
 
-RULE_GROUPS = ("rules", "rules-long", "rules-256")
 PLOTTED = (
     ("volumetric_iou", "volumetric IoU"),
     ("silhouette_iou", "silhouette IoU"),

@@ -6,6 +6,8 @@ import statistics
 from collections import Counter
 
 from ..base import markdown
+from .arms import config_of, evaluations
+from .groups import GROUPS, RULE_GROUPS
 
 RETRIEVAL = (
     ("r_precision_color", "R-Precision Colour"),
@@ -17,6 +19,7 @@ SHAPE = (("volumetric_iou", "volumetric IoU"), ("silhouette_iou", "silhouette Io
 SURFACE = (("mesh_chamfer", "mesh Chamfer", 4), ("normal_angle", "normals, degrees", 1), ("psnr_256", "PSNR, dB", 1))
 TOPOLOGY = (("pieces", "pieces", 1), ("genus_error", "genus off by", 1), ("faces_needed", "faces needed", 0))
 COLOR = (("chroma", "chroma to the truth's", 2),)
+OF_RULES = (("color_error", "colour error", 3),)
 BARS = (  # heading, figure, how it is aggregated, bound, whether that is an upper bound
     ("mean volumetric IoU", "volumetric_iou", statistics.fmean, 0.65, False),
     ("lowest volumetric IoU", "volumetric_iou", min, 0.35, False),
@@ -81,13 +84,22 @@ def diversities(arm: dict, runs: list[dict]) -> list[float]:
     return [value for prompt, value in arm.get("diversity", {}).items() if counts[0][prompt] == counts[1][prompt]]
 
 
+def evaluations_of(name: str, group: dict) -> dict[str, str]:
+    """Evaluations of the network in a run of every arm of a group that compares rules; {} for other groups."""
+    arms = GROUPS[name].arms if name in RULE_GROUPS else ()
+    steps = group["shortened"].get("steps")
+    return {arm.name: f"{evaluations(config_of(arm, GROUPS[name].prompts[0], 0, steps)):,}" for arm in arms}
+
+
 def arms_table(name: str, group: dict) -> list[str]:
     """One row per arm. The paper's arms are compared with the one before, all others with the preset."""
     pairs, rows = paired(group), []
     preset = next((runs for arm, runs in pairs if arm["name"] == "preset"), None)
     keys = {key for _, runs in pairs for run in runs for key in run}
     topology = TOPOLOGY if "genus_error" in keys else ()
-    surface = [column for column in (*SURFACE, *topology, *COLOR) if column[0] in keys]
+    more = (*topology, *COLOR, *(OF_RULES if name in RULE_GROUPS else ()))
+    surface = [column for column in (*SURFACE, *more) if column[0] in keys]
+    spent = evaluations_of(name, group)
     diverse = any(arm.get("diversity") for arm, _ in pairs)
     costs = [("seconds", "s a run")]
     if all("cpu_seconds" in run for _, runs in pairs for run in runs):  # other work changes wall time by far more
@@ -104,31 +116,26 @@ def arms_table(name: str, group: dict) -> list[str]:
                 *([with_spread(diversities(arm, runs), 3)] if diverse else []),
                 change(runs, other),
                 number_text(sum(values(runs, "extra_faces")), 0),
+                *([spent.get(arm["name"], "")] if spent else []),
                 number_text(len(runs), 0),
                 *(number_text(statistics.fmean(values(runs, key)), 0) if runs else "" for key, _ in costs),
             ]
         )
     before = "IoU, change to the row above" if name == "paper" else "IoU, change to the preset"
     titles = [title for _, title, *_ in (*RETRIEVAL, *SHAPE, *surface)]
-    head = ["arm", "what it is", *titles, *(["diversity"] if diverse else []), before, "extra faces", "runs"]
+    head = ["arm", "what it is", *titles, *(["diversity"] if diverse else []), before, "extra faces"]
+    head += [*(["evaluations a run"] if spent else []), "runs"]
     head += [title for _, title in costs]
     if group["truth"]:
-        rows.append(
-            [
-                "true toys",
-                "what a perfect result would score",
-                *(number_text(group["truth"][key]) for key, _ in RETRIEVAL),
-                "1",
-                "1",
-                *("" for _ in surface),
-                *([""] if diverse else []),
-                "",
-                "0",
-                "",
-                *("" for _ in costs),
-            ]
-        )
+        rows.append(truth_row(group["truth"], head))
     return markdown.table(head, rows, "ll" + "r" * (len(head) - 2))
+
+
+def truth_row(truth: dict, head: list[str]) -> list[str]:
+    """The row of the true toys under the titles of `head`."""
+    known = {"arm": "true toys", "what it is": "what a perfect result would score", "extra faces": "0"}
+    known |= {title: number_text(truth[key]) for key, title in RETRIEVAL} | {title: "1" for _, title in SHAPE}
+    return [known.get(title, "") for title in head]
 
 
 def bars_table(group: dict) -> list[str]:

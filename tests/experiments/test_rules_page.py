@@ -7,8 +7,10 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 from support.experiment_records import group_with, run_of
+from support.known_denoiser import KnownDenoiser
 
 from dreamfusion_ngp import cli
 from dreamfusion_ngp.base.errors import UsageError
@@ -16,13 +18,16 @@ from dreamfusion_ngp.cli.experiments import RULE_GROUPS as CLI_GROUPS
 from dreamfusion_ngp.config.rules import RULES as KNOWN_RULES
 from dreamfusion_ngp.evaluation.figures import DEFINITIONS
 from dreamfusion_ngp.experiments import rules_page
-from dreamfusion_ngp.experiments.arms import config_of
+from dreamfusion_ngp.experiments.arms import EVALUATIONS, config_of, evaluations
 from dreamfusion_ngp.experiments.diversity import by_prompt, diversity
 from dreamfusion_ngp.experiments.groups import GROUPS
 from dreamfusion_ngp.experiments.pool import Runner
 from dreamfusion_ngp.experiments.results import diversity_of
 from dreamfusion_ngp.experiments.rules_page import RULE_GROUPS, compare_rules, write_page
 from dreamfusion_ngp.experiments.tables import arms_table
+from dreamfusion_ngp.guidance.moment import Moment
+from dreamfusion_ngp.guidance.rules import FUNCTIONS
+from dreamfusion_ngp.guidance.schedule import sample_timesteps
 
 
 def address(value, kind="PNG"):
@@ -66,13 +71,39 @@ def test_a_table_has_the_diversity_of_its_own_runs():
 def test_the_groups_are_every_rule_that_the_embedded_priors_can_have():
     assert RULE_GROUPS == CLI_GROUPS and set(RULE_GROUPS) <= set(GROUPS)
     no_words = {"linear", "nfsd", "bridge", "rfds", "rfds_rev"}
-    for name in RULE_GROUPS:
+    for name in ("rules", "rules-long", "rules-256"):
         configs = [config_of(arm, "a red mug", 0) for arm in GROUPS[name].arms]
         assert {config.guidance.rule for config in configs} == set(KNOWN_RULES) - no_words
         model = "toybox-256" if name == "rules-256" else "toybox"
         assert {config.guidance.model for config in configs} == {model}
     once, long = ([config_of(arm, "a red mug", 0).steps for arm in GROUPS[n].arms] for n in ("rules", "rules-long"))
     assert long == pytest.approx([3 * steps for steps in once], abs=2)
+
+
+@pytest.mark.parametrize("name", RULE_GROUPS)
+def test_the_arms_of_a_group_spend_alike(name):
+    spent = [evaluations(config_of(arm, "a red mug", 0)) for arm in GROUPS[name].arms]
+    assert spent == pytest.approx([spent[0]] * len(spent), rel=0.01), "to within a step"
+
+
+def test_a_rules_evaluations_are_counted_as_it_makes_them():
+    """On the noise levels of the presets, by a denoiser that keeps count; of vsd, whose lesson is no such call, two."""
+    for group in ("rules", "rules-256"):
+        for arm in GROUPS[group].arms:
+            config = config_of(arm, "a red mug", 0)
+            if config.guidance.rule == "vsd":
+                continue
+            denoiser, n = KnownDenoiser(), config.views
+            t = sample_timesteps(config.guidance, np.random.default_rng(0).random((2, n)), 0.5, 1000)
+            x, moment = torch.zeros(n, 2, 4, 4, dtype=torch.float64), Moment(0, 0, 0.5, n)
+            settings = replace(config.guidance, scale=2.5)
+            FUNCTIONS[config.guidance.rule](denoiser, x, x + 1, t, range(n), settings, moment)
+            assert sum(len(texts) for texts, _ in denoiser.told) == EVALUATIONS[config.guidance.rule], arm.name
+
+
+def test_the_claim_of_vsd_is_looked_at_at_its_scale():
+    at = {arm.name: config_of(arm, "a red mug", 0).guidance for arm in GROUPS["rules-scale"].arms}
+    assert {(g.rule, g.scale) for g in at.values()} == {("sds", None)} | {(r, 7.5) for r in ("sds", "x0", "asd", "vsd")}
 
 
 def results(tmp_path, **more):
@@ -92,7 +123,8 @@ def test_the_page_has_tables_plots_and_what_is_not_measured(tmp_path):
     text, page = ((tmp_path / "page" / name).read_text() for name in ("rules.md", "index.html"))
     (row,) = [line for line in lines if line.startswith("| csd")]
     assert "0.55 ± 0.07" in row and "0.250" in row and "1.50 ± 0.00" in row and "-0.250" in row
-    assert text.count("Not measured yet.") == 2 and page.count("<svg") == 1 and page.count("<table>") == 1
+    assert "| 0.100 ± 0.000 |" in row and "| 9,600 |" in row, "colour error and evaluations"
+    assert text.count("Not measured yet.") == 3 and page.count("<svg") == 1 and page.count("<table>") == 1
     assert "0.55 ± 0.07" in page and "diversity" in page and all(GROUPS[name].title in page for name in RULE_GROUPS)
 
 
