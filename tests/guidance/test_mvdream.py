@@ -15,6 +15,7 @@ from support.tiny_multiview import FULL, PORTS, ldm_names, ldm_twin, tiny_mvdrea
 from dreamfusion_ngp.base.errors import PriorError, UsageError
 from dreamfusion_ngp.base.rng import generator
 from dreamfusion_ngp.config.presets import preset
+from dreamfusion_ngp.config.rules import with_rule
 from dreamfusion_ngp.config.schema import CameraConfig, LightConfig
 from dreamfusion_ngp.guidance import memory
 from dreamfusion_ngp.guidance.classifier_free import guided_noise
@@ -22,6 +23,7 @@ from dreamfusion_ngp.guidance.denoisers.multiview import MULTIVIEW
 from dreamfusion_ngp.guidance.load import family, load_guidance
 from dreamfusion_ngp.guidance.mvdream import as_stock, diffusers_names, load_unet, stock_class, stock_config
 from dreamfusion_ngp.guidance.pipeline_folder import read_index
+from dreamfusion_ngp.guidance.rules import OF_FLOWS, RULES
 from dreamfusion_ngp.hub.guided import preset_of
 from dreamfusion_ngp.hub.snapshots import needed_files
 from dreamfusion_ngp.scene.views import sample_views
@@ -166,6 +168,17 @@ def test_objects_are_sliced_and_views_never(ports):
     plans = [memory.plan(g.denoiser, 8, 16) for g in (whole, sliced)]
     assert plans[1]["UNet at work"] < 0.5 * plans[0]["UNet at work"]
     assert plans[1]["encoder at work"] < 0.5 * plans[0]["encoder at work"]
+
+
+@pytest.mark.parametrize("rule", [rule for rule in RULES if rule not in (*OF_FLOWS, "vsd")])
+def test_a_rule_asks_about_all_views_at_one_noise_level(rule, ports, monkeypatch):
+    """As they were trained, whatever a rule draws for itself; the refusal of vsd is in test_vsd.py."""
+    guidance, times = load_guidance(with_rule(run(ports["ours"]), rule, toys=False), "cpu"), []
+    predict = guidance.denoiser._predict
+    monkeypatch.setattr(guidance.denoiser, "_predict", lambda z, t, *more: times.append(t) or predict(z, t, *more))
+    said = guidance(pictures(), seen(), 90, 0.9)
+    assert said.gradient.isfinite().all() and said.gradient.abs().max() > 0
+    assert times and all((t == t[0]).all() and len(t) == 4 for t in times)
 
 
 def test_the_schedule_is_stable_diffusions(ports):

@@ -19,7 +19,6 @@ SMALL = (
     "field.finest_resolution=16",
     "field.log2_table=10",
     "guidance.precision=float32",
-    "guidance.resolution=8",
 )
 STEPS = 4
 
@@ -30,7 +29,7 @@ def tensors(root):
 
 @pytest.mark.parametrize("rule", RULES)
 def test_a_rule_runs_and_resumes_bit_for_bit(rule, folders, latent_folders, tmp_path, monkeypatch):
-    """Half-way, where bridge is still sds, and near the end of csd's first half; meshes and pictures are left out."""
+    """Stopped half-way, where bridge is still sds; meshes and pictures are left out."""
     if rule == "vsd":
         pytest.importorskip("peft")
     for name in ("export_run", "render_run"):
