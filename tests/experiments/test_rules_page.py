@@ -4,6 +4,7 @@ import base64
 import io
 import json
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -96,8 +97,9 @@ def test_a_rules_evaluations_are_counted_as_it_makes_them():
             denoiser, n = KnownDenoiser(), config.views
             t = sample_timesteps(config.guidance, np.random.default_rng(0).random((2, n)), 0.5, 1000)
             x, moment = torch.zeros(n, 2, 4, 4, dtype=torch.float64), Moment(0, 0, 0.5, n)
+            views: Any = range(n)  # of which that denoiser hears nothing
             settings = replace(config.guidance, scale=2.5)
-            FUNCTIONS[config.guidance.rule](denoiser, x, x + 1, t, range(n), settings, moment)
+            FUNCTIONS[config.guidance.rule](denoiser, x, x + 1, t, views, settings, moment)
             assert sum(len(texts) for texts, _ in denoiser.told) == EVALUATIONS[config.guidance.rule], arm.name
 
 
