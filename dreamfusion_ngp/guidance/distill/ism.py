@@ -1,12 +1,12 @@
 """Interval score matching (Liang et al., "LucidDreamer", CVPR 2024), from its equation: no noise is drawn; x is
-inverted to z_s and z_t by unconditional DDIM, in strides of 200 and a last one of 50 of 1000 timesteps, and
+inverted to z_s by unconditional DDIM, in strides of 200 of 1000 timesteps and the rest, then to z_t by one of 50, and
 
     gradient on x = w(t) (eps_hat(z_t; y, t) - eps_hat(z_s; empty, s)),    s = t - 50,
 
 with the guided prediction at t. The paper's w(t) is sigma_t / alpha_t (`guidance.weighting` "clean").
 
 Cost: 3 UNet evaluations, and one for every stride up to s, at most 5. Views are inverted together: if t is not shared,
-views with low t idle while others finish.
+views with low t idle, at their s, while others finish.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ def ism(
     t = np.maximum(t, first)
     before = np.maximum(t - interval, first)
     strides = max(1, -(-int(before.max() - first) // stride))
-    times = [np.maximum(before - k * stride, first) for k in range(strides, -1, -1)]
+    times = [np.minimum(first + k * stride, before) for k in range(strides + 1)]
     z_before = ddim_invert(schedule, x, times, unguided)
     noise_before = unguided(z_before, before)
     z = ddim_step(schedule, z_before, noise_before, before, t)
