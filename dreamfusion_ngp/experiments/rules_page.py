@@ -46,7 +46,7 @@ def write_page(results: Path, out: Path) -> list[str]:
         definition, group = GROUPS[name], groups.get(name)
         table = arms_table(name, group) if group else []
         source = origin(group, None) if group else ["Not measured yet.", ""]
-        plot = rules_plot(group) if group and all(runs for _, runs in paired(group)) else ""
+        plot = rules_plot(group) if group and any(runs for _, runs in paired(group)) else ""
         lines += [f"## {definition.title}", "", definition.why, "", *source, *table, ""]
         sections.append(
             {"title": definition.title, "why": definition.why, "source": source[0], "rows": cells(table), "plot": plot}

@@ -50,9 +50,10 @@ def error_of(values: list[float]) -> float | None:
 
 
 def paired(group: dict) -> list[tuple[dict, list[dict]]]:
-    """Every arm with its runs of the prompts and seeds that all arms have, in the same order."""
-    keys = [{(run["prompt"], run["seed"]) for run in arm["runs"]} for arm in group["arms"]]
-    common = set.intersection(*keys)
+    """Every arm with its runs of the prompts and seeds that all arms have, in the same order. An arm that has no run at
+    all takes none from the others."""
+    keys = [{(run["prompt"], run["seed"]) for run in arm["runs"]} for arm in group["arms"] if arm["runs"]]
+    common = set.intersection(*keys) if keys else set()
     return [
         (
             arm,
@@ -71,7 +72,7 @@ def values(runs: list[dict], key: str) -> list[float]:
 
 def change(runs: list[dict], others: list[dict] | None) -> str:
     """Mean difference of the volumetric IoU, prompt by prompt and seed by seed, and its standard error."""
-    if others is None or not runs:
+    if not others or not runs:
         return ""
     differences = [a["volumetric_iou"] - b["volumetric_iou"] for a, b in zip(runs, others, strict=True)]
     error = error_of(differences)
@@ -115,7 +116,7 @@ def arms_table(name: str, group: dict) -> list[str]:
                 *(with_spread(values(runs, key), digits) for key, _, digits in surface),
                 *([with_spread(diversities(arm, runs), 3)] if diverse else []),
                 change(runs, other),
-                number_text(sum(values(runs, "extra_faces")), 0),
+                number_text(sum(values(runs, "extra_faces")), 0) if runs else "",
                 *([spent.get(arm["name"], "")] if spent else []),
                 number_text(len(runs), 0),
                 *(number_text(statistics.fmean(values(runs, key)), 0) if runs else "" for key, _ in costs),

@@ -48,6 +48,13 @@ def test_arms_are_compared_on_the_same_prompts_and_seeds(tmp_path):
     assert "volumetric IoU" in words and "+ random views" in words and "R-Precision Geo" not in words
 
 
+def test_an_arm_without_runs_empties_no_other(tmp_path):
+    arms = {"base": [run_of("a red mug", 0, 0.5)], "+ random views": [], "+ view words": [run_of("a red mug", 0, 0.8)]}
+    text = report_of(tmp_path, {"paper": group_with(arms)})
+    rows = [line.split(" | ") for line in text.splitlines() if line.startswith(("| base", "| +"))]
+    assert [row[5] for row in rows] == ["0.50", "", "0.80"] and rows[1][-2] == "0"
+
+
 def test_the_bars_are_judged_by_hand(tmp_path):
     good = dict(r_precision_color=1.0, r_precision_geo=0.875, r_precision_albedo=1.0)
     runs = [run_of("a red mug", 0, 0.9, extra_faces=1, **good), run_of("a blue boat", 0, 0.41, extra_faces=0, **good)]
