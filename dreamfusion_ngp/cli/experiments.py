@@ -8,12 +8,8 @@ from pathlib import Path
 from ..base.errors import UsageError
 from .arguments import add_machine, place
 
-RULE_GROUPS = (
-    "rules",
-    "rules-long",
-    "rules-256",
-    "rules-scale",
-)  # of experiments/groups.py, which takes its time to import
+# Of experiments/groups.py, which takes its time to import.
+RULE_GROUPS = ("rules", "rules-long", "rules-256", "rules-scale")
 
 
 def add_arguments(verbs) -> None:

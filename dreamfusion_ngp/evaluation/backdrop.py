@@ -15,7 +15,7 @@ GRID = 4  # control points a side of the patterns of the priors' training (toybo
 BORDER = 3  # pixels at the edges of a picture, where no toy is
 CONTRAST = 0.12  # of a pixel with the background, in one channel
 ROUNDS = 12  # of the fit; after them the pixels that count hardly change
-STIFFNESS = 1e-3  # of the pattern, beside the mean square of the pixels
+STIFFNESS = 1e-3  # ridge on the control points of the pattern; the pixels' weights add up to 1
 LEAST = 1e-6  # weight of a pixel, so that a picture without background can be fitted
 
 
@@ -55,6 +55,7 @@ def backdrop(pictures: Tensor) -> Tensor:
     return fit.view_as(pictures)
 
 
-def foreground(pictures: Tensor) -> Tensor:
-    """(n, H, H) bool: the pixels of pictures (n, H, H, 3) that stand out from their backgrounds."""
-    return (pictures - backdrop(pictures)).abs().amax(-1) > CONTRAST
+def foreground(pictures: Tensor, behind: Tensor | None = None) -> Tensor:
+    """(n, H, H) bool: the pixels of pictures (n, H, H, 3) that stand out from their backgrounds. behind: these, where
+    they are known (`backdrop`)."""
+    return (pictures - (backdrop(pictures) if behind is None else behind)).abs().amax(-1) > CONTRAST

@@ -58,20 +58,19 @@ def bank(name: str, elevation: int, size: int = BANK, seed: int = 17) -> Bank:
     return Bank(trace(name, u, cameras, SIZE))
 
 
-def resemblance(row: Tensor, toys: Bank) -> tuple[float, int]:
-    """The resemblance of a row of pictures (VIEWS, H, W, 3) to the most similar toy of a bank, as the intersection over
-    union of their silhouettes, averaged over the views; and the index of that toy."""
-    masks = foreground(row)
+def resemblance(masks: Tensor, toys: Bank) -> tuple[float, int]:
+    """The resemblance of the silhouettes (VIEWS, H, W) of a row to the most similar toy of a bank, as their
+    intersection over union, averaged over the views; and the index of that toy."""
     toy_masks = toys.silhouettes()
     both, either = ((f(masks, toy_masks)).sum((-1, -2)) for f in (torch.logical_and, torch.logical_or))
     mean = (both / either.clamp(min=1)).mean(1)
     return float(mean.max()), int(mean.argmax())
 
 
-def painted_alike(row: Tensor, slots: Tensor) -> bool:
+def painted_alike(row: Tensor, behind: Tensor, slots: Tensor) -> bool:
     """Whether every part, and the background at the edges, has one mean colour in all views that show enough of it.
-    slots: of the most similar toy."""
-    groups = [backdrop(row)[:, border(row.shape[1])].mean(1)]
+    behind: the backgrounds of the row. slots: of the most similar toy."""
+    groups = [behind[:, border(row.shape[1])].mean(1)]
     for slot in slots.unique():
         masks = slots == slot
         enough = [row[v][masks[v]].mean(0) for v in range(len(row)) if slot >= 0 and int(masks[v].sum()) >= PART]
@@ -82,9 +81,9 @@ def painted_alike(row: Tensor, slots: Tensor) -> bool:
 def is_one_toy(row: Tensor, name: str, elevation: int) -> bool:
     """Whether a row of unlit pictures (VIEWS, H, W, 3) in [0, 1], from azimuths 0, 90, 180 and 270, shows one toy of
     the class: some proportions fit all sides, and the colours agree."""
-    toys = bank(name, elevation)
-    like, which = resemblance(row, toys)
-    return like >= SHAPE and painted_alike(row, toys.slots(which))
+    toys, behind = bank(name, elevation), backdrop(row)
+    like, which = resemblance(foreground(row, behind), toys)
+    return like >= SHAPE and painted_alike(row, behind, toys.slots(which))
 
 
 def row_requests(n: int) -> list[list[Request]]:

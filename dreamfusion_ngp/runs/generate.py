@@ -269,8 +269,8 @@ def resume(
     """Go on with a run from its checkpoint. steps: new total number of steps of the stage that it is in. guidance, vae,
     control: where its models lie now, as `GuidanceConfig.model`, `.vae` and `.control`, if no longer where they were.
     formats, size, origin: None is what the run was asked for. The other arguments and the errors are those of
-    `generate`; CheckpointError for a folder without a sound checkpoint,
-    PriorError for models with other weights than those that the run was started with."""
+    `generate`; CheckpointError for a folder without a sound checkpoint, PriorError for models with other weights than
+    those that the run was started with."""
     files = check_files(formats, size, origin)
     if steps is not None and steps < 1:
         raise UsageError(f"--steps must be at least 1, got {steps}")
