@@ -81,9 +81,17 @@ class Op:
     def _grouped(self, flat: Sequence) -> list[tuple]:
         return [make(flat[part]) for make, part in self.group_slices]
 
+    def _packed(self, flat: Sequence) -> list:
+        """The arguments as a kernel takes them. Outputs made like these have the same strides, fake or not."""
+        packed = list(flat)
+        for i in self.holds_tensor:
+            if packed[i] is not None and not packed[i].is_contiguous():
+                packed[i] = packed[i].contiguous()
+        return packed
+
     def shapes(self, function: Callable) -> Callable:
         """Decorator of function(*groups) -> empty outputs of the right shapes and types."""
-        torch.library.register_fake(self.name, lambda *flat: function(*self._grouped(flat)))
+        torch.library.register_fake(self.name, lambda *flat: function(*self._grouped(self._packed(flat))))
         return function
 
     def kernel(self, function: Callable) -> Callable:
@@ -92,11 +100,7 @@ class Op:
         changed = [self.fields.index(field) for field in sorted(self.changes)]
 
         def call(*flat):
-            packed = list(flat)
-            for i in self.holds_tensor:
-                if packed[i] is not None and not packed[i].is_contiguous():
-                    packed[i] = packed[i].contiguous()
-            outputs = function(*self._grouped(packed))
+            outputs = function(*self._grouped(self._packed(flat)))
             if changed:
                 increment_version([flat[i] for i in changed])
             return outputs
