@@ -12,6 +12,7 @@ from typing import Any, ForwardRef, NamedTuple
 
 import torch
 from torch import Tensor
+from torch.autograd import forward_ad
 from torch.autograd.graph import increment_version
 
 NAMESPACE = "dreamfusion_ngp"
@@ -76,6 +77,8 @@ class Op:
                 flat += argument
             else:
                 flat.append(argument)
+        if forward_ad._current_level >= 0:
+            self._refuse_tangents(flat)
         return self.overload(*flat)
 
     def _grouped(self, flat: Sequence) -> list[tuple]:
@@ -88,6 +91,12 @@ class Op:
             if packed[i] is not None and not packed[i].is_contiguous():
                 packed[i] = packed[i].contiguous()
         return packed
+
+    def _refuse_tangents(self, flat: Sequence) -> None:
+        """torch would drop them, and a derivative that is not there would be zero."""
+        if any(forward_ad.unpack_dual(v).tangent is not None for v in flat if isinstance(v, Tensor)):
+            name = self.name.partition("::")[2]
+            raise RuntimeError(f"{name}: no forward-mode derivative (jvp); differentiate it backward, as by autograd")
 
     def shapes(self, function: Callable) -> Callable:
         """Decorator of function(*groups) -> empty outputs of the right shapes and types."""

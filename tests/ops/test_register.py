@@ -1,12 +1,15 @@
-"""How ops meet torch: fake tensors have the strides of real ones."""
+"""How ops meet torch: fake tensors have the strides of real ones, and derivatives that are not there are refused."""
 
 from importlib import import_module
 
 import pytest
 import torch
 from support.triangles import soup
+from torch.autograd import forward_ad
 
-from dreamfusion_ngp.ops.hashgrid import GridLayout
+from dreamfusion_ngp.ops.composite import composite
+from dreamfusion_ngp.ops.hashgrid import GridLayout, hashgrid_encode
+from dreamfusion_ngp.ops.march import march
 from dreamfusion_ngp.ops.rasterise import rasterise
 
 OPS = torch.ops.dreamfusion_ngp
@@ -60,3 +63,24 @@ def test_fake_outputs_have_the_strides_of_real_ones(op):
     """Compiled code takes the strides of fake tensors for those of real ones."""
     import_module(f"dreamfusion_ngp.ops.{op.partition('_')[0]}")  # which registers it
     torch.library.opcheck(getattr(OPS, op).default, arguments(op), test_utils="test_faketensor")
+
+
+def test_forward_mode_is_refused():
+    """torch drops tangents at an op that knows nothing of them: the derivative would be zero."""
+    x, table, (position, faces) = torch.rand(5, 3), torch.rand(LAYOUT.entries, 2), soup(0, dtype=torch.float32)
+    with pytest.raises(RuntimeError, match="hashgrid_encode: no forward-mode derivative"):
+        torch.func.jvp(lambda x: hashgrid_encode(x, table, LAYOUT), (x,), (torch.ones_like(x),))
+    with forward_ad.dual_level():
+        with pytest.raises(RuntimeError, match="rasterise: no forward-mode derivative"):
+            rasterise(forward_ad.make_dual(position, position), faces, (4, 4))
+        assert hashgrid_encode(x, table, LAYOUT).shape == (5, 4)  # nothing is dropped
+
+
+def test_what_has_no_derivative_anyway_does_not_mind_forward_mode():
+    rays, bits = torch.nn.functional.normalize(torch.rand(2, 3), dim=1), torch.full((8,), 255, dtype=torch.uint8)
+    settings = dict(resolution=4, bound=1.0, near=0.0, step=0.1, budget=64, seed=-1, stream=0)
+    with forward_ad.dual_level():
+        s = march(forward_ad.make_dual(-rays, rays), rays, bits, **settings)
+        assert s.info[0] > 0
+        t, n = forward_ad.make_dual(s.t, s.t), torch.ones(64, 3)
+        assert composite(s.t, n, n, t, s.offsets, rays, 0.1).rgb.any()
