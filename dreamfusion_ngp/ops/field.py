@@ -70,7 +70,7 @@ def field(
     """
     named = (layout, bound, level_weight, blob, count, shadow, tensor_cores)
     weights, *settings = _check("field", x, table, W1, b1, W2, b2, *named)
-    return _field(x, table, W1, b1, W2, b2, weights, *settings)
+    return _field(x.detach(), table, W1, b1, W2, b2, weights, *settings)
 
 
 def field_density(

@@ -8,6 +8,7 @@ from support.triangles import soup
 from torch.autograd import forward_ad
 
 from dreamfusion_ngp.ops.composite import composite
+from dreamfusion_ngp.ops.field import field
 from dreamfusion_ngp.ops.hashgrid import GridLayout, hashgrid_encode
 from dreamfusion_ngp.ops.march import march
 from dreamfusion_ngp.ops.rasterise import rasterise
@@ -84,3 +85,10 @@ def test_what_has_no_derivative_anyway_does_not_mind_forward_mode():
         assert s.info[0] > 0
         t, n = forward_ad.make_dual(s.t, s.t), torch.ones(64, 3)
         assert composite(s.t, n, n, t, s.offsets, rays, 0.1).rgb.any()
+
+
+def test_points_of_a_field_alone_make_nothing_differentiable():
+    """They get no gradient, and a backward pass that gives none is an error of torch's, not None."""
+    x = torch.rand(5, 3, requires_grad=True)
+    outputs = field(x, *network(), LAYOUT, bound=1.0, level_weight=[1.0, 1.0])
+    assert not any(v.requires_grad for v in outputs)
