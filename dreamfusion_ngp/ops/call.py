@@ -22,13 +22,17 @@ def launch(kernel: str, where: Tensor, **arguments: object) -> None:
     The arguments are named like the fields of the kernel's params struct (csrc/<op>/<op>.h; _C.pyi lists them). A
     tensor travels as its address and must be contiguous; None is a null pointer.
     """
-    if where.is_cuda:
-        device, stream, threads = where.device.index, torch.cuda.current_stream(where.device).cuda_stream, 1
-    else:
-        device, stream, threads = -1, 0, torch.get_num_threads()
+    function, is_double = getattr(backend(where), kernel), where.dtype == torch.float64
     # `arguments` stays as it is: it may hold the only reference to a tensor.
     plain = {name: v.data_ptr() if isinstance(v, Tensor) else v for name, v in arguments.items()}
-    getattr(backend(where), kernel)(where.dtype == torch.float64, device, stream, threads, **plain)
+    if not where.is_cuda:
+        function(is_double, -1, 0, torch.get_num_threads(), **plain)
+        return
+    # By torch, and not in the kernel alone: going back by the CUDA runtime makes a context, of hundreds of megabytes,
+    # on a GPU that was current and not in use.
+    with torch.cuda.device(where.device):
+        stream = torch.cuda.current_stream(where.device).cuda_stream
+        function(is_double, where.device.index, stream, 1, **plain)
 
 
 def cleared(shape: Sequence[int], like: Tensor) -> Tensor:

@@ -2,6 +2,7 @@
 
 import ast
 import weakref
+from contextlib import contextmanager
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -48,6 +49,24 @@ def test_a_wrong_argument_of_a_kernel_is_named(change, message):
     arguments = {name: value for name, value in (ADAM | change).items() if value is not ...}
     with pytest.raises(TypeError, match=f"^{message}$"):
         launch("adam", torch.empty(0), **arguments)
+
+
+def test_torch_makes_the_device_of_a_kernel_current(monkeypatch):
+    """So the CUDA runtime never has to go back to a GPU that is not in use, which would take memory there."""
+    current, seen = [0], []
+
+    @contextmanager
+    def device(there):
+        current.append(there.index)
+        yield
+        current.pop()
+
+    monkeypatch.setattr(torch.cuda, "device", device)
+    monkeypatch.setattr(torch.cuda, "current_stream", lambda there: SimpleNamespace(cuda_stream=0x5EED))
+    kernels = SimpleNamespace(adam=lambda *place, **arguments: seen.append((current[-1], *place)))
+    monkeypatch.setattr(call, "backend", lambda where: kernels)
+    launch("adam", SimpleNamespace(is_cuda=True, device=torch.device("cuda", 1), dtype=torch.float32))
+    assert seen == [(1, False, 1, 0x5EED, 1)] and current == [0]
 
 
 def test_a_hidden_layer_that_no_kernel_holds_is_refused():
