@@ -9,7 +9,7 @@ from torch import Tensor
 
 from .call import launch
 from .checks import check_tensor
-from .interpolate import check_face
+from .interpolate import checked_face
 from .rasterise import Fragments, check_mesh, mesh_arguments
 from .register import Op, tensors
 
@@ -33,15 +33,15 @@ def antialias(image: Tensor, position: Tensor, faces: Tensor, fragments: Fragmen
     csrc/raster/antialias.h.
     """
     dtype = check_mesh("antialias", position, faces)
-    check_face("antialias", fragments.face, position)
-    views, height, width = fragments.face.shape
+    face = checked_face("antialias", fragments, position)
+    views, height, width = face.shape
     if views != position.shape[0]:
         raise ValueError(f"antialias: position must have {views} views, got {position.shape[0]}")
     shape = (views, height, width, None)
     check_tensor("antialias", "image", image, shape, dtype=dtype, like=position, text=f"{shape[:3]} and channels")
     if samples < 1 or height % samples or width % samples:
         raise ValueError(f"antialias: samples must be a whole divisor of {height} and {width}, got {samples}")
-    return _antialias(image, position, faces, fragments.face, samples)
+    return _antialias(image, position, faces, face, samples)
 
 
 class Inputs(NamedTuple):

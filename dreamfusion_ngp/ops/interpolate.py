@@ -28,8 +28,7 @@ def interpolate(attribute: Tensor, faces: Tensor, fragments: Fragments) -> Tenso
     dtype = check_scalar_type("interpolate", "attribute", attribute)
     check_tensor("interpolate", "attribute", attribute, (None, None, None), dtype=dtype, text="(B, V, C)")
     check_tensor("interpolate", "faces", faces, (None, 3), dtype=torch.int32, like=attribute, text="(F, 3)")
-    face, barycentric = fragments.face, fragments.barycentric
-    check_face("interpolate", face, attribute)
+    face, barycentric = checked_face("interpolate", fragments, attribute), fragments.barycentric
     views = face.shape[0]
     if attribute.shape[0] not in (1, views):
         raise ValueError(f"interpolate: attribute must have 1 or {views} views, got {attribute.shape[0]}")
@@ -37,9 +36,12 @@ def interpolate(attribute: Tensor, faces: Tensor, fragments: Fragments) -> Tenso
     return _interpolate(attribute, barycentric, faces, face)
 
 
-def check_face(op: str, face: Tensor, like: Tensor) -> None:
-    """Raise TypeError or ValueError unless this is the `face` of `Fragments`."""
-    check_tensor(op, "face", face, (None, None, None), dtype=torch.int32, like=like, text="(B, H, W)")
+def checked_face(op: str, fragments: Fragments, like: Tensor) -> Tensor:
+    """The `face` of fragments; raises TypeError or ValueError if they or it are something else."""
+    if not isinstance(fragments, Fragments):
+        raise TypeError(f"{op}: fragments must be the Fragments of rasterise, got {type(fragments).__name__}")
+    check_tensor(op, "face", fragments.face, (None, None, None), dtype=torch.int32, like=like, text="(B, H, W)")
+    return fragments.face
 
 
 class Inputs(NamedTuple):
@@ -49,8 +51,14 @@ class Inputs(NamedTuple):
     face: Tensor
 
 
+class NeedsGrad(NamedTuple):
+    want_attribute: bool
+
+
 _interpolate = Op("interpolate", Inputs, returns="out")
-_interpolate_backward = Op("interpolate_backward", tensors("d_out"), Inputs, returns="d_attribute d_barycentric")
+_interpolate_backward = Op(
+    "interpolate_backward", tensors("d_out"), Inputs, NeedsGrad, returns="d_attribute d_barycentric"
+)
 
 
 def _arguments(inputs: Inputs) -> dict:
@@ -73,14 +81,16 @@ def _forward(inputs):
 
 
 @_interpolate_backward.shapes
-def _gradients(incoming, inputs):
-    return torch.empty_like(inputs.attribute), torch.empty_like(inputs.barycentric)
+def _gradients(incoming, inputs, needs_grad):
+    d_attribute = torch.empty_like(inputs.attribute) if needs_grad.want_attribute else inputs.attribute.new_empty(0)
+    return d_attribute, torch.empty_like(inputs.barycentric)
 
 
 @_interpolate_backward.kernel
-def _backward(incoming, inputs):
-    d_attribute, d_barycentric = _gradients(incoming, inputs)
-    gradients = dict(d_attribute=d_attribute, d_barycentric=d_barycentric)
+def _backward(incoming, inputs, needs_grad):
+    d_attribute, d_barycentric = _gradients(incoming, inputs, needs_grad)
+    wanted = d_attribute if needs_grad.want_attribute else None
+    gradients = dict(d_attribute=wanted, d_barycentric=d_barycentric)
     launch("interpolate_backward", inputs.attribute, **_arguments(inputs), **incoming._asdict(), **gradients)
     return d_attribute, d_barycentric
 
@@ -88,8 +98,9 @@ def _backward(incoming, inputs):
 @_interpolate.backward
 def _differentiate(saved, d_out):
     (inputs,) = saved.inputs
-    d_attribute, d_barycentric = _interpolate_backward(d_out, inputs)
-    return {"attribute": d_attribute, "barycentric": d_barycentric}
+    wanted = saved.needs_grad["attribute"]
+    d_attribute, d_barycentric = _interpolate_backward(d_out, *inputs, wanted)
+    return {"attribute": d_attribute if wanted else None, "barycentric": d_barycentric}
 
 
 _interpolate_backward.final("interpolate: differentiable once only; its gradient was differentiated again")

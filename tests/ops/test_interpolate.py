@@ -1,11 +1,14 @@
 """Interpolate: against plain torch, shared and own attributes, its derivatives, its errors."""
 
+import sys
+
 import pytest
 import torch
 from support.triangles import soup
 from torch.autograd import gradcheck
 
 from dreamfusion_ngp.ops import reference
+from dreamfusion_ngp.ops.call import launch
 from dreamfusion_ngp.ops.interpolate import interpolate
 from dreamfusion_ngp.ops.rasterise import Fragments, rasterise
 
@@ -69,6 +72,20 @@ def test_gradcheck(copies):
     assert gradcheck(function, leaves, atol=1e-7, rtol=1e-6)
 
 
+def test_an_attribute_without_gradient_costs_no_sums(device, monkeypatch):
+    attribute, faces, fragments = problem(1, 3)
+    want = run(interpolate, attribute, faces, fragments, device)[2]
+    wanted = []
+    module = sys.modules[interpolate.__module__]
+    monkeypatch.setattr(module, "launch", lambda *a, **k: wanted.append(k.get("d_attribute", "")) or launch(*a, **k))
+    leaf = fragments.barycentric.to(device).requires_grad_()
+    moved = fragments._replace(face=fragments.face.to(device), barycentric=leaf)
+    out = interpolate(attribute.to(device), faces.to(device), moved)
+    incoming = torch.randn(out.shape, generator=torch.Generator().manual_seed(3), dtype=torch.float64).to(out)
+    assert torch.equal(torch.autograd.grad(out, leaf, incoming)[0], want)
+    assert wanted == ["", None]
+
+
 def test_nothing(device):
     faces, face = torch.zeros(0, 3, dtype=torch.int32, device=device), torch.full((1, 2, 2), -1, device=device).int()
     fragments = Fragments(face, torch.ones(1, 2, 2, device=device), torch.zeros(1, 2, 2, 3, device=device))
@@ -93,6 +110,7 @@ def test_errors_name_the_argument():
         ((attribute, faces.long(), fragments), TypeError, "interpolate: faces must be torch.int32"),
         ((attribute.repeat(2, 1, 1), faces, fragments), ValueError, "interpolate: attribute must have 1 or 2 views"),
         ((attribute, faces, fragments._replace(face=fragments.depth)), TypeError, "interpolate: face must be"),
+        ((attribute, faces, fragments.face), TypeError, "interpolate: fragments must be the Fragments of rasterise"),
         ((attribute, faces, fragments._replace(barycentric=fragments.depth)), TypeError, "interpolate: barycentric"),
     ):
         with pytest.raises(error, match=message):

@@ -51,7 +51,7 @@ def arguments(op):
     if op == "rasterise_backward":
         return (turned(2, 4, 6), turned(2, 4, 6, 3), turned(2, 15, 4), faces, face)
     if op == "interpolate_backward":
-        return (turned(2, 4, 6, 5), turned(2, 15, 5), turned(2, 4, 6, 3), faces, face)
+        return (turned(2, 4, 6, 5), turned(2, 15, 5), turned(2, 4, 6, 3), faces, face, True)
     return (turned(2, 2, 3, 5), turned(2, 4, 6, 5), turned(2, 15, 4), faces, face, 2, True)
 
 
