@@ -57,11 +57,11 @@ DFN_HD Rows rows_of(const Composite<T>& p, int64_t ray) {
     return {begin < 0 ? 0 : begin, end < last ? end : last};
 }
 
-// Rows that belong to rays; the others only get their gradients cleared.
+// Rows that belong to rays; the others only get their gradients cleared. Offsets of a few of many rays begin late.
 template <class T>
-DFN_HD int64_t rows_in_use(const Composite<T>& p) {
-    const int64_t last = live_rows(p.n, p.count), end = p.offsets[p.rays];
-    return end < 0 ? 0 : (end < last ? end : last);
+DFN_HD Rows rows_in_use(const Composite<T>& p) {
+    const int64_t end = clamp<int64_t>(p.offsets[p.rays], 0, live_rows(p.n, p.count));
+    return {clamp<int64_t>(p.offsets[0], 0, end), end};
 }
 
 template <class T>
@@ -116,6 +116,12 @@ DFN_HD void clear_gradient(const CompositeBackward<T>& p, int64_t i) {
     p.d_sigma[i] = T(0);
     store3(p.d_rgb, i, Vec3<T>{T(0), T(0), T(0)});
     store3(p.d_normal, i, Vec3<T>{T(0), T(0), T(0)});
+}
+
+// Of the i-th row that no ray has.
+template <class T>
+DFN_HD void clear_spare(const CompositeBackward<T>& p, Rows used, int64_t i) {
+    clear_gradient(p, i < used.begin ? i : used.end + i - used.begin);
 }
 
 template <class T, class Clear>

@@ -29,9 +29,9 @@ void composite_forward(const Composite<T>& p, const Exec& e) {
 
 template <class T>
 void composite_backward(const CompositeBackward<T>& p, const Exec& e) {
-    const int64_t live = rows_in_use(p.forward);
+    const Rows used = rows_in_use(p.forward);
     parallel_for(p.forward.rays, e.threads, [&](int64_t i, int64_t end) { composite_range(p, i, end); }, kRays);
-    for_each(p.forward.n - live, e, [&](int64_t i) { clear_gradient(p, live + i); });
+    for_each(p.forward.n - (used.end - used.begin), e, [&](int64_t i) { clear_spare(p, used, i); });
 }
 
 DFN_INSTANTIATE_CPU(composite_forward, Composite);

@@ -8,8 +8,8 @@ constexpr unsigned kWarpsBlock = 128;
 
 template <class T>
 __global__ void clear_gradient_kernel(CompositeBackward<T> p) {
-    const int64_t live = rows_in_use(p.forward);
-    DFN_GRID_STRIDE(i, p.forward.n - live) clear_gradient(p, live + i);
+    const Rows used = rows_in_use(p.forward);
+    DFN_GRID_STRIDE(i, p.forward.n - (used.end - used.begin)) clear_spare(p, used, i);
 }
 
 }  // namespace

@@ -43,7 +43,9 @@ def composite(
 
     Args:
         sigma (N,), rgb (N, 3), normal (N, 3): float32, or float64 on the CPU; the differentiable arguments.
-        t: (N,) distances.   offsets: (R + 1,) int32: ray r has rows offsets[r] to offsets[r + 1] - 1.
+        t: (N,) distances.   offsets: (R + 1,) int32: ray r has rows offsets[r] to offsets[r + 1] - 1. Rows before
+            offsets[0] and from offsets[R] on belong to no ray and get zero gradients, so that offsets[a : b + 1] are
+            those of rays a to b - 1.
         rays_d: (R, 3) directions, away from the camera.   step: length of a sample's interval, world units.
         count: None, or (1,) int64: rows in use; the others do not contribute and get zero gradients.
 

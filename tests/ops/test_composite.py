@@ -86,6 +86,25 @@ def test_count_and_spare_rows(device, count):
     assert all(not v[min(count, 170) :].any() for v in got[5:])
 
 
+@pytest.fixture
+def filled_memory():
+    """What nobody has written to is NaN."""
+    torch.use_deterministic_algorithms(True)
+    yield
+    torch.use_deterministic_algorithms(False)
+
+
+@pytest.mark.parametrize("part", [(0, 1), (1, 3), (2, 2), (3, 3)])
+def test_offsets_may_be_those_of_a_few_of_the_rays(device, filled_memory, part):
+    """Rows of the other rays, before and behind, get zero gradients."""
+    first, last = part
+    inputs = problem([30, 100, 40], 18, spare=5)
+    inputs[4:] = inputs[4][first : last + 1], inputs[5][first:last]
+    want = run(reference.composite, doubled(inputs))
+    assert_close(run(composite, inputs, device), want, 1e-5)
+    assert_close(run(composite, doubled(inputs)), want, 1e-12)
+
+
 def test_gradcheck():
     inputs = problem([6, 0, 1, 9], 4, torch.float64)
     leaves = [v.requires_grad_() for v in inputs[:3]]

@@ -148,9 +148,10 @@ void check_shade(Random& random, int64_t n, const Count& count, bool exponential
     for (int k = 0; k < 6; ++k) close(names[k], got[k], want[k]);
 }
 
-// Rays of random length, some empty; `spare` rows belong to none.
+// Rays of random length, some empty; `spare` rows and more before the first ray belong to none.
 void check_composite(Random& random, int64_t rays, int longest, int64_t spare, const Count& count) {
     Buffer<int32_t> offsets(rays + 1);
+    offsets[0] = int32_t(spare / 4);
     for (int64_t r = 0; r < rays; ++r)
         offsets[r + 1] = offsets[r] + int32_t(std::max<int64_t>(0, random.integer(-longest / 2, longest)));
     const int64_t n = offsets[rays] + spare;
