@@ -125,7 +125,8 @@ void rows_of(const Rasterise<float>& p, int64_t view, int64_t begin, int64_t end
         Ints left, right, top, bottom;
         whole_between(t.left, t.right, m.width, left, right);
         whole_between(t.top, t.bottom, m.height, top, bottom);
-        const Mask seen = t.plain & faces_us(area, p.cull) & ~greater(to_floats(left), to_floats(right));
+        const Mask seen = t.plain & faces_us(area, p.cull) & ~greater(to_floats(left), to_floats(right)) &
+                          ~greater(to_floats(top), to_floats(bottom));  // below the largest picture: no int16_t
         store_ints(first, select(seen, top, splat_int(1)));
         store_ints(last, select(seen, bottom, splat_int(-1)));
         for (int k = 0; k < live; ++k) rows[i - begin + k] = {int16_t(first[k]), int16_t(last[k])};

@@ -141,6 +141,14 @@ def test_behind_the_far_plane_and_the_eye_is_nothing(device):
     assert (rasterise(position, faces, (8, 8)).face < 0).all()
 
 
+@pytest.mark.parametrize("y", [-1.5, -1.00001, 1.00001, 1.5])
+def test_outside_of_the_largest_picture_is_nothing(simd, y):
+    """The row behind the last, 32768, is no number of 16 bits."""
+    position = torch.tensor([[[-0.5, y, 0, 1], [0.5, y, 0, 1], [0, 1.2 * y, 0, 1]]])
+    faces = torch.tensor([[0, 1, 2]], dtype=torch.int32)
+    assert (rasterise(position, faces, (1 << 15, 1)).face == -1).all()
+
+
 def test_of_two_at_one_depth_the_first_is_seen(device):
     position, faces = soup(1, views=1, triangles=10, dtype=torch.float32)
     twice = torch.cat([faces, faces]).to(device)
