@@ -36,6 +36,13 @@ def test_a_decision_has_a_date_a_question_a_reason_and_an_answer(decision):
     assert line in (DOCS / "decisions" / "index.md").read_text(encoding="utf-8").splitlines(), f"index.md lacks {line}"
 
 
+def test_the_code_of_the_page_about_ops_runs():
+    (code,) = re.findall(r"```python\n(.*?)```", (DOCS / "ops.md").read_text(encoding="utf-8"), re.DOTALL)
+    scope = {}
+    exec(code, scope)
+    assert scope["image"].shape == (2, 48, 64, 3) and scope["vertices"].grad.any()
+
+
 def test_no_number_of_a_decision_is_given_twice():
     numbers = [decision.name[:4] for decision in DECISIONS]
     assert len(numbers) == len(set(numbers)), "two decisions with one number"
