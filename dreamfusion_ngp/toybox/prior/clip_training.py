@@ -34,7 +34,7 @@ from .cache import Shelves
 from .clip_model import SIZE, ClipPrior, build_clip, load_clip
 from .loop import EMPTY_LOG, read_log, run_task
 from .loss import LIGHTS, TrainPriorConfig, random_colors
-from .pixels import check_request
+from .training import check_request
 
 # A wider range than the prior's and the judge's: from below to above, near and far, off-centre.
 CAMERAS = CameraConfig(

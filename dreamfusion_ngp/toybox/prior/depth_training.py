@@ -31,7 +31,8 @@ from .loop import EMPTY_LOG, read_log, run_task
 from .loss import TrainPriorConfig, caption_ids, sample_noise_levels
 from .model import Prior, embed_words
 from .optimizer import OUTER
-from .pixels import check_request, prepare_for_training
+from .pixels import prepare_for_training
+from .training import check_request
 
 SINGLE_SHARE = 0.5  # of the batches: single views, on which training is four times as fast
 

@@ -12,7 +12,7 @@ from . import latents, reconstruction
 from .latent_model import LatentPrior, load_latent_prior
 from .loop import EMPTY_LOG, read_log, read_logs, run_task
 from .loss import TrainPriorConfig
-from .pixels import check_request
+from .training import check_request
 
 PARTS = {"autoencoder": reconstruction.build_task, "unet": latents.build_task}  # in the order of their training
 

@@ -49,7 +49,8 @@ from .model import Prior, load_prior
 from .multiview_model import MultiviewPrior, load_multiview_prior, start_multiview_prior
 from .multiview_sampling import sheet
 from .optimizer import OUTER
-from .pixels import check_request, prepare_for_training
+from .pixels import prepare_for_training
+from .training import check_request
 
 SINGLE_SHARE = 0.3  # of the batches: pictures without cameras, with view words, each alone (MVDream's share)
 HIDDEN_SHARE = (0.6, 0.3)  # of the rings, from BLIND on: in the text phase and after it
