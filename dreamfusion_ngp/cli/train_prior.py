@@ -69,19 +69,14 @@ def run(args: argparse.Namespace) -> None:
 
 
 def pixel(args: argparse.Namespace, processes: int) -> None:
-    from ..evaluation.judge import EMBEDDED as JUDGE
     from ..evaluation.prior import judge_prior
-    from ..toybox.prior.loss import GPU, TrainPriorConfig
-    from ..toybox.prior.model import PRIOR
-    from ..toybox.prior.pixels import train_prior
+    from ..toybox.prior.pixels import PIXEL
 
-    score = judge_prior if JUDGE.is_file() else None
-    start(args, processes, train_prior, training_config(args, TrainPriorConfig(), GPU), PRIOR, score)
+    start(args, processes, PIXEL, judged(judge_prior))
 
 
 def latent(args: argparse.Namespace, processes: int) -> None:
     from ..evaluation.autoencoder import judge_autoencoder
-    from ..evaluation.judge import EMBEDDED as JUDGE
     from ..evaluation.prior import judge_latent_prior
     from ..toybox.prior.latent_model import LATENT_PRIOR
     from ..toybox.prior.latent_training import Part, train_latent_prior
@@ -90,7 +85,7 @@ def latent(args: argparse.Namespace, processes: int) -> None:
 
     parts = {
         "autoencoder": Part(training_config(args, AUTOENCODER, AUTOENCODER_GPU), judge_autoencoder),
-        "unet": Part(training_config(args, UNET, UNET_GPU), judge_latent_prior if JUDGE.is_file() else None),
+        "unet": Part(training_config(args, UNET, UNET_GPU), judged(judge_latent_prior)),
     }
     train_latent_prior(
         {name: part for name, part in parts.items() if args.part in (None, name)},
@@ -103,39 +98,40 @@ def latent(args: argparse.Namespace, processes: int) -> None:
 
 
 def multiview(args: argparse.Namespace, processes: int) -> None:
-    from ..evaluation.judge import EMBEDDED as JUDGE
     from ..evaluation.multiview import judge_multiview_prior
-    from ..toybox.prior.multiview_model import MULTIVIEW_PRIOR
-    from ..toybox.prior.multiview_training import MULTIVIEW, MULTIVIEW_GPU, train_multiview_prior
+    from ..toybox.prior.multiview_training import MULTIVIEW
 
-    score = judge_multiview_prior if JUDGE.is_file() else None
-    start(
-        args, processes, train_multiview_prior, training_config(args, MULTIVIEW, MULTIVIEW_GPU), MULTIVIEW_PRIOR, score
-    )
+    start(args, processes, MULTIVIEW, judged(judge_multiview_prior))
 
 
 def depth(args: argparse.Namespace, processes: int) -> None:
     from ..evaluation.depth import judge_depth_prior
-    from ..evaluation.judge import EMBEDDED as JUDGE
-    from ..toybox.prior.depth_model import DEPTH_PRIOR
-    from ..toybox.prior.depth_training import DEPTH, DEPTH_GPU, train_depth_prior
+    from ..toybox.prior.depth_training import DEPTH
 
-    score = judge_depth_prior if JUDGE.is_file() else None
-    start(args, processes, train_depth_prior, training_config(args, DEPTH, DEPTH_GPU), DEPTH_PRIOR, score)
+    start(args, processes, DEPTH, judged(judge_depth_prior))
 
 
 def clip(args: argparse.Namespace, processes: int) -> None:
     from ..evaluation.clip import judge_clip
-    from ..toybox.prior.clip_model import CLIP_PRIOR
-    from ..toybox.prior.clip_training import CLIP, CLIP_GPU, train_clip
+    from ..toybox.prior.clip_training import CLIP
 
-    start(args, processes, train_clip, training_config(args, CLIP, CLIP_GPU), CLIP_PRIOR, judge_clip)
+    start(args, processes, CLIP, judge_clip)
 
 
-def start(args: argparse.Namespace, processes: int, train: Callable, config, embedded: Path, score) -> None:
-    """Call `train` with the arguments of `pixels.train_prior`. embedded: the folder of `--resume embedded`."""
-    resume = embedded if args.resume == EMBEDDED else args.resume
-    train(config, args.out, resume=resume, processes=processes, device=args.device, score=score, show=say)
+def judged(score: Callable) -> Callable | None:
+    """`score`, which needs the embedded judge; None where that is missing."""
+    from ..evaluation.judge import EMBEDDED as JUDGE
+
+    return score if JUDGE.is_file() else None
+
+
+def start(args: argparse.Namespace, processes: int, kind, score: Callable | None) -> None:
+    """Train a `toybox.prior.training.Kind`."""
+    from ..toybox.prior.training import train_prior
+
+    config = training_config(args, kind.cpu, kind.gpu)
+    resume = kind.shipped if args.resume == EMBEDDED else args.resume
+    train_prior(kind, config, args.out, resume=resume, processes=processes, device=args.device, score=score, show=say)
 
 
 TRAININGS = {"pixel": pixel, "latent": latent, "multiview": multiview, "depth": depth, "clip": clip}

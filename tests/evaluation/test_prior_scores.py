@@ -15,7 +15,8 @@ from dreamfusion_ngp.evaluation.retrieval import azimuth_captions, toy_captions
 from dreamfusion_ngp.experiments import prior_report
 from dreamfusion_ngp.toybox.prior.loop import read_log
 from dreamfusion_ngp.toybox.prior.loss import TrainPriorConfig
-from dreamfusion_ngp.toybox.prior.pixels import train_prior
+from dreamfusion_ngp.toybox.prior.pixels import PIXEL
+from dreamfusion_ngp.toybox.prior.training import train_prior
 from dreamfusion_ngp.toybox.world.captions import WORDS, subject
 from dreamfusion_ngp.toybox.world.shapes import CLASSES, COLORS, DIRECTIONAL
 
@@ -87,13 +88,13 @@ def test_sides_that_look_alike():
 def test_a_training_run_logs_its_scores_and_goes_on_from_them(tmp_path):
     """What the end of its processes does costs no training that is through."""
     out = tmp_path / "prior"
-    train_prior(TINY, out, score=lambda prior: pytest.fail("too short to be scored"))
+    train_prior(PIXEL, TINY, out, score=lambda prior: pytest.fail("too short to be scored"))
     assert read_log(out)["scores"] == []
     often = replace(TINY, save_every=0.0, score_every=0.0)
-    train_prior(often, out, resume=out, score=score_and_abort_at_exit, processes=2)
+    train_prior(PIXEL, often, out, resume=out, score=score_and_abort_at_exit, processes=2)
     scores = read_log(out)["scores"]
     assert [s["images"] for s in scores] == [32, 32] and all(s["right"] == 0.5 for s in scores)
-    train_prior(TINY, out, resume=out)
+    train_prior(PIXEL, TINY, out, resume=out)
     assert read_log(out)["scores"] == scores and json.loads((out / "training.json").read_text())["images"] == 48
 
 

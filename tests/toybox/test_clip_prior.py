@@ -11,11 +11,12 @@ from dreamfusion_ngp.base.errors import PriorError, UsageError
 from dreamfusion_ngp.evaluation.clip import judge_clip
 from dreamfusion_ngp.guidance.dual_encoder import load_dual_encoder
 from dreamfusion_ngp.toybox.prior.clip_model import TOKENS, build_clip, build_tokenizer, load_clip
-from dreamfusion_ngp.toybox.prior.clip_training import CLIP, ClipTask, caption_ids, direction, train_clip
+from dreamfusion_ngp.toybox.prior.clip_training import CLIP, ClipTask, caption_ids, direction
+from dreamfusion_ngp.toybox.prior.training import train_prior
 from dreamfusion_ngp.toybox.world.captions import subject
 from dreamfusion_ngp.toybox.world.shapes import CLASSES, COLORS
 
-TINY = replace(CLIP, images=64, batch=16, views_per_class=2, chunk=1, report_every=2, ema_half_life=16)
+TINY = replace(CLIP.cpu, images=64, batch=16, views_per_class=2, chunk=1, report_every=2, ema_half_life=16)
 
 
 @pytest.fixture(scope="module")
@@ -57,8 +58,8 @@ def test_a_batch_and_what_the_loss_asks_of_it(task):
 
 def test_a_training_goes_on_and_is_loaded_as_a_clip(tmp_path):
     out, lines = tmp_path / "clip", []
-    train_clip(TINY, out, show=lines.append)
-    train_clip(TINY, out, resume=out, show=lines.append)
+    train_prior(CLIP, TINY, out, show=lines.append)
+    train_prior(CLIP, TINY, out, resume=out, show=lines.append)
     log = json.loads((out / "training.json").read_text())
     assert log["images"] == 128 and len(log["loss"]) >= 2 and sum(p.stat().st_size for p in out.iterdir()) < 3e6
     encoder = load_dual_encoder(str(out))
@@ -69,9 +70,9 @@ def test_a_training_goes_on_and_is_loaded_as_a_clip(tmp_path):
     with pytest.raises(UsageError, match="is no prior"):
         (tmp_path / "other").mkdir()
         (tmp_path / "other" / "file").write_text("")
-        train_clip(TINY, tmp_path / "other")
+        train_prior(CLIP, TINY, tmp_path / "other")
     with pytest.raises(PriorError, match="cannot be resumed from"):
-        train_clip(TINY, tmp_path / "new", resume=tmp_path / "other")
+        train_prior(CLIP, TINY, tmp_path / "new", resume=tmp_path / "other")
 
 
 def test_what_it_finds_is_measured_as_the_judges():

@@ -17,13 +17,14 @@ from dreamfusion_ngp.toybox.prior import depth_sampling
 from dreamfusion_ngp.toybox.prior import depth_training as training
 from dreamfusion_ngp.toybox.prior.depth_model import embedding_of, load_depth_prior, start_depth_prior, time_readers
 from dreamfusion_ngp.toybox.prior.depth_sampling import sample, true_depth
-from dreamfusion_ngp.toybox.prior.depth_training import control_loss, train_depth_prior
+from dreamfusion_ngp.toybox.prior.depth_training import DEPTH, control_loss
 from dreamfusion_ngp.toybox.prior.depth_views import RingLatents, depth_of
 from dreamfusion_ngp.toybox.prior.latent_model import LATENT_PRIOR, load_latent_prior
 from dreamfusion_ngp.toybox.prior.latents import noise_loss
 from dreamfusion_ngp.toybox.prior.loop import read_log
 from dreamfusion_ngp.toybox.prior.loss import caption_ids
 from dreamfusion_ngp.toybox.prior.model import embed_words
+from dreamfusion_ngp.toybox.prior.training import train_prior
 from dreamfusion_ngp.toybox.world.shapes import PARAMETERS
 from dreamfusion_ngp.toybox.world.tracer import silhouette, trace
 
@@ -49,7 +50,7 @@ def trained(tmp_path_factory):
     out = tmp_path_factory.mktemp("run") / "prior"
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(RingLatents, "fill", lambda rings: [rings.grow() for _ in FEW])
-        train_depth_prior(TINY, out)
+        train_prior(DEPTH, TINY, out)
     return out
 
 
@@ -115,7 +116,7 @@ def test_a_run_saves_and_resumes_a_controlnet(trained, tmp_path, monkeypatch):
     monkeypatch.setattr(RingLatents, "fill", lambda rings: [rings.grow() for _ in FEW])
     assert read_log(trained)["images"] == 16 and {"config.json", "training.json"} <= {p.name for p in trained.iterdir()}
     assert "_name_or_path" not in (trained / "config.json").read_text()
-    train_depth_prior(TINY, tmp_path / "more", resume=trained)
+    train_prior(DEPTH, TINY, tmp_path / "more", resume=trained)
     assert read_log(tmp_path / "more")["images"] == 32
     before, after = (load_depth_prior(folder).control.state_dict() for folder in (trained, tmp_path / "more"))
     changed = {name for name in before if not torch.equal(before[name], after[name])}
@@ -146,7 +147,7 @@ def test_the_judge_measures_silhouettes(trained):
 @pytest.mark.parametrize("changes", [{"batch": 6}, {"chunk": 3}, {"views_per_class": 10}])
 def test_what_is_no_whole_ring_is_refused_before_anything_is_written(changes, tmp_path):
     with pytest.raises(PriorError, match="multiples of 4"):
-        train_depth_prior(replace(TINY, **changes), tmp_path / "out")
+        train_prior(DEPTH, replace(TINY, **changes), tmp_path / "out")
     assert not (tmp_path / "out").exists()
 
 
@@ -158,4 +159,4 @@ def test_other_folders_are_neither_gone_on_with_nor_replaced(tmp_path, capsys):
     other.mkdir()
     (other / "one.png").touch()
     with pytest.raises(UsageError, match="no prior"):
-        train_depth_prior(TINY, other)
+        train_prior(DEPTH, TINY, other)

@@ -24,13 +24,8 @@ from dreamfusion_ngp.toybox.prior.loss import BLIND, caption_ids
 from dreamfusion_ngp.toybox.prior.model import PRIOR, embed_words, load_prior
 from dreamfusion_ngp.toybox.prior.multiview_model import load_multiview_prior, start_multiview_prior, view_embedding
 from dreamfusion_ngp.toybox.prior.multiview_sampling import four_sides, sample, sheet
-from dreamfusion_ngp.toybox.prior.multiview_training import (
-    Rings,
-    ring_batch,
-    ring_loss,
-    train_multiview_prior,
-    with_view,
-)
+from dreamfusion_ngp.toybox.prior.multiview_training import MULTIVIEW, Rings, ring_batch, ring_loss, with_view
+from dreamfusion_ngp.toybox.prior.training import train_prior
 from dreamfusion_ngp.toybox.world.shapes import CLASSES, PARAMETERS
 from dreamfusion_ngp.toybox.world.tracer import trace
 
@@ -63,7 +58,7 @@ def trained(tmp_path_factory):
     out = tmp_path_factory.mktemp("run") / "prior"
     patch = pytest.MonkeyPatch()
     patch.setattr(training, "FILL", 4)
-    train_multiview_prior(TINY, out)
+    train_prior(MULTIVIEW, TINY, out)
     patch.undo()
     return out
 
@@ -170,7 +165,7 @@ def test_a_run_saves_resumes_and_its_folder_says_what_it_is(trained, tmp_path, m
     assert index["_class_name"] == "MVDreamPipeline" and settings["views"] == 4
     assert read_log(trained)["images"] == 24
     lines = []
-    train_multiview_prior(TINY, tmp_path / "more", resume=trained, show=lines.append)
+    train_prior(MULTIVIEW, TINY, tmp_path / "more", resume=trained, show=lines.append)
     assert read_log(tmp_path / "more")["images"] == 48 and "saved" in lines[-1]
     before, after = (load_multiview_prior(folder).unet.state_dict() for folder in (trained, tmp_path / "more"))
     changed = {name for name in before if not torch.equal(before[name], after[name])}
@@ -203,7 +198,7 @@ def test_samples_are_rows_of_four_and_a_seed_makes_them_again(trained, tmp_path)
 @pytest.mark.parametrize("changes", [{"batch": 6}, {"chunk": 3}, {"views_per_class": 10}])
 def test_what_is_no_whole_ring_is_refused_before_anything_is_written(changes, tmp_path):
     with pytest.raises(PriorError, match="multiples of 4"):
-        train_multiview_prior(replace(TINY, **changes), tmp_path / "out")
+        train_prior(MULTIVIEW, replace(TINY, **changes), tmp_path / "out")
     assert not (tmp_path / "out").exists()
 
 

@@ -27,8 +27,9 @@ from dreamfusion_ngp.toybox.prior import pixels
 from dreamfusion_ngp.toybox.prior.loop import read_log
 from dreamfusion_ngp.toybox.prior.loss import caption_ids, denoising_loss
 from dreamfusion_ngp.toybox.prior.model import build_prior, load_prior, with_all_words
-from dreamfusion_ngp.toybox.prior.pixels import PixelTask, train_prior
+from dreamfusion_ngp.toybox.prior.pixels import PIXEL, PixelTask
 from dreamfusion_ngp.toybox.prior.sampling import SHEET_VIEWS, sample
+from dreamfusion_ngp.toybox.prior.training import train_prior
 from dreamfusion_ngp.toybox.world.shapes import CLASSES
 
 QUICK = replace(TINY, chunk=1, views_per_class=1)  # for runs whose pictures do not matter
@@ -38,7 +39,7 @@ QUICK = replace(TINY, chunk=1, views_per_class=1)  # for runs whose pictures do 
 def trained(tmp_path_factory):
     """The folder that a run of two processes left."""
     out = tmp_path_factory.mktemp("run") / "new" / "prior"
-    train_prior(replace(TINY, sheet_steps=1), out, processes=2)
+    train_prior(PIXEL, replace(TINY, sheet_steps=1), out, processes=2)
     return out
 
 
@@ -96,7 +97,7 @@ def test_a_run_begins_with_the_text(tmp_path, monkeypatch):
     shares = []
     original = pixels.training_batch
     monkeypatch.setattr(pixels, "training_batch", lambda *args: shares.append(args[3]) or original(*args))
-    train_prior(replace(QUICK, images=48, text_phase=0.5), tmp_path / "prior")
+    train_prior(PIXEL, replace(QUICK, images=48, text_phase=0.5), tmp_path / "prior")
     first, later = training.BLIND_SHARE
     assert shares == [first] * 3 + [later] * 3 and first > 0.5 > later
 
@@ -129,7 +130,11 @@ def test_resuming_needs_only_the_folder_and_continues_the_count(trained, tmp_pat
     before = read_log(trained)
     start = weights_of(load_prior(trained))
     train_prior(
-        replace(QUICK, images=40, learning_rate=1e-5), tmp_path / "more", resume=trained, show=(lines := []).append
+        PIXEL,
+        replace(QUICK, images=40, learning_rate=1e-5),
+        tmp_path / "more",
+        resume=trained,
+        show=(lines := []).append,
     )
     log = read_log(tmp_path / "more")
     assert log["images"] == 280 and log["loss"][: len(before["loss"])] == before["loss"] and log["loss"][-1][0] == 280
@@ -157,12 +162,12 @@ def test_a_prior_with_fewer_words_can_be_resumed(trained, tmp_path):
     rows = whole.text_encoder.shared.weight
     assert torch.equal(rows[:-1], table[:-1]) and rows[-1].eq(0).all()
     assert whole.tokenizer.get_vocab() == prior.tokenizer.get_vocab()
-    train_prior(replace(QUICK, images=8), tmp_path / "new", resume=old)
+    train_prior(PIXEL, replace(QUICK, images=8), tmp_path / "new", resume=old)
     assert len(load_prior(tmp_path / "new").text_encoder.shared.weight) == len(words)
     data["model"]["vocab"]["dragon"] = len(words) - 1
     (old / "tokenizer" / "tokenizer.json").write_text(json.dumps(data))
     with pytest.raises(PriorError, match="vocabulary"):
-        train_prior(replace(TINY, images=8), tmp_path / "other", resume=old)
+        train_prior(PIXEL, replace(TINY, images=8), tmp_path / "other", resume=old)
 
 
 def weights_of(prior):
@@ -184,7 +189,7 @@ def test_what_ends_a_training_costs_none_of_it(tmp_path, monkeypatch):
     monkeypatch.setattr(sys, "stdout", Closed())
     monkeypatch.setattr(trainer.Training, "step", step)
     with pytest.raises(KeyboardInterrupt):
-        train_prior(replace(TINY, report_every=1), tmp_path / "prior", show=say)
+        train_prior(PIXEL, replace(TINY, report_every=1), tmp_path / "prior", show=say)
     log = read_log(tmp_path / "prior")
     assert log["images"] == log["loss"][-1][0] == 3 * TINY.batch
 
@@ -193,10 +198,10 @@ def test_a_limit_in_minutes_ends_the_run_and_replaces_an_older_prior(trained, tm
     out = tmp_path / "prior"
     out.mkdir()
     began = time.monotonic()
-    train_prior(replace(QUICK, images=10**9, minutes=1 / 60), out)
+    train_prior(PIXEL, replace(QUICK, images=10**9, minutes=1 / 60), out)
     assert time.monotonic() - began < 300, "one second of training, its sheet and a busy machine"
     assert 8 <= read_log(out)["images"] < 10**6
-    train_prior(replace(QUICK, images=8), out, resume=trained)
+    train_prior(PIXEL, replace(QUICK, images=8), out, resume=trained)
     assert read_log(out)["images"] == 248 and [p.name for p in tmp_path.iterdir()] == ["prior"]
 
 
@@ -215,18 +220,18 @@ def test_a_limit_in_minutes_ends_the_run_and_replaces_an_older_prior(trained, tm
 )
 def test_impossible_numbers_are_refused(change, complaint, tmp_path):
     with pytest.raises(UsageError, match=complaint):
-        train_prior(replace(TINY, **change), tmp_path / "prior")
+        train_prior(PIXEL, replace(TINY, **change), tmp_path / "prior")
     assert not any(tmp_path.iterdir())
 
 
 def test_a_folder_of_something_else_is_never_replaced(tmp_path):
     (tmp_path / "thesis.txt").write_text("mine")
     with pytest.raises(UsageError, match="is no prior"):
-        train_prior(TINY, tmp_path)
+        train_prior(PIXEL, TINY, tmp_path)
     with pytest.raises(UsageError, match="is no prior"):
-        train_prior(TINY, tmp_path / "thesis.txt")
+        train_prior(PIXEL, TINY, tmp_path / "thesis.txt")
     with pytest.raises(UsageError, match="cannot write"):
-        train_prior(TINY, tmp_path / "thesis.txt" / "prior")
+        train_prior(PIXEL, TINY, tmp_path / "thesis.txt" / "prior")
     assert (tmp_path / "thesis.txt").read_text() == "mine"
 
 
@@ -243,7 +248,7 @@ def test_what_cannot_be_resumed_is_said_at_once(damage, trained, tmp_path):
     if damage == "foreign log":
         (source / "training.json").write_text('{"images": "many"}')
     with pytest.raises(PriorError, match="source") as caught:
-        train_prior(TINY, tmp_path / "out", resume=source, processes=2)
+        train_prior(PIXEL, TINY, tmp_path / "out", resume=source, processes=2)
     assert "\n" not in str(caught.value) and not (tmp_path / "out").exists()
 
 
@@ -262,10 +267,10 @@ def test_a_gpu_trains_too(cuda, tmp_path):
         sheet_steps=2,
         text_phase=0.0,
     )
-    train_prior(gpu, tmp_path / "prior", device=cuda)
+    train_prior(PIXEL, gpu, tmp_path / "prior", device=cuda)
     losses = [loss for _, loss in read_log(tmp_path / "prior")["loss"]]
     assert all(map(math.isfinite, losses)) and losses[-1] < 0.6 * losses[0]
-    train_prior(replace(gpu, images=256), tmp_path / "more", resume=tmp_path / "prior", device=cuda)
+    train_prior(PIXEL, replace(gpu, images=256), tmp_path / "more", resume=tmp_path / "prior", device=cuda)
     assert read_log(tmp_path / "more")["loss"][-1][1] < 0.8 * losses[0]
 
 
@@ -273,7 +278,7 @@ def test_a_gpu_trains_too(cuda, tmp_path):
 @pytest.mark.parametrize("device", ["cuda", "cuda:1", "tpu"])
 def test_a_device_that_is_not_there(device, tmp_path):
     with pytest.raises(UsageError, match=device):
-        train_prior(TINY, tmp_path / "prior", device=device)
+        train_prior(PIXEL, TINY, tmp_path / "prior", device=device)
 
 
 def test_samples_are_pictures_and_depend_on_seed_and_words(trained):

@@ -18,8 +18,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ...base.console import silent
-from ...base.errors import PriorError
 from ...base.precision import autocast
 from ...base.slots import sent
 from ...config.schema import CameraConfig, ClipConfig
@@ -31,10 +29,9 @@ from ..world.captions import subject
 from ..world.shapes import CLASSES, COLORS, PARAMETERS
 from ..world.tracer import shade, trace
 from .cache import Shelves
-from .clip_model import SIZE, ClipPrior, build_clip, load_clip
-from .loop import EMPTY_LOG, read_log, run_task
+from .clip_model import CLIP_PRIOR, SIZE, ClipPrior, build_clip, load_clip
 from .loss import LIGHTS, TrainPriorConfig, random_colors
-from .training import check_request
+from .training import Kind
 
 # A wider range than the prior's and the judge's: from below to above, near and far, off-centre.
 CAMERAS = CameraConfig(
@@ -58,7 +55,7 @@ MAX_SCALE = 50.0  # of the inner products
 FILL = 60  # views of a class before the training begins; the others follow during it
 OUTER = ("vision_model.embedder.embedder.convolution", "visual_projection", "text_projection")
 
-CLIP = TrainPriorConfig(
+ON_CPU = TrainPriorConfig(
     images=200_000,
     batch=64,
     learning_rate=1e-3,
@@ -69,8 +66,8 @@ CLIP = TrainPriorConfig(
     trace_every=2,
     save_every=180.0,
 )
-CLIP_GPU = replace(
-    CLIP,
+ON_GPU = replace(
+    ON_CPU,
     images=6_000_000,
     batch=256,
     warmup_images=20_000,
@@ -175,37 +172,16 @@ def caption_ids(encoder: DualEncoder, captions: list[str]) -> np.ndarray:
     return ids[:, : int(ends.max()) + 1].cpu().numpy()
 
 
-def train_clip(
-    config: TrainPriorConfig,
-    out: Path,
-    *,
-    resume: Path | None = None,
-    processes: int = 1,
-    device: str = "cpu",
-    score: Callable[[ClipPrior], dict] | None = None,
-    show: Callable[[str], None] = silent,
-) -> None:
-    """Train and leave a folder of transformers' VisionTextDualEncoderModel in `out`, with `training.json` beside it.
-    Arguments as of `pixels.train_prior`. Raises UsageError or PriorError before anything is written where that cannot
-    be done."""
-    check_request(config, Path(out), device, mark="config.json")
-    if resume is not None:
-        check_resume(resume)
-    log = read_log(resume) if resume else EMPTY_LOG
-    run_task(build_task, (config, resume, device), config, out, log, processes, device, score, show)
-
-
-def check_resume(resume: Path) -> None:
-    """Raise PriorError for a folder that is no CLIP of toys."""
-    read_log(resume)
-    try:
-        if load_clip(resume).encoder().size != SIZE:
-            raise ValueError(f"it does not see {SIZE} pixels")
-    except (OSError, ValueError, RuntimeError) as error:
-        raise PriorError(f"{resume} cannot be resumed from: {str(error).strip().splitlines()[0]}") from error
+def check(folder: Path) -> None:
+    """Raise for a folder that is no CLIP of toys."""
+    if load_clip(folder).encoder().size != SIZE:
+        raise ValueError(f"it does not see {SIZE} pixels")
 
 
 def build_task(config: TrainPriorConfig, resume: Path | None, device: str) -> ClipTask:
     prior: Any = load_clip(resume) if resume else build_clip(config.seed)
     prior.model.to(device=device, memory_format=torch.channels_last).train()
     return ClipTask(prior, config)
+
+
+CLIP = Kind(CLIP_PRIOR, ON_CPU, ON_GPU, build_task, check, mark="config.json")

@@ -15,28 +15,25 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ...base.console import silent
-from ...base.errors import PriorError
 from ...base.precision import autocast
 from ...base.slots import sent
 from ...guidance.depth import depth_picture, tiled
 from ...guidance.multiview import VIEWS
 from ..world.captions import caption
 from ..world.shapes import CLASSES, COLORS
-from .depth_model import DepthPrior, load_depth_prior, start_depth_prior
+from .depth_model import DEPTH_PRIOR, DepthPrior, load_depth_prior, start_depth_prior
 from .depth_sampling import sheet
 from .depth_views import RingLatents
 from .latent_model import load_latent_prior
-from .loop import EMPTY_LOG, read_log, run_task
 from .loss import TrainPriorConfig, caption_ids, sample_noise_levels
 from .model import Prior, embed_words
 from .optimizer import OUTER
 from .pixels import prepare_for_training
-from .training import check_request
+from .training import Kind
 
 SINGLE_SHARE = 0.5  # of the batches: single views, on which training is four times as fast
 
-DEPTH = TrainPriorConfig(
+ON_CPU = TrainPriorConfig(
     images=200_000,
     batch=16,
     learning_rate=5e-4,
@@ -49,7 +46,7 @@ DEPTH = TrainPriorConfig(
     report_every=50,
     score_every=4400.0,
 )
-DEPTH_GPU = TrainPriorConfig(
+ON_GPU = TrainPriorConfig(
     images=2_000_000,
     batch=64,
     learning_rate=8e-4,
@@ -128,43 +125,15 @@ def control_loss(prior: DepthPrior, z: Tensor, depth: Tensor, ids: Tensor, steps
     return ((noise_hat.float() - noise).square() / abar).mean()
 
 
-def train_depth_prior(
-    config: TrainPriorConfig,
-    out: Path,
-    *,
-    resume: Path | None = None,
-    processes: int = 1,
-    device: str = "cpu",
-    score: Callable[[DepthPrior], dict] | None = None,
-    show: Callable[[str], None] = silent,
-) -> None:
-    """Train and leave the folder of a ControlNet in `out`, with `training.json` and `samples.jpg` beside it. It is for
-    the shipped latent prior, which is frozen.
-
-    resume: a folder to start from (weights only). The rest is as in `pixels.train_prior`. Raises UsageError or
-    PriorError before anything is written where that cannot be done.
-    """
-    check_request(config, Path(out), device, "config.json")
-    if config.batch % VIEWS or config.chunk % VIEWS or config.views_per_class % VIEWS:
-        raise PriorError(f"train-prior: batch, chunk and views_per_class must be multiples of {VIEWS} views of a toy")
-    if resume is not None:
-        check_resume(resume)
-    log = read_log(resume) if resume else EMPTY_LOG
-    run_task(build_task, (config, resume, device), config, out, log, processes, device, score, show)
-
-
-def check_resume(resume: Path) -> None:
-    """Raise PriorError for a folder that is no depth prior."""
-    try:
-        prior = load_depth_prior(resume)
-        if prior.control.config.cross_attention_dim != prior.latent.unet.config.cross_attention_dim:
-            raise ValueError("it is a ControlNet of another model")
-    except (OSError, ValueError, RuntimeError) as error:
-        raise PriorError(f"{resume} cannot be resumed from: {str(error).strip().splitlines()[0]}") from error
-    read_log(resume)
+def check(folder: Path) -> None:
+    """Raise for a folder that is no depth prior."""
+    prior = load_depth_prior(folder)
+    if prior.control.config.cross_attention_dim != prior.latent.unet.config.cross_attention_dim:
+        raise ValueError("it is a ControlNet of another model")
 
 
 def build_task(config: TrainPriorConfig, resume: Path | None, device: str) -> DepthTask:
+    """The task that resumes the ControlNet in `resume`, or starts one for the shipped latent prior, which is frozen."""
     from diffusers.models.attention_processor import AttnProcessor
 
     prior = load_depth_prior(resume) if resume else start_depth_prior(load_latent_prior(), config.seed)
@@ -177,3 +146,6 @@ def build_task(config: TrainPriorConfig, resume: Path | None, device: str) -> De
     prior.control.set_attn_processor(AttnProcessor())
     prior.control.to(device=device, memory_format=order).train()
     return DepthTask(prior, config)
+
+
+DEPTH = Kind(DEPTH_PRIOR, ON_CPU, ON_GPU, build_task, check, mark="config.json", views=VIEWS)

@@ -7,19 +7,19 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ...base.console import silent
-from ...base.errors import PriorError, UsageError
+from ...base.errors import UsageError
 from . import latents, reconstruction
 from .latent_model import LatentPrior, load_latent_prior
 from .loop import EMPTY_LOG, read_log, read_logs, run_task
 from .loss import TrainPriorConfig
-from .training import check_request
+from .training import check_request, check_resume
 
 PARTS = {"autoencoder": reconstruction.build_task, "unet": latents.build_task}  # in the order of their training
 
 
 @dataclass(frozen=True)
 class Part:
-    """How one part is trained. score: see `pixels.train_prior`."""
+    """How one part is trained. score: see `training.train_prior`."""
 
     config: TrainPriorConfig
     score: Callable[[LatentPrior], dict] | None = None
@@ -38,14 +38,16 @@ def train_latent_prior(
     `training.json`, an entry for each part, and `samples.jpg` beside it.
 
     resume: a folder to start from (weights only). Once its UNet is trained, the encoder is frozen, and training the
-    autoencoder trains only its decoder. The rest is as in `pixels.train_prior`. Raises UsageError or PriorError before
-    anything is written where that cannot be done.
+    autoencoder trains only its decoder. The rest is as in `training.train_prior`. Raises UsageError or PriorError
+    before anything is written where that cannot be done.
     """
     out = Path(out)
     for part in parts.values():
         check_request(part.config, out, device)
     if resume is not None:
-        check_resume(resume)
+        for name in PARTS:
+            read_log(resume, name)
+        check_resume(resume, check)
     if "autoencoder" not in parts and (resume is None or not read_log(resume, "autoencoder")["images"]):
         raise UsageError("train-prior: the unet learns latents of a trained autoencoder; train that first, or resume")
     source = resume
@@ -57,13 +59,8 @@ def train_latent_prior(
         source = out
 
 
-def check_resume(resume: Path) -> None:
-    """Raise PriorError for a folder that is no latent prior."""
-    for name in PARTS:
-        read_log(resume, name)
-    try:
-        target = load_latent_prior(resume).scheduler.config.prediction_type
-        if target != "epsilon":
-            raise ValueError(f"it predicts {target}, not the noise")
-    except (OSError, ValueError, RuntimeError) as error:
-        raise PriorError(f"{resume} cannot be resumed from: {str(error).strip().splitlines()[0]}") from error
+def check(folder: Path) -> None:
+    """Raise for a folder that is no latent prior."""
+    target = load_latent_prior(folder).scheduler.config.prediction_type
+    if target != "epsilon":
+        raise ValueError(f"it predicts {target}, not the noise")

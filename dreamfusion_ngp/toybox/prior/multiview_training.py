@@ -16,8 +16,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ...base.console import silent
-from ...base.errors import PriorError
 from ...base.slots import sent
 from ...config.presets import FRAMED_CAMERAS
 from ...config.prompts import MODE_WORDS, degree_view, view_prompt
@@ -28,7 +26,6 @@ from ..world.captions import caption
 from ..world.shapes import CLASSES, COLORS, PARAMETERS
 from ..world.tracer import shade, trace
 from .cache import Shelves, TracedViews
-from .loop import EMPTY_LOG, read_log, run_task
 from .loss import (
     BLIND,
     CLASS_WEIGHTS,
@@ -46,18 +43,18 @@ from .loss import (
 )
 from .means import MeanPictures
 from .model import Prior, load_prior
-from .multiview_model import MultiviewPrior, load_multiview_prior, start_multiview_prior
+from .multiview_model import MULTIVIEW_PRIOR, MultiviewPrior, load_multiview_prior, start_multiview_prior
 from .multiview_sampling import sheet
 from .optimizer import OUTER
 from .pixels import prepare_for_training
-from .training import check_request
+from .training import Kind
 
 SINGLE_SHARE = 0.3  # of the batches: pictures without cameras, with view words, each alone (MVDream's share)
 HIDDEN_SHARE = (0.6, 0.3)  # of the rings, from BLIND on: in the text phase and after it
 RING_CAMERAS = replace(FRAMED_CAMERAS, stratified_azimuth=False, position_jitter=0.0, up_std=0.0, ring=VIEWS)
 FILL = 80  # views of a class before the training begins; the others follow during it
 
-MULTIVIEW = TrainPriorConfig(
+ON_CPU = TrainPriorConfig(
     images=400_000,
     batch=24,
     learning_rate=6e-4,
@@ -67,7 +64,7 @@ MULTIVIEW = TrainPriorConfig(
     chunk=8,
     trace_every=4,
 )
-MULTIVIEW_GPU = replace(GPU, images=4_000_000, learning_rate=8e-4, ema_half_life=200_000)
+ON_GPU = replace(GPU, images=4_000_000, learning_rate=8e-4, ema_half_life=200_000)
 
 
 class Rings:
@@ -202,42 +199,14 @@ def ring_loss(
     return (weight * error.square()).mean()
 
 
-def train_multiview_prior(
-    config: TrainPriorConfig,
-    out: Path,
-    *,
-    resume: Path | None = None,
-    processes: int = 1,
-    device: str = "cpu",
-    score: Callable[[MultiviewPrior], dict] | None = None,
-    show: Callable[[str], None] = silent,
-) -> None:
-    """Train and leave a diffusers folder in `out`, with `training.json` and `samples.jpg` beside it.
-
-    resume: a folder to start from (weights only); default: the shipped pixel prior. The rest is as in
-    `pixels.train_prior`. Raises UsageError or PriorError before anything is written where that cannot be done.
-    """
-    check_request(config, Path(out), device)
-    if config.batch % VIEWS or config.chunk % VIEWS or config.views_per_class % VIEWS:
-        raise PriorError(f"train-prior: batch, chunk and views_per_class must be multiples of {VIEWS} views of a toy")
-    if resume is not None:
-        check_resume(resume)
-    log = read_log(resume) if resume else EMPTY_LOG
-    run_task(build_task, (config, resume, device), config, out, log, processes, device, score, show)
-
-
-def check_resume(resume: Path) -> None:
-    """Raise PriorError for a folder that is no multi-view prior."""
-    read_log(resume)
-    try:
-        kind = load_prior(resume).unet.config.class_embed_type
-        if kind != "projection":
-            raise ValueError("its UNet knows no cameras")
-    except (OSError, ValueError, RuntimeError) as error:
-        raise PriorError(f"{resume} cannot be resumed from: {str(error).strip().splitlines()[0]}") from error
+def check(folder: Path) -> None:
+    """Raise for a folder that is no multi-view prior."""
+    if load_prior(folder).unet.config.class_embed_type != "projection":
+        raise ValueError("its UNet knows no cameras")
 
 
 def build_task(config: TrainPriorConfig, resume: Path | None, device: str) -> MultiviewTask:
+    """The task that resumes the prior in `resume`, or starts from the shipped pixel prior."""
     from diffusers.models.attention_processor import AttnProcessor
 
     prior = load_multiview_prior(resume) if resume else start_multiview_prior(load_prior(), config.seed)
@@ -248,3 +217,6 @@ def build_task(config: TrainPriorConfig, resume: Path | None, device: str) -> Mu
     for part in (teacher.unet, teacher.text_encoder):
         part.eval().requires_grad_(False)
     return MultiviewTask(prior, teacher, config)
+
+
+MULTIVIEW = Kind(MULTIVIEW_PRIOR, ON_CPU, ON_GPU, build_task, check, views=VIEWS)

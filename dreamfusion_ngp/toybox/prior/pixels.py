@@ -10,52 +10,19 @@ from typing import Any
 import numpy as np
 import torch
 
-from ...base.console import silent
-from ...base.errors import PriorError
 from ...base.slots import sent
-from .loop import EMPTY_LOG, read_log, run_task
-from .loss import BLIND_SHARE, Reservoir, TrainPriorConfig, caption_ids, denoising_loss, training_batch
-from .model import Prior, build_prior, load_prior, with_all_words
+from .loss import BLIND_SHARE, GPU, Reservoir, TrainPriorConfig, caption_ids, denoising_loss, training_batch
+from .model import PRIOR, Prior, build_prior, load_prior, with_all_words
 from .optimizer import OUTER
 from .sampling import sheet
-from .training import check_request
+from .training import Kind
 
 
-def train_prior(
-    config: TrainPriorConfig,
-    out: Path,
-    *,
-    resume: Path | None = None,
-    processes: int = 1,
-    device: str = "cpu",
-    score: Callable[[Prior], dict] | None = None,
-    show: Callable[[str], None] = silent,
-) -> None:
-    """Train and leave a diffusers folder in `out`, with `training.json` (images seen, loss curve, scores) and
-    `samples.jpg` beside it.
-
-    resume: a folder to start from (weights only). processes: one-thread CPU processes with averaged gradients; on CUDA
-    always 1. score: a function of a module, called with the averaged weights every `score_every` seconds, and after a
-    run that took longer. show: a function of a module, called with a line of progress now and then, in the process that
-    trains. KeyboardInterrupt and SystemExit end the training with what it has learnt saved. Raises UsageError or
-    PriorError before anything is written where that cannot be done.
-    """
-    check_request(config, Path(out), device)
-    if resume is not None:
-        check_resume(resume)
-    log = read_log(resume) if resume else EMPTY_LOG
-    run_task(build_task, (config, resume, device), config, out, log, processes, device, score, show)
-
-
-def check_resume(resume: Path) -> None:
-    """Raise PriorError for a folder that is no pixel prior."""
-    read_log(resume)
-    try:
-        target = with_all_words(load_prior(resume)).scheduler.config.prediction_type
-        if target != "sample":
-            raise ValueError(f"it predicts {target}, not the clean picture")
-    except (OSError, ValueError, RuntimeError) as error:
-        raise PriorError(f"{resume} cannot be resumed from: {str(error).strip().splitlines()[0]}") from error
+def check(folder: Path) -> None:
+    """Raise for a folder that is no pixel prior."""
+    target = with_all_words(load_prior(folder)).scheduler.config.prediction_type
+    if target != "sample":
+        raise ValueError(f"it predicts {target}, not the clean picture")
 
 
 def build_task(config: TrainPriorConfig, resume: Path | None, device: str) -> PixelTask:
@@ -106,3 +73,6 @@ class PixelTask:
 
     def loss(self, image: torch.Tensor, ids: torch.Tensor, steps: torch.Tensor) -> torch.Tensor:
         return denoising_loss(self.model, image, ids, steps)
+
+
+PIXEL = Kind(PRIOR, TrainPriorConfig(), GPU, build_task, check)
