@@ -208,11 +208,6 @@ def view_bytes(document: Document, number) -> memoryview:
     return memoryview(document.buffers[buffer])[start : start + length]
 
 
-def accessor_count(document: Document, number) -> int:
-    """The number of elements of an accessor, checked against its buffer. Raises MeshError."""
-    return len(accessor(document, number))
-
-
 def accessor(document: Document, number, types: tuple[str, ...] = tuple(WIDTHS)) -> np.ndarray:
     """(count, width) elements of an accessor in their stored type, a view of its buffer. Raises MeshError."""
     info = entry(document.json, "accessors", number, "a primitive")

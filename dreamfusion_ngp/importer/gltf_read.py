@@ -5,6 +5,7 @@ Vertices that primitives of one node share stay shared; nothing is merged, split
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
@@ -55,6 +56,14 @@ class Layout(NamedTuple):
     pieces: list[Piece]
     blocks: list[Block]
     bases: dict[int | None, BaseColor]
+
+
+@dataclass
+class GltfSource:
+    """The document that a mesh was read from, and the layout of its primitives in the mesh."""
+
+    document: Document
+    layout: Layout
 
 
 def primitive_of(document: dict, piece: Piece) -> dict:
@@ -205,7 +214,7 @@ def colouring(document: Document, layout: Layout) -> tuple[tuple[Material, ...],
     return tuple(materials), tuple(textures), place
 
 
-def mesh_of(document: Document, name: str, up: str, front: str, side: float, source) -> ImportedMesh:
+def mesh_of(document: Document, name: str, up: str, front: str, side: float) -> ImportedMesh:
     """The mesh that a document shows. Raises MeshError."""
     check_still(document.json)
     layout = lay_out(document)
@@ -227,5 +236,5 @@ def mesh_of(document: Document, name: str, up: str, front: str, side: float, sou
         parts=tuple(Part(piece.name, piece.matrix, piece.first) for piece in layout.pieces),
         face_part=np.repeat(np.arange(len(counts), dtype=np.int32), counts),
         matrix=matrix,
-        source=source(layout),
+        source=GltfSource(document, layout),
     )

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import numpy as np
 
 from ..scene.imported import ImportedMesh
 from .document import ARRAY_BUFFER, ELEMENT_ARRAY_BUFFER, flipped
 from .gltf import COMPONENTS, Document, accessor
 from .gltf_edit import WEBP, Edit, source_of, texture_uses
-from .gltf_read import Layout, Piece, primitive_of
+from .gltf_read import Piece, primitive_of
 from .gltf_scene import base_holder
 from .images import png_bytes, with_alpha
 
@@ -18,14 +16,6 @@ from .images import png_bytes, with_alpha
 # the base colour in the other of two notations.
 SHARED_WITH = ("emissiveTexture", "diffuseTexture", "baseColorTexture")
 KINDS = {kind.lstrip("<"): number for number, kind in COMPONENTS.items()}
-
-
-@dataclass
-class GltfSource:
-    """The document that a mesh was read from, and the layout of its primitives in the mesh."""
-
-    document: Document
-    layout: Layout
 
 
 def glb_bytes(mesh: ImportedMesh, images: dict[int, np.ndarray]) -> bytes:
@@ -38,7 +28,7 @@ def glb_bytes(mesh: ImportedMesh, images: dict[int, np.ndarray]) -> bytes:
         texcoord = add_uvs(edit, mesh, texture) if mesh.textures[texture].unwrapped else None
         set_image(edit, members, with_alpha(image, mesh.textures[texture].next_alpha()), texcoord)
         for piece in pieces_of(mesh, texture):
-            drop_colors(edit, primitive_of(edit.json, piece), source.document)
+            drop_colors(primitive_of(edit.json, piece), source.document)
     return edit.glb()
 
 
@@ -129,7 +119,7 @@ def move_uvs(info: dict, texcoord: int) -> None:
             del info["extensions"]
 
 
-def drop_colors(edit: Edit, primitive: dict, document: Document) -> None:
+def drop_colors(primitive: dict, document: Document) -> None:
     """Remove vertex colours, unless all are white."""
     number = primitive["attributes"].get("COLOR_0")
     if number is None:

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from ..base.errors import MeshError
-from ..scene.imported import ImportedMesh, Material, Part, Texture, normalisation, used_vertices
+from ..scene.imported import ImportedMesh, Material, Part, Texture, normalisation, transform_points, used_vertices
 from .document import linear
 from .files import beside, excerpt, read_beside
 from .gltf_read import MAX_FACES, MAX_MATERIALS, MAX_VERTICES
@@ -62,7 +62,7 @@ def read_obj(data: bytes, folder: Path, name: str, up: str, front: str, side: fl
         colors = None  # programs that show both are rare
     return ImportedMesh(
         name=name,
-        vertices=(points @ matrix[:3, :3].T + matrix[:3, 3]).astype(np.float32),
+        vertices=transform_points(points, matrix).astype(np.float32),
         faces=faces,
         uv=uv,
         uv_faces=uv_faces,

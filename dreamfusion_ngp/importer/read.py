@@ -13,8 +13,7 @@ from ..scene.imported import SIDE, ImportedMesh, turn
 from .document import document_of, flipped, linear
 from .files import read_beside, read_file
 from .gltf import Document, read_glb, read_gltf
-from .gltf_read import MAX_FACES, MAX_VERTICES, Layout, mesh_of
-from .gltf_write import GltfSource
+from .gltf_read import MAX_FACES, MAX_VERTICES, mesh_of
 from .obj_read import read_obj
 from .ply import read_ply
 from .stl import read_stl
@@ -48,18 +47,11 @@ def read_mesh(path, up: str | None = None, front: str | None = None, side: float
             return read_obj(data, path.parent, path.stem, up, front, side)
         if kind in (".glb", ".gltf"):
             document = (read_glb if kind == ".glb" else read_gltf)(data, path.parent)
-            return imported(document, path.stem, up, front, side)
+            return mesh_of(document, path.stem, up, front, side)
         document = (stl_document if kind == ".stl" else ply_document)(data, path, turn(up, front))
-        return of_plain_file(imported(document, path.stem, "+y", "+z", side), turn(up, front))
+        return of_plain_file(mesh_of(document, path.stem, "+y", "+z", side), turn(up, front))
     except MeshError as error:
         raise MeshError(f"{path.name}: {error}") from None
-
-
-def imported(document: Document, name: str, up: str, front: str, side: float) -> ImportedMesh:
-    def source(layout: Layout) -> GltfSource:
-        return GltfSource(document, layout)
-
-    return mesh_of(document, name, up, front, side, source)
 
 
 def of_plain_file(mesh: ImportedMesh, rotation: np.ndarray) -> ImportedMesh:
