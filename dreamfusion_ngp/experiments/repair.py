@@ -24,10 +24,10 @@ from ..base.files import write_atomically
 from ..bench.machine import facts
 from ..config.presets import preset
 from ..export.meshes import export_mesh
+from ..importer.bake import texels_of
 from ..importer.read import read_mesh
 from ..importer.write import write_mesh
 from ..runs.refine import refine
-from ..runs.texture import texels_of
 from ..scene.imported import ImportedMesh
 from ..scene.isolevel import LEVEL
 from ..toybox.world.captions import parse_prompt

@@ -13,6 +13,7 @@ from ..scene.imported import ImportedMesh, Texture
 from .document import display, linear
 
 POINTS_PER_CALL = 1 << 20
+Texels = tuple[np.ndarray, np.ndarray]  # (T, T) triangles, -1 for none, and (T, T, 3) places on them
 Values = Callable[[np.ndarray, np.ndarray], np.ndarray]  # (N, C) uint8 of triangles (N,) and places on them (N, 3)
 
 
@@ -88,6 +89,17 @@ def spread(mesh: ImportedMesh, rows: np.ndarray, size: int, values: Values, chan
     nearest: Any = distance_transform_edt(~covered, return_distances=False, return_indices=True)
     row, column = nearest
     return image[row, column]
+
+
+def texels_of(mesh: ImportedMesh, number: int, size: int) -> Texels:
+    """The triangle of the mesh at each texel of a texture, and its barycentric place there."""
+    rows = np.flatnonzero((mesh.face_texture() == number) & mesh.originals() & (mesh.uv_faces >= 0).all(1))
+    if not len(rows):
+        return np.full((size, size), -1, np.int32), np.zeros((size, size, 3))
+    corner = mesh.uv[mesh.uv_faces[rows]]
+    corner = corner - np.floor(corner.min(1, keepdims=True))  # into the image, where it is repeated
+    row, place = rasterise(corner.reshape(-1, 2), np.arange(3 * len(rows)).reshape(-1, 3), size)
+    return np.where(row >= 0, rows[row], -1).astype(np.int32), place
 
 
 def colors_at(mesh: ImportedMesh, face: np.ndarray, weights: np.ndarray) -> np.ndarray:

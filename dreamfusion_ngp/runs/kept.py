@@ -9,6 +9,7 @@ import torch
 
 from ..base.errors import UsageError
 from ..config.schema import TextureConfig
+from ..importer.bake import Texels
 from ..ops.rasterise import rasterise
 from ..render.mesh import NEAREST
 from ..scene.cameras import Cameras, clip_matrices
@@ -18,7 +19,6 @@ from ..scene.surface import is_behind, vertex_normals
 LOOK = 768  # pixels a side of the views that decide what is kept
 RIM = 3  # pixels beside a depth discontinuity, where nothing counts as clearly visible
 CLOSE = 0.01  # world units: depth tolerance of the visibility test
-Texels = tuple[np.ndarray, np.ndarray]  # (T, T) triangles, -1 for none, and (T, T, 3) places on them
 
 
 def kept_views(text: str) -> tuple[str, ...]:

@@ -15,8 +15,7 @@ import torch
 from ..base.errors import MeshError, UsageError
 from ..base.files import file_digest
 from ..config.schema import RunConfig, TextureConfig
-from ..export.texture import rasterise
-from ..importer.bake import start_image
+from ..importer.bake import Texels, start_image, texels_of
 from ..importer.files import reads_noted
 from ..importer.read import read_mesh
 from ..importer.unwrap import choose_uvs
@@ -26,7 +25,7 @@ from ..optimise.stage import Stage
 from ..scene.imported import ImportedMesh
 from ..scene.painted_surface import Maps, PaintedSurface
 from .handover import mesh_in, mesh_of, mesh_tensors, triangle
-from .kept import Texels, kept_texels, kept_views
+from .kept import kept_texels, kept_views
 
 log = logging.getLogger(__name__)
 
@@ -141,17 +140,6 @@ def framed_mesh(path: Path, config: TextureConfig) -> tuple[ImportedMesh, str]:
     digests = [file_digest(path), *(f"{name} {digest}" for name, digest in sorted(others.items()))]
     text = "\n".join(digests).encode("utf-8", "surrogateescape")
     return framed, hashlib.sha256(text).hexdigest() if others else digests[0]
-
-
-def texels_of(mesh: ImportedMesh, number: int, size: int) -> Texels:
-    """The triangle of the mesh at each texel of a texture, and its barycentric place there."""
-    rows = np.flatnonzero((mesh.face_texture() == number) & mesh.originals() & (mesh.uv_faces >= 0).all(1))
-    if not len(rows):
-        return np.full((size, size), -1, np.int32), np.zeros((size, size, 3))
-    corner = mesh.uv[mesh.uv_faces[rows]]
-    corner = corner - np.floor(corner.min(1, keepdims=True))  # into the image, where it is repeated
-    row, place = rasterise(corner.reshape(-1, 2), np.arange(3 * len(rows)).reshape(-1, 3), size)
-    return np.where(row >= 0, rows[row], -1).astype(np.int32), place
 
 
 def maps_of(
