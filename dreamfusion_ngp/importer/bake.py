@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -26,12 +27,12 @@ def start_image(before: ImportedMesh, mesh: ImportedMesh, texture: int, size: in
     """
     if not 16 <= size <= MAX_TEXTURE:
         raise UsageError(f"texture size must be between 16 and {MAX_TEXTURE} texels, got {size}")
-    rows = np.flatnonzero((mesh.face_texture() == texture) & mesh.originals())
+    rows = np.flatnonzero(mesh.triangles_of(texture))
     kept = mesh.textures[texture]
     colors = {tuple(mesh.materials[m].color[:3].tolist()) for m in np.unique(mesh.face_material[rows])}
     if not kept.unwrapped and kept.image is not None and len(colors) == 1 and white(before, rows):
         return resized(kept.image, size, np.array(next(iter(colors)), np.float32))
-    return baked(before, mesh, rows, size)
+    return spread(mesh, texture, size, partial(colors_at, before), 3)
 
 
 def white(mesh: ImportedMesh, rows: np.ndarray) -> bool:
@@ -58,34 +59,23 @@ def encoded(light: np.ndarray) -> np.ndarray:
 
 def start_alpha(before: ImportedMesh, mesh: ImportedMesh, texture: int, size: int) -> np.ndarray | None:
     """(size, size) uint8: the alpha of the images of `before`, in the UVs of `mesh`; None where they are opaque."""
-    rows = np.flatnonzero((mesh.face_texture() == texture) & mesh.originals())
+    rows = np.flatnonzero(mesh.triangles_of(texture))
     images = (before.textures[number].image for number in np.unique(before.face_texture()[rows]))
     if all(image is None or image.shape[2] == 3 or image[..., 3].min() == 255 for image in images):
         return None
-    return spread(mesh, rows, size, lambda face, weights: alpha_at(before, face, weights)[:, None], 1)[..., 0]
+    return spread(mesh, texture, size, lambda face, weights: alpha_at(before, face, weights)[:, None], 1)[..., 0]
 
 
-def baked(before: ImportedMesh, mesh: ImportedMesh, rows: np.ndarray, size: int) -> np.ndarray:
-    """(size, size, 3) uint8 of the colours of the triangles `rows`."""
-    return spread(mesh, rows, size, lambda face, weights: colors_at(before, face, weights), 3)
-
-
-def spread(mesh: ImportedMesh, rows: np.ndarray, size: int, values: Values, channels: int) -> np.ndarray:
-    """(size, size, channels) uint8: `values` at the texels of the triangles `rows`."""
+def spread(mesh: ImportedMesh, texture: int, size: int, values: Values, channels: int) -> np.ndarray:
+    """(size, size, channels) uint8: `values` at the texels of a texture."""
     from scipy.ndimage import distance_transform_edt
 
-    index = mesh.uv_faces[rows]
-    has = (index >= 0).all(1)
-    rows, index = rows[has], index[has]
-    corner = mesh.uv[index]
-    corner = corner - np.floor(corner.min(1, keepdims=True, initial=np.inf))  # into the image, where it is repeated
-    inner = np.arange(3 * len(rows)).reshape(-1, 3)
-    triangle, weights = rasterise(corner.reshape(-1, 2), inner, size)
-    covered = triangle >= 0
+    face, place = texels_of(mesh, texture, size)
+    covered = face >= 0
     image = np.zeros((size, size, channels), np.uint8)
     if not covered.any():
         return image + np.uint8(128)
-    image[covered] = values(rows[triangle[covered]], weights[covered].astype(np.float32))
+    image[covered] = values(face[covered], place[covered].astype(np.float32))
     nearest: Any = distance_transform_edt(~covered, return_distances=False, return_indices=True)
     row, column = nearest
     return image[row, column]
@@ -93,7 +83,7 @@ def spread(mesh: ImportedMesh, rows: np.ndarray, size: int, values: Values, chan
 
 def texels_of(mesh: ImportedMesh, number: int, size: int) -> Texels:
     """The triangle of the mesh at each texel of a texture, and its barycentric place there."""
-    rows = np.flatnonzero((mesh.face_texture() == number) & mesh.originals() & (mesh.uv_faces >= 0).all(1))
+    rows = np.flatnonzero(mesh.triangles_of(number) & (mesh.uv_faces >= 0).all(1))
     if not len(rows):
         return np.full((size, size), -1, np.int32), np.zeros((size, size, 3))
     corner = mesh.uv[mesh.uv_faces[rows]]

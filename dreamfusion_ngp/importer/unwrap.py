@@ -72,7 +72,7 @@ def together(mesh: ImportedMesh) -> ImportedMesh:
 
 def unwrapped(mesh: ImportedMesh, texture: int, size: int) -> ImportedMesh:
     """The mesh with a new atlas for one of its textures, whose UVs are appended. Raises MeshError."""
-    rows = np.flatnonzero((mesh.face_texture() == texture) & mesh.originals())
+    rows = np.flatnonzero(mesh.triangles_of(texture))
     if len(rows) > MAX_FACES:
         raise MeshError(
             f"{mesh.name}: {len(rows):,} triangles of {mesh.textures[texture].name[:40]!r} are too many to be "
@@ -117,6 +117,6 @@ def welded(mesh: ImportedMesh, rows: np.ndarray) -> Mesh:
 
 def copy_uvs(mesh: ImportedMesh, uv_faces: np.ndarray, texture: int) -> None:
     """Give instanced parts the UVs of their originals, in place."""
-    for rows, first, mirrored in mesh.copies():
+    for rows, first, corners in mesh.copies():
         if mesh.materials[mesh.face_material[rows.start]].texture == texture:
-            uv_faces[rows] = uv_faces[first][:, [0, 2, 1]] if mirrored else uv_faces[first]
+            uv_faces[rows] = uv_faces[first][:, corners]

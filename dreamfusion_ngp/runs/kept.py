@@ -31,14 +31,7 @@ def kept_views(text: str) -> tuple[str, ...]:
 
 
 @torch.no_grad()
-def kept_texels(
-    mesh: ImportedMesh,
-    texels: Texels,
-    views: tuple[str, ...],
-    config: TextureConfig,
-    vertices: torch.Tensor,
-    faces: torch.Tensor,
-) -> torch.Tensor:
+def kept_texels(mesh: ImportedMesh, texels: Texels, views: tuple[str, ...], config: TextureConfig) -> torch.Tensor:
     """(T, T) in [0, 1]: 1 where one of the views sees a texel at a cosine of at least `keep_cosine`, away from depth
     discontinuities, falling to 0 over `keep_feather`. Of a part with copies, wherever one of them is seen."""
     face, place = (torch.from_numpy(v) for v in texels)
@@ -46,6 +39,7 @@ def kept_texels(
     if not views or not inside.any():
         return kept
     weight = place[inside][..., None].float()
+    vertices, faces = (torch.from_numpy(np.ascontiguousarray(v)) for v in (mesh.vertices, mesh.faces))
     normals = vertex_normals(vertices, faces)
     named, cameras = view_check(mesh)
     looks = [Look(vertices, faces, cameras[i : i + 1]) for i, view in enumerate(named) if view.name in views]
@@ -64,10 +58,9 @@ def standing(mesh: ImportedMesh, face: np.ndarray) -> Iterator[tuple[slice | np.
     """The places where triangles `face` (N,) stand: their own, then those of each copy. Each as the rows of `face` and
     their vertices (R, 3) there, in the same order of corners."""
     yield slice(None), mesh.faces[face]
-    for rows, first, mirrored in mesh.copies():
+    for rows, first, corners in mesh.copies():
         among = np.flatnonzero((face >= first.start) & (face < first.stop))
-        corner = mesh.faces[face[among] - first.start + rows.start]
-        yield among, corner[:, [0, 2, 1]] if mirrored else corner
+        yield among, mesh.faces[face[among] - first.start + rows.start][:, corners]
 
 
 class Look:

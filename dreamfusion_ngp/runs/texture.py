@@ -49,7 +49,7 @@ class TextureStage(PaintStage):
         self.texels = [texels_of(self.mesh, number, texture.size) for number in range(len(self.mesh.textures))]
         vertices = torch.from_numpy(np.ascontiguousarray(self.mesh.vertices, dtype=np.float32))
         faces = torch.from_numpy(np.ascontiguousarray(self.mesh.faces, dtype=np.int32))
-        maps = maps_of(original, self.mesh, self.texels, texture, vertices, faces)
+        maps = maps_of(original, self.mesh, self.texels, texture)
         surface = PaintedSurface(vertices, faces, maps, config.mesh, config.field.bound, config.seed)
         surface.two_sided = bool(texture.source)  # of other programs' meshes, any may be a sheet or inside out
         super().__init__(config, device, surface)
@@ -142,18 +142,11 @@ def framed_mesh(path: Path, config: TextureConfig) -> tuple[ImportedMesh, str]:
     return framed, hashlib.sha256(text).hexdigest() if others else digests[0]
 
 
-def maps_of(
-    before: ImportedMesh,
-    mesh: ImportedMesh,
-    texels: list[Texels],
-    config: TextureConfig,
-    vertices: torch.Tensor,
-    faces: torch.Tensor,
-) -> Maps:
+def maps_of(before: ImportedMesh, mesh: ImportedMesh, texels: list[Texels], config: TextureConfig) -> Maps:
     """The textures as the file has them, and how much of each texel is kept."""
     images = [start_image(before, mesh, number, config.size) for number in range(len(mesh.textures))]
     views = kept_views(config.keep)
-    kept = [kept_texels(mesh, one, views, config, vertices, faces) for one in texels]
+    kept = [kept_texels(mesh, one, views, config) for one in texels]
     return Maps(
         torch.from_numpy(np.stack(images)).float() / 255,
         torch.stack(kept),
@@ -168,9 +161,9 @@ def maps_of(
 def home_of(mesh: ImportedMesh) -> torch.Tensor | None:
     """`Maps.home` of a mesh."""
     home = None
-    for rows, first, mirrored in mesh.copies():
+    for rows, first, corners in mesh.copies():
         home = mesh.faces.astype(np.int64) if home is None else home
-        home[rows] = mesh.faces[first][:, [0, 2, 1]] if mirrored else mesh.faces[first]
+        home[rows] = mesh.faces[first][:, corners]
     return None if home is None else torch.from_numpy(home)
 
 

@@ -101,10 +101,14 @@ class ImportedMesh:
         """(F,) bool: triangles of parts that are no copies of others."""
         return np.array([part.copy_of is None for part in self.parts])[self.face_part]
 
-    def copies(self) -> Iterator[tuple[slice, slice, bool]]:
-        """Of every part with triangles that is a copy: its triangles, those of its original, and whether it is a mirror
-        image, the corners of whose triangles run the other way round. Needs triangles that are sorted by parts, as they
-        are in files with copies."""
+    def triangles_of(self, texture: int) -> np.ndarray:
+        """(F,) bool: triangles of a texture, of parts that are no copies."""
+        return (self.face_texture() == texture) & self.originals()
+
+    def copies(self) -> Iterator[tuple[slice, slice, list[int]]]:
+        """Of every part with triangles that is a copy: its triangles, those of its original, and the order of the
+        original's corners in it, which run the other way round in a mirror image. Needs triangles that are sorted by
+        parts, as they are in files with copies."""
         if all(part.copy_of is None for part in self.parts):
             return
         starts = np.searchsorted(self.face_part, np.arange(len(self.parts) + 1)).tolist()
@@ -112,7 +116,7 @@ class ImportedMesh:
             if part.copy_of is not None and starts[number] < starts[number + 1]:
                 mirrored = np.linalg.det(part.node[:3, :3]) * np.linalg.det(self.parts[part.copy_of].node[:3, :3]) < 0
                 first = slice(starts[part.copy_of], starts[part.copy_of + 1])
-                yield slice(starts[number], starts[number + 1]), first, bool(mirrored)
+                yield slice(starts[number], starts[number + 1]), first, [0, 2, 1] if mirrored else [0, 1, 2]
 
     def to_file(self, points: np.ndarray) -> np.ndarray:
         """(N, 3) float64 world points in the coordinates of the file."""

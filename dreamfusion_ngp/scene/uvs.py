@@ -52,7 +52,7 @@ def examine_uvs(mesh: ImportedMesh, texture: int, size: int = SIZE) -> UvReport:
     """Examine the UVs of the triangles of one of the mesh's textures. Counts are exact for corners rounded to 1/256
     texel: the texel centres in each triangle, by the top-left rule, so that neighbours share none. Takes seconds for a
     million triangles."""
-    rows = (mesh.face_texture() == texture) & mesh.originals()
+    rows = mesh.triangles_of(texture)
     index = mesh.uv_faces[rows]
     has = (index >= 0).all(1)
     corner = mesh.uv[index[has]].astype(np.float64)  # (N, 3, 2)
