@@ -13,6 +13,7 @@ import json
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -49,21 +50,23 @@ class Damage:
     front: np.ndarray
 
 
-def true_toy(prompt: str, path: Path, size: int) -> Path:
-    """The toy of a prompt as a GLB with its true colours."""
+def true_colors(prompt: str, x: torch.Tensor) -> torch.Tensor:
+    """(N, 3) colours of the toy of a prompt at points (N, 3), those of its nearest part."""
     name, color = parse_prompt(prompt)
     palette = part_colors(torch.tensor([COLORS[color]]))[0]
+    _, slot = distance_and_slot(name, tuple(x.cpu()[None, :, i] for i in range(3)), torch.zeros(1, PARAMETERS))
+    return palette[slot[0].long()]
 
-    def parts(x: torch.Tensor):
-        return distance_and_slot(name, tuple(x[None, :, i] for i in range(3)), torch.zeros(1, PARAMETERS))
+
+def true_toy(prompt: str, path: Path, size: int) -> Path:
+    """The toy of a prompt as a GLB with its true colours."""
+    name, _ = parse_prompt(prompt)
 
     def density(x: torch.Tensor) -> torch.Tensor:
-        return LEVEL * torch.exp((-SHARPNESS * parts(x)[0][0]).clamp(-30, 30))
+        distance, _ = distance_and_slot(name, tuple(x[None, :, i] for i in range(3)), torch.zeros(1, PARAMETERS))
+        return LEVEL * torch.exp((-SHARPNESS * distance[0]).clamp(-30, 30))
 
-    def albedo(x: torch.Tensor) -> torch.Tensor:
-        return palette[parts(x)[1][0].long()]
-
-    export_mesh(density, albedo, BOUND, path.parent, ("glb",), texture=size)
+    export_mesh(density, partial(true_colors, prompt), BOUND, path.parent, ("glb",), texture=size)
     (path.parent / "mesh.glb").rename(path)
     return path
 

@@ -29,17 +29,14 @@ from ..guidance.load import load_guidance
 from ..guidance.painter import Painter, load_painter
 from ..guidance.protocol import Guidance
 from ..optimise.loop import train
-from ..optimise.painted_views import kept_share
+from ..optimise.painted_views import gaps, kept_share
 from ..optimise.painting import Silent, render_sides, repaint_sides
-from ..render.sides import Sides, rasterise_sides, sample_view, side_cameras, view_weights
+from ..render.sides import Sides, rasterise_sides, side_cameras, view_weights
 from ..runs.handover import mesh_of
 from ..runs.outputs import load_state
 from ..runs.texture import TextureStage
 from ..scene.cameras import Cameras, orbit
-from ..toybox.world.captions import parse_prompt
-from ..toybox.world.shapes import COLORS, PARAMETERS, distance_and_slot
-from ..toybox.world.tracer import part_colors
-from .repair import add_measure_flags, measure_all
+from .repair import add_measure_flags, measure_all, true_colors
 
 SIZE, FACES = 256, 10000  # pixels of a view; triangles at most
 BETWEEN = (tuple(range(45, 405, 90)) * 2, (30,) * 4 + (-10,) * 4)  # azimuths and elevations, degrees
@@ -66,14 +63,6 @@ def config_of(run: RunConfig, seed: int, length: int | None, size: int, control:
     )
 
 
-def true_colors(prompt: str, x: Tensor) -> Tensor:
-    """(N, 3) colours of the toy of a prompt at points (N, 3), those of its nearest part."""
-    name, color = parse_prompt(prompt)
-    palette = part_colors(torch.tensor([COLORS[color]]))[0]
-    _, slot = distance_and_slot(name, tuple(x.cpu()[None, :, i] for i in range(3)), torch.zeros(1, PARAMETERS))
-    return palette[slot[0].long()]
-
-
 @torch.no_grad()
 def psnr(stage: TextureStage, cameras: Cameras) -> float:
     """PSNR in dB of the unlit colours, over the pixels that show the surface."""
@@ -90,13 +79,8 @@ def disagreement(views: Tensor, sides: Sides, weight: Tensor) -> float:
     point that both see, weighted by their weights (B, H, H)."""
     total, count = 0.0, 0.0
     for i in range(len(views)):
-        here = weight[i] > 0
-        for j in range(len(views)):
-            if i == j:
-                continue
-            other, same = sample_view(sides, j, torch.cat([views[j], weight[j][..., None]], -1), sides.x[i][here])
-            both = weight[i][here] * other[:, 3] * same
-            total += float((both[:, None] * (other[:, :3] - views[i][here]).square()).sum()) / 3
+        for _, both, gap in gaps(views, sides, weight, i):
+            total += float((both[:, None] * gap.square()).sum()) / 3
             count += float(both.sum())
     return round((total / max(count, 1e-9)) ** 0.5, 4)
 

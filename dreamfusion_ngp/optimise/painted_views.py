@@ -3,6 +3,7 @@ their neighbours, and the loss."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass, fields
 
 import numpy as np
@@ -51,6 +52,17 @@ def kept_share(surface: PaintedSurface, sides: Sides) -> Tensor:
     return share
 
 
+def gaps(views: Tensor, sides: Sides, weight: Tensor, i: int) -> Iterator[tuple[int, Tensor, Tensor]]:
+    """For painted views (B, H, H, 3) but the `i`th, at the pixels where that has a weight above 0: which it is, the
+    product of both weights at that point (N,), 0 where it does not see it, and by how much its colour exceeds the
+    `i`th's (N, 3). weight: (B, H, H)."""
+    here = weight[i] > 0
+    for j in range(len(views)):
+        if i != j:
+            other, same = sample_view(sides, j, torch.cat([views[j], weight[j][..., None]], -1), sides.x[i][here])
+            yield j, weight[i][here] * other[:, 3] * same, other[:, :3] - views[i][here]
+
+
 @torch.no_grad()
 def match_colors(views: Tensor, sides: Sides, weight: Tensor, original: Tensor, kept: Tensor) -> Tensor:
     """Painted views (B, H, H, 3), each plus a constant per channel, by least squares: points that two views see get the
@@ -58,15 +70,10 @@ def match_colors(views: Tensor, sides: Sides, weight: Tensor, original: Tensor, 
     count = len(views)
     matrix, rhs = torch.zeros(count, count, dtype=torch.float64), torch.zeros(count, 3, dtype=torch.float64)
     for i in range(count):
-        here = weight[i] > 0
-        for j in range(count):
-            if i == j:
-                continue
-            other, same = sample_view(sides, j, torch.cat([views[j], weight[j][..., None]], -1), sides.x[i][here])
-            both = (weight[i][here] * other[:, 3] * same).double()
+        for j, both, gap in gaps(views, sides, weight, i):
             if int((both > 0).sum()) >= FEW:
-                difference = both[:, None] * (other[:, :3] - views[i][here])
-                add(matrix, rhs, i, j, both.sum().cpu(), difference.sum(0).cpu())
+                both = both.double()
+                add(matrix, rhs, i, j, both.sum().cpu(), (both[:, None] * gap).sum(0).cpu())
         stays = (weight[i] * kept[i]).double()
         matrix[i, i] += stays.sum().cpu()
         rhs[i] += (stays[..., None] * (original[i] - views[i])).sum((0, 1)).cpu()

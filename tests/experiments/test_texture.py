@@ -11,7 +11,8 @@ import trimesh
 from support.tiny_runs import TINY
 
 from dreamfusion_ngp.experiments import texture
-from dreamfusion_ngp.experiments.texture import disagreement, main, seams, true_colors
+from dreamfusion_ngp.experiments.repair import true_colors
+from dreamfusion_ngp.experiments.texture import disagreement, main, seams
 from dreamfusion_ngp.optimise.volume import VolumeStage
 from dreamfusion_ngp.render.sides import rasterise_sides, view_weights
 from dreamfusion_ngp.runs.handover import whole_mesh
