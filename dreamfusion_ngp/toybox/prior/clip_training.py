@@ -79,7 +79,7 @@ ON_GPU = replace(
 
 
 class ClipTask:
-    """See `loop.Task`."""
+    """See `task.Task`."""
 
     name = ""
     outer: tuple[str, ...] = OUTER

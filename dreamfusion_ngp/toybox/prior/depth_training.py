@@ -62,7 +62,7 @@ ON_GPU = TrainPriorConfig(
 
 
 class DepthTask:
-    """See `loop.Task`."""
+    """See `task.Task`."""
 
     name, outer = "", (*OUTER, "controlnet_cond_embedding.conv_in")
 

@@ -124,7 +124,7 @@ def encode(vae, image: Tensor) -> Tensor:
 
 
 class LatentTask:
-    """See `loop.Task`."""
+    """See `task.Task`."""
 
     name, outer = "unet", OUTER
 

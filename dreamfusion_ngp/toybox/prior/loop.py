@@ -10,12 +10,12 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import torch
 import torch.distributed as dist
-from torch import Tensor, nn
+from torch import Tensor
 
 from ...base.console import tolerant
 from ...base.cuda_graphs import CudaCapture, Repeated
@@ -23,42 +23,10 @@ from ...base.errors import DivergenceError, OutputError, PriorError, writing
 from .loss import TrainPriorConfig
 from .optimizer import MuonAdamW, trainable
 from .processes import run_group
+from .task import Task
 
 NOT_SAVED = "stopped, and not saved (a lower learning rate may help)"
 EMPTY_LOG = {"images": 0, "loss": [], "scores": []}
-
-
-class Task(Protocol):
-    """What is trained. name: of its log in training.json, "" where that is the whole file.  model: holds what is
-    trained and has `save(folder)`; on the device.  outer: see `MuonAdamW`.  sheet: None, or a function of a model and a
-    path that draws a contact sheet."""
-
-    name: str
-    model: Any
-    outer: tuple[str, ...]
-    sheet: Callable[[Any, Path], None] | None
-
-    def modules(self, model: Any) -> list[nn.Module]:
-        """The trained modules of `model`, or of a copy; parameters without gradients in them stay."""
-        ...
-
-    def open(self, random: np.random.Generator, device: str) -> None:
-        """Allocate the views; they and the batches are drawn from `random`."""
-
-    def fill(self) -> None:
-        """Draw the first views."""
-
-    def grow(self) -> None:
-        """Replace some views by new ones."""
-
-    def batch(self, progress: float) -> tuple[Tensor, ...]:
-        """The arguments of `loss`, on the device."""
-        ...
-
-    @property
-    def loss(self) -> Callable[..., Tensor]:
-        """A function of what `batch` returns: a scalar. Inputs of the same shapes take the same kernels every time."""
-        ...
 
 
 def run_task(

@@ -144,7 +144,7 @@ def shade_rings(views: TracedViews, color: np.ndarray, modes: np.ndarray, random
 
 
 class MultiviewTask:
-    """See `loop.Task`. teacher: the pixel prior."""
+    """See `task.Task`. teacher: the pixel prior."""
 
     name, outer = "", OUTER
 

@@ -45,7 +45,7 @@ def prepare_for_training(prior: Prior, device: str) -> None:
 
 
 class PixelTask:
-    """See `loop.Task`."""
+    """See `task.Task`."""
 
     name, outer = "", OUTER
 

@@ -55,7 +55,7 @@ AUTOENCODER_GPU = TrainPriorConfig(
 
 
 class AutoencoderTask:
-    """See `loop.Task`. The encoder is trained until a UNet has learnt its latents, then frozen."""
+    """See `task.Task`. The encoder is trained until a UNet has learnt its latents, then frozen."""
 
     name, sheet = "autoencoder", None
     outer: tuple[str, ...] = (*OUTER, "")  # "": the 1 x 1 convolutions around the latents

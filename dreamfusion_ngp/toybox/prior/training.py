@@ -12,9 +12,10 @@ from typing import Any
 from ...base.console import silent
 from ...base.errors import PriorError, UsageError
 from ...base.rng import SEED_LIMIT
-from .loop import EMPTY_LOG, Task, read_log, run_task
+from .loop import EMPTY_LOG, read_log, run_task
 from .loss import TrainPriorConfig
 from .optimizer import check_device
+from .task import Task
 
 
 @dataclass(frozen=True)
