@@ -93,8 +93,7 @@ def test_depth_is_along_the_axis_of_sight():
 
 def test_batches_are_single_views_and_tiles_with_their_depth(trained):
     task = training.build_task(TINY, trained, "cpu")
-    task.open(np.random.default_rng(0), "cpu")
-    task.grow()
+    task.open(np.random.default_rng(0), "cpu").grow()
     seen = {}
     for _ in range(12):
         z, depth, ids, steps = task.batch(0.5)

@@ -174,9 +174,9 @@ def test_a_run_saves_resumes_and_its_folder_says_what_it_is(trained, tmp_path, m
 
 def test_batches_are_rings_and_now_and_then_single_pictures(trained):
     task = training.build_task(TINY, trained, "cpu")
-    task.open(np.random.default_rng(0), "cpu")
+    views = task.open(np.random.default_rng(0), "cpu")
     for _ in CLASSES:
-        task.grow()
+        views.grow()
     batches = [task.batch(1.0) for _ in range(40)]
     alone = [batch for batch in batches if not len(batch[3])]
     assert 4 <= len(alone) <= 20 and all(batch[0].shape == (8, 3, 64, 64) for batch in batches)

@@ -113,7 +113,7 @@ def test_a_step_can_be_captured_in_a_graph(tmp_path):
         train = trainer.Training(task, config, tmp_path, 0, 1, "cpu", trainer.EMPTY_LOG, None, silent)
         if tape:
             train.learn = Repeated(train.gradients, tape)
-        task.fill()
+        train.views.fill()
         torch.manual_seed(0)
         losses = [float(train.step(2 * k, 0.5)) for k in range(Repeated.WARM + 3)]
         found.append((losses, torch.cat([p.detach().flatten() for p in train.parameters])))

@@ -95,9 +95,10 @@ class ClipTask:
     def modules(self, model: ClipPrior) -> list:
         return [model.model]
 
-    def open(self, random: np.random.Generator, device: str) -> None:
+    def open(self, random: np.random.Generator, device: str) -> ClipTask:
         self.random, self.device = random, device
         self.shelves = Shelves(self.config.views_per_class, device, SIZE)
+        return self
 
     def fill(self) -> None:
         for _ in range(len(CLASSES) * max(1, min(FILL, self.config.views_per_class) // self.config.chunk)):

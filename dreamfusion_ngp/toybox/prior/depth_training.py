@@ -73,14 +73,9 @@ class DepthTask:
     def modules(self, model: DepthPrior) -> list:
         return [model.control]
 
-    def open(self, random: np.random.Generator, device: str) -> None:
+    def open(self, random: np.random.Generator, device: str) -> RingLatents:
         self.random, self.rings = random, RingLatents(self.config, self.model.latent.vae, random, device)
-
-    def fill(self) -> None:
-        self.rings.fill()
-
-    def grow(self) -> None:
-        self.rings.grow()
+        return self.rings
 
     def batch(self, progress: float) -> tuple[Tensor, ...]:
         """z (n, 4, h, w), pictures of depth (n, 3, 8 h, 8 w), ids (n, MAX_TOKENS) and steps (n,): `config.batch` single

@@ -135,14 +135,9 @@ class LatentTask:
     def modules(self, model: LatentPrior) -> list:
         return [model.unet, model.text_encoder]
 
-    def open(self, random: np.random.Generator, device: str) -> None:
+    def open(self, random: np.random.Generator, device: str) -> Latents:
         self.random, self.latents = random, Latents(self.config, self.model.vae, random, device)
-
-    def fill(self) -> None:
-        self.latents.fill()
-
-    def grow(self) -> None:
-        self.latents.grow()
+        return self.latents
 
     def batch(self, progress: float) -> tuple[Tensor, ...]:
         n = self.config.batch

@@ -100,13 +100,13 @@ class Training:
         self.optimizer = MuonAdamW(task.modules(task.model), rank, world, task.outer)
         self.parameters: list[Tensor] = [*self.optimizer.parameters]
         self.average = [p.detach().clone() for p in self.parameters]
-        task.open(self.random, device)
+        self.views = task.open(self.random, device)
         self.capture = CudaCapture() if torch.device(device).type == "cuda" else None
         self.captured: dict[tuple, Repeated] = {}
 
     def loop(self) -> None:
         config, per_step = self.config, self.config.batch * self.world
-        self.task.fill()
+        self.views.fill()
         self.began = saved = scored = time.monotonic()
         recent, images = [], 0
         try:
@@ -114,7 +114,7 @@ class Training:
                 recent.append(self.step(images, progress))
                 images += per_step
                 if images // per_step % config.trace_every == 0:
-                    self.task.grow()
+                    self.views.grow()
                 if len(recent) == config.report_every:
                     self.log_progress(images, progress, recent)
                 if self.rank == 0 and time.monotonic() - saved > config.save_every:

@@ -155,14 +155,9 @@ class MultiviewTask:
     def modules(self, model: MultiviewPrior) -> list:
         return [model.unet, model.text_encoder]
 
-    def open(self, random: np.random.Generator, device: str) -> None:
+    def open(self, random: np.random.Generator, device: str) -> Rings:
         self.random, self.rings = random, Rings(self.config, random, device)
-
-    def fill(self) -> None:
-        self.rings.fill()
-
-    def grow(self) -> None:
-        self.rings.grow()
+        return self.rings
 
     def batch(self, progress: float) -> tuple[Tensor, ...]:
         """images (n, 3, 64, 64), ids (n, MAX_TOKENS), steps (n,), cameras (n, 16) and ids of the captions with view

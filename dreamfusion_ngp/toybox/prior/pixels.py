@@ -56,14 +56,9 @@ class PixelTask:
     def modules(self, model: Prior) -> list:
         return [model.unet, model.text_encoder]
 
-    def open(self, random: np.random.Generator, device: str) -> None:
+    def open(self, random: np.random.Generator, device: str) -> Reservoir:
         self.random, self.reservoir = random, Reservoir(self.config, random, device)
-
-    def fill(self) -> None:
-        self.reservoir.fill()
-
-    def grow(self) -> None:
-        self.reservoir.grow()
+        return self.reservoir
 
     def batch(self, progress: float) -> tuple[torch.Tensor, ...]:
         blind = BLIND_SHARE[progress >= self.config.text_phase]

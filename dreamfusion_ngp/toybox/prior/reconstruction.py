@@ -68,14 +68,9 @@ class AutoencoderTask:
     def modules(self, model: LatentPrior) -> list:
         return trained_modules(model.vae, self.encoder)
 
-    def open(self, random: np.random.Generator, device: str) -> None:
+    def open(self, random: np.random.Generator, device: str) -> Reservoir:
         self.random, self.reservoir = random, Reservoir(self.config, random, device, SIDE)
-
-    def fill(self) -> None:
-        self.reservoir.fill()
-
-    def grow(self) -> None:
-        self.reservoir.grow()
+        return self.reservoir
 
     def pictures(self, n: int, side: int) -> Tensor:
         """(n, 3, side, side) in [-1, 1]: crops around a point of a toy, or whole pictures."""

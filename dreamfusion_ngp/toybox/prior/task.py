@@ -10,6 +10,16 @@ import numpy as np
 from torch import Tensor, nn
 
 
+class Views(Protocol):
+    """Views of toys, kept on a device."""
+
+    def fill(self) -> None:
+        """Draw the first views."""
+
+    def grow(self) -> None:
+        """Replace some views by new ones."""
+
+
 class Task(Protocol):
     """What is trained. name: of its log in training.json, "" where that is the whole file.  model: holds what is
     trained and has `save(folder)`; on the device.  outer: see `MuonAdamW`.  sheet: None, or a function of a model and a
@@ -24,14 +34,9 @@ class Task(Protocol):
         """The trained modules of `model`, or of a copy; parameters without gradients in them stay."""
         ...
 
-    def open(self, random: np.random.Generator, device: str) -> None:
-        """Allocate the views; they and the batches are drawn from `random`."""
-
-    def fill(self) -> None:
-        """Draw the first views."""
-
-    def grow(self) -> None:
-        """Replace some views by new ones."""
+    def open(self, random: np.random.Generator, device: str) -> Views:
+        """Allocate the views of the batches; both are drawn from `random`."""
+        ...
 
     def batch(self, progress: float) -> tuple[Tensor, ...]:
         """The arguments of `loss`, on the device."""
