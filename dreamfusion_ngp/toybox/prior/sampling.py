@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from itertools import pairwise
 
 import numpy as np
@@ -24,24 +24,27 @@ def sample(
     prior, texts: list[str], *, scale: float = 4.0, steps: int = 30, seed: int = 0, batch: int = 40
 ) -> torch.Tensor:
     """(B, 64, 64, 3) images in [0, 1] for the captions, by DDIM with guidance uncond + scale (cond - uncond)."""
-    out = [_sample_batch(prior, texts[i : i + batch], scale, steps, seed + i) for i in range(0, len(texts), batch)]
+    out = [sample_batch(prior, texts[i : i + batch], scale, steps, seed + i) for i in range(0, len(texts), batch)]
     return torch.cat(out)
 
 
-def _sample_batch(prior, texts, scale, steps, seed):
+def sample_batch(
+    prior, texts: list[str], scale: float, steps: int, seed: int, cameras: torch.Tensor | None = None
+) -> torch.Tensor:
+    """As `sample`, at once. cameras: (B, 16), of a multi-view prior (`camera_numbers`)."""
     device = next(prior.unet.parameters()).device
-    n = len(texts)
-    tokens = tokenize(prior.tokenizer, texts + [""] * n).to(device)
-    abar = prior.scheduler.alphas_cumprod.to(device)
-    noise = np.random.default_rng(seed).normal(size=(n, 3, 64, 64))
+    tokens = tokenize(prior.tokenizer, texts + [""] * len(texts)).to(device)
+    abar, mask = prior.scheduler.alphas_cumprod.to(device), tokens.attention_mask
+    labels = None if cameras is None else cameras.repeat(2, 1).to(device)
+    noise = np.random.default_rng(seed).normal(size=(len(texts), 3, 64, 64))
     x = torch.tensor(noise, dtype=torch.float32, device=device)
     with autocast(device):
-        hidden = prior.text_encoder(tokens.input_ids, attention_mask=tokens.attention_mask).last_hidden_state
+        hidden = prior.text_encoder(tokens.input_ids, attention_mask=mask).last_hidden_state
 
     def clean(x, now):
         with autocast(device):
             packed = pack(torch.cat([x, x]), prior.unet.config.in_channels)
-            output = prior.unet(packed, now.to(device), hidden, encoder_attention_mask=tokens.attention_mask).sample
+            output = prior.unet(packed, now.to(device), hidden, labels, encoder_attention_mask=mask).sample
         cond, uncond = unpack(output.float()).chunk(2)
         return (uncond + scale * (cond - uncond)).clamp(-1, 1)
 
@@ -58,30 +61,32 @@ def ddim(clean: Callable, x: torch.Tensor, abar: torch.Tensor, steps: int) -> to
     return x0
 
 
-def sheet(prior, path, *, scale: float = 4.0, steps: int = 30, colors_per_class: int = 1, seed: int = 0) -> None:
+def sheet(prior, path, *, scale: float = 4.0, steps: int = 30, seed: int = 0) -> None:
     """Write a contact sheet of the prior's pictures; see `draw_sheet`."""
-    draw_sheet(lambda texts: sample(prior, texts, scale=scale, steps=steps, seed=seed), path, colors_per_class)
+    draw_sheet(lambda texts: sample(prior, texts, scale=scale, steps=steps, seed=seed), path)
 
 
-def draw_sheet(draw: Callable[[list[str]], torch.Tensor], path, colors_per_class: int = 1) -> None:
-    """Write a contact sheet, the format by its suffix: every class in the next colour of the list, one row per class
-    and colour, one column per view, the last column an untextured ("clay") one. draw: captions -> (n, H, H, 3) pictures
-    in [0, 1]."""
+def draw_sheet(draw: Callable[[list[str]], torch.Tensor], path) -> None:
+    """Write a contact sheet, the format by its suffix: a row for every class, one column per view, the last column an
+    untextured ("clay") one. draw: captions -> (n, H, H, 3) pictures in [0, 1]."""
+    texts = [view_prompt(toy, view) for toy in colored(CLASSES) for view in SHEET_VIEWS]
+    images = draw(texts + [view_prompt(subject(name), CLAY_VIEW, "clay") for name in CLASSES])
+    views, clay = images[: len(texts)].unflatten(0, (len(CLASSES), -1)), images[len(texts) :, None]
+    save_sheet(torch.cat([views, clay], 1).movedim(1, 2).flatten(2, 3), path)
+
+
+def colored(classes: Iterable[str]) -> list[str]:
+    """The toys of these classes, each in another colour than those before and after it."""
+    names = list(COLORS)
+    return [subject(name, names[i * 5 % len(names)]) for i, name in enumerate(classes)]
+
+
+def save_sheet(rows: torch.Tensor, path) -> None:
+    """Write rows (n, H, W, 3) of pictures in [0, 1] below one another, in two columns."""
     from PIL import Image
 
-    names = list(COLORS)
-    rows = [(c, names[(i * 5 + k * 3) % len(names)]) for k in range(colors_per_class) for i, c in enumerate(CLASSES)]
-    texts = [view_prompt(subject(c, color), view) for c, color in rows for view in SHEET_VIEWS]
-    clay = [view_prompt(subject(c), CLAY_VIEW, "clay") for c, _ in rows]
-    images = draw(texts + clay)
-    side = images.shape[1]
-    grid = images[: len(texts)].view(len(rows), len(SHEET_VIEWS), side, side, 3)
-    grid = torch.cat([grid, images[len(texts) :].view(len(rows), 1, side, side, 3)], 1)
-    strips = torch.cat([torch.cat(list(row), 1) for row in grid]).view(len(rows), side, -1, 3)
-    columns = 2 if len(rows) > 12 else 1
-    half = -(-len(rows) // columns)
-    blocks = [torch.cat(list(strips[i : i + half])) for i in range(0, len(rows), half)]
-    tall = max(b.shape[0] for b in blocks)
-    blocks = [torch.cat([b, torch.ones(tall - b.shape[0], *b.shape[1:])]) for b in blocks]
-    pixels = (torch.cat(blocks, 1).clamp(0, 1) * 255).round().to(torch.uint8).numpy()
+    half = -(-len(rows) // 2)
+    rows = torch.cat([rows, rows.new_ones(2 * half - len(rows), *rows.shape[1:])])
+    grid = torch.cat([rows[:half].flatten(0, 1), rows[half:].flatten(0, 1)], 1)
+    pixels = (grid.clamp(0, 1) * 255).round().to(torch.uint8).numpy()
     Image.fromarray(pixels).save(path, optimize=True, quality=88)
