@@ -44,22 +44,22 @@ class Published:
 
     source: str
     steps: int
-    views: int
     resolution: int
     distance: tuple[float, float]
     fov: tuple[float, float]
     elevation: tuple[float, float]
-    jitter: tuple[float, float, float]  # of position (uniform), point looked at and up vector (deviations)
-    radius: float  # half the side of the scene's cube
     scale: float
     scale_form: str
     reduction: int
-    orientation: tuple[float, float, int]  # start, end, steps until the end
-    sparsity: float
-    opaque: float
-    lr_grid: float
-    lr_mlp: float
-    lr_background: float
+    views: int = 1
+    jitter: tuple[float, float, float] = (0.0, 0.0, 0.0)  # of position (uniform), point looked at, up (deviations)
+    radius: float = 1.0  # half the side of the scene's cube
+    orientation: tuple[float, float, int] = (0.0, 0.0, 0)  # start, end, steps until the end
+    sparsity: float = 0.0
+    opaque: float = 0.0
+    lr_grid: float = 1e-2
+    lr_mlp: float = 1e-3
+    lr_background: float = 1e-3
     doubling_steps: int = 0
     second_doubling_steps: int = 0
     albedo_steps: int = 0
@@ -86,7 +86,6 @@ class Published:
 
 THREESTUDIO: dict[str, Any] = dict(
     steps=10_000,
-    views=1,
     resolution=64,
     distance=(1.5, 2.0),
     fov=(40.0, 70.0),
@@ -97,10 +96,7 @@ THREESTUDIO: dict[str, Any] = dict(
     scale_form="omega",
     orientation=(10.0, 1000.0, 5000),
     sparsity=1.0,
-    opaque=0.0,
-    lr_grid=1e-2,
     lr_mlp=1e-2,
-    lr_background=1e-3,
 )
 
 DREAMFUSION_SD = Published(
@@ -124,14 +120,11 @@ DREAMFUSION_IF = Published(
 RFDS_SD3 = Published(
     source="RFDS (Yang et al., ICLR 2025), configs/rfds_sd3.yaml at 235e39f",
     steps=15_000,
-    views=1,
     resolution=256,
     doubling_steps=5000,
     distance=(1.0, 1.5),
     fov=(40.0, 70.0),
     elevation=(-10.0, 45.0),
-    jitter=(0.0, 0.0, 0.0),
-    radius=1.0,
     lit_probability=0.0,
     random_background=0.5,
     scale=100.0,
@@ -141,12 +134,8 @@ RFDS_SD3 = Published(
     weighting="velocity",
     guidance_resolution=512,
     reduction=1,
-    orientation=(0.0, 0.0, 0),
     sparsity=0.1,
     opaque=0.1,
-    lr_grid=1e-2,
-    lr_mlp=1e-3,
-    lr_background=1e-3,
 )
 
 
@@ -164,8 +153,6 @@ MVDREAM_SD21 = Published(
     distance_per_focal=True,
     fov=(15.0, 60.0),
     elevation=(0.0, 30.0),
-    jitter=(0.0, 0.0, 0.0),
-    radius=1.0,
     ring=4,
     lit_probability=0.0,
     random_background=0.5,
@@ -181,12 +168,6 @@ MVDREAM_SD21 = Published(
     weighting="clean",
     guidance_resolution=256,
     reduction=4 * 32 * 32,
-    orientation=(0.0, 0.0, 0),
-    sparsity=0.0,
-    opaque=0.0,
-    lr_grid=1e-2,
-    lr_mlp=1e-3,
-    lr_background=1e-3,
 )
 
 
