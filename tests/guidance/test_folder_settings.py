@@ -5,22 +5,12 @@ import json
 import pytest
 import torch
 from support.changed_folders import copied, edited
-from support.tiny_models import config, embedding, judged
+from support.tiny_models import config, embedding, judged, pipeline
 
 from dreamfusion_ngp.base.errors import PriorError
 from dreamfusion_ngp.guidance.load import load_guidance
 
 PROMPT, VIEW = "a red mug", "a red mug, front view"
-
-
-def pipeline(name, folder, **absent):
-    import diffusers
-
-    if name == "StableDiffusionPipeline":
-        absent["safety_checker"] = None
-    if name == "IFPipeline":
-        absent |= dict.fromkeys(("safety_checker", "feature_extractor", "watermarker"))
-    return getattr(diffusers, name).from_pretrained(folder, low_cpu_mem_usage=False, **absent)
 
 
 def settings(folder, **values):

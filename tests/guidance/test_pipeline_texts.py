@@ -9,21 +9,11 @@ import pytest
 import torch
 from support.changed_folders import clip, copied, edit, edited, replace
 from support.tiny_latent import clip_tokenizer
-from support.tiny_models import config, embedding, tiny_tokenizer
+from support.tiny_models import config, embedding, pipeline, tiny_tokenizer
 
 from dreamfusion_ngp.guidance.load import load_guidance
 
 PROMPT, VIEW = "a red mug", "a red mug, front view"
-
-
-def pipeline(name, folder, **absent):
-    import diffusers
-
-    if name == "StableDiffusionPipeline":
-        absent["safety_checker"] = None
-    if name == "IFPipeline":
-        absent |= dict.fromkeys(("safety_checker", "feature_extractor", "watermarker"))
-    return getattr(diffusers, name).from_pretrained(folder, low_cpu_mem_usage=False, **absent)
 
 
 def assert_the_pipelines(folder, prompt=VIEW, **more):

@@ -3,10 +3,11 @@
 import pytest
 import torch
 from safetensors.torch import load_file
+from support.tiny_runs import stopping_at
 
 from dreamfusion_ngp import cli
 from dreamfusion_ngp.guidance.rules import OF_FLOWS, RULES
-from dreamfusion_ngp.runs import generate, recorder
+from dreamfusion_ngp.runs import generate
 
 SMALL = (
     "views=2",
@@ -38,9 +39,7 @@ def test_a_rule_runs_and_resumes_bit_for_bit(rule, folders, latent_folders, tmp_
     words = ["generate", "a red mug", "--guidance", model, "--rule", rule, "--steps", str(STEPS), "--threads", "1"]
     words += [part for text in SMALL for part in ("--set", text)]
     assert cli.main([*words, "-o", str(tmp_path / "whole")]) == 0
-    tell = recorder.Recorder.__call__
-    with monkeypatch.context() as patch:
-        patch.setattr(recorder.Recorder, "__call__", lambda self, record: tell(self, record) or self.state.step == 2)
+    with stopping_at(2):
         assert cli.main([*words, "-o", str(tmp_path / "half")]) == 0
     begun = tensors(tmp_path / "half")
     assert cli.main(["resume", str(next((tmp_path / "half").glob("*/*"))), "--threads", "1"]) == 0

@@ -12,6 +12,7 @@ from support.mesh_files import (
     BOX,
     box,
     glb_file,
+    outcome,
     picture,
     ply_bytes,
     stl_bytes,
@@ -23,18 +24,6 @@ from support.mesh_files import (
 from dreamfusion_ngp.base.errors import DreamfusionError, MeshError, UsageError
 from dreamfusion_ngp.importer.read import read_mesh
 from dreamfusion_ngp.importer.write import mesh_files
-
-
-def outcome(path) -> str:
-    """ "read", or the one line that it was refused with."""
-    try:
-        read_mesh(path)
-    except MeshError as error:
-        line = str(error)
-        assert line.startswith(f"{path.name}: ") and "\n" not in line and len(line) < 300
-        return line
-    return "read"
-
 
 FILES = {
     "glb": lambda: textured_glb().bytes(),

@@ -9,22 +9,10 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from support.mesh_files import BODY, BOX, Glb, box, encoded, picture, textured_glb
+from support.mesh_files import BODY, BOX, Glb, box, encoded, outcome, picture, textured_glb
 
-from dreamfusion_ngp.base.errors import MeshError
 from dreamfusion_ngp.importer.read import read_mesh
 from dreamfusion_ngp.importer.write import write_mesh
-
-
-def outcome(path) -> str:
-    """ "read", or the one line that it was refused with."""
-    try:
-        read_mesh(path)
-    except MeshError as error:
-        line = str(error)
-        assert line.startswith(f"{path.name}: ") and "\n" not in line and len(line) < 300
-        return line
-    return "read"
 
 
 def test_counts_are_checked_before_memory_is_taken(tmp_path):

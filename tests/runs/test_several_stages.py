@@ -8,6 +8,7 @@ import pytest
 import trimesh
 from support.coarse_figures import coarsen
 from support.tiny_latent import tiny_latent_folder
+from support.tiny_runs import stopping_at
 
 from dreamfusion_ngp.base.errors import PriorError, UsageError
 from dreamfusion_ngp.config.overrides import override
@@ -76,18 +77,9 @@ class Stop(Exception):
 
 
 @pytest.mark.parametrize("at", [2, 6, 8])
-def test_stopped_in_either_stage_and_resumed(made, tmp_path, at, monkeypatch):
+def test_stopped_in_either_stage_and_resumed(made, tmp_path, at):
     """Stopped in the volume, between the two, in the mesh: the run goes on to the very same tensors."""
-    from dreamfusion_ngp.runs import recorder
-
-    tell = recorder.Recorder.__call__
-
-    def stopping(self, record):
-        answer = tell(self, record)
-        return True if self.state.before + self.state.step == at else answer
-
-    with monkeypatch.context() as patch:
-        patch.setattr(recorder.Recorder, "__call__", stopping)
+    with stopping_at(at):
         part = generate(tiny(), tmp_path, device="cpu", formats=("stl",), size=30)
     assert part.step == (11 if at == 6 else at), "a stage that has made its steps is not stopped"
     if at == 6:

@@ -8,6 +8,7 @@ import pytest
 import torch
 import trimesh
 from support.coarse_figures import coarsen
+from support.tiny_runs import stopping_at
 
 from dreamfusion_ngp.base.errors import CheckpointError, UsageError
 from dreamfusion_ngp.config.presets import preset
@@ -115,17 +116,8 @@ def test_what_is_held_is_the_mesh(volume):
 
 
 @pytest.mark.parametrize("at", [2, 7])
-def test_stopped_in_either_stage_and_resumed(made, tmp_path, at, monkeypatch):
-    from dreamfusion_ngp.runs import recorder
-
-    tell = recorder.Recorder.__call__
-
-    def stopping(self, record):
-        answer = tell(self, record)
-        return True if self.state.before + self.state.step == at else answer
-
-    with monkeypatch.context() as patch:
-        patch.setattr(recorder.Recorder, "__call__", stopping)
+def test_stopped_in_either_stage_and_resumed(made, tmp_path, at):
+    with stopping_at(at):
         part = generate(tiny(), tmp_path, device="cpu", formats=("stl",))
     assert part.step == at
     again = resume(part.folder, device="cpu", formats=("stl",))

@@ -7,6 +7,7 @@ import struct
 import numpy as np
 from PIL import Image
 
+from dreamfusion_ngp.base.errors import MeshError
 from dreamfusion_ngp.importer.read import read_mesh
 from dreamfusion_ngp.importer.write import write_mesh
 
@@ -223,6 +224,17 @@ def stl_text(vertices, faces) -> str:
 def read(folder, data: bytes, name: str = "mug.glb", **options):
     (folder / name).write_bytes(data)
     return read_mesh(folder / name, **options)
+
+
+def outcome(path) -> str:
+    """ "read", or the one line that it was refused with."""
+    try:
+        read_mesh(path)
+    except MeshError as error:
+        line = str(error)
+        assert line.startswith(f"{path.name}: ") and "\n" not in line and len(line) < 300
+        return line
+    return "read"
 
 
 def rewritten(folder, data: bytes, images: dict) -> bytes:

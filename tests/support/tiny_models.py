@@ -170,3 +170,14 @@ def recorded(guidance, monkeypatch) -> list:
 def embedding(guidance, text, key="hidden"):
     """What a guidance knows of a text."""
     return guidance.denoiser.texts.embeddings[key][guidance.denoiser.texts.rows[text]]
+
+
+def pipeline(name, folder, **absent):
+    """A folder as diffusers' own pipeline of that name. absent: parts that it lacks, each None."""
+    import diffusers
+
+    if name == "StableDiffusionPipeline":
+        absent["safety_checker"] = None
+    if name == "IFPipeline":
+        absent |= dict.fromkeys(("safety_checker", "feature_extractor", "watermarker"))
+    return getattr(diffusers, name).from_pretrained(folder, low_cpu_mem_usage=False, **absent)

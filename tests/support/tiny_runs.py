@@ -1,11 +1,15 @@
 """Runs of seconds for the tests of what makes, saves and scores runs, and for those of the prior's training."""
 
+from contextlib import contextmanager
+from unittest.mock import patch
+
 import torch
 
 from dreamfusion_ngp.config.schema import CameraConfig, FieldConfig, OptimConfig, RenderConfig, RunConfig
 from dreamfusion_ngp.guidance.protocol import GuidanceOutput
 from dreamfusion_ngp.optimise.loop import train
 from dreamfusion_ngp.optimise.volume import VolumeStage
+from dreamfusion_ngp.runs.recorder import Recorder
 from dreamfusion_ngp.toybox.prior.loss import TrainPriorConfig
 
 TINY = RunConfig(
@@ -77,6 +81,19 @@ def run(config, guidance=None, state=None, stop_after=None, device="cpu"):
 
     train(state, guidance or Target(), observe)
     return state, records
+
+
+@contextmanager
+def stopping_at(step):
+    """Within the block, runs stop once their stages together have made so many steps."""
+    tell = Recorder.__call__
+
+    def stopping(self, record):
+        answer = tell(self, record)
+        return True if self.state.before + self.state.step == step else answer
+
+    with patch.object(Recorder, "__call__", stopping):
+        yield
 
 
 def all_finite(state) -> bool:
