@@ -16,9 +16,9 @@ def interval(lowest: float, highest: float, low: float, high: float) -> Any:
     return field(default=(lowest, highest), metadata={"range": (low, high), "interval": True})
 
 
-def maybe(low: float, high: float, was: float = 0):
-    """A setting of one number from `low` to `high`, or None, its default, which older versions wrote as `was`."""
-    return field(default=None, metadata={"range": (low, high), "was": was})
+def maybe(low: float, high: float):
+    """A setting of one number from `low` to `high`, or None, its default, which older versions wrote as 0."""
+    return field(default=None, metadata={"range": (low, high), "was": 0})
 
 
 def choice(default: str, *others: str):
@@ -26,6 +26,6 @@ def choice(default: str, *others: str):
     return field(default=default, metadata={"choices": (default, *others)})
 
 
-def maybe_choice(*words: str, was: str = "none"):
-    """A setting that is one of a few words, or None, its default, which older versions wrote as `was`."""
-    return field(default=None, metadata={"choices": (None, *words), "was": was})
+def maybe_choice(*words: str):
+    """A setting that is one of a few words, or None, its default, which older versions wrote as "none"."""
+    return field(default=None, metadata={"choices": (None, *words), "was": "none"})

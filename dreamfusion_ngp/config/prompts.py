@@ -143,12 +143,12 @@ def foreign_syntax(text: str) -> list[str]:
     return [part for part in matches if not (part.isalpha() and text == text.upper())]
 
 
-def clean_prompt(text: str, name: str = "the prompt") -> str:
+def clean_prompt(text: str) -> str:
     """The prompt in normal form (`clean_text`). Raises PromptError for a text that is empty (or invisible) or too long,
     and for codes that are no characters. All other characters are plain text: slashes, dots and quotes have no special
     meaning.
     """
-    text = clean_text(text, name)
+    text = clean_text(text, "the prompt")
     if not lookalike(text):
-        raise PromptError(f'{name} is empty; try: dreamfusion-ngp generate "a red mug"')
+        raise PromptError('the prompt is empty; try: dreamfusion-ngp generate "a red mug"')
     return text

@@ -49,8 +49,8 @@ class Bank:
 
 
 @cache
-def bank(name: str, elevation: int, size: int = BANK, seed: int = 17) -> Bank:
-    random = np.random.default_rng([seed, CLASSES.index(name), elevation])
+def bank(name: str, elevation: int, size: int = BANK) -> Bank:
+    random = np.random.default_rng([17, CLASSES.index(name), elevation])
     focal = random.uniform(*FRAMED_CAMERAS.focal, size).repeat(VIEWS)
     distance = focal * random.uniform(*FRAMED_CAMERAS.distance, size).repeat(VIEWS)
     cameras = orbit(np.tile(np.arange(VIEWS) * 90, size), elevation, distance, focal)
@@ -128,25 +128,3 @@ def judge_multiview_prior(
         prior, texts, [0] * samples, [row[0].elevation for row in requests], scale=scale, steps=steps, seed=seed
     )
     return judge_rows(judge or load_judge(), rows, requests) | {"scale": scale, "steps": steps, "seed": seed}
-
-
-def true_rows(requests: list[list[Request]], seed: int = 0, one: bool = True) -> Tensor:
-    """(n, VIEWS, 64, 64, 3) true pictures for requests, with random proportions, colours and backgrounds as in the
-    prior's training. one: one toy per row, else another one in every picture."""
-    from ..toybox.prior.loss import backgrounds, random_colors
-    from ..toybox.world.tracer import shade
-    from .pictures import FLAT
-
-    random, rows, names = np.random.default_rng([seed, 13]), [], list(COLORS)
-    times = VIEWS if one else 1
-    for sides in requests:
-        n = VIEWS // times
-        focal = random.uniform(*FRAMED_CAMERAS.focal, n).repeat(times)
-        distance = focal * random.uniform(*FRAMED_CAMERAS.distance, n).repeat(times)
-        cameras = orbit([w.azimuth for w in sides], sides[0].elevation, distance, focal)
-        u = torch.tensor(random.uniform(-1, 1, (n, PARAMETERS)).repeat(times, 0), dtype=torch.float32)
-        colors = random_colors(np.full(n, names.index(sides[0].color)), random).repeat_interleave(times, 0)
-        behind = backgrounds(n, SIZE, random).repeat_interleave(times, 0)
-        buffer = trace(sides[0].name, u, cameras, SIZE)
-        rows.append(shade(buffer, colors, torch.tensor([FLAT]).expand(VIEWS, -1), behind))
-    return torch.stack(rows).clamp(0, 1)

@@ -60,12 +60,12 @@ def lit_pictures(state, resolution: int) -> torch.Tensor:
     return torch.cat([r.rgb for r in views]).float().cpu().clamp(0, 1)
 
 
-def field_pictures(state, resolution: int = RESOLUTION) -> Pictures:
+def field_pictures(state) -> Pictures:
     """Pictures of a run's field from the `judging_cameras`, further off where its cube is wider than the default."""
     cameras = judging_cameras(scale=FieldConfig.bound / state.config.field.bound)
     colors, images = torch.tensor(DISPLAY_BACKGROUND).expand(len(cameras), 3), {}
     for kind, rows in shading_rows(cameras).items():
-        views = list(state.show(cameras, rows, colors, resolution))
+        views = list(state.show(cameras, rows, colors, RESOLUTION))
         images[kind] = torch.cat([r.rgb for r in views]).float().cpu().clamp(0, 1)
         images["opacity"] = torch.cat([r.opacity for r in views]).float().cpu().clamp(0, 1)
     return Pictures(**images)

@@ -12,7 +12,7 @@ TEXT_KEYS = ("prompt", "caption", "text", "description")  # of an object that st
 LIST_KEYS = ("prompts", "captions", "data", "annotations")  # of an object that holds a list of them
 
 
-def listed_prompts(path: Path, name: str = "--captions") -> list[tuple[str, str]]:
+def listed_prompts(path: Path) -> list[tuple[str, str]]:
     """(where, text) of every entry of a file, in order; "line 3" or "entry 3".
 
     .json: a list of texts or of objects with one of TEXT_KEYS, an object with such a list under one of LIST_KEYS, one
@@ -20,19 +20,19 @@ def listed_prompts(path: Path, name: str = "--captions") -> list[tuple[str, str]
     .jsonl: a text or such an object a line. Any other name: a text a line. Raises UsageError that names the file, and
     the entry that cannot be used.
     """
-    path = Path(path)
+    path, name = Path(path), f"--captions {path}"
     try:
         text = path.read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
-        raise UsageError(f"{name} {path}: {getattr(error, 'strerror', None) or 'is no text in UTF-8'}") from None
+        raise UsageError(f"{name}: {getattr(error, 'strerror', None) or 'is no text in UTF-8'}") from None
     if path.suffix.lower() == ".json":
-        values = entries(parsed(text, f"{name} {path}"), f"{name} {path}")
-        return [(f"entry {i}", text_of(entry, f"{name} {path}, entry {i}")) for i, entry in enumerate(values, 1)]
+        values = entries(parsed(text, name), name)
+        return [(f"entry {i}", text_of(entry, f"{name}, entry {i}")) for i, entry in enumerate(values, 1)]
     lines = list(enumerate(text.split("\n"), 1))
     if path.suffix.lower() != ".jsonl":
         return [(f"line {i}", line) for i, line in lines]
     filled = [(i, line) for i, line in lines if line.strip()]
-    places = [(f"line {i}", f"{name} {path}, line {i}", line) for i, line in filled]
+    places = [(f"line {i}", f"{name}, line {i}", line) for i, line in filled]
     return [(where, text_of(parsed(line, place), place)) for where, place, line in places]
 
 

@@ -137,7 +137,7 @@ def decimate(mesh: Mesh, faces: int) -> Mesh:
     return mesh
 
 
-def taubin(mesh: Mesh, iterations: int, shrink: float = 0.5, grow: float = -0.53) -> Mesh:
+def taubin(mesh: Mesh, iterations: int) -> Mesh:
     """Taubin's smoothing (1995): Laplacian steps that alternately shrink and grow, which preserves the volume."""
     from scipy.sparse import coo_matrix, diags
 
@@ -148,7 +148,7 @@ def taubin(mesh: Mesh, iterations: int, shrink: float = 0.5, grow: float = -0.53
     average = diags(1 / np.asarray(neighbours.sum(1)).ravel()) @ neighbours
     vertices = mesh.vertices
     for _ in range(iterations):
-        for factor in (shrink, grow):
+        for factor in (0.5, -0.53):
             vertices = vertices + factor * (average @ vertices - vertices)
     return Mesh(vertices, f)
 

@@ -73,11 +73,11 @@ def preview_picture(state: Stage, resolution: int = 128) -> np.ndarray:
     return (np.concatenate(rows) * 255).round().astype(np.uint8)
 
 
-def turntable_frames(state: Stage, count: int = 48, resolution: int = 192, elevation: float = 20.0):
+def turntable_frames(state: Stage, count: int = 48, resolution: int = 192):
     """Yield (H, 3 W, 3) uint8 frames of one turn: colours, normals, untextured, side by side."""
     for i in range(0, count, 4):
         azimuths = [360.0 * k / count for k in range(i, min(i + 4, count))]
-        color = display(state, azimuths, elevation, resolution)
-        clay = display(state, azimuths, elevation, resolution, plain=True)
+        color = display(state, azimuths, 20.0, resolution)
+        clay = display(state, azimuths, 20.0, resolution, plain=True)
         for (rgb, normal, _), (white, _, _) in zip(color, clay, strict=True):
             yield (np.concatenate([rgb, normal, white], 1) * 255).round().astype(np.uint8)

@@ -30,6 +30,7 @@ from .kept import kept_texels, kept_views
 log = logging.getLogger(__name__)
 
 DIAGONAL = 1.05  # world units, of an imported mesh's bounding box: the median of the toys'
+REACH = 8  # texels around charts that are padded
 
 
 class TextureStage(PaintStage):
@@ -167,15 +168,15 @@ def home_of(mesh: ImportedMesh) -> torch.Tensor | None:
     return None if home is None else torch.from_numpy(home)
 
 
-def pad(image: np.ndarray, covered: np.ndarray, reach: int = 8) -> np.ndarray:
-    """The image with texels that are not covered, but within `reach` of covered ones, set to the nearest of those."""
+def pad(image: np.ndarray, covered: np.ndarray) -> np.ndarray:
+    """The image with texels that are not covered, but within REACH of covered ones, set to the nearest of those."""
     from scipy.ndimage import distance_transform_edt
 
     if covered.all() or not covered.any():
         return image
     nearest: Any = distance_transform_edt(~covered, return_indices=True)
     away, (row, column) = nearest
-    near = away <= reach
+    near = away <= REACH
     out = image.copy()
     out[near] = image[row[near], column[near]]
     return out

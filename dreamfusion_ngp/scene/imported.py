@@ -179,12 +179,10 @@ class NamedView:
     file_axis: str
 
 
-def view_check(mesh: ImportedMesh, distance: float = 2.0, focal: float = 1.25) -> tuple[tuple[NamedView, ...], Cameras]:
-    """The four named views for a preview that shows whether `up` and `front` are right, and their cameras.
-
-    distance: world units. focal: image widths; the defaults show the whole mesh. "left" is the object's own left,
-    azimuth 90, the camera on +X (as in TEXTure, Richardson et al. 2023).
-    """
+def view_check(mesh: ImportedMesh) -> tuple[tuple[NamedView, ...], Cameras]:
+    """The four named views for a preview that shows whether `up` and `front` are right, and their cameras, which see
+    the whole mesh. "left" is the object's own left, azimuth 90, the camera on +X (as in TEXTure, Richardson et al.
+    2023)."""
     back = np.linalg.inv(mesh.matrix[:3, :3])
     views = []
     for name, azimuth in NAMED_VIEWS.items():
@@ -192,4 +190,4 @@ def view_check(mesh: ImportedMesh, distance: float = 2.0, focal: float = 1.25) -
         toward /= np.linalg.norm(toward)
         file_axis = next((key for key, row in AXES.items() if row @ toward > 1 - 1e-6), "")
         views.append(NamedView(name, azimuth, file_axis))
-    return tuple(views), orbit(list(NAMED_VIEWS.values()), 0.0, distance, focal)
+    return tuple(views), orbit(list(NAMED_VIEWS.values()), 0.0, 2.0, 1.25)

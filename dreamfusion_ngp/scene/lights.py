@@ -8,7 +8,6 @@ import torch
 from ..config.schema import LightConfig
 
 ALBEDO, LAMBERTIAN, TEXTURELESS = 0, 1, 2
-MODE_NAMES = ("albedo", "lambertian", "textureless")
 
 
 def sample_modes(config: LightConfig, n: int, progress: float, random: np.random.Generator) -> np.ndarray:

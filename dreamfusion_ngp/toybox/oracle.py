@@ -21,15 +21,15 @@ from ..guidance.score_distillation import ScoreDistillation
 from ..scene.cameras import spherical
 from ..scene.lights import sample_light_positions, shading_rows
 from ..scene.views import Views, sample_views
-from .world.shapes import COLORS, PARAMETERS, distance
+from .world.shapes import COLORS, PARAMETERS
 from .world.tracer import part_colors, shade, trace
 
 NEAREST = 6  # pictures that "camera" conditioning chooses from
 
 
-def cosine_schedule(length: int = 1000) -> np.ndarray:
-    """abar of Nichol & Dhariwal 2021."""
-    f = np.cos((np.arange(length + 1) / length + 0.008) / 1.008 * np.pi / 2) ** 2
+def cosine_schedule() -> np.ndarray:
+    """(1000,) abar of Nichol & Dhariwal 2021."""
+    f = np.cos((np.arange(1001) / 1000 + 0.008) / 1.008 * np.pi / 2) ** 2
     return np.cumprod(np.maximum(f[1:] / f[:-1], 0.001))
 
 
@@ -112,18 +112,3 @@ def posterior_mean(z, bank, alpha, sigma):
     residual = (z - alpha * bank).flatten(1)
     weights = torch.softmax(-residual.square().sum(1) / (2 * sigma.flatten() ** 2), 0)
     return (weights @ bank.flatten(1)).view_as(z)
-
-
-def true_occupancy(toy: str, resolution: int, bound: float) -> torch.Tensor:
-    """(resolution^3,) bool: cell centres of the scene cube inside the toy of canonical proportions."""
-    points = cell_centres(resolution, bound)
-    return (distance(toy, tuple(points[None, :, i] for i in range(3)), torch.zeros(1, PARAMETERS)) < 0)[0]
-
-
-def cell_centres(resolution: int, bound: float) -> torch.Tensor:
-    axis = ((torch.arange(resolution) + 0.5) / resolution * 2 - 1) * bound
-    return torch.stack(torch.meshgrid(axis, axis, axis, indexing="ij"), -1).reshape(-1, 3)
-
-
-def iou(a: torch.Tensor, b: torch.Tensor) -> float:
-    return float((a & b).sum() / (a | b).sum().clamp(min=1))

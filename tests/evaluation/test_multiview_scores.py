@@ -2,13 +2,21 @@
 
 from dataclasses import replace
 
+import numpy as np
 import pytest
+import torch
 
+from dreamfusion_ngp.config.presets import FRAMED_CAMERAS
 from dreamfusion_ngp.evaluation import multiview
 from dreamfusion_ngp.evaluation.backdrop import backdrop
-from dreamfusion_ngp.evaluation.judge import load_judge
-from dreamfusion_ngp.evaluation.multiview import Bank, is_one_toy, judge_rows, row_requests, true_rows
-from dreamfusion_ngp.toybox.world.shapes import CLASSES, COLORS
+from dreamfusion_ngp.evaluation.judge import SIZE, load_judge
+from dreamfusion_ngp.evaluation.multiview import Bank, is_one_toy, judge_rows, row_requests
+from dreamfusion_ngp.evaluation.pictures import FLAT
+from dreamfusion_ngp.guidance.multiview import VIEWS
+from dreamfusion_ngp.scene.cameras import orbit
+from dreamfusion_ngp.toybox.prior.loss import backgrounds, random_colors
+from dreamfusion_ngp.toybox.world.shapes import CLASSES, COLORS, PARAMETERS
+from dreamfusion_ngp.toybox.world.tracer import shade, trace
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -24,6 +32,24 @@ def small():
 def mugs(n: int):
     row = next(row for row in row_requests(len(CLASSES)) if row[0].name == "mug")
     return [[replace(request, color=color, elevation=15) for request in row] for color in list(COLORS)[:n]]
+
+
+def true_rows(requests: list, seed: int = 0, one: bool = True) -> torch.Tensor:
+    """(n, VIEWS, 64, 64, 3) true pictures for requests, with random proportions, colours and backgrounds as in the
+    prior's training. one: one toy per row, else another one in every picture."""
+    random, rows, names = np.random.default_rng([seed, 13]), [], list(COLORS)
+    times = VIEWS if one else 1
+    for sides in requests:
+        n = VIEWS // times
+        focal = random.uniform(*FRAMED_CAMERAS.focal, n).repeat(times)
+        distance = focal * random.uniform(*FRAMED_CAMERAS.distance, n).repeat(times)
+        cameras = orbit([w.azimuth for w in sides], sides[0].elevation, distance, focal)
+        u = torch.tensor(random.uniform(-1, 1, (n, PARAMETERS)).repeat(times, 0), dtype=torch.float32)
+        colors = random_colors(np.full(n, names.index(sides[0].color)), random).repeat_interleave(times, 0)
+        behind = backgrounds(n, SIZE, random).repeat_interleave(times, 0)
+        buffer = trace(sides[0].name, u, cameras, SIZE)
+        rows.append(shade(buffer, colors, torch.tensor([FLAT]).expand(VIEWS, -1), behind))
+    return torch.stack(rows).clamp(0, 1)
 
 
 def test_requests_have_every_class_from_four_sides():

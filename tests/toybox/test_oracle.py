@@ -18,15 +18,8 @@ from dreamfusion_ngp.config.presets import FRAMED_CAMERAS
 from dreamfusion_ngp.config.schema import FieldConfig, GuidanceConfig, LightConfig, OptimConfig, RenderConfig, RunConfig
 from dreamfusion_ngp.guidance.schedule import Schedule
 from dreamfusion_ngp.optimise.volume import VolumeStage, train_step
-from dreamfusion_ngp.toybox.oracle import (
-    Oracle,
-    Posterior,
-    cell_centres,
-    cosine_schedule,
-    iou,
-    posterior_mean,
-    true_occupancy,
-)
+from dreamfusion_ngp.toybox.oracle import Oracle, Posterior, cosine_schedule, posterior_mean
+from dreamfusion_ngp.toybox.world.shapes import PARAMETERS, distance
 
 SURFACE = 3.0  # density per world unit that counts as inside
 CELLS = 32  # per axis of the comparison
@@ -74,11 +67,21 @@ def shape(toy: str, view_words: str, camera: bool = False) -> torch.Tensor:
     oracle, state = Oracle(config, toy, "red", camera), VolumeStage(config, "cpu")
     for _ in range(config.steps):
         train_step(state, oracle, config, perf_counter)
-    return state.field.density(cell_centres(CELLS, config.field.bound)) > SURFACE
+    return state.field.density(centres(CELLS, config.field.bound)) > SURFACE
 
 
 def truth(toy: str) -> torch.Tensor:
-    return true_occupancy(toy, CELLS, SMALL.field.bound)
+    points = centres(CELLS, SMALL.field.bound)
+    return (distance(toy, tuple(points[None, :, i] for i in range(3)), torch.zeros(1, PARAMETERS)) < 0)[0]
+
+
+def centres(resolution: int, bound: float) -> torch.Tensor:
+    axis = ((torch.arange(resolution) + 0.5) / resolution * 2 - 1) * bound
+    return torch.stack(torch.meshgrid(axis, axis, axis, indexing="ij"), -1).reshape(-1, 3)
+
+
+def iou(a: torch.Tensor, b: torch.Tensor) -> float:
+    return float((a & b).sum() / (a | b).sum().clamp(min=1))
 
 
 def test_a_sphere_and_a_torus_come_out_of_view_words():

@@ -11,16 +11,14 @@ from .volume import fill_cavities
 RESOLUTION = 64  # cells per axis of the grid whose surface is used
 
 
-def surface_colors(
-    density, albedo, bound: float, level: float, *, resolution: int = RESOLUTION, device="cpu"
-) -> np.ndarray:
+def surface_colors(density, albedo, bound: float, level: float, device="cpu") -> np.ndarray:
     """(N, 3) albedo of the field in the cells of its solid that can be seen from outside: those next to open space."""
     from scipy.ndimage import binary_erosion
 
-    solid = fill_cavities(sample_grid(density, bound, resolution, device) > level)
+    solid = fill_cavities(sample_grid(density, bound, RESOLUTION, device) > level)
     kernel: np.ndarray = np.asarray(binary_erosion(solid))
     visible = np.argwhere(solid & ~kernel)
-    return query(albedo, cell_centres(bound, resolution)[visible], device)
+    return query(albedo, cell_centres(bound, RESOLUTION)[visible], device)
 
 
 def color_scores(colors: np.ndarray, color: str) -> tuple[float, float]:

@@ -12,6 +12,7 @@ import numpy as np
 import torch
 
 from ...base.errors import ExportError
+from ...config.schema import FieldConfig
 from ...export.isosurface import CLIP, Mesh, compact, marching_cubes, outer_shells
 from ...scene.isolevel import LEVEL, iso_level, sample_grid
 from ...scene.solid import points_on_faces
@@ -45,9 +46,9 @@ def sample_faces(mesh: Mesh, n: int, seed: int = 0) -> tuple[np.ndarray, np.ndar
     return a + b + c, face
 
 
-def sample_surface(mesh: Mesh, n: int, seed: int = 0) -> np.ndarray:
+def sample_surface(mesh: Mesh, n: int) -> np.ndarray:
     """(n, 3) points on a mesh, as `sample_faces`."""
-    return sample_faces(mesh, n, seed)[0]
+    return sample_faces(mesh, n)[0]
 
 
 def outer_surface(density, bound: float, level: float | None = None, device="cpu") -> Surface:
@@ -65,14 +66,14 @@ def outer_surface(density, bound: float, level: float | None = None, device="cpu
 
 
 @functools.cache
-def toy_surface(name: str, bound: float = 0.75) -> Surface:
+def toy_surface(name: str) -> Surface:
     """The outer surface of the toy `name` in its canonical proportions."""
 
     def density(x):
         d = distance(name, tuple(x[None, :, i] for i in range(3)), torch.zeros(1, PARAMETERS))[0]
         return LEVEL * torch.exp((-SHARPNESS * d).clamp(-30, 30))
 
-    return outer_surface(density, bound, LEVEL)
+    return outer_surface(density, FieldConfig.bound, LEVEL)
 
 
 def turned(points: np.ndarray, yaw: float, scale: float) -> np.ndarray:

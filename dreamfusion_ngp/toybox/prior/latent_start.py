@@ -138,11 +138,11 @@ def read(latent: LatentPrior, block: Any, z: Tensor, ids: Tensor) -> Tensor:
     return solve(square, product)
 
 
-def feed_unet(latent: LatentPrior, z: Tensor, ids: Tensor, batch: int = 20) -> Iterator[tuple[Tensor, Tensor]]:
+def feed_unet(latent: LatentPrior, z: Tensor, ids: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
     """Evaluate the UNet on all of z with noise of all levels. Yields the clean and the noisy latents of each batch."""
     abar = latent.scheduler.alphas_cumprod
     for _ in range(ROUNDS):
-        for part, words in zip(z.split(batch), ids.split(batch), strict=True):
+        for part, words in zip(z.split(20), ids.split(20), strict=True):
             steps = ((torch.arange(len(part)) + torch.rand(len(part))) / len(part) * len(abar)).long()
             a = abar[steps.clamp(max=len(abar) - 1)].view(-1, 1, 1, 1)
             noisy = a.sqrt() * part + (1 - a).sqrt() * torch.randn_like(part)

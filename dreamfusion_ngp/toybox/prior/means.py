@@ -38,11 +38,11 @@ class Means:
 class MeanPictures:
     """Running means by class and view words, of all views that were ever added."""
 
-    def __init__(self, lights: LightConfig, device: str | torch.device = "cpu", resolution: int = 64):
+    def __init__(self, lights: LightConfig, device: str | torch.device):
         self.lights, self.device = lights, device
         shape = (len(CLASSES), DEGREE_VIEWS)
         # A gigabyte, of which the CPU allocates only what is written.
-        zeros = np.zeros((*shape, 2, SLOTS, resolution, resolution), np.float32)
+        zeros = np.zeros((*shape, 2, SLOTS, 64, 64), np.float32)
         self.sums, self.count = torch.from_numpy(zeros).to(device), np.zeros(shape, int)
         self.angles: list[list[tuple[float, float]]] = [[] for _ in CLASSES]
 

@@ -137,12 +137,10 @@ def grid_penalty(vae, image: Tensor) -> Tensor:
     return (energy / energy.mean() - 1).square().mean()
 
 
-def cell_energy(vae, image: Tensor, create_graph: bool = False, margin: int = 1) -> Tensor:
+def cell_energy(vae, image: Tensor, create_graph: bool = False) -> Tensor:
     """(8, 8): mean squared gradient of unit noise on the latents, by the position of a pixel (of image (n, 3, H, H) in
-    [-1, 1]) within its cell; without the `margin` outermost cells."""
-    gradient = pull_back(vae, image, create_graph)
-    edge = margin * FACTOR
-    inner = gradient[..., edge:-edge, edge:-edge] if edge else gradient
+    [-1, 1]) within its cell; without the outermost cells."""
+    inner = pull_back(vae, image, create_graph)[..., FACTOR:-FACTOR, FACTOR:-FACTOR]
     n = inner.shape[-1] // FACTOR
     return inner.square().unflatten(-2, (n, FACTOR)).unflatten(-1, (n, FACTOR)).mean((0, 1, 2, 4))
 
@@ -155,11 +153,11 @@ def pull_back(vae, image: Tensor, create_graph: bool = False) -> Tensor:
     return gradient
 
 
-def pictures_of_all(per_class: int, seed: int, device: str = "cpu") -> tuple[Tensor, Tensor]:
+def pictures_of_all(per_class: int, seed: int) -> tuple[Tensor, Tensor]:
     """(20 per_class, 3, 256, 256) pictures in [-1, 1] as the training draws them, always the same for a seed, and their
     coverage (20 per_class, 1, 256, 256) bool."""
     config, random = TrainPriorConfig(views_per_class=per_class, chunk=1), np.random.default_rng([seed, SIDE])
-    reservoir = Reservoir(config, random, device, SIDE)
+    reservoir = Reservoir(config, random, resolution=SIDE)
     reservoir.fill()
     buffer = GBuffer(*(values.transpose(0, 1).flatten(0, 1) for values in vars(reservoir.shelves.buffer).values()))
     position = torch.from_numpy(reservoir.shelves.position).transpose(0, 1).flatten(0, 1)
