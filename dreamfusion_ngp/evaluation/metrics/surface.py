@@ -17,7 +17,7 @@ from ...export.isosurface import CLIP, Mesh, compact, marching_cubes, outer_shel
 from ...scene.isolevel import LEVEL, iso_level, sample_grid
 from ...scene.solid import points_on_faces
 from ...toybox.world.shapes import PARAMETERS, distance
-from .volume import COARSE_SCALES, COARSE_YAWS, SCALES, fill_cavities, pieces, refine
+from .volume import coarse_poses, fill_cavities, pieces, refine
 
 RESOLUTION = 96  # cells per axis of the grids that surfaces are taken from
 POINTS = 4096  # on each surface
@@ -105,15 +105,7 @@ def best_chamfer(points: np.ndarray, toy: np.ndarray) -> tuple[float, float, flo
         return lambda yaw, scale: -chamfer(a, turned(b, yaw, scale), tree)
 
     coarse, fine = fit(points[:: len(points) // COARSE_POINTS], toy[:: len(toy) // COARSE_POINTS]), fit(points, toy)
-    starts = sorted(
-        (
-            (coarse(yaw, scale), yaw, scale)
-            for yaw in np.arange(COARSE_YAWS) * 360 / COARSE_YAWS
-            for scale in np.geomspace(*SCALES, COARSE_SCALES)
-        ),
-        reverse=True,
-    )[:CANDIDATES]
-    value, yaw, scale = max(refine(fine, yaw, scale) for _, yaw, scale in starts)
+    value, yaw, scale = max(refine(fine, *pose) for pose in coarse_poses(coarse, CANDIDATES))
     return -value, float((yaw + 180) % 360 - 180), float(scale)
 
 

@@ -190,15 +190,7 @@ def best_pose(solid: Solid, name: str) -> tuple[float, float]:
         return value
 
     coarse, fine = fit(FEW), fit(MOST)
-    starts = sorted(
-        (
-            (coarse(yaw, scale), yaw, scale)
-            for yaw in np.arange(COARSE_YAWS) * 360 / COARSE_YAWS
-            for scale in np.geomspace(*SCALES, COARSE_SCALES)
-        ),
-        reverse=True,
-    )[:CANDIDATES]
-    poses = [(yaw, scale) for _, yaw, scale in starts] + [(0.0, 1.0)]
+    poses = [*coarse_poses(coarse, CANDIDATES), (0.0, 1.0)]
     return max(refine(fine, yaw, scale, FINEST_YAW_OF_VOLUMES) for yaw, scale in poses)[1:]
 
 
@@ -232,6 +224,13 @@ def near_a_surface(solid: Solid, name: str, half: float, poses) -> np.ndarray:
         away = scale * toy_distance(name, centres, yaw, scale).abs().numpy()
         near |= (away < diagonal).reshape(near.shape)
     return near
+
+
+def coarse_poses(fit, count: int) -> list[tuple[float, float]]:
+    """The (yaw, scale) of a coarse grid with the largest fit(yaw, scale), the best first."""
+    yaws, scales = np.arange(COARSE_YAWS) * 360 / COARSE_YAWS, np.geomspace(*SCALES, COARSE_SCALES)
+    found = sorted(((fit(yaw, scale), yaw, scale) for yaw in yaws for scale in scales), reverse=True)
+    return [(yaw, scale) for _, yaw, scale in found[:count]]
 
 
 def refine(fit, yaw: float, scale: float, finest: float = FINEST_YAW) -> tuple[float, float, float]:
