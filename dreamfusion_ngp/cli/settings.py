@@ -53,33 +53,19 @@ def with_flags(config: RunConfig, args) -> RunConfig:
             raise UsageError(f"--steps must be at least 1, got {args.steps}")
         config = replace(config, steps=args.steps)
     config = clean_texts(with_model_flags(config, args))
-    if args.depth_control is not None and not paints(config):
+    stages = list(config.stages())
+    if args.depth_control is not None and not any(stage.paint.views for stage in stages):
         raise UsageError("--depth-control is for a run with a stage of texture: refine, or preset textmesh")
-    if config.guidance.negative and not reads_negative(config):
+    reads_negative = any(stage.guidance.kind != "clip" or stage.clip.negative for stage in stages)
+    if config.guidance.negative and not reads_negative:
         raise UsageError(
             "--negative has no effect on a guidance by CLIP while its weight, clip.negative, is 0: add "
             "--set clip.negative=WEIGHT (1: as much as the prompt's), or leave --negative out"
         )
-    if args.guidance_scale is not None and not distils(config):
+    if args.guidance_scale is not None and all(stage.guidance.kind == "clip" for stage in stages):
         raise UsageError("--guidance-scale has no effect on a guidance by CLIP, which has no scale; leave it out")
     check_config(config)
     return config
-
-
-def distils(config: RunConfig) -> bool:
-    """Whether a stage of the run is guided by a diffusion model."""
-    return config.guidance.kind != "clip" or (config.then is not None and distils(config.then))
-
-
-def reads_negative(config: RunConfig) -> bool:
-    """Whether the guidance of a stage of the run reads the negative prompt."""
-    here = config.guidance.kind != "clip" or config.clip.negative > 0
-    return here or (config.then is not None and reads_negative(config.then))
-
-
-def paints(config: RunConfig) -> bool:
-    """Whether a stage of the run paints views."""
-    return config.paint.views > 0 or (config.then is not None and paints(config.then))
 
 
 def with_model_flags(config: RunConfig, args) -> RunConfig:

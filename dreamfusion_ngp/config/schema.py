@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 from .guidance import ClipConfig, GuidanceConfig
@@ -245,6 +246,13 @@ class RunConfig:
     texture: TextureConfig = TextureConfig()
     paint: PaintConfig = PaintConfig()
     then: RunConfig | None = None  # the stage after this one; prompt, seed and field are those of this one
+
+    def stages(self) -> Iterator[RunConfig]:
+        """This stage and those after it; they lack what they have of this one (`runs.stages.stage_configs`)."""
+        config: RunConfig | None = self
+        while config is not None:
+            yield config
+            config = config.then
 
 
 def resolution_at(config: RenderConfig, progress: float) -> int:

@@ -67,18 +67,12 @@ def shortened(config: RunConfig, factor: float) -> RunConfig:
     return replace(config, steps=max(1, round(config.steps * factor)), then=then)
 
 
-def check_stages(config: RunConfig) -> None:
-    """Raise PriorError where a model of a stage is missing."""
-    check_guidance(config)
-    if config.then:
-        check_stages(config.then)
-
-
 def tasks_of(row: Row, pairs: Sequence[tuple[str, int]], request: Request, judge: str, **scoring) -> tuple[Task, ...]:
     """The runs of a row, one per pair of prompt and seed. Raises UsageError and PriorError where it cannot be run."""
     first = config_of(row, *pairs[0], request)
     if not row.oracle:
-        check_stages(first)
+        for stage in first.stages():
+            check_guidance(stage)
     guides = [row.oracle, judge] if row.oracle else models_of(first)
     tasks = []
     for prompt, seed in pairs:

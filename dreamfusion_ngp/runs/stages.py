@@ -62,4 +62,4 @@ def follow(stage: Stage) -> Stage | None:
 
 def steps_in_all(config: RunConfig) -> int:
     """Steps of this stage and those after it."""
-    return config.steps + (steps_in_all(config.then) if config.then else 0)
+    return sum(stage.steps for stage in config.stages())
