@@ -13,6 +13,7 @@ from ..base import markdown
 from ..base.errors import ExportError, PromptError, UsageError
 from ..export.isosurface import Mesh, extract_mesh
 from ..optimise.mesh import SolidStage
+from ..runs.handover import present_mesh
 from ..runs.texture import TextureStage
 from ..scene.field import Field
 from ..scene.solid import sample_triangles
@@ -68,11 +69,9 @@ def solid_of(state) -> tuple[Callable, Callable, Mesh | None]:
         raise UsageError("a refined mesh has no figures: its shape is the one that was imported")
     if not isinstance(state, (SolidStage, TextureStage)):
         return volume_of(state.field, where)
-    with torch.no_grad():
-        vertices, faces = state.surface()
-    if not len(faces):
+    solid = present_mesh(state)
+    if not len(solid.faces):
         raise ExportError("the scene is empty: its surface has no triangle")
-    solid = Mesh(vertices.double().cpu().numpy(), faces.long().cpu().numpy())
     albedo = painted(state, solid) if isinstance(state, TextureStage) else state.surface.color
     return MeshDensity(solid, state.config.field.bound), no_gradient(albedo, where), solid
 
@@ -105,12 +104,9 @@ def painted(state: TextureStage, solid: Mesh) -> Callable:
 
 def volume_of(field: Field, device) -> tuple[Callable, Callable, Mesh | None]:
     """`solid_of` a field, with a surface where its level is known."""
-
-    def solid(x):
-        return field.solid(x.to(device)).cpu()
-
+    solid = no_gradient(field.solid, device)
     surface = None if field.level is None else extract_mesh(solid, field.bound, level=field.level)[0]
-    return solid, lambda x: field.albedo(x.to(device)).cpu(), surface
+    return solid, no_gradient(field.albedo, device), surface
 
 
 def score(

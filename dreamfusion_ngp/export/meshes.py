@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 
 from ..base.errors import ExportError, UsageError
 from ..base.files import write_together
@@ -37,7 +38,7 @@ def export_mesh(
     origin: str = "scene",
     solid=None,
     level: float | None = None,
-    device="cpu",
+    device: str | torch.device = "cpu",
 ) -> dict:
     """Write mesh.<format> files into `folder` (made if missing), all of them or none.
 
@@ -80,7 +81,7 @@ def export_surface(
     origin: str = "scene",
     frame: Sequence[float] | np.ndarray = SCENE,
     slope=None,
-    device="cpu",
+    device: str | torch.device = "cpu",
 ) -> dict:
     """As `export_mesh`, of an existing closed surface: albedo gives the colours of points on it, slope the gradient of
     a relief's height, which a GLB has as a normal map (None: no relief). frame: (4,), the scene's origin in the

@@ -77,7 +77,9 @@ def rasterise(uv: np.ndarray, faces: np.ndarray, size: int) -> tuple[np.ndarray,
     return fragments.face[0].numpy(), fragments.barycentric[0].numpy()
 
 
-def surface_color(density, albedo, points: np.ndarray, normals: np.ndarray, bound: float, device="cpu") -> np.ndarray:
+def surface_color(
+    density, albedo, points: np.ndarray, normals: np.ndarray, bound: float, device: str | torch.device = "cpu"
+) -> np.ndarray:
     """(N, 3) colour in [0, 1] of surface points (N, 3), composited over DEPTHS samples along the inward normal."""
     light = np.ones((len(points), 1), dtype=np.float32)
     total, weight = np.zeros((len(points), 3), dtype=np.float32), np.zeros_like(light)

@@ -35,19 +35,20 @@ def mesh_of(stage: Stage, config: TextureConfig) -> ImportedMesh:
 def volume_surface(stage, faces: int):
     """A volume's mesh, as an export makes it, and the function of its colours (`export.texture.Color`)."""
     field, where = stage.field, stage.device
-    solid, density, albedo = (
-        lambda x, ask=ask: ask(x.to(where)).cpu() for ask in (field.solid, field.density, field.albedo)
-    )
-    mesh, _ = extract_mesh(solid, field.bound, faces=faces, level=field.level)
-    return mesh, lambda points, normals: surface_color(density, albedo, points, normals, field.bound)
+    mesh, _ = extract_mesh(field.solid, field.bound, faces=faces, level=field.level, device=where)
+    return mesh, lambda points, normals: surface_color(field.density, field.albedo, points, normals, field.bound, where)
 
 
 @torch.no_grad()
+def present_mesh(stage) -> Mesh:
+    """The triangles of a stage's surface as they are."""
+    vertices, triangles = stage.surface()
+    return Mesh(vertices.double().cpu().numpy(), triangles.long().cpu().numpy())
+
+
 def surface_of(stage, faces: int):
     """As `volume_surface`, of a mesh stage."""
-    vertices, triangles = stage.surface()
-    mesh = Mesh(vertices.double().cpu().numpy(), triangles.long().cpu().numpy())
-    mesh, _ = finish(mesh, faces=faces, keep_all=False, smooth=0, smallest=0.0)
+    mesh, _ = finish(present_mesh(stage), faces=faces, keep_all=False, smooth=0, smallest=0.0)
     return mesh, lambda points, normals: query(stage.surface.color, points, stage.device)
 
 

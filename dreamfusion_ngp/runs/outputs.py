@@ -23,7 +23,7 @@ from ..scene.control_surface import ControlSurface
 from .checkpoint import load_checkpoint
 from .display import turntable_frames
 from .folder import checkpoint_of
-from .handover import textured_mesh
+from .handover import present_mesh, textured_mesh
 from .texture import TextureStage
 
 log = logging.getLogger(__name__)
@@ -91,38 +91,36 @@ def for_others(state: Stage, write: Callable[[VolumeStage, str], object]) -> Non
 def export_stage(state: Stage, folder: Path, formats: tuple[str, ...] = DEFAULT_FORMATS, **options) -> dict[str, Path]:
     """`export_run`, of the first of several particles alone. Ignores what `check_options` refuses: a run may end early,
     in a stage before the one for which it was checked."""
-    from ..export.isosurface import Mesh
     from ..export.meshes import export_mesh, export_surface
 
-    device = state.device
     if isinstance(state, TextureStage) and state.is_generated:
         result = export_generated(state, folder, formats, **options)
     elif isinstance(state, TextureStage):
         result = {"paths": state.write(folder)}
     elif isinstance(state, SolidStage):
         options.pop("resolution", None)  # its own lattice has one
-        with torch.no_grad():
-            vertices, triangles = state.surface()
-        mesh = Mesh(vertices.double().cpu().numpy(), triangles.long().cpu().numpy())
+        surface = state.surface
         result = export_surface(
-            mesh,
-            lambda x: state.surface.color(x.to(device)).cpu(),
+            present_mesh(state),
+            surface.color,
             folder,
             formats=formats,
             frame=state.frame.cpu().numpy(),
-            slope=relief_of(state),
+            slope=surface.slope if isinstance(surface, ControlSurface) and surface.bump else None,
+            device=state.device,
             **options,
         )
     else:
         field = cast(VolumeStage, state).field
         result = export_mesh(
-            lambda x: field.density(x.to(device)).cpu(),
-            lambda x: field.albedo(x.to(device)).cpu(),
+            field.density,
+            field.albedo,
             state.config.field.bound,
             folder,
             formats=formats,
-            solid=lambda x: field.solid(x.to(device)).cpu(),
+            solid=field.solid,
             level=field.level,
+            device=state.device,
             **options,
         )
     for name, path in result["paths"].items():
@@ -136,14 +134,6 @@ def export_stage(state: Stage, folder: Path, formats: tuple[str, ...] = DEFAULT_
 def particles(state: Stage) -> list[VolumeStage]:
     """The volumes of a stage of several, [] of another."""
     return state.members if isinstance(state, ParticleStage) else []
-
-
-def relief_of(state: SolidStage):
-    """The gradient of the height of a relief at world points (N, 3) on the CPU; None for a surface without relief."""
-    surface = state.surface
-    if not (isinstance(surface, ControlSurface) and surface.bump):
-        return None
-    return lambda x: surface.slope(x.to(state.device)).cpu()
 
 
 def export_generated(
