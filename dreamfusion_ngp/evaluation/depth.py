@@ -8,6 +8,7 @@ from torch import Tensor
 
 from ..config.prompts import MODE_WORDS, view_prompt
 from ..guidance.depth import depth_picture, tiled, untiled
+from ..guidance.multiview import VIEWS
 from ..toybox.prior.depth_sampling import sample, true_depth
 from ..toybox.world.captions import subject
 from ..toybox.world.shapes import CLASSES, COLORS
@@ -15,7 +16,6 @@ from .backdrop import foreground
 from .judge import SIZE, Judge, load_judge
 from .prior import Request, judge_pictures
 
-VIEWS = 4
 ELEVATIONS = (0, 30)  # degrees, in turn
 
 

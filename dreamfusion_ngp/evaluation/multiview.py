@@ -15,6 +15,7 @@ from torch import Tensor
 
 from ..config.presets import FRAMED_CAMERAS
 from ..config.prompts import MODE_WORDS, view_prompt
+from ..guidance.multiview import VIEWS
 from ..scene.cameras import orbit
 from ..toybox.prior.multiview_sampling import sample
 from ..toybox.world.captions import subject
@@ -24,7 +25,6 @@ from .backdrop import backdrop, border, foreground
 from .judge import SIZE, Judge, load_judge
 from .prior import Request, is_right, judge_pictures
 
-VIEWS = 4
 ELEVATIONS = (15, 45)  # degrees, in turn
 BANK = 32  # toys of a class, in random proportions, with which a row is compared
 SHAPE = 0.7  # least intersection over union with a toy of the bank, in the mean over the views

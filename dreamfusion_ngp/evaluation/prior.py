@@ -149,10 +149,9 @@ def judge_prior(
 ) -> dict:
     """The `summary` of `judge_samples`. judge: the embedded one by default. Raises CheckpointError where there is
     none."""
-    result = judge_samples(
-        prior, judge or load_judge(), samples=samples, scale=scale, steps=steps, seed=seed, draw=draw
-    )
-    return summary(result.records, result.requests) | {"scale": scale, "steps": steps, "seed": seed}
+    settings = {"scale": scale, "steps": steps, "seed": seed}
+    result = judge_samples(prior, judge or load_judge(), samples=samples, draw=draw, **settings)
+    return summary(result.records, result.requests) | settings
 
 
 def judge_latent_prior(prior, judge: Judge | None = None, **settings) -> dict:

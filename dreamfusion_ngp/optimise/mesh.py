@@ -9,7 +9,7 @@ from typing import Self
 import torch
 from torch import Tensor
 
-from ..base.errors import DivergenceError, UsageError
+from ..base.errors import UsageError
 from ..config.schema import RunConfig
 from ..guidance.protocol import Guidance
 from ..render.mesh import MeshRendering, render_mesh
@@ -19,9 +19,9 @@ from ..scene.control_surface import ControlSurface
 from ..scene.distance_field import make_field
 from ..scene.surface import Surface
 from ..scene.tetra_surface import TetraSurface
-from .adam import Adam, unsound
+from .adam import Adam
 from .adopt import adopt
-from .stage import CHECK_INTERVAL_CUDA, Stage, StepRecord, check_finite, merge
+from .stage import Stage, StepRecord, check_finite, check_update, merge
 from .step import Draw, draw
 
 
@@ -112,18 +112,7 @@ class SurfaceStage:
         factors = torch.tensor(self.adam.factors(self.step, self.config.steps), dtype=torch.float32)
         self.adam.step(factors.to(self.device).unbind())
         self.surface.refresh()
-        self.check_update()
-
-    def check_update(self) -> None:
-        """Raise DivergenceError where the state itself is why Adam skipped an update."""
-        adam = self.adam
-        if (adam.nonfinite.is_cuda and self.step % CHECK_INTERVAL_CUDA) or int(adam.nonfinite) == adam.examined:
-            return
-        adam.examined = int(adam.nonfinite)
-        if fault := unsound(self.tensors()):
-            raise DivergenceError(
-                f"{fault} at step {self.step}: stopped (a lower learning rate or another seed may help)"
-            )
+        check_update(self.adam, self.step, self.tensors)
 
     def tensors(self) -> dict[str, Tensor]:
         tensors = {f"surface.{k}": v.data for k, v in self.surface.named_parameters()}

@@ -15,6 +15,7 @@ from ..base.errors import CheckpointError, DivergenceError
 from ..config.schema import RunConfig
 from ..guidance.protocol import Guidance
 from ..scene.cameras import Cameras
+from .adam import Adam, unsound
 
 CHECK_INTERVAL_CUDA = 16  # steps between looks at the loss terms on CUDA: a look waits for the device
 
@@ -168,6 +169,17 @@ def check_finite(terms: dict[str, Tensor], step: int) -> None:
                 f"the loss term {name!r} is {float(value)} at step {step}: stopped "
                 "(a lower learning rate or another seed may help)"
             )
+
+
+def check_update(adam: Adam, step: int, tensors: Callable[[], dict[str, Tensor]]) -> None:
+    """Raise DivergenceError, which names the tensor, where one of `tensors()`, the state, is why Adam skipped an update
+    in `step`: that would not pass. A gradient that is not finite is only counted, and the run goes on. On CUDA only
+    every CHECK_INTERVAL_CUDA steps."""
+    if (adam.nonfinite.is_cuda and step % CHECK_INTERVAL_CUDA) or int(adam.nonfinite) == adam.examined:
+        return
+    adam.examined = int(adam.nonfinite)
+    if fault := unsound(tensors()):
+        raise DivergenceError(f"{fault} at step {step}: stopped (a lower learning rate or another seed may help)")
 
 
 def device_clock(device: torch.device) -> Callable[[], float]:

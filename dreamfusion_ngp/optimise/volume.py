@@ -4,19 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
+from functools import partial
 from typing import Self
 
 import torch
 from torch import Tensor
 
-from ..base.errors import DivergenceError, UsageError
+from ..base.errors import UsageError
 from ..config.schema import RunConfig
 from ..guidance.protocol import Guidance
 from ..render.volume import Rendering, flat_background, render
 from ..scene.cameras import Cameras
-from .adam import unsound
 from .executors import Eager, Graphed, executor
-from .stage import CHECK_INTERVAL_CUDA, Stage, StepRecord, check_finite, merge
+from .stage import Stage, StepRecord, check_finite, check_update, merge
 from .step import State, fill_numbers, refresh_is_due
 
 EAGER = Eager()
@@ -115,20 +115,13 @@ def differentiate(
     state.whole = part < config.accumulate - 1
     executor.learn(state, rendering, d_rgb, last=part == config.accumulate - 1)
     if part == config.accumulate - 1:
-        check_update(state, step)
+        check_update(state.adam, step, partial(at_fault, state))
     done = clock()
     seconds = {"guidance": guided - rendered, "field": (rendered - ready) + (done - guided), "other": ready - began}
     return StepRecord(step, terms, output.log, rendering.opacity, rendering.info, state.adam.nonfinite, seconds)
 
 
-def check_update(state: State, step: int) -> None:
-    """Raise DivergenceError, which names the tensor, where the state itself is why Adam skipped an update in `step`:
-    that would not pass. A gradient that is not finite is only counted, and the run goes on. On CUDA only every
-    CHECK_INTERVAL_CUDA steps."""
-    adam = state.adam
-    if (adam.nonfinite.is_cuda and step % CHECK_INTERVAL_CUDA) or int(adam.nonfinite) == adam.examined:
-        return
-    adam.examined = int(adam.nonfinite)
-    learnt = {k: v for k, v in state.tensors().items() if not k.startswith("occupancy")}  # its next update heals that
-    if fault := unsound(learnt | {"Adam's factors": state.numbers["factors"]}):
-        raise DivergenceError(f"{fault} at step {step}: stopped (a lower learning rate or another seed may help)")
+def at_fault(state: State) -> dict[str, Tensor]:
+    """The tensors that can be why Adam skips an update, but for the occupancy, which its next update heals."""
+    learnt = {k: v for k, v in state.tensors().items() if not k.startswith("occupancy")}
+    return learnt | {"Adam's factors": state.numbers["factors"]}

@@ -15,8 +15,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from dreamfusion_ngp.config.schema import RunConfig
 from dreamfusion_ngp.guidance.protocol import GuidanceOutput
 from dreamfusion_ngp.optimise.adam import Adam
-from dreamfusion_ngp.optimise.stage import check_finite
-from dreamfusion_ngp.optimise.volume import VolumeStage, check_update, train_step
+from dreamfusion_ngp.optimise.stage import check_finite, check_update
+from dreamfusion_ngp.optimise.volume import VolumeStage, train_step
 from dreamfusion_ngp.render.volume import Rays
 from dreamfusion_ngp.scene.fields import HashField
 from dreamfusion_ngp.scene.occupancy import Occupancy
