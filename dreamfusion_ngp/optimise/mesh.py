@@ -169,6 +169,7 @@ class MeshStage(SolidStage):
 
     def __init__(self, config: RunConfig, device: str | torch.device):
         field = make_field(config.field, config.seed)
+        field.bind({name: torch.from_numpy(value) for name, value in field.schedule(1.0).items()})  # as a volume ends
         super().__init__(config, device, TetraSurface(field, config.mesh, config.field, config.seed))
 
     def learnt(self) -> dict[str, list[torch.nn.Parameter]]:

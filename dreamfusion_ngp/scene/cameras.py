@@ -97,13 +97,13 @@ def pole_safe_up(azimuth: torch.Tensor, elevation: torch.Tensor) -> torch.Tensor
 
 def sample_elevation(config: CameraConfig, n: int, random: np.random.Generator) -> np.ndarray:
     """(n,) radians: with the configured probability uniform in angle over the whole range (which favours the pole),
-    else uniform in area over the part of the range on the upper half-sphere (DreamFusion A.2). `low_elevation` b:
-    Beta(1, b) over the range, most likely at its lower end (CLIP-Mesh)."""
+    else uniform in area over the part of the range on the upper half-sphere (DreamFusion A.2), over all of a range that
+    has no such part. `low_elevation` b: Beta(1, b) over the range, most likely at its lower end (CLIP-Mesh)."""
     low, high = (math.radians(d) for d in config.elevation)
     if config.low_elevation:
         return low + (high - low) * (1 - (1 - random.random(n)) ** (1 / config.low_elevation))
     in_angle = low + (high - low) * random.random(n)
-    s0, s1 = math.sin(max(low, 0.0)), math.sin(high)
+    s0, s1 = math.sin(max(low, 0.0) if high > 0 else low), math.sin(high)
     in_area = np.arcsin(s0 + (s1 - s0) * random.random(n))
     return np.where(random.random(n) < config.uniform_angle_probability, in_angle, in_area)
 

@@ -62,6 +62,16 @@ def test_elevation_is_the_papers_mixture():
     assert ks(paper_cameras(3).elevation, elevation_cdf) > 1e-3
 
 
+@pytest.mark.parametrize(("low", "high"), [(-60.0, -30.0), (-10.0, 0.0)])
+def test_elevations_below_the_horizon_stay_in_their_range(low, high):
+    """Half uniform in angle, half in area, since none of the range is on the upper half-sphere."""
+    config = replace(PAPER, elevation=(low, high), uniform_angle_probability=0.0)
+    a, b = math.sin(math.radians(low)), math.sin(math.radians(high))
+    assert ks(np.sin(sample_elevation(config, N, np.random.default_rng(7))), stats.uniform(a, b - a).cdf) > 1e-3
+    mixed = np.degrees(sample_elevation(replace(config, uniform_angle_probability=0.5), N, np.random.default_rng(8)))
+    assert low <= mixed.min() and mixed.max() <= high
+
+
 def test_azimuth_is_uniform():
     azimuth = paper_cameras(1).azimuth.double().numpy()
     assert ks(azimuth / (2 * math.pi), "uniform") > 1e-3
