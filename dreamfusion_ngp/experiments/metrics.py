@@ -1,16 +1,23 @@
 """The metrics of docs/evaluation.md: name, definition, source, limits. Text only."""
 
-HEAD = """# Evaluation
+SPREADS = (
+    '"mean ± s": s is the standard deviation over the runs (prompts and seeds together). Only in the columns "IoU, '
+    'change", and as bars of the plots, it is the standard error of the mean, there of the difference between runs of '
+    "the same prompt and seed. A standard error here takes all runs for independent, which the seeds of a prompt are "
+    "not: for other prompts than these it is up to 1.8 times as large with three seeds."
+)
+HEAD = f"""# Evaluation
 
 Written by `python benches/evaluation_report.py` from `benches/results/ablation.json`, which `python
 benches/ablation.py` leaves; do not edit. The prompts name toys of the embedded prior, whose true shapes are known, so
 that a result has an IoU and not only a look; no part of generation sees them. `dreamfusion-ngp evaluate RUN` gives
 the same figures for any run.
 
-"mean ± s": s is the standard deviation over the runs (prompts and seeds together). A table compares the same prompts
-and seeds in all of its rows. A run without a result (an empty scene, or one that diverged) counts as 0 in IoU and
-R-Precision; its seconds count, and all other figures are means over the other runs. Where no figures stand, none were
-measured.
+{SPREADS}
+
+A table compares the same prompts and seeds in all of its rows. A run without a result (an empty scene, or one that
+diverged) counts as 0 in IoU and R-Precision; its seconds count, and all other figures are means over the other runs.
+Where no figures stand, none were measured.
 """
 
 METRICS = (
@@ -99,7 +106,7 @@ METRICS = (
         "believed.",
         "`evaluation/metrics/faces.py`; validated on true and on symmetrised toys in `tests/evaluation/test_faces.py`.",
         "only for the classes that have a front. It cannot name a fault that is none of the variants, and a "
-        "shapeless result may look like any of them.",
+        "shapeless result may look like any of them. A run without a result adds none.",
     ),
     (
         "R-Precision",

@@ -12,6 +12,7 @@ from ..base.files import write_atomically
 from ..bench.plots import new_plot, svg
 from .ablation import ablate, parsed
 from .groups import GROUPS, RULE_GROUPS
+from .metrics import SPREADS
 from .report import origin
 from .results import read_results
 from .tables import arms_table, error_of, paired, values
@@ -41,7 +42,7 @@ def rules_plot(group: dict) -> str:
 def write_page(results: Path, out: Path) -> list[str]:
     """Write rules.md and index.html into `out` from a file of results. Returns the lines of rules.md."""
     groups = read_results(results)["groups"]
-    lines, sections = ["# Distillation rules", ""], []
+    lines, sections = ["# Distillation rules", "", SPREADS, ""], []
     for name in RULE_GROUPS:
         definition, group = GROUPS[name], groups.get(name)
         table = arms_table(name, group) if group else []
@@ -51,7 +52,7 @@ def write_page(results: Path, out: Path) -> list[str]:
         sections.append(
             {"title": definition.title, "why": definition.why, "source": source[0], "rows": cells(table), "plot": plot}
         )
-    page = template.render(__package__, "rules.html.j2", sections=sections)
+    page = template.render(__package__, "rules.html.j2", note=SPREADS, sections=sections)
     with writing(out):
         out.mkdir(parents=True, exist_ok=True)
         write_atomically(out / "rules.md", markdown.wrapped("\n".join(lines)).encode())

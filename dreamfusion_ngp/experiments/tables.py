@@ -45,7 +45,7 @@ def with_spread(values: list[float], digits: int = 2) -> str:
 
 
 def error_of(values: list[float]) -> float | None:
-    """Standard error of the mean."""
+    """Standard error of the mean of independent values, which runs of one prompt are not (`metrics.SPREADS`)."""
     return statistics.stdev(values) / len(values) ** 0.5 if len(values) > 1 else None
 
 

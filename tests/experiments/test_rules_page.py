@@ -127,7 +127,9 @@ def test_the_page_has_tables_plots_and_what_is_not_measured(tmp_path):
     assert "0.55 ± 0.07" in row and "0.250" in row and "1.50 ± 0.00" in row and "-0.250" in row
     assert "| 0.100 ± 0.000 |" in row and "| 9,600 |" in row, "colour error and evaluations"
     assert text.count("Not measured yet.") == 3 and page.count("<svg") == 1 and page.count("<table>") == 1
-    assert "0.55 ± 0.07" in page and "diversity" in page and all(GROUPS[name].title in page for name in RULE_GROUPS)
+    assert "0.55 ± 0.07" in page and "| -0.250 ± 0.050 |" in row, "a standard deviation and a standard error"
+    assert all("standard deviation" in " ".join(t.split()) and "standard error" in t for t in (text, page))
+    assert "diversity" in page and all(GROUPS[name].title in page for name in RULE_GROUPS)
 
 
 def test_the_verb_makes_the_runs_and_the_page(tmp_path, monkeypatch):
