@@ -87,8 +87,10 @@ class State:
         self.show_progress(0.0)
 
     def schedule(self, progress: float) -> dict[str, np.ndarray]:
-        """The scheduled values of the field, by their names in `numbers`."""
-        return {f"field.{name}": value for name, value in self.field.schedule(progress).items()}
+        """The scheduled values of the field, by their names in `numbers`; of one that another stage has finished those
+        at the end of a run."""
+        at = 1.0 if self.before else progress
+        return {f"field.{name}": value for name, value in self.field.schedule(at).items()}
 
     def show_progress(self, progress: float) -> None:
         """Set the field's scheduled values for a fraction of the run, between steps and for pictures; a step sets its

@@ -42,7 +42,7 @@ class VolumeStage(State):
             raise UsageError("a volume goes on from a volume with the same field, background and occupancy grid only")
         for name, value in targets.items():
             value.copy_(tensors[name])
-        self.restore(0, {})
+        self.restore(0, {"before": previous.before + previous.step})
 
     def advance(self, guidance: Guidance, clock: Callable[[], float]) -> StepRecord:
         self.executor = self.executor or executor(self)

@@ -48,19 +48,26 @@ def test_follows_a_volume_in_shape_and_colour(volume):
     torch.testing.assert_close(stage.surface.color(x), volume.field.albedo(x), atol=1e-6, rtol=0)
 
 
-def test_follows_a_volume_whose_fine_levels_faded_in(tmp_path):
-    """All levels shape the surface, as they did at the end of the volume; also from a checkpoint."""
+@pytest.mark.parametrize("then", [MESH, replace(TINY, light=PLAIN)], ids=["mesh", "volume"])
+def test_follows_a_volume_whose_fine_levels_faded_in(then, tmp_path):
+    """With all levels, as at the end of the volume; also from a checkpoint, and after a step."""
     field = replace(TINY.field, coarse_to_fine=(1, 0.5))
-    volume = start(replace(BOTH, field=field, then=replace(MESH, field=field)), "cpu")
+    volume = start(replace(BOTH, field=field, then=replace(then, field=field)), "cpu")
     with torch.no_grad():
         volume.field.table.mul_(3000)
     volume.restore(BOTH.steps, {})
     stage = follow(volume)
     x = torch.linspace(-0.5, 0.5, 60).view(-1, 3)
-    assert torch.equal(stage.surface.field.density(x), volume.field.density(x))
-    save_checkpoint(tmp_path / "mesh.safetensors", stage)
-    again = load_checkpoint(tmp_path / "mesh.safetensors", "cpu")
-    assert torch.equal(again.surface.field.density(x), volume.field.density(x))
+    assert torch.equal(field_of(stage).density(x), volume.field.density(x))
+    save_checkpoint(tmp_path / "next.safetensors", stage)
+    again = load_checkpoint(tmp_path / "next.safetensors", "cpu")
+    assert torch.equal(field_of(again).density(x), volume.field.density(x))
+    trained(again, until=1)
+    assert field_of(again).level_weight.tolist() == [1.0] * 4
+
+
+def field_of(stage):
+    return stage.surface.field if isinstance(stage, MeshStage) else stage.field
 
 
 def test_learns_the_colour_of_its_guidance(volume):
