@@ -59,7 +59,7 @@ def document_of(
     node = {"mesh": 0, "name": name}
     if not np.array_equal(matrix, np.eye(4)):
         node["matrix"] = matrix.T.ravel().tolist()
-    material = {"name": "surface", "pbrMetallicRoughness": {"metallicFactor": 0.0, "roughnessFactor": 1.0}}
+    material = surface_material()
     build = Builder({"asset": {"version": "2.0", "generator": "dreamfusion_ngp"}})
     attributes = {"POSITION": build.accessor(vertices, "VEC3")}
     bounds = {"min": vertices.min(0).tolist(), "max": vertices.max(0).tolist()}
@@ -82,6 +82,11 @@ def document_of(
         "materials": [material],
     }
     return build.document()
+
+
+def surface_material() -> dict:
+    """A material as guidance sees surfaces: without these numbers a glTF material is of metal."""
+    return {"name": "surface", "pbrMetallicRoughness": {"metallicFactor": 0.0, "roughnessFactor": 1.0}}
 
 
 def flipped(uv: np.ndarray) -> np.ndarray:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from ..scene.imported import ImportedMesh
-from .document import ARRAY_BUFFER, ELEMENT_ARRAY_BUFFER, flipped
+from .document import ARRAY_BUFFER, ELEMENT_ARRAY_BUFFER, flipped, surface_material
 from .gltf import COMPONENTS, Document, accessor
 from .gltf_edit import WEBP, Edit, source_of, texture_uses
 from .gltf_read import Piece, primitive_of
@@ -39,10 +39,10 @@ def pieces_of(mesh: ImportedMesh, texture: int) -> list[Piece]:
 
 
 def give_materials(edit: Edit, mesh: ImportedMesh, images: dict[int, np.ndarray]) -> None:
-    """Add a material to the primitives without one that get an image."""
+    """Add a material, rough and no metal, to the primitives without one that get an image."""
     plain = [piece for texture in images for piece in pieces_of(mesh, texture) if piece.material is None]
     if plain:
-        number = edit.append("materials", {"name": "surface"})
+        number = edit.append("materials", surface_material())
         for piece in plain:
             primitive_of(edit.json, piece)["material"] = number
 

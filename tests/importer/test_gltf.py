@@ -199,6 +199,16 @@ def test_nodes_place_their_meshes(tmp_path):
     assert parts_of(new)[0]["nodes"] == glb.json["nodes"]
 
 
+def test_a_mesh_without_material_does_not_become_metal(tmp_path):
+    """As TripoSR writes its meshes: vertex colours alone. Metal is what glTF takes a new material for otherwise."""
+    glb = Glb()
+    vertices, faces = mug()
+    glb.node([glb.primitive(vertices, faces, uv=np.zeros((16, 2), np.float32), colors=np.ones((16, 3), np.float32))])
+    (material,) = parts_of(rewritten(tmp_path, glb.bytes(), {0: picture(7)}))[0]["materials"]
+    numbers = {"baseColorTexture": {"index": 0}, "metallicFactor": 0, "roughnessFactor": 1}
+    assert material["pbrMetallicRoughness"] == numbers
+
+
 def test_vertices_that_primitives_share_stay_shared(tmp_path):
     glb = Glb()
     vertices, faces = mug()
