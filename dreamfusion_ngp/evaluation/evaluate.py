@@ -9,16 +9,16 @@ from pathlib import Path
 import torch
 
 from ..base.devices import choose_device
-from ..base.errors import CheckpointError, DreamfusionError, OutputError, UsageError, writing
+from ..base.errors import CheckpointError, DreamfusionError, MeshError, OutputError, UsageError, writing
 from ..base.files import write_atomically
 from ..runs.folder import DEPTH, find_runs
 from ..runs.outputs import load_state
 from . import scoring, sheet
-from .retrieval import read_captions
+from .retrieval import Retrieval, read_captions
 
 
 def evaluate(
-    runs: Sequence[str | Path],
+    runs: str | Path | Sequence[str | Path],
     *,
     clip: str | None = None,
     judge: str | Path | None = None,
@@ -28,12 +28,15 @@ def evaluate(
     device: str | torch.device = "auto",
     show: Callable[[str], None] = lambda line: None,
 ) -> dict:
-    """Score the runs that `runs` are or hold, at most `depth` folders below; every one gets its evaluation.json.
+    """Score the runs that `runs`, one path or several, are or hold, at most `depth` folders below; every one gets its
+    evaluation.json.
     With `out` that folder gets evaluation.json (the judge's score on true renderings, means and spreads, all runs),
     table.md and index.html. show: called with a line per run. Of several runs one without a result, an empty scene,
-    counts as zero. One that cannot be read, written or scored (a refined mesh, a prompt that names no toy) is left out,
-    as "unread" of the result says. Alone they raise ExportError, CheckpointError, OutputError and UsageError."""
-    folders, distractors = find_runs(list(map(Path, runs)), depth), read_captions(Path(captions)) if captions else []
+    counts as zero. One that cannot be read, written or scored (a refined mesh, also one whose file is gone, a prompt
+    that names no toy) is left out, as "unread" of the result says. Alone they raise ExportError, CheckpointError,
+    OutputError, MeshError and UsageError."""
+    paths = [Path(path) for path in ([runs] if isinstance(runs, (str, Path)) else runs)]
+    folders, distractors = find_runs(paths, depth), read_captions(Path(captions)) if captions else []
     out = None if out is None else Path(out)
     if out is not None:
         with writing(out):
@@ -46,10 +49,10 @@ def evaluate(
             state, folder = load_state(path, device)
             record, views = score(state, folder, retrieval, distractors)
             write_text(folder / "evaluation.json", json.dumps(record, indent=1))
-        except (CheckpointError, OutputError, UsageError) as error:
+        except (CheckpointError, MeshError, OutputError, UsageError) as error:
             if len(folders) == 1:
                 raise
-            unread.append(UsageError(f"{path}: {error}") if isinstance(error, UsageError) else error)
+            unread.append(UsageError(f"{path}: {error}") if isinstance(error, (MeshError, UsageError)) else error)
             show(f"left out: {unread[-1]}")
             continue
         records.append(record)
@@ -57,16 +60,22 @@ def evaluate(
         show(f"{record['prompt']}, seed {record['seed']}: {folder} {record.get('failed', '')}".rstrip())
     if not records:
         raise unread[0]
-    judge_record = retrieval and {
-        "name": retrieval.name,
-        "held_out": getattr(retrieval, "log", {}).get("held_out"),
-        "truth": scoring.truth(retrieval, [r["prompt"] for r in records], distractors),
-    }
-    result = {"judge": judge_record, "figures": scoring.summary(records), "runs": records}
+    prompts = [record["prompt"] for record in records]
+    judged = retrieval and judge_record(retrieval, prompts, distractors)
+    result = {"judge": judged, "figures": scoring.summary(records), "runs": records}
     result["unread"] = [str(error) for error in unread]
     if out is not None:
         write_all(out, result, pictures)
     return result
+
+
+def judge_record(retrieval: Retrieval, prompts: list[str], captions: list[str]) -> dict:
+    """How well the model of R-Precision does on true renderings."""
+    return {
+        "name": retrieval.name,
+        "held_out": getattr(retrieval, "log", {}).get("held_out"),
+        "truth": scoring.truth(retrieval, prompts, captions),
+    }
 
 
 def write_all(out: Path, result: dict, pictures: list[str]) -> None:

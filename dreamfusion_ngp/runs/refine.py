@@ -34,7 +34,7 @@ def refine(
     uv: str | None = None,
     textures: str | None = None,
     size: int | None = None,
-    keep_views: Sequence[str] = (),
+    keep_views: str | Sequence[str] = (),
     geometry: bool = False,
     depth: bool = False,
     only_back: bool = False,
@@ -56,15 +56,16 @@ def refine(
 
     mesh: a GLB, glTF, OBJ, PLY or STL file (docs/imported-meshes.md). uv: "keep" its UVs, "unwrap" it anew, or "auto",
     anew only where UVs are missing or overlap. textures: "each" image its own, or "one" for all. size: texels a side.
-    keep_views: of "front", "left", "back" and "right", views whose clearly visible texels stay as they are. up, front:
-    axes of the file where its format does not define them. config: settings; default: the preset "refine", or
-    "refine-geometry"; an argument that is None is as it says (uv "auto", textures "each", size 1024). The other
-    arguments, the result and the errors are those of `generate`; MeshError for a file that cannot be used.
+    keep_views: of "front", "left", "back" and "right", views whose clearly visible texels stay as they are, also as
+    one text with commas. up, front: axes of the file where its format does not define them. config: settings; default:
+    the preset "refine", or "refine-geometry"; an argument that is None is as it says (uv "auto", textures "each", size
+    1024). The other arguments, the result and the errors are those of `generate`; MeshError for a file that cannot be
+    used.
     """
     path = Path(mesh)  # a link has the name and the suffix; what it leads to may have none
     base = preset("refine-geometry" if geometry else "refine") if config is None else config
-    views = kept_views(",".join(keep_views)) or kept_views(base.texture.keep) or (("front",) if only_back else ())
-    names = ",".join(views)
+    asked = kept_views(keep_views if isinstance(keep_views, str) else ",".join(keep_views))
+    names = ",".join(asked or kept_views(base.texture.keep) or (("front",) if only_back else ()))
     if geometry:
         check_geometry(base, names)
     base = with_depth(base) if depth else base

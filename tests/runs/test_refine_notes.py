@@ -110,3 +110,11 @@ def test_a_mesh_without_colours_is_announced_before_it_is_painted(box, tmp_path,
     assert not announced(monkeypatch, caplog, path, **axes, depth=True, config=forgets)
     (line,) = announced(monkeypatch, caplog, path, **axes, depth=True)
     assert "plain.stl has one plain colour" in line and "--set paint.strength=1" in line
+
+
+def test_one_view_to_keep_need_not_be_in_a_list(box, monkeypatch):
+    configs = []
+    monkeypatch.setattr("dreamfusion_ngp.runs.refine.generate", lambda config, *_, **__: configs.append(config))
+    for views in ("left", "front, left", ("front", "left")):
+        refine(box, "a red cube", keep_views=views)
+    assert [config.texture.keep for config in configs] == ["left", "front,left", "front,left"]
