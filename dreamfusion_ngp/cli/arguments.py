@@ -107,17 +107,19 @@ def add_depth_control(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def add_files(parser: argparse.ArgumentParser) -> None:
-    """Add --formats, --size and --origin, which `file_options` reads."""
+def add_files(parser: argparse.ArgumentParser, again: bool = False) -> None:
+    """Add --formats, --size and --origin, which `file_options` reads. again: for a run that may have been asked for
+    some."""
+    asked = "what the run was asked for, or " if again else ""
     parser.add_argument(
         "--formats",
-        help=f"comma-separated, of {', '.join(FORMATS)} (default: glb). Units and axes: {conventions_text()}",
+        help=f"comma-separated, of {', '.join(FORMATS)} (default: {asked}glb). Units and axes: {conventions_text()}",
     )
     parser.add_argument(
         "--size",
         type=float,
         metavar="MM",
-        help="longest side of an STL in millimetres (default: "
+        help=f"longest side of an STL in millimetres (default: {asked}"
         f"{STL_SIZE:g}); the other formats keep the scene's size, in metres",
     )
     parser.add_argument(
@@ -125,7 +127,7 @@ def add_files(parser: argparse.ArgumentParser) -> None:
         metavar="PLACE",
         help=f"{', '.join(ORIGINS)}: the point that the "
         "cameras circle, the middle of the object's bottom, or the middle of its bounding box "
-        "(default: scene)",
+        f"(default: {asked}scene)",
     )
 
 
@@ -140,8 +142,6 @@ def file_options(args: argparse.Namespace) -> dict:
             raise UsageError(f"--formats: {error}") from None
     if args.size is not None:
         given["size"] = check_size(args.size)
-        if "stl" not in given.get("formats", ()):
-            print("note: --size is the size of an STL, and --formats names none", file=sys.stderr)
     if args.origin is not None:
         given["origin"] = check_origin(args.origin)
     return given

@@ -15,7 +15,7 @@ def add_arguments(verbs) -> None:
     parser.add_argument("--faces", type=int, help="triangles at most (default: 20000)")
     parser.add_argument("--keep-all", action="store_true", help="keep small loose pieces")
     add_machine(parser)
-    add_files(parser)
+    add_files(parser, again=True)
 
 
 def run(args: argparse.Namespace) -> None:

@@ -16,7 +16,7 @@ def add_arguments(verbs) -> None:
     parser.add_argument("--vae", metavar="MODEL", help="the same for the VAE of its own (guidance.vae)")
     parser.add_argument("--depth-control", metavar="MODEL", help="the same for its model of depth (guidance.control)")
     add_machine(parser)
-    add_files(parser)
+    add_files(parser, again=True)
 
 
 def run(args: argparse.Namespace) -> int:

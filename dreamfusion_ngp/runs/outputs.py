@@ -22,7 +22,7 @@ from ..optimise.volume import VolumeStage
 from ..scene.control_surface import ControlSurface
 from .checkpoint import load_checkpoint
 from .display import turntable_frames
-from .folder import checkpoint_of
+from .folder import checkpoint_of, remembered_files
 from .handover import present_mesh, textured_mesh
 from .texture import TextureStage
 
@@ -41,19 +41,22 @@ def load_state(run: str | Path, device: str | torch.device = "auto") -> tuple[St
 def export(
     run: str | Path, formats: tuple[str, ...] | None = None, *, device: str | torch.device = "auto", **options
 ) -> dict[str, Path]:
-    """Make the mesh files of a run again, from its checkpoint, in its folder. formats: None is ("glb",), or for an
-    imported mesh its own. options: of `export.meshes.export_mesh`: resolution, texture, faces, keep_all, smooth, size,
-    origin. Returns the absolute path of each format; "obj" adds "mtl" and "png". Raises CheckpointError for a folder
-    without a sound checkpoint, UsageError for a bad argument or one that cannot apply to this run (`check_options`),
-    ExportError for an empty scene or a folder that cannot be written."""
+    """Make the mesh files of a run again, from its checkpoint, in its folder. options: of `export.meshes.export_mesh`:
+    resolution, texture, faces, keep_all, smooth, size, origin. formats, size and origin that are not given are what the
+    run was asked for, else the defaults: ("glb",), or for an imported mesh its own format. Returns the absolute path of
+    each format; "obj" adds "mtl" and "png". Raises CheckpointError for a folder without a sound checkpoint, UsageError
+    for a bad argument or one that cannot apply to this run (`check_options`), ExportError for an empty scene or a
+    folder that cannot be written."""
+    given = options if formats is None else {"formats": check_formats(formats), **options}
+    wanted = remembered_files(checkpoint_of(Path(run)).parent) | given
     state, folder = load_state(run, device)
-    check_options(state.config, options if formats is None else {"formats": check_formats(formats), **options})
-    return export_run(state, folder, DEFAULT_FORMATS if formats is None else formats, **options)
+    check_options(state.config, wanted)
+    return export_run(state, folder, **wanted)
 
 
 def check_options(config: RunConfig, options: Mapping) -> None:
     """Raise UsageError that names, as flags, those of the `options` of `export` that cannot apply to what a stage with
-    this config makes."""
+    this config makes. Logs a note for a size of which no file has any use."""
     source, fixed, reason = Path(config.texture.source), set(), ""
     if config.kind == "texture" and config.texture.source:
         own, fixed = suffix_for(source), set(options)
@@ -65,6 +68,8 @@ def check_options(config: RunConfig, options: Mapping) -> None:
         fixed, reason = {"resolution"}, "is no volume that would be sampled"
     if named := [f"--{name.replace('_', '-')}" for name in options if name in fixed]:
         raise UsageError(f"leave out {', '.join(named)}: the mesh of this run {reason}")
+    if "size" in options and "stl" not in options.get("formats", DEFAULT_FORMATS):
+        log.info("note        --size is the size of an STL, and --formats names none")
 
 
 def export_run(state: Stage, folder: Path, formats: tuple[str, ...] = DEFAULT_FORMATS, **options) -> dict[str, Path]:
