@@ -57,7 +57,7 @@ def extract_mesh(
 def finish(mesh: Mesh, *, faces: int, keep_all: bool, smooth: int, smallest: float) -> tuple[Mesh, dict]:
     """The outer shells of a closed mesh, smoothed and simplified as in `extract_mesh`, and statistics. smallest: least
     volume of the pieces that keep_all keeps."""
-    mesh, pieces = outer_shells(mesh, keep_all, smallest)
+    mesh, pieces, lost = outer_shells(mesh, keep_all, smallest)
     extracted = len(mesh.faces)
     if smooth:
         mesh = taubin(mesh, smooth)
@@ -65,6 +65,7 @@ def finish(mesh: Mesh, *, faces: int, keep_all: bool, smooth: int, smallest: flo
         mesh = decimate(mesh, faces)
     return mesh, {
         "pieces": pieces,
+        "left_out": lost,
         "faces_extracted": extracted,
         "faces": len(mesh.faces),
         "vertices": len(mesh.vertices),
@@ -96,8 +97,9 @@ def marching_cubes(grid: np.ndarray, level: float, bound: float) -> Mesh:
     return Mesh((vertices.astype(np.float64) - 0.5) * voxel - bound, faces.astype(np.int64))
 
 
-def outer_shells(mesh: Mesh, keep_all: bool, smallest: float = 0.0) -> tuple[Mesh, int]:
-    """The piece that encloses most (keep_all: every one of at least `smallest` volume) and the number of pieces before.
+def outer_shells(mesh: Mesh, keep_all: bool, smallest: float = 0.0) -> tuple[Mesh, int, float]:
+    """The piece that encloses most (keep_all: every one of at least `smallest` volume), the number of pieces before,
+    and the share of the enclosed volume that is left out.
 
     A cavity's wall encloses a negative volume, so it is never kept.
     """
@@ -111,7 +113,9 @@ def outer_shells(mesh: Mesh, keep_all: bool, smallest: float = 0.0) -> tuple[Mes
     volume = np.bincount(piece, weights=face_volumes(mesh), minlength=vertex_piece.max() + 1)
     kept = volume >= smallest if keep_all else np.zeros(len(volume), dtype=bool)
     kept[volume.argmax()] = True
-    return compact(Mesh(mesh.vertices, f[kept[piece]])), int((volume > 0).sum())
+    solid = volume > 0
+    lost = volume[solid & ~kept].sum() / max(volume[solid].sum(), 1e-30)
+    return compact(Mesh(mesh.vertices, f[kept[piece]])), int(solid.sum()), float(lost)
 
 
 def compact(mesh: Mesh) -> Mesh:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -30,6 +30,7 @@ log = logging.getLogger(__name__)
 
 DEFAULT_FORMATS = ("glb",)
 MAX_FRAMES, MAX_PIXELS = 3600, 2048
+NOTICEABLE = 0.01  # share of the volume: what floats around an object is less
 
 
 def load_state(run: str | Path, device: str | torch.device = "auto") -> tuple[Stage, Path]:
@@ -98,6 +99,7 @@ def export_stage(state: Stage, folder: Path, formats: tuple[str, ...] = DEFAULT_
     in a stage before the one for which it was checked."""
     from ..export.meshes import export_mesh, export_surface
 
+    result: dict[str, Any]
     if isinstance(state, TextureStage) and state.is_generated:
         result = export_generated(state, folder, formats, **options)
     elif isinstance(state, TextureStage):
@@ -130,6 +132,11 @@ def export_stage(state: Stage, folder: Path, formats: tuple[str, ...] = DEFAULT_
         )
     for name, path in result["paths"].items():
         log.info("%-11s %s", name, path)
+    if result.get("left_out", 0.0) > NOTICEABLE:
+        log.info(
+            "note        loose pieces, %.0f %% of the volume, are left out of the mesh; export --keep-all keeps them",
+            100 * result["left_out"],
+        )
     if "stl" in result["paths"]:
         sides = "{:.1f} x {:.1f} x {:.1f}".format(*result["stl_sides"])
         log.info("STL size    %s mm (width, depth, height); --size changes it", sides)

@@ -159,8 +159,9 @@ TWO = union(ball((-0.3, 0.0, 0.0), 0.3), ball((0.45, 0.0, 0.0), 0.15))
 def test_only_the_largest_piece_is_kept_unless_all_are_wanted():
     mesh, stats = extract_mesh(solid(TWO), BOUND, resolution=48)
     assert stats["pieces"] == 2 and mesh.vertices[:, 0].max() < 0.05
+    assert stats["left_out"] == pytest.approx(1 / 9, rel=0.05), "an eighth of the other"
     everything, stats = extract_mesh(solid(TWO), BOUND, resolution=48, keep_all=True)
-    assert stats["pieces"] == 2 and everything.vertices[:, 0].max() > 0.55
+    assert stats["pieces"] == 2 and everything.vertices[:, 0].max() > 0.55 and stats["left_out"] == 0
     assert stats["volume"] == pytest.approx(4 / 3 * math.pi * (0.3**3 + 0.15**3), rel=0.02)
 
 

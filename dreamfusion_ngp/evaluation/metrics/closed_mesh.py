@@ -75,7 +75,7 @@ def surface_error(mesh: Mesh, name: str, yaw: float, scale: float) -> tuple[floa
     """(chamfer, angle) of a mesh's outer surface and that of the toy, turned by `yaw` degrees and scaled: the mean
     distance of a point of either to the other surface, in world units, both ways averaged; the mean angle in degrees
     between the mesh's normals and the toy's at the same place."""
-    outside, _ = outer_shells(mesh, keep_all=True)
+    outside, *_ = outer_shells(mesh, keep_all=True)
     points, normals = sample_with_normals(outside, POINTS, seed=1)
     to_toy, theirs = toy_distance_and_normal(name, points, yaw, scale)
     angle = np.degrees(np.arccos((normals * theirs).sum(1).clip(-1, 1)))

@@ -61,7 +61,7 @@ def outer_surface(density, bound: float, level: float | None = None, device="cpu
     filled = fill_cavities(solid)
     count, share = pieces(filled, CRUMB)
     grid = np.where(filled & ~solid, level * math.exp(CLIP), grid)
-    mesh, _ = outer_shells(marching_cubes(grid, level, bound), keep_all=True)
+    mesh, *_ = outer_shells(marching_cubes(grid, level, bound), keep_all=True)
     return Surface(sample_surface(mesh, POINTS), count, share)
 
 
