@@ -238,3 +238,12 @@ def mesh_of(document: Document, name: str, up: str, front: str, side: float) -> 
         matrix=matrix,
         source=GltfSource(document, layout),
     )
+
+
+def glowing(mesh: ImportedMesh) -> list[str]:
+    """The names of the materials of a mesh from a glTF that emit light."""
+    if not isinstance(mesh.source, GltfSource):
+        return []
+    numbered = ((n, mesh.source.document.json["materials"][n]) for n in mesh.source.layout.bases if n is not None)
+    factors = ((name_of(one, f"material {n}"), one.get("emissiveFactor")) for n, one in numbered)
+    return [name for name, factor in factors if isinstance(factor, list) and any(factor)]

@@ -13,6 +13,7 @@ from ..base.errors import MeshError, UsageError
 from ..config.presets import preset
 from ..config.schema import PaintConfig, RunConfig, TextureConfig
 from ..export.formats import CONVENTIONS
+from ..importer.gltf_read import glowing
 from ..scene.imported import ImportedMesh
 from ..scene.topology import examine_topology
 from ..scene.uvs import examine_uvs
@@ -92,7 +93,7 @@ def tried(path: Path, config: TextureConfig, paint: PaintConfig) -> str:
 
 def notes_on(mesh: ImportedMesh, path: Path, config: TextureConfig, paint: PaintConfig) -> Iterator[str]:
     """A line each: axes that are taken for granted, defects of the triangles, images that get another size, no colours
-    to repaint, and what may look wrong with UVs that are kept."""
+    to repaint, emitted light, and what may look wrong with UVs that are kept."""
     if path.suffix.lower() in UNDEFINED_AXES and config.up is None and config.front is None:
         convention = CONVENTIONS[path.suffix[1:].lower()]
         yield (
@@ -112,6 +113,9 @@ def notes_on(mesh: ImportedMesh, path: Path, config: TextureConfig, paint: Paint
     colors = {tuple(material.color[:3]) for material in mesh.materials}
     if paint.views and paint.strength < 1 and not images and mesh.colors is None and len(colors) == 1:
         yield f"{path.name} has one plain colour, of which painted sides keep some; --set paint.strength=1 changes that"
+    if names := glowing(mesh):
+        text = f"{', '.join(name[:40] for name in names[:5])}{', ...' if len(names) > 5 else ''}"
+        yield f"light that {path.name} emits ({text}) is not seen by guidance, and shows over the new colours"
     if config.uv == "keep":
         for number, texture in enumerate(mesh.textures):
             if complaints := examine_uvs(mesh, number).complaints():

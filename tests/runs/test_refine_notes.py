@@ -112,6 +112,15 @@ def test_a_mesh_without_colours_is_announced_before_it_is_painted(box, tmp_path,
     assert "plain.stl has one plain colour" in line and "--set paint.strength=1" in line
 
 
+def test_emitted_light_is_announced(box, tmp_path, monkeypatch, caplog):
+    """Some programs put their image there, over a black base colour, which is all that would be repainted."""
+    path, made = tmp_path / "lamp.glb", trimesh.load(box, force="mesh")
+    made.visual.material.name, made.visual.material.emissiveFactor = "glow", [1.0, 1.0, 1.0]
+    made.export(path)
+    (line,) = announced(monkeypatch, caplog, path)
+    assert "light that lamp.glb emits (glow) is not seen by guidance" in line
+
+
 def test_one_view_to_keep_need_not_be_in_a_list(box, monkeypatch):
     configs = []
     monkeypatch.setattr("dreamfusion_ngp.runs.refine.generate", lambda config, *_, **__: configs.append(config))
