@@ -12,7 +12,7 @@ def add_arguments(verbs) -> None:
     parser.add_argument("run", type=place)
     parser.add_argument("--resolution", type=int, help="grid points a side of the marching cubes (default: 128)")
     parser.add_argument("--texture", type=int, help="pixels a side of the texture (default: 1024)")
-    parser.add_argument("--faces", type=int, help="triangles at most (default: 20000)")
+    parser.add_argument("--faces", type=int, help="triangles at most (default: 20000; 0: no limit)")
     parser.add_argument("--keep-all", action="store_true", help="keep small loose pieces")
     add_machine(parser)
     add_files(parser, again=True)

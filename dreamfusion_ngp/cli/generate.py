@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from ..config.presets import PRESETS
+from ..config.presets import OF_PROMPTS
 from .arguments import add_files, add_guidance, add_machine, file_options, place
 from .progress import TerminalProgress, exit_code
 from .settings import run_config
@@ -15,7 +15,7 @@ def add_arguments(verbs) -> None:
     parser = verbs.add_parser("generate", help="optimise a mesh for a prompt")
     parser.add_argument("prompt", nargs="?", help='what to make, e.g. "a red mug"')
     parser.add_argument("--prompt", dest="prompt_flag", metavar="TEXT", help="the same as a flag")
-    parser.add_argument("--preset", help=f"{', '.join(PRESETS)} (default: fast, or the model's own)")
+    parser.add_argument("--preset", help=f"{', '.join(OF_PROMPTS)} (default: fast, or the model's own)")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--steps", type=int, help="optimisation steps of the first stage (default: the preset's)")
     add_guidance(parser)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from ..config.presets import PRESETS
+from ..config.presets import OF_PROMPTS
 from .arguments import add_guidance, add_machine, place
 from .settings import run_config
 
@@ -14,7 +14,8 @@ def add_arguments(verbs) -> None:
     parser = verbs.add_parser("sample", help="draw pictures of a guidance model, to see whether it knows a prompt")
     parser.add_argument("prompt", help='what to draw, e.g. "a red mug"')
     add_guidance(parser, distils=False)
-    parser.add_argument("--preset", help=f"whose view words are used: {', '.join(PRESETS)} (default: the model's own)")
+    names = ", ".join(OF_PROMPTS)
+    parser.add_argument("--preset", help=f"whose view words are used: {names} (default: the model's own)")
     parser.add_argument("--rows", type=int, default=2, help="rows of four sides (default: 2)")
     parser.add_argument("--steps", type=int, dest="sampler_steps", default=30, help="of the sampler (default: 30)")
     parser.add_argument("--elevation", type=float, default=15.0, help="of the cameras, degrees (default: 15)")

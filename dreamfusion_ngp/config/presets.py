@@ -238,6 +238,8 @@ PRESETS = {
 }
 
 
+OF_PROMPTS = tuple(name for name in PRESETS if not name.startswith("refine"))  # the others start from a mesh
+
 OF_MODELS = {
     "magic3d": magic3d_sd,
     "prolificdreamer": prolificdreamer_sd,

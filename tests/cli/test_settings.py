@@ -167,3 +167,10 @@ def test_embedded_models_repaint_with_the_numbers_for_toys():
     (latent,) = repainting("--guidance", "toybox-256")
     assert latent.steps == 400 and latent.guidance.t_window == 0.24 and not latent.guidance.clip_clean
     assert preset("refine", toys=False).guidance.scale == 101
+
+
+@pytest.mark.parametrize("verb", ["generate", "sample"])
+def test_help_names_the_presets_that_a_prompt_alone_can_have(verb, capsys):
+    with pytest.raises(SystemExit):
+        cli.main([verb, "--help"])
+    assert "textmesh" in (text := capsys.readouterr().out) and "refine" not in text
