@@ -3,8 +3,8 @@
 SPREADS = (
     '"mean ± s": s is the standard deviation over the runs (prompts and seeds together). Only in the columns "IoU, '
     'change", and as bars of the plots, it is the standard error of the mean, there of the difference between runs of '
-    "the same prompt and seed. A standard error here takes all runs for independent, which the seeds of a prompt are "
-    "not: for other prompts than these it is up to 1.8 times as large with three seeds."
+    "the same prompt and seed. The seeds of a prompt are alike, so each prompt counts as one sample, the mean of its "
+    "seeds; where there is one prompt alone, each seed."
 )
 HEAD = f"""# Evaluation
 

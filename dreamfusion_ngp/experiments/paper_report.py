@@ -39,7 +39,8 @@ NOTE = (
 )
 CLIP_NOTE = (
     "CLIP score: 100 times the cosine of a lit view with its prompt. IQA (CLIP-IQA): the share, 0 to 1, of the first "
-    "text of " + ", ".join(f"{good} / {bad}" for good, bad in PAIRS.values()) + " in a softmax of both, on lit views."
+    "text of " + ", ".join(f"{good} / {bad}" for good, bad in PAIRS.values()) + " in a softmax of both, on lit views. "
+    "Both see pictures of 128 pixels, enlarged to the CLIP's input."
 )
 
 

@@ -81,7 +81,7 @@ def pictures_section(name: str, group: dict, folder: Path) -> list[str]:
     if svg := run_pictures(name, group) if name in ("bars", "paper") else None:
         drawn[f"{name}.svg"] = svg
     captions = {
-        "ablation.svg": "Bars: standard errors over the runs.",
+        "ablation.svg": "Bars: standard errors over the prompts.",
         "bars.svg": LOOK,
         "paper.svg": LOOK + " First seed.",
     }

@@ -30,10 +30,10 @@ def rules_plot(group: dict) -> str:
     pairs = paired(group)
     plot = new_plot(group["title"], "", "mean over prompts and seeds")
     for key, title in PLOTTED:
-        measured = {number: values(runs, key) for number, (_, runs) in enumerate(pairs) if values(runs, key)}
+        measured = {number: runs for number, (_, runs) in enumerate(pairs) if values(runs, key)}
         if measured:
-            means = [statistics.fmean(samples) for samples in measured.values()]
-            errors = [error_of(samples) or 0.0 for samples in measured.values()]
+            means = [statistics.fmean(values(runs, key)) for runs in measured.values()]
+            errors = [error_of(runs, key) or 0.0 for runs in measured.values()]
             plot.errorbar(list(measured), means, errors, label=title, marker="o", capsize=3, linestyle="none")
     plot.set_xticks(range(len(pairs)), [arm["name"] for arm, _ in pairs])
     return svg(plot)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import statistics
-from collections import Counter
+from collections import Counter, defaultdict
 
 from ..base import markdown
 from .arms import config_of, evaluations
@@ -44,9 +44,15 @@ def with_spread(values: list[float], digits: int = 2) -> str:
     return mean if len(values) < 2 else f"{mean} ± {number_text(statistics.stdev(values), digits)}"
 
 
-def error_of(values: list[float]) -> float | None:
-    """Standard error of the mean of independent values, which runs of one prompt are not (`metrics.SPREADS`)."""
-    return statistics.stdev(values) / len(values) ** 0.5 if len(values) > 1 else None
+def error_of(runs: list[dict], key: str) -> float | None:
+    """Standard error of the mean of a figure. Runs of one prompt are alike: each prompt counts as one sample, the mean
+    of its runs; where there is one prompt alone, each run."""
+    by_prompt = defaultdict(list)
+    for run in runs:
+        by_prompt[run["prompt"]] += values([run], key)
+    means = [statistics.fmean(some) for some in by_prompt.values() if some]
+    samples = means if len(means) > 1 else values(runs, key)
+    return statistics.stdev(samples) / len(samples) ** 0.5 if len(samples) > 1 else None
 
 
 def paired(group: dict) -> list[tuple[dict, list[dict]]]:
@@ -74,9 +80,12 @@ def change(runs: list[dict], others: list[dict] | None) -> str:
     """Mean difference of the volumetric IoU, prompt by prompt and seed by seed, and its standard error."""
     if not others or not runs:
         return ""
-    differences = [a["volumetric_iou"] - b["volumetric_iou"] for a, b in zip(runs, others, strict=True)]
-    error = error_of(differences)
-    return f"{statistics.fmean(differences):+.3f}" + (f" ± {error:.3f}" if error is not None else "")
+    differences = [
+        {"prompt": a["prompt"], "iou": a["volumetric_iou"] - b["volumetric_iou"]}
+        for a, b in zip(runs, others, strict=True)
+    ]
+    error = error_of(differences, "iou")
+    return f"{statistics.fmean(values(differences, 'iou')):+.3f}" + (f" ± {error:.3f}" if error is not None else "")
 
 
 def diversities(arm: dict, runs: list[dict]) -> list[float]:

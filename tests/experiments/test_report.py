@@ -17,7 +17,7 @@ from dreamfusion_ngp.evaluation.judge import SIZE
 from dreamfusion_ngp.experiments import report
 from dreamfusion_ngp.experiments.groups import GROUPS
 from dreamfusion_ngp.experiments.metrics import METRICS
-from dreamfusion_ngp.experiments.tables import arms_table
+from dreamfusion_ngp.experiments.tables import arms_table, error_of
 from dreamfusion_ngp.toybox.world.shapes import CLASSES, COLORS
 
 BENCHES = Path(__file__).resolve().parents[2] / "benches"
@@ -51,6 +51,14 @@ def test_arms_are_compared_on_the_same_prompts_and_seeds(tmp_path):
     sheet = (tmp_path / "evaluation" / "paper.svg").read_text()
     assert sheet.count("<image ") == 1 and ">a blue boat<" in sheet and ElementTree.fromstring(sheet) is not None
     assert "volumetric IoU" in words and "+ random views" in words and "R-Precision Geo" not in words
+
+
+def test_a_standard_error_takes_each_prompt_for_one_sample():
+    changes = {"a red mug": [0.1, 0.12, 0.14], "a blue boat": [0.3, 0.31, 0.32], "a gray car": [None, 0.2, 0.22]}
+    runs = [{"prompt": prompt, "iou": value} for prompt, some in changes.items() for value in some]
+    assert error_of(runs, "iou") == pytest.approx(statistics.stdev([0.12, 0.31, 0.21]) / 3**0.5)
+    assert error_of(runs[:3], "iou") == pytest.approx(0.02 / 3**0.5), "one prompt: its seeds"
+    assert error_of(runs[:1], "iou") is None
 
 
 def test_an_arm_without_runs_empties_no_other(tmp_path):
