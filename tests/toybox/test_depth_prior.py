@@ -17,7 +17,7 @@ from dreamfusion_ngp.toybox.prior import depth_sampling
 from dreamfusion_ngp.toybox.prior import depth_training as training
 from dreamfusion_ngp.toybox.prior.depth_model import embedding_of, load_depth_prior, start_depth_prior, time_readers
 from dreamfusion_ngp.toybox.prior.depth_sampling import sample, true_depth
-from dreamfusion_ngp.toybox.prior.depth_training import DEPTH, control_loss
+from dreamfusion_ngp.toybox.prior.depth_training import DEPTH, FROZEN, control_loss
 from dreamfusion_ngp.toybox.prior.depth_views import RingLatents, depth_of
 from dreamfusion_ngp.toybox.prior.latent_model import LATENT_PRIOR, load_latent_prior
 from dreamfusion_ngp.toybox.prior.latents import noise_loss
@@ -120,6 +120,8 @@ def test_a_run_saves_and_resumes_a_controlnet(trained, tmp_path, monkeypatch):
     before, after = (load_depth_prior(folder).control.state_dict() for folder in (trained, tmp_path / "more"))
     changed = {name for name in before if not torch.equal(before[name], after[name])}
     assert {"controlnet_mid_block.weight", "controlnet_cond_embedding.conv_out.weight"} <= changed
+    frozen = {f"controlnet_cond_embedding.{layer}.{part}" for layer in FROZEN for part in ("weight", "bias")}
+    assert frozen <= set(before) - changed
     whole = sum(path.stat().st_size for path in trained.rglob("*") if path.is_file())
     assert whole <= 6e6
 

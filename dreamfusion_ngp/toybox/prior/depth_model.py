@@ -75,10 +75,10 @@ def load_depth_prior(folder: Path = DEPTH_PRIOR, latent: Path = LATENT_PRIOR) ->
         loaded: Any = ControlNetModel.from_pretrained(
             folder, local_files_only=True, use_safetensors=True, output_loading_info=True
         )
-    control, info = loaded
+        control, info = loaded[0].to(torch.float32), loaded[1]
     if info["missing_keys"]:
         raise OSError(f"{folder}: {len(info['missing_keys'])} weights are missing")
-    return DepthPrior(control.to(torch.float32), load_latent_prior(latent))
+    return DepthPrior(control, load_latent_prior(latent))
 
 
 @torch.no_grad()

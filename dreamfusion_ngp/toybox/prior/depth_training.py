@@ -31,6 +31,9 @@ from .optimizer import OUTER
 from .pixels import prepare_for_training
 from .training import Kind
 
+# Layers of the depth's encoder that stay as they are where a training goes on on a CPU: 808 weights of 2.3 million, at
+# 256 x 256 pixels, that cost a third of a step.
+FROZEN = ("conv_in", "blocks.0")
 SINGLE_SHARE = 0.5  # of the batches: single views, on which training is four times as fast
 
 ON_CPU = TrainPriorConfig(
@@ -140,6 +143,9 @@ def build_task(config: TrainPriorConfig, resume: Path | None, device: str) -> De
     latent.vae.to(memory_format=order)
     prior.control.set_attn_processor(AttnProcessor())
     prior.control.to(device=device, memory_format=order).train()
+    if resume and device == "cpu":
+        for layer in FROZEN:
+            prior.control.controlnet_cond_embedding.get_submodule(layer).requires_grad_(False)
     return DepthTask(prior, config)
 
 
