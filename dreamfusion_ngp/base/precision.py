@@ -1,9 +1,12 @@
-"""Which floating-point type networks use on a device."""
+"""Which floating-point type and which memory format networks use on a device."""
 
 from __future__ import annotations
 
 import torch
 
+# Of an autoencoder, whose few channels have many pixels, on the CPU too: three quarters of the time of plain order,
+# which suits a UNet there (docs/decisions/0211-the-encoder-in-bfloat16.md).
+ENCODER_LAYOUT = torch.channels_last
 HALVES = {"float16": torch.float16, "bfloat16": torch.bfloat16}
 
 

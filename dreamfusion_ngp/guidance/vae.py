@@ -8,8 +8,9 @@ import torch
 from torch import Tensor
 
 from ..base.errors import PriorError
+from ..base.precision import ENCODER_LAYOUT
 from .checks import check_side, square_side, vae_factor
-from .denoisers.diffusion import Pipeline, layout_on
+from .denoisers.diffusion import Pipeline, round_weights
 from .pipeline_folder import fitting, load_model, load_vae
 from .resize import resize
 
@@ -42,8 +43,11 @@ class LatentEncoder:
             self.vae.enable_gradient_checkpointing()
         half = pipeline.dtype == torch.float16 and upcast and self.vae.config.get("force_upcast", False)
         dtype = torch.float32 if half else pipeline.dtype or torch.float32
+        self.device, self.autocast = pipeline.device, pipeline.autocast
         torch.nn.Module.to(self.vae, pipeline.device, dtype)  # diffusers' own method warns about missing layers
-        self.vae.to(memory_format=layout_on(pipeline.device))
+        self.vae.to(memory_format=ENCODER_LAYOUT)
+        if self.autocast:
+            round_weights(self.vae)
         self.factor = factor
         self.native_resolution = self._native_resolution(pipeline, network, factor)
         self.resolution = config.resolution or self.native_resolution
@@ -89,6 +93,7 @@ class LatentEncoder:
 
     def latents(self, x: Tensor) -> Tensor:
         """Pictures (b, 3, H, H) in [-1, 1] -> scaled latents (b, C, h, w) float32."""
-        code = self.vae.encode(x.to(self.vae.dtype, memory_format=layout_on(x.device)))
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.autocast):
+            code = self.vae.encode(x.to(self.vae.dtype, memory_format=ENCODER_LAYOUT))
         z = code.latents if hasattr(code, "latents") else code.latent_dist.mean
         return (z.float() - (self.vae.config.get("shift_factor") or 0.0)) * self.vae.config.scaling_factor

@@ -12,7 +12,6 @@ import torch
 from torch import Tensor
 
 from ...base.errors import PriorError
-from ...base.precision import bfloat16_is_quick
 from ...base.slots import sent
 from ...hub.weights import part_weights
 from ..checks import foreign_conditions, text_widths, width_problem
@@ -77,7 +76,7 @@ def with_control(family: Family, path: Path, depth_input: DepthInput, scale: flo
         check_control(path, pipeline.folder)
         index = {"unet": ["diffusers", "ControlNetModel"]}
         control = load_model(path.parent, index, path.name, pipeline.network.dtype, kind="unet")
-        place(control, pipeline.device, pipeline.dtype is None and bfloat16_is_quick(pipeline.device))
+        place(control, pipeline.device, pipeline.autocast)
         ends = family.surround(pipeline)
 
         def residuals(*inputs, **options) -> tuple:

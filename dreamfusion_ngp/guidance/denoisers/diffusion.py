@@ -48,6 +48,11 @@ class Pipeline:
     dtype: torch.dtype | None
     device: torch.device
 
+    @property
+    def autocast(self) -> bool:
+        """Whether products are bfloat16."""
+        return self.dtype is None and bfloat16_is_quick(self.device)
+
 
 @dataclass(frozen=True)
 class Rows:
@@ -142,9 +147,9 @@ class DiffusionDenoiser:
         dtype = choose_dtype(self.config.precision, device)
         self.network = family.load(folder, index, family.network, dtype)
         styles.into_network(self.network, family.network, encoder.models)
-        self.ends = family.surround(Pipeline(folder, index, config, self.network, self.texts.embeddings, dtype, device))
+        pipeline = Pipeline(folder, index, config, self.network, self.texts.embeddings, dtype, device)
+        self.ends, self.autocast = family.surround(pipeline), pipeline.autocast
         self.shape, self.encode = self.ends.shape, self.ends.encode
-        self.autocast = dtype is None and bfloat16_is_quick(device)
         self.layout = place(self.network, device, self.autocast)
         self.dtype: torch.dtype = self.network.dtype
         self.forward = self._forward(config.cuda_graphs)
@@ -264,19 +269,17 @@ class DiffusionDenoiser:
 def place(network, device: torch.device, autocast: bool) -> torch.memory_format:
     """Move the frozen network to `device` and return the layout that its input should have.
 
-    With autocast, the weights of convolutions and linear layers are rounded to bfloat16 once, which autocast would do
-    at every call. On the CPU, bfloat16 group normalisation is ten times slower in channels-last than in contiguous
-    order.
+    On the CPU, bfloat16 group normalisation is ten times slower in channels-last than in contiguous order.
     """
     if autocast:
-        for module in network.modules():
-            if isinstance(module, (torch.nn.Conv2d, torch.nn.Linear)):
-                module.to(torch.bfloat16)
-    layout = layout_on(device)
+        round_weights(network)
+    layout = torch.channels_last if device.type == "cuda" else torch.contiguous_format
     network.to(device, memory_format=layout)
     return layout
 
 
-def layout_on(device: torch.device) -> torch.memory_format:
-    """The memory format that is fastest for convolutions on `device`."""
-    return torch.channels_last if device.type == "cuda" else torch.contiguous_format
+def round_weights(network) -> None:
+    """Round the weights of convolutions and linear layers to bfloat16, which autocast would do at every call."""
+    for module in network.modules():
+        if isinstance(module, (torch.nn.Conv2d, torch.nn.Linear)):
+            module.to(torch.bfloat16)

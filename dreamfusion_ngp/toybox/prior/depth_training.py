@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ...base.precision import autocast
+from ...base.precision import ENCODER_LAYOUT, autocast
 from ...base.slots import sent
 from ...guidance.depth import depth_picture, tiled
 from ...guidance.multiview import VIEWS
@@ -140,7 +140,7 @@ def build_task(config: TrainPriorConfig, resume: Path | None, device: str) -> De
     order = torch.contiguous_format if device == "cpu" else torch.channels_last
     for part in (latent.vae, latent.unet, latent.text_encoder):
         part.to(device=device).eval().requires_grad_(False)
-    latent.vae.to(memory_format=order)
+    latent.vae.to(memory_format=ENCODER_LAYOUT)
     prior.control.set_attn_processor(AttnProcessor())
     prior.control.to(device=device, memory_format=order).train()
     if resume and device == "cpu":

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from ...base.errors import PriorError
-from ...base.precision import autocast
+from ...base.precision import ENCODER_LAYOUT, autocast
 from ...base.slots import sent
 from ...scene.lights import sample_modes
 from ..world.captions import caption
@@ -120,7 +120,8 @@ class Latents:
 def encode(vae, image: Tensor) -> Tensor:
     """(n, 4, 32, 32) float32 latents, as a guidance sees them, of pictures (n, 3, 256, 256) in [-1, 1]."""
     with autocast(image.device):
-        return vae.encode(image).latent_dist.mean.float() * vae.config.scaling_factor
+        code = vae.encode(image.contiguous(memory_format=ENCODER_LAYOUT))
+    return code.latent_dist.mean.float() * vae.config.scaling_factor
 
 
 class LatentTask:
@@ -178,8 +179,7 @@ def build_task(config: TrainPriorConfig, folder: Path, device: str) -> LatentTas
     if not read_log(folder, "unet")["images"]:
         begin(model, load_prior(), config.seed)
     prepare_for_training(Prior(model.unet, model.text_encoder, model.tokenizer, model.scheduler), device)
-    order = torch.contiguous_format if device == "cpu" else torch.channels_last
-    model.vae.to(device=device, memory_format=order)
+    model.vae.to(device=device, memory_format=ENCODER_LAYOUT)
     return LatentTask(model, config)
 
 
